@@ -1,0 +1,143 @@
+"""The five ports through which an agent reaches the world: Channel, Vault, Http, Clock, Random.
+
+Production and simulation differ only in what stands behind these. ``Http`` is defined with the provider's
+client in :mod:`relay.provider.http`, since ``relay`` may not look here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from relay.provider.http import Http as Http
+
+T = TypeVar("T")
+R = TypeVar("R", bound="Record")
+
+
+# -- Channel -----------------------------------------------------------------------------------------------
+
+
+class Channel(Protocol):
+    """A connection to the broker that keeps itself alive; a hint, never a store."""
+
+    async def publish(self, topic: str, payload: bytes) -> bool:
+        """Publish once with QoS 1; True when the broker acknowledged, False when it could not be said.
+
+        Never raises for a lost connection: what matters stays in the outbox until the peer answers.
+        """
+        ...
+
+    async def subscribe(self, topic_filter: str) -> None:
+        """Add a subscription that outlives reconnects (the pairing mailbox)."""
+        ...
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Drop it again."""
+        ...
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker has accepted the present connection."""
+        ...
+
+
+# -- Vault -------------------------------------------------------------------------------------------------
+
+
+class Record(Protocol):
+    """A frozen dataclass that the vault can keep: plain fields in clear, ``Secret`` fields sealed.
+
+    Field types: ``str``, ``int``, ``float``, ``bool``, ``bytes``, any subclass of ``Secret``, each also
+    with ``| None``. ``table`` and ``key`` are class variables; ``key`` names the fields of the primary key.
+    ``sealed_under`` names the data key that seals the secret fields: ``"vault"``, or the value of a field
+    when it is written as ``"{field}"``. Erasing that data key makes every row sealed under it unreadable.
+    """
+
+    table: str
+    key: tuple[str, ...]
+    sealed_under: str
+
+
+class Transaction(Protocol):
+    """What a step may do inside the one transaction. Not to be used after the step has returned."""
+
+    def get(self, record: type[R], *key: str | int) -> R | None:
+        """Return the record with this primary key, or None."""
+        ...
+
+    def select(self, record: type[R], **equals: str | int | bool | None) -> list[R]:
+        """Return all records whose fields equal these values, ordered by primary key."""
+        ...
+
+    def put(self, record: Record) -> None:
+        """Insert the record, or replace the one with the same primary key."""
+        ...
+
+    def delete(self, record: type[R], *key: str | int) -> None:
+        """Delete the record if it is there."""
+        ...
+
+    def erase_key(self, data_key: str) -> None:
+        """Destroy a data key: every secret sealed under it is gone for good (delete the rows as well)."""
+        ...
+
+
+class Vault(Protocol):
+    """The sealed, durable store of one agent."""
+
+    async def run(self, step: Callable[[Transaction], T]) -> T:
+        """Run ``step`` in one transaction, in order of calls; when this returns, its effect is durable.
+
+        An exception out of ``step`` rolls everything back and is raised here. Cancelling the caller
+        neither stops a step that has begun nor half-applies it.
+
+        Raises:
+            VaultError: the disk refused; nothing of the step was kept.
+        """
+        ...
+
+
+# -- Clock -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One reading of the clocks.
+
+    ``boot_s`` counts seconds since boot including suspend (CLOCK_BOOTTIME), meaningful only together with
+    ``boot_id``; ``wall_s`` is Unix time; ``is_synced`` says whether the wall clock is known to be right.
+    """
+
+    boot_id: str
+    boot_s: float
+    wall_s: float
+    is_synced: bool
+
+
+class Clock(Protocol):
+    """Time. Two kinds, never subtracted from one another."""
+
+    def now(self) -> Now:
+        """Read all clocks at once."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the monotonic clock (which stands still in suspend)."""
+        ...
+
+
+# -- Random ------------------------------------------------------------------------------------------------
+
+
+class Random(Protocol):
+    """Randomness for keys, nonces, ids and jitter."""
+
+    def bytes(self, count: int) -> bytes:
+        """Return ``count`` random bytes fit for keys."""
+        ...
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a number from ``low`` to ``high``, for jitter only."""
+        ...
