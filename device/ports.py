@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from relay.provider.http import Http as Http
+from relay.provider.http import Http  # noqa: F401  # part of this page of ports
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")

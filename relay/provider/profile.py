@@ -62,9 +62,7 @@ ENTRA = Profile(
     absolute_lifetime_s=None,
     otp_lifetime_s=DAY_S,
     temporary_codes=frozenset({50053, 50196}),
-    person_codes=frozenset(
-        {50055, 50072, 50074, 50076, 50078, 50079, 50142, 53000, 53003, 530032, 65001}
-    ),
+    person_codes=frozenset({50055, 50072, 50074, 50076, 50078, 50079, 50142, 53000, 53003, 530032, 65001}),
 )
 
 AUTH0 = Profile(
