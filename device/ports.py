@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
-from relay.provider.http import Http  # noqa: F401  # part of this page of ports
+from relay.provider.http import Http as Http  # noqa: PLC0414  # explicit re-export: a port like the others
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -49,30 +49,42 @@ class Channel(Protocol):
 class Record(Protocol):
     """A frozen dataclass that the vault can keep: plain fields in clear, ``Secret`` fields sealed.
 
-    Field types: ``str``, ``int``, ``float``, ``bool``, ``bytes``, any subclass of ``Secret``, each also
-    with ``| None``. ``table`` and ``key`` are class variables; ``key`` names the fields of the primary key.
-    ``sealed_under`` names the data key that seals the secret fields: ``"vault"``, or the value of a field
-    when it is written as ``"{field}"``. Erasing that data key makes every row sealed under it unreadable.
+    Field types: ``str``, ``int`` (64 bit), ``float`` (not NaN), ``bool``, ``bytes``, any subclass of ``Secret``,
+    ``Literal`` of str or of int, a string enum, each also with ``| None``. ``key`` names the fields of the
+    primary key (str and int only). ``sealed_under`` names the data key that seals the secret fields:
+    ``"vault"``, or the value of a str field when it is written as ``"{field}"``. Erasing that data key makes
+    every row sealed under it unreadable. A value may have 1 MiB.
     """
 
-    table: str
-    key: tuple[str, ...]
-    sealed_under: str
+    table: ClassVar[str]
+    key: ClassVar[tuple[str, ...]]
+    sealed_under: ClassVar[str]
 
 
 class Transaction(Protocol):
-    """What a step may do inside the one transaction. Not to be used after the step has returned."""
+    """What a step may do inside the one transaction. Not to be used after the step has returned (RuntimeError).
+
+    A record type the vault was not opened with, a wrong key or a wrong value is a bug: TypeError or ValueError.
+    """
 
     def get(self, record: type[R], *key: str | int) -> R | None:
-        """Return the record with this primary key, or None."""
+        """Return the record with this primary key, or None.
+
+        Raises:
+            CorruptVaultError: the row is damaged, or its secrets do not open; so does a row that was left
+                behind when its data key was erased.
+        """
         ...
 
     def select(self, record: type[R], **equals: str | int | bool | None) -> list[R]:
-        """Return all records whose fields equal these values, ordered by primary key."""
+        """Return all records whose clear fields equal these values, ordered by primary key. Raises as ``get``."""
         ...
 
     def put(self, record: Record) -> None:
-        """Insert the record, or replace the one with the same primary key."""
+        """Insert the record, or replace the one with the same primary key.
+
+        Makes the data key of its secrets when there is none of that name (a record without secrets needs none).
+        """
         ...
 
     def delete(self, record: type[R], *key: str | int) -> None:
@@ -80,7 +92,11 @@ class Transaction(Protocol):
         ...
 
     def erase_key(self, data_key: str) -> None:
-        """Destroy a data key: every secret sealed under it is gone for good (delete the rows as well)."""
+        """Destroy a data key: every secret sealed under it is gone for good (delete the rows as well).
+
+        A later ``put`` under the same name makes a new key, which does not open what is left of the old one.
+        Never ``"vault"`` (ValueError).
+        """
         ...
 
 
@@ -90,8 +106,10 @@ class Vault(Protocol):
     async def run(self, step: Callable[[Transaction], T]) -> T:
         """Run ``step`` in one transaction, in order of calls; when this returns, its effect is durable.
 
-        An exception out of ``step`` rolls everything back and is raised here. Cancelling the caller
-        neither stops a step that has begun nor half-applies it.
+        ``step`` is a plain function; it may run on another thread, so it touches nothing but its transaction
+        and immutable values. An exception out of it rolls everything back and is raised here. A step that
+        was handed over runs to its end even when the caller is cancelled meanwhile: all of it is kept, or
+        nothing when it raises (that exception is then lost).
 
         Raises:
             VaultError: the disk refused; nothing of the step was kept.

@@ -1,0 +1,62 @@
+"""The lease: how long a grant may be used without a fresh word from its phone. Pure.
+
+Time used is the larger of two measures, so that turning one clock back does not help: seconds since boot, summed in
+the vault once an hour and across boots, and synced wall time since the lease was given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from device.elapsed import Stamp
+from device.ports import Now
+
+DAY_S = 86_400.0
+MARK_EVERY_S = 3600.0
+WARN_BEFORE_S = 7 * DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseClock:
+    """``used_s`` up to ``marked``; ``given_wall_s`` is synced Unix time of the phone's word, 0 when not known."""
+
+    days: int
+    used_s: float
+    marked: Stamp
+    given_wall_s: float
+
+
+def give(days: int, now: Now) -> LeaseClock:
+    """Start a lease; 0 days = no lease."""
+    return LeaseClock(days, 0.0, Stamp.of(now), now.wall_s if now.is_synced else 0.0)
+
+
+def mark(lease: LeaseClock, now: Now) -> LeaseClock:
+    """Fold the time since the last mark into ``used_s``; to be stored at least once an hour."""
+    given = lease.given_wall_s
+    if not given and now.is_synced:
+        given = now.wall_s - _boot_used_s(lease, now)  # the earliest moment that we can vouch for
+    return replace(lease, used_s=_boot_used_s(lease, now), marked=Stamp.of(now), given_wall_s=given)
+
+
+def left_s(lease: LeaseClock, now: Now) -> float | None:
+    """Return the seconds left, at most 0 when it is over; None when there is no lease."""
+    if not lease.days:
+        return None
+    used = _boot_used_s(lease, now)
+    if lease.given_wall_s and now.is_synced:
+        used = max(used, now.wall_s - lease.given_wall_s)
+    return lease.days * DAY_S - used
+
+
+def is_mark_due(lease: LeaseClock, now: Now) -> bool:
+    """Say whether an hour has passed, or a boot, since the last mark."""
+    if lease.marked.boot_id != now.boot_id:
+        return True
+    return now.boot_s - lease.marked.boot_s >= MARK_EVERY_S
+
+
+def _boot_used_s(lease: LeaseClock, now: Now) -> float:
+    if lease.marked.boot_id == now.boot_id:
+        return lease.used_s + max(0.0, now.boot_s - lease.marked.boot_s)
+    return lease.used_s + now.boot_s  # a new boot: how long the power was off, only the wall clock can say

@@ -1,0 +1,510 @@
+"""One turn of the protocol: read, decide, commit, acknowledge, send. The same object in production and in simulation.
+
+A :class:`Turn` is what a step may do inside the one transaction: read and write records, queue a *request* (an
+outbox row, sealed once, resent byte-identical until it is settled), give an *answer* (sealed, sent once, never
+stored), write an event, and leave work for after the commit. :class:`Link` opens what arrives, judges it against the
+replay window, hands it to the agent's :class:`Handler` inside a turn, and returns only when the effect is durable,
+so that the channel may acknowledge. It also resends, greets (HELLO) and notices restored backups (ROLLBACK).
+
+What cannot be opened or makes no sense is counted by reason and dropped; nothing is learned from it and nothing grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from device.elapsed import Stamp, elapsed_s
+from device.ports import Channel, Clock, Now, Random, Transaction, Vault
+from device.records import EVENTS_MAX, Counter, Event, Identity, Outgoing, Pairing, Seen
+from relay import delivery
+from relay.envelope import NONCE_BYTES, PeerBox, parse_header
+from relay.errors import PeerError, TransientError, VaultError
+from relay.identity import KeyPair, device_id, id_text
+from relay.messages import (
+    REQUESTS,
+    VERSION,
+    Body,
+    HandoffReport,
+    Head,
+    Hello,
+    Message,
+    Reject,
+    Rollback,
+    UnsupportedError,
+    decode,
+    encode,
+    envelope_digest,
+)
+from relay.secret import PrivateKey
+from relay.topics import PeerTopic, parse_topic, peer_topic
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen from our lost future
+REASONS_MAX = 64
+BOXES_MAX = 64  # cached shared keys; a phone with more companions computes some of them anew
+
+
+class Handler(Protocol):
+    """What an agent adds: the meaning of each message. All of it runs inside the transaction."""
+
+    def on_message(self, turn: Turn, pairing: Pairing, message: Message, plaintext: bytes) -> None:
+        """Apply a new message, or answer a repeated request anew (``turn.is_duplicate``)."""
+        ...
+
+    def report(self, tx: Transaction, pairing: Pairing) -> list[HandoffReport]:
+        """Return the live handoffs of a pairing, for HELLO."""
+        ...
+
+    def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
+        """React to the peer's HELLO, after the link has answered it; False: it claims less than we know of it."""
+        ...
+
+    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None:
+        """A restored backup was noticed: ``who`` is "self" or "peer"."""
+        ...
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one step may do. Collects what is to happen after the commit; not to be kept."""
+
+    tx: Transaction
+    own: KeyPair
+    now: Now
+    random: Random
+    box: Callable[[bytes], PeerBox]
+    is_duplicate: bool = False
+    in_reply_to: int | None = None
+    outgoing: list[tuple[str, bytes]] = field(default_factory=list)
+    queued: list[Outgoing] = field(default_factory=list)
+    settled: list[Outgoing] = field(default_factory=list)
+    after: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def wall(self) -> int:
+        """Unix seconds, for people; never decides alone."""
+        return int(self.now.wall_s)
+
+    @property
+    def stamp(self) -> str:
+        """The present moment as text for a record."""
+        return Stamp.of(self.now).to_text()
+
+    def new_id(self) -> str:
+        """Return a fresh random 16-byte id as hex."""
+        return self.random.bytes(16).hex()
+
+    def request(self, pairing_id: str, body: Body, handoff_id: str = "") -> bytes:
+        """Queue a request until it is settled; returns its plaintext.
+
+        Raises:
+            TransientError: the pairing has ``OUTBOX_ROWS_MAX`` open requests.
+        """
+        if len(self.tx.select(Outgoing, pairing_id=pairing_id)) >= delivery.OUTBOX_ROWS_MAX:
+            raise TransientError(f"{delivery.OUTBOX_ROWS_MAX} requests to this device are still unanswered")
+        pairing, plaintext, envelope, seq = self._seal(pairing_id, body, None)
+        row = Outgoing(pairing_id, seq, body.type, handoff_id, envelope, self.stamp)
+        self.tx.put(row)
+        self.queued.append(row)
+        self.outgoing.append((self._topic(pairing), envelope))
+        return plaintext
+
+    def answer(self, pairing_id: str, body: Body, *, in_reply_to: int | None = None) -> bytes:
+        """Send once, after the commit; returns the plaintext. The peer asks again when it is lost."""
+        reply = self.in_reply_to if in_reply_to is None else in_reply_to
+        pairing, plaintext, envelope, _ = self._seal(pairing_id, body, reply)
+        self.outgoing.append((self._topic(pairing), envelope))
+        return plaintext
+
+    def settle(self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[str] = REQUESTS) -> None:
+        """Drop open requests: of one handoff, or (``handoff_id=None``) of the whole pairing."""
+        for row in self.tx.select(Outgoing, pairing_id=pairing_id):
+            if row.type in types and (handoff_id is None or row.handoff_id == handoff_id):
+                self.tx.delete(Outgoing, row.pairing_id, row.seq)
+                self.settled.append(row)
+
+    def resend(self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[str] = REQUESTS) -> bool:
+        """Send open requests once more after the commit; says whether there were any."""
+        pairing = self.tx.get(Pairing, pairing_id)
+        rows = [
+            row
+            for row in self.tx.select(Outgoing, pairing_id=pairing_id)
+            if row.type in types and handoff_id in (None, row.handoff_id)
+        ]
+        if pairing is not None:
+            self.outgoing.extend((self._topic(pairing), row.envelope) for row in rows)
+        return bool(rows)
+
+    def event(
+        self,
+        name: str,
+        *,
+        device: str = "",
+        handoff_id: str = "",
+        grant_id: str = "",
+        generation: int = 0,
+        detail: str = "",
+        trace_id: str = "",
+        correlation_id: str = "",
+    ) -> None:
+        """Write a row of the audit table, and log it after the commit. No secret has a way in."""
+        counter = self.tx.get(Counter, "events") or Counter("events", 0)
+        number = counter.value + 1
+        self.tx.put(Counter("events", number))
+        row = Event(number, self.wall, name, device, handoff_id, grant_id, generation, detail, trace_id, correlation_id)
+        self.tx.put(row)
+        self.tx.delete(Event, number - EVENTS_MAX)
+        known = {k: v for k in Event.__slots__ if k not in ("number", "at", "name") and (v := getattr(row, k))}
+        self.after.append(lambda: log.info(name, **known))
+
+    def _seal(self, pairing_id: str, body: Body, in_reply_to: int | None) -> tuple[Pairing, bytes, bytes, int]:
+        pairing = self.tx.get(Pairing, pairing_id)
+        assert pairing is not None, "a message needs its pairing"
+        pairing = replace(pairing, seq_sent=pairing.seq_sent + 1)
+        self.tx.put(pairing)
+        head = Head(
+            v=VERSION,
+            type=body.type,
+            pairing_id=pairing_id,
+            sender=device_id(self.own.public_key),
+            recipient=pairing.peer_id,
+            seq=pairing.seq_sent,
+            sent_at=self.wall if self.now.is_synced else 0,
+            in_reply_to=in_reply_to,
+        )
+        plaintext = encode(head, body)
+        envelope = self.box(pairing.peer_key).seal(plaintext, self.random.bytes(NONCE_BYTES))
+        return pairing, plaintext, envelope, pairing.seq_sent
+
+    def _topic(self, pairing: Pairing) -> str:
+        return peer_topic(recipient=pairing.peer_id, sender=device_id(self.own.public_key))
+
+
+@dataclass(slots=True)
+class _Due:
+    """When an open request is to be sent again; in memory, since a connection resends everything anyway."""
+
+    topic: str
+    row: Outgoing
+    attempts: int
+    at_boot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What a step raised, on its way to the caller."""
+
+    error: Exception
+
+
+class Link:
+    """The running protocol of one agent with all its peers."""
+
+    def __init__(
+        self,
+        *,
+        vault: Vault,
+        clock: Clock,
+        random: Random,
+        identity: Identity,
+        handler: Handler,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.own = KeyPair(identity.public_key, PrivateKey(identity.private_key.reveal()))
+        self.own_id = device_id(self.own.public_key)
+        self.rejects: Tally[str] = Tally()
+        self.channel: Channel | None = None
+        self._vault = vault
+        self._clock = clock
+        self._random = random
+        self._handler = handler
+        self._tasks = tasks
+        self._boxes: dict[bytes, PeerBox] = {}
+        self._due: dict[tuple[str, int], _Due] = {}
+        self._answered: dict[str, float] = {}
+        self._wake = asyncio.Event()
+        self.on_mailbox: Callable[[bytes, bytes], Coroutine[Any, Any, None]] | None = None
+
+    # -- turns -----------------------------------------------------------------------------------------
+
+    async def turn(self, step: Callable[[Turn], T]) -> T:
+        """Run one step in one transaction, then send what it left; durable when this returns.
+
+        Cancelling the caller does not stop it half-way: the commit and what follows it belong to the link.
+
+        Raises:
+            VaultError: the disk refused; nothing happened, nothing was sent.
+        """
+        result = await asyncio.shield(self._tasks.create_task(self._turn(step)))
+        if isinstance(result, _Raised):
+            raise result.error
+        return result
+
+    async def _turn(self, step: Callable[[Turn], T]) -> T | _Raised:
+        now = self._clock.now()
+
+        def run(tx: Transaction) -> tuple[Turn, T]:
+            turn = Turn(tx, self.own, now, self._random, self._box)
+            return turn, step(turn)
+
+        try:
+            turn, result = await self._vault.run(run)
+        except Exception as exc:  # handed to the caller: raised here it would take the whole agent down
+            return _Raised(exc)
+        self._finish(turn)
+        return result
+
+    def _finish(self, turn: Turn) -> None:
+        for row in turn.settled:
+            self._due.pop((row.pairing_id, row.seq), None)
+        envelopes = {envelope for _, envelope in turn.outgoing}
+        for row in turn.queued:
+            topic = next(topic for topic, envelope in turn.outgoing if envelope is row.envelope)
+            self._schedule(_Due(topic, row, 1, 0.0))
+        if envelopes and self.channel is not None and self.channel.is_connected:
+            for topic, envelope in turn.outgoing:
+                self._tasks.create_task(self._publish(topic, envelope))
+        for call in turn.after:
+            call()
+
+    async def _publish(self, topic: str, payload: bytes) -> None:
+        if self.channel is not None:
+            await self.channel.publish(topic, payload)
+
+    def _box(self, peer_key: bytes) -> PeerBox:
+        box = self._boxes.get(peer_key)
+        if box is None:
+            if len(self._boxes) >= BOXES_MAX:
+                self._boxes.clear()
+            box = self._boxes[peer_key] = PeerBox(self.own, peer_key)
+        return box
+
+    # -- receiving -------------------------------------------------------------------------------------
+
+    async def receive(self, topic: str, payload: bytes) -> None:
+        """Take one message from the channel; when this returns, its effect is durable and it may be acknowledged.
+
+        Raises:
+            VaultError: the disk refused; the message must not be acknowledged and will come again.
+        """
+        try:
+            match parse_topic(topic):
+                case PeerTopic(recipient, sender) if recipient == self.own_id:
+                    if id_text(parse_header(payload).sender) != sender:
+                        raise PeerError("wrong_sender")
+                    await self.turn(lambda turn: self._accept(turn, sender, payload))
+                case PeerTopic() | None:
+                    raise PeerError("wrong_topic")
+                case mailbox:
+                    if self.on_mailbox is not None:
+                        await self.on_mailbox(mailbox.mailbox_id, payload)
+        except VaultError:
+            raise
+        except (PeerError, TransientError) as exc:
+            self.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
+
+    def count_reject(self, reason: str) -> None:
+        """Count a message that was dropped, by reason; the number of reasons is bounded."""
+        if reason in self.rejects or len(self.rejects) < REASONS_MAX:
+            self.rejects[reason] += 1
+        log.debug("message_dropped", reason=reason)
+
+    def _accept(self, turn: Turn, sender: str, envelope: bytes) -> None:
+        candidates = [p for p in turn.tx.select(Pairing, peer_id=sender)]
+        if not candidates:
+            raise PeerError("unknown_sender")
+        plaintext = self._box(candidates[0].peer_key).open(envelope)
+        unsupported: Head | None = None
+        message: Message | None = None
+        try:
+            message = decode(plaintext)
+            head = message.head
+        except UnsupportedError as exc:
+            head = unsupported = exc.head
+        if head.sender != sender or head.recipient != self.own_id:
+            raise PeerError("id_mismatch")
+        pairing = next((p for p in candidates if p.pairing_id == head.pairing_id), None)
+        if pairing is None:
+            raise PeerError("wrong_pairing")
+        digest = envelope_digest(envelope)
+        seen = turn.tx.get(Seen, pairing.pairing_id, head.seq)
+        verdict = delivery.judge(
+            seq=head.seq, high=pairing.seq_high, seen_digest=seen.digest if seen else None, digest=digest
+        )
+        if verdict == "too_old":
+            raise PeerError("too_old")
+        if verdict == "conflict":
+            self._note_rollback(turn, pairing, who="peer")
+            self._count_after(turn, "conflict")
+            return
+        turn.in_reply_to = head.seq
+        turn.is_duplicate = verdict == "duplicate"
+        before = pairing
+        if turn.is_duplicate:
+            self._count_after(turn, "duplicate")
+            if head.type not in REQUESTS or not self._may_answer(f"{pairing.pairing_id}:{head.seq}", turn.now):
+                return
+        else:
+            pairing = self._advance(turn, pairing, head.seq, digest)
+        if message is None:
+            assert unsupported is not None
+            if pairing.state != "pending":
+                turn.answer(pairing.pairing_id, Reject(handoff_id=None, reason="unsupported"))
+            self._count_after(turn, "unsupported")
+            return
+        if pairing.state == "pending" and head.type not in ("PAIR3", "PAIR4"):
+            raise PeerError("not_active")
+        match message.body:
+            case Hello() as hello:
+                self._greeted(turn, before, pairing, message.head, hello)
+            case Rollback() as claim:
+                self._rolled_back_here(turn, pairing, claim.seq_accepted)
+            case _:
+                self._handler.on_message(turn, pairing, message, plaintext)
+
+    def _advance(self, turn: Turn, pairing: Pairing, seq: int, digest: bytes) -> Pairing:
+        high = max(pairing.seq_high, seq)
+        for old in delivery.forgotten(old_high=pairing.seq_high, new_high=high):
+            turn.tx.delete(Seen, pairing.pairing_id, old)
+        turn.tx.put(Seen(pairing.pairing_id, seq, digest))
+        pairing = replace(pairing, seq_high=high, heard_at=turn.wall, heard=turn.stamp)
+        turn.tx.put(pairing)
+        return pairing
+
+    def _may_answer(self, what: str, now: Now) -> bool:
+        last = self._answered.get(what)
+        if last is not None and 0 <= now.boot_s - last < delivery.ANSWER_PAUSE_S:
+            return False
+        if len(self._answered) >= delivery.WINDOW:
+            self._answered.clear()
+        self._answered[what] = now.boot_s
+        return True
+
+    def _count_after(self, turn: Turn, reason: str) -> None:
+        turn.after.append(lambda: self.count_reject(reason))
+
+    # -- HELLO and ROLLBACK ----------------------------------------------------------------------------
+
+    def greet(self, turn: Turn, pairing: Pairing) -> None:
+        """Send HELLO with a fresh challenge, as at each connection."""
+        self._hello(turn, pairing, in_reply_to=None)
+
+    def _hello(self, turn: Turn, pairing: Pairing, *, in_reply_to: int | None) -> None:
+        challenge = turn.new_id()
+        if in_reply_to is None:
+            turn.tx.put(replace(pairing, challenge=challenge, challenged=turn.stamp))
+        body = Hello(
+            challenge=challenge,
+            seq_sent=pairing.seq_sent + 1,  # this message included
+            seq_accepted=pairing.seq_high,
+            handoffs=self._handler.report(turn.tx, pairing),
+        )
+        turn.in_reply_to = in_reply_to
+        turn.answer(pairing.pairing_id, body)
+
+    def _greeted(self, turn: Turn, before: Pairing, pairing: Pairing, head: Head, hello: Hello) -> None:
+        claim = delivery.PeerNumbers(head.seq, hello.seq_sent, hello.seq_accepted)
+        if delivery.we_are_rolled_back(claim, seq_sent=pairing.seq_sent):
+            self._rolled_back_here(turn, pairing, hello.seq_accepted)
+        elif delivery.peer_is_rolled_back(claim, high=before.seq_high, peer_accepted=pairing.peer_accepted):
+            # what it accepted in its lost future no longer counts, or each HELLO would look like another rollback
+            self._note_rollback(turn, replace(pairing, peer_accepted=hello.seq_accepted), who="peer")
+        else:
+            accepted = max(pairing.peer_accepted, hello.seq_accepted)
+            turn.tx.put(replace(pairing, peer_accepted=accepted))
+        current = turn.tx.get(Pairing, pairing.pairing_id)
+        assert current is not None
+        is_answer = head.in_reply_to is not None
+        if not is_answer:
+            self._hello(turn, current, in_reply_to=head.seq)
+            turn.resend(pairing.pairing_id)
+            current = turn.tx.get(Pairing, pairing.pairing_id)
+            assert current is not None
+        if not self._handler.on_hello(turn, current, hello, is_answer=is_answer):
+            again = turn.tx.get(Pairing, pairing.pairing_id)
+            assert again is not None
+            self._note_rollback(turn, again, who="peer")
+
+    def _note_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None:
+        """The peer claims less than we have on disk: tell it our numbers, at most once per pause."""
+        if not self._may_answer(f"{pairing.pairing_id}:rollback", turn.now):
+            return
+        pairing = replace(pairing, rollback="peer")
+        turn.tx.put(pairing)
+        turn.answer(pairing.pairing_id, Rollback(seq_sent=pairing.seq_sent + 1, seq_accepted=pairing.seq_high))
+        turn.event("peer_rollback_noticed", device=pairing.peer_id)
+        self._handler.on_rollback(turn, pairing, who=who)
+
+    def _rolled_back_here(self, turn: Turn, pairing: Pairing, accepted: int) -> None:
+        """We were restored from an older image: jump past every number the peer may know, then tell the agent."""
+        current = turn.tx.get(Pairing, pairing.pairing_id)
+        assert current is not None
+        current = replace(current, seq_sent=max(current.seq_sent, accepted) + ROLLBACK_JUMP, rollback="self")
+        turn.tx.put(current)
+        turn.event("own_rollback_noticed", device=pairing.peer_id)
+        self._handler.on_rollback(turn, current, who="self")
+        again = turn.tx.get(Pairing, pairing.pairing_id)
+        assert again is not None
+        self._hello(turn, again, in_reply_to=None)
+
+    # -- sending ---------------------------------------------------------------------------------------
+
+    async def connected(self) -> None:
+        """Greet every peer and send every open request; called at each connection."""
+
+        def step(turn: Turn) -> list[tuple[str, Outgoing]]:
+            rows: list[tuple[str, Outgoing]] = []
+            for pairing in turn.tx.select(Pairing):
+                if pairing.state != "pending":
+                    self.greet(turn, pairing)
+                topic = peer_topic(recipient=pairing.peer_id, sender=self.own_id)
+                rows.extend((topic, row) for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id))
+            return rows
+
+        rows = await self.turn(step)
+        now = self._clock.now()
+        self._due = {(row.pairing_id, row.seq): _Due(topic, row, 0, now.boot_s) for topic, row in rows}
+        self._wake.set()
+
+    def _schedule(self, due: _Due) -> None:
+        now = self._clock.now()
+        age = elapsed_s(Stamp.from_text(due.row.queued), now)
+        delay = delivery.resend_delay_s(attempts=due.attempts, age_s=delivery.RESEND_EAGER_S if age is None else age)
+        due.at_boot_s = now.boot_s + delay * self._random.uniform(0.75, 1.25)
+        self._due[(due.row.pairing_id, due.row.seq)] = due
+        self._wake.set()
+
+    async def resend_loop(self) -> None:
+        """Send open requests again when they are due; runs until cancelled."""
+        while True:
+            self._wake.clear()
+            now = self._clock.now()
+            for due in [d for d in self._due.values() if d.at_boot_s <= now.boot_s]:
+                if self.channel is not None and self.channel.is_connected:
+                    due.attempts += 1
+                    self._tasks.create_task(self._publish(due.topic, due.row.envelope))
+                self._schedule(due)
+            self._wake.clear()
+            next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + 3600.0) - now.boot_s
+            await wait_for_event(self._wake, self._clock, min(max(next_s, 0.05), 3600.0))
+
+
+async def wait_for_event(event: asyncio.Event, clock: Clock, seconds: float) -> bool:
+    """Wait until the event is set, at most ``seconds`` by the given clock; says whether it was set."""
+    waiter = asyncio.ensure_future(event.wait())
+    sleeper = asyncio.ensure_future(clock.sleep(seconds))
+    try:
+        await asyncio.wait((waiter, sleeper), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (waiter, sleeper):
+            task.cancel()
+        await asyncio.gather(waiter, sleeper, return_exceptions=True)
+    return event.is_set()
