@@ -65,8 +65,4 @@ def broker_acl() -> str:
     The CA refuses every other name: mosquitto pastes ``%u`` into the pattern as it is, so a certificate
     named ``x/in`` could read another device's topics.
     """
-    return (
-        f"pattern read {PREFIX}/%u/from/+\n"
-        f"pattern write {PREFIX}/+/from/%u\n"
-        f"pattern readwrite {PREFIX}/pair/+\n"
-    )
+    return f"pattern read {PREFIX}/%u/from/+\npattern write {PREFIX}/+/from/%u\npattern readwrite {PREFIX}/pair/+\n"

@@ -12,12 +12,13 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 
-from device.companion.invitations import Invitations, delete_pairing
+from device.companion.invitations import Invitations
 from device.elapsed import Stamp
 from device.grants import lease, lifecycle
 from device.grants.keeper import GrantKeeper, access_token_ends_at, erase_grant
 from device.grants.serving import profile_of, state_of, with_lease, with_state
 from device.link import Link, Turn
+from device.pairings import delete_pairing
 from device.ports import Clock, Http, Random, Transaction, Vault
 from device.records import CompanionHandoff, Grant, Identity, Outgoing, Pairing
 from relay.envelope import open_once

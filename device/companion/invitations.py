@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from device.elapsed import Stamp, elapsed_s
 from device.link import Link, Turn
+from device.pairings import retire_others
 from device.ports import Clock, Random
-from device.records import Pairing, Seen
+from device.records import Pairing
 from relay import pairing as wire
 from relay.errors import LocalError, PeerError
 from relay.identity import KeyPair, device_id
@@ -193,18 +194,3 @@ class Invitations:
         if self.progress is None:
             raise LocalError(f"the invitation is {self.ended}", hint="show a new one: token-relay companion pair")
         return self.progress
-
-
-def retire_others(turn: Turn, pairing: Pairing) -> None:
-    """Retire older pairings with the same peer: they settle what is open, nothing new begins in them."""
-    for other in turn.tx.select(Pairing, peer_id=pairing.peer_id):
-        if other.pairing_id != pairing.pairing_id and other.state == "active":
-            turn.tx.put(replace(other, state="retired"))
-
-
-def delete_pairing(turn: Turn, pairing: Pairing) -> None:
-    """Delete a pairing with its window and its open requests."""
-    turn.settle(pairing.pairing_id)
-    for row in turn.tx.select(Seen, pairing_id=pairing.pairing_id):
-        turn.tx.delete(Seen, row.pairing_id, row.seq)
-    turn.tx.delete(Pairing, pairing.pairing_id)

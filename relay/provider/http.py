@@ -7,13 +7,16 @@ rotated the refresh token. The implementation over aiohttp is ``device/http.py``
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from relay.secret import Secret
 
 RESPONSE_BYTES_MAX = 262_144  # a discovery document or JWKS is some 10 KiB; anything larger is not for us
+URL_CHARS_MAX = 2_048  # issuers and endpoints are below 200; a longer one is a mistake or an attack
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,10 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A whole answer: header names in lower case, body of at most ``RESPONSE_BYTES_MAX`` bytes, never shown."""
+    """A whole answer: header names in lower case, body of at most ``RESPONSE_BYTES_MAX`` bytes; neither is shown."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
 
@@ -59,3 +62,37 @@ class Http(Protocol):
 
 
 JsonObject = dict[str, Any]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can answer for ``host``: 127.0.0.0/8, ::1 or ``localhost``. RFC 6761 §6.3."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def url_problem(url: str) -> str:
+    """Say why no request with a secret may go to ``url``, or return an empty string.
+
+    Plain http is for loopback only. User info, fragments, spaces and control characters are refused because
+    URL parsers disagree about what they mean.
+    """
+    if len(url) > URL_CHARS_MAX:
+        return f"is longer than {URL_CHARS_MAX} characters"
+    if not url.isascii() or not url.isprintable() or any(mark in url for mark in ' \\"<>^`{|}'):
+        return "holds characters that do not belong in a URL"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.scheme not in ("https", "http") or not host or port == 0:
+        return "is not an https URL"
+    if "@" in parts.netloc or "#" in url:
+        return "holds user info or a fragment"
+    if parts.scheme == "http" and not is_loopback(host):
+        return "is plain http to a host that is not this machine"
+    return ""

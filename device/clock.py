@@ -1,0 +1,109 @@
+"""The clocks and the randomness of a real Linux device, behind :class:`device.ports.Clock` and ``Random``.
+
+Boot time is CLOCK_BOOTTIME: unlike the monotonic clock that asyncio sleeps on it goes on in suspend, so a sleeper
+who must not be late wakes often and looks here. Whether the wall clock is right is asked of the kernel
+(adjtimex), which NTP daemons tell; a clock that somebody sets by hand counts as not synced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import os
+import random
+import re
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from device.ports import Now
+
+BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd.service(8)
+
+TIME_ERROR = 5  # adjtimex's return value for a clock that is not synchronised
+STA_UNSYNC = 0x0040
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+class _Timex(ctypes.Structure):
+    """The head of ``struct timex``; the rest, which differs between platforms, as room enough (it has 208 bytes)."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 512),
+    )
+
+
+class SystemClock:
+    """The device's clocks. Reads the boot id once: it cannot change under a running process."""
+
+    def __init__(self, *, boot_id_path: Path = BOOT_ID_PATH, is_synced: Callable[[], bool] | None = None) -> None:
+        self._boot_id = read_boot_id(boot_id_path)
+        self._is_synced = is_synced or is_kernel_synced
+
+    def now(self) -> Now:
+        """Read all clocks, within microseconds of each other."""
+        return Now(self._boot_id, time.clock_gettime(time.CLOCK_BOOTTIME), time.time(), self._is_synced())
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the monotonic clock, which stands still in suspend: may wake late by that much."""
+        await asyncio.sleep(seconds)
+
+
+class SystemRandom:
+    """The kernel's random generator."""
+
+    def bytes(self, count: int) -> bytes:
+        """Return ``count`` random bytes fit for keys."""
+        return os.urandom(count)
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a number from ``low`` to ``high``, for jitter only."""
+        return random.SystemRandom().uniform(low, high)
+
+
+def read_boot_id(path: Path = BOOT_ID_PATH) -> str:
+    """Return the kernel's random name of this boot.
+
+    Where it cannot be read (a strict sandbox), a name that no other process has: elapsed time across a restart
+    then needs a synced wall clock, which errs on the side of not knowing.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(64).decode("ascii", "replace").strip()
+    except OSError:
+        text = ""
+    return text if _UUID.fullmatch(text) else f"process-{secrets.token_hex(16)}"
+
+
+def is_kernel_synced() -> bool:
+    """Whether the kernel says that the wall clock is synchronised. adjtimex(2).
+
+    Where the kernel may not be asked (systemd's ``ProtectClock=``, a filter without ``adjtimex``), the mark of
+    systemd-timesyncd decides; other daemons leave none, and the answer is False.
+    """
+    timex = _Timex(modes=0)  # only read
+    adjtimex = _adjtimex()
+    state = adjtimex(ctypes.byref(timex)) if adjtimex is not None else -1
+    if state < 0:
+        return TIMESYNCD_MARK.exists()
+    return state != TIME_ERROR and not timex.status & STA_UNSYNC
+
+
+@functools.cache
+def _adjtimex() -> Callable[[object], int] | None:
+    try:
+        function = ctypes.CDLL(None).adjtimex
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_int
+    return function

@@ -1,0 +1,129 @@
+"""The commands that keep running, and the demo: each finds its settings and hands over to the one that works."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+from device.commands.parsing import DONE, Context, UsageError
+from device.config import CompanionConfig, Home, Kind, PhoneConfig, load_config
+from device.logs import configure
+from device.paths import CONTROL_SOCKET, agent_home, check_socket_path, config_file, socket_directory
+from device.systemd import harden_process
+from relay.errors import ConfigError
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_agent(args: argparse.Namespace, context: Context) -> int:
+    """``phone run`` and ``companion run``: until SIGTERM or SIGINT, which are a proper end (exit code 0)."""
+    harden_process()
+    is_phone = args.group == "phone"
+    kind: Kind = "phone" if is_phone else "companion"
+    directory = agent_home(kind, context.env, home=args.home).absolute()
+    path = config_file(kind, context.env, home=args.home, config=args.config)
+    if path is None:
+        raise ConfigError(
+            f"no configuration in {directory} or /etc/token-relay", hint=f"make one: token-relay {kind} init --help"
+        )
+    sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
+    check_socket_path(sockets / CONTROL_SOCKET)
+    home = Home(directory, sockets, context.env)
+    if is_phone:
+        phone_config = load_config(PhoneConfig, path)
+        from device.phone.agent import run_phone
+
+        work = run_phone(home, phone_config)
+        warnings = phone_config.warnings()
+    else:
+        companion_config = load_config(CompanionConfig, path)
+        from device.companion.agent import run_companion
+
+        work = run_companion(home, companion_config)
+        warnings = companion_config.warnings()
+    _configure_logs(context)
+    for warning in warnings:
+        context.note(f"warning: {warning}")
+    asyncio.run(until_stopped(work))
+    return DONE
+
+
+async def until_stopped(work: Coroutine[object, object, None]) -> None:
+    """Run ``work`` and cancel it at the first stop signal; what it does with that is finished before we return.
+
+    A second signal does not hurry it: an agent may be between "the provider may have rotated" and "it is on disk".
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    is_stopped = False
+
+    def stop() -> None:
+        nonlocal is_stopped
+        if not is_stopped:
+            is_stopped = True
+            task.cancel()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not is_stopped:
+            raise
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def sandbox(args: argparse.Namespace, context: Context) -> int:
+    """``sandbox``: provider and broker until a stop signal."""
+    from relay.sandbox.main import SandboxOptions, run
+
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise UsageError("--tls-cert and --tls-key belong together")
+    _configure_logs(context)
+    options = SandboxOptions(
+        http_port=args.http_port,
+        mqtt_port=args.mqtt_port,
+        profile=args.profile,
+        world=_path(args.world),
+        access_token_lifetime_s=args.access_token_lifetime,
+        tls_cert=_path(args.tls_cert),
+        tls_key=_path(args.tls_key),
+        as_json=context.as_json,
+        seed=args.seed,
+    )
+    asyncio.run(run(options))  # it minds the stop signals itself
+    return DONE
+
+
+def demo(args: argparse.Namespace, context: Context) -> int:
+    """``demo``: its own exit code, 0 only if every part of the story held."""
+    from device.demo import DemoOptions, run_demo
+
+    return run_demo(DemoOptions(fast=args.fast, step=args.step, profile=args.profile))
+
+
+def _configure_logs(context: Context) -> None:
+    # systemd.exec(5): JOURNAL_STREAM names the stream that standard error is connected to
+    configure(
+        context.stderr, environment=context.env, journal_prefix=_is_journal(context.env.get("JOURNAL_STREAM", ""))
+    )
+
+
+def _is_journal(stream: str) -> bool:
+    """Whether standard error goes to the journal: its device and inode are the ones that systemd announced."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stream == f"{status.st_dev}:{status.st_ino}"
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)

@@ -1,0 +1,76 @@
+"""The commands that need no agent: ``demo`` and ``sandbox``. Tables only; see :mod:`.parsing`."""
+
+from __future__ import annotations
+
+from device.commands.options import PORT_MAX
+from device.commands.parsing import Command, json_option, seconds, text, whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+PROFILES = ("entra", "auth0", "strict")
+HTTP_PORT = 8400
+MQTT_PORT = 1884  # not 1883: a real broker may run beside the sandbox
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fast", action="store_true", help="no pauses for reading")
+    parser.add_argument("--step", action="store_true", help="wait for the return key before each part")
+    parser.add_argument("--profile", choices=PROFILES, default="entra", help="the provider to show (default entra)")
+
+
+def _sandbox(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--http-port",
+        metavar="PORT",
+        type=whole(0, PORT_MAX),
+        default=HTTP_PORT,
+        help=f"port of the provider on 127.0.0.1, 0 for any free one (default {HTTP_PORT})",
+    )
+    parser.add_argument(
+        "--mqtt-port",
+        metavar="PORT",
+        type=whole(0, PORT_MAX),
+        default=MQTT_PORT,
+        help=f"port of the embedded broker on 127.0.0.1, 0 for any free one (default {MQTT_PORT})",
+    )
+    parser.add_argument("--profile", choices=PROFILES, default="entra", help="which provider to play (default entra)")
+    parser.add_argument(
+        "--world", metavar="F.toml", type=text, help="users, clients, policy and faults to start with, as TOML"
+    )
+    parser.add_argument(
+        "--access-token-lifetime",
+        metavar="SECONDS",
+        type=seconds,
+        help="how long access tokens live; else as the profile",
+    )
+    parser.add_argument("--tls-cert", metavar="F", type=text, help="serve https with this certificate")
+    parser.add_argument("--tls-key", metavar="F", type=text, help="private key of --tls-cert")
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole(0, 2**31 - 1),
+        help="where the randomness starts: the same seed and clock give the same tokens",
+    )
+    json_option(parser)
+
+
+COMMANDS = {
+    "demo": Command(
+        "show the whole story on this machine, without root and network",
+        _demo,
+        "device.commands.serve:demo",
+        description="Show the whole story: sign-in, pairing, handoff, the phone away, revocation, against the "
+        "sandbox. Exits 0 only if all of it held.",
+        examples="  token-relay demo --fast\n  token-relay demo --step --profile auth0",
+    ),
+    "sandbox": Command(
+        "run an identity provider and a broker for development",
+        _sandbox,
+        "device.commands.serve:sandbox",
+        description="Run an identity provider and a small MQTT broker on this machine, for development and tests. "
+        "State is in memory. The control interface is under /sandbox/. Not for real accounts.",
+        examples="  token-relay sandbox\n  token-relay sandbox --profile strict --access-token-lifetime 60 --json",
+    ),
+}

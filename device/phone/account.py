@@ -1,0 +1,470 @@
+"""The phone's accounts: signing in, the opt-in refresh-token API, signing out.
+
+A sign-in ends in a :class:`NewGrant`. For the phone's own account it is stored before it is judged: a 200 with a
+refresh token is on disk first, then the id_token is checked, and a sign-in that fails the check is revoked and
+erased again. A token that is minted for a companion is never kept here.
+
+The refresh token leaves by :meth:`Accounts.get_access_token` alone, with two gates: the application's
+(``allow_refresh_token_access``) and the call's (``return_refresh_token=True``, the shape of MSAL's
+``returnRefreshToken``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from device.elapsed import Stamp
+from device.grants import lifecycle
+from device.grants.keeper import GrantKeeper, cache_token, erase_grant
+from device.grants.serving import normalise_scope, profile_of, with_state
+from device.link import Link, Turn
+from device.phone.browser import CodeReceived, LoopbackReceiver, SignInRefused
+from device.ports import Clock, Http, Random
+from device.records import Grant
+from device.token_source import TokenGranted, TokenQuery, TokenRefused
+from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, RelayError, TransientError
+from relay.provider import native_auth, oauth
+from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from relay.provider.profile import Profile
+from relay.secret import Code, Password, RefreshToken
+
+PASSWORD_TRIES_MAX = 3  # more would feed the provider's lockout
+BROWSER_WAIT_S = 600.0  # a person finds a password, a second device, and comes back
+
+
+class Person(Protocol):
+    """Whoever sits at the command line, as :class:`device.control.Exchange` offers him."""
+
+    async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
+        """Ask; None when nobody answers."""
+        ...
+
+    async def progress(self, step: dict[str, Any]) -> None:
+        """Tell how far it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings:
+    """What the configuration says about the provider; see :class:`device.config.ProviderConfig`."""
+
+    url: str
+    client_id: str
+    tenant: str | None
+    scope: str
+    profile: Profile
+    allow_refresh_token_access: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SignInOptions:
+    """How the person wants to sign in; ``method`` "" lets the profile choose."""
+
+    method: str = ""
+    username: str = ""
+    open_browser: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NewGrant:
+    """Tokens of a sign-in, and where they come from. ``subject`` is empty until the id_token is checked."""
+
+    tokens: Refreshed
+    metadata: oauth.ProviderMetadata
+    sent: Stamp
+    nonce: str | None
+    is_otp: bool
+    username: str
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessWithRefreshToken:
+    """What :meth:`Accounts.get_access_token` returns; ``refresh_token`` is None unless both gates are open."""
+
+    granted: TokenGranted
+    refresh_token: RefreshToken | None = None
+
+
+class Accounts:
+    """The phone's own grants at its provider."""
+
+    def __init__(
+        self, *, link: Link, keeper: GrantKeeper, http: Http, clock: Clock, random: Random, settings: AccountSettings
+    ) -> None:
+        self._link = link
+        self._keeper = keeper
+        self._http = http
+        self._clock = clock
+        self._random = random
+        self.settings = settings
+
+    # -- signing in ------------------------------------------------------------------------------------
+
+    async def sign_in(self, person: Person, options: SignInOptions) -> Grant:
+        """Sign the person in and keep the grant; replaces the same person's older grant. Durable when it returns.
+
+        Raises:
+            PersonNeededError: the provider wants something that this way of signing in cannot do.
+            LocalError, TransientError: it failed; the message says why and what to try.
+        """
+        new = await self.authenticate(person, options)
+        grant = await self._link.turn(lambda turn: self._store(turn, new))
+        try:
+            checked = await self.check(new)
+        except RelayError:
+            await self._discard(grant)
+            raise
+        return await self._link.turn(lambda turn: self._adopt(turn, grant.grant_id, checked))
+
+    async def authenticate(self, person: Person, options: SignInOptions) -> NewGrant:
+        """Have the person sign in; the tokens are in memory only and not yet judged.
+
+        Raises:
+            PersonNeededError, LocalError, TransientError: as :meth:`sign_in`.
+        """
+        method = options.method or self.settings.profile.sign_in
+        if method == "native" and self.settings.profile.sign_in != "native":
+            raise ConfigError(
+                f"profile {self.settings.profile.name} has no native sign-in", hint="use: phone sign-in --browser"
+            )
+        if method == "native":
+            return await self._native(person, options.username)
+        return await self._browser(person, options)
+
+    async def _native(self, person: Person, username: str) -> NewGrant:
+        if not username:
+            raise ConfigError("native sign-in needs a user name", hint="add --username")
+        base = native_auth.native_base(self.settings.url, self.settings.tenant)
+        metadata = _found(await native_auth.discover_entra(self._http, base))
+        flow = native_auth.NativeSignIn(
+            self._http, self.settings.profile, base, self.settings.client_id, username, self.settings.scope
+        )
+        step = await flow.start()
+        is_otp = False
+        passwords = 0
+        said = ""
+        while True:
+            sent = Stamp.of(self._clock.now())
+            match step:
+                case native_auth.SignedIn(tokens):
+                    return NewGrant(tokens, metadata, sent, None, is_otp, username)
+                case native_auth.RedirectRequired(reason):
+                    raise PersonNeededError(
+                        f"the provider wants a browser for this account: {reason or 'no reason given'}",
+                        hint="use: token-relay phone sign-in --browser",
+                    )
+                case native_auth.PasswordRequired():
+                    passwords += 1
+                    if passwords > PASSWORD_TRIES_MAX:
+                        raise PersonNeededError(f"{PASSWORD_TRIES_MAX} wrong passwords: sign in again")
+                    value = await person.ask("password", said or f"password of {username}")
+                    if value is None:
+                        raise PersonNeededError("the provider asks for the password", hint="add --password-file FILE")
+                    step = await flow.submit_password(step, Password(value))
+                case native_auth.CodeRequired():
+                    is_otp = True
+                    where = f"code sent by {step.channel} to {step.target_label}"
+                    value = await person.ask("code", said or where, code_length=step.code_length)
+                    if value is None:
+                        raise PersonNeededError(f"the provider asks for the {where}", hint="add --otp-file FILE")
+                    step = await flow.submit_code(step, Code(value.strip()))
+                case native_auth.SignInFailed(retryable=True, again=again, detail=detail) if again is not None:
+                    # The third wrong code in a row comes back without `again`, so this ends.
+                    if isinstance(again, native_auth.CodeRequired) and again.tries_left < 1:
+                        raise PersonNeededError("three wrong codes: sign in again for a new one")
+                    if step.error in ("unavailable", "outcome_unknown"):
+                        raise TransientError(detail or "the provider cannot be reached", hint="try again later")
+                    said = f"{detail or 'not accepted'}, once more"
+                    step = again
+                case native_auth.SignInFailed():
+                    raise _sign_in_error(step)
+
+    async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
+        metadata = await self.discover()
+        if metadata.authorization_endpoint is None:
+            raise LocalError("the provider has no authorization endpoint", hint="is the provider's URL right?")
+        state, nonce = self._random.bytes(16).hex(), self._random.bytes(16).hex()
+        verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
+        async with LoopbackReceiver(state) as receiver:
+            url = oauth.authorization_url(
+                authorization_endpoint=metadata.authorization_endpoint,
+                client_id=self.settings.client_id,
+                redirect_uri=receiver.redirect_uri,
+                scope=self.settings.scope,
+                state=state,
+                nonce=nonce,
+                code_challenge=challenge,
+            )
+            shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
+            if shown is None:
+                raise PersonNeededError("nobody is there to sign in with a browser", hint="run the command again")
+            try:
+                async with asyncio.timeout(BROWSER_WAIT_S):
+                    answer = await receiver.wait()
+            except TimeoutError:
+                raise PersonNeededError("nobody signed in within ten minutes", hint="run the command again") from None
+            match answer:
+                case SignInRefused(error=error):
+                    raise PersonNeededError(f"the provider refused the sign-in: {error}", hint="sign in again")
+                case CodeReceived(code=code):
+                    sent = Stamp.of(self._clock.now())
+                    outcome = await oauth.exchange_code(
+                        self._http,
+                        self.settings.profile,
+                        token_endpoint=metadata.token_endpoint,
+                        client_id=self.settings.client_id,
+                        code=code,
+                        code_verifier=verifier,
+                        redirect_uri=receiver.redirect_uri,
+                    )
+        return NewGrant(_tokens(outcome), metadata, sent, nonce, is_otp=False, username=options.username)
+
+    async def discover(self) -> oauth.ProviderMetadata:
+        """Return where the provider listens. Raises LocalError or TransientError, as the reason is."""
+        if self.settings.profile.name == "entra":
+            base = native_auth.native_base(self.settings.url, self.settings.tenant)
+            return _found(await native_auth.discover_entra(self._http, base))
+        return _found(await oauth.discover(self._http, self.settings.url))
+
+    async def check(self, new: NewGrant) -> NewGrant:
+        """Judge a sign-in: tokens complete, id_token genuine, from this issuer, for this client, of this sign-in.
+
+        Raises:
+            LocalError: it must not be used.
+            TransientError: the provider's keys cannot be had now.
+        """
+        if new.tokens.refresh_token is None:
+            raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
+        if new.tokens.problem:
+            raise LocalError(f"the provider's answer cannot be used: {new.tokens.problem}")
+        if new.tokens.id_token is None or new.metadata.jwks_uri is None:
+            if "openid" in self.settings.scope.split():
+                raise LocalError("the provider gave no id_token although scope has openid")
+            return new
+        from relay.provider.id_token import check_id_token, fetch_jwks  # joserfc costs start-up time and memory
+
+        jwks = await fetch_jwks(self._http, new.metadata.jwks_uri)
+        if isinstance(jwks, Unavailable):
+            raise TransientError(f"the provider's keys cannot be had: {jwks.reason}", hint="try again later")
+        subject = check_id_token(
+            new.tokens.id_token,
+            jwks,
+            issuer=new.metadata.issuer,
+            client_id=self.settings.client_id,
+            nonce=new.nonce,
+            now_wall_s=self._clock.now().wall_s,
+        )
+        return replace(new, subject=subject.sub, username=subject.username or new.username or subject.name)
+
+    def grant_of(self, turn: Turn, new: NewGrant, refresh_token: RefreshToken) -> Grant:
+        return Grant(
+            grant_id=turn.new_id(),
+            pairing_id="",
+            handoff_id="",
+            issuer=new.metadata.issuer,
+            client_id=self.settings.client_id,
+            token_endpoint=new.metadata.token_endpoint,
+            revocation_endpoint=new.metadata.revocation_endpoint or "",
+            scope=_granted(new.tokens.scope, self.settings.scope),
+            audience="",
+            subject=new.subject,
+            account=new.username,
+            profile=self.settings.profile.name,
+            signed_in_at=turn.wall,
+            is_otp=new.is_otp,
+            stored_at=turn.wall,
+            refresh_token=refresh_token,
+        )
+
+    def _store(self, turn: Turn, new: NewGrant) -> Grant:
+        if new.tokens.refresh_token is None:
+            raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
+        grant = self.grant_of(turn, new, new.tokens.refresh_token)
+        grant = replace(grant, refreshed_at=turn.wall, refreshed=turn.stamp)
+        turn.tx.put(grant)
+        if new.tokens.access_token is not None:
+            cache_token(turn, grant, "", new.sent, new.tokens)
+        return grant
+
+    def _adopt(self, turn: Turn, grant_id: str, checked: NewGrant) -> Grant:
+        grant = turn.tx.get(Grant, grant_id)
+        assert grant is not None
+        grant = replace(grant, subject=checked.subject, account=checked.username)
+        for older in turn.tx.select(
+            Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id, subject=grant.subject
+        ):
+            if older.grant_id != grant_id:
+                erase_grant(turn, older)
+                turn.tx.delete(Grant, older.grant_id)
+        turn.tx.put(grant)
+        turn.event("signed_in", grant_id=grant_id, generation=grant.generation, detail=grant.account)
+        turn.after.append(self._keeper.wake)
+        return grant
+
+    async def _discard(self, grant: Grant) -> None:
+        """A sign-in that failed its check: revoke it where that can be done, and erase it."""
+        if grant.revocation_endpoint and grant.refresh_token is not None:
+            await oauth.revoke(
+                self._http,
+                revocation_endpoint=grant.revocation_endpoint,
+                client_id=grant.client_id,
+                token=grant.refresh_token,
+            )
+
+        def step(turn: Turn) -> None:
+            erase_grant(turn, grant)
+            turn.tx.delete(Grant, grant.grant_id)
+            turn.event("sign_in_refused", grant_id=grant.grant_id)
+
+        await self._link.turn(step)
+
+    # -- adopting and giving up ------------------------------------------------------------------------
+
+    async def adopt(self, refresh_token: RefreshToken, *, account: str) -> Grant:
+        """Adopt a token obtained elsewhere (an SDK's opt-in); it is refreshed once at once, which proves it.
+
+        Raises:
+            LocalError: the provider does not accept it; it is erased.
+            TransientError: the provider cannot be reached; it is kept and tried again.
+        """
+        metadata = await self.discover()
+        new = NewGrant(
+            Refreshed(refresh_token, None, token_type="", expires_in_s=0.0, scope=""),
+            metadata,
+            Stamp.of(self._clock.now()),
+            None,
+            is_otp=False,
+            username=account,
+        )
+
+        def step(turn: Turn) -> Grant:
+            grant = self.grant_of(turn, new, refresh_token)
+            for older in turn.tx.select(Grant, pairing_id=""):
+                if older.state == "dead" or older.refresh_token == refresh_token:
+                    erase_grant(turn, older)
+                    turn.tx.delete(Grant, older.grant_id)
+            turn.tx.put(grant)
+            turn.event("imported", grant_id=grant.grant_id)
+            return grant
+
+        grant = await self._link.turn(step)
+        await self._keeper.refresh(grant.grant_id)
+        after = await self._link.turn(lambda turn: turn.tx.get(Grant, grant.grant_id))
+        if after is None or after.state in ("dead", "needs_handoff"):
+            raise LocalError("the provider does not accept this refresh token", hint="obtain a new one")
+        if not after.refreshed:
+            raise TransientError(
+                self._keeper.pause_reason(grant.grant_id) or "the provider cannot be reached",
+                hint="the token is kept, and tried again by itself",
+            )
+        return after
+
+    async def sign_out(self) -> list[dict[str, str]]:
+        """Erase the phone's own grants, after asking the provider to revoke them where it can be asked."""
+        grants = [grant for grant in await self.grants() if grant.state != "dead"]
+        result: list[dict[str, str]] = []
+        for grant in grants:
+            said = "unsupported"
+
+            def erase(turn: Turn, grant: Grant = grant) -> RefreshToken | None:
+                current = turn.tx.get(Grant, grant.grant_id)
+                if current is None:
+                    return None
+                erase_grant(turn, with_state(current, lifecycle.Dead(current.generation, "signed_out")))
+                turn.tx.delete(Grant, grant.grant_id)
+                turn.event("signed_out", grant_id=grant.grant_id, detail=grant.account)
+                return current.refresh_token
+
+            refresh_token = await self._link.turn(erase)
+            if refresh_token is not None and grant.revocation_endpoint and profile_of(grant).can_revoke_token:
+                outcome = await oauth.revoke(
+                    self._http,
+                    revocation_endpoint=grant.revocation_endpoint,
+                    client_id=grant.client_id,
+                    token=refresh_token,
+                )
+                said = type(outcome).__name__.removeprefix("Revoke").lower()
+            result.append({"account": grant.account, "issuer": grant.issuer, "provider": said})
+        return result
+
+    async def grants(self) -> list[Grant]:
+        """Return the phone's own grants, the newest last."""
+        rows = await self._link.turn(lambda turn: turn.tx.select(Grant, pairing_id=""))
+        return sorted(rows, key=lambda grant: (grant.stored_at, grant.grant_id))
+
+    # -- the opt-in API --------------------------------------------------------------------------------
+
+    async def get_access_token(
+        self, scopes: str = "", *, force_refresh: bool = False, return_refresh_token: bool = False
+    ) -> AccessWithRefreshToken:
+        """Return an access token, and with ``return_refresh_token`` the refresh token of the same grant.
+
+        Raises:
+            PolicyError: ``return_refresh_token`` without ``allow_refresh_token_access = true``.
+            PersonNeededError: nobody is signed in, or the person must sign in again.
+            TransientError: the provider cannot be reached now.
+        """
+        if return_refresh_token:
+            self.require_refresh_token_access()
+        answer = await self._keeper.get_token(TokenQuery(scope=scopes, force_refresh=force_refresh, min_valid_s=0.0))
+        if isinstance(answer, TokenRefused):
+            if answer.error == "offline":
+                raise TransientError(answer.detail, hint=answer.action)
+            raise PersonNeededError(answer.detail, hint=answer.action)
+        refresh_token = None
+        if return_refresh_token:
+            own = [grant for grant in await self.grants() if grant.refresh_token is not None]
+            refresh_token = own[-1].refresh_token if own else None
+        return AccessWithRefreshToken(answer, refresh_token)
+
+    def require_refresh_token_access(self) -> None:
+        """Hold the application's gate. Raises PolicyError, naming the setting, when it is shut."""
+        if not self.settings.allow_refresh_token_access:
+            raise PolicyError(
+                "this phone may not give refresh tokens away: allow_refresh_token_access is false",
+                hint="set allow_refresh_token_access = true in config.toml and restart the agent",
+            )
+
+
+def _granted(answered: str, requested: str) -> str:
+    """The grant's scope: what the answer says, and of ours the words that answers like to leave out."""
+    if not answered:
+        return normalise_scope(requested)
+    silent = set(requested.split()) & {"openid", "profile", "email", "offline_access"}
+    return normalise_scope(f"{answered} {' '.join(silent)}")
+
+
+def _found(found: oauth.ProviderMetadata | oauth.DiscoveryFailed) -> oauth.ProviderMetadata:
+    if isinstance(found, oauth.DiscoveryFailed):
+        if found.is_temporary:
+            raise TransientError(f"the provider cannot be reached: {found.reason}", hint="try again later")
+        raise ConfigError(f"the provider cannot be used: {found.reason}", hint="check provider.url in config.toml")
+    return found
+
+
+def _tokens(outcome: TokenOutcome) -> Refreshed:
+    match outcome:
+        case Refreshed():
+            return outcome
+        case Denied():
+            raise PersonNeededError(f"the provider refused the sign-in: {outcome.error}{_support(outcome)}")
+        case Unavailable(reason=reason) | OutcomeUnknown(reason=reason):
+            raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
+
+
+def _sign_in_error(step: native_auth.SignInFailed) -> RelayError:
+    text = f"{step.detail or 'the provider refused'} ({step.error}){_support(step)}"
+    if step.error in ("unavailable", "outcome_unknown"):
+        return TransientError(text, hint="try again later")
+    if step.error in ("unauthorized_client", "invalid_client"):
+        return ConfigError(text, hint="check provider.client_id and that native authentication is on")
+    return PersonNeededError(text, hint="sign in again")
+
+
+def _support(step: native_auth.SignInFailed | Denied) -> str:
+    ids = (("trace", step.trace_id), ("correlation", step.correlation_id))
+    parts = [f"{name} {value}" for name, value in ids if value]
+    return f" [{', '.join(parts)}]" if parts else ""

@@ -1,0 +1,1 @@
+"""Both ends in virtual time: the agents' real code with simulated ports."""

@@ -1,0 +1,17 @@
+"""What can be wrong with a vault, split by what a person does next.
+
+A plain :class:`relay.errors.VaultError` is about the surroundings (mode, owner, disk, second process): put them
+right and start again. The two below are about the vault itself.
+"""
+
+from __future__ import annotations
+
+from relay.errors import VaultError
+
+
+class CorruptVaultError(VaultError):
+    """The file is damaged or was tampered with: set it aside, then pair again. Never reset silently."""
+
+
+class WrongVaultKeyError(VaultError):
+    """The file is whole, but this key or passphrase does not open it: find the right one."""

@@ -1,0 +1,43 @@
+"""Discovery and keys: what a client reads before it does anything else. OpenID Connect Discovery §3, RFC 8414 §2.
+
+The native endpoints are not listed under ``entra``, as they are not at the real service: clients build them from the
+authority.
+"""
+
+from __future__ import annotations
+
+from relay.sandbox.state import State
+from relay.sandbox.values import JsonValue, Response, json_response
+
+
+def discovery(state: State) -> Response:
+    """Return the metadata document; both well-known paths answer the same."""
+    places, rules = state.places, state.rules
+    grants: list[JsonValue] = ["authorization_code", "refresh_token"]
+    if rules.has_password_grant:
+        grants.append("password")
+    document: dict[str, JsonValue] = {
+        "issuer": places.issuer,
+        "authorization_endpoint": places.url("authorize"),
+        "token_endpoint": places.url("token"),
+        "jwks_uri": places.url("jwks"),
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": grants,
+        "subject_types_supported": ["pairwise" if places.profile == "entra" else "public"],
+        "id_token_signing_alg_values_supported": [state.signer.algorithm],
+        "scopes_supported": ["openid", "profile", "email", "offline_access"],
+        "token_endpoint_auth_methods_supported": ["none"],
+        "code_challenge_methods_supported": ["S256"],
+        "authorization_response_iss_parameter_supported": True,
+        "claims_supported": ["iss", "sub", "aud", "exp", "iat", "nonce", "name", "preferred_username", "email"],
+    }
+    if rules.has_revocation:
+        document["revocation_endpoint"] = places.url("revoke")
+        document["revocation_endpoint_auth_methods_supported"] = ["none"]
+    return json_response(document)
+
+
+def jwks(state: State) -> Response:
+    """Return the public keys. RFC 7517 §5."""
+    return json_response(state.signer.jwks())

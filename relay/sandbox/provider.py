@@ -1,0 +1,161 @@
+"""The sandbox provider's core: ``(request, now) -> answer and events``. No socket, no clock, no asyncio.
+
+One request is two calls, so that a driver can wait in between: :meth:`Provider.admit` looks at it and decides which
+fault it meets, :meth:`Provider.commit` carries it out, whole or not at all. Between them nothing is held: a driver
+whose client has gone away just does not commit. The HTTP server and a simulation in virtual time drive the same
+object.
+
+``now`` is the driver's wall clock in Unix seconds; the provider's own time is that plus an offset that the control
+interface can advance. Randomness comes from the generator given at the start: same seed, same requests at the
+same times, same tokens (under a signer whose key is the same).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+from relay.sandbox import browser, grants, metadata, refusals, tokens
+from relay.sandbox.faults import Admission, FaultBook, wrong_answer
+from relay.sandbox.refusals import Trace
+from relay.sandbox.rules import Places
+from relay.sandbox.signing import Signer
+from relay.sandbox.state import Event, State
+from relay.sandbox.values import GUID, Params, Refusal, Request, Response, body_params, json_response, query_params
+from relay.sandbox.world import EndpointName, World
+
+GETS: frozenset[EndpointName] = frozenset({"authorize", "discovery", "jwks", "resource"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request came to: the answer, and what happened, in order."""
+
+    response: Response
+    events: tuple[Event, ...]
+
+
+class Provider:
+    """The provider. All methods return at once and change the state entirely or not at all."""
+
+    def __init__(self, world: World, places: Places, rng: Random, signer: Signer, *, now: float) -> None:
+        self.state = State.from_world(world, places, rng, signer)
+        self.faults = FaultBook()
+        for fault in world.faults:
+            self.faults.arm(fault, now)
+
+    def time(self, now: float) -> float:
+        """Return the provider's time for this reading of the driver's clock."""
+        return now + self.state.clock_offset_s
+
+    def admit(self, request: Request, now: float) -> Admission:
+        """Take a request in: note it, and say what the driver has to do around its commit. Changes no token."""
+        state = self.state
+        endpoint = state.places.endpoint(request.path)
+        grant_type, client_id = _peek(state, request) if endpoint == "token" else ("", "")
+        correlation_id = request.headers.get("client-request-id", "")
+        trace_id = state.guid()
+        trace = Trace(
+            trace_id=trace_id,
+            correlation_id=correlation_id if GUID.fullmatch(correlation_id) else trace_id,
+            now=self.time(now),
+            endpoint=endpoint or "",
+            grant_type=grant_type,
+        )
+        if endpoint is None:
+            return Admission(trace, None)
+        if endpoint == "token":
+            received: dict[str, str | int] = {"grant_type": grant_type, "client_id": client_id}
+            state.note("token_request_received", trace.now, trace_id=trace_id, **received)
+        admission = self.faults.admit(trace, endpoint, request.method)
+        if admission.fault is not None:
+            self._note(admission, now, "fault_met")
+        if admission.wait_before is not None:
+            self._note(admission, now, "request_held", when="before_commit")
+        return admission
+
+    def commit(self, request: Request, admission: Admission, now: float) -> Answer:
+        """Carry the request out at time ``now`` and return the answer that the client is to see."""
+        first = self.state.next_event_id
+        fault = admission.fault
+        trace = replace(admission.trace, now=self.time(now))
+        instead = wrong_answer(fault, self.state.places.profile) if fault is not None else None
+        if fault is not None and instead is not None:
+            if fault.committed:
+                self._dispatch(request, admission.endpoint, trace)
+                self._note(admission, now, "answer_lost")
+            response = instead
+        else:
+            response = self._dispatch(request, admission.endpoint, trace)
+        if fault is not None and fault.name == "cut_json":
+            response = replace(response, body=response.body[: len(response.body) // 2])
+            self._note(admission, now, "answer_lost")
+        if admission.wait_after is not None:
+            self._note(admission, now, "request_held", when="after_commit")
+        return Answer(response, tuple(self.state.events_after(first - 1)))
+
+    def lost(self, admission: Admission, now: float, *, was_committed: bool) -> None:
+        """Note that the connection ended without the answer, by a fault or because the client went away."""
+        self._note(admission, now, "answer_lost" if was_committed else "request_lost")
+
+    def _note(self, admission: Admission, now: float, kind: str, **more: str) -> None:
+        trace = admission.trace
+        known = {
+            "trace_id": trace.trace_id,
+            "endpoint": trace.endpoint,
+            "grant_type": trace.grant_type,
+            "fault": admission.fault.name if admission.fault is not None else "",
+        }
+        self.state.note(kind, self.time(now), **known, **more)
+
+    def _dispatch(self, request: Request, endpoint: EndpointName | None, trace: Trace) -> Response:
+        if endpoint is None:
+            return grants.not_found()
+        allowed = "GET" if endpoint in GETS else "POST"
+        if request.method != allowed:
+            body = {"error": "invalid_request", "error_description": f"only {allowed} is allowed here"}
+            return json_response({**body}, 405).with_headers(("Allow", allowed))
+        try:
+            response = self._answer(request, endpoint, trace)
+        except Refusal as refusal:
+            response = refusals.render(self.state.places.profile, refusal, trace)
+        if self.state.places.profile != "entra":
+            return response
+        return response.with_headers(("x-ms-request-id", trace.trace_id), ("client-request-id", trace.correlation_id))
+
+    def _answer(self, request: Request, endpoint: EndpointName, trace: Trace) -> Response:
+        state = self.state
+        match endpoint:
+            case "discovery":
+                return metadata.discovery(state)
+            case "jwks":
+                return metadata.jwks(state)
+            case "resource":
+                return tokens.look_at_access_token(state, request.headers.get("authorization", ""), trace)
+            case "authorize":
+                return browser.authorize(state, query_params(request), trace)
+            case "login":
+                return browser.login(state, body_params(request, takes_json=False), trace)
+            case "token" | "revoke" | "initiate" | "challenge":
+                params = body_params(request, takes_json=not state.rules.is_native)
+                return _FORMS[endpoint](state, params, trace)
+
+
+_FORMS: dict[EndpointName, Callable[[State, Params, Trace], Response]] = {
+    "token": grants.token,
+    "revoke": grants.revoke,
+    "initiate": grants.initiate,
+    "challenge": grants.challenge,
+}
+
+
+def _peek(state: State, request: Request) -> tuple[str, str]:
+    """Return grant type and client, for events and faults; only words that are known, never what somebody mistyped."""
+    try:
+        params = body_params(request, takes_json=not state.rules.is_native)
+    except Refusal:
+        return "", ""
+    grant_type, client_id = params.get("grant_type"), params.get("client_id")
+    shown = grant_type if grant_type in grants.GRANT_TYPES else "other"
+    return (shown if grant_type else ""), (client_id if client_id in state.clients else "")

@@ -1,0 +1,142 @@
+"""The three profiles as the provider lives them: rotation, leeway, what reuse kills, which paths exist.
+
+Written apart from the client's :mod:`relay.provider.profile` on purpose: if both read one table, a mistake in it would
+pass every test. Sources: Microsoft's documentation of refresh tokens, Auth0's of rotation, RFC 9700 §4.14.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+from relay.sandbox.world import DAY_S, EndpointName, Policy, ProfileName
+
+DOCUMENTED_TENANT_ID = "aaaabbbb-0000-cccc-1111-dddd2222eeee"  # as in Microsoft's documentation examples
+OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One profile.
+
+    ``invalidates_on_use``: a refresh token is spent by its use (rotation with reuse detection). ``has_revocation``:
+    RFC 7009 exists. ``always_full_answer``: refresh answers always hold refresh token, id_token and client_info.
+    """
+
+    name: ProfileName
+    invalidates_on_use: bool
+    reuse_kills_access_tokens: bool
+    has_revocation: bool
+    has_password_grant: bool
+    is_native: bool
+    policy: Policy
+
+
+RULES: dict[ProfileName, Rules] = {
+    "entra": Rules(
+        name="entra",
+        invalidates_on_use=False,
+        reuse_kills_access_tokens=False,
+        has_revocation=False,
+        has_password_grant=False,
+        is_native=True,
+        # 90 days, sliding; 24 hours after a sign-in by e-mail code, which the sandbox counts from the sign-in
+        policy=Policy(refresh_idle_lifetime_s=90 * DAY_S, otp_refresh_lifetime_s=DAY_S),
+    ),
+    "auth0": Rules(
+        name="auth0",
+        invalidates_on_use=True,
+        reuse_kills_access_tokens=False,
+        has_revocation=True,
+        has_password_grant=True,
+        is_native=False,
+        policy=Policy(
+            leeway_s=30.0, refresh_idle_lifetime_s=30 * DAY_S, refresh_absolute_lifetime_s=30 * DAY_S
+        ),  # Auth0's defaults under rotation, but for the leeway, which is 0 until somebody sets it
+    ),
+    "strict": Rules(
+        name="strict",
+        invalidates_on_use=True,
+        reuse_kills_access_tokens=True,
+        has_revocation=True,
+        has_password_grant=False,
+        is_native=False,
+        policy=Policy(),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything is: ``base_url`` has no slash at its end, ``tenant`` matters to ``entra`` only."""
+
+    profile: ProfileName
+    base_url: str
+    tenant: str
+
+    @property
+    def tenant_id(self) -> str:
+        """The tenant's GUID."""
+        if self.tenant == "contoso":
+            return DOCUMENTED_TENANT_ID
+        return guid_of("tenant", self.tenant)
+
+    @property
+    def authority(self) -> str:
+        """What the paths of the endpoints begin with."""
+        return f"{self.base_url}/{self.tenant}.onmicrosoft.com" if self.profile == "entra" else self.base_url
+
+    @property
+    def issuer(self) -> str:
+        """``iss`` of every token. As at the real services: entra names the tenant by GUID, auth0 ends with a slash."""
+        match self.profile:
+            case "entra":
+                return f"{self.base_url}/{self.tenant_id}/v2.0"
+            case "auth0":
+                return f"{self.base_url}/"
+            case "strict":
+                return self.base_url
+
+    def url(self, endpoint: EndpointName) -> str:
+        """Return the endpoint's address as discovery tells it."""
+        return self.authority + next(path for path, name in self._paths() if name == endpoint)
+
+    def endpoint(self, path: str) -> EndpointName | None:
+        """Return what stands at this decoded path, or None."""
+        if path == "/sandbox/resource":
+            return "resource"
+        if self.profile == "entra":
+            prefix, tail = path[1:].partition("/")[::2]
+            if prefix.lower() not in {self.tenant, f"{self.tenant}.onmicrosoft.com", self.tenant_id}:
+                return None
+            path = f"/{tail}"
+        return next((name for known, name in self._paths() if known == path), None)
+
+    def _paths(self) -> tuple[tuple[str, EndpointName], ...]:
+        return _ENTRA_PATHS if self.profile == "entra" else _OTHER_PATHS
+
+
+_ENTRA_PATHS: tuple[tuple[str, EndpointName], ...] = (
+    ("/oauth2/v2.0/initiate", "initiate"),
+    ("/oauth2/v2.0/challenge", "challenge"),
+    ("/oauth2/v2.0/token", "token"),
+    ("/oauth2/v2.0/authorize", "authorize"),
+    ("/login", "login"),
+    ("/v2.0/.well-known/openid-configuration", "discovery"),
+    ("/discovery/v2.0/keys", "jwks"),
+)
+_OTHER_PATHS: tuple[tuple[str, EndpointName], ...] = (
+    ("/authorize", "authorize"),
+    ("/login", "login"),
+    ("/oauth/token", "token"),
+    ("/oauth/revoke", "revoke"),
+    ("/.well-known/openid-configuration", "discovery"),
+    ("/.well-known/oauth-authorization-server", "discovery"),  # RFC 8414 §3
+    ("/.well-known/jwks.json", "jwks"),
+)
+
+
+def guid_of(*parts: str) -> str:
+    """Return a GUID that is always the same for these words."""
+    digest = sha256("\x1f".join(parts).encode()).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"

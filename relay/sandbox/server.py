@@ -1,0 +1,250 @@
+"""The sandbox provider over real HTTP: sockets, waiting and cutting connections around the pure core.
+
+Invariants. A request whose client has gone before its commit commits nothing: the handler is cancelled by aiohttp
+when the connection ends, and the commit itself never awaits. What was committed but could not be answered is noted
+as ``answer_lost``. Plain HTTP on the loopback interface only; anywhere else TLS is demanded. The control interface
+answers loopback peers only, and no web page of a foreign origin.
+
+Limits: a client that has vanished without a word (no FIN, no RST) is not noticed before the kernel does. Request
+lines, headers and bodies are bounded by aiohttp's and our own limits; there is no access log, since its lines would
+hold codes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from relay.errors import ConfigError
+from relay.sandbox.control import PREFIX, control
+from relay.sandbox.faults import Admission, Wait
+from relay.sandbox.provider import Provider
+from relay.sandbox.rules import Places
+from relay.sandbox.signing import RsaSigner, Signer
+from relay.sandbox.values import BODY_BYTES_MAX, JsonValue, Request, Response, json_response
+from relay.sandbox.world import ProfileName, World
+
+BODY_TIMEOUT_S = 10.0  # for a whole body to arrive
+STOP_TIMEOUT_S = 0.5  # for open requests at the end; a test or a demo should not wait for its sandbox
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether this host name or address can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """Return the TLS settings, or None for plain HTTP.
+
+    Raises:
+        ConfigError: one of the two is missing, or they cannot be read or do not fit.
+    """
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise ConfigError("a TLS certificate and its key go together", hint="give both --tls-cert and --tls-key")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(f"cannot use the TLS certificate {cert} with the key {key}: {exc}") from exc
+    return context
+
+
+class SandboxServer:
+    """The provider on a port, for as long as the ``async with`` lasts."""
+
+    def __init__(
+        self,
+        world: World,
+        profile: ProfileName,
+        *,
+        rng: Random,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+        signer: Signer | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare; nothing is bound yet.
+
+        Raises:
+            ConfigError: plain HTTP was asked for on a host that is not loopback.
+        """
+        if tls is None and not is_loopback(host):
+            raise ConfigError(
+                f"plain HTTP is for the loopback interface only, not for {host}",
+                hint="use 127.0.0.1, or give a certificate with --tls-cert and --tls-key",
+            )
+        self._world, self._profile, self._rng = world, profile, rng
+        self._host, self._port, self._tls = host, port, tls
+        self._signer = signer
+        self._wall = wall
+        self._runner: web.AppRunner | None = None
+        self._provider: Provider | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def provider(self) -> Provider:
+        """The core, once started."""
+        assert self._provider is not None, "start the server first"
+        return self._provider
+
+    @property
+    def base_url(self) -> str:
+        """Scheme, host and port, without a slash at the end, once started."""
+        return self.provider.state.places.base_url
+
+    async def start(self) -> str:
+        """Bind, accept requests and return :attr:`base_url`.
+
+        Raises:
+            ConfigError: the address cannot be bound.
+        """
+        try:
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            sock = socket.create_server((self._host, self._port), family=family)
+        except OSError as exc:
+            raise ConfigError(f"cannot listen on {self._host}:{self._port}: {exc.strerror}") from exc
+        port = sock.getsockname()[1]
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        base_url = f"{'http' if self._tls is None else 'https'}://{shown}:{port}"
+        places = Places(self._profile, base_url, self._world.tenant)
+        signer = RsaSigner() if self._signer is None else self._signer
+        self._provider = Provider(self._world, places, self._rng, signer, now=self._wall())
+        app = web.Application(client_max_size=BODY_BYTES_MAX)
+        app.router.add_route("*", "/{tail:.*}", self._handle)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=STOP_TIMEOUT_S)
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock, ssl_context=self._tls).start()
+        return base_url
+
+    async def stop(self) -> None:
+        """Close the port and cut what is still open; requests that were held before their commit commit nothing."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def __aenter__(self) -> SandboxServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def tell(self) -> None:
+        """Wake whoever waits for a change; for callers that change :attr:`provider` themselves."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return _to_aiohttp(_problem("the body did not arrive in time", 408))
+        except web.HTTPRequestEntityTooLarge:
+            return _to_aiohttp(_problem(f"the body is longer than {BODY_BYTES_MAX} bytes", 413))
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        value = Request(request.method, request.raw_path, body, headers)
+        if value.path.startswith(PREFIX) and value.path != f"{PREFIX}resource":
+            return _to_aiohttp(await self._control(request, value))
+        return await self._provide(request, value)
+
+    async def _control(self, request: web.Request, value: Request) -> Response:
+        origin = value.headers.get("origin")
+        host = urlsplit(f"//{request.host}").hostname or ""
+        if not is_loopback(request.remote or "") or host not in LOOPBACK_NAMES | {self._host}:
+            return _problem("the control interface is for this machine only", 403)
+        if origin is not None and origin != self.base_url:
+            return _problem("the control interface is not for web pages", 403)
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        while True:
+            changed = self._changed
+            answer = control(self.provider, value, self._wall())
+            if value.method != "GET":
+                self.tell()
+            if not answer.is_empty or answer.wait_s == 0:
+                return answer.response
+            try:
+                async with asyncio.timeout_at(began_at + answer.wait_s):
+                    await changed.wait()
+            except TimeoutError:
+                return answer.response
+
+    async def _provide(self, request: web.Request, value: Request) -> web.StreamResponse:
+        provider = self.provider
+        admission = provider.admit(value, self._wall())
+        self.tell()
+        was_committed = False
+        try:
+            if admission.wait_before is not None:
+                await self._wait(admission.wait_before, admission)
+            if admission.cut == "before" or _is_gone(request):
+                raise ConnectionResetError
+            answer = provider.commit(value, admission, self._wall())
+            was_committed = True
+            self.tell()
+            if admission.wait_after is not None:
+                await self._wait(admission.wait_after, admission)
+            if admission.cut == "after" or _is_gone(request):
+                raise ConnectionResetError
+            response = _to_aiohttp(answer.response)
+            await response.prepare(request)
+            await response.write_eof()
+            return response
+        except (asyncio.CancelledError, ConnectionError) as exc:
+            provider.lost(admission, self._wall(), was_committed=was_committed)
+            self.tell()
+            if isinstance(exc, asyncio.CancelledError):
+                raise
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()  # goes nowhere: the connection is cut
+
+    async def _wait(self, wait: Wait, admission: Admission) -> None:
+        try:
+            async with asyncio.timeout(wait.seconds):
+                while not (wait.can_be_released and self.provider.faults.release_count > admission.release_count):
+                    await self._changed.wait()
+        except TimeoutError:
+            return
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _problem(detail: str, status: int) -> Response:
+    body: dict[str, JsonValue] = {"error": "invalid_request", "detail": detail}
+    return json_response(body, status)
+
+
+def _to_aiohttp(response: Response) -> web.Response:
+    answer = web.Response(status=response.status, body=response.body)
+    if response.body:
+        answer.headers["Content-Type"] = response.content_type
+    for name, value in response.headers:
+        answer.headers[name] = value
+    return answer

@@ -1,0 +1,236 @@
+"""Everything the provider remembers, in memory, and the few ways it is changed.
+
+Codes and tokens are kept only as SHA-256 digests, so neither a dump of the state nor an event can show one; the
+exceptions are a user's password and the last code in a mailbox, which are Secret values. Each table has a limit; the
+oldest entry goes first, so a long demo grows old tokens out instead of growing for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from random import Random
+from typing import Literal, TypeVar
+
+from relay.sandbox.leaks import MARK
+from relay.sandbox.rules import RULES, Places, Rules, guid_of
+from relay.sandbox.signing import Signer
+from relay.sandbox.values import JsonValue
+from relay.sandbox.world import ClientModel, Policy, UserModel, World
+from relay.secret import Code, Password
+
+TABLE_MAX = 100_000  # tokens, flows, families: some 50 MB at worst
+EVENTS_MAX = 10_000
+Method = Literal["password", "oob"]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class User:
+    """A person. ``revoked_at_seq`` is the event number of the last revocation of all their tokens."""
+
+    username: str
+    password: Password | None
+    name: str
+    revoked_at_seq: int = -1
+    wrong_passwords: int = 0
+    locked_until: float = 0.0
+
+    @property
+    def method(self) -> Method:
+        """How this account signs in: the account decides, not the client."""
+        return "password" if self.password is not None else "oob"
+
+    @property
+    def kind(self) -> str:
+        """The method as a person reads it."""
+        return "password" if self.password is not None else "email_code"
+
+    @property
+    def oid(self) -> str:
+        """The account's GUID."""
+        return guid_of("user", self.username)
+
+
+@dataclass(slots=True)
+class Family:
+    """One sign-in and every token that stems from it. Times are Unix seconds of the provider's clock."""
+
+    family_id: str
+    client_id: str
+    username: str
+    scope: tuple[str, ...]
+    audience: str
+    method: str
+    born_at_seq: int
+    expires_at: float | None
+    generation: int = 0  # of the newest refresh token; 0 before the first
+    newest: str = ""  # digest of the newest refresh token
+    is_dead: bool = False
+    access_tokens_dead: bool = False
+
+
+@dataclass(slots=True)
+class RefreshEntry:
+    """One refresh token; ``superseded_at`` is when its successor was issued."""
+
+    family_id: str
+    generation: int
+    idle_expires_at: float | None
+    superseded_at: float | None = None
+
+
+@dataclass(slots=True)
+class AccessEntry:
+    """One access token."""
+
+    family_id: str
+    scope: str
+    expires_at: int
+    is_dead: bool = False
+
+
+@dataclass(slots=True)
+class SentCode:
+    """A one-time code that was sent, and how many wrong tries it still bears."""
+
+    code: Code
+    expires_at: float
+    tries_left: int
+
+
+@dataclass(slots=True)
+class Flow:
+    """A native sign-in under way, found by its present continuation token."""
+
+    client_id: str
+    username: str
+    challenge_types: tuple[str, ...]
+    expires_at: float
+    method: Method | None = None  # None until challenged
+    sent: SentCode | None = None
+    challenges: int = 0
+
+
+@dataclass(slots=True)
+class Authorization:
+    """A browser's authorization request (RFC 6749 §4.1.1), waiting for its person, then for its code to be redeemed."""
+
+    client_id: str
+    redirect_uri: str
+    scope: tuple[str, ...]
+    audience: str
+    state: str
+    nonce: str
+    code_challenge: str
+    expires_at: float
+    username: str = ""
+    sent: SentCode | None = None
+    tries: int = 0
+    family_id: str = ""  # once redeemed
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, without any secret. ``at`` is the provider's time."""
+
+    event_id: int
+    at: float
+    kind: str
+    fields: tuple[tuple[str, str | int], ...]
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Return the event as a flat object."""
+        return {"id": self.event_id, "at": self.at, "kind": self.kind, **dict(self.fields)}
+
+
+@dataclass(slots=True)
+class State:
+    """The provider's memory."""
+
+    places: Places
+    rules: Rules
+    policy: Policy
+    rng: Random
+    signer: Signer
+    users: dict[str, User] = field(default_factory=dict)
+    clients: dict[str, ClientModel] = field(default_factory=dict)
+    families: dict[str, Family] = field(default_factory=dict)
+    refresh_tokens: dict[str, RefreshEntry] = field(default_factory=dict)
+    access_tokens: dict[str, AccessEntry] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict)
+    logins: dict[str, Authorization] = field(default_factory=dict)
+    codes: dict[str, Authorization] = field(default_factory=dict)
+    mailboxes: dict[str, SentCode] = field(default_factory=dict)
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
+    next_event_id: int = 1
+    clock_offset_s: float = 0.0
+
+    @classmethod
+    def from_world(cls, world: World, places: Places, rng: Random, signer: Signer) -> State:
+        """Return the state at the start; a policy key that the world leaves out is the profile's."""
+        rules = RULES[places.profile]
+        policy = rules.policy.model_copy(update=world.policy.model_dump(exclude_unset=True))
+        state = cls(places=places, rules=rules, policy=policy, rng=rng, signer=signer)
+        for user in world.users:
+            state.put_user(user)
+        for client in world.clients:
+            state.clients[client.client_id] = client
+        return state
+
+    def put_user(self, user: UserModel) -> None:
+        """Add a person, or replace the one of that name; tokens that are out stay as they are."""
+        username = user.username.lower()
+        fresh = User(username, user.password, user.name or username.partition("@")[0])
+        if username in self.users:
+            fresh.revoked_at_seq = self.users[username].revoked_at_seq  # what was revoked does not come back
+        self.users[username] = fresh
+
+    def note(self, kind: str, now: float, **fields: str | int) -> int:
+        """Record an event and return its number. Empty texts are left out."""
+        event_id = self.next_event_id
+        self.next_event_id += 1
+        kept = tuple((name, value) for name, value in fields.items() if value != "")
+        self.events.append(Event(event_id, now, kind, kept))
+        return event_id
+
+    def events_after(self, event_id: int) -> Iterator[Event]:
+        """Yield what was recorded later than this event, in order."""
+        return (event for event in self.events if event.event_id > event_id)
+
+    def guid(self) -> str:
+        """Return a fresh GUID."""
+        raw = self.rng.randbytes(16).hex()
+        return f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
+
+    def token(self, kind: str) -> str:
+        """Return a fresh opaque value of 256 bits: ``rt`` refresh token, ``ct`` continuation token, ``ac`` code …"""
+        return f"{kind}.{MARK}.{self.rng.randbytes(32).hex()}"
+
+    def send_code(self, username: str, now: float) -> SentCode:
+        """Put a fresh code into the person's mailbox, in place of the one before."""
+        digits = "".join(str(self.rng.randrange(10)) for _ in range(self.policy.code_length))
+        sent = SentCode(Code(digits), now + self.policy.code_lifetime_s, self.policy.code_tries_max)
+        remember(self.mailboxes, username, sent)
+        return sent
+
+    def take_code(self, username: str, sent: SentCode) -> None:
+        """Take a code that was used, or used up, out of the mailbox, unless a newer one is in it."""
+        if self.mailboxes.get(username) is sent:
+            del self.mailboxes[username]
+
+
+def digest(value: str) -> str:
+    """Return the name under which a code or token is kept."""
+    return sha256(value.encode()).hexdigest()
+
+
+def remember(table: dict[K, V], key: K, value: V) -> None:
+    """Store at the end of the table, and drop its oldest entries beyond the limit."""
+    table.pop(key, None)
+    table[key] = value
+    while len(table) > TABLE_MAX:
+        del table[next(iter(table))]

@@ -1,0 +1,84 @@
+"""The body of a successful token answer, and the claims inside its JWTs. RFC 6749 §5.1, OpenID Connect Core §2."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+from relay.sandbox.leaks import MARK
+from relay.sandbox.refusals import Trace
+from relay.sandbox.rules import guid_of
+from relay.sandbox.state import AccessEntry, Family, State, User, digest, remember
+from relay.sandbox.values import JsonValue, Response, json_response
+
+
+def token_answer(
+    state: State,
+    family: Family,
+    user: User,
+    trace: Trace,
+    scope: tuple[str, ...],
+    *,
+    refresh_token: str,
+    nonce: str = "",
+    is_refresh: bool = False,
+) -> Response:
+    """Issue an access token (and id_token) of the family and wrap it up with ``refresh_token``, if there is one."""
+    is_entra = state.places.profile == "entra"
+    issued_at = int(trace.now)
+    lifetime_s = int(state.policy.access_token_lifetime_s)
+    # The real service leaves offline_access out of the answer's scope.
+    shown = " ".join(word for word in scope if not (is_entra and word == "offline_access"))
+    common: dict[str, JsonValue] = {
+        "iss": state.places.issuer,
+        "sub": subject(state, user.username, family.client_id),
+        "iat": issued_at,
+        "exp": issued_at + lifetime_s,
+    }
+    if is_entra:
+        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.places.tenant_id, "ver": "2.0"}
+    access: dict[str, JsonValue] = {
+        **common,
+        "aud": family.audience or f"{state.places.base_url}/sandbox/resource",
+        "azp": family.client_id,
+        "jti": f"{MARK}-{state.rng.randbytes(16).hex()}",
+    }
+    access |= {"scp": shown, "azpacr": "0"} if is_entra else {"scope": shown}
+    access_token = state.signer.sign(access)
+    entry = AccessEntry(family.family_id, shown, issued_at + lifetime_s)
+    remember(state.access_tokens, digest(access_token), entry)
+
+    body: dict[str, JsonValue] = {
+        "token_type": "Bearer",
+        "scope": shown,
+        "expires_in": lifetime_s,
+        "access_token": access_token,
+    }
+    if is_entra:
+        body["ext_expires_in"] = lifetime_s
+        info = json.dumps({"uid": user.oid, "utid": state.places.tenant_id}).encode()
+        body["client_info"] = base64.urlsafe_b64encode(info).rstrip(b"=").decode()
+    if refresh_token:
+        body["refresh_token"] = refresh_token
+    if "openid" in scope or (is_entra and is_refresh):
+        body["id_token"] = _id_token(state, family, user, common, nonce)
+    return json_response(body)
+
+
+def _id_token(state: State, family: Family, user: User, common: dict[str, JsonValue], nonce: str) -> str:
+    claims = {**common, "aud": family.client_id, "jti": f"{MARK}-{state.rng.randbytes(16).hex()}"}
+    claims |= {"name": user.name, "preferred_username": user.username, "email": user.username}
+    if nonce:
+        claims["nonce"] = nonce  # OpenID Connect Core §3.1.2.1
+    return state.signer.sign(claims)
+
+
+def subject(state: State, username: str, client_id: str) -> str:
+    """Return ``sub``: pairwise under entra (another one for each client), else the same for all clients."""
+    match state.places.profile:
+        case "entra":
+            return guid_of("sub", username, client_id).replace("-", "")
+        case "auth0":
+            return f"auth0|{guid_of('user', username).replace('-', '')[:24]}"
+        case "strict":
+            return guid_of("user", username)

@@ -1,0 +1,191 @@
+"""Helpers of these tests: the command line in this process or its own, and an agent whose answers a test writes.
+
+The agent is the real control server and the real token API over real sockets, in a thread; only what stands behind
+them is a script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from device.clock import SystemClock
+from device.commands.parsing import Context
+from device.control import JSON, ControlServer, Exchange, Handler
+from device.policy import Policy
+from device.token_api import TokenApi
+from device.token_source import TokenGranted, TokenQuery, TokenRefused
+
+START_S_MAX = 10.0
+Answer = TokenGranted | TokenRefused
+
+
+class Terminal(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    encoding = "utf-8"  # type: ignore[assignment]  # StringIO has none; a terminal has one
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Pipe(io.StringIO):
+    """A text stream that is none."""
+
+    encoding = "utf-8"  # type: ignore[assignment]  # as above
+
+
+@dataclass
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        return self.out.rstrip("\n").rpartition("\n")[2]
+
+
+@dataclass
+class Shell:
+    """Runs ``token-relay`` in this process, with streams and environment of its own."""
+
+    monkeypatch: pytest.MonkeyPatch
+    env: dict[str, str]
+
+    def __call__(self, *arguments: str, stdin: str | io.StringIO = "", tty: bool = False) -> Ran:
+        from device import cli
+
+        out, err = (Terminal(), Terminal()) if tty else (Pipe(), Pipe())
+        source = stdin if isinstance(stdin, io.StringIO) else Pipe(stdin)
+        with self.monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", source)
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            patch.setattr(os, "environ", {**self.env})
+            code = cli.main(list(arguments))
+        return Ran(code, out.getvalue(), err.getvalue())
+
+
+def context(stdin: str | io.StringIO = "", *, env: Mapping[str, str] | None = None, as_json: bool = False) -> Context:
+    """Return a context over pipes."""
+    source = stdin if isinstance(stdin, io.StringIO) else Pipe(stdin)
+    return Context(env or {}, source, Pipe(), Pipe(), as_json=as_json)
+
+
+def run_process(
+    *arguments: str, env: Mapping[str, str], cwd: Path, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run ``token-relay`` as a process of its own, as a person's shell does."""
+    code = "import sys; from device.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={"PATH": os.environ["PATH"], "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path), **env},
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+
+
+# -- An agent ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Agent:
+    """An agent that answers what the test wrote, and remembers what it was asked."""
+
+    directory: Path
+    handlers: dict[str, Handler] = field(default_factory=dict)
+    token: Answer | None = None
+    calls: list[tuple[str, dict[str, JSON]]] = field(default_factory=list)
+    answers: list[str | None] = field(default_factory=list)
+    queries: list[TokenQuery] = field(default_factory=list)
+
+    def replies(self, command: str, result: dict[str, JSON]) -> None:
+        """Let ``command`` succeed at once."""
+
+        async def handle(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+            self.calls.append((command, args))
+            return result
+
+        self.handlers[command] = handle
+
+    def asks(self, command: str, kind: str, text: str, result: dict[str, JSON], **extra: JSON) -> None:
+        """Let ``command`` ask one question and then succeed."""
+
+        async def handle(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+            self.calls.append((command, args))
+            self.answers.append(await exchange.ask(kind, text, **extra))  # type: ignore[arg-type]  # any kind
+            return result
+
+        self.handlers[command] = handle
+
+    def raises(self, command: str, error: Exception) -> None:
+        """Let ``command`` fail."""
+
+        async def handle(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+            self.calls.append((command, args))
+            raise error
+
+        self.handlers[command] = handle
+
+    async def get_token(self, query: TokenQuery) -> Answer:
+        self.queries.append(query)
+        assert self.token is not None
+        return self.token
+
+    @contextmanager
+    def running(self) -> Iterator[Agent]:
+        """Serve both sockets until the block ends."""
+        started, failures = threading.Event(), []
+        stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+        async def serve() -> None:
+            control = ControlServer(self.handlers, owner_uid=os.geteuid())
+            tokens = TokenApi(self, Policy(os.geteuid()), clock=SystemClock())
+            await control.start(self.directory / "control.sock")
+            await tokens.start(self.directory / "token.sock")
+            ended = asyncio.Event()
+            stop.append((asyncio.get_running_loop(), ended))
+            started.set()
+            try:
+                await ended.wait()
+            finally:
+                await tokens.stop()
+                await control.stop()
+
+        def work() -> None:
+            try:
+                asyncio.run(serve())
+            except BaseException as exc:
+                failures.append(exc)
+                started.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            assert started.wait(START_S_MAX)
+            if not failures:
+                yield self
+        finally:
+            for loop, ended in stop:
+                loop.call_soon_threadsafe(ended.set)
+            thread.join()
+        if failures:
+            raise failures[0]

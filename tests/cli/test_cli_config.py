@@ -1,0 +1,353 @@
+"""Promises of the configuration: what is refused, where the fault is shown, and that the template tells all."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device.commands.template import template
+from device.config import (
+    CONFIG_BYTES_MAX,
+    MODELS,
+    CompanionConfig,
+    PhoneConfig,
+    check_config,
+    is_loopback,
+    load_config,
+    read_secret_file,
+    settings,
+)
+from relay.errors import ConfigError
+from relay.provider.profile import AUTH0, ENTRA, STRICT
+
+BASE = Path("/home/someone")
+PHONE = """\
+name = "pocket"
+[broker]
+url = "mqtts://broker.example"
+[provider]
+url = "https://contoso.ciamlogin.com"
+client_id = "app"
+"""
+COMPANION = """\
+name = "kitchen"
+[broker]
+url = "mqtt://127.0.0.1:1884"
+"""
+
+
+def phone(text: str) -> PhoneConfig:
+    config = check_config(PhoneConfig, text, BASE)
+    assert isinstance(config, PhoneConfig), config
+    return config
+
+
+def problems(model: type[PhoneConfig] | type[CompanionConfig], text: str) -> list[str]:
+    result = check_config(model, text, BASE)
+    assert isinstance(result, tuple), "the configuration was accepted"
+    return [problem.in_file("config.toml") for problem in result]
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = phone(PHONE)
+    assert (config.broker.host, config.broker.port, config.broker.use_tls) == ("broker.example", 8883, True)
+    assert config.broker.protocol == "5"
+    assert config.provider.scope == "openid profile offline_access"
+    assert config.provider.resolved_profile is ENTRA
+    assert config.allow_refresh_token_access is False
+    assert (config.handoff.lease_days, config.handoff.strategy) == (90, None)
+    assert (config.vault.key_file, config.vault.passphrase_file, config.vault.credential) == (None, None, None)
+    assert config.token_api.policy_file is None
+    assert config.warnings() == ()
+
+
+def test_relative_paths_start_at_the_file_and_absolute_ones_stay() -> None:
+    text = PHONE.replace('example"', 'example"\ncert = "device.pem"\nkey = "/etc/device.key"\nca = "sub/ca.pem"')
+    broker = phone(text).broker
+    assert broker.cert == BASE / "device.pem"
+    assert broker.key == Path("/etc/device.key")
+    assert broker.ca == BASE / "sub/ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "use_tls"),
+    [
+        ("mqtts://broker.example:18883", "broker.example", 18883, True),
+        ("mqtts://[2001:db8::1]", "2001:db8::1", 8883, True),
+        ("mqtt://localhost", "localhost", 1883, False),
+        ("mqtt://10.0.0.7:1883/", "10.0.0.7", 1883, False),
+    ],
+)
+def test_broker_url_gives_host_port_and_tls(url: str, host: str, port: int, use_tls: bool) -> None:
+    broker = phone(PHONE.replace("mqtts://broker.example", url)).broker
+    assert (broker.host, broker.port, broker.use_tls) == (host, port, use_tls)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://broker.example", "must begin with mqtts:// or mqtt://"),
+        ("broker.example:8883", "no usable host or port"),
+        ("mqtts://", "no usable host or port"),
+        ("mqtts://broker.example:0", "no usable host or port"),
+        ("mqtts://broker.example:99999", "not a valid URL"),
+        ("mqtts://broker.example:port", "not a valid URL"),
+        ("mqtts://[::1", "not a valid URL"),
+        ("mqtts://user:pw@broker.example", "must not carry a user name or password"),
+        ("mqtts://broker.example/topic", "must end after host and port"),
+        ("mqtts://broker.example?x", "must end after host and port"),
+        ("mqtts://bro ker", "without spaces"),
+        ("mqtts://brökér", "printable ASCII"),
+    ],
+)
+def test_broker_url_that_cannot_be_used_is_refused_with_the_reason(url: str, reason: str) -> None:
+    (problem,) = problems(PhoneConfig, PHONE.replace("mqtts://broker.example", url))
+    assert problem.startswith("config.toml:3: broker.url: ")
+    assert reason in problem
+    assert "pw" not in problem
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8400", "localhost:8400", "[::1]:8400", "127.8.9.1"])
+def test_plain_http_is_allowed_to_this_machine(host: str) -> None:
+    assert phone(PHONE.replace("https://contoso.ciamlogin.com", f"http://{host}")).provider.resolved_profile is STRICT
+
+
+@pytest.mark.parametrize("host", ["idp.example", "10.0.0.1", "127.0.0.1.example", "localhost.example", "[::2]"])
+def test_plain_http_elsewhere_is_refused_with_the_reason(host: str) -> None:
+    (problem,) = problems(PhoneConfig, PHONE.replace("https://contoso.ciamlogin.com", f"http://{host}"))
+    assert "provider.url: plain http is refused except to this machine" in problem
+
+
+def test_plain_mqtt_elsewhere_is_allowed_with_a_warning_but_never_with_a_password() -> None:
+    plain = PHONE.replace("mqtts://", "mqtt://")
+    assert ["without TLS" in warning for warning in phone(plain).warnings()] == [True]
+    with_password = plain.replace('example"\n[', 'example"\nusername = "u"\npassword_file = "pw"\n[')
+    (problem,) = problems(PhoneConfig, with_password)
+    assert "broker: a password is not sent over mqtt:// to another machine" in problem
+    assert phone(with_password.replace("mqtt://broker.example", "mqtt://127.0.0.1")).broker.username == "u"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ('cert = "a"', "cert and key belong together"),
+        ('key = "a"', "cert and key belong together"),
+        ('password_file = "a"', "password_file needs username"),
+        ('protocol = "4"', "'5' or '3.1.1'"),
+        ("protocol = 5", "'5' or '3.1.1'"),
+        ('ca = "~/ca.pem"', "must not begin with ~"),
+        ("ca = 7", "must be the path of a file"),
+        ('ca = ""', "must be the path of a file"),
+        ('username = " u"', "without spaces at its ends"),
+        ('user = "u"', "no such setting (did you mean broker.username?)"),
+    ],
+)
+def test_broker_settings_that_do_not_fit_are_refused(lines: str, reason: str) -> None:
+    (problem,) = problems(PhoneConfig, PHONE.replace('example"\n[', f'example"\n{lines}\n['))
+    assert reason in problem
+
+
+def test_certificates_without_tls_are_refused() -> None:
+    (problem,) = problems(CompanionConfig, COMPANION + 'ca = "ca.pem"\n')
+    assert "ca, cert and key need a url with mqtts://" in problem
+
+
+@pytest.mark.parametrize(
+    ("scope", "reason"),
+    [
+        ("openid profile", "must contain offline_access: without it the provider gives no refresh token"),
+        ("openid offline_accessX", "must contain offline_access"),
+        ("openid  offline_access", "separated by one space"),
+        ('a\\"b offline_access', "printable ASCII"),
+        ("", "separated by one space"),
+    ],
+)
+def test_scope_that_yields_no_refresh_token_is_refused_with_the_reason(scope: str, reason: str) -> None:
+    (problem,) = problems(PhoneConfig, PHONE + f'scope = "{scope}"\n')
+    assert "provider.scope: " in problem
+    assert reason in problem
+
+
+def test_unsafe_strategy_is_refused_with_the_reason() -> None:
+    text = PHONE + 'profile = "auth0"\n[handoff]\nstrategy = "branch"\n'
+    (problem,) = problems(PhoneConfig, text)
+    assert "branch is not safe with profile auth0, which allows mint, move" in problem
+    assert phone(text.replace("auth0", "entra")).handoff.strategy == "branch"
+
+
+def test_unknown_provider_counts_as_strict_and_never_allows_branch() -> None:
+    text = PHONE.replace("contoso.ciamlogin.com", "idp.example") + '[handoff]\nstrategy = "branch"\n'
+    (problem,) = problems(PhoneConfig, text)
+    assert "profile strict" in problem
+    assert phone(PHONE.replace("contoso.ciamlogin.com", "x.eu.auth0.com")).provider.resolved_profile is AUTH0
+
+
+@pytest.mark.parametrize("days", ["-1", "366", "true", "1.5", '"90"'])
+def test_lease_outside_zero_to_a_year_is_refused(days: str) -> None:
+    (problem,) = problems(PhoneConfig, PHONE + f"[handoff]\nlease_days = {days}\n")
+    assert problem.startswith("config.toml:8: handoff.lease_days: ")
+
+
+def test_at_most_one_source_of_the_vault_key() -> None:
+    (problem,) = problems(CompanionConfig, COMPANION + '[vault]\nkey_file = "a"\ncredential = "b"\n')
+    assert problem == "config.toml:4: vault: set only one of key_file, passphrase_file and credential"
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a\\nb", " a", "a\\u202eb", "a\\u007f"])
+def test_device_name_is_printable_and_short(name: str) -> None:
+    (problem,) = problems(CompanionConfig, COMPANION.replace("kitchen", name))
+    assert problem.startswith("config.toml:1: name: ")
+
+
+def test_companion_has_no_provider_settings() -> None:
+    (problem,) = problems(CompanionConfig, COMPANION + '[provider]\nurl = "https://idp.example"\n')
+    assert problem == "config.toml:4: provider: no such setting"
+
+
+def test_broken_toml_names_the_line() -> None:
+    (problem,) = problems(CompanionConfig, 'name = "kitchen"\n\n[broker\n')
+    assert problem.startswith("config.toml:3: not TOML: ")
+
+
+def test_every_fault_is_reported_at_once_with_its_place() -> None:
+    found = problems(PhoneConfig, 'nam = "x"\n[broker]\nurl = "http://b"\nprotocol = "6"\n')
+    assert [line.split(": ")[0] + ":" + line.split(": ")[1] for line in found] == [
+        "config.toml:name",
+        "config.toml:3:broker.url",
+        "config.toml:4:broker.protocol",
+        "config.toml:provider",
+        "config.toml:1:nam",
+    ]
+    assert "no such setting (did you mean name?)" in found[-1]
+
+
+def test_a_misplaced_setting_is_told_where_it_belongs() -> None:
+    (problem,) = problems(PhoneConfig, "lease_days = 3\n" + PHONE)
+    assert problem == "config.toml:1: lease_days: no such setting (did you mean handoff.lease_days?)"
+
+
+@given(st.text(max_size=200))
+def test_no_text_makes_the_check_fail_otherwise_than_by_problems(text: str) -> None:
+    result = check_config(PhoneConfig, text, BASE)
+    assert isinstance(result, tuple)
+    assert result
+
+
+@given(st.sampled_from([key for key, _ in settings(PhoneConfig)]), st.text(max_size=80))
+def test_no_value_of_a_setting_is_quoted_in_its_fault(key: str, value: str) -> None:
+    marked = f"SECRET{value}SECRET"
+    table, _, name = key.rpartition(".")
+    literal = "".join(f"\\U{ord(c):08x}" if not 0xD800 <= ord(c) <= 0xDFFF else "" for c in marked)
+    text = (f"[{table}]\n" if table else "") + f'{name} = "{literal}"\n'
+    result = check_config(PhoneConfig, text, BASE)
+    assert isinstance(result, tuple)  # something required is always missing
+    assert not any("SECRET" in problem.in_file("f") for problem in result)
+
+
+# -- Template ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["phone", "companion"])
+def test_template_explains_every_setting(kind: str) -> None:
+    model = MODELS[kind]  # type: ignore[index]  # parametrised
+    text = template(kind, {})  # type: ignore[arg-type]  # parametrised
+    for key, description in settings(model):
+        assert description.endswith("."), key
+        name = key.rpartition(".")[2]
+        assert re.search(rf"^# {name} =", text, re.MULTILINE), key
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_template_with_its_defaults_uncommented_means_the_same() -> None:
+    values = {
+        "name": "pocket",
+        "broker.url": "mqtts://broker.example",
+        "provider.url": "https://contoso.ciamlogin.com",
+        "provider.client_id": "app",
+    }
+    text = template("phone", values)
+    defaults = re.sub(r"^# (\w+ = .+)$", r"\1", text, flags=re.MULTILINE)
+    assert defaults != text
+    assert phone(text) == phone(PHONE) == phone(defaults)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60))
+def test_template_writes_any_printable_value_as_it_is(value: str) -> None:
+    assert tomllib.loads(template("companion", {"name": value}))["name"] == value
+
+
+# -- Files -------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str | bytes, mode: int = 0o600) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(mode)
+    return path
+
+
+def test_file_is_read_whatever_its_readers(tmp_path: Path) -> None:
+    assert load_config(CompanionConfig, write(tmp_path / "c.toml", COMPANION, 0o644)).name == "kitchen"
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_configuration_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = write(tmp_path / "c.toml", COMPANION, mode)
+    with pytest.raises(ConfigError, match="may be written by other users") as caught:
+        load_config(CompanionConfig, path)
+    assert caught.value.hint == f"chmod go-w {path}"
+
+
+def test_configuration_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "c.toml", COMPANION)
+    if os.geteuid() == 0:
+        os.chown(path, 4242, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)  # the file is the other user's
+    with pytest.raises(ConfigError, match=r"belongs to uid \d+, neither this user nor root"):
+        load_config(CompanionConfig, path)
+
+
+def test_what_is_no_configuration_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="configuration is missing"):
+        load_config(CompanionConfig, tmp_path / "absent")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load_config(CompanionConfig, tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load_config(CompanionConfig, tmp_path / "fifo")
+    with pytest.raises(ConfigError, match=f"larger than {CONFIG_BYTES_MAX} bytes"):
+        load_config(CompanionConfig, write(tmp_path / "big", b"#" * (CONFIG_BYTES_MAX + 1)))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(CompanionConfig, write(tmp_path / "latin", b"# \xe9"))
+
+
+def test_faults_in_a_file_name_file_line_and_key(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.toml", COMPANION.replace("1884", "x"))
+    with pytest.raises(ConfigError) as caught:
+        load_config(CompanionConfig, path)
+    assert str(caught.value) == f"{path}:3: broker.url: is not a valid URL: check host and port"
+
+
+def test_secret_file_gives_its_first_line_only_when_others_cannot_read_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "pw", "hunter two\r\nsecond\n")
+    assert read_secret_file(path, "password").reveal() == "hunter two"
+    with pytest.raises(ConfigError, match="may be read or written by other users"):
+        read_secret_file(write(path, "x", 0o604), "password")
+    with pytest.raises(ConfigError, match="empty or longer"):
+        read_secret_file(write(path, "\nx"), "password")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.1", "::1", "localhost", "LOCALHOST"])
+def test_loopback_is_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "128.0.0.1", "example.com", "localhost.", "::ffff:10.0.0.1"])
+def test_all_else_is_not_loopback(host: str) -> None:
+    assert not is_loopback(host)

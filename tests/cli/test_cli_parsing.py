@@ -1,0 +1,266 @@
+"""The command line is stable: every command parses as promised, and ``--help`` suffices."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+
+import pytest
+from cli_kit import Shell
+
+from device import cli
+from device.commands.parsing import EXIT_CODES, UsageError
+
+PROMISED = """\
+demo
+demo --fast
+demo --step --profile auth0
+demo --profile strict
+sandbox
+sandbox --http-port 8400 --mqtt-port 1884 --profile entra --world F.toml --access-token-lifetime 60 --json
+sandbox --tls-cert F --tls-key F --seed 7
+phone init --provider https://idp --client-id ID --broker mqtts://h:1
+phone init --provider https://idp --client-id ID --broker mqtt://h:1 --profile entra --tenant T \
+ --allow-refresh-token-access --broker-username U --broker-password-file F --ca F --cert F --key F \
+ --name N --force --new-key
+phone run
+phone status
+phone devices
+phone events --limit 5 --after 3
+phone token
+phone sign-out
+phone doctor
+phone sign-in --username U
+phone sign-in --username U --password-file - --otp-file F
+phone sign-in --username U --otp-command 'cat code'
+phone sign-in --browser --no-open
+phone import --refresh-token-file -
+phone pair
+phone pair RTR1:ABC --yes
+phone pair -
+phone handoff DEVICE
+phone handoff DEVICE --strategy mint --scope 'a b' --lease-days 0 --wait 5 --username U --password-file F --otp-file -
+phone handoff DEVICE --browser --no-open
+phone cancel DEVICE
+phone revoke DEVICE --lost --wait 3
+phone unpair DEVICE
+phone forget DEVICE
+companion init --broker mqtts://h:1
+companion init --broker mqtts://h:1 --name N --vault-credential C
+companion init --broker mqtts://h:1 --vault-passphrase-file F
+companion run
+companion status
+companion events
+companion doctor
+companion forget
+companion forget --pairing
+companion pair
+companion pair --no-qr --no-wait
+companion token
+companion token --scope S --account A --audience A --min-valid 60 --force-refresh --inspect
+certs init
+certs init --host broker.example --host 10.0.0.1 --port 8883 --force --dir D
+certs sign device.csr --out device.pem
+certs issue broker.example
+certs renew
+certs revoke NAME
+certs list --json
+"""
+COMMANDS = [(group, name) for group in cli.GROUPS for name in cli.commands_of(group)]
+COMMANDS = [(group, name) for group, name in COMMANDS if group not in ("demo", "sandbox") or group == name]
+
+
+def words_of(group: str, name: str) -> list[str]:
+    return [group] if group == name else [group, name]
+
+
+def parser_of(group: str, name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    cli.commands_of(group)[name].options(parser)
+    return parser
+
+
+@pytest.mark.parametrize("line", PROMISED.splitlines())
+def test_promised_command_line_parses(line: str) -> None:
+    import shlex
+
+    words = shlex.split(line)
+    args = cli.parse(words)
+    module, _, function = args.run.partition(":")
+    assert module.startswith("device.commands.")
+    assert function
+
+
+def test_every_command_is_among_the_promised_ones() -> None:
+    promised = {tuple(line.split()[:2]) for line in PROMISED.splitlines()}
+    for group, name in COMMANDS:
+        assert tuple(words_of(group, name)) in promised or group == name, (group, name)
+
+
+@pytest.mark.parametrize("option", ["--home", "--config", "--socket"])
+def test_agent_options_stand_before_or_after_the_command(option: str) -> None:
+    for words in (["phone", option, "X", "status"], ["phone", "status", option, "X"]):
+        assert getattr(cli.parse(words), option[2:]) == "X"
+
+
+def test_a_value_called_like_a_command_is_still_a_value() -> None:
+    args = cli.parse(["phone", "--home", "companion", "handoff", "status", "--scope", "run"])
+    assert (args.home, args.device, args.scope) == ("companion", "status", "run")
+    assert args.run == "device.commands.talk:handoff"
+
+
+def test_handoff_and_sandbox_have_the_promised_defaults() -> None:
+    assert cli.parse(["phone", "handoff", "d"]).wait == 60
+    args = cli.parse(["sandbox"])
+    assert (args.http_port, args.mqtt_port, args.profile) == (8400, 1884, "entra")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "phone",
+        "nonsense",
+        "phone nonsense",
+        "phone status extra",
+        "phone status --jso",
+        "phone sign-in",
+        "phone sign-in --username U --browser",
+        "phone sign-in --username U --otp-file F --otp-command C",
+        "phone sign-in --username U --password hunter2",
+        "phone handoff",
+        "phone handoff d --lease-days 366",
+        "phone handoff d --lease-days -1",
+        "phone handoff d --wait -1",
+        "phone handoff d --wait nan",
+        "phone handoff d --strategy clone",
+        "phone events --limit 0",
+        "phone import",
+        "phone init --provider https://idp --broker mqtts://h",
+        "companion init",
+        "companion token --min-valid 86401",
+        "companion token --min-valid soon",
+        "sandbox --http-port 65536",
+        "sandbox --mqtt-port ١",
+        "demo --profile okta",
+        "certs issue",
+    ],
+)
+def test_wrong_command_line_is_usage_error_2_with_a_hint(line: str, shell: Shell) -> None:
+    ran = shell(*line.split())
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.startswith("usage: token-relay")
+    assert re.search(r"hint: token-relay.* --help$", ran.err.rstrip())
+    assert "Traceback" not in ran.err
+
+
+def test_argument_with_control_characters_or_too_long_is_refused() -> None:
+    for value in ("a\x1b[2J", "", "x" * 3000, "a\nb"):
+        with pytest.raises(UsageError, match="1 to 2048 printable characters"):
+            cli.parse(["phone", "handoff", value])
+
+
+def test_usage_error_is_an_object_when_json_was_asked_for(shell: Shell) -> None:
+    import json
+
+    ran = shell("phone", "handoff", "--json")
+    error = json.loads(ran.out)["error"]
+    assert (ran.code, error["code"], error["exit"]) == (2, "usage", 2)
+    assert "DEVICE" in error["message"]
+
+
+# -- Help --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "name"), COMMANDS)
+def test_help_mentions_every_option_and_the_exit_codes(group: str, name: str, shell: Shell) -> None:
+    ran = shell(*words_of(group, name), "--help")
+    assert ran.code == 0
+    assert ran.err == ""
+    assert EXIT_CODES in ran.out
+    for action in parser_of(group, name)._actions:
+        for shown in action.option_strings or [str(action.metavar)]:
+            assert shown in ran.out
+        assert action.help, f"{action.dest} is not explained"
+
+
+@pytest.mark.parametrize(("group", "name"), COMMANDS)
+def test_examples_in_help_parse(group: str, name: str) -> None:
+    import shlex
+
+    examples = cli.commands_of(group)[name].examples.replace("\\\n", " ")
+    for line in examples.splitlines():
+        words = shlex.split(re.sub(r"^.*\$\((.*)\).*$", r"\1", line), posix=True)
+        if "token-relay" not in words:
+            continue
+        words = words[words.index("token-relay") + 1 :]
+        for stop in ("|", "<"):
+            words = words[: words.index(stop)] if stop in words else words
+        assert cli.parse(words).run
+
+
+@pytest.mark.parametrize("group", ["phone", "companion", "certs"])
+def test_help_of_a_group_lists_its_commands(group: str, shell: Shell) -> None:
+    ran = shell(group, "--help")
+    assert ran.code == 0
+    for name, command in cli.commands_of(group).items():
+        assert name in ran.out
+        assert command.help.split()[0] in ran.out
+
+
+def test_help_lists_every_group(shell: Shell) -> None:
+    ran = shell("--help")
+    assert ran.code == 0
+    for name, text in cli.GROUPS.items():
+        assert re.search(rf"^    {name}\s", ran.out, re.MULTILINE)
+        assert text in ran.out
+
+
+def test_version_is_one_line(shell: Shell) -> None:
+    ran = shell("--version")
+    assert ran.code == 0
+    assert re.fullmatch(r"token-relay \S.*\n", ran.out)
+
+
+# -- Laws --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "name"), COMMANDS)
+def test_no_option_takes_a_secret_itself(group: str, name: str) -> None:
+    for action in parser_of(group, name)._actions:
+        for option in action.option_strings:
+            if re.search(r"password|otp|passphrase|refresh-token|secret|code", option) and action.nargs != 0:
+                assert option.endswith(("-file", "-command")), option
+
+
+@pytest.mark.parametrize(("group", "name"), COMMANDS)
+def test_every_command_names_a_module_of_its_own_room(group: str, name: str) -> None:
+    module, _, function = cli.commands_of(group)[name].run.partition(":")
+    assert re.fullmatch(r"device\.commands\.[a-z]+", module)
+    assert re.fullmatch(r"[a-z_]+", function)
+
+
+def test_token_command_imports_the_standard_library_only() -> None:
+    code = (
+        "import sys; from device.cli import parse; import device.commands.token;"
+        "parse(['companion', 'token', '--min-valid', '5']); print(*sorted(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    foreign = {"pydantic", "structlog", "aiohttp", "nacl", "rich", "segno", "cryptography", "asyncio", "dataclasses"}
+    assert not loaded & foreign
+    assert {name for name in loaded if name.split(".")[0] in ("device", "relay")} == {
+        "device",
+        "device.cli",
+        "device.client",
+        "device.commands",
+        "device.commands.companion",
+        "device.commands.parsing",
+        "device.commands.token",
+        "device.paths",
+        "relay",
+        "relay.errors",
+    }

@@ -1,0 +1,455 @@
+"""The Http port knows exactly whether a request can have reached the provider, whatever the network does.
+
+Each test is a server that misbehaves at one stage of an exchange, on a real socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
+
+from device.http import AioHttp
+from relay.provider.http import RESPONSE_BYTES_MAX, HttpRequest, HttpResponse, Lost, NotSent, url_problem
+from relay.secret import Secret
+
+pytestmark = pytest.mark.asyncio
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+FORM: tuple[tuple[str, str | Secret[str]], ...] = (("grant_type", "refresh_token"), ("refresh_token", REFRESH_TOKEN))
+
+
+@asynccontextmanager
+async def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve connections with ``handler`` on a loopback port; the handlers end with the server."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(reader, writer)
+        except OSError:
+            pass  # the client has gone, as some of these tests want
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(run, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[AioHttp]:
+    port = AioHttp()
+    yield port
+    await port.close()
+
+
+def post(port: int, *, scheme: str = "http", host: str = "127.0.0.1", timeout_s: float = 20.0) -> HttpRequest:
+    return HttpRequest("POST", f"{scheme}://{host}:{port}/token", form=FORM, timeout_s=timeout_s)
+
+
+async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return head, await reader.readexactly(length)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close with RST instead of FIN, as a rebooting router's NAT or a killed process does."""
+    raw = writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def answering(answer: bytes) -> Handler:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(answer)
+        await writer.drain()
+
+    return handler
+
+
+def raw_answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+# -- A whole answer ----------------------------------------------------------------------------------------
+
+
+async def test_a_form_goes_out_encoded_and_a_whole_answer_comes_back(http: AioHttp) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await read_request(reader))
+        writer.write(raw_answer(b'{"a": 1}', "X-Twice: 1", "x-twice: 2", "Set-Cookie: a=b"))
+        await writer.drain()
+
+    async with serve(handler) as port:
+        request = HttpRequest("POST", f"http://127.0.0.1:{port}/t?q=%2F", form=(*FORM, ("scope", "a b&c=ü")))
+        first = await http.request(request)
+        await http.request(request)
+    assert isinstance(first, HttpResponse)
+    assert (first.status, first.body, first.headers["x-twice"]) == (200, b'{"a": 1}', "1")
+    assert repr(first) == "HttpResponse(status=200)"  # neither body nor headers are shown
+    head, body = seen[0]
+    assert head.startswith(b"POST /t?q=%2F HTTP/1.1\r\n")
+    assert body == f"grant_type=refresh_token&refresh_token={MARK}-rt-0&scope=a+b%26c%3D%C3%BC".encode()
+    lower = seen[1][0].lower()
+    assert b"cookie" not in lower  # nothing is carried from one request to the next
+    assert b"connection: close" in lower
+    assert b"accept-encoding: identity" in lower
+
+
+async def test_a_redirect_is_an_answer_not_a_way_to_go(http: AioHttp) -> None:
+    async with serve(answering(raw_answer(b"", "Location: http://127.0.0.1:1/", status="307 X"))) as port:
+        answer = await http.request(post(port))
+    assert isinstance(answer, HttpResponse)
+    assert answer.status == 307
+
+
+async def test_the_environments_proxy_is_ignored(http: AioHttp, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with serve(answering(raw_answer(b"{}"))) as port:
+        assert isinstance(await http.request(post(port)), HttpResponse)
+
+
+async def test_localhost_is_this_machine_without_asking_anybody(http: AioHttp, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve(answering(raw_answer(b"{}"))) as port:
+        await http.request(post(port))  # the session is open; now names stop working
+        real = socket.getaddrinfo
+
+        def only_addresses(host: str, *args: object, **more: object) -> object:
+            ip_address(host)
+            return real(host, *args, **more)  # type: ignore[arg-type]  # passed through as it came
+
+        monkeypatch.setattr(socket, "getaddrinfo", only_addresses)
+        assert isinstance(await http.request(post(port, host="localhost")), HttpResponse)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(b"{}")),
+        ("deflate", zlib.compress(b"{}")),
+        ("identity", b"{}"),
+        ("GZIP", gzip.compress(b"{}")),
+    ],
+)
+async def test_an_answer_packed_unasked_is_unpacked(http: AioHttp, encoding: str, packed: bytes) -> None:
+    async with serve(answering(raw_answer(packed, f"Content-Encoding: {encoding}"))) as port:
+        answer = await http.request(post(port))
+    assert isinstance(answer, HttpResponse)
+    assert answer.body == b"{}"
+
+
+# -- Certainly not sent ------------------------------------------------------------------------------------
+
+
+async def test_a_name_that_does_not_resolve_is_not_sent(http: AioHttp, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **more: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    answer = await http.request(post(443, scheme="https", host="nowhere.example"))
+    assert answer == NotSent("the name nowhere.example cannot be resolved")
+
+
+async def test_a_refused_connection_is_not_sent(http: AioHttp) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, never listening: nobody else can take the port meanwhile
+        answer = await http.request(post(unused.getsockname()[1]))
+    assert answer == NotSent("no connection to 127.0.0.1: connection refused")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/token",
+        "http://192.168.1.5/token",
+        "http://127.0.0.1.example.com/",
+        "http://127.1/",
+        "http://2130706433/",
+        "https://user:pw@example.com/",
+        "ftp://example.com/",
+        "https://",
+        "https://example.com:99999/",
+        "https://example.com/a b",
+        "https://example.com/\r\nX: 1",
+        "https://exämple.com/",
+        "https://example.com/#x",
+        "https://[::1/",
+        "https://example.com/" + "x" * 2048,
+        "",
+    ],
+)
+async def test_a_url_that_no_secret_may_go_to_is_refused_unsent(http: AioHttp, url: str) -> None:
+    answer = await http.request(HttpRequest("POST", url, form=FORM))
+    assert isinstance(answer, NotSent)
+    assert answer.reason.startswith("refused: the URL ")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.com", "https://example.com:8443/a?b=c%20d", "http://[::1]:80/", "http://127.9.9.9/"]
+)
+async def test_a_url_that_is_fine_has_no_problem(url: str) -> None:
+    assert url_problem(url) == ""
+
+
+async def test_a_silent_handshake_that_times_out_is_not_sent(http: AioHttp) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with serve(handler) as port:
+        assert await http.request(post(port, scheme="https", timeout_s=0.2)) == NotSent("no connection in time")
+
+
+@pytest.mark.parametrize("how", [reset, asyncio.StreamWriter.close])
+async def test_a_handshake_that_breaks_is_not_sent(http: AioHttp, how: Callable[[asyncio.StreamWriter], None]) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)  # the client's hello has begun
+        how(writer)
+
+    async with serve(handler) as port:
+        assert isinstance(await http.request(post(port, scheme="https")), NotSent)
+
+
+async def test_a_server_without_tls_is_not_sent_to(http: AioHttp) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+
+    async with serve(handler) as port:
+        answer = await http.request(post(port, scheme="https"))
+    assert answer == NotSent("TLS with 127.0.0.1 failed")
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------
+
+
+def certificate(directory: Path, host: str) -> tuple[ssl.SSLContext, Path]:
+    """Make a certificate that signs itself, for an address or a name; return the server's context and the file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    try:
+        alternative: x509.GeneralName = x509.IPAddress(ip_address(host))
+    except ValueError:
+        alternative = x509.DNSName(host)
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = directory / "cert.pem", directory / "key.pem"
+    cert_file.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert_file, key_file)
+    return context, cert_file
+
+
+async def test_an_unknown_certificate_is_refused_and_a_given_ca_accepted(http: AioHttp, tmp_path: Path) -> None:
+    context, cert_file = certificate(tmp_path, "127.0.0.1")
+    with_ca = AioHttp(ca_file=cert_file)
+    async with serve(answering(raw_answer(b"{}")), context) as port:
+        refused = await http.request(post(port, scheme="https"))
+        accepted = await with_ca.request(post(port, scheme="https"))
+    await with_ca.close()
+    assert refused == NotSent("the certificate of 127.0.0.1 is not accepted")
+    assert isinstance(accepted, HttpResponse)
+
+
+async def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
+    context, cert_file = certificate(tmp_path, "other.example")
+    with_ca = AioHttp(ca_file=cert_file)
+    async with serve(answering(raw_answer(b"{}")), context) as port:
+        answer = await with_ca.request(post(port, scheme="https"))
+    await with_ca.close()
+    assert answer == NotSent("the certificate of 127.0.0.1 is not accepted")
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+async def test_a_ca_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    ca_file = tmp_path / "ca.pem"
+    if content is not None:
+        ca_file.write_bytes(content)
+    http = AioHttp(ca_file=ca_file)
+    answer = await http.request(post(1, scheme="https"))
+    await http.close()
+    assert answer == NotSent(f"the CA file {ca_file} cannot be read")
+
+
+# -- Possibly processed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [reset, asyncio.StreamWriter.close])
+async def test_a_connection_closed_before_the_request_was_read_is_lost(
+    http: AioHttp, how: Callable[[asyncio.StreamWriter], None]
+) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        how(writer)
+
+    async with serve(handler) as port:
+        answer = await http.request(post(port))
+    # The client's bytes were on their way; that nobody read them is known only here.
+    assert isinstance(answer, Lost)
+
+
+@pytest.mark.parametrize("how", [reset, asyncio.StreamWriter.close])
+@pytest.mark.parametrize(
+    "partial",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"refresh_token"',
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"ref\r\n',
+    ],
+)
+async def test_an_answer_that_breaks_off_is_lost(
+    http: AioHttp, how: Callable[[asyncio.StreamWriter], None], partial: bytes
+) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(partial)
+        await writer.drain()
+        how(writer)
+
+    async with serve(handler) as port:
+        assert isinstance(await http.request(post(port)), Lost)
+
+
+@pytest.mark.parametrize("partial", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"])
+async def test_an_answer_that_stalls_is_lost_after_the_timeout(http: AioHttp, partial: bytes) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(partial)
+        await reader.read()
+
+    async with serve(handler) as port:
+        assert await http.request(post(port, timeout_s=0.2)) == Lost("no answer within 0.2 s")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: " + b"y" * 40_000 + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        raw_answer(b"x" * (RESPONSE_BYTES_MAX + 1)),
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (RESPONSE_BYTES_MAX + 1),
+        raw_answer(gzip.compress(b"x" * 10_000_000), "Content-Encoding: gzip"),
+        raw_answer(gzip.compress(b"{}")[:-4], "Content-Encoding: gzip"),
+        raw_answer(b"not packed", "Content-Encoding: gzip"),
+        raw_answer(b"{}", "Content-Encoding: br"),
+        raw_answer(b"{}", "Content-Encoding: zstd"),
+    ],
+)
+async def test_an_answer_that_is_none_is_lost(http: AioHttp, answer: bytes) -> None:
+    async with serve(answering(answer)) as port:
+        got = await http.request(post(port))
+    assert isinstance(got, Lost)
+    assert_no_secret(got)
+
+
+async def test_a_post_is_never_repeated_by_itself(http: AioHttp) -> None:
+    count = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        await read_request(reader)
+        count += 1
+
+    async with serve(handler) as port:
+        assert isinstance(await http.request(post(port)), Lost)
+    assert count == 1
+
+
+# -- Ending ------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_request_closes_its_connection(http: AioHttp) -> None:
+    arrived, gone = asyncio.Event(), asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        arrived.set()
+        await reader.read()
+        gone.set()
+
+    async with serve(handler) as port, asyncio.timeout(20):
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(http.request(post(port)))
+            await arrived.wait()
+            task.cancel()
+        assert task.cancelled()
+        await gone.wait()
+
+
+async def test_closing_answers_what_is_under_way_and_what_comes_later(http: AioHttp) -> None:
+    arrived = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        arrived.set()
+        await reader.read()
+
+    async with serve(handler) as port, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        task = group.create_task(http.request(post(port)))
+        await arrived.wait()
+        await http.close()
+        assert isinstance(await task, Lost)
+        assert await http.request(post(port)) == NotSent("the HTTP client is closed")
+        await http.close()
+
+
+async def test_many_first_requests_share_one_session(http: AioHttp) -> None:
+    async with serve(answering(raw_answer(b"{}"))) as port, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(http.request(post(port))) for _ in range(40)]
+    assert all(isinstance(task.result(), HttpResponse) for task in tasks)
+
+
+async def test_importing_the_port_does_not_import_aiohttp() -> None:
+    code = "import sys, device.http; sys.exit('aiohttp' in sys.modules)"
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=False, timeout=60)
+    assert done.returncode == 0

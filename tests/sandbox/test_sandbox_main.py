@@ -1,0 +1,141 @@
+"""The command: what it says at its start, what it refuses, and that it ends when told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, TCPConnector
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from sandbox_client import OTP_USER, PASSWORD_USER, SandboxClient
+
+from relay.errors import ConfigError
+from relay.sandbox.main import SandboxOptions, run, world_of
+from relay.sandbox.server import SandboxServer, is_loopback, tls_context
+from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+
+
+async def running(options: SandboxOptions, said: asyncio.Queue[str]) -> None:
+    await run(options, write=said.put_nowait)
+
+
+@pytest.mark.asyncio
+async def test_it_says_where_everything_is_in_one_line_of_json_and_ends_on_sigterm() -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    options = SandboxOptions(http_port=0, mqtt_port=0, as_json=True, access_token_lifetime_s=5)
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(running(options, said))
+        line = await said.get()
+        facts: dict[str, Any] = json.loads(line)
+        assert line.endswith("}\n") and line.count("\n") == 1
+        assert facts["issuer"] == f"{facts['http']}/aaaabbbb-0000-cccc-1111-dddd2222eeee/v2.0"
+        assert facts["mqtt"].startswith("mqtt://127.0.0.1:")
+        assert (facts["profile"], facts["tenant"], facts["client_id"]) == ("entra", "contoso", CLIENT_ID)
+        assert facts["users"] == [
+            {"username": OTP_USER, "kind": "email_code"},
+            {"username": PASSWORD_USER, "kind": "password", "password": PASSWORD},
+        ]
+        async with ClientSession() as session:
+            state = await (await session.get(f"{facts['http']}/sandbox/policy")).json()
+            assert state["access_token_lifetime_s"] == 5
+        began_at = loop.time()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await task
+        assert loop.time() - began_at < 2
+
+
+@pytest.mark.asyncio
+async def test_it_speaks_to_persons_too_and_ends_when_cancelled() -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(running(SandboxOptions(http_port=0, mqtt_port=None, profile="strict"), said))
+        text = await said.get()
+        assert f"{OTP_USER} (code by e-mail)" in text and f"{PASSWORD_USER} (password {PASSWORD})" in text
+        task.cancel()
+    assert task.cancelled()
+
+
+@pytest.mark.asyncio
+async def test_plain_http_stays_on_the_loopback_interface(tmp_path: Path) -> None:
+    for host in ("0.0.0.0", "192.0.2.1", "example.com", "::"):
+        with pytest.raises(ConfigError, match="loopback interface only"):
+            await run(SandboxOptions(http_host=host, http_port=0, mqtt_port=None))
+    assert is_loopback("127.0.0.9") and is_loopback("::1") and is_loopback("localhost")
+
+
+@pytest.mark.asyncio
+async def test_wrong_options_are_named(tmp_path: Path) -> None:
+    absent, not_text = tmp_path / "absent.toml", tmp_path / "not_text.toml"
+    not_text.write_bytes(b"\xff")
+    for options, text in [
+        (SandboxOptions(profile="okta"), "no profile 'okta'"),
+        (SandboxOptions(world=absent), "absent.toml: No such file"),
+        (SandboxOptions(world=not_text), "not UTF-8"),
+        (SandboxOptions(access_token_lifetime_s=0), "lifetime of 0"),
+        (SandboxOptions(tls_cert=absent), "go together"),
+        (SandboxOptions(tls_cert=absent, tls_key=absent), "cannot use the TLS certificate"),
+    ]:
+        with pytest.raises(ConfigError, match=text):
+            await run(options)
+
+
+@pytest.mark.asyncio
+async def test_a_taken_port_is_named() -> None:
+    async with SandboxServer(DEFAULT_WORLD, "strict", rng=random.Random(1)) as server:
+        port = int(server.base_url.rpartition(":")[2])
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await run(SandboxOptions(http_port=port, mqtt_port=None))
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await run(SandboxOptions(http_port=0, mqtt_port=port))
+
+
+def test_a_world_file_and_an_option_add_up(tmp_path: Path) -> None:
+    file = tmp_path / "world.toml"
+    file.write_text("[policy]\nleeway_s = 5\n")
+    world = world_of(SandboxOptions(world=file, access_token_lifetime_s=9))
+    assert world.policy.model_dump(exclude_unset=True) == {"leeway_s": 5, "access_token_lifetime_s": 9}
+
+
+@pytest.mark.asyncio
+async def test_tls_serves_the_same_under_https(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    context = tls_context(cert, key)
+    client_side = ssl.create_default_context(cafile=str(cert))
+    server = SandboxServer(DEFAULT_WORLD, "auth0", rng=random.Random(1), tls=context)
+    async with server, ClientSession(connector=TCPConnector(ssl=client_side)) as session:
+        assert server.base_url.startswith("https://127.0.0.1:")
+        client = SandboxClient(server, session)
+        tokens = await client.sign_in()
+        assert (await client.resource(tokens["access_token"])).status == 200
+
+
+def self_signed(directory: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sandbox test")])
+    now = datetime.now(UTC)
+    cert = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = directory / "cert.pem", directory / "key.pem"
+    cert_file.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    private = serialization.PrivateFormat.PKCS8
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, private, serialization.NoEncryption()))
+    return cert_file, key_file
