@@ -344,7 +344,7 @@ class Home:
     environment: Mapping[str, str]
 
 
-C = TypeVar("C", PhoneConfig, CompanionConfig)
+C = TypeVar("C", bound=AgentConfig)
 MODELS: dict[Kind, type[PhoneConfig] | type[CompanionConfig]] = {"phone": PhoneConfig, "companion": CompanionConfig}
 
 
@@ -445,7 +445,7 @@ def load_config(model: type[C], path: Path) -> C:
         ConfigError: it cannot be read, others may write it, or something in it is wrong; the message has one
             line per fault, with file, line and key.
     """
-    text = _read_own_text(path, CONFIG_BYTES_MAX, what="configuration", forbidden=0o022)
+    text = read_own_text(path, CONFIG_BYTES_MAX, what="configuration", forbidden=0o022)
     result = check_config(model, text, path.parent.absolute())
     if isinstance(result, tuple):
         raise ConfigError("\n".join(problem.in_file(str(path)) for problem in result))
@@ -460,14 +460,14 @@ def read_secret_file(path: Path, what: str) -> Password:
     Raises:
         ConfigError: it cannot be read, it is open to others, or its first line is empty or too long.
     """
-    text = _read_own_text(path, SECRET_CHARS_MAX * 4, what=what, forbidden=0o027)
+    text = read_own_text(path, SECRET_CHARS_MAX * 4, what=what, forbidden=0o027)
     line = text.partition("\n")[0].removesuffix("\r")
     if not 0 < len(line) <= SECRET_CHARS_MAX:
         raise ConfigError(f"{path}: {what}: its first line is empty or longer than {SECRET_CHARS_MAX} characters")
     return Password(line)
 
 
-def _read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int) -> str:
+def read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int) -> str:
     """Read a regular file of this user or root whose mode has none of the ``forbidden`` bits."""
     try:
         # O_NONBLOCK: opening a FIFO of that name must not hang before fstat can refuse it

@@ -44,7 +44,7 @@ from relay.errors import (
 log = structlog.get_logger(__name__)
 
 JSON = JsonValue
-AskKind = Literal["password", "code", "browser", "confirm"]
+AskKind = Literal["password", "code", "browser", "confirm", "invitation", "refresh_token"]
 
 SOCKET_MODE = 0o600
 CONNECTIONS_MAX = 32

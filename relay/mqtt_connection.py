@@ -203,7 +203,7 @@ class Connection(aiomqtt.Client):
             reason = self._reason or self._alert or describe(self._failure or error)
             raise DroppedError(reason) from error
         if self._client.socket() is None:  # closed again before we looked
-            self._close_everything(self._reason or "connection lost")
+            self._end(self._reason or "connection lost")
 
     async def watch(self) -> None:
         """Wait for the end of the connection and raise it."""
@@ -220,16 +220,20 @@ class Connection(aiomqtt.Client):
                     await self.__aexit__(None, None, None)
         finally:
             self._is_accepted = False
-            self._close_everything("connection closed")
+            self._end("connection closed")
+            self._client._sock_close()
             if self._misc_task is not None:
                 self._misc_task.cancel()
                 await asyncio.gather(self._misc_task, return_exceptions=True)
             if self._disconnected.done() and not self._disconnected.cancelled():
                 self._disconnected.exception()  # seen
 
-    def _close_everything(self, reason: str) -> None:
+    def _end(self, reason: str) -> None:
+        """Mark the connection as over and let go of all who wait; :meth:`close` does the rest.
+
+        Called from paho's callbacks as well, where it holds a lock that closing the socket would take again.
+        """
         self._reason = self._reason or reason
-        self._client._sock_close()
         if not self._gone.done():
             self._gone.set_result(None)
         for waiting in self._unacknowledged.values():
@@ -270,7 +274,7 @@ class Connection(aiomqtt.Client):
         except TimeoutError:
             if self._acknowledged_count == count_before:
                 # pings are answered, publishes are not, none of them: only a new connection can help
-                self._close_everything("the broker does not acknowledge messages")
+                self._end("the broker does not acknowledge messages")
             return False
         if code >= FAILURE and self.is_open:
             _log.warning("mqtt_publish_refused", reason_code=code)
@@ -332,13 +336,13 @@ class Connection(aiomqtt.Client):
             self._reason = self._reason or self._alert or "connection lost"
         if not self._connected.done():  # aiomqtt would wait for its timeout
             self._connected.set_exception(aiomqtt.MqttError(self._reason))
-        self._close_everything(self._reason)
+        self._end(self._reason)
 
     def _on_message(self, client: PahoClient, userdata: object, message: MQTTMessage) -> None:
         if self._gone.done():
             return
         if self.inbox.qsize() >= INBOX_MAX:
-            self._close_everything("the broker sends more messages than we can hold")
+            self._end("the broker sends more messages than we can hold")
             return
         topic: str | None
         try:
@@ -379,7 +383,7 @@ class Connection(aiomqtt.Client):
         try:
             self._client.loop_write()
         except Exception as exc:
-            self._close_everything(describe(exc))
+            self._end(describe(exc))
 
     def _read_within_limit(self, count: int) -> bytes:
         """Read for paho, which would collect up to 256 MiB for one packet; ``count`` is what the packet still lacks."""

@@ -94,8 +94,8 @@ def _home(home: Path, kind: Kind) -> Check:
         return Check("home", False, f"{home}: {exc.strerror}", f"token-relay {kind} init --help")
     if not stat.S_ISDIR(status.st_mode):
         return Check("home", False, f"{home} is not a directory")
-    if status.st_mode & 0o077:
-        return Check("home", False, f"{home} is open to other users", f"chmod 700 {home}")
+    if status.st_mode & 0o022:  # reading it is left open: a service manager makes state directories 0755
+        return Check("home", False, f"others may write to {home}", f"chmod go-w {home}")
     return Check("home", True, str(home))
 
 

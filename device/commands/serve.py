@@ -1,4 +1,4 @@
-"""The commands that keep running, and the demo: each finds its settings and hands over to the one that works."""
+"""``run``: finds home, sockets and configuration, and hands over to the agent until somebody stops it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
 
-from device.commands.parsing import DONE, Context, UsageError
+from device.commands.parsing import DONE, Context
 from device.config import CompanionConfig, Home, Kind, PhoneConfig, load_config
 from device.logs import configure
 from device.paths import CONTROL_SOCKET, agent_home, check_socket_path, config_file, socket_directory
@@ -36,17 +35,17 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
     home = Home(directory, sockets, context.env)
     if is_phone:
         phone_config = load_config(PhoneConfig, path)
-        from device.phone.agent import run_phone
+        from device.phone.serve import run_phone
 
         work = run_phone(home, phone_config)
         warnings = phone_config.warnings()
     else:
         companion_config = load_config(CompanionConfig, path)
-        from device.companion.agent import run_companion
+        from device.companion.serve import run_companion
 
         work = run_companion(home, companion_config)
         warnings = companion_config.warnings()
-    _configure_logs(context)
+    configure_logs(context)
     for warning in warnings:
         context.note(f"warning: {warning}")
     asyncio.run(until_stopped(work))
@@ -80,36 +79,8 @@ async def until_stopped(work: Coroutine[object, object, None]) -> None:
             loop.remove_signal_handler(number)
 
 
-def sandbox(args: argparse.Namespace, context: Context) -> int:
-    """``sandbox``: provider and broker until a stop signal."""
-    from relay.sandbox.main import SandboxOptions, run
-
-    if (args.tls_cert is None) != (args.tls_key is None):
-        raise UsageError("--tls-cert and --tls-key belong together")
-    _configure_logs(context)
-    options = SandboxOptions(
-        http_port=args.http_port,
-        mqtt_port=args.mqtt_port,
-        profile=args.profile,
-        world=_path(args.world),
-        access_token_lifetime_s=args.access_token_lifetime,
-        tls_cert=_path(args.tls_cert),
-        tls_key=_path(args.tls_key),
-        as_json=context.as_json,
-        seed=args.seed,
-    )
-    asyncio.run(run(options))  # it minds the stop signals itself
-    return DONE
-
-
-def demo(args: argparse.Namespace, context: Context) -> int:
-    """``demo``: its own exit code, 0 only if every part of the story held."""
-    from device.demo import DemoOptions, run_demo
-
-    return run_demo(DemoOptions(fast=args.fast, step=args.step, profile=args.profile))
-
-
-def _configure_logs(context: Context) -> None:
+def configure_logs(context: Context) -> None:
+    """Send the log of this process to standard error, in the form that fits what that is."""
     # systemd.exec(5): JOURNAL_STREAM names the stream that standard error is connected to
     configure(
         context.stderr, environment=context.env, journal_prefix=_is_journal(context.env.get("JOURNAL_STREAM", ""))
@@ -123,7 +94,3 @@ def _is_journal(stream: str) -> bool:
     except (OSError, ValueError):
         return False
     return stream == f"{status.st_dev}:{status.st_ino}"
-
-
-def _path(value: str | None) -> Path | None:
-    return None if value is None else Path(value)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from device.commands.parsing import DONE, Context, UsageError
 from device.commands.template import template
-from device.config import MODELS, CompanionConfig, Kind, PhoneConfig, Problem, check_config
+from device.config import MODELS, CompanionConfig, Kind, PhoneConfig, check_config
 from device.csr import CSR_NAME, KEY_NAME, unlink, write_atomic, write_csr
 from device.paths import CONFIG_FILE, agent_home
 from device.render import clean, show
@@ -130,11 +130,9 @@ def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError("an option is not text in this terminal's encoding") from None
-    result: PhoneConfig | CompanionConfig | tuple[Problem, ...]
-    result = check_config(PhoneConfig, text, base) if kind == "phone" else check_config(CompanionConfig, text, base)
+    result = check_config(MODELS[kind], text, base)
     if isinstance(result, tuple):
         raise ConfigError("\n".join(f"{OPTIONS.get(p.key, p.key)}: {p.message}" for p in result))
-    assert isinstance(result, MODELS[kind])
     return result
 
 

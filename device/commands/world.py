@@ -60,7 +60,7 @@ COMMANDS = {
     "demo": Command(
         "show the whole story on this machine, without root and network",
         _demo,
-        "device.commands.serve:demo",
+        "device.commands.sandbox:demo",
         description="Show the whole story: sign-in, pairing, handoff, the phone away, revocation, against the "
         "sandbox. Exits 0 only if all of it held.",
         examples="  token-relay demo --fast\n  token-relay demo --step --profile auth0",
@@ -68,7 +68,7 @@ COMMANDS = {
     "sandbox": Command(
         "run an identity provider and a broker for development",
         _sandbox,
-        "device.commands.serve:sandbox",
+        "device.commands.sandbox:sandbox",
         description="Run an identity provider and a small MQTT broker on this machine, for development and tests. "
         "State is in memory. The control interface is under /sandbox/. Not for real accounts.",
         examples="  token-relay sandbox\n  token-relay sandbox --profile strict --access-token-lifetime 60 --json",

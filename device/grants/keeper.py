@@ -369,6 +369,12 @@ class GrantKeeper:
         """A grant was stored: look at once whether it wants a refresh."""
         self._wake.set()
 
+    async def drain(self, wait_s: float) -> None:
+        """Let requests in flight end, for a clean stop: an answer may be the only copy of a rotated token."""
+        flights = [flight for flight in self._flights.values() if not flight.done()]
+        if flights:
+            await asyncio.wait(flights, timeout=wait_s)
+
     # -- unasked ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:

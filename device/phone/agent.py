@@ -208,7 +208,7 @@ class PhoneAgent:
         raise PersonNeededError("nobody is signed in on this phone", hint="token-relay phone sign-in")
 
     def _open(
-        self, turn: Turn, pairing: Pairing, strategy: Strategy, wish: HandoffWish, own: Grant | None, issuer: str
+        self, turn: Turn, *, pairing: Pairing, strategy: Strategy, wish: HandoffWish, own: Grant | None, issuer: str
     ) -> PhoneHandoff:
         current = turn.tx.get(Pairing, pairing.pairing_id)
         assert current is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from device.link import Link, Turn
 from device.ports import Clock, Random
@@ -43,7 +43,7 @@ class PhonePairing:
         if event := self._active.get(pairing.pairing_id):
             event.set()
 
-    async def pair(self, text: str, confirm: Callable[[str, str], asyncio.Future[bool]]) -> Pairing:
+    async def pair(self, text: str, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
         """Pair with the companion that shows this invitation; durable on both ends when it returns.
 
         ``confirm`` is given check number and device name and says whether the person agrees.
@@ -55,7 +55,7 @@ class PhonePairing:
         async with self._lock:
             return await self._pair(invitation, confirm)
 
-    async def _pair(self, invitation: wire.Invitation, confirm: Callable[[str, str], asyncio.Future[bool]]) -> Pairing:
+    async def _pair(self, invitation: wire.Invitation, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
         channel = self._link.channel
         if channel is None or not channel.is_connected:
             raise TransientError("the broker is not connected", hint="see: token-relay phone status")

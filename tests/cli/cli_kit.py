@@ -33,7 +33,7 @@ Answer = TokenGranted | TokenRefused
 class Terminal(io.StringIO):
     """A text stream that says it is a terminal."""
 
-    encoding = "utf-8"  # type: ignore[assignment]  # StringIO has none; a terminal has one
+    encoding = "utf-8"  # StringIO has none; a terminal has one
 
     def isatty(self) -> bool:
         return True
@@ -42,7 +42,7 @@ class Terminal(io.StringIO):
 class Pipe(io.StringIO):
     """A text stream that is none."""
 
-    encoding = "utf-8"  # type: ignore[assignment]  # as above
+    encoding = "utf-8"  # as above
 
 
 @dataclass

@@ -96,8 +96,8 @@ def test_agent_is_found_by_option_or_environment(shell: Shell, agent: Agent, whe
 @pytest.mark.parametrize(
     "line", ["phone status", "companion token", "phone handoff d", "companion pair", "phone token"]
 )
-def test_agent_that_does_not_run_is_exit_3_with_how_to_start_it(shell: Shell, tmp_path: Path, line: str) -> None:
-    ran = shell(*line.split(), "--home", str(tmp_path))
+def test_agent_that_does_not_run_is_exit_3_with_how_to_start_it(shell: Shell, short_path: Path, line: str) -> None:
+    ran = shell(*line.split(), "--home", str(short_path))
     kind = line.split(maxsplit=1)[0]
     assert (ran.code, ran.out) == (3, "")
     assert f"the {kind} agent is not running" in ran.err
@@ -332,13 +332,13 @@ def test_doctor_is_0_when_all_checks_hold(shell: Shell, agent: Agent) -> None:
 
 def test_doctor_is_1_when_a_check_failed_and_says_what_to_try(shell: Shell, agent: Agent) -> None:
     healthy_home(agent)
-    agent.directory.chmod(0o755)
+    agent.directory.chmod(0o777)
     agent.replies("doctor", {"checks": [{"name": "clock", "ok": False, "detail": "off", "hint": "run chrony"}]})
     with agent.running():
         ran = shell("companion", "doctor", "--home", str(agent.directory))
         as_json = shell("companion", "doctor", "--json", "--home", str(agent.directory))
     assert ran.code == as_json.code == 1
-    assert f"try: chmod 700 {agent.directory}" in ran.out
+    assert f"try: chmod go-w {agent.directory}" in ran.out
     assert "try: run chrony" in ran.out
     result = json.loads(as_json.out)
     assert result["ok"] is False
@@ -369,8 +369,8 @@ def test_doctor_reads_the_status_of_an_agent_without_checks_of_its_own(shell: Sh
     assert ran.code == 1
 
 
-def test_doctor_without_agent_is_3_and_still_checks_the_rest(shell: Shell, tmp_path: Path) -> None:
-    ran = shell("companion", "doctor", "--home", str(tmp_path / "none"))
+def test_doctor_without_agent_is_3_and_still_checks_the_rest(shell: Shell, short_path: Path) -> None:
+    ran = shell("companion", "doctor", "--home", str(short_path / "none"))
     assert ran.code == 3
     assert "FAIL  home" in ran.out
     assert "FAIL  configuration  none found" in ran.out

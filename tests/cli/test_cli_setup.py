@@ -233,7 +233,7 @@ def test_run_starts_the_agent_with_home_sockets_and_configuration(
     setattr(module, f"run_{kind}", run)
     monkeypatch.setitem(sys.modules, f"device.{kind}.agent", module)
     monkeypatch.setattr("device.commands.serve.harden_process", lambda: ())
-    monkeypatch.setattr("device.commands.serve._configure_logs", lambda context: None)
+    monkeypatch.setattr("device.commands.serve.configure_logs", lambda context: None)
     shell(*(PHONE_INIT if kind == "phone" else COMPANION_INIT).split(), "--home", str(home))
     shell.env["RUNTIME_DIRECTORY"] = "/run/token-relay/x"
     assert shell(kind, "run", "--home", str(home)).code == 0

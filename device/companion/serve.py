@@ -1,0 +1,100 @@
+"""The companion as a running program: its agent on the runtime, its commands on the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from device.companion.agent import CompanionAgent
+from device.config import CompanionConfig, Home
+from device.control import JSON, Exchange
+from device.ports import Transaction
+from device.records import CachedToken, Grant, Outgoing, Pairing
+from device.runtime import Runtime, number_of, open_runtime
+from device.status import companion_status
+from relay.errors import TransientError
+
+COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget",)
+
+
+async def run_companion(home: Home, config: CompanionConfig) -> None:
+    """Run the companion's agent until it is cancelled."""
+    async with open_runtime("companion", home, config) as runtime, asyncio.TaskGroup() as tasks:
+        agent = CompanionAgent(
+            vault=runtime.vault,
+            http=runtime.http,
+            clock=runtime.clock,
+            random=runtime.random,
+            identity=runtime.identity,
+            name=config.name,
+            broker_url=config.broker.url,
+            tasks=tasks,
+        )
+        commands = _Commands(runtime, agent)
+        await runtime.serve(
+            agent,
+            tasks,
+            handlers={
+                "status": commands.status,
+                "events": commands.events,
+                "pair": commands.pair,
+                "forget": commands.forget,
+            },
+            goes_on=COMMANDS_THAT_GO_ON,
+            on_network=agent.keeper.network_is_up,
+        )
+
+
+class _Commands:
+    """What the command line may ask of the companion."""
+
+    def __init__(self, runtime: Runtime, agent: CompanionAgent) -> None:
+        self._runtime = runtime
+        self._agent = agent
+
+    async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Where the companion stands."""
+
+        def read(tx: Transaction) -> dict[str, Any]:
+            return {
+                "pairings": tx.select(Pairing),
+                "outbox": tx.select(Outgoing),
+                "grants": tx.select(Grant),
+                "tokens": tx.select(CachedToken),
+            }
+
+        rows = await self._runtime.vault.run(read)
+        problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
+        return companion_status(
+            self._runtime.surroundings(self._agent.link.rejects), self._runtime.clock.now(), problems=problems, **rows
+        )
+
+    async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The audit table."""
+        limit = int(number_of(args, "limit", 50, low=1, high=1000))
+        after = int(number_of(args, "after", 0, low=0, high=2**53))
+        return await self._runtime.events(limit, after)
+
+    async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""
+        if self._runtime.channel is None or not self._runtime.channel.is_connected:
+            error = self._runtime.channel.last_error if self._runtime.channel else ""
+            raise TransientError(f"the broker is not connected: {error or 'connecting'}", hint="try again in a moment")
+        invitations = self._agent.invitations
+        text = await invitations.show()
+        shown: dict[str, JSON] = {"invitation": text, "expires_in_s": invitations.left_s()}
+        if args.get("wait") is False:
+            return {**shown, "pending": True}
+        await exchange.progress(shown)
+        while True:
+            paired = await invitations.wait()
+            step: dict[str, JSON] = {"check_number": paired.check_number, "device_name": paired.device_name}
+            if paired.is_active:
+                await invitations.close()
+                return {**step, "device_id": paired.device_id, "message": f"paired with {paired.device_name}"}
+            await exchange.progress(step)
+
+    async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Erase the grants here, and with ``pairing`` the pairings."""
+        counts = await self._agent.forget(pairing=args.get("pairing") is True)
+        return {**counts, "message": f"erased {counts['grants']} grants and {counts['pairings']} pairings"}

@@ -1,0 +1,243 @@
+"""What both agents run on: vault, channel, sockets and the service manager, opened in order and closed in order.
+
+A stop is clean: no new work is taken, a refresh in flight may end (its answer may be the only copy of a rotated token),
+then everything is cancelled and the vault is closed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+
+from device.clock import SystemClock, SystemRandom
+from device.config import AgentConfig, Home, Kind, read_own_text, read_secret_file
+from device.control import ControlServer, Handler
+from device.grants.keeper import GrantKeeper
+from device.http import AioHttp
+from device.link import Link, Turn
+from device.paths import CONTROL_SOCKET, TOKEN_SOCKET
+from device.policy import Policy, parse_policy
+from device.ports import Transaction
+from device.records import Event, Identity, Pairing
+from device.setup import key_source, open_vault
+from device.status import Surroundings
+from device.systemd import listen_fds, notify, watchdog_interval_s
+from device.token_api import TokenApi
+from device.vault.store import SqliteVault
+from relay.errors import ConfigError, VaultError
+from relay.identity import device_id
+from relay.mqtt import MqttChannel, MqttSettings
+from relay.topics import inbox_filter
+
+log = structlog.get_logger()
+
+DRAIN_S = 1.5  # a clean stop takes at most two seconds
+GREET_EVERY_S = 12 * 3600.0  # a connection that lasts for months must still renew its lease
+EVENTS_SHOWN_MAX = 1000
+POLICY_BYTES_MAX = 65_536  # a rule has some 100 bytes
+
+
+class Agent(Protocol):
+    """What the runtime needs of either agent."""
+
+    link: Link
+    keeper: GrantKeeper
+
+    async def start(self) -> None:
+        """Pick up after a restart."""
+        ...
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The open resources of one agent."""
+
+    kind: Kind
+    home: Home
+    config: AgentConfig
+    vault: SqliteVault
+    identity: Identity
+    http: AioHttp
+    clock: SystemClock
+    random: SystemRandom
+    key_description: str
+    channel: MqttChannel | None = None
+
+    def surroundings(self, rejects: Mapping[str, int]) -> Surroundings:
+        """Return what ``status`` needs beside the records."""
+        channel = self.channel
+        return Surroundings(
+            kind=self.kind,
+            name=self.config.name,
+            device_id=device_id(self.identity.public_key),
+            broker_url=self.config.broker.url,
+            is_connected=channel is not None and channel.is_connected,
+            broker_error=channel.last_error if channel is not None else "",
+            vault_key=self.key_description,
+            rejects=rejects,
+            home=str(self.home.directory),
+        )
+
+    async def serve(
+        self,
+        agent: Agent,
+        tasks: asyncio.TaskGroup,
+        *,
+        handlers: Mapping[str, Handler],
+        goes_on: tuple[str, ...],
+        on_network: Callable[[], None],
+    ) -> None:
+        """Run the agent until it is cancelled."""
+        channel = self.channel = MqttChannel(
+            self._mqtt_settings(),
+            on_message=agent.link.receive,
+            on_connected=lambda _present: _connected(agent.link, on_network),
+            sleep=self.clock.sleep,
+            uniform=self.random.uniform,
+            subscriptions=[inbox_filter(agent.link.own_id)],
+        )
+        agent.link.channel = channel
+        await agent.start()
+        passed = listen_fds(self.home.environment, pid=os.getpid())
+        control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
+        token_api = TokenApi(agent.keeper, self._policy(), clock=self.clock)
+        await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
+        try:
+            await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))
+            background = [
+                tasks.create_task(work)
+                for work in (
+                    channel.run(),
+                    agent.link.resend_loop(),
+                    agent.keeper.run(),
+                    self._greet_now_and_then(agent.link),
+                    self._feed_watchdog(),
+                )
+            ]
+            address = self.home.environment.get("NOTIFY_SOCKET")
+            notify(address, READY=1)
+            log.info("agent_started", kind=self.kind, device_id=agent.link.own_id)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                notify(address, STOPPING=1)
+                await token_api.stop()
+                await agent.keeper.drain(DRAIN_S)
+                for task in background:
+                    task.cancel()
+        finally:
+            await control.stop()
+
+    async def events(self, limit: int, after: int) -> dict[str, Any]:
+        """Return audit rows with a number above ``after``, the newest ``limit`` of them."""
+
+        def read(tx: Transaction) -> list[Event]:
+            return [row for row in tx.select(Event) if row.number > after]
+
+        rows = (await self.vault.run(read))[-min(limit, EVENTS_SHOWN_MAX) :]
+        names = [name for name in Event.__slots__]
+        return {"events": [{name: getattr(row, name) for name in names if getattr(row, name) != ""} for row in rows]}
+
+    def _mqtt_settings(self) -> MqttSettings:
+        broker = self.config.broker
+        password = None
+        if broker.password_file is not None:
+            password = read_secret_file(broker.password_file, "broker password")
+        return MqttSettings(
+            host=broker.host,
+            port=broker.port,
+            client_id=device_id(self.identity.public_key),
+            protocol=broker.protocol,
+            use_tls=broker.use_tls,
+            ca_file=broker.ca,
+            cert_file=broker.cert,
+            key_file=broker.key,
+            username=broker.username or "",
+            password=password,
+        )
+
+    def _policy(self) -> Policy:
+        path = self.config.token_api.policy_file
+        if path is None:
+            return Policy(os.geteuid())
+        text = read_own_text(path, POLICY_BYTES_MAX, what="policy", forbidden=0o022)
+        return parse_policy(text, file=str(path), owner_uid=os.geteuid())
+
+    async def _greet_now_and_then(self, link: Link) -> None:
+        while True:
+            await self.clock.sleep(GREET_EVERY_S)
+
+            def step(turn: Turn) -> None:
+                for pairing in turn.tx.select(Pairing, state="active"):
+                    link.greet(turn, pairing)
+
+            await link.turn(step)
+
+    async def _feed_watchdog(self) -> None:
+        """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts."""
+        interval_s = watchdog_interval_s(self.home.environment, pid=os.getpid())
+        address = self.home.environment.get("NOTIFY_SOCKET")
+        while interval_s is not None and address:
+            open_pairings = await self.vault.run(lambda tx: len(tx.select(Pairing, state="active")))
+            connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
+            notify(address, WATCHDOG=1, STATUS=f"{open_pairings} paired, {connected}")
+            await self.clock.sleep(interval_s / 2)
+
+
+async def _connected(link: Link, on_network: Callable[[], None]) -> None:
+    await link.connected()
+    on_network()
+
+
+@asynccontextmanager
+async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIterator[Runtime]:
+    """Open the vault and what needs no network; everything is closed again at the end.
+
+    Raises:
+        ConfigError, VaultError: the agent cannot run; the message says what to do.
+    """
+    source = key_source(home.directory, config.vault, home.environment)
+    if not home.directory.is_dir():
+        raise ConfigError(f"there is no home at {home.directory}", hint=f"token-relay {kind} init --help")
+    clock = SystemClock()
+    now_text = datetime.fromtimestamp(clock.now().wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    vault = open_vault(home.directory, source, kind, now_text)
+    http = AioHttp()
+    try:
+        identity = await vault.run(lambda tx: tx.get(Identity, "self"))
+        if identity is None:
+            raise VaultError("the vault holds no identity", hint=f"token-relay {kind} init --force …")
+        yield Runtime(kind, home, config, vault, identity, http, clock, SystemRandom(), source.describe())
+    finally:
+        await http.close()
+        await vault.close()
+
+
+def text_of(args: Mapping[str, Any], name: str, default: str = "") -> str:
+    """Return a text argument of a command. Raises ConfigError for anything else."""
+    value = args.get(name, default)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be text")
+    return value
+
+
+def number_of(args: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+    """Return a number argument of a command, within its limits. Raises ConfigError for anything else."""
+    value = args.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{name} must be a number from {low:g} to {high:g}")
+    return float(value)
+
+
+Command = Callable[[dict[str, Any], Any], Awaitable[dict[str, Any]]]

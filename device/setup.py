@@ -1,0 +1,105 @@
+"""Making a home: the vault with this device's identity in it, and finding the vault's key.
+
+What is there is never changed: a vault keeps its identity, a key file its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from device.clock import SystemRandom
+from device.config import CompanionConfig, Kind, PhoneConfig, VaultConfig, check_config, read_secret_file
+from device.ports import Transaction
+from device.records import RECORDS, SCHEMA_VERSION, Identity
+from device.vault.errors import CorruptVaultError
+from device.vault.files import set_aside
+from device.vault.keys import KeyFile, KeySource, PassphraseKey, SystemdCredential
+from device.vault.store import SqliteVault
+from relay.errors import ConfigError, VaultError
+from relay.identity import KeyPair, device_id
+
+VAULT_FILE = "vault.db"
+KEY_FILE = "vault.key"
+PASSPHRASE_PARAMETERS_FILE = "vault.kdf"  # noqa: S105  # a file name
+
+
+@dataclass(frozen=True, slots=True)
+class InitResult:
+    """Who this device is."""
+
+    device_id: str
+
+
+def key_source(home: Path, config: VaultConfig, environment: Mapping[str, str]) -> KeySource:
+    """Return where the vault's key comes from. Raises ConfigError or VaultError when it cannot be had."""
+    if config.credential is not None:
+        return SystemdCredential.from_environment(config.credential, environment)
+    if config.passphrase_file is not None:
+        passphrase = read_secret_file(config.passphrase_file, "passphrase")
+        return PassphraseKey(home / PASSPHRASE_PARAMETERS_FILE, passphrase)
+    return KeyFile(config.key_file or home / KEY_FILE)
+
+
+def create_home(kind: Kind, home: Path, config_text: str, environment: Mapping[str, str] | None = None) -> InitResult:
+    """Make vault, vault key and identity where they are missing; durable when it returns.
+
+    Raises:
+        ConfigError, VaultError: nothing usable was made; the message says what to do.
+    """
+    parsed = (
+        check_config(PhoneConfig, config_text, home)
+        if kind == "phone"
+        else check_config(CompanionConfig, config_text, home)
+    )
+    if isinstance(parsed, tuple):
+        raise ConfigError("\n".join(problem.in_file("config.toml") for problem in parsed))
+    source = key_source(home, parsed.vault, environment or {})
+    vault_path = home / VAULT_FILE
+    if not vault_path.exists():
+        _create_key(source, home, parsed.vault)
+    return asyncio.run(_open_or_create(vault_path, source))
+
+
+def _create_key(source: KeySource, home: Path, config: VaultConfig) -> None:
+    if isinstance(source, KeyFile) and not (config.key_file or home / KEY_FILE).exists():
+        source.create()
+    if isinstance(source, PassphraseKey) and not (home / PASSPHRASE_PARAMETERS_FILE).exists():
+        source.create()
+
+
+async def _open_or_create(path: Path, source: KeySource) -> InitResult:
+    async with SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION) as vault:
+        random = SystemRandom()
+
+        def step(tx: Transaction) -> Identity:
+            identity = tx.get(Identity, "self")
+            if identity is None:
+                keys = KeyPair.from_random(random.bytes(32))
+                identity = Identity("self", keys.public_key, keys.private_key, created_at=0)
+                tx.put(identity)
+            return identity
+
+        identity = await vault.run(step)
+        return InitResult(device_id(identity.public_key))
+
+
+def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> SqliteVault:
+    """Open an agent's vault. A damaged one is set aside, and said so; it is never reset silently.
+
+    Raises:
+        VaultError: it cannot be opened; the hint says what to do.
+    """
+    path = home / VAULT_FILE
+    if not path.exists():
+        raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
+    try:
+        return SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION, create=False)
+    except CorruptVaultError as exc:
+        aside = set_aside(path, now_text)
+        raise VaultError(
+            f"the vault is damaged ({exc}) and was set aside as {aside}: this device is a stranger now",
+            hint=f"token-relay {kind} init --force …, then pair again; on the other device: forget this one",
+        ) from exc
