@@ -1,0 +1,57 @@
+# token-relay: the two commands are `make demo` and `make test`. `make help` lists the rest.
+# Needs Python >= 3.11 and its venv module; everything else goes into .venv.
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),--step)
+
+.PHONY: help demo test check bench vectors clean system-packages
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: $(VENV)/.runtime  ## watch a grant travel: PROFILE=entra|auth0|strict FAST=1 STEP=1
+	@$(BIN)/token-relay demo $(DEMO)
+
+test: $(VENV)/.development system-packages  ## run all tests; ARGS="..." goes to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.development  ## formatting, lint, types
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.development system-packages  ## print the table of ratios; ARGS="--quick"
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+vectors: $(VENV)/.development  ## make tests/vectors anew
+	@$(BIN)/python tests/vectors/make.py
+
+system-packages:
+	@command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && exit 0; \
+	if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+		as=$$([ "$$(id -u)" = 0 ] || echo sudo); echo "installing mosquitto and mosquitto-clients"; \
+		$$as apt-get -qq update && DEBIAN_FRONTEND=noninteractive $$as apt-get -qq -y \
+			install --no-install-recommends mosquitto mosquitto-clients >/dev/null; \
+	fi; \
+	command -v mosquitto >/dev/null || echo "mosquitto is missing and cannot be installed here; tests that need it are \
+	counted as skipped: sudo apt-get install mosquitto mosquitto-clients"
+
+$(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is missing: sudo apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
+	@echo "making $(VENV)"; $(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV)"; $(PIP) --editable . && touch $@
+
+$(VENV)/.development: $(VENV)/.runtime
+	@echo "installing what the tests need"; $(PIP) --editable '.[dev]' && touch $@
+
+clean:  ## remove .venv and caches
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
