@@ -14,6 +14,7 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CELL_CHARS_MAX = 512  # as in the logs: longer text is a mistake, not information
 ROWS_MAX = 1_000  # as many events as an agent keeps
+COLUMNS_MAX = 8  # wider rows become blocks of their own: eleven columns fit no terminal
 DEPTH_MAX = 6  # results are two deep; this only bounds the recursion
 HIDDEN = frozenset({"action", "pending", "message"})  # shown as sentences, not as fields
 
@@ -70,6 +72,8 @@ def value_text(key: str, value: object) -> str:
             return "yes" if value else "no"
         case int() | float() if key.endswith("_s"):
             return duration(value)
+        case int() if key.endswith("_at"):
+            return moment(value)
         case float():
             return f"{value:g}"
         case str():
@@ -80,6 +84,13 @@ def value_text(key: str, value: object) -> str:
             return str(value)
         case _:
             return clean(json.dumps(value, ensure_ascii=False, default=lambda other: f"<{type(other).__name__}>"))
+
+
+def moment(unix_s: int) -> str:
+    """Return a moment in Unix seconds as local date and time; 0 is "never"."""
+    if not 0 < unix_s < 2**40:
+        return "-"
+    return datetime.fromtimestamp(unix_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration(seconds: float) -> str:
@@ -112,13 +123,21 @@ def blocks(result: Mapping[str, object], title: str = "", depth: int = 0) -> Ite
         if isinstance(value, Mapping) and value and depth < DEPTH_MAX:
             yield from blocks(value, name, depth + 1)
         elif isinstance(value, list | tuple) and value and _is_nested(value):
-            yield _table(name, value)
+            if depth < DEPTH_MAX and any(len(row) > COLUMNS_MAX or _holds_more(row) for row in value):
+                for row in value[:ROWS_MAX]:
+                    yield from blocks(row, name, depth + 1)
+            else:
+                yield _table(name, value)
 
 
 def _is_nested(value: object) -> bool:
     if isinstance(value, Mapping):
         return bool(value)
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _holds_more(row: Mapping[str, object]) -> bool:
+    return any(_is_nested(value) for value in row.values())
 
 
 def _table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:

@@ -229,9 +229,7 @@ def test_run_starts_the_agent_with_home_sockets_and_configuration(
     async def run(home: Home, config: object) -> None:
         started.append((home, config))
 
-    module = ModuleType(f"device.{kind}.agent")
-    setattr(module, f"run_{kind}", run)
-    monkeypatch.setitem(sys.modules, f"device.{kind}.agent", module)
+    monkeypatch.setattr(f"device.{kind}.serve.run_{kind}", run)
     monkeypatch.setattr("device.commands.serve.harden_process", lambda: ())
     monkeypatch.setattr("device.commands.serve.configure_logs", lambda context: None)
     shell(*(PHONE_INIT if kind == "phone" else COMPANION_INIT).split(), "--home", str(home))
