@@ -11,7 +11,6 @@ import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from cli_kit import Shell
@@ -40,9 +39,7 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, str]]:
         (home / "vault.db").touch(mode=0o600)
         return Created(DEVICE_ID)
 
-    module = ModuleType("device.setup")
-    module.create_home = create_home  # type: ignore[attr-defined]  # a stand-in
-    monkeypatch.setitem(sys.modules, "device.setup", module)
+    monkeypatch.setattr("device.setup.create_home", create_home)
     return calls
 
 
