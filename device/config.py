@@ -222,7 +222,7 @@ class ProviderConfig(Section):
     tenant: Annotated[str, AfterValidator(_tenant)] | None = Field(
         default=None, description="Entra only: the tenant, such as contoso. Without it, taken from url."
     )
-    scope: Annotated[str, Field(max_length=2048), AfterValidator(_scope)] = Field(
+    scope: Annotated[str, Field(max_length=1024), AfterValidator(_scope)] = Field(
         default=SCOPE_DEFAULT,
         description="What the person is asked to grant, separated by spaces; must contain offline_access.",
     )

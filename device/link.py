@@ -24,7 +24,7 @@ from device.ports import Channel, Clock, Now, Random, Transaction, Vault
 from device.records import EVENTS_MAX, Counter, Event, Identity, Outgoing, Pairing, Seen
 from relay import delivery
 from relay.envelope import NONCE_BYTES, PeerBox, parse_header
-from relay.errors import PeerError, TransientError, VaultError
+from relay.errors import PeerError, RelayError, TransientError, VaultError
 from relay.identity import KeyPair, device_id, id_text
 from relay.messages import (
     REQUESTS,
@@ -86,6 +86,7 @@ class Turn:
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)
     queued: list[Outgoing] = field(default_factory=list)
     settled: list[Outgoing] = field(default_factory=list)
+    used: dict[str, int] = field(default_factory=dict)  # the highest sequence number given out, per pairing
     after: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -168,8 +169,10 @@ class Turn:
     def _seal(self, pairing_id: str, body: Body, in_reply_to: int | None) -> tuple[Pairing, bytes, bytes, int]:
         pairing = self.tx.get(Pairing, pairing_id)
         assert pairing is not None, "a message needs its pairing"
-        pairing = replace(pairing, seq_sent=pairing.seq_sent + 1)
+        seq = max(pairing.seq_sent, self.used.get(pairing_id, 0)) + 1
+        pairing = replace(pairing, seq_sent=seq)
         self.tx.put(pairing)
+        self.used[pairing_id] = seq
         head = Head(
             v=VERSION,
             type=body.type,
@@ -183,6 +186,13 @@ class Turn:
         plaintext = encode(head, body)
         envelope = self.box(pairing.peer_key).seal(plaintext, self.random.bytes(NONCE_BYTES))
         return pairing, plaintext, envelope, pairing.seq_sent
+
+    def keep_numbers(self) -> None:
+        """Make the given-out numbers stand, whatever older copy of a pairing a step wrote back after sealing."""
+        for pairing_id, seq in self.used.items():
+            pairing = self.tx.get(Pairing, pairing_id)
+            if pairing is not None and pairing.seq_sent < seq:
+                self.tx.put(replace(pairing, seq_sent=seq))
 
     def _topic(self, pairing: Pairing) -> str:
         return peer_topic(recipient=pairing.peer_id, sender=device_id(self.own.public_key))
@@ -253,7 +263,9 @@ class Link:
 
         def run(tx: Transaction) -> tuple[Turn, T]:
             turn = Turn(tx, self.own, now, self._random, self._box)
-            return turn, step(turn)
+            result = step(turn)
+            turn.keep_numbers()
+            return turn, result
 
         try:
             turn, result = await self._vault.run(run)
@@ -261,6 +273,10 @@ class Link:
             return _Raised(exc)
         self._finish(turn)
         return result
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run work beside everything else; a failure that a later try can mend is logged and ends nothing."""
+        self._tasks.create_task(_guarded(work))
 
     def _finish(self, turn: Turn) -> None:
         for row in turn.settled:
@@ -271,7 +287,7 @@ class Link:
             self._schedule(_Due(topic, row, 1, 0.0))
         if envelopes and self.channel is not None and self.channel.is_connected:
             for topic, envelope in turn.outgoing:
-                self._tasks.create_task(self._publish(topic, envelope))
+                self.spawn(self._publish(topic, envelope))
         for call in turn.after:
             call()
 
@@ -490,11 +506,18 @@ class Link:
             for due in [d for d in self._due.values() if d.at_boot_s <= now.boot_s]:
                 if self.channel is not None and self.channel.is_connected:
                     due.attempts += 1
-                    self._tasks.create_task(self._publish(due.topic, due.row.envelope))
+                    self.spawn(self._publish(due.topic, due.row.envelope))
                 self._schedule(due)
             self._wake.clear()
             next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + 3600.0) - now.boot_s
             await wait_for_event(self._wake, self._clock, min(max(next_s, 0.05), 3600.0))
+
+
+async def _guarded(work: Coroutine[Any, Any, object]) -> None:
+    try:
+        await work
+    except RelayError as exc:
+        log.error("task_failed", error=type(exc).__name__, detail=str(exc))
 
 
 async def wait_for_event(event: asyncio.Event, clock: Clock, seconds: float) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -174,11 +175,10 @@ class Runtime:
         while True:
             await self.clock.sleep(GREET_EVERY_S)
 
-            def step(turn: Turn) -> None:
-                for pairing in turn.tx.select(Pairing, state="active"):
-                    link.greet(turn, pairing)
-
-            await link.turn(step)
+            try:
+                await link.turn(partial(_greet_all, link=link))
+            except VaultError as exc:
+                log.error("vault_refused", detail=str(exc))
 
     async def _feed_watchdog(self) -> None:
         """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts."""
@@ -189,6 +189,11 @@ class Runtime:
             connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
             notify(address, WATCHDOG=1, STATUS=f"{open_pairings} paired, {connected}")
             await self.clock.sleep(interval_s / 2)
+
+
+def _greet_all(turn: Turn, link: Link) -> None:
+    for pairing in turn.tx.select(Pairing, state="active"):
+        link.greet(turn, pairing)
 
 
 async def _connected(link: Link, on_network: Callable[[], None]) -> None:

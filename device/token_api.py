@@ -34,7 +34,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from device.logs import where
-from device.policy import Allowed, DeniedBecause, Peer, Policy, decide
+from device.policy import ROOT_UID, Allowed, DeniedBecause, Peer, Policy, decide
 from device.ports import Clock
 from device.systemd import UnixListener, open_listener, peer_of
 from device.token_source import (
@@ -294,6 +294,11 @@ class TokenApi:
         query = parse_query(query_text)
         if isinstance(query, BadQuery):
             return _bad_request(query.detail)
+        if query.force_refresh and peer.uid not in (self.policy.owner_uid, ROOT_UID):
+            detail = (
+                "only the agent's own user and root may force a refresh"  # others could spend the provider's patience
+            )
+            return refused(403, "denied", detail, "leave force_refresh out")
         decision = decide(self.policy, peer, query)
         if isinstance(decision, DeniedBecause):
             log.warning("token_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)

@@ -23,16 +23,20 @@ from relay.secret import RefreshToken
 
 VERSION = 1
 INTEGER_MAX = 2**53 - 1
+SEQUENCE_MAX = 2**52  # in what a peer says; the room above is ours, for the jump that a claim of rollback asks of us
 HANDOFFS_LISTED_MAX = 64
+SEALED_CHARS_MAX = 15_000  # of base64url: what fits the larger envelope beside the other fields
 
 Integer = Annotated[int, Field(ge=0, le=INTEGER_MAX)]
 Hex16: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\z")]
 Hex32: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
 DeviceId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z2-7]{26}\z")]
 Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}\z")]
-Text: TypeAlias = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\z")]  # a terminal may show it
-Url: TypeAlias = Annotated[str, Field(min_length=1, max_length=512)]
-Scope: TypeAlias = Annotated[str, Field(max_length=1024)]
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*\z"  # no control characters: a terminal may show it
+Text: TypeAlias = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
+Url: TypeAlias = Annotated[str, Field(min_length=1, max_length=512, pattern=_PRINTABLE)]
+Scope: TypeAlias = Annotated[str, Field(max_length=1024, pattern=_PRINTABLE)]
+Version1: TypeAlias = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take `true` as well
 
 
 class UnsupportedError(PeerError):
@@ -114,7 +118,7 @@ class Token(_Strict):
 
     type: ClassVar = "TOKEN"
     handoff_id: Hex16
-    sealed: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\z", max_length=15_000)]
+    sealed: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\z", max_length=SEALED_CHARS_MAX)]
 
 
 class Stored(_Strict):
@@ -261,7 +265,7 @@ REQUESTS = frozenset({"OFFER", "TOKEN", "STORED", "CANCEL", "REVOKE", "RENEW", "
 class GrantPayload(_Strict):
     """What the sealed TOKEN holds. The first seven fields tie it to one pairing, one handoff, one exchange."""
 
-    v: Literal[1]
+    v: Version1
     pairing_id: Hex16
     handoff_id: Hex16
     phone_key: Hex32
@@ -321,13 +325,22 @@ def decode(plaintext: bytes) -> Message:
         head = Head.model_validate(value, by_name=False)  # on the wire only the aliases count
     except ValidationError:
         raise PeerError("bad_field") from None  # the original shows what the peer sent
+    if head.seq > SEQUENCE_MAX:
+        raise PeerError("bad_field")
     model = BODIES.get(head.type)
     if head.v != VERSION or model is None:
         raise UnsupportedError(head)
     try:
-        return Message.model_construct(head=head, body=model.model_validate(body))
+        message = Message.model_construct(head=head, body=model.model_validate(body))
     except ValidationError:
         raise PeerError("bad_field") from None
+    match message.body:
+        case Hello(seq_sent=sent, seq_accepted=accepted) | Rollback(seq_sent=sent, seq_accepted=accepted):
+            if max(sent, accepted) > SEQUENCE_MAX:
+                raise PeerError("bad_field")
+        case _:
+            pass
+    return message
 
 
 def encode_grant(payload: GrantPayload) -> bytes:
@@ -375,7 +388,7 @@ def encode_json(value: dict[str, Any]) -> bytes:
 
 
 def parse_object(plaintext: bytes) -> dict[str, Any]:
-    """Parse one JSON object without duplicate keys or fractions.
+    """Parse one JSON object without duplicate keys; its numbers are integers from 0 to 2^53 - 1, wherever they stand.
 
     Raises:
         PeerError: ``bad_json``, ``duplicate_key`` or ``bad_field``.
@@ -384,8 +397,9 @@ def parse_object(plaintext: bytes) -> dict[str, Any]:
         value = json.loads(
             plaintext.decode("utf-8"),
             object_pairs_hook=_no_duplicates,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
+            parse_int=_integer,
+            parse_float=_refuse_float,
+            parse_constant=_refuse_constant,
         )
     except (ValueError, RecursionError) as exc:
         raise PeerError("bad_json") from exc
@@ -401,5 +415,15 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _refuse_number(text: str) -> None:
+def _integer(text: str) -> int:
+    if len(text) > len(str(INTEGER_MAX)) or text.startswith("-") or int(text) > INTEGER_MAX:
+        raise PeerError("bad_field")  # "-0" too, which some parsers read as a float
+    return int(text)
+
+
+def _refuse_float(text: str) -> None:
     raise PeerError("bad_field")
+
+
+def _refuse_constant(text: str) -> None:
+    raise PeerError("bad_json")  # NaN and Infinity are no JSON. RFC 8259 §6

@@ -165,6 +165,10 @@ class MqttChannel:
                 await self._serve_one_connection()
             except* DroppedError as group:
                 self.last_error = str(group.exceptions[0])
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A task group that was cancelled while one of its tasks failed raises only the failure.
+                raise asyncio.CancelledError
             if self._up_since is not None and self._monotonic() - self._up_since >= HEALTHY_AFTER_S:
                 attempt = 0
             self._up_since = None

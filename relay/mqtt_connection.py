@@ -96,8 +96,8 @@ class MqttSettings:
             raise ConfigError("a client certificate needs both cert_file and key_file")
         if not self.use_tls and (self.ca_file or self.cert_file):
             raise ConfigError("certificates are set, but TLS is not", hint="write the broker address as mqtts://")
-        if not 5 <= self.keepalive_s <= 65_535 or not 0 < self.receive_maximum < 65_536:
-            raise ConfigError("keepalive_s is 5 to 65535, receive_maximum 1 to 65535")
+        if not 0 < self.keepalive_s < 65_536 or not 0 < self.receive_maximum < 65_536:
+            raise ConfigError("keepalive_s and receive_maximum are 1 to 65535")
 
 
 class DroppedError(RelayError):

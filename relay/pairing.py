@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from relay.envelope import BOX_OVERHEAD_BYTES, NONCE_BYTES, PADDED_BYTES, pad, shared_key, unpad
 from relay.errors import PeerError
 from relay.identity import KeyPair
-from relay.messages import Hex16, Hex32, Text, encode_json, parse_object
+from relay.messages import Hex16, Hex32, Text, Version1, encode_json, parse_object
 from relay.secret import Secret
 
 INVITATION_PREFIX = "RTR1:"
@@ -115,7 +115,7 @@ class Invitation:
 
 class _PairFields(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-    v: Literal[1]
+    v: Version1
     static_key: Hex32
     name: Annotated[Text, Field(min_length=1, max_length=64)]
     nonce: Hex16

@@ -216,7 +216,8 @@ COMMANDS = {
         "end a pairing in good order",
         _device,
         "device.commands.talk:unpair",
-        description="End a pairing in good order: both ends settle what is open and then forget each other.",
+        description="End a pairing in good order: what the device holds is revoked first, then this phone forgets it. "
+        "The device keeps an empty pairing until `companion forget --pairing`.",
     ),
     "forget": Command(
         "forget a companion without asking it",

@@ -22,7 +22,7 @@ from device.pairings import delete_pairing
 from device.ports import Clock, Http, Random, Transaction, Vault
 from device.records import CompanionHandoff, Grant, Identity, Outgoing, Pairing
 from relay.envelope import open_once
-from relay.errors import PeerError
+from relay.errors import PeerError, TransientError
 from relay.handoff import (
     CompanionEffect,
     CompanionEvent,
@@ -86,10 +86,7 @@ class CompanionAgent:
         broker_url: str,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self._vault = vault
         self._http = http
-        self._tasks = tasks
-        self._random = random
         self.link = Link(vault=vault, clock=clock, random=random, identity=identity, handler=self, tasks=tasks)
         self.keeper = GrantKeeper(
             link=self.link, vault=vault, http=http, clock=clock, random=random, tasks=tasks, watcher=self
@@ -328,7 +325,9 @@ class CompanionAgent:
             ends_at = access_token_ends_at(turn, grant.grant_id)
             said: str = "unsupported"
             refresh_token = grant.refresh_token
-            if refresh_token is not None and grant.revocation_endpoint and profile_of(grant).can_revoke_token:
+            profile = profile_of(grant)
+            may_ask = profile.can_revoke_token and (row.reason == "revoked" or not profile.revoking_kills_siblings)
+            if refresh_token is not None and grant.revocation_endpoint and may_ask:
                 said = "asking" if row.reason == "revoked" else "unknown"
                 turn.after.append(partial(self._revoke_later, grant, refresh_token))
             row = replace(row, provider_said=said, access_token_ends_at=ends_at)
@@ -338,7 +337,7 @@ class CompanionAgent:
         return row
 
     def _revoke_later(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        self._tasks.create_task(self._revoke_at_provider(grant, refresh_token))
+        self.link.spawn(self._revoke_at_provider(grant, refresh_token))
 
     async def _revoke_at_provider(self, grant: Grant, refresh_token: RefreshToken) -> None:
         """One RFC 7009 request of at most 10 s; the token lives in this call's memory and nowhere else."""
@@ -430,7 +429,10 @@ class CompanionAgent:
         ready = turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready")
         if not open_rows and not ready:
             body = Renew(handoff_id=grant.handoff_id, reason=reason, generation=grant.generation)
-            turn.request(pairing.pairing_id, body, grant.handoff_id)
+            try:
+                turn.request(pairing.pairing_id, body, grant.handoff_id)
+            except TransientError as exc:  # this may be the transaction that stores a rotated token
+                turn.event("renewal_not_asked", handoff_id=grant.handoff_id, detail=str(exc))
 
     # -- commands --------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ from device.link import Link, Turn, wait_for_event
 from device.ports import Clock, Http, Now, Random, Transaction, Vault
 from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
-from relay.errors import VaultError
+from relay.errors import RelayError, VaultError
 from relay.provider import oauth
 from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from relay.secret import RefreshToken
@@ -110,7 +110,7 @@ class GrantKeeper:
         self._flights: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, _Pause] = {}
         self._asked: dict[str, float] = {}
-        self._shares: dict[tuple[str, int], float] = {}
+        self._shares: dict[str, tuple[int, float]] = {}  # per grant: generation and the share drawn for it
         self._leases_over: set[str] = set()
         self._waiters = 0
         self._wake = asyncio.Event()
@@ -139,16 +139,16 @@ class GrantKeeper:
             return self._grant_token(grant, decision.token, now)
         if isinstance(decision, str):
             return self._refuse(grant)
-        pause = self._pauses.get(grant.grant_id)
-        if pause is None or pause.until_boot_s <= now.boot_s:
+        newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
+        ends_at = now.boot_s + query.timeout_s
+        while now.boot_s < ends_at and not self._is_pausing(grant.grant_id, now):
             flight = self._fly(grant.grant_id, normalise_scope(query.scope))
             try:
-                async with asyncio.timeout(query.timeout_s):
+                async with asyncio.timeout(ends_at - now.boot_s):
                     await asyncio.shield(flight)
             except TimeoutError:
                 pass
-            served = self._since(now, query)
-            grant, token, decision = await self._look(served)
+            grant, token, decision = await self._look(newest)
             if grant is None:
                 return TokenRefused("not_found", "the grant has just been taken away", self._no_grant())
             now = self._clock.now()
@@ -156,6 +156,7 @@ class GrantKeeper:
                 return self._grant_token(grant, decision.token, now)
             if isinstance(decision, str):
                 return self._refuse(grant)
+            # else the flight was not ours: another scope, or the phone's own work with this grant
         if token is not None and token.access_token is not None and remaining_s(token, now) > 0:
             return self._grant_token(grant, token, now)
         pause = self._pauses.get(grant.grant_id)
@@ -163,9 +164,9 @@ class GrantKeeper:
         reason = pause.reason if pause else f"no answer from the provider within {query.timeout_s:g} s"
         return TokenRefused("offline", reason, "try again when the network is back", retry_after_s)
 
-    def _since(self, now: Now, query: TokenQuery) -> TokenQuery:
-        """The question after a flight: whatever the newest token is, it will do."""
-        return replace(query, force_refresh=False, min_valid_s=0.0)
+    def _is_pausing(self, grant_id: str, now: Now) -> bool:
+        pause = self._pauses.get(grant_id)
+        return pause is not None and pause.until_boot_s > now.boot_s
 
     async def _look(self, query: TokenQuery) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | str]:
         now = self._clock.now()
@@ -214,8 +215,14 @@ class GrantKeeper:
         """Run other work with this grant's token while no refresh is in flight, and let none begin meanwhile."""
         while (flight := self._flights.get(grant_id)) is not None and not flight.done():
             await asyncio.shield(flight)
-        flight = self._flights[grant_id] = self._tasks.create_task(work())
+        flight = self._flights[grant_id] = self._tasks.create_task(self._logged(work()))
         await asyncio.shield(flight)
+
+    async def _logged(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except RelayError as exc:  # a task of the agent's group: raised, it would take the agent down
+            log.error("work_failed", error=type(exc).__name__, detail=str(exc))
 
     async def refresh(self, grant_id: str, scope: str = "") -> None:
         """Refresh once now, whatever the cache holds; shares a flight that is already under way."""
@@ -235,7 +242,7 @@ class GrantKeeper:
                     token_endpoint=begun.grant.token_endpoint,
                     client_id=begun.grant.client_id,
                     refresh_token=begun.refresh_token,
-                    scope=scope or None,
+                    scope=scope or _scope_to_ask(begun.grant),
                     client_info=begun.grant.profile == "entra",
                 )
                 settled = await self._settle(begun, outcome)
@@ -437,7 +444,10 @@ class GrantKeeper:
             due.append(keep_alive - since_refresh)
         asked = self._asked.get(grant.grant_id)
         if token is not None and asked is not None and now.boot_s - asked <= token.expires_in_s:
-            share = self._shares.setdefault((grant.grant_id, grant.generation), self._random.uniform(0.0, 1.0))
+            generation, share = self._shares.get(grant.grant_id, (-1, 0.0))
+            if generation != grant.generation:
+                share = self._random.uniform(0.0, 1.0)
+                self._shares[grant.grant_id] = (grant.generation, share)
             at_s = schedule.proactive_at_s(profile, expires_in_s=token.expires_in_s, share=share)
             if at_s is not None and token.expires_in_s >= 2 * schedule.BACKOFF_FIRST_S:
                 due.append(at_s - (token.expires_in_s - remaining_s(token, now)))
@@ -486,6 +496,11 @@ def access_token_ends_at(turn: Turn, grant_id: str) -> int:
     left = [remaining_s(token, turn.now) for token in turn.tx.select(CachedToken, grant_id=grant_id)]
     longest = max(left, default=0.0)
     return int(turn.now.wall_s + longest) if longest > 0 else 0
+
+
+def _scope_to_ask(grant: Grant) -> str | None:
+    """A grant that was handed over may be narrower than its token: ask for no more than it says. RFC 6749 §6."""
+    return grant.scope if grant.handoff_id else None
 
 
 def _event_name(outcome: TokenOutcome) -> str:

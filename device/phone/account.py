@@ -22,7 +22,7 @@ from device.grants.serving import normalise_scope, profile_of, with_state
 from device.link import Link, Turn
 from device.phone.browser import CodeReceived, LoopbackReceiver, SignInRefused
 from device.ports import Clock, Http, Random
-from device.records import Grant
+from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
 from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, RelayError, TransientError
 from relay.provider import native_auth, oauth
@@ -30,6 +30,7 @@ from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutco
 from relay.provider.profile import Profile
 from relay.secret import Code, Password, RefreshToken
 
+ACCOUNT_CHARS_MAX = 200
 PASSWORD_TRIES_MAX = 3  # more would feed the provider's lockout
 BROWSER_WAIT_S = 600.0  # a person finds a password, a second device, and comes back
 
@@ -257,7 +258,8 @@ class Accounts:
             nonce=new.nonce,
             now_wall_s=self._clock.now().wall_s,
         )
-        return replace(new, subject=subject.sub, username=subject.username or new.username or subject.name)
+        username = subject.username or new.username or subject.name
+        return replace(new, subject=subject.sub, username=_shown(username))
 
     def grant_of(self, turn: Turn, new: NewGrant, refresh_token: RefreshToken) -> Grant:
         return Grant(
@@ -284,6 +286,7 @@ class Accounts:
             raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
         grant = self.grant_of(turn, new, new.tokens.refresh_token)
         grant = replace(grant, refreshed_at=turn.wall, refreshed=turn.stamp)
+        grant = with_state(grant, lifecycle.Locked(grant.generation, "unverified"))
         turn.tx.put(grant)
         if new.tokens.access_token is not None:
             cache_token(turn, grant, "", new.sent, new.tokens)
@@ -292,6 +295,7 @@ class Accounts:
     def _adopt(self, turn: Turn, grant_id: str, checked: NewGrant) -> Grant:
         grant = turn.tx.get(Grant, grant_id)
         assert grant is not None
+        grant = with_state(grant, lifecycle.Held(grant.generation))
         grant = replace(grant, subject=checked.subject, account=checked.username)
         for older in turn.tx.select(
             Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id, subject=grant.subject
@@ -360,7 +364,15 @@ class Accounts:
                 self._keeper.pause_reason(grant.grant_id) or "the provider cannot be reached",
                 hint="the token is kept, and tried again by itself",
             )
-        return after
+        return await self._link.turn(lambda turn: self._learn_scope(turn, after))
+
+    def _learn_scope(self, turn: Turn, grant: Grant) -> Grant:
+        """A token from elsewhere has the scope of its own sign-in, which the first answer tells."""
+        token = turn.tx.get(CachedToken, grant.grant_id, "")
+        if token is not None:
+            grant = replace(grant, scope=_granted(token.granted_scope, self.settings.scope))
+            turn.tx.put(grant)
+        return grant
 
     async def sign_out(self) -> list[dict[str, str]]:
         """Erase the phone's own grants, after asking the provider to revoke them where it can be asked."""
@@ -427,6 +439,11 @@ class Accounts:
                 "this phone may not give refresh tokens away: allow_refresh_token_access is false",
                 hint="set allow_refresh_token_access = true in config.toml and restart the agent",
             )
+
+
+def _shown(username: str) -> str:
+    """A name that comes from a provider, fit for an OFFER and for a terminal."""
+    return "".join(c for c in username if c.isprintable())[:ACCOUNT_CHARS_MAX]
 
 
 def _granted(answered: str, requested: str) -> str:

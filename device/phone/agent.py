@@ -24,7 +24,7 @@ from device.phone.handoffs import LIVE, Handoffs, state_of
 from device.phone.pairing import PhonePairing
 from device.ports import Clock, Http, Random, Vault
 from device.records import Grant, Identity, Pairing, PhoneHandoff
-from relay.errors import LocalError, PersonNeededError, PolicyError, VaultError
+from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, VaultError
 from relay.handoff import Offered
 from relay.provider import oauth
 from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
@@ -70,7 +70,6 @@ class PhoneAgent:
         self._http = http
         self._clock = clock
         self._random = random
-        self._tasks = tasks
         self._strategy = strategy
         self._lease_days = lease_days
         self.settings = settings
@@ -108,13 +107,19 @@ class PhoneAgent:
                 turn.after.append(partial(self._start_obtaining, row.handoff_id))
             for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
                 turn.tx.put(with_state(grant, lifecycle.Held(grant.generation)))  # an operator may have repaired it
+            for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
+                erase_grant(turn, grant)  # the agent stopped before the sign-in's id_token was checked
+                turn.tx.delete(Grant, grant.grant_id)
 
         await self.link.turn(step)
 
     async def tend(self) -> None:
         """Give up offers that are too old; runs until cancelled."""
         while True:
-            await self.link.turn(self.handoffs.expire_offers)
+            try:
+                await self.link.turn(self.handoffs.clear_up)
+            except VaultError as exc:
+                log.error("vault_refused", detail=str(exc))
             await self._clock.sleep(TEND_EVERY_S)
 
     def network_is_up(self) -> None:
@@ -164,6 +169,7 @@ class PhoneAgent:
         if pairing.state != "active":
             raise LocalError("this device is being unpaired", hint="pair again: token-relay phone pair")
         own = await self._own_grant(strategy)
+        _check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
         issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
         row = await self.link.turn(
             partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)
@@ -249,7 +255,7 @@ class PhoneAgent:
         self._pulse()
         if handoff_id not in self._obtaining:
             self._obtaining.add(handoff_id)
-            self._tasks.create_task(self._obtain(handoff_id))
+            self.link.spawn(self._obtain(handoff_id))
 
     async def _obtain(self, handoff_id: str) -> None:
         """Obtain and release, trying again until it works, is final, or the offer is over. Never raises."""
@@ -498,6 +504,12 @@ class PhoneAgent:
             ]
 
         return await self.link.turn(step)
+
+
+def _check_scope(wanted: str, granted: str) -> None:
+    beyond = set(wanted.split()) - set(granted.split())
+    if beyond:
+        raise ConfigError(f"scope goes beyond what was granted: {' '.join(sorted(beyond))}", hint=f"granted: {granted}")
 
 
 def _grant(turn: Turn, grant_id: str) -> Grant | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from device.elapsed import Stamp, elapsed_s
 from device.grants import lifecycle
 from device.grants.keeper import erase_grant
 from device.grants.serving import profile_of, with_state
@@ -38,6 +39,7 @@ from relay.handoff import (
 from relay.identity import KeyPair
 from relay.messages import (
     HANDOFFS_LISTED_MAX,
+    SEALED_CHARS_MAX,
     Accept,
     Cancel,
     Closed,
@@ -60,6 +62,7 @@ from relay.messages import (
     encode_grant,
     plaintext_hash,
 )
+from relay.pairing import INVITATION_LIFETIME_S
 from relay.secret import RefreshToken
 
 OFFER_LIFETIME_S = 24 * 3600
@@ -172,6 +175,8 @@ class Handoffs:
         """Say why a renewal is not served without the person, or return an empty string."""
         if row is None or row.state != "done":
             return "gone"
+        if self.open_handoff(turn.tx, pairing) is not None:
+            return "later"  # what is open answers this RENEW too
         if pairing.renew_denied or pairing.state != "active":
             return "revoked"
         if renew.reason != "uncertain" or row.strategy != "branch" or not self._may_release():
@@ -343,10 +348,12 @@ class Handoffs:
             is_otp=grant.is_otp,
         )
         ephemeral = KeyPair.from_random(turn.random.bytes(32))
-        sealed = seal_once(encode_grant(payload), current.one_time_key, ephemeral)
-        turn.request(
-            pairing.pairing_id, Token(handoff_id=row.handoff_id, sealed=encode_base64url(sealed)), row.handoff_id
-        )
+        sealed = encode_base64url(seal_once(encode_grant(payload), current.one_time_key, ephemeral))
+        if len(sealed) > SEALED_CHARS_MAX:
+            turn.tx.put(replace(current, problem="the refresh token is too long for an envelope"))
+            self.step(turn, pairing, row.handoff_id, "cancel")
+            return False
+        turn.request(pairing.pairing_id, Token(handoff_id=row.handoff_id, sealed=sealed), row.handoff_id)
         held = refresh_token if current.strategy == "move" else None
         turn.tx.put(
             replace(
@@ -468,7 +475,19 @@ class Handoffs:
     def _wake_waiters(self) -> None:
         self.pulse()
 
-    def expire_offers(self, turn: Turn) -> None:
+    def clear_up(self, turn: Turn) -> None:
+        """Drop pairings that came to nothing or are over, and give up old offers."""
+        for pairing in turn.tx.select(Pairing, state="pending"):
+            age_s = elapsed_s(Stamp.from_text(pairing.created), turn.now)
+            if age_s is None or age_s > INVITATION_LIFETIME_S:
+                delete_pairing(turn, pairing)
+        for pairing in turn.tx.select(Pairing, state="retired"):
+            rows = turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id)
+            if all(row.state not in LIVE for row in rows):
+                delete_pairing(turn, pairing)
+        self._expire_offers(turn)
+
+    def _expire_offers(self, turn: Turn) -> None:
         """Give up offers older than 24 h, through CANCEL; judged only by a synced clock."""
         if not turn.now.is_synced:
             return

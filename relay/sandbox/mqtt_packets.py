@@ -227,6 +227,8 @@ class Decoder:
 
     def _extent(self) -> tuple[int, int] | None:
         """Return the bytes of the fixed header and of the whole packet, once the length has arrived."""
+        if self._buffer and not self.level and self._buffer[0] != 0x10:  # a stranger need not finish his sentence
+            raise PacketError(Reason.PROTOCOL_ERROR, "CONNECT comes first")
         length = 0
         for index in range(LENGTH_BYTES_MAX):
             if len(self._buffer) < 2 + index:
@@ -242,8 +244,8 @@ class Decoder:
 
     def _packet(self, first: int, body: bytes) -> Packet:
         kind, flags, reader = first >> 4, first & 0x0F, _Reader(body)
-        if (kind == 1) == bool(self.level):
-            raise PacketError(Reason.PROTOCOL_ERROR, "CONNECT comes first and only once")
+        if kind == 1 and self.level:
+            raise PacketError(Reason.PROTOCOL_ERROR, "CONNECT comes only once")
         if kind != 3 and flags != (0b0010 if kind in (8, 10) else 0):
             raise PacketError(Reason.MALFORMED_PACKET, f"reserved flags of packet type {kind}")
         packet: Packet
