@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from device.elapsed import Stamp
 from device.grants import lease, schedule
 from device.grants.lifecycle import Dead, Locked, NeedsHandoff
 from device.grants.serving import lease_of, profile_of, remaining_s, state_of
@@ -217,7 +218,7 @@ def phone_status(
     devices = pairing_rows(pairings, outbox)
     for device, pairing in zip(devices, pairings, strict=True):
         mine = [row for row in handoffs if row.pairing_id == pairing.pairing_id]
-        mine.sort(key=lambda row: (row.created_at, row.handoff_id))
+        mine.sort(key=_begun)
         device["handoffs"] = [handoff_row(row) for row in mine[-5:]]
     return {
         **common(here, now),
@@ -229,22 +230,29 @@ def phone_status(
     }
 
 
+def _begun(row: PhoneHandoff) -> float:
+    """When a handoff began, finer than the seconds that people see: a script begins several within one."""
+    return Stamp.from_text(row.created).wall_s
+
+
 def _phone_action(
     here: Surroundings, pairings: list[Pairing], handoffs: list[PhoneHandoff], own: list[Grant]
 ) -> Json | None:
     names = {pairing.pairing_id: pairing.peer_name for pairing in pairings if pairing.state == "active"}
     latest: dict[str, PhoneHandoff] = {}
-    for row in sorted(handoffs, key=lambda row: (row.created_at, row.done_at)):
+    for row in sorted(handoffs, key=_begun):
         if row.pairing_id in names:
             latest[row.pairing_id] = row
+    live = [grant for grant in own if grant.state not in ("dead", "needs_handoff", "locked")]
     for pairing_id, row in latest.items():
         if row.state == "offered" and row.reason == "accepted" and row.strategy == "mint":
             return action("finish_handoff", names[pairing_id])
         if row.state == "done" and row.device_state in ("needs_handoff", "dead", "uncertain"):
+            if not live and row.strategy != "mint":  # mint signs in by itself; the others need what is gone here
+                return action("sign_in")
             return action("hand_off_again", names[pairing_id])
         if row.state == "done" and row.device_state == "locked":
             return action("restored_backup", names[pairing_id])
-    live = [grant for grant in own if grant.state not in ("dead", "needs_handoff", "locked")]
     if not live and any(grant.reason not in ("moved", "") for grant in own):
         return action("sign_in")
     if not live and not latest:

@@ -275,7 +275,9 @@ class GrantKeeper:
                 turn.tx.put(grant)
                 assert grant.refresh_token is not None
                 return _Begun(grant_id, grant, grant.refresh_token, scope, Stamp.of(turn.now))
-            case lifecycle.Wait(seconds):
+            case lifecycle.Wait(state, seconds):
+                if state != state_of(grant):
+                    turn.tx.put(with_state(grant, state))
                 reason = "the last answer was lost; the provider is asked again when the access token has ended"
                 wait = _Pause(0, turn.now.boot_s + seconds, reason)
                 turn.after.append(lambda: self._pauses.__setitem__(grant_id, wait))

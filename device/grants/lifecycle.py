@@ -103,6 +103,7 @@ class Begin:
 class Wait:
     """Not before this many seconds: the cached access token still works, and trying could end it."""
 
+    state: Uncertain
     seconds: float
 
 
@@ -130,7 +131,7 @@ def begin_refresh(
             if intent.late >= LATE_ATTEMPTS_MAX:
                 return Stop(NeedsHandoff(generation, "uncertain"))
             if profile.reuse_kills_access_tokens and access_token_ends_in_s is not None and access_token_ends_in_s > 0:
-                return Wait(access_token_ends_in_s)
+                return Wait(Uncertain(generation, intent), access_token_ends_in_s)
             return Begin(Refreshing(generation, replace(again, late=intent.late + 1)))
         case NeedsHandoff() | Locked() | Dead():
             return Stop(state)
