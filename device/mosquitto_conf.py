@@ -86,7 +86,7 @@ persistent_client_expiration 30d
 
 set_tcp_nodelay true
 
-# -- How much: an envelope has 16528 bytes at most; a full queue drops, and the sender sends again.
+# -- How much: an envelope has 16460 bytes at most; a full queue drops, and the sender sends again.
 
 max_packet_size {PACKET_BYTES_MAX}
 max_queued_messages {QUEUED_MESSAGES_MAX}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from device.link import Turn
 from device.records import Pairing, Seen
+from device.turn import Turn
 
 
 def retire_others(turn: Turn, pairing: Pairing) -> None:

@@ -22,7 +22,7 @@ from device.config import AgentConfig, Home, Kind, read_own_text, read_secret_fi
 from device.control import ControlServer, Handler
 from device.grants.keeper import GrantKeeper
 from device.http import AioHttp
-from device.link import Link, Turn
+from device.link import Link
 from device.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from device.policy import Policy, parse_policy
 from device.ports import Transaction
@@ -31,6 +31,7 @@ from device.setup import key_source, open_vault
 from device.status import Surroundings
 from device.systemd import listen_fds, notify, watchdog_interval_s
 from device.token_api import TokenApi
+from device.turn import Turn
 from device.vault.store import SqliteVault
 from relay.errors import ConfigError, VaultError
 from relay.identity import device_id

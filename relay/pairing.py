@@ -69,6 +69,8 @@ class Invitation:
         hint = self.broker.encode()
         if len(hint) > HINT_BYTES_MAX:
             raise ValueError(f"broker address is longer than {HINT_BYTES_MAX} bytes")
+        if not (self.broker.isascii() and self.broker.isprintable()):
+            raise ValueError("broker address is not printable ASCII, so nobody could read the invitation again")
         return bytes([INVITATION_VERSION]) + self.public_key + self.secret.reveal() + bytes([len(hint)]) + hint
 
     def text(self) -> str:

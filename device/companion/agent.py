@@ -17,10 +17,11 @@ from device.elapsed import Stamp
 from device.grants import lease, lifecycle
 from device.grants.keeper import GrantKeeper, access_token_ends_at, erase_grant
 from device.grants.serving import profile_of, state_of, with_lease, with_state
-from device.link import Link, Turn
+from device.link import Link
 from device.pairings import delete_pairing
 from device.ports import Clock, Http, Random, Transaction, Vault
 from device.records import CompanionHandoff, Grant, Identity, Outgoing, Pairing
+from device.turn import Turn
 from relay.envelope import open_once
 from relay.errors import PeerError, TransientError
 from relay.handoff import (

@@ -11,10 +11,11 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from device.elapsed import Stamp, elapsed_s
-from device.link import Link, Turn
+from device.link import Link
 from device.pairings import retire_others
 from device.ports import Clock, Random
 from device.records import Pairing
+from device.turn import Turn
 from relay import pairing as wire
 from relay.errors import LocalError, PeerError
 from relay.identity import KeyPair, device_id

@@ -39,10 +39,11 @@ from device.grants.serving import (
     with_lease,
     with_state,
 )
-from device.link import Link, Turn, wait_for_event
+from device.link import Link, wait_for_event
 from device.ports import Clock, Http, Now, Random, Transaction, Vault
 from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
+from device.turn import Turn
 from relay.errors import RelayError, VaultError
 from relay.provider import oauth
 from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable

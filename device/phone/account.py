@@ -19,11 +19,12 @@ from device.elapsed import Stamp
 from device.grants import lifecycle
 from device.grants.keeper import GrantKeeper, cache_token, erase_grant
 from device.grants.serving import normalise_scope, profile_of, with_state
-from device.link import Link, Turn
+from device.link import Link
 from device.phone.browser import CodeReceived, LoopbackReceiver, SignInRefused
 from device.ports import Clock, Http, Random
 from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
+from device.turn import Turn
 from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, RelayError, TransientError
 from relay.provider import native_auth, oauth
 from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable

@@ -18,12 +18,14 @@ import structlog
 from device.grants import lifecycle, schedule
 from device.grants.keeper import GrantKeeper, erase_grant
 from device.grants.serving import normalise_scope, profile_of, with_state
-from device.link import Link, Turn, wait_for_event
+from device.link import Link, wait_for_event
 from device.phone.account import Accounts, AccountSettings, NewGrant, Person, SignInOptions
-from device.phone.handoffs import LIVE, Handoffs, state_of
+from device.phone.handoff_rows import state_of
+from device.phone.handoffs import LIVE, Handoffs
 from device.phone.pairing import PhonePairing
 from device.ports import Clock, Http, Random, Vault
 from device.records import Grant, Identity, Pairing, PhoneHandoff
+from device.turn import Turn
 from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, VaultError
 from relay.handoff import Offered
 from relay.provider import oauth

@@ -14,16 +14,16 @@ from device.elapsed import Stamp, elapsed_s
 from device.grants import lifecycle
 from device.grants.keeper import erase_grant
 from device.grants.serving import profile_of, with_state
-from device.link import Link, Turn
+from device.link import Link
 from device.pairings import delete_pairing, retire_others
+from device.phone.handoff_rows import offer_body, state_of, with_phone_state
 from device.ports import Transaction
 from device.records import Grant, Outgoing, Pairing, PhoneHandoff
+from device.turn import Turn
 from relay import messages as m
 from relay.envelope import seal_once
-from relay.errors import PeerError, PersonNeededError
+from relay.errors import PeerError
 from relay.handoff import (
-    Cancelled,
-    Cancelling,
     Done,
     Gone,
     New,
@@ -32,7 +32,6 @@ from relay.handoff import (
     PhoneEvent,
     PhoneState,
     Released,
-    Revoking,
     is_open,
     phone_step,
 )
@@ -50,7 +49,6 @@ from relay.messages import (
     LeaseTerm,
     Lost,
     Message,
-    Offer,
     Pair4,
     Reject,
     Renew,
@@ -277,7 +275,7 @@ class Handoffs:
         handoff_id = row.handoff_id
         match effect:
             case PhoneEffect.SEND_OFFER:
-                plaintext = turn.request(pairing.pairing_id, _offer_body(row), handoff_id)
+                plaintext = turn.request(pairing.pairing_id, offer_body(row), handoff_id)
                 row = replace(row, offer_hash=plaintext_hash(plaintext))
                 turn.tx.put(row)
             case PhoneEffect.OBTAIN_TOKEN:
@@ -497,53 +495,3 @@ class Handoffs:
                 if pairing is not None:
                     self._note(turn, row.handoff_id, problem="the offer was not taken within 24 hours")
                     self.step(turn, pairing, row.handoff_id, "cancel")
-
-
-def _offer_body(row: PhoneHandoff) -> Offer:
-    if row.strategy not in ("branch", "mint", "move"):
-        raise PersonNeededError("a handoff without a strategy cannot be offered")
-    return Offer(
-        handoff_id=row.handoff_id,
-        strategy=row.strategy,  # type: ignore[arg-type]  # just checked
-        issuer=row.issuer,
-        client_id=row.client_id,
-        scope=row.scope,
-        account=row.account,
-        lease_days=row.lease_days,
-        expires_at=row.expires_at,
-        renews=row.renews or None,
-    )
-
-
-def state_of(row: PhoneHandoff) -> PhoneState:
-    """Read a handoff's state out of its columns."""
-    match row.state:
-        case "new":
-            return New()
-        case "offered":
-            return Offered(is_accepted=row.reason == "accepted")
-        case "released":
-            return Released()
-        case "done":
-            return Done()
-        case "cancelling":
-            return Cancelling()
-        case "cancelled":
-            return Cancelled()
-        case "revoking":
-            return Revoking()
-        case "gone":
-            return Gone(row.reason)
-        case _:
-            raise AssertionError("unknown state on disk")
-
-
-def with_phone_state(row: PhoneHandoff, state: PhoneState) -> PhoneHandoff:
-    """Return the row with the columns that spell this state."""
-    match state:
-        case Offered(is_accepted=True):
-            return replace(row, state="offered", reason="accepted")
-        case Gone(reason):
-            return replace(row, state="gone", reason=reason)
-        case _:
-            return replace(row, state=type(state).__name__.lower(), reason="")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from device.link import Link, Turn
+from device.link import Link
 from device.ports import Clock, Random
 from device.records import Pairing
+from device.turn import Turn
 from relay import pairing as wire
 from relay.errors import LocalError, PeerError, PersonNeededError, TransientError
 from relay.identity import KeyPair, device_id

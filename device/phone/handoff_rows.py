@@ -1,0 +1,60 @@
+"""Between the phone's handoff states and their columns; pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from device.records import PhoneHandoff
+from relay.errors import PersonNeededError
+from relay.handoff import Cancelled, Cancelling, Done, Gone, New, Offered, PhoneState, Released, Revoking
+from relay.messages import Offer
+
+
+def offer_body(row: PhoneHandoff) -> Offer:
+    if row.strategy not in ("branch", "mint", "move"):
+        raise PersonNeededError("a handoff without a strategy cannot be offered")
+    return Offer(
+        handoff_id=row.handoff_id,
+        strategy=row.strategy,  # type: ignore[arg-type]  # just checked
+        issuer=row.issuer,
+        client_id=row.client_id,
+        scope=row.scope,
+        account=row.account,
+        lease_days=row.lease_days,
+        expires_at=row.expires_at,
+        renews=row.renews or None,
+    )
+
+
+def state_of(row: PhoneHandoff) -> PhoneState:
+    """Read a handoff's state out of its columns."""
+    match row.state:
+        case "new":
+            return New()
+        case "offered":
+            return Offered(is_accepted=row.reason == "accepted")
+        case "released":
+            return Released()
+        case "done":
+            return Done()
+        case "cancelling":
+            return Cancelling()
+        case "cancelled":
+            return Cancelled()
+        case "revoking":
+            return Revoking()
+        case "gone":
+            return Gone(row.reason)
+        case _:
+            raise AssertionError("unknown state on disk")
+
+
+def with_phone_state(row: PhoneHandoff, state: PhoneState) -> PhoneHandoff:
+    """Return the row with the columns that spell this state."""
+    match state:
+        case Offered(is_accepted=True):
+            return replace(row, state="offered", reason="accepted")
+        case Gone(reason):
+            return replace(row, state="gone", reason=reason)
+        case _:
+            return replace(row, state=type(state).__name__.lower(), reason="")
