@@ -229,7 +229,7 @@ class Link:
         )
         if verdict == "too_old":
             self._count_after(turn, "too_old")
-            if self._may_answer(f"{pairing.pairing_id}:too_old", turn.now):
+            if pairing.state != "pending" and self._may_answer(f"{pairing.pairing_id}:too_old", turn.now):
                 self.greet(turn, pairing)  # a peer restored from far back learns it from our numbers
             return
         if verdict == "conflict":

@@ -140,6 +140,8 @@ def test_an_invalid_envelope_is_refused_for_the_reason_given(case: v.Case) -> No
             (answer,) = received.answers
             assert answer.body == Reject(handoff_id=None, reason="unsupported")
             assert answer.head.in_reply_to == json.loads(v.plaintext(case))["seq"]
+        case "too_old":
+            assert [answer.head.type for answer in received.answers] == ["HELLO"]
         case "conflict":
             assert [answer.head.type for answer in received.answers] == ["ROLLBACK"]
         case _:
