@@ -227,6 +227,11 @@ class ProviderConfig(Section):
         description="What the person is asked to grant, separated by spaces; must contain offline_access.",
     )
 
+    audience: Text | None = Field(
+        default=None,
+        description="Auth0 and the like: the API that access tokens are for. Sent with a browser sign-in only.",
+    )
+
     @property
     def resolved_profile(self) -> Profile:
         """The profile that is set, or the one guessed from the URL."""

@@ -158,15 +158,28 @@ def _companion_action(
         case _:
             pass
     ends_at, left_s = row["grant_ends_at"], row["lease_left_s"]
-    lifetime_s = (ends_at - newest.signed_in_at) if ends_at and newest.signed_in_at else 0
-    if ends_at is not None and ends_at - now.wall_s < min(ENDS_SOON_S, lifetime_s / 4):
+    if ends_at is not None and _ends_soon(ends_at, newest.signed_in_at, now):
         return action("grant_ends_soon", here.device_id)
     if left_s is not None and left_s < min(lease.WARN_BEFORE_S, newest.lease_days * lease.DAY_S / 4):
         return action("lease_ends_soon")
     return None if here.is_connected else action("check_broker")
 
 
-def handoff_row(row: PhoneHandoff) -> Json:
+def companions_grant_ends_at(row: PhoneHandoff, heard_at: int) -> int | None:
+    """Return when the companion's grant ends as far as the phone can know: it was alive when last heard."""
+    profile = PROFILES.get(row.profile, STRICT)
+    return schedule.grant_ends_at(
+        profile, is_otp=row.is_otp, signed_in_at=row.signed_in_at, refreshed_at=max(row.done_at, heard_at)
+    )
+
+
+def _ends_soon(ends_at: int, signed_in_at: int, now: Now) -> bool:
+    """Seven days before, or for a short grant in its last quarter."""
+    lifetime_s = ends_at - signed_in_at if signed_in_at else 4 * ENDS_SOON_S
+    return ends_at - now.wall_s < min(ENDS_SOON_S, lifetime_s / 4)
+
+
+def handoff_row(row: PhoneHandoff, heard_at: int = 0) -> Json:
     """Return one handoff as the phone's status and commands show it."""
     profile = PROFILES.get(row.profile, STRICT)
     return {
@@ -183,6 +196,7 @@ def handoff_row(row: PhoneHandoff) -> Json:
         "device_state": row.device_state,
         "device_reason": row.device_reason,
         "generation": row.generation,
+        "grant_ends_at": companions_grant_ends_at(row, heard_at) if row.state == "done" else None,
         "device_confirmed": row.state == "gone" and row.reason == "revoked",
         "provider_revoked": _provider_says(row, can_revoke=profile.can_revoke_token),
         "access_token_ends_at": row.access_token_ends_at,
@@ -219,14 +233,14 @@ def phone_status(
     for device, pairing in zip(devices, pairings, strict=True):
         mine = [row for row in handoffs if row.pairing_id == pairing.pairing_id]
         mine.sort(key=_begun)
-        device["handoffs"] = [handoff_row(row) for row in mine[-5:]]
+        device["handoffs"] = [handoff_row(row, pairing.heard_at) for row in mine[-5:]]
     return {
         **common(here, now),
         "allow_refresh_token_access": allow_refresh_token_access,
         "accounts": [grant_row(grant, tokens, problems.get(grant.grant_id, ""), now) for grant in own],
         "devices": devices,
         "orphans": sum(row.orphans for row in handoffs),
-        "action": _phone_action(here, pairings, handoffs, own),
+        "action": _phone_action(here, pairings, handoffs, own, now),
     }
 
 
@@ -236,9 +250,10 @@ def _begun(row: PhoneHandoff) -> float:
 
 
 def _phone_action(
-    here: Surroundings, pairings: list[Pairing], handoffs: list[PhoneHandoff], own: list[Grant]
+    here: Surroundings, pairings: list[Pairing], handoffs: list[PhoneHandoff], own: list[Grant], now: Now
 ) -> Json | None:
     names = {pairing.pairing_id: pairing.peer_name for pairing in pairings if pairing.state == "active"}
+    heard = {pairing.pairing_id: pairing.heard_at for pairing in pairings}
     latest: dict[str, PhoneHandoff] = {}
     for row in sorted(handoffs, key=_begun):
         if row.pairing_id in names:
@@ -253,6 +268,9 @@ def _phone_action(
             return action("hand_off_again", names[pairing_id])
         if row.state == "done" and row.device_state == "locked":
             return action("restored_backup", names[pairing_id])
+        ends_at = companions_grant_ends_at(row, heard[pairing_id]) if row.state == "done" else None
+        if ends_at is not None and _ends_soon(ends_at, row.signed_in_at, now):
+            return action("grant_ends_soon", names[pairing_id])
     if not live and any(grant.reason not in ("moved", "") for grant in own):
         return action("sign_in")
     if not live and not latest:

@@ -25,8 +25,6 @@ from nacl.bindings import (
     crypto_box_easy_afternm,
     crypto_box_open_easy_afternm,
     crypto_box_seal_open,
-    sodium_pad,
-    sodium_unpad,
 )
 from nacl.exceptions import CryptoError
 
@@ -41,6 +39,7 @@ HEADER_BYTES = len(MAGIC) + 2 * RAW_ID_BYTES + NONCE_BYTES
 PADDED_BYTES = (4096, 16384)
 ENVELOPE_BYTES = tuple(HEADER_BYTES + BOX_OVERHEAD_BYTES + padded for padded in PADDED_BYTES)
 PLAINTEXT_BYTES_MAX = PADDED_BYTES[-1] - 1
+_ZEROS = bytes(PADDED_BYTES[-1])
 SEALED_OVERHEAD_BYTES = 48  # crypto_box_seal: ephemeral public key and authenticator
 
 
@@ -113,7 +112,7 @@ def pad(plaintext: bytes) -> bytes:
     """Append 0x80 and zeros up to 4096 or 16384 bytes. libsodium sodium_pad."""
     for size in PADDED_BYTES:
         if len(plaintext) < size:
-            return sodium_pad(plaintext, size)
+            return (plaintext + b"\x80").ljust(size, b"\0")
     raise ValueError(f"plaintext is longer than {PLAINTEXT_BYTES_MAX} bytes")
 
 
@@ -123,10 +122,10 @@ def unpad(padded: bytes) -> bytes:
     Raises:
         PeerError: ``bad_padding``.
     """
-    try:
-        plaintext = sodium_unpad(padded, len(padded))
-    except CryptoError as exc:
-        raise PeerError("bad_padding") from exc
+    end = padded.rfind(b"\x80")
+    if end < 0 or padded[end + 1 :] != _ZEROS[: len(padded) - end - 1]:
+        raise PeerError("bad_padding")
+    plaintext = padded[:end]
     if len(padded) == PADDED_BYTES[1] and len(plaintext) < PADDED_BYTES[0]:
         raise PeerError("bad_padding")
     return plaintext

@@ -33,7 +33,7 @@ def init_options(parser: argparse.ArgumentParser) -> None:
         "--cert",
         metavar="F",
         type=text,
-        help="this device's certificate; with mqtts and no user name, device.crt in the home",
+        help="this device's certificate; with mqtts and no user name, device.pem in the home",
     )
     group.add_argument("--key", metavar="F", type=text, help="private key of --cert; else device.key in the home")
     group = parser.add_argument_group("where the vault's key comes from (default: vault.key in the home)")

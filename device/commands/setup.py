@@ -65,7 +65,7 @@ def init(args: argparse.Namespace, context: Context) -> int:
     _make_private_directory(home)
     write_atomic(config_path, text.encode(), mode=0o600)
     try:
-        device_id = create_home(kind, home, text).device_id
+        device_id = create_home(kind, home, text, context.env).device_id
     except BaseException:
         if not was_there:
             unlink(config_path)

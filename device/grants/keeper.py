@@ -324,7 +324,6 @@ class GrantKeeper:
         turn.after.append(lambda: self._pause_or_go_on(begun.grant_id, pause))
         turn.event(
             _event_name(outcome),
-            device=grant.pairing_id,
             handoff_id=grant.handoff_id,
             grant_id=grant.grant_id,
             generation=after.generation,

@@ -1,7 +1,9 @@
 """The lease: how long a grant may be used without a fresh word from its phone. Pure.
 
 Time used is the larger of two measures, so that turning one clock back does not help: seconds since boot, summed in
-the vault once an hour and across boots, and synced wall time since the lease was given.
+the vault once an hour and across boots, and synced wall time since the lease was given. What either has shown at a
+mark stays used, so a later start without the network, or a clock set back, gives none of it again. The price: a wall
+clock that was ahead and said to be synced costs that time until the phone's next word.
 """
 
 from __future__ import annotations
@@ -32,21 +34,19 @@ def give(days: int, now: Now) -> LeaseClock:
 
 
 def mark(lease: LeaseClock, now: Now) -> LeaseClock:
-    """Fold the time since the last mark into ``used_s``; to be stored at least once an hour."""
+    """Fold the time used so far, by either measure, into ``used_s``; to be stored at least once an hour."""
+    used_s = _used_s(lease, now)
     given = lease.given_wall_s
     if not given and now.is_synced:
-        given = now.wall_s - _boot_used_s(lease, now)  # the earliest moment that we can vouch for
-    return replace(lease, used_s=_boot_used_s(lease, now), marked=Stamp.of(now), given_wall_s=given)
+        given = now.wall_s - used_s  # the earliest moment that we can vouch for
+    return replace(lease, used_s=used_s, marked=Stamp.of(now), given_wall_s=given)
 
 
 def left_s(lease: LeaseClock, now: Now) -> float | None:
     """Return the seconds left, at most 0 when it is over; None when there is no lease."""
     if not lease.days:
         return None
-    used = _boot_used_s(lease, now)
-    if lease.given_wall_s and now.is_synced:
-        used = max(used, now.wall_s - lease.given_wall_s)
-    return lease.days * DAY_S - used
+    return lease.days * DAY_S - _used_s(lease, now)
 
 
 def is_mark_due(lease: LeaseClock, now: Now) -> bool:
@@ -54,6 +54,13 @@ def is_mark_due(lease: LeaseClock, now: Now) -> bool:
     if lease.marked.boot_id != now.boot_id:
         return True
     return now.boot_s - lease.marked.boot_s >= MARK_EVERY_S
+
+
+def _used_s(lease: LeaseClock, now: Now) -> float:
+    used_s = _boot_used_s(lease, now)
+    if lease.given_wall_s and now.is_synced:
+        used_s = max(used_s, now.wall_s - lease.given_wall_s)
+    return used_s
 
 
 def _boot_used_s(lease: LeaseClock, now: Now) -> float:

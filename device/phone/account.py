@@ -57,6 +57,7 @@ class AccountSettings:
     tenant: str | None
     scope: str
     profile: Profile
+    audience: str
     allow_refresh_token_access: bool
 
 
@@ -199,6 +200,7 @@ class Accounts:
                 state=state,
                 nonce=nonce,
                 code_challenge=challenge,
+                audience=self.settings.audience or None,
             )
             shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
             if shown is None:
@@ -272,7 +274,7 @@ class Accounts:
             token_endpoint=new.metadata.token_endpoint,
             revocation_endpoint=new.metadata.revocation_endpoint or "",
             scope=_granted(new.tokens.scope, self.settings.scope),
-            audience="",
+            audience=self.settings.audience,
             subject=new.subject,
             account=new.username,
             profile=self.settings.profile.name,

@@ -29,6 +29,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
         tenant=config.provider.tenant,
         scope=config.provider.scope,
         profile=config.provider.resolved_profile,
+        audience=config.provider.audience or "",
         allow_refresh_token_access=config.allow_refresh_token_access,
     )
     async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:

@@ -47,6 +47,14 @@ _SQL_TYPES: Mapping[Kind, str] = {
     "blob": "BLOB",
     "secret": "BLOB",
 }
+_STORED_TYPES: Mapping[Kind, type] = {
+    "text": str,
+    "integer": int,
+    "real": float,
+    "bool": int,
+    "blob": bytes,
+    "secret": bytes,
+}
 _PLAIN: Mapping[object, Kind] = {str: "text", int: "integer", float: "real", bool: "bool", bytes: "blob"}
 
 
@@ -145,6 +153,9 @@ class Layout(Generic[R]):
         self.key_columns = self._key_columns(record.key)
         self._sealed_under = self._checked_sealed_under(record.sealed_under)
         self._make = cast("Callable[..., R]", record)
+        self._stored_types = tuple(_STORED_TYPES[column.kind] for column in self.columns)
+        self._converted = tuple(i for i, c in enumerate(self.columns) if c.kind == "bool" or c.choices)
+        self._secrets = tuple(i for i, c in enumerate(self.columns) if c.kind == "secret")
         self._write_sql()
 
     def encode(self, record: R, seal: Callable[[str, bytes, AnySecret], S]) -> tuple[StoredValue | S, ...]:
@@ -158,9 +169,8 @@ class Layout(Generic[R]):
         )
         key = self.key_of(clear)
         row: list[StoredValue | S] = list(clear)
-        for index, column in enumerate(self.columns):
-            if column.kind != "secret":
-                continue
+        for index in self._secrets:
+            column = self.columns[index]
             secret: object = getattr(record, column.name)
             if secret is None and column.is_optional:
                 continue
@@ -177,15 +187,20 @@ class Layout(Generic[R]):
             CorruptVaultError: a value is not of the type that was stored. Whatever ``open_cell`` raises.
         """
         try:
-            values = [
-                None if column.kind == "secret" else column.load(stored)
-                for column, stored in zip(self.columns, row, strict=True)
-            ]
-            key = self.key_of(row)
-            for index, column in enumerate(self.columns):
-                if column.kind != "secret" or (row[index] is None and column.is_optional):
+            values = list(row)
+            if tuple(map(type, row)) == self._stored_types:  # the usual row: only these need a look
+                for index in self._converted:
+                    values[index] = self.columns[index].load(row[index])
+            else:
+                values = [
+                    None if column.kind == "secret" else column.load(stored)
+                    for column, stored in zip(self.columns, row, strict=True)
+                ]
+            for index in self._secrets:
+                column = self.columns[index]
+                if row[index] is None and column.is_optional:
                     continue
-                place = place_of(self.table, key, column.name)
+                place = place_of(self.table, self.key_of(row), column.name)
                 values[index] = open_cell(self._data_key_name(row), place, column, row[index])
             return self._make(*values)
         except (ValueError, TypeError) as exc:
@@ -331,6 +346,8 @@ def _holds_text(secret: type[AnySecret]) -> bool:
 
 
 def _bounded_text(name: str, value: str) -> str:
+    if len(value) <= VALUE_BYTES_MAX and value.isascii():
+        return value
     if len(value.encode()) > VALUE_BYTES_MAX:  # lone surrogates fail here: UnicodeEncodeError is a ValueError
         raise ValueError(f"column {name}: more than {VALUE_BYTES_MAX} bytes")
     return value

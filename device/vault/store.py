@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 from device.ports import Record, Transaction
 from device.vault.database import PAIR_AGAIN, is_outcome_unknown, open_database, sqlite_errors_mapped
@@ -245,8 +245,15 @@ class _Transaction:
         return column.make_secret(opened)
 
     def _execute(self, sql: str, values: Sequence[StoredValue]) -> list[tuple[object, ...]]:
-        with self._guarded():
+        try:
             return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as exc:
+            self._fail(exc)
+
+    def _fail(self, error: sqlite3.Error) -> NoReturn:
+        with self._guarded():
+            raise error
+        raise AssertionError("unreachable")
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

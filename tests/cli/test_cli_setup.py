@@ -9,6 +9,7 @@ import re
 import signal
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, str]]:
     """Stand in for the making of vault and identity; remembers each call."""
     calls: list[tuple[str, Path, str]] = []
 
-    def create_home(kind: str, home: Path, config_text: str) -> Created:
+    def create_home(kind: str, home: Path, config_text: str, environment: Mapping[str, str]) -> Created:
         calls.append((kind, home, config_text))
         (home / "vault.db").touch(mode=0o600)
         return Created(DEVICE_ID)

@@ -1,0 +1,158 @@
+"""A handoff between two running agents, from the phone's commit of OFFER until STORED is accepted and on its disk.
+
+Four messages (OFFER, ACCEPT, TOKEN, STORED) and five commits (offered, ready, released, stored, done) lie in it, one
+after the other, with nothing to overlap: so the floor is two round trips of raw aiomqtt over the same mosquitto and
+five durable commits of raw sqlite3 on the same disk, in the same order between the same number of processes (the
+broker writes to that disk too, and gets in the way of both alike). Strategy ``move``, which needs no provider; the
+companion's first refresh comes afterwards and is shown apart. Handoff and floor take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.floors import PONG, DurableCommits, chain, raw_client, round_trip
+from benchmarks.homes import Homes, paired_homes
+from benchmarks.measure import Agent, Bench, BenchmarkError, Program, median, mosquitto, time_ms
+from benchmarks.table import Row, Section, number, spread
+from device.client import control_call
+
+T = TypeVar("T")
+
+ROUND_TRIPS, COMMITS = 2, 5
+RATIO_MAX = 2.0
+WARM_UP = 3
+STEPS = ("offered", "ready", "released", "stored", "done")
+
+
+@dataclass(slots=True)
+class Samples:
+    """All times in milliseconds."""
+
+    total: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
+    floor_trips: list[float] = field(default_factory=list)
+    floor_commits: list[float] = field(default_factory=list)
+    commits: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STEPS})
+    hops: list[float] = field(default_factory=list)
+    refresh: list[float] = field(default_factory=list)
+
+
+def run(bench: Bench) -> Section:
+    """Hand off again and again, and print where the time goes."""
+    place = bench.place("h")
+    (place / "b").mkdir(mode=0o700)
+    with mosquitto(place / "b") as port:
+        homes = paired_homes(place, f"mqtt://127.0.0.1:{port}")
+        samples = asyncio.run(_measure(place, port, homes, count=bench.count(40, 8)))
+    return _section(samples)
+
+
+async def _measure(place: Path, port: int, homes: Homes, *, count: int) -> Samples:
+    samples = Samples()
+    raw = DurableCommits(place / "floor.db")
+    python = sys.executable
+    for name in ("wp", "wc"):
+        (place / name).mkdir(mode=0o700)
+    try:
+        with (
+            Program(
+                [python, "-m", "benchmarks.floors", "echo", str(port), place / "echo.db"], log=place / "echo"
+            ) as echo,
+            Agent([python, "-m", "benchmarks.worker", "companion", homes.companion], place=place / "wc"),
+            Agent([python, "-m", "benchmarks.worker", "phone", homes.phone], place=place / "wp"),
+        ):
+            echo.wait_for("echo is there")
+            phone, companion = homes.phone / "control.sock", homes.companion / "control.sock"
+            for socket in (phone, companion):
+                await _call(socket, "connected")
+            async with raw_client(port, "floor-pinger", PONG) as client:
+                for number_ in range(WARM_UP + count):
+                    began = time.perf_counter()
+                    await chain(client, raw)
+                    chained = time.perf_counter()
+                    for _ in range(ROUND_TRIPS):
+                        await round_trip(client)
+                    trips = (time.perf_counter() - chained) * 1e3
+                    commits = sum(time_ms(raw.commit) for _ in range(COMMITS))
+                    await _call(phone, "sign_in")
+                    handed = await _call(phone, "handoff", device=homes.companion_id)
+                    settled = await _call(companion, "settle")
+                    if number_ >= WARM_UP:
+                        samples.floor_trips.append(trips)
+                        samples.floor_commits.append(commits)
+                        samples.floor.append((chained - began) * 1e3)
+                        _add(samples, _trace(handed), _trace(settled))
+    finally:
+        raw.close()
+    return samples
+
+
+async def _call(socket: Path, command: str, **arguments: str) -> dict[str, object]:
+    result = await asyncio.to_thread(control_call, socket, command, {**arguments}, silence_s=30.0)
+    return dict(result)
+
+
+Trace = list[tuple[list[str], float, float]]
+
+
+def _trace(answer: dict[str, object]) -> Trace:
+    commits = answer.get("commits")
+    if not isinstance(commits, list) or answer.get("state", "done") != "done":
+        raise BenchmarkError(f"a handoff did not end: {answer.get('state')}")
+    return [(list(names), float(began), float(ended)) for names, began, ended in commits]
+
+
+def _add(samples: Samples, phone: Trace, companion: Trace) -> None:
+    """Take the five commits out of what both agents committed."""
+    moments = {
+        name: _first(trace, lambda names, name=name: name in names)  # type: ignore[misc]  # binds the loop's value
+        for trace, names_ in ((phone, ("offered", "released", "done")), (companion, ("ready", "stored")))
+        for name in names_
+    }
+    samples.total.append((moments["done"][1] - moments["offered"][0]) * 1e3)
+    for name in STEPS:
+        samples.commits[name].append((moments[name][1] - moments[name][0]) * 1e3)
+    pairs = itertools.pairwise(STEPS)
+    samples.hops.append(sum(moments[after][0] - moments[before][1] for before, after in pairs) * 1e3)
+    asked = _first(companion, lambda names: "grant refreshing" in names)
+    samples.refresh.append((companion[-1][2] - asked[0]) * 1e3)
+
+
+def _first(trace: Trace, fits: Callable[[list[str]], bool]) -> tuple[float, float]:
+    for names, began, ended in trace:
+        if fits(names):
+            return began, ended
+    raise BenchmarkError("a handoff left no trace of one of its commits")
+
+
+def _section(samples: Samples) -> Section:
+    total, floor = median(samples.total), median(samples.floor)
+    commits = sum(median(samples.commits[name]) for name in STEPS)
+    rows = (
+        Row(
+            "handoff, OFFER committed to STORED accepted",
+            total,
+            "ms",
+            floor=floor,
+            ratio_max=RATIO_MAX,
+            how="2 raw aiomqtt QoS 1 round trips + 5 raw durable SQLite commits",
+        ),
+        Row("  of it: 5 commits", commits, "ms", floor=median(samples.floor_commits), how="the raw commits alone"),
+        Row("  of it: 4 messages", median(samples.hops), "ms", floor=median(samples.floor_trips), how="the raw trips"),
+        Row("  apart: the first refresh", median(samples.refresh), "ms", how="2 commits; the provider answers at once"),
+    )
+    steps = ", ".join(f"{name} {number(median(samples.commits[name]), 'ms')}" for name in STEPS)
+    details = (
+        f"{len(samples.total)} handoffs, 9 of 10 in {spread(samples.total, 'ms')}, slowest "
+        f"{number(max(samples.total), 'ms')}; floor {spread(samples.floor, 'ms')}",
+        f"commits, from handing the step over to durable: {steps}",
+    )
+    return Section("handoff", rows, details)

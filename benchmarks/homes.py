@@ -1,0 +1,201 @@
+"""Homes of agents as they are after pairing and handoff, written straight into their vaults.
+
+What stands in the rows is what the protocol leaves there; how it gets there is not measured here. Tokens are random
+text that no provider knows, unless a benchmark brings one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from device.clock import SystemClock
+from device.elapsed import Stamp
+from device.ports import Now, Record, Transaction
+from device.records import RECORDS, SCHEMA_VERSION, CachedToken, Grant, Identity, Pairing, PhoneHandoff, Seen
+from device.setup import KEY_FILE, VAULT_FILE, create_home
+from device.vault.keys import KeyFile
+from device.vault.store import SqliteVault
+from relay.identity import KeyPair, device_id
+from relay.secret import AccessToken, RefreshToken
+
+CLIENT_ID = "00001111-aaaa-2222-bbbb-3333cccc4444"
+ISSUER = "http://127.0.0.1:9/"  # port 9 is discard (RFC 863): nothing is asked there
+ACCESS_TOKEN_CHARS = 1500  # Entra's have 1200 to 2500
+ACCESS_TOKEN_LIFETIME_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Homes:
+    """A phone and a companion that are paired with each other."""
+
+    phone: Path
+    companion: Path
+    phone_id: str
+    companion_id: str
+
+
+def make_home(kind: str, home: Path, broker_url: str) -> KeyPair:
+    """Make a home with configuration and vault; returns the public half of its identity (the private half random)."""
+    home.mkdir(mode=0o700)
+    text = f'name = "{kind}"\n'
+    if kind == "phone":
+        text += "allow_refresh_token_access = true\n"
+    text += f'[broker]\nurl = "{broker_url}"\n'
+    if kind == "phone":
+        text += f'[provider]\nurl = "{ISSUER}"\nclient_id = "{CLIENT_ID}"\nprofile = "entra"\n'
+    config = home / "config.toml"
+    config.write_text(text)
+    config.chmod(0o600)
+    create_home("phone" if kind == "phone" else "companion", home, text)
+    identity = read_identity(home)
+    return KeyPair(identity.public_key, identity.private_key)
+
+
+def read_identity(home: Path) -> Identity:
+    """Return the identity in a vault that nobody has open."""
+
+    def step(tx: Transaction) -> Identity:
+        identity = tx.get(Identity, "self")
+        assert identity is not None
+        return identity
+
+    async def read() -> Identity:
+        async with _open(home) as vault:
+            return await vault.run(step)
+
+    return asyncio.run(read())
+
+
+def write(home: Path, *records: Record) -> None:
+    """Put records into a vault that nobody has open, in one transaction."""
+
+    def step(tx: Transaction) -> None:
+        for record in records:
+            tx.put(record)
+
+    async def put() -> None:
+        async with _open(home) as vault:
+            await vault.run(step)
+
+    asyncio.run(put())
+
+
+def _open(home: Path) -> SqliteVault:
+    return SqliteVault.open(home / VAULT_FILE, KeyFile(home / KEY_FILE).load(), RECORDS, SCHEMA_VERSION)
+
+
+def paired_homes(place: Path, broker_url: str) -> Homes:
+    """Make two homes that are paired with each other."""
+    phone = make_home("phone", place / "p", broker_url)
+    companion = make_home("companion", place / "c", broker_url)
+    pairing_id = os.urandom(16).hex()
+    write(place / "p", pairing(pairing_id, companion.public_key, "companion"))
+    write(place / "c", pairing(pairing_id, phone.public_key, "phone"))
+    return Homes(place / "p", place / "c", device_id(phone.public_key), device_id(companion.public_key))
+
+
+def pairing(pairing_id: str, peer_key: bytes, name: str) -> Pairing:
+    """Return an active pairing."""
+    stamp = Stamp.of(SystemClock().now()).to_text()
+    return Pairing(pairing_id, device_id(peer_key), peer_key, name, "active", bytes(32), stamp, heard=stamp)
+
+
+def grant(
+    now: Now,
+    *,
+    pairing_id: str = "",
+    token_endpoint: str = ISSUER + "token",
+    refresh_token: str = "",
+    profile: str = "entra",
+    is_refreshed: bool = True,
+    subject: str = "",
+) -> Grant:
+    """Return a held grant; ``is_refreshed`` means that nothing about it is due."""
+    return Grant(
+        grant_id=os.urandom(16).hex(),
+        pairing_id=pairing_id,
+        handoff_id=os.urandom(16).hex() if pairing_id else "",
+        issuer=ISSUER,
+        client_id=CLIENT_ID,
+        token_endpoint=token_endpoint,
+        revocation_endpoint="",
+        scope="offline_access openid profile",
+        audience="",
+        subject=subject or os.urandom(16).hex(),
+        account="ada@contoso.example",
+        profile=profile,
+        signed_in_at=int(now.wall_s),
+        is_otp=False,
+        stored_at=int(now.wall_s),
+        refresh_token=RefreshToken(refresh_token or secrets.token_urlsafe(900)),
+        refreshed=Stamp.of(now).to_text() if is_refreshed else "",
+    )
+
+
+def cached_token(held: Grant, now: Now) -> CachedToken:
+    """Return an access token of this grant that lasts longer than any benchmark."""
+    value = secrets.token_urlsafe(ACCESS_TOKEN_CHARS * 3 // 4)
+    return CachedToken(
+        held.grant_id,
+        "",
+        held.scope,
+        "Bearer",
+        Stamp.of(now).to_text(),
+        ACCESS_TOKEN_LIFETIME_S,
+        held.generation,
+        AccessToken(value),
+    )
+
+
+def companion_with_token(place: Path, broker_url: str) -> Homes:
+    """Make two paired homes, the companion's with a grant and an access token that is good for a day."""
+    homes = paired_homes(place, broker_url)
+    now = SystemClock().now()
+    held = grant(now, pairing_id=os.urandom(16).hex())
+    write(homes.companion, held, cached_token(held, now))
+    return homes
+
+
+def write_companions(home: Path, count: int, *, seen: int) -> None:
+    """Pair a phone with ``count`` more companions, each with one finished handoff and ``seen`` remembered messages."""
+    now = SystemClock().now()
+    records: list[Record] = []
+    for number in range(count):
+        peer = KeyPair.from_random(os.urandom(32))
+        row = pairing(os.urandom(16).hex(), peer.public_key, f"companion {number}")
+        records.append(row)
+        records.append(_handoff(row, now))
+        records += [Seen(row.pairing_id, seq, os.urandom(32)) for seq in range(1, seen + 1)]
+    write(home, *records)
+
+
+def _handoff(row: Pairing, now: Now) -> PhoneHandoff:
+    return PhoneHandoff(
+        handoff_id=os.urandom(16).hex(),
+        pairing_id=row.pairing_id,
+        grant_id="",
+        state="done",
+        reason="",
+        strategy="branch",
+        scope="offline_access openid profile",
+        lease_days=90,
+        created=Stamp.of(now).to_text(),
+        created_at=int(now.wall_s),
+        expires_at=int(now.wall_s) + 86_400,
+        offer_hash=os.urandom(32),
+        one_time_key=os.urandom(32),
+        accept_hash=os.urandom(32),
+        done_at=int(now.wall_s),
+        device_state="held",
+        generation=1,
+        issuer=ISSUER,
+        client_id=CLIENT_ID,
+        subject=os.urandom(16).hex(),
+        account="ada@contoso.example",
+        signed_in_at=int(now.wall_s),
+        profile="entra",
+    )

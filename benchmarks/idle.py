@@ -1,0 +1,139 @@
+"""A companion that has nothing to do: its memory, its start, its CPU, and which imports it pays for.
+
+It runs as shipped, paired, with a grant and connected to a real mosquitto. The floor is an interpreter that waits for
+its standard input. CPU time comes from the scheduler's own counters in nanoseconds; how often the process was woken
+matters as much to a battery.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.homes import companion_with_token
+from benchmarks.measure import Agent, Bench, Program, load_of, median, memory_of, mosquitto
+from benchmarks.table import Row, Section, number
+
+IDLE_S, QUICK_IDLE_S = 60.0, 10.0
+SETTLE_S = 3.0  # connected, greeted, everything allocated; the first seconds are no idle life
+IMPORTS_SHOWN = 10
+FLOOR_CODE = "print('ready', flush=True); input()"
+
+
+def run(bench: Bench) -> Section:
+    """Start companion and floor a few times, leave the last pair alone, look at the imports."""
+    place = bench.place("i")
+    (place / "b").mkdir(mode=0o700)
+    (place / "w").mkdir(mode=0o700)
+    starts: list[float] = []
+    floor_starts: list[float] = []
+    with mosquitto(place / "b") as port:
+        homes = companion_with_token(place, f"mqtt://127.0.0.1:{port}")
+        command = companion_command(homes.companion)
+        for _ in range(bench.count(5, 2)):
+            with Agent(command, place=place / "w") as companion:
+                starts.append(companion.start_s * 1e3)
+            floor_starts.append(_floor_start_ms())
+        idle_s = QUICK_IDLE_S if bench.is_quick else IDLE_S
+        with (
+            Agent(command, place=place / "w") as companion,
+            Program([sys.executable, "-c", FLOOR_CODE], log=place / "floor") as floor,
+        ):
+            floor.wait_for("ready")
+            time.sleep(SETTLE_S)
+            before = load_of(companion.pid), load_of(floor.pid)
+            time.sleep(idle_s)
+            after = load_of(companion.pid), load_of(floor.pid)
+            memory, floor_memory = memory_of(companion.pid), memory_of(floor.pid)
+        imports = imports_of(command, place / "w")
+    used, floor_used = ((b.cpu_s - a.cpu_s) * 60e3 / idle_s for a, b in zip(before, after, strict=True))
+    woken = (after[0].wakeups - before[0].wakeups) * 60 / idle_s
+    rows = (
+        Row("companion, idle: RSS", memory.rss, "MiB", floor=floor_memory.rss, how='python -c "input()"'),
+        Row("companion, idle: PSS", memory.pss, "MiB", floor=floor_memory.pss, how="the same"),
+        Row("companion, start to ready", median(starts), "ms", floor=median(floor_starts), how="the same"),
+        Row(
+            "companion, idle: CPU per minute", used, "ms", how=f"over {idle_s:g} s; the floor uses {floor_used:.2f} ms"
+        ),
+    )
+    details = (
+        f"idle: woken {number(woken, 'times')} a minute; CPU {used / 600:.3f} % of one core",
+        f"import: {number(imports.total_ms, 'ms')} in all (measured with -X importtime, which slows it); by package, "
+        "each with the parts of the standard library that it was the first to want:",
+        *(f"  {name:24} {number(ms, 'ms'):>10}" for name, ms in imports.by_package()[:IMPORTS_SHOWN]),
+    )
+    return Section("idle", rows, details)
+
+
+def companion_command(home: Path) -> list[str | Path]:
+    """Return how the companion is started, as the installed command does."""
+    return [sys.executable, "-m", "device.cli", "companion", "run", "--home", home]
+
+
+def _floor_start_ms() -> float:
+    began = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", FLOOR_CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        taken = (time.monotonic() - began) * 1e3
+        process.kill()
+    return taken
+
+
+# -- Imports -----------------------------------------------------------------------------------------------
+
+_LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|( +)([\w.]+)$")
+
+
+@dataclass(slots=True)
+class Imports:
+    """What importing cost, charged to packages."""
+
+    costs_us: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total_ms(self) -> float:
+        """All of it."""
+        return sum(self.costs_us.values()) / 1e3
+
+    def by_package(self) -> list[tuple[str, float]]:
+        """Return packages and milliseconds, the dearest first."""
+        return [(name, us / 1e3) for name, us in self.costs_us.most_common()]
+
+
+def imports_of(command: list[str | Path], place: Path) -> Imports:
+    """Start a program under ``-X importtime`` and read its imports once it is ready."""
+    python, *rest = command
+    place = place / "imports"
+    place.mkdir(mode=0o700)
+    with Agent([python, "-X", "importtime", *rest], place=place) as program:
+        pass
+    return charge(program.log.read_text(errors="replace"))
+
+
+def charge(text: str) -> Imports:
+    """Read the output of ``-X importtime``; it names a module after everything that the module imported.
+
+    A module of the standard library is charged to the package that wanted it first, so that the sums add up.
+    """
+    imports = Imports()
+    waiting: list[tuple[int, int]] = []  # depth and microseconds of standard library modules without an importer yet
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if found is None:
+            continue
+        own_us, depth, name = int(found[1]), len(found[3]), found[4]
+        package = name.partition(".")[0]
+        below = sum(us for at, us in waiting if at > depth)
+        waiting = [(at, us) for at, us in waiting if at <= depth]
+        if package in sys.stdlib_module_names:
+            waiting.append((depth, own_us + below))
+        else:
+            imports.costs_us[package] += own_us + below
+    imports.costs_us["(the interpreter's start)"] += sum(us for _, us in waiting)
+    return imports

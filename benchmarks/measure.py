@@ -1,0 +1,272 @@
+"""Timing, percentiles, and what the kernel says about a process.
+
+Times come from the monotonic clock, which all processes of one machine share: a moment noted in one agent may be
+subtracted from one noted in the other. Two things are compared by taking turns, sample by sample, so that a machine
+that becomes slow for a second (another build, a disk that flushes) slows both.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import socket
+import sqlite3
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
+LOOK_S = 0.5  # how often somebody looks whether a process that says nothing is still there
+
+
+class BenchmarkError(Exception):
+    """A benchmark could not be run; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One run: how thorough, and where on the disk."""
+
+    directory: Path
+    is_quick: bool = False
+
+    def count(self, usual: int, quick: int) -> int:
+        """Return how many samples to take."""
+        return quick if self.is_quick else usual
+
+    def place(self, name: str) -> Path:
+        """Make a new private directory of this run; short, since sockets have paths of at most 107 bytes."""
+        path = self.directory / name
+        path.mkdir(mode=0o700)
+        return path
+
+
+# -- Figures -----------------------------------------------------------------------------------------------
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least ``share`` (0 to 1) of all values do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median."""
+    return statistics.median(values)
+
+
+def time_ms(call: Callable[[], object]) -> float:
+    """Return how long one call takes, in milliseconds."""
+    began = time.perf_counter()
+    call()
+    return (time.perf_counter() - began) * 1e3
+
+
+def in_turns(*calls: Callable[[], object], count: int, repeat: int = 1) -> list[list[float]]:
+    """Time the calls in turns; returns for each ``count`` samples, in microseconds per call of ``repeat``."""
+    samples: list[list[float]] = [[] for _ in calls]
+    for _ in range(count):
+        for call, taken in zip(calls, samples, strict=True):
+            began = time.perf_counter()
+            for _ in range(repeat):
+                call()
+            taken.append((time.perf_counter() - began) * 1e6 / repeat)
+    return samples
+
+
+# -- Processes ---------------------------------------------------------------------------------------------
+
+
+class Program:
+    """A process of ours, ended with the ``with`` block; its output goes to ``log``."""
+
+    def __init__(
+        self, arguments: Sequence[str | Path], *, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.log = log
+        self.started = time.monotonic()
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [str(argument) for argument in arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def tail(self) -> str:
+        """Return the last lines of its output, for an error message."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+
+    def wait_for(self, text: str) -> None:
+        """Wait until its output holds ``text``. Raises BenchmarkError when it ends before."""
+        ends = time.monotonic() + START_TIMEOUT_S
+        while text not in self.log.read_text(errors="replace"):
+            if self.process.poll() is not None or time.monotonic() > ends:
+                raise BenchmarkError(f"{self.log.name} did not say {text!r}: {self.tail()}")
+            time.sleep(0.01)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Stop it as a service manager would, by force when that takes too long."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+class Agent(Program):
+    """A program that says READY=1 as systemd's notify protocol has it; ``start_s`` is how long it took."""
+
+    def __init__(self, arguments: Sequence[str | Path], *, place: Path) -> None:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = place / f"notify{time.monotonic_ns()}"
+        with listener:
+            listener.bind(str(address))
+            listener.settimeout(LOOK_S)
+            super().__init__(arguments, log=place / "log", environment={"NOTIFY_SOCKET": str(address)})
+            self._wait_until_ready(listener)
+        self.ready_at = time.monotonic()
+        self.start_s = self.ready_at - self.started
+        address.unlink()
+
+    def _wait_until_ready(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                if b"READY=1" in listener.recv(4096):
+                    return
+            except TimeoutError:
+                if self.process.poll() is None and time.monotonic() - self.started < START_TIMEOUT_S:
+                    continue
+                self.end()
+                raise BenchmarkError(f"an agent did not become ready: {self.tail()}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a process has used so far: CPU in seconds, and how often it went to sleep and was woken again."""
+
+    cpu_s: float
+    wakeups: int
+
+
+def load_of(pid: int) -> Load:
+    """Read the load of all threads of a process. proc(5): schedstat counts in nanoseconds."""
+    cpu_ns = wakeups = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        cpu_ns += int((task / "schedstat").read_text().split()[0])
+        wakeups += _field(task / "status", "voluntary_ctxt_switches")
+    return Load(cpu_ns / 1e9, wakeups)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory in MiB: ``rss`` counts shared pages in full, ``pss`` by share, ``private`` not at all."""
+
+    rss: float
+    pss: float
+    private: float
+
+
+def memory_of(pid: int) -> Memory:
+    """Read the memory of a process. proc(5): smaps_rollup counts in KiB."""
+    path = Path(f"/proc/{pid}/smaps_rollup")
+    private = _field(path, "Private_Clean") + _field(path, "Private_Dirty")
+    return Memory(_field(path, "Rss") / 1024, _field(path, "Pss") / 1024, private / 1024)
+
+
+def _field(path: Path, name: str) -> int:
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0])
+    raise BenchmarkError(f"{path} has no {name}")
+
+
+# -- The broker --------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a port of this machine that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def mosquitto_path() -> str | None:
+    """Return where mosquitto is, None when it is not installed."""
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+
+
+@contextmanager
+def mosquitto(place: Path) -> Iterator[int]:
+    """Run a mosquitto of our own and yield its port: our settings without TLS, so the floor pays for none either.
+
+    Raises:
+        BenchmarkError: it is not installed, or does not start.
+    """
+    path = mosquitto_path()
+    if path is None:
+        raise BenchmarkError("mosquitto is not installed: apt-get install mosquitto")
+    port = free_port()
+    settings = (
+        f"listener {port} 127.0.0.1",
+        "allow_anonymous true",
+        "user root",  # started as root it would change to a user who cannot write here; else it is ignored
+        "persistence true",
+        f"persistence_location {place}/",
+        "autosave_on_changes true",
+        "autosave_interval 1",
+        "set_tcp_nodelay true",
+        "max_packet_size 20480",
+        "log_dest stderr",
+    )
+    config = place / "mosquitto.conf"
+    config.write_text("\n".join(settings) + "\n")
+    with Program([path, "-c", config], log=place / "log") as broker:
+        broker.wait_for(" running")
+        yield port
+
+
+def machine() -> dict[str, str]:
+    """Describe this machine as far as it matters to the figures."""
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": f"{os.cpu_count()} × {_cpu_name()}, {platform.system()} {platform.release()}",
+        "versions": f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
