@@ -39,7 +39,6 @@ from relay.messages import (
     decode,
     envelope_digest,
 )
-from relay.secret import PrivateKey
 from relay.topics import PeerTopic, parse_topic, peer_topic
 
 T = TypeVar("T")
@@ -100,7 +99,7 @@ class Link:
         handler: Handler,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self.own = KeyPair(identity.public_key, PrivateKey(identity.private_key.reveal()))
+        self.own = KeyPair(identity.public_key, identity.private_key)
         self.own_id = device_id(self.own.public_key)
         self.rejects: Tally[str] = Tally()
         self.channel: Channel | None = None

@@ -178,6 +178,8 @@ def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
                     return PhoneStep(state)
         case "revoke":
             match state:
+                case Gone(reason="rollback"):
+                    return PhoneStep(Revoking(), (fx.SEND_REVOKE,))  # given up here, but the companion may hold it
                 case New() | Revoking() | Cancelled() | Gone():
                     return PhoneStep(state)
                 case _:

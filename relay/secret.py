@@ -3,7 +3,7 @@
 A token, key, code or password is a :class:`Secret` from the moment it is parsed. Nothing that renders
 values by accident shows it: ``repr``, ``str``, ``format``, ``%``, pickling, ``dataclasses.asdict``, a pydantic
 dump, a traceback with locals. The one way out is :meth:`Secret.reveal`; its call sites are a short list that
-``tests/test_secret.py`` keeps.
+``tests/core/test_secret.py`` keeps.
 
 Limit, stated here because the reader meets it here: CPython copies strings and bytes freely, so a secret is
 never *wiped* from memory. The type protects against printing, not against who can read the process.
@@ -36,7 +36,7 @@ class Secret(Generic[T]):
         object.__setattr__(self, "_value", value)
 
     def reveal(self) -> T:
-        """Return the value itself. Every call site is listed in ``tests/test_secret.py``."""
+        """Return the value itself. Every call site is listed in ``tests/core/test_secret.py``."""
         value: T = self._value  # type: ignore[attr-defined]  # set through object.__setattr__
         return value
 

@@ -15,8 +15,9 @@ from functools import partial
 from device.companion.invitations import Invitations
 from device.elapsed import Stamp
 from device.grants import lease, lifecycle
-from device.grants.keeper import GrantKeeper, access_token_ends_at, erase_grant
+from device.grants.keeper import GrantKeeper
 from device.grants.serving import profile_of, state_of, with_lease, with_state
+from device.grants.tokens import access_token_ends_at, erase_grant
 from device.link import Link
 from device.pairings import delete_pairing
 from device.ports import Clock, Http, Random, Transaction, Vault

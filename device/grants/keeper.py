@@ -25,11 +25,11 @@ import structlog
 from device.elapsed import Stamp, elapsed_s
 from device.grants import lease, lifecycle, schedule
 from device.grants.serving import (
-    SCOPE_SETS_MAX,
     Refresh,
     Serve,
     choose_grant,
     expires_at,
+    is_lease_over,
     lease_of,
     normalise_scope,
     profile_of,
@@ -39,6 +39,7 @@ from device.grants.serving import (
     with_lease,
     with_state,
 )
+from device.grants.tokens import cache_token, erase_grant
 from device.link import Link, wait_for_event
 from device.ports import Clock, Http, Now, Random, Transaction, Vault
 from device.records import CachedToken, Grant
@@ -173,13 +174,15 @@ class GrantKeeper:
         now = self._clock.now()
 
         def read(tx: Transaction) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | str]:
-            grant = choose_grant(tx.select(Grant), query)
+            grants = tx.select(Grant)
+            leased = [grant for grant in grants if not is_lease_over(grant, now)]
+            grant = choose_grant(leased, query)
+            if grant is None or grant.state == "dead":
+                grant = choose_grant(grants, query)
             if grant is None:
                 return None, None, "refuse"
             token = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
-            held = lease_of(grant)
-            left = lease.left_s(held, now) if held is not None else None
-            if left is not None and left <= 0:
+            if is_lease_over(grant, now):
                 return replace(grant, state="locked", reason="lease"), token, "refuse"
             return grant, token, serve_or_refresh(state_of(grant), token, query, now)
 
@@ -263,8 +266,7 @@ class GrantKeeper:
         grant = turn.tx.get(Grant, grant_id)
         if grant is None or grant.refresh_token is None:
             return None
-        held = lease_of(grant)
-        if held is not None and (left := lease.left_s(held, turn.now)) is not None and left <= 0:
+        if is_lease_over(grant, turn.now):
             return None
         ends = [remaining_s(token, turn.now) for token in turn.tx.select(CachedToken, grant_id=grant_id)]
         decision = lifecycle.begin_refresh(
@@ -456,48 +458,15 @@ class GrantKeeper:
         return min(due, default=None)
 
     def _note_lease_over(self, turn: Turn, grant_id: str) -> None:
-        turn.event("lease_ended", grant_id=grant_id)  # the lock itself follows from the clock at each look
+        # The lock itself follows from the clock at each look; what it shows now must survive a start without one.
+        self._mark(turn, grant_id)
+        turn.event("lease_ended", grant_id=grant_id)
 
     def _mark(self, turn: Turn, grant_id: str) -> None:
         grant = turn.tx.get(Grant, grant_id)
         held = lease_of(grant) if grant is not None else None
         if grant is not None and held is not None:
             turn.tx.put(with_lease(grant, lease.mark(held, turn.now)))
-
-
-def cache_token(turn: Turn, grant: Grant, scope: str, sent: Stamp, tokens: Refreshed) -> None:
-    """Store an access token with its end, in the transaction that stores its refresh token."""
-    cached = turn.tx.select(CachedToken, grant_id=grant.grant_id)
-    if len(cached) >= SCOPE_SETS_MAX and all(token.scope != scope for token in cached):
-        oldest = min(cached, key=lambda token: remaining_s(token, turn.now))
-        turn.tx.delete(CachedToken, oldest.grant_id, oldest.scope)
-    turn.tx.put(
-        CachedToken(
-            grant_id=grant.grant_id,
-            scope=scope,
-            granted_scope=tokens.scope or scope or grant.scope,
-            token_type=tokens.token_type,
-            received=sent.to_text(),
-            expires_in_s=tokens.expires_in_s,
-            generation=grant.generation,
-            access_token=tokens.access_token,
-        )
-    )
-
-
-def erase_grant(turn: Turn, grant: Grant) -> None:
-    """Destroy a grant's key, its tokens and its cached access tokens; a row without secrets says what happened."""
-    for token in turn.tx.select(CachedToken, grant_id=grant.grant_id):
-        turn.tx.delete(CachedToken, token.grant_id, token.scope)
-    turn.tx.put(replace(grant, refresh_token=None))
-    turn.tx.erase_key(grant.grant_id)
-
-
-def access_token_ends_at(turn: Turn, grant_id: str) -> int:
-    """Return the Unix time at which the last cached access token of a grant ends, 0 when there is none."""
-    left = [remaining_s(token, turn.now) for token in turn.tx.select(CachedToken, grant_id=grant_id)]
-    longest = max(left, default=0.0)
-    return int(turn.now.wall_s + longest) if longest > 0 else 0
 
 
 def _scope_to_ask(grant: Grant) -> str | None:

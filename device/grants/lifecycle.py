@@ -156,9 +156,9 @@ def settle_refresh(state: Refreshing, outcome: TokenOutcome, profile: Profile) -
             return NeedsHandoff(generation, "uncertain") if was_uncertain else Dead(generation, "denied")
         case Denied(kind="person"):
             return NeedsHandoff(generation, "person")
-        case Denied(kind="configuration"):
+        case Denied(kind="configuration") if not was_uncertain:
             return Locked(generation, "configuration")
-        case Denied(kind="temporary") | Unavailable():
+        case Denied(kind="temporary" | "configuration") | Unavailable():
             if not was_uncertain:
                 return Held(generation)
             # This attempt was certainly not processed, so it does not count as the one late attempt.

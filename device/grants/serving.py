@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_never
 
 from device.elapsed import Stamp, elapsed_s
-from device.grants.lease import LeaseClock
+from device.grants.lease import LeaseClock, left_s
 from device.grants.lifecycle import (
     Dead,
     GrantState,
@@ -96,6 +96,13 @@ def lease_of(grant: Grant) -> LeaseClock | None:
     if not grant.lease_days or not grant.lease_marked:
         return None
     return LeaseClock(grant.lease_days, grant.lease_used_s, Stamp.from_text(grant.lease_marked), grant.lease_wall)
+
+
+def is_lease_over(grant: Grant, now: Now) -> bool:
+    """Say whether the grant has a lease and it has ended; a dead grant has none."""
+    held = lease_of(grant) if grant.state != "dead" else None
+    left = left_s(held, now) if held is not None else None
+    return left is not None and left <= 0
 
 
 def with_lease(grant: Grant, lease: LeaseClock) -> Grant:

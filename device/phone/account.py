@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from device.elapsed import Stamp
 from device.grants import lifecycle
-from device.grants.keeper import GrantKeeper, cache_token, erase_grant
+from device.grants.keeper import GrantKeeper
 from device.grants.serving import normalise_scope, profile_of, with_state
+from device.grants.tokens import cache_token, erase_grant
 from device.link import Link
 from device.phone.browser import CodeReceived, LoopbackReceiver, SignInRefused
 from device.ports import Clock, Http, Random

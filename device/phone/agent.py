@@ -16,8 +16,9 @@ from functools import partial
 import structlog
 
 from device.grants import lifecycle, schedule
-from device.grants.keeper import GrantKeeper, erase_grant
+from device.grants.keeper import GrantKeeper
 from device.grants.serving import normalise_scope, profile_of, with_state
+from device.grants.tokens import erase_grant
 from device.link import Link, wait_for_event
 from device.phone.account import Accounts, AccountSettings, NewGrant, Person, SignInOptions
 from device.phone.handoff_rows import state_of

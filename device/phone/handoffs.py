@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from device.elapsed import Stamp, elapsed_s
 from device.grants import lifecycle
-from device.grants.keeper import erase_grant
 from device.grants.serving import profile_of, with_state
+from device.grants.tokens import erase_grant
 from device.link import Link
 from device.pairings import delete_pairing, retire_others
 from device.phone.handoff_rows import offer_body, state_of, with_phone_state
@@ -386,6 +386,9 @@ class Handoffs:
 
     def _done(self, turn: Turn, pairing: Pairing, row: PhoneHandoff) -> None:
         turn.tx.put(replace(row, done_at=turn.wall, device_state="held", generation=max(row.generation, 1)))
+        own = turn.tx.get(Grant, row.grant_id) if row.strategy == "move" else None
+        if own is not None and own.state != "dead":  # a restored disk: the companion has what we seem to hold
+            erase_grant(turn, with_state(own, lifecycle.Dead(own.generation, "moved")))
         for older in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done"):
             same = (older.issuer, older.client_id, older.subject) == (row.issuer, row.client_id, row.subject)
             if older.handoff_id != row.handoff_id and same:
@@ -452,7 +455,7 @@ class Handoffs:
         for pairing in turn.tx.select(Pairing, peer_id=device_id):
             turn.tx.put(replace(pairing, renew_denied=True))
             for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id):
-                if row.state in LIVE:
+                if row.state in LIVE or (row.state, row.reason) == ("gone", "rollback"):
                     if row.state != "revoking":
                         self.step(turn, pairing, row.handoff_id, "revoke")
                     touched.append(row.handoff_id)

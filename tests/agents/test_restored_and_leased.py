@@ -81,6 +81,26 @@ async def test_a_restored_phone_jumps_its_numbers_and_gives_moved_tokens_up() ->
         assert (await world.phone.hand_off(strategy="move")).state == "done"
 
 
+async def test_a_restored_phone_that_moved_its_token_does_not_hold_it_too() -> None:
+    async with running("strict") as world:
+        begun = len(world.broker.seen)
+        world.broker.hold = lambda packet: len(world.broker.seen) - 1 == begun + 1  # ACCEPT is held back
+        assert (await world.phone.hand_off(strategy="move", wait_s=1)).state == "offered"
+        old = world.phone.image()
+        world.broker.release()
+        await world.clock.advance(5)
+        assert (await world.phone.handoff()).state == "done"
+        await world.phone.restore(old)
+        await world.phone.start()
+        await world.clock.advance(20)
+        own = await world.phone.one(Grant)
+        assert own.refresh_token is None or own.state == "locked"
+        row = await world.phone.handoff()
+        assert (row.state, row.reason) in (("gone", "rollback"), ("done", ""))
+        await world.within(world.phone.agent.revoke("watch", wait_s=10))
+        assert (await world.watch.grant()).state == "dead"
+
+
 async def test_an_honest_restart_is_not_taken_for_a_rollback() -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
@@ -186,6 +206,25 @@ async def test_turning_the_clock_back_does_not_lengthen_a_lease() -> None:
         await world.clock.advance(DAY)
         world.clock._wall_s -= 400 * DAY
         await world.clock.advance(DAY + 3600)
+        refused = await world.watch.token()
+        assert isinstance(refused, TokenRefused) and refused.error == "locked"
+
+
+async def test_an_ended_lease_survives_a_start_without_a_clock() -> None:
+    async with running("entra") as world:
+        await world.phone.hand_off(lease_days=2)
+        await world.phone.stop()
+        await world.watch.stop()
+        await world.clock.advance(3 * DAY)  # powered off, but the wall clock went on
+        world.clock.reboot("boot-2")
+        await world.watch.start()
+        await world.clock.advance(120)
+        refused = await world.watch.token()
+        assert isinstance(refused, TokenRefused) and refused.error == "locked"
+        await world.watch.stop()
+        world.clock.is_synced = False
+        world.clock.reboot("boot-3")
+        await world.watch.start()
         refused = await world.watch.token()
         assert isinstance(refused, TokenRefused) and refused.error == "locked"
 

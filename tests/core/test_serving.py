@@ -1,0 +1,308 @@
+"""Which grant answers a question, and whether its cached access token will do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import permutations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from device.elapsed import Stamp
+from device.grants.lease import LeaseClock
+from device.grants.lifecycle import Dead, GrantState, Held, Intent, Locked, NeedsHandoff, Refreshing, Uncertain
+from device.grants.serving import (
+    Refresh,
+    Serve,
+    choose_grant,
+    expires_at,
+    lease_of,
+    normalise_scope,
+    profile_of,
+    remaining_s,
+    serve_or_refresh,
+    state_of,
+    with_lease,
+    with_state,
+)
+from device.ports import Now
+from device.records import CachedToken, Grant
+from device.token_source import TokenQuery
+from relay.errors import VaultError
+from relay.provider.profile import AUTH0, ENTRA, STRICT
+from relay.secret import AccessToken, RefreshToken
+
+T = 1_700_000_000.0
+NOW = Now("boot-a", 1000.0, T, True)
+STARTED = Stamp.of(NOW)
+INTENT = Intent(STARTED, 2, 1)
+
+GRANT = Grant(
+    grant_id="g1",
+    pairing_id="",
+    handoff_id="",
+    issuer="https://login.example",
+    client_id="client-1",
+    token_endpoint="https://login.example/token",
+    revocation_endpoint="",
+    scope="openid read write",
+    audience="api://one",
+    subject="sub-1",
+    account="anna@example.com",
+    profile="entra",
+    signed_in_at=0,
+    is_otp=False,
+    stored_at=100,
+    refresh_token=RefreshToken("rt"),
+)
+
+
+def token(*, left_s: float, expires_in_s: float = 3600.0, access_token: AccessToken | None = None) -> CachedToken:
+    """A cached token that has so many seconds left at NOW."""
+    age_s = expires_in_s - left_s
+    return CachedToken(
+        grant_id="g1",
+        scope="",
+        granted_scope="openid read",
+        token_type="Bearer",
+        received=Stamp("boot-a", NOW.boot_s - age_s, T - age_s, True).to_text(),
+        expires_in_s=expires_in_s,
+        generation=3,
+        access_token=access_token or AccessToken("at"),
+    )
+
+
+STATES: list[GrantState] = [
+    Held(3),
+    Refreshing(3, INTENT),
+    Uncertain(3, INTENT),
+    NeedsHandoff(3, "uncertain"),
+    NeedsHandoff(3, "person"),
+    Locked(3, "lease"),
+    Locked(3, "rollback"),
+    Locked(3, "configuration"),
+    Dead(3, "denied"),
+    Dead(3, "revoked"),
+]
+
+# -- Records and states ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", STATES, ids=str)
+@pytest.mark.parametrize("before", STATES, ids=str)
+def test_a_state_survives_its_columns_whatever_stood_there(before: GrantState, state: GrantState) -> None:
+    row = with_state(with_state(GRANT, before), state)
+    assert state_of(row) == state
+    assert replace(row, state="held", reason="", generation=1, intent="", intent_late=0, intent_attempts=0) == GRANT
+
+
+def test_a_damaged_state_is_a_damaged_vault() -> None:
+    for spoilt in (
+        replace(GRANT, state="HELD"),
+        replace(GRANT, state=""),
+        replace(GRANT, state="refreshing", intent=""),
+        replace(GRANT, state="uncertain", intent="boot nan 0.0 s"),
+    ):
+        with pytest.raises(VaultError):
+            state_of(spoilt)
+
+
+def test_a_profile_that_this_program_does_not_know_counts_as_strict() -> None:
+    assert profile_of(GRANT) is ENTRA
+    assert profile_of(replace(GRANT, profile="auth0")) is AUTH0
+    for name in ("", "Entra", "newer_provider"):
+        assert profile_of(replace(GRANT, profile=name)) is STRICT
+
+
+def test_a_lease_survives_its_columns() -> None:
+    assert lease_of(GRANT) is None
+    lease = LeaseClock(90, 12.5, STARTED, T)
+    assert lease_of(with_lease(GRANT, lease)) == lease
+    assert lease_of(with_lease(GRANT, replace(lease, days=0))) is None
+    with pytest.raises(VaultError):
+        lease_of(replace(with_lease(GRANT, lease), lease_marked="x"))
+
+
+# -- Choosing ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scope", "normal"),
+    [("", ""), ("a", "a"), ("b a", "a b"), ("a a", "a"), ("  b\ta \n", "a b"), ("a B", "B a")],
+)
+def test_equal_scope_sets_have_one_spelling(scope: str, normal: str) -> None:
+    assert normalise_scope(scope) == normal
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(["openid", "read", "write", "Read"]), max_size=6))
+def test_order_and_repetition_of_a_scope_do_not_matter(words: list[str]) -> None:
+    normal = normalise_scope(" ".join(words))
+    assert normalise_scope(" ".join(reversed(words + words))) == normal
+    assert normalise_scope(normal) == normal
+    assert set(normal.split()) == set(words)
+
+
+@pytest.mark.parametrize(
+    ("query", "is_answered"),
+    [
+        (TokenQuery(), True),
+        (TokenQuery(scope="read"), True),
+        (TokenQuery(scope="write openid"), True),
+        (TokenQuery(scope="read admin"), False),  # must be a subset of the grant's
+        (TokenQuery(scope="READ"), False),  # case matters. RFC 6749 §3.3
+        (TokenQuery(account="anna@example.com"), True),
+        (TokenQuery(account="sub-1"), True),
+        (TokenQuery(account="anna"), False),
+        (TokenQuery(audience="api://one"), True),
+        (TokenQuery(audience="api://two"), False),
+        (TokenQuery(account="sub-1", audience="api://two"), False),
+    ],
+)
+def test_a_grant_answers_only_what_it_covers(query: TokenQuery, is_answered: bool) -> None:
+    assert (choose_grant([GRANT], query) == GRANT) is is_answered
+    assert choose_grant([], query) is None
+
+
+def test_a_usable_grant_goes_before_a_finished_one_and_then_the_newest() -> None:
+    def row(grant_id: str, state: GrantState, stored_at: int) -> Grant:
+        return replace(with_state(GRANT, state), grant_id=grant_id, stored_at=stored_at)
+
+    best_first = [
+        row("f", Held(1), 300),
+        row("e", Uncertain(1, INTENT), 200),
+        row("d", Refreshing(1, INTENT), 100),
+        row("c", NeedsHandoff(1, "person"), 900),
+        row("b", Locked(1, "rollback"), 950),
+        row("a", Dead(1, "denied"), 999),
+    ]
+    for count in range(1, len(best_first) + 1):
+        assert choose_grant(reversed(best_first[-count:]), TokenQuery()) == best_first[-count]
+    for order in permutations(best_first, 6):
+        assert choose_grant(order, TokenQuery()) == best_first[0]
+
+
+def test_the_choice_does_not_depend_on_the_order_of_equals() -> None:
+    one, other = replace(GRANT, grant_id="a"), replace(GRANT, grant_id="b")
+    assert choose_grant([one, other], TokenQuery()) == choose_grant([other, one], TokenQuery()) == other
+
+
+# -- What is left of a token -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "left_s"),
+    [
+        (NOW, 3600.0),
+        (Now("boot-a", 1060.0, 0.0, False), 3540.0),
+        (Now("boot-a", 1060.0, T + 9e9, True), 3540.0),
+        (Now("boot-a", 4600.0, T, True), 0.0),
+        (Now("boot-a", 1e9, T, True), 0.0),
+        (Now("boot-a", 999.0, T, True), 3600.0),
+        (Now("boot-b", 5.0, T + 600, True), 3000.0),
+        (Now("boot-b", 5.0, T + 600, False), 0.0),  # no clock can say: not certainly alive
+        (Now("boot-b", 5.0, T - 1, True), 0.0),
+    ],
+)
+def test_a_token_has_left_what_a_trusted_clock_says_and_else_nothing(now: Now, left_s: float) -> None:
+    assert remaining_s(token(left_s=3600.0), now) == left_s
+
+
+def test_the_end_is_told_by_the_present_wall_clock_in_whole_seconds_never_too_late() -> None:
+    assert expires_at(token(left_s=3600.0), NOW) == datetime.fromtimestamp(T + 3600, UTC)
+    later = Now("boot-a", 1000.75, T + 0.75, True)
+    assert expires_at(token(left_s=3600.0), later) == datetime.fromtimestamp(T + 3599, UTC)
+    turned = Now("boot-a", 1060.0, T - 86_400.0, True)
+    assert expires_at(token(left_s=3600.0), turned) == datetime.fromtimestamp(T - 86_400 + 3540, UTC)
+
+
+# -- Serve or refresh --------------------------------------------------------------------------------------
+
+ALIVE, ENDED = token(left_s=600.0), token(left_s=0.0)
+REFUSING = [Locked(3, "lease"), Locked(3, "rollback"), Dead(3, "denied"), Dead(3, "revoked")]
+FINISHED = [NeedsHandoff(3, "uncertain"), NeedsHandoff(3, "person"), Locked(3, "configuration")]
+REFRESHABLE = [Held(3), Refreshing(3, INTENT), Uncertain(3, INTENT)]
+QUERIES = [
+    TokenQuery(),
+    TokenQuery(min_valid_s=0.0),
+    TokenQuery(min_valid_s=1e9),
+    TokenQuery(force_refresh=True),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+@pytest.mark.parametrize("state", REFUSING, ids=str)
+def test_a_locked_or_dead_grant_gives_out_nothing(state: GrantState, query: TokenQuery) -> None:
+    for cached in (None, ALIVE, ENDED):
+        assert serve_or_refresh(state, cached, query, NOW) == "refuse"
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+@pytest.mark.parametrize("state", FINISHED, ids=str)
+def test_a_grant_that_cannot_refresh_gives_out_what_still_works(state: GrantState, query: TokenQuery) -> None:
+    assert serve_or_refresh(state, ALIVE, query, NOW) == Serve(ALIVE)
+    assert serve_or_refresh(state, ENDED, query, NOW) == "refuse"
+    assert serve_or_refresh(state, None, query, NOW) == "refuse"
+
+
+@pytest.mark.parametrize("state", REFRESHABLE, ids=str)
+@pytest.mark.parametrize(
+    ("left_s", "expires_in_s", "min_valid_s", "force", "is_served"),
+    [
+        (600.0, 3600.0, 30.0, False, True),
+        (600.0, 3600.0, 600.0, False, True),
+        (600.0, 3600.0, 600.1, False, False),
+        (30.0, 3600.0, 30.0, False, True),
+        (29.9, 3600.0, 30.0, False, False),
+        (600.0, 3600.0, 0.0, True, False),
+        # a wish that no new token can meet gets the newest token, not another refresh
+        (600.0, 3600.0, 3600.0, False, True),
+        (600.0, 3600.0, 1e9, False, True),
+        (600.0, 3600.0, 3599.9, False, False),
+        # a token younger than a minute is not refreshed for a caller
+        (3541.0, 3600.0, 3599.0, False, True),
+        (3540.0, 3600.0, 3599.0, False, False),
+        (10.0, 20.0, 15.0, False, True),
+        # unless he insists: who may insist is a matter of policy
+        (3599.0, 3600.0, 30.0, True, False),
+    ],
+)
+def test_a_cached_token_is_served_or_refreshed(
+    state: GrantState, left_s: float, expires_in_s: float, min_valid_s: float, force: bool, is_served: bool
+) -> None:
+    cached = token(left_s=left_s, expires_in_s=expires_in_s)
+    query = TokenQuery(min_valid_s=min_valid_s, force_refresh=force)
+    assert serve_or_refresh(state, cached, query, NOW) == (Serve(cached) if is_served else Refresh(cached))
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+@pytest.mark.parametrize("state", REFRESHABLE, ids=str)
+def test_without_a_working_token_a_refresh_is_needed(state: GrantState, query: TokenQuery) -> None:
+    assert serve_or_refresh(state, None, query, NOW) == Refresh(None)
+    assert serve_or_refresh(state, ENDED, query, NOW) == Refresh(None)
+    assert serve_or_refresh(state, replace(ALIVE, access_token=None), query, NOW) == Refresh(None)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(STATES),
+    st.none() | st.floats(0, 7200),
+    st.floats(0, 1e6),
+    st.booleans(),
+    st.builds(Now, st.sampled_from(["boot-a", "boot-b"]), st.floats(0, 1e5), st.floats(0, 2 * T), st.booleans()),
+)
+def test_nobody_gets_a_token_that_may_have_ended(
+    state: GrantState, left_s: float | None, min_valid_s: float, force: bool, now: Now
+) -> None:
+    cached = None if left_s is None else token(left_s=left_s, expires_in_s=7200.0)
+    found = serve_or_refresh(state, cached, TokenQuery(min_valid_s=min_valid_s, force_refresh=force), now)
+    given_out = found.token if isinstance(found, Serve) else found.fallback if isinstance(found, Refresh) else None
+    if given_out is not None:
+        assert given_out is cached
+        assert remaining_s(given_out, now) > 0
+    if isinstance(found, Refresh):
+        assert isinstance(state, Held | Refreshing | Uncertain)
+    if isinstance(found, Serve) and force:
+        assert not isinstance(state, Held | Refreshing | Uncertain)
