@@ -58,8 +58,8 @@ class AccountSettings:
     tenant: str | None
     scope: str
     profile: Profile
-    audience: str
     allow_refresh_token_access: bool
+    audience: str = ""
 
 
 @dataclass(frozen=True, slots=True)

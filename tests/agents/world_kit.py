@@ -152,7 +152,7 @@ class PhoneEnd(End):
             random=self.random,
             identity=self.identity,
             name=self.name,
-            settings=AccountSettings(url, CLIENT_ID, "contoso", SCOPE, profile, "", self.allow),
+            settings=AccountSettings(url, CLIENT_ID, "contoso", SCOPE, profile, self.allow),
             strategy=None,
             lease_days=self.lease_days,
             tasks=tasks,
