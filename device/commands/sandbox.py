@@ -18,6 +18,7 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         raise UsageError("--tls-cert and --tls-key belong together")
     configure_logs(context)
     options = SandboxOptions(
+        http_host=args.http_host,
         http_port=args.http_port,
         mqtt_port=args.mqtt_port,
         profile=args.profile,

@@ -45,6 +45,13 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         help="how long access tokens live; else as the profile",
     )
+    parser.add_argument(
+        "--http-host",
+        metavar="NAME",
+        type=text,
+        default="127.0.0.1",
+        help="name of the provider in its URLs (default 127.0.0.1); one that other machines use needs --tls-cert",
+    )
     parser.add_argument("--tls-cert", metavar="F", type=text, help="serve https with this certificate")
     parser.add_argument("--tls-key", metavar="F", type=text, help="private key of --tls-cert")
     parser.add_argument(

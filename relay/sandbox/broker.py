@@ -11,7 +11,7 @@ told, is passed on and not kept.
 
 Knobs for tests and simulation: ``on_publish`` sees every accepted message, ``should_deliver`` may drop a copy,
 ``hold`` and ``release`` stop and continue delivery to one client, ``drop`` cuts a connection without a word,
-``inject`` publishes in nobody's name, ``seen`` is what the broker saw.
+``inject`` publishes in nobody's name, ``seen`` is what the broker saw, ``replay`` publishes some of it again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import contextlib
 import ipaddress
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from relay.errors import ConfigError
 from relay.sandbox import mqtt_encode as encode
+from relay.sandbox.control import BrokerMessage
 from relay.sandbox.mqtt_filters import is_filter, is_topic
 from relay.sandbox.mqtt_packets import (
     MQTT_5,
@@ -129,6 +130,7 @@ class Broker:
         self.host, self.port = host, port
         self.seen: deque[Seen] = deque(maxlen=SEEN_MAX)
         self.record = record
+        self._seen_count = 0
         self.on_publish = on_publish
         self.should_deliver = should_deliver
         self._packet_bytes_max = packet_bytes_max
@@ -187,6 +189,25 @@ class Broker:
         if not is_topic(topic):
             raise ValueError("not a topic name")
         return self._route(Publish(topic, payload, 1), publisher=None)
+
+    def messages(self) -> list[BrokerMessage]:
+        """Return what ``seen`` holds with running numbers, oldest first."""
+        first = self._seen_count - len(self.seen) + 1
+        return [BrokerMessage(n, seen.topic, seen.payload_length) for n, seen in enumerate(self.seen, first)]
+
+    def replay(self, numbers: Sequence[int]) -> None:
+        """Inject recorded messages again, in this order.
+
+        Raises:
+            ValueError: one of them is not recorded; nothing was published.
+        """
+        payloads = dict(zip((one.number for one in self.messages()), self.seen, strict=True))
+        chosen = [payloads.get(number) for number in numbers]
+        again = [(seen.topic, seen.payload) for seen in chosen if seen is not None and seen.payload is not None]
+        if len(again) != len(numbers):
+            raise ValueError("a message to be replayed is not recorded")
+        for topic, payload in again:
+            self.inject(topic, payload)
 
     def drop(self, client_id: str) -> bool:
         """Cut a client's connection without a word; False when it has none."""
@@ -361,6 +382,7 @@ class Broker:
     def _route(self, packet: Publish, publisher: str | None) -> int:
         now = asyncio.get_running_loop().time()
         self._sweep(now)
+        self._seen_count += 1
         self.seen.append(Seen(packet.topic, len(packet.payload), packet.payload if self.record else None))
         if self.on_publish is not None:
             self.on_publish(packet.topic, packet.payload)

@@ -2,15 +2,16 @@
 
 Pure as the core: a question that may wait (``wait_s``) is answered at once, with ``is_empty`` set, and the driver
 asks again when something has changed. The one place that shows a secret is the mailbox: reading codes is what it is
-for.
+for. Of the broker's messages it shows topic and length, which is what any broker knows; a payload is never shown,
+only published again (``broker/replay``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +52,35 @@ class ClockModel(BaseModel):
     advance_s: float = Field(ge=0, le=SECONDS_MAX, allow_inf_nan=False)
 
 
+class ReplayModel(BaseModel):
+    """Which recorded messages are published again: numbers above ``after``, up to ``until``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    after: int = Field(ge=0, le=2**53 - 1)
+    until: int = Field(ge=1, le=2**53 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerMessage:
+    """One message that the broker took, by number from 1."""
+
+    number: int
+    topic: str
+    payload_bytes: int
+
+
+class BrokerRecord(Protocol):
+    """What the control interface may know of a broker that records."""
+
+    def messages(self) -> Sequence[BrokerMessage]:
+        """Return the latest messages, oldest first; how many are kept is the broker's affair."""
+        ...
+
+    def replay(self, numbers: Sequence[int]) -> None:
+        """Publish recorded messages again, in this order; every number is one of :meth:`messages`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ControlAnswer:
     """An answer; when ``is_empty``, the driver may wait ``wait_s`` for something to change, and ask again."""
@@ -60,8 +90,8 @@ class ControlAnswer:
     wait_s: float = 0.0
 
 
-def control(provider: Provider, request: Request, now: float) -> ControlAnswer:
-    """Answer one question or carry out one order."""
+def control(provider: Provider, request: Request, now: float, *, broker: BrokerRecord | None = None) -> ControlAnswer:
+    """Answer one question or carry out one order; without a ``broker`` nothing stands under ``broker/``."""
     path = request.path.removeprefix(PREFIX).strip("/")
     try:
         if path.startswith("mailbox/"):
@@ -70,6 +100,12 @@ def control(provider: Provider, request: Request, now: float) -> ControlAnswer:
         if path == "events":
             _only(request, "GET")
             return _events(provider, request)
+        if path == "broker/messages" and broker is not None:
+            _only(request, "GET")
+            return _broker_messages(broker, request)
+        if path == "broker/replay" and broker is not None:
+            _only(request, "POST")
+            return ControlAnswer(_broker_replay(broker, request))
         handler = _HANDLERS.get((request.method, path))
         if handler is None:
             allowed = sorted(method for method, known in _HANDLERS if known == path)
@@ -197,6 +233,30 @@ def _events(provider: Provider, request: Request) -> ControlAnswer:
     return ControlAnswer(json_response(body), is_empty=not found, wait_s=wait_s)
 
 
+def _broker_messages(broker: BrokerRecord, request: Request) -> ControlAnswer:
+    after = int(_number(request, "after", 2**53 - 1))
+    wait_s = _number(request, "wait_s", WAIT_S_MAX)
+    known = broker.messages()
+    found: list[JsonValue] = [
+        {"number": one.number, "topic": one.topic, "payload_bytes": one.payload_bytes}
+        for one in known
+        if one.number > after
+    ]
+    body: dict[str, JsonValue] = {"messages": found, "last_number": known[-1].number if known else 0}
+    return ControlAnswer(json_response(body), is_empty=not found, wait_s=wait_s)
+
+
+def _broker_replay(broker: BrokerRecord, request: Request) -> Response:
+    wanted = _read(ReplayModel, request)
+    known = [one.number for one in broker.messages()]
+    numbers = [number for number in known if wanted.after < number <= wanted.until]
+    if len(numbers) != wanted.until - wanted.after:
+        kept = f"{known[0]} to {known[-1]}" if known else "none"
+        raise Refusal("invalid_request", f"after and until must name recorded messages; recorded: {kept}")
+    broker.replay(numbers)
+    return json_response({"replayed": len(numbers)})
+
+
 def _read(model: type[M], request: Request) -> M:
     if request.content_type != "application/json":  # also keeps forms of foreign web pages out
         raise Refusal("invalid_request", "the content type must be application/json", status=415)
@@ -242,4 +302,6 @@ _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]]
     ("GET", "clock"): _show_clock,
     ("GET", "state"): _state,
 }
-_PATHS = sorted({path for _, path in _HANDLERS} | {"events", "mailbox/{address}", "resource"})
+_PATHS = sorted(
+    {path for _, path in _HANDLERS} | {"broker/messages", "broker/replay", "events", "mailbox/{address}", "resource"}
+)

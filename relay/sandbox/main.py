@@ -69,7 +69,11 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
         if options.mqtt_port is not None:
             from relay.sandbox.broker import Broker
 
-            broker = Broker("127.0.0.1", options.mqtt_port)
+            # Recording: what passes is ciphertext, and a replay is one of the things that a sandbox is for.
+            broker = Broker(
+                "127.0.0.1", options.mqtt_port, record=True, on_publish=lambda _topic, _payload: server.tell()
+            )
+            server.broker = broker
             try:
                 mqtt = f"mqtt://127.0.0.1:{await broker.start()}"
             except OSError as exc:

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from relay.errors import ConfigError
-from relay.sandbox.control import PREFIX, control
+from relay.sandbox.control import PREFIX, BrokerRecord, control
 from relay.sandbox.faults import Admission, Wait
 from relay.sandbox.provider import Provider
 from relay.sandbox.rules import Places
@@ -99,6 +99,7 @@ class SandboxServer:
         self._runner: web.AppRunner | None = None
         self._provider: Provider | None = None
         self._changed = asyncio.Event()
+        self.broker: BrokerRecord | None = None  # whose record the control interface shows; it may come later
 
     @property
     def provider(self) -> Provider:
@@ -119,7 +120,10 @@ class SandboxServer:
         """
         try:
             family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-            sock = socket.create_server((self._host, self._port), family=family)
+            # A name for other machines is not an address of this one: listen on all, the control interface too, which
+            # answers loopback peers only.
+            address = self._host if is_loopback(self._host) else ""
+            sock = socket.create_server((address, self._port), family=family)
         except OSError as exc:
             raise ConfigError(f"cannot listen on {self._host}:{self._port}: {exc.strerror}") from exc
         port = sock.getsockname()[1]
@@ -182,7 +186,7 @@ class SandboxServer:
         began_at = loop.time()
         while True:
             changed = self._changed
-            answer = control(self.provider, value, self._wall())
+            answer = control(self.provider, value, self._wall(), broker=self.broker)
             if value.method != "GET":
                 self.tell()
             if not answer.is_empty or answer.wait_s == 0:
