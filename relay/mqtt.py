@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 import structlog
 
@@ -163,12 +163,8 @@ class MqttChannel:
             self._wake.clear()
             try:
                 await self._serve_one_connection()
-            except* DroppedError as group:
-                self.last_error = str(group.exceptions[0])
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # A task group that was cancelled while one of its tasks failed raises only the failure.
-                raise asyncio.CancelledError
+            except DroppedError as exc:
+                self.last_error = str(exc)
             if self._up_since is not None and self._monotonic() - self._up_since >= HEALTHY_AFTER_S:
                 attempt = 0
             self._up_since = None
@@ -191,10 +187,7 @@ class MqttChannel:
         try:
             await client.open()
             self._client = client
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(client.watch())
-                tasks.create_task(self._consume(client))
-                tasks.create_task(self._greet(client))
+            await _until_first_failure(client.watch(), self._consume(client), self._greet(client))
         finally:
             self._client = None
             await client.close()
@@ -235,6 +228,29 @@ class MqttChannel:
                     _log.error("mqtt_handler_failed", error=_name(exc))
                     raise DroppedError(f"message handler failed: {_name(exc)}") from exc
             client.acknowledge(message)
+
+
+async def _until_first_failure(*jobs: Coroutine[None, None, None]) -> None:
+    """Run jobs side by side until one fails; cancel the others, wait for them, raise the failure.
+
+    Not a TaskGroup: when it is cancelled while one of its tasks fails, it raises only the failure, and in
+    Python 3.11 and 3.12 it leaves ``Task.cancelling`` set after a failure, so that the two cannot be told apart.
+    """
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    pending = set(tasks)
+    failed: list[asyncio.Task[None]] = []
+    try:
+        while pending and not failed:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            failed = [task for task in done if task.cancelled() or task.exception() is not None]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in failed:
+        if task.cancelled():  # not by us: what a handler waited for was cancelled under it
+            raise DroppedError("message handler was cancelled")
+        task.result()
 
 
 def backoff_s_max(attempt: int) -> float:
