@@ -10,7 +10,7 @@ envelopes naming the transcript's hash: they prove that both ends own their stat
 
 Four properties: the phone knows the companion's key from the QR; the companion knows the phone's since only a reader of
 the QR has the secret; both confirm one transcript; a second attempt with the same secret fails. If somebody
-photographs the QR and is faster, the companion shows *his* check number, and the honest phone is told "used".
+photographs the QR and is faster, the companion shows *his* check number, and the honest phone gets no answer.
 Everybody may burn an invitation that he has seen, nobody may use one twice.
 
 This module is pure: keys, nonces and ids come in as arguments, wire bytes go out.

@@ -39,7 +39,7 @@ OUTPUT_BYTES_MAX = 4_194_304  # of one program; a QR code has 6 KiB
 DIRECTORY_BYTES_MAX = 60  # "/phone/control.sock" follows, and a socket's path has 107 bytes at most
 LOG_LINES = 6
 # Of the person's environment programs get what an interpreter may need to start, nothing that configures an agent.
-KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
+KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT", "PYTHONPYCACHEPREFIX")
 
 
 @dataclass(frozen=True, slots=True)
