@@ -242,7 +242,7 @@ async def _until_first_failure(*jobs: Coroutine[None, None, None]) -> None:
     try:
         while pending and not failed:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            failed = [task for task in done if task.cancelled() or task.exception() is not None]
+            failed = [t for t in tasks if t in done and (t.cancelled() or t.exception() is not None)]
     finally:
         for task in tasks:
             task.cancel()

@@ -287,14 +287,14 @@ class Connection(aiomqtt.Client):
         try:
             codes = await self.subscribe([(topic_filter, 1) for topic_filter in topic_filters])
         except aiomqtt.MqttError as exc:
-            raise DroppedError("the broker did not answer a subscription") from exc
+            raise DroppedError(self._reason or "the broker did not answer a subscription") from exc
         return [name for name, code in zip(topic_filters, codes, strict=False) if _number(code) >= FAILURE]
 
     async def unsubscribe_from(self, topic_filter: str) -> None:
         try:
             await self.unsubscribe(topic_filter)
         except aiomqtt.MqttError as exc:
-            raise DroppedError("the broker did not answer an unsubscription") from exc
+            raise DroppedError(self._reason or "the broker did not answer an unsubscription") from exc
 
     def acknowledge(self, message: Received) -> None:
         """Send PUBACK, on this connection or not at all."""
@@ -330,6 +330,8 @@ class Connection(aiomqtt.Client):
         properties: Properties | None = None,
     ) -> None:
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # seen; aiomqtt replaces the future when this comes right after CONNACK
         if flags.is_disconnect_packet_from_server:
             self._reason = self._reason or refusal(_number(reason_code))
         else:
