@@ -451,8 +451,6 @@ class CompanionAgent:
                 delete_pairing(turn, row)
                 for handoff in turn.tx.select(CompanionHandoff, pairing_id=row.pairing_id):
                     turn.tx.delete(CompanionHandoff, handoff.handoff_id)
-                for ended in turn.tx.select(Grant, pairing_id=row.pairing_id):
-                    turn.tx.delete(Grant, ended.grant_id)
             turn.event("forgotten", detail=f"{len(grants)} grants, {len(pairings)} pairings")
             return {"grants": len(grants), "pairings": len(pairings)}
 
