@@ -14,7 +14,6 @@ below "Files" touch the disk.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import stat
@@ -37,6 +36,7 @@ from pydantic import (
 )
 
 from relay.errors import ConfigError
+from relay.provider.http import is_loopback
 from relay.provider.profile import PROFILES, Profile, Strategy, profile_for
 from relay.secret import SECRET_CHARS_MAX, Password
 
@@ -52,16 +52,6 @@ _TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
 
 # -- Values ------------------------------------------------------------------------------------------------
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a connection to ``host`` stays on this machine: localhost, 127.0.0.0/8, ::1. RFC 6761 §6.3."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _split(url: str) -> SplitResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ import structlog
 
 from device.clock import SystemClock, SystemRandom
 from device.config import AgentConfig, Home, Kind, read_own_text, read_secret_file
-from device.control import ControlServer, Handler
+from device.control import JSON, ControlServer, Exchange, Handler
 from device.grants.keeper import GrantKeeper
 from device.http import AioHttp
 from device.link import Link
@@ -137,14 +137,16 @@ class Runtime:
         finally:
             await control.stop()
 
-    async def events(self, limit: int, after: int) -> dict[str, Any]:
-        """Return audit rows with a number above ``after``, the newest ``limit`` of them."""
+    async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The command ``events``: audit rows with a number above ``after``, the newest ``limit`` of them."""
+        limit = int(number_of(args, "limit", 50, low=1, high=EVENTS_SHOWN_MAX))
+        after = int(number_of(args, "after", 0, low=0, high=2**53))
 
         def read(tx: Transaction) -> list[Event]:
             return [row for row in tx.select(Event) if row.number > after]
 
-        rows = (await self.vault.run(read))[-min(limit, EVENTS_SHOWN_MAX) :]
-        names = [name for name in Event.__slots__]
+        rows = (await self.vault.run(read))[-limit:]
+        names = Event.__slots__
         return {"events": [{name: getattr(row, name) for name in names if getattr(row, name) != ""} for row in rows]}
 
     def _mqtt_settings(self) -> MqttSettings:
@@ -244,6 +246,3 @@ def number_of(args: Mapping[str, Any], name: str, default: float, *, low: float,
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ConfigError(f"{name} must be a number from {low:g} to {high:g}")
     return float(value)
-
-
-Command = Callable[[dict[str, Any], Any], Awaitable[dict[str, Any]]]

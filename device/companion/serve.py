@@ -10,7 +10,7 @@ from device.config import CompanionConfig, Home
 from device.control import JSON, Exchange
 from device.ports import Transaction
 from device.records import CachedToken, Grant, Outgoing, Pairing
-from device.runtime import Runtime, number_of, open_runtime
+from device.runtime import Runtime, open_runtime
 from device.status import companion_status
 from relay.errors import TransientError
 
@@ -36,7 +36,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
             tasks,
             handlers={
                 "status": commands.status,
-                "events": commands.events,
+                "events": runtime.events,
                 "pair": commands.pair,
                 "forget": commands.forget,
             },
@@ -68,12 +68,6 @@ class _Commands:
         return companion_status(
             self._runtime.surroundings(self._agent.link.rejects), self._runtime.clock.now(), problems=problems, **rows
         )
-
-    async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """The audit table."""
-        limit = int(number_of(args, "limit", 50, low=1, high=1000))
-        after = int(number_of(args, "after", 0, low=0, high=2**53))
-        return await self._runtime.events(limit, after)
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""

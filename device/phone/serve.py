@@ -54,7 +54,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
                 handlers={
                     "status": commands.status,
                     "devices": commands.devices,
-                    "events": commands.events,
+                    "events": runtime.events,
                     "sign_in": commands.sign_in,
                     "sign_out": commands.sign_out,
                     "import": commands.adopt,
@@ -104,12 +104,6 @@ class _Commands:
     async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """The devices alone."""
         return {"devices": (await self.status(args, exchange))["devices"]}
-
-    async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """The audit table."""
-        limit = int(number_of(args, "limit", 50, low=1, high=1000))
-        after = int(number_of(args, "after", 0, low=0, high=2**53))
-        return await self._runtime.events(limit, after)
 
     async def sign_in(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Sign in, asking for what the provider wants."""

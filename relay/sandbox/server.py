@@ -13,7 +13,6 @@ hold codes.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 import time
@@ -26,6 +25,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from relay.errors import ConfigError
+from relay.provider.http import is_loopback
 from relay.sandbox.control import PREFIX, BrokerRecord, control
 from relay.sandbox.faults import Admission, Wait
 from relay.sandbox.provider import Provider
@@ -37,16 +37,6 @@ from relay.sandbox.world import ProfileName, World
 BODY_TIMEOUT_S = 10.0  # for a whole body to arrive
 STOP_TIMEOUT_S = 0.5  # for open requests at the end; a test or a demo should not wait for its sandbox
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether this host name or address can only be this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:

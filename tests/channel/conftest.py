@@ -9,18 +9,9 @@ import pytest
 import pytest_asyncio
 from certificates import Authority
 from channel_kit import PACKET_BYTES_MAX
-from mosquitto import Mosquitto, MosquittoMissingError, program
+from mosquitto import Mosquitto
 
 from relay.sandbox.broker import Broker
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _mosquitto_is_installed() -> None:
-    try:
-        for name in ("mosquitto", "mosquitto_pub", "mosquitto_sub"):
-            program(name)
-    except MosquittoMissingError as exc:
-        pytest.fail(str(exc), pytrace=False)
 
 
 @pytest.fixture(params=["5", "3.1.1"])
