@@ -315,7 +315,8 @@ class Link:
         is_answer = head.in_reply_to is not None
         if not is_answer:
             self._hello(turn, current, in_reply_to=head.seq)
-            turn.resend(pairing.pairing_id)
+            if self._may_answer(f"{pairing.pairing_id}:resend", turn.now):  # up to 256 envelopes for one of the peer's
+                turn.resend(pairing.pairing_id)
             current = turn.tx.get(Pairing, pairing.pairing_id)
             assert current is not None
         if not self._handler.on_hello(turn, current, hello, is_answer=is_answer):

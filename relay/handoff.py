@@ -143,10 +143,11 @@ def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
             match state:
                 case Offered() | Released() | Cancelling():
                     return PhoneStep(Done(), (fx.SETTLE, fx.WIPE_TOKEN, fx.SEND_CLOSED))
-                case Done() | Revoking() | Gone(reason="revoked" | "superseded" | "rollback" | "forgotten"):
+                case Done() | Revoking() | Gone(reason="superseded" | "rollback" | "forgotten"):
                     return PhoneStep(state, (fx.SEND_CLOSED,))
                 case New() | Cancelled() | Gone():
-                    # It says that it holds what we were told it never would: a restored disk. Take it away.
+                    # It says that it holds what we were told it never would, or has erased: a restored disk, or a
+                    # receipt that comes late. Take it away.
                     return PhoneStep(Revoking(), (fx.SEND_CLOSED, fx.SEND_REVOKE))
         case "cancelled":
             match state:

@@ -152,9 +152,10 @@ class CompanionAgent:
             return "not_active"
         if offer.expires_at and turn.now.is_synced and turn.now.wall_s > offer.expires_at:
             return "expired"
-        if len(turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id)) >= HANDOFFS_MAX:
-            return "too_many_handoffs"
-        return ""
+        return "too_many_handoffs" if self._is_full(turn, pairing) else ""
+
+    def _is_full(self, turn: Turn, pairing: Pairing) -> bool:
+        return len(turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id)) >= HANDOFFS_MAX
 
     def _released(self, turn: Turn, pairing: Pairing, token: Token) -> None:
         row = turn.tx.get(CompanionHandoff, token.handoff_id)
@@ -225,6 +226,9 @@ class CompanionAgent:
     ) -> None:
         row = row or turn.tx.get(CompanionHandoff, handoff_id)
         if row is None:
+            if self._is_full(turn, pairing):
+                # No room for a tombstone, and no need of one: no OFFER is taken any more, so nothing can be stored.
+                raise PeerError("too_many_handoffs")
             row = CompanionHandoff(handoff_id, pairing.pairing_id, "none", created_at=turn.wall)
         if row.pairing_id != pairing.pairing_id:
             raise PeerError("wrong_pairing")
@@ -384,7 +388,8 @@ class CompanionAgent:
     def report(self, tx: Transaction, pairing: Pairing) -> list[HandoffReport]:
         """The live handoffs of this pairing, for HELLO."""
         reports = []
-        for row in tx.select(CompanionHandoff, pairing_id=pairing.pairing_id):
+        rows = sorted(tx.select(CompanionHandoff, pairing_id=pairing.pairing_id), key=lambda row: row.created_at)
+        for row in rows:
             if row.state == "ready":
                 reports.append(HandoffReport(handoff_id=row.handoff_id, state="ready", generation=0))
             elif row.state == "stored":

@@ -212,7 +212,10 @@ class PhoneAgent:
         if strategy == "mint":
             return None
         for grant in reversed(await self.accounts.grants()):
-            if grant.refresh_token is not None and grant.state in ("held", "refreshing", "uncertain"):
+            is_ours = (grant.client_id, grant.profile) == (self.settings.client_id, self.settings.profile.name)
+            # Of an earlier configuration: the companion would refuse another client's grant after it has left, and
+            # another profile's strategy may spend it.
+            if is_ours and grant.refresh_token is not None and grant.state in ("held", "refreshing", "uncertain"):
                 return grant
         raise PersonNeededError("nobody is signed in on this phone", hint="token-relay phone sign-in")
 
@@ -410,17 +413,21 @@ class PhoneAgent:
                 if current is not None:
                     turn.tx.put(replace(current, is_obtaining=True))
 
-            def abandon(turn: Turn) -> None:
+            def abandon(turn: Turn, orphans: int = 0) -> None:
                 current = turn.tx.get(PhoneHandoff, row.handoff_id)
                 if current is not None and current.is_obtaining:
-                    turn.tx.put(replace(current, is_obtaining=False))
+                    turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + orphans))
 
             await self.link.turn(begin)
             try:
                 new = await self.accounts.authenticate(person, chosen)
-                checked = await self.accounts.check(new)
             except BaseException:
                 await self.link.turn(abandon)
+                raise
+            try:
+                checked = await self.accounts.check(new)
+            except BaseException:
+                await self.link.turn(partial(abandon, orphans=1))  # a live token, and nobody holds it
                 raise
             await self._carefully(partial(self._minted, handoff_id=row.handoff_id, new=checked))
         self._signing_in.pop(row.handoff_id, None)
@@ -432,7 +439,9 @@ class PhoneAgent:
             return
         grant = self.accounts.grant_of(turn, new, new.tokens.refresh_token)
         if not self.handoffs.release(turn, pairing, row, grant, new.tokens.refresh_token):
-            turn.tx.put(replace(row, is_obtaining=False, orphans=row.orphans + 1))
+            current = turn.tx.get(PhoneHandoff, handoff_id)  # release() may have given the handoff up
+            assert current is not None
+            turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + 1))
 
     async def _usual_username(self) -> str:
         own = await self.accounts.grants()

@@ -26,6 +26,23 @@ def offer_body(row: PhoneHandoff) -> Offer:
     )
 
 
+def unknown_row(handoff_id: str, pairing_id: str, created: str, created_at: int) -> PhoneHandoff:
+    """A row for a handoff that this disk has never seen, or has lost: it can only be taken away."""
+    return PhoneHandoff(
+        handoff_id=handoff_id,
+        pairing_id=pairing_id,
+        grant_id="",
+        state="new",
+        reason="",
+        strategy="",
+        scope="",
+        lease_days=0,
+        created=created,
+        created_at=created_at,
+        expires_at=0,
+    )
+
+
 def state_of(row: PhoneHandoff) -> PhoneState:
     """Read a handoff's state out of its columns."""
     match row.state:

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from device.elapsed import Stamp, elapsed_s
 from device.grants import lifecycle
 from device.grants.serving import profile_of, with_state
 from device.grants.tokens import erase_grant
 from device.link import Link
 from device.pairings import delete_pairing, retire_others
-from device.phone.handoff_rows import offer_body, state_of, with_phone_state
+from device.phone.handoff_rows import offer_body, state_of, unknown_row, with_phone_state
 from device.ports import Transaction
 from device.records import Grant, Outgoing, Pairing, PhoneHandoff
 from device.turn import Turn
 from relay import messages as m
-from relay.envelope import seal_once
+from relay.envelope import seal_once, shared_key
 from relay.errors import PeerError
 from relay.handoff import (
     Done,
@@ -67,6 +69,7 @@ OFFER_LIFETIME_S = 24 * 3600
 RENEWALS_MAX = 3  # in RENEWAL_WINDOW_S, with growing pauses; more means that something else is wrong
 RENEWAL_WINDOW_S = 24 * 3600
 RENEWAL_PAUSES_S = (0, 600, 3600)
+UNKNOWN_MAX = 64  # rows of one pairing for handoffs that only the companion names, and their REVOKEs in the outbox
 LIVE = ("offered", "released", "done", "cancelling", "revoking")
 
 
@@ -113,6 +116,7 @@ class Handoffs:
             if accept.offer_hash != row.offer_hash.hex():
                 raise PeerError("wrong_offer")
             key = bytes.fromhex(accept.one_time_key)
+            shared_key(turn.own.private_key, key)  # refuses a low-order point before a token is obtained for it
             row = replace(row, one_time_key=key, accept_hash=plaintext_hash(plaintext))
             turn.tx.put(row)
         self.step(turn, pairing, accept.handoff_id, "accept")
@@ -234,7 +238,9 @@ class Handoffs:
             return before  # a repeated message asks again, it never moves anything
         if row is None:
             if step.state != New() and event == "stored":
-                row = self._unknown(turn, pairing, handoff_id)
+                if self._unknown_count(turn, pairing) >= UNKNOWN_MAX:
+                    raise PeerError("too_many_handoffs")
+                row = unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall)
             else:
                 self._answer_unknown(turn, pairing, handoff_id, event)
                 return New()
@@ -251,21 +257,8 @@ class Handoffs:
             turn.after.append(self._wake_waiters)
         return step.state
 
-    def _unknown(self, turn: Turn, pairing: Pairing, handoff_id: str) -> PhoneHandoff:
-        """A row for a handoff that this disk has never seen, or has lost: it can only be taken away."""
-        return PhoneHandoff(
-            handoff_id=handoff_id,
-            pairing_id=pairing.pairing_id,
-            grant_id="",
-            state="new",
-            reason="",
-            strategy="",
-            scope="",
-            lease_days=0,
-            created=turn.stamp,
-            created_at=turn.wall,
-            expires_at=0,
-        )
+    def _unknown_count(self, turn: Turn, pairing: Pairing) -> int:
+        return len(turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, strategy=""))
 
     def _answer_unknown(self, turn: Turn, pairing: Pairing, handoff_id: str, event: PhoneEvent) -> None:
         if event == "accept":
@@ -323,34 +316,36 @@ class Handoffs:
         current = turn.tx.get(PhoneHandoff, row.handoff_id)
         if current is None or phone_step(state_of(current), "sealed").state != Released():
             return False
-        payload = GrantPayload(
-            v=1,
-            pairing_id=pairing.pairing_id,
-            handoff_id=row.handoff_id,
-            phone_key=turn.own.public_key.hex(),
-            companion_key=pairing.peer_key.hex(),
-            one_time_key=current.one_time_key.hex(),
-            offer_hash=current.offer_hash.hex(),
-            accept_hash=current.accept_hash.hex(),
-            refresh_token=refresh_token,
-            issuer=grant.issuer,
-            client_id=grant.client_id,
-            token_endpoint=grant.token_endpoint,
-            revocation_endpoint=grant.revocation_endpoint or None,
-            scope=current.scope or grant.scope,
-            audience=grant.audience,
-            subject=grant.subject,
-            account=grant.account,
-            profile=grant.profile,
-            signed_in_at=grant.signed_in_at,
-            is_otp=grant.is_otp,
-        )
-        ephemeral = KeyPair.from_random(turn.random.bytes(32))
-        sealed = encode_base64url(seal_once(encode_grant(payload), current.one_time_key, ephemeral))
+        try:
+            payload = GrantPayload(
+                v=1,
+                pairing_id=pairing.pairing_id,
+                handoff_id=row.handoff_id,
+                phone_key=turn.own.public_key.hex(),
+                companion_key=pairing.peer_key.hex(),
+                one_time_key=current.one_time_key.hex(),
+                offer_hash=current.offer_hash.hex(),
+                accept_hash=current.accept_hash.hex(),
+                refresh_token=refresh_token,
+                issuer=grant.issuer,
+                client_id=grant.client_id,
+                token_endpoint=grant.token_endpoint,
+                revocation_endpoint=grant.revocation_endpoint or None,
+                scope=current.scope or grant.scope,
+                audience=grant.audience,
+                subject=grant.subject,
+                account=grant.account,
+                profile=grant.profile,
+                signed_in_at=grant.signed_in_at,
+                is_otp=grant.is_otp,
+            )
+            ephemeral = KeyPair.from_random(turn.random.bytes(32))
+            sealed = encode_base64url(seal_once(encode_grant(payload), current.one_time_key, ephemeral))
+        except ValidationError as exc:  # such as a scope of more than 1024 characters: no companion would take it
+            fields = " and ".join(sorted({str(error["loc"][0]) for error in exc.errors(include_input=False)}))
+            return self._cannot_release(turn, pairing, current, f"{fields} of the grant cannot be put into a message")
         if len(sealed) > SEALED_CHARS_MAX:
-            turn.tx.put(replace(current, problem="the refresh token is too long for an envelope"))
-            self.step(turn, pairing, row.handoff_id, "cancel")
-            return False
+            return self._cannot_release(turn, pairing, current, "the refresh token is too long for an envelope")
         turn.request(pairing.pairing_id, Token(handoff_id=row.handoff_id, sealed=sealed), row.handoff_id)
         held = refresh_token if current.strategy == "move" else None
         turn.tx.put(
@@ -371,6 +366,11 @@ class Handoffs:
                 erase_grant(turn, with_state(own, lifecycle.Dead(own.generation, "moved")))
         self.step(turn, pairing, row.handoff_id, "sealed")
         return True
+
+    def _cannot_release(self, turn: Turn, pairing: Pairing, row: PhoneHandoff, problem: str) -> bool:
+        turn.tx.put(replace(row, problem=problem, is_obtaining=False))
+        self.step(turn, pairing, row.handoff_id, "cancel")
+        return False
 
     def _return(self, turn: Turn, row: PhoneHandoff) -> PhoneHandoff:
         """``move`` was cancelled: the companion never stored it, so the token is the phone's again."""
@@ -401,7 +401,8 @@ class Handoffs:
 
     def report(self, tx: Transaction, pairing: Pairing) -> list[HandoffReport]:
         """The live handoffs of this pairing, for HELLO."""
-        rows = [row for row in tx.select(PhoneHandoff, pairing_id=pairing.pairing_id) if row.state in LIVE]
+        every = sorted(tx.select(PhoneHandoff, pairing_id=pairing.pairing_id), key=lambda row: row.created_at)
+        rows = [row for row in every if row.state in LIVE]
         reports = [HandoffReport(handoff_id=row.handoff_id, state=row.state, generation=row.generation) for row in rows]
         return reports[-HANDOFFS_LISTED_MAX:]
 
@@ -410,6 +411,9 @@ class Handoffs:
         honest = True
         for report in hello.handoffs:
             row = turn.tx.get(PhoneHandoff, report.handoff_id)
+            if (row is None or row.state == "gone") and report.state not in ("ready", "dead"):
+                self._claimed(turn, pairing, report.handoff_id, row)
+                continue
             if row is None or row.pairing_id != pairing.pairing_id:
                 continue
             if report.generation and report.generation < row.generation:
@@ -427,6 +431,20 @@ class Handoffs:
                 turn.answer(pairing.pairing_id, Lease(challenge=hello.challenge, handoffs=terms[-HANDOFFS_LISTED_MAX:]))
         turn.after.append(self._wake_waiters)
         return honest
+
+    def _claimed(self, turn: Turn, pairing: Pairing, handoff_id: str, row: PhoneHandoff | None) -> None:
+        """The companion holds a grant that is over here, or never was: one of the two disks was restored."""
+        if row is None:
+            if self._unknown_count(turn, pairing) < UNKNOWN_MAX:  # so that `phone revoke` reaches it
+                unknown = unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall)
+                turn.tx.put(with_phone_state(unknown, Gone("rollback")))
+                turn.event("handoff_gone", device=pairing.peer_id, handoff_id=handoff_id, detail="rollback")
+        elif row.pairing_id != pairing.pairing_id:
+            pass
+        elif row.reason in ("revoked", "lost"):
+            self.step(turn, pairing, handoff_id, "stored")  # says the same as STORED: take it away
+        elif row.reason == "superseded":
+            turn.tx.put(with_phone_state(row, Gone("rollback")))
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None:
         """A restored image of this disk: whatever was moved, or may be spent, is not ours to use."""

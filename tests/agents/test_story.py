@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from device.records import Grant, Outgoing, Pairing, PhoneHandoff
 from device.simulation.world import settle
 from device.token_source import TokenGranted, TokenRefused
+from relay.identity import KeyPair
 from tests.agents.world_kit import running
 
 pytestmark = pytest.mark.asyncio
@@ -298,3 +301,15 @@ async def test_a_device_in_flight_and_revoked_stores_nothing() -> None:
         await world.clock.advance(2)
         grant = await world.watch.grant()
         assert (grant.state, grant.refresh_token) == ("dead", None)
+
+
+@EVERY
+async def test_an_accept_with_a_key_of_low_order_costs_no_token(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = KeyPair(bytes(32), KeyPair.from_random(bytes(32)).private_key)
+    async with running(profile) as world:
+        minted = world.kinds().count("refresh_committed") + world.kinds().count("signed_in")
+        monkeypatch.setattr("device.companion.agent.KeyPair", SimpleNamespace(from_random=lambda random: bad))
+        row = await world.phone.hand_off(wait_s=60)
+        assert (row.state, row.reason, row.orphans) == ("offered", "", 0)
+        assert world.phone.agent.link.rejects["bad_point"] > 0
+        assert world.kinds().count("refresh_committed") + world.kinds().count("signed_in") == minted

@@ -73,10 +73,10 @@ PHONE: dict[PhoneEvent, dict[PhoneState, PhoneStep]] = {
         **dict.fromkeys((OFFERED, ACCEPTED, Released(), Cancelling()), RECEIVED),
         **{
             state: PhoneStep(state, (P.SEND_CLOSED,))
-            for state in (Done(), Revoking(), REVOKED, FORGOTTEN, SUPERSEDED, ROLLED_BACK)
+            for state in (Done(), Revoking(), FORGOTTEN, SUPERSEDED, ROLLED_BACK)
         },
-        # it holds what it said it never would, or what we never gave: a restored disk
-        **dict.fromkeys((New(), Cancelled(), LOST), TAKE_AWAY),
+        # it holds what it said it never would or has erased, or what we never gave: a restored disk
+        **dict.fromkeys((New(), Cancelled(), LOST, REVOKED), TAKE_AWAY),
     },
     "cancelled": {
         OFFERED: PhoneStep(Cancelled(), (P.SETTLE,)),
