@@ -34,8 +34,8 @@ bench: $(VENV)/.development system-packages  ## print the table of ratios; ARGS=
 vectors: $(VENV)/.development  ## make tests/vectors anew
 	@$(BIN)/python tests/vectors/make.py
 
-system-packages:
-	@command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && exit 0; \
+system-packages:  # sbin is not on every user's path
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && exit 0; \
 	if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
 		as=$$([ "$$(id -u)" = 0 ] || echo sudo); echo "installing mosquitto and mosquitto-clients"; \
 		$$as apt-get -qq update && DEBIAN_FRONTEND=noninteractive $$as apt-get -qq -y \
@@ -45,10 +45,11 @@ system-packages:
 	counted as skipped: sudo apt-get install mosquitto mosquitto-clients"
 
 $(VENV)/bin/python:
-	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is missing: sudo apt-get install python3 python3-venv"; exit 1; }
+	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is missing: sudo apt-get install python3 python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv module is missing: sudo apt-get install python3-venv"; exit 1; }
-	@echo "making $(VENV)"; $(PYTHON) -m venv $(VENV)
+	@echo "making $(VENV)"; $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV)"; $(PIP) --editable . && touch $@

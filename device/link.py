@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from device.elapsed import Stamp, elapsed_s
+from device.logs import where
 from device.ports import Channel, Clock, Now, Random, Transaction, Vault
 from device.records import Identity, Outgoing, Pairing, Seen
 from device.turn import Turn
@@ -197,6 +198,11 @@ class Link:
             raise
         except (PeerError, TransientError) as exc:
             self.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
+        except Exception as exc:
+            # A bug of ours. Nothing was kept; delivered again at once it would fail again, and keep every message
+            # behind it away. What matters is a request, which its sender repeats in its own time.
+            log.error("message_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
+            self.count_reject("internal_error")
 
     def count_reject(self, reason: str) -> None:
         """Count a message that was dropped, by reason; the number of reasons is bounded."""
@@ -351,16 +357,18 @@ class Link:
     async def connected(self) -> None:
         """Greet every peer and send every open request; called at each connection."""
 
-        def step(turn: Turn) -> list[tuple[str, Outgoing]]:
+        def step(turn: Turn) -> None:
             rows: list[tuple[str, Outgoing]] = []
             for pairing in turn.tx.select(Pairing):
                 if pairing.state != "pending":
                     self.greet(turn, pairing)
                 topic = peer_topic(recipient=pairing.peer_id, sender=self.own_id)
                 rows.extend((topic, row) for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id))
-            return rows
+            turn.after.append(lambda: self._send_all(rows))  # before any later turn settles or queues
 
-        rows = await self.turn(step)
+        await self.turn(step)
+
+    def _send_all(self, rows: list[tuple[str, Outgoing]]) -> None:
         now = self._clock.now()
         self._due = {(row.pairing_id, row.seq): _Due(topic, row, 0, now.boot_s) for topic, row in rows}
         self._wake.set()
@@ -393,6 +401,8 @@ async def _guarded(work: Coroutine[Any, Any, object]) -> None:
         await work
     except RelayError as exc:
         log.error("task_failed", error=type(exc).__name__, detail=str(exc))
+    except Exception as exc:  # raised in the agent's group it would cancel every refresh in flight
+        log.error("task_failed", error=type(exc).__name__, where=where(exc.__traceback__))
 
 
 async def wait_for_event(event: asyncio.Event, clock: Clock, seconds: float) -> bool:

@@ -72,7 +72,7 @@ def value_text(key: str, value: object) -> str:
             return "yes" if value else "no"
         case int() | float() if key.endswith("_s"):
             return duration(value)
-        case int() if key.endswith("_at"):
+        case int() if key in ("at", "now") or key.endswith("_at"):
             return moment(value)
         case float():
             return f"{value:g}"
@@ -82,6 +82,8 @@ def value_text(key: str, value: object) -> str:
             return ", ".join(value_text("", item) for item in value[:ROWS_MAX]) or "-"
         case int():
             return str(value)
+        case Mapping() if not value:
+            return "-"
         case _:
             return clean(json.dumps(value, ensure_ascii=False, default=lambda other: f"<{type(other).__name__}>"))
 
@@ -205,6 +207,11 @@ def _show_rich(context: Context, page: Sequence[Block]) -> None:
             console.print()
         if block.title:
             console.print(Text(block.title, style="bold"))
+        if isinstance(block, Table) and _natural_columns(block) > console.width:
+            for row in block.rows:  # folded cells are for nobody: a paragraph a row, its names beside its values
+                first, *rest = zip(block.headers, row, strict=True)
+                console.print(Text.assemble((first[1], "cyan"), *_words(rest)), soft_wrap=True)
+            continue
         headers = block.headers if isinstance(block, Table) else ("", "")
         is_table = isinstance(block, Table)
         grid = RichTable(show_header=is_table, box=None, pad_edge=False, header_style="dim")
@@ -213,6 +220,22 @@ def _show_rich(context: Context, page: Sequence[Block]) -> None:
         for row in block.rows:
             grid.add_row(*(Text(cell) for cell in row))  # Text, not str: a str would be read as markup
         console.print(grid)
+
+
+def _natural_columns(table: Table) -> int:
+    widths = (max(map(_columns, column)) for column in zip(table.headers, *table.rows, strict=True))
+    return sum(widths) + 2 * (len(table.headers) - 1)
+
+
+def _words(cells: Sequence[tuple[str, str]]) -> Iterator[str | tuple[str, str]]:
+    """Yield what a row says beside its first cell: what is empty is left out, and a moment needs no name."""
+    for header, cell in cells:
+        if cell == "-":
+            continue
+        yield "  "
+        if header not in ("at", "name"):
+            yield (f"{header} ", "dim")
+        yield cell
 
 
 def _console(context: Context) -> Console:

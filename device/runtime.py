@@ -188,9 +188,12 @@ class Runtime:
         interval_s = watchdog_interval_s(self.home.environment, pid=os.getpid())
         address = self.home.environment.get("NOTIFY_SOCKET")
         while interval_s is not None and address:
-            open_pairings = await self.vault.run(lambda tx: len(tx.select(Pairing, state="active")))
-            connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
-            notify(address, WATCHDOG=1, STATUS=f"{open_pairings} paired, {connected}")
+            try:
+                open_pairings = await self.vault.run(lambda tx: len(tx.select(Pairing, state="active")))
+                connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
+                notify(address, WATCHDOG=1, STATUS=f"{open_pairings} paired, {connected}")
+            except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
+                log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
 
 

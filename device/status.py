@@ -23,7 +23,7 @@ ENDS_SOON_S = 7 * 86_400
 
 ACTIONS: Mapping[str, str] = {
     "pair": "pair the two devices: token-relay companion pair here, token-relay phone pair there",
-    "sign_in": "sign in: token-relay phone sign-in",
+    "sign_in": "sign in: token-relay phone sign-in --username U, or --browser",
     "hand_off": "on the phone: token-relay phone handoff DEVICE",
     "finish_handoff": "the handoff waits for the person to sign in: token-relay phone handoff DEVICE",
     "hand_off_again": "the grant is over; on the phone: token-relay phone handoff DEVICE",

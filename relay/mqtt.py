@@ -215,7 +215,8 @@ class MqttChannel:
             message = await client.inbox.get()
             if message.topic is None:
                 self.oversized += 1
-                _log.warning("mqtt_message_dropped", payload_bytes=message.payload_length)
+                if self.oversized & (self.oversized - 1) == 0:  # the 1st, 2nd, 4th …: a broker does not fill the disk
+                    _log.warning("mqtt_message_dropped", payload_bytes=message.payload_length, count=self.oversized)
             elif message.topic == self._probe_topic:
                 waiting = self._probes.get(message.payload)
                 if waiting is not None and not waiting.done():

@@ -116,7 +116,7 @@ COMMANDS = {
         "stands alone on the last line of standard output. Then waits for the phone and prints, on "
         "standard error, the check number that both devices must show.",
         examples="  token-relay companion pair\n"
-        "  token-relay companion pair --no-qr --no-wait | ssh phone token-relay phone pair -",
+        "  token-relay companion pair --no-qr --no-wait | ssh phone token-relay phone pair --yes -",
     ),
     "token": Command(
         "print an access token",

@@ -23,6 +23,11 @@ from device.render import clean, show
 from relay.errors import ConfigError
 
 SILENCE_S = 30.0  # the agent's checks may include one question to broker and provider each
+WANTED = {  # missing, or not readable by this user
+    "ca": "bring ca.pem from the CA's directory and make it readable to this user",
+    "cert": "`token-relay certs sign` makes it of device.csr; bring it and make it readable to this user",
+    "key": "`init --force --new-key` makes a new one; or make it readable to this user",
+}
 UNKNOWN_COMMAND = "unknown_command"
 
 
@@ -82,9 +87,7 @@ def _local(args: argparse.Namespace, context: Context, kind: Kind) -> Iterator[C
     for name, file in (("ca", config.broker.ca), ("cert", config.broker.cert), ("key", config.broker.key)):
         if file is not None:
             is_there = os.access(file, os.R_OK)
-            yield Check(
-                f"broker {name}", is_there, str(file), "" if is_there else "missing or not readable by this user"
-            )
+            yield Check(f"broker {name}", is_there, str(file), "" if is_there else WANTED[name])
 
 
 def _home(home: Path, kind: Kind) -> Check:
@@ -120,7 +123,12 @@ def _from_status(status: JsonObject) -> Iterator[Check]:
     broker, vault, clock = (_table(status, name) for name in ("broker", "vault", "clock"))
     if broker:
         error = _text(broker.get("last_error"))
-        yield Check("broker", broker.get("connected") is True, error or _text(broker.get("url")))
+        yield Check(
+            "broker",
+            broker.get("connected") is True,
+            error or _text(broker.get("url")),
+            "not connected yet: ask again, or see `status`",
+        )
     if vault:
         yield Check("vault", True, _text(vault.get("detail") or vault.get("key")))
     if clock:

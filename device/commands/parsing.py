@@ -33,7 +33,7 @@ exit codes:
   5  refused by policy
   6  accepted and still pending; goes on in the background"""
 
-HELP_COLUMNS = 90  # readable in half a screen
+HELP_COLUMNS = 78  # as argparse wraps the rest on a terminal of 80
 SECONDS_MAX = 86_400.0  # no wait or validity on the command line is longer than a day
 TEXT_CHARS_MAX = 2_048  # an argument is a name, a scope, a path or an invitation; all are shorter
 

@@ -16,7 +16,7 @@ from device.companion.invitations import Invitations
 from device.elapsed import Stamp
 from device.grants import lease, lifecycle
 from device.grants.keeper import GrantKeeper
-from device.grants.serving import profile_of, state_of, with_lease, with_state
+from device.grants.serving import lease_of, profile_of, state_of, with_lease, with_state
 from device.grants.tokens import access_token_ends_at, erase_grant
 from device.link import Link
 from device.pairings import delete_pairing
@@ -105,7 +105,7 @@ class CompanionAgent:
             case Offer() as offer:
                 self._offered(turn, pairing, offer, plaintext)
             case Token() as token:
-                self._released(turn, pairing, token)
+                self._released(turn, pairing, token, message.head.sent_at)
             case Cancel(handoff_id=handoff_id):
                 self._step(turn, pairing, handoff_id, "cancel")
             case Revoke(handoff_id=handoff_id):
@@ -157,7 +157,7 @@ class CompanionAgent:
     def _is_full(self, turn: Turn, pairing: Pairing) -> bool:
         return len(turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id)) >= HANDOFFS_MAX
 
-    def _released(self, turn: Turn, pairing: Pairing, token: Token) -> None:
+    def _released(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
         row = turn.tx.get(CompanionHandoff, token.handoff_id)
         payload: GrantPayload | None = None
         if row is not None and row.state == "ready":
@@ -166,7 +166,18 @@ class CompanionAgent:
             except PeerError as exc:
                 reason = exc.reason
                 turn.after.append(lambda: self.link.count_reject(reason))
-        self._step(turn, pairing, token.handoff_id, "bad_token" if payload is None else "token", payload=payload)
+        event: CompanionEvent = "bad_token" if payload is None else "token"
+        self._step(turn, pairing, token.handoff_id, event, payload=payload)
+        if payload is not None and sent_at:
+            self._count_delay(turn, token.handoff_id, sent_at)
+
+    def _count_delay(self, turn: Turn, handoff_id: str, sent_at: int) -> None:
+        """The lease counts from when the phone let the grant go: whoever holds TOKEN back gains nothing."""
+        for grant in turn.tx.select(Grant, handoff_id=handoff_id):
+            held = lease_of(grant)
+            if held is not None:
+                given_wall_s = min(float(sent_at), held.given_wall_s or float(sent_at))
+                turn.tx.put(with_lease(grant, replace(held, given_wall_s=given_wall_s)))
 
     def _open_grant(self, pairing: Pairing, row: CompanionHandoff, token: Token) -> GrantPayload:
         """Open the sealed grant and compare every point with what we expect; we learn none of them from it."""

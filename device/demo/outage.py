@@ -49,7 +49,7 @@ def cut_the_power(stage: Stage) -> Told:
     else:
         after_commit, details = _cut_after_commit(stage)
     if stage.profile == "strict":
-        line = "two power cuts: alone again after (a); after (b) a person must act, and is told"
+        line = "two power cuts: alone again after (a); after (b) a person is told to act"
     else:
         line = "two power cuts inside a refresh: the companion goes on alone after both"
     return Told(

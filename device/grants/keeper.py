@@ -41,6 +41,7 @@ from device.grants.serving import (
 )
 from device.grants.tokens import cache_token, erase_grant
 from device.link import Link, wait_for_event
+from device.logs import where
 from device.ports import Clock, Http, Now, Random, Transaction, Vault
 from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
@@ -227,6 +228,8 @@ class GrantKeeper:
             await work
         except RelayError as exc:  # a task of the agent's group: raised, it would take the agent down
             log.error("work_failed", error=type(exc).__name__, detail=str(exc))
+        except Exception as exc:
+            log.error("work_failed", error=type(exc).__name__, where=where(exc.__traceback__))
 
     async def refresh(self, grant_id: str, scope: str = "") -> None:
         """Refresh once now, whatever the cache holds; shares a flight that is already under way."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from device.elapsed import Stamp
 from device.grants import lifecycle
 from device.grants.keeper import GrantKeeper
-from device.grants.serving import normalise_scope, profile_of, with_state
+from device.grants.serving import choose_grant, normalise_scope, profile_of, with_state
 from device.grants.tokens import cache_token, erase_grant
 from device.link import Link
 from device.phone.browser import CodeReceived, LoopbackReceiver, SignInRefused
@@ -345,13 +345,14 @@ class Accounts:
             Stamp.of(self._clock.now()),
             None,
             is_otp=False,
-            username=account,
+            username=_shown(account),
         )
 
         def step(turn: Turn) -> Grant:
             grant = self.grant_of(turn, new, refresh_token)
             for older in turn.tx.select(Grant, pairing_id=""):
-                if older.state == "dead" or older.refresh_token == refresh_token:
+                is_over = older.state == "dead" and older.reason != "moved"  # what was moved may come back
+                if is_over or older.refresh_token == refresh_token:
                     erase_grant(turn, older)
                     turn.tx.delete(Grant, older.grant_id)
             turn.tx.put(grant)
@@ -381,6 +382,7 @@ class Accounts:
     async def sign_out(self) -> list[dict[str, str]]:
         """Erase the phone's own grants, after asking the provider to revoke them where it can be asked."""
         grants = [grant for grant in await self.grants() if grant.state != "dead"]
+        await self._link.turn(self._forget_moved)
         result: list[dict[str, str]] = []
         for grant in grants:
             said = "unsupported"
@@ -406,6 +408,11 @@ class Accounts:
             result.append({"account": grant.account, "issuer": grant.issuer, "provider": said})
         return result
 
+    def _forget_moved(self, turn: Turn) -> None:
+        """A grant whose token is under way to a companion does not come back to a phone that was signed out."""
+        for grant in turn.tx.select(Grant, pairing_id="", state="dead", reason="moved"):
+            turn.tx.delete(Grant, grant.grant_id)
+
     async def grants(self) -> list[Grant]:
         """Return the phone's own grants, the newest last."""
         rows = await self._link.turn(lambda turn: turn.tx.select(Grant, pairing_id=""))
@@ -425,15 +432,16 @@ class Accounts:
         """
         if return_refresh_token:
             self.require_refresh_token_access()
-        answer = await self._keeper.get_token(TokenQuery(scope=scopes, force_refresh=force_refresh, min_valid_s=0.0))
+        query = TokenQuery(scope=scopes, force_refresh=force_refresh, min_valid_s=0.0)
+        answer = await self._keeper.get_token(query)
         if isinstance(answer, TokenRefused):
             if answer.error == "offline":
                 raise TransientError(answer.detail, hint=answer.action)
             raise PersonNeededError(answer.detail, hint=answer.action)
         refresh_token = None
         if return_refresh_token:
-            own = [grant for grant in await self.grants() if grant.refresh_token is not None]
-            refresh_token = own[-1].refresh_token if own else None
+            grant = choose_grant(await self.grants(), query)  # as the keeper chose; never another account's
+            refresh_token = grant.refresh_token if grant is not None else None
         return AccessWithRefreshToken(answer, refresh_token)
 
     def require_refresh_token_access(self) -> None:

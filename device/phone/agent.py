@@ -85,7 +85,7 @@ class PhoneAgent:
             link=self.link, keeper=self.keeper, http=http, clock=clock, random=random, settings=settings
         )
         self.pairing = PhonePairing(link=self.link, clock=clock, random=random, name=name)
-        self.reauth_action = "token-relay phone sign-in"
+        self.reauth_action = "token-relay phone sign-in --username U, or --browser"
         self.link.on_mailbox = self.pairing.receive
         self.handoffs.on_obtain = self._start_obtaining
         self.handoffs.on_pair4 = self.pairing.activated
@@ -217,7 +217,9 @@ class PhoneAgent:
             # another profile's strategy may spend it.
             if is_ours and grant.refresh_token is not None and grant.state in ("held", "refreshing", "uncertain"):
                 return grant
-        raise PersonNeededError("nobody is signed in on this phone", hint="token-relay phone sign-in")
+        raise PersonNeededError(
+            "nobody is signed in on this phone", hint="token-relay phone sign-in --username U, or --browser"
+        )
 
     def _open(
         self, turn: Turn, *, pairing: Pairing, strategy: Strategy, wish: HandoffWish, own: Grant | None, issuer: str

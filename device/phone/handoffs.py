@@ -379,6 +379,8 @@ class Handoffs:
             if grant is not None and grant.state == "dead" and grant.reason == "moved":
                 back = replace(with_state(grant, lifecycle.Held(grant.generation)), refresh_token=row.held_token)
                 turn.tx.put(back)
+            else:
+                row = replace(row, orphans=row.orphans + 1)  # signed out, or signed in anew, meanwhile
             row = replace(row, held_token=None)
             turn.tx.put(row)
             turn.tx.erase_key(row.handoff_id)

@@ -27,7 +27,9 @@ class Authority:
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         builder = self._builder(self._name, self._key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.ca.write_bytes(self._pem(builder.add_extension(usage, critical=True)))
+        builder = builder.add_extension(usage, critical=True)
+        names = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        self.ca.write_bytes(self._pem(builder.add_extension(names, critical=False)))
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         return (
@@ -49,7 +51,10 @@ class Authority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         cert_file, key_file = self.directory / f"{name}.crt", self.directory / f"{name}.key"
-        cert_file.write_bytes(self._pem(self._builder(subject, key.public_key()).add_extension(names, critical=False)))
+        # Python 3.13 verifies strictly (RFC 5280): without this extension no certificate is accepted.
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = self._builder(subject, key.public_key()).add_extension(names, critical=False)
+        cert_file.write_bytes(self._pem(builder.add_extension(issuer, critical=False)))
         sealing = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
         pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
         key_file.write_bytes(key.private_bytes(pem, form, sealing))

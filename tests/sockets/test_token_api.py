@@ -444,7 +444,7 @@ async def test_random_bytes_never_break_the_server(world: World) -> None:
             raw[rng.randrange(len(raw))] = rng.randrange(256)
         with capture_logs() as logs:
             answer = await exchange(world.path, bytes(raw), eof=True)
-        assert answer == b"" or answer.startswith(b"HTTP/1.")
+        assert answer == b"" or answer.startswith(b"HTTP/")  # a refusal is in the version that was asked
         assert [entry for entry in logs if entry["event"] == "token_api_failed"] == []
         world.clock.boot_s += 1
     assert (await get(world.path))[0] == 200

@@ -1,0 +1,405 @@
+"""Hostile peers, odd moments: each of these once lost, doubled or resurrected something, or let a peer make it grow."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from device.simulation.world import settle
+from device.token_source import TokenGranted
+from relay import messages as m
+from relay.errors import LocalError, RelayError, TransientError
+from relay.secret import RefreshToken
+from tests.agents.world_kit import form_value, running
+
+pytestmark = pytest.mark.asyncio
+
+
+async def say(end, body, *, to=None):
+    """Have one end say something that its program never would."""
+    pairing = (await end.rows(Pairing))[-1]
+    await end.agent.link.turn(lambda turn: turn.answer(pairing.pairing_id, body))
+    await settle()
+
+
+LONG = " ".join(f"https://api.example/scope.number{i:03}" for i in range(60)) + " offline_access openid profile"
+
+
+@pytest.mark.parametrize(("profile", "strategy"), [("entra", "branch"), ("strict", "move")])
+async def test_long_scope_of_the_provider_does_not_kill_the_phone(profile, strategy):
+    async with running(profile) as world:
+        grant = await world.phone.one(Grant)
+        await world.phone.edit(grant, scope=LONG)
+        task = world.phone._task
+        try:
+            await world.phone.hand_off(strategy=strategy, wait_s=20)
+        except (LocalError, RuntimeError, AssertionError):
+            pass
+        assert not task.done(), f"the agent died: {task.exception()!r}: {getattr(task.exception(), 'exceptions', '')}"
+
+
+async def test_mint_long_scope(monkeypatch):
+    async with running("strict") as world:
+        sub = world.phone.agent.accounts.grant_of
+        world.phone.agent.accounts.grant_of = lambda turn, new, token: replace(sub(turn, new, token), scope=LONG)
+        with pytest.raises(LocalError):
+            await world.phone.hand_off(strategy="mint", wait_s=20)
+        row = await world.phone.handoff()
+        assert not row.is_obtaining
+
+
+async def test_a_companion_cannot_grow_the_phones_table():
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        for i in range(300):
+            await say(world.watch, m.Stored(handoff_id=f"{i:032x}"))
+            await say(world.watch, m.Revoked(handoff_id=f"{i:032x}", provider="unknown", access_token_ends_at=0))
+        rows = await world.phone.rows(PhoneHandoff)
+        assert len(rows) < 100
+
+
+async def test_a_companion_cannot_block_its_own_revocation():
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        watch = world.watch
+        # a hostile companion: never answers REVOKE
+        watch.agent.on_message = lambda *a: None
+        for i in range(260):
+            await say(watch, m.Stored(handoff_id=f"{i:032x}"))
+        await world.within(world.phone.agent.revoke("watch", wait_s=1))
+        assert (await world.phone.one(Pairing)).renew_denied
+
+
+async def test_a_phone_cannot_grow_the_companions_table():
+    import device.companion.agent as a
+
+    async with running("entra") as world:
+        a_max, a.HANDOFFS_MAX = a.HANDOFFS_MAX, 50
+        try:
+            for i in range(100):
+                await say(world.phone, m.Cancel(handoff_id=f"{i:032x}"))
+                await say(world.phone, m.Revoke(handoff_id=f"{i + 1000:032x}"))
+                await say(world.phone, m.Token(handoff_id=f"{i + 2000:032x}", sealed="AAAA"))
+        finally:
+            a.HANDOFFS_MAX = a_max
+        rows = await world.watch.rows(CompanionHandoff)
+        assert len(rows) <= 50
+
+
+async def test_a_low_order_one_time_key_costs_no_token():
+    async with running("entra") as world:
+        watch = world.watch
+        import relay.messages as mm
+
+        def hostile(turn, pairing, message, plaintext):
+            if isinstance(message.body, mm.Offer):
+                turn.answer(
+                    pairing.pairing_id,
+                    mm.Accept(
+                        handoff_id=message.body.handoff_id,
+                        one_time_key="00" * 32,
+                        offer_hash=mm.plaintext_hash(plaintext).hex(),
+                    ),
+                )
+
+        watch.agent.on_message = hostile
+        before = len([r for r in world.phone.http.requests if form_value(r, "grant_type") == "refresh_token"])
+        try:
+            await world.phone.hand_off(wait_s=5)
+        except LocalError:
+            pass
+        await world.clock.advance(3600)
+        n = len([r for r in world.phone.http.requests if form_value(r, "grant_type") == "refresh_token"]) - before
+        await world.phone.handoff()
+        assert n == 0
+
+
+async def test_client_id_changed_after_sign_in_move_keeps_the_token():
+    async with running("strict") as world:
+        phone = world.phone
+        await phone.one(Grant)
+        phone.agent.settings = replace(phone.agent.settings, client_id="11111111-aaaa-2222-bbbb-3333cccc4444")
+        phone.agent.accounts.settings = phone.agent.settings
+        try:
+            await phone.hand_off(strategy="move", wait_s=20)
+        except RelayError:
+            pass
+        grants = await phone.rows(Grant)
+        held = [g for g in grants if g.refresh_token is not None] + [
+            g for g in await world.watch.rows(Grant) if g.refresh_token is not None
+        ]
+        hands = [r for r in await phone.rows(PhoneHandoff) if r.held_token is not None]
+        assert held or hands, "the only token is in nobody's hands"
+
+
+async def test_profile_changed_after_sign_in_no_branch_on_a_rotating_grant():
+    from relay.provider.profile import PROFILES
+
+    async with running("strict") as world:
+        phone = world.phone
+        phone.agent.settings = replace(phone.agent.settings, profile=PROFILES["entra"])
+        phone.agent.accounts.settings = phone.agent.settings
+        try:
+            await phone.hand_off(strategy="branch", wait_s=20)
+        except RelayError:
+            pass
+        g = await phone.one(Grant)
+        await phone.agent.keeper.refresh(g.grant_id)
+        await world.clock.advance(5)
+        g = await phone.one(Grant)
+        await world.watch.token(force_refresh=True)
+        assert g.state == "held"
+
+
+async def test_a_revoked_grant_does_not_come_back_with_a_restored_image():
+    async with running("entra") as world:
+        begun = len(world.broker.seen)
+        # image taken at READY: ACCEPT is out, TOKEN not yet in
+        world.broker.hold = lambda p: (
+            p.topic.startswith(f"relay/v1/{world.watch.id}/")
+            and len(p.payload) > 0
+            and len(world.broker.seen) - 1 > begun
+        )
+        await world.phone.hand_off(wait_s=1)
+        await settle()
+        image = world.watch.image()
+        await world.watch.rows(CompanionHandoff)
+        tokens = list(world.broker.held)
+        world.broker.release()
+        await world.clock.advance(10)
+        assert (await world.phone.handoff()).state == "done"
+        await world.within(world.phone.agent.revoke("watch", wait_s=10))
+        assert (await world.phone.handoff()).state == "gone"
+        assert all(g.refresh_token is None for g in await world.watch.rows(Grant))
+        await world.watch.restore(image)
+        await world.watch.start()
+        await world.clock.advance(30)
+        for p in tokens:
+            world.broker.deliver(p)
+        await world.clock.advance(30)
+        await world.watch.rows(Grant)
+        t = await world.watch.token()
+        assert not isinstance(t, TokenGranted), "revoked, confirmed, and back"
+
+
+async def test_restored_after_store():
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(5)
+        image = world.watch.image()
+        await world.within(world.phone.agent.revoke("watch", wait_s=10))
+        await world.watch.restore(image)
+        await world.watch.start()
+        await world.clock.advance(60)
+        for _ in range(3):
+            world.watch.channel.cut()
+            await world.watch.channel.connect()
+            await world.clock.advance(60)
+        gs = await world.watch.rows(Grant)
+        assert all(g.refresh_token is None for g in gs)
+
+
+async def test_a_held_token_does_not_start_a_fresh_lease_after_a_revocation():
+    async with running("entra") as world:
+        world.broker.hold = lambda p: (
+            p.topic.startswith(f"relay/v1/{world.watch.id}/")
+            and len(p.payload) > 0
+            and world.phone.agent is not None
+            and any(True for _ in [0])
+            and _is_token(world, p)
+        )
+        await world.phone.hand_off(wait_s=2, lease_days=7)
+        row = await world.phone.handoff()
+        tokens = list(world.broker.held)
+        assert row.state == "released"
+        world.phone.channel.cut()
+        await world.phone.agent.revoke("watch", wait_s=0)
+        await world.clock.advance(20 * 86400)
+        for p in tokens:
+            world.broker.deliver(p)
+        await world.clock.advance(30)
+        t = await world.watch.token()
+        assert not isinstance(t, TokenGranted)
+
+
+_count = {}
+
+
+def _is_token(world, p):
+    # after OFFER: the next message to the watch that is not an answer to HELLO
+    k = id(world)
+    _count[k] = _count.get(k, 0) + 1
+    return _count[k] >= 2
+
+
+async def test_hellos_of_a_peer_do_not_multiply():
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        watch = world.watch
+        watch.agent.on_message = lambda *a: None
+        for i in range(200):
+            await say(watch, m.Stored(handoff_id=f"{i:032x}"))
+        before = len(world.broker.seen)
+        for i in range(10):
+            await say(watch, m.Hello(challenge=f"{i:032x}", seq_sent=10**6, seq_accepted=0, handoffs=[]))
+        n = len([p for p in world.broker.seen[before:] if p.topic.startswith(f"relay/v1/{watch.id}/")])
+        assert n < 300
+
+
+async def test_import_does_not_lose_a_moved_token():
+    async with running("strict") as world:
+        phone = world.phone
+        _count.clear()
+        world.broker.hold = lambda p: p.topic.startswith(f"relay/v1/{world.watch.id}/") and _is_token(world, p)
+        await phone.hand_off(strategy="move", wait_s=2)
+        assert (await phone.handoff()).state == "released"
+        with pytest.raises(RelayError):  # another account's token is imported meanwhile, and refused
+            await world.within(phone.agent.accounts.adopt(RefreshToken("nonsense"), account="x"))
+        # TOKEN is lost, CANCEL arrives
+        await phone.vault.run(
+            lambda tx: [tx.delete(Outgoing, r.pairing_id, r.seq) for r in tx.select(Outgoing) if r.type == "TOKEN"]
+        )
+        phone.agent.link._due.clear()
+        world.broker.held.clear()
+        world.broker.hold = lambda p: False
+        row = await world.within(phone.agent.cancel("watch"))
+        assert row.state == "cancelled"
+        assert any(g.state == "held" and g.refresh_token is not None for g in await phone.rows(Grant))
+
+
+def _never_token(p):
+    return len(p.payload) >= 0
+
+
+async def test_signed_out_stays_signed_out_when_a_move_is_cancelled():
+    async with running("strict") as world:
+        phone = world.phone
+        _count.clear()
+        world.broker.hold = lambda p: p.topic.startswith(f"relay/v1/{world.watch.id}/") and _is_token(world, p)
+        await phone.hand_off(strategy="move", wait_s=2)
+        row = await phone.handoff()
+        assert row.state == "released"
+        await phone.agent.accounts.sign_out()
+        await world.phone.vault.run(
+            lambda tx: [tx.delete(Outgoing, r.pairing_id, r.seq) for r in tx.select(Outgoing) if r.type == "TOKEN"]
+        )
+        phone.agent.link._due.clear()
+        world.broker.held.clear()
+        world.broker.hold = lambda p: False
+        await world.within(phone.agent.cancel("watch"))
+        assert not any(g.refresh_token is not None for g in await phone.rows(Grant))
+
+
+async def test_mint_that_fails_its_check_is_counted():
+    async with running("strict") as world:
+
+        async def bad(new):
+            raise TransientError("keys cannot be had")
+
+        world.phone.agent.accounts.check = bad
+        world.kinds().count("refresh_token_issued")
+        with pytest.raises(TransientError):
+            await world.phone.hand_off(strategy="mint")
+        row = await world.phone.handoff()
+        assert row.orphans == 1 or "revoked" in " ".join(world.kinds()[-3:])
+
+
+async def test_a_restored_phone_can_still_revoke_what_its_disk_has_forgotten():
+    async with running("entra") as world:
+        image = world.phone.image()
+        await world.phone.hand_off(lease_days=0)
+        await world.clock.advance(5)
+        await world.phone.restore(image)
+        await world.phone.start()
+        await world.clock.advance(60)
+        for _ in range(2):
+            world.watch.channel.cut()
+            await world.watch.channel.connect()
+            await world.clock.advance(60)
+        await world.within(world.phone.agent.revoke("watch", wait_s=10))
+        t = await world.watch.token()
+        assert not isinstance(t, TokenGranted)
+
+
+async def test_superseded_comes_back():
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(5)
+        image = world.watch.image()
+        await world.phone.hand_off()
+        await world.clock.advance(5)
+        await world.watch.restore(image)
+        await world.watch.start()
+        await world.clock.advance(60)
+        await world.within(world.phone.agent.revoke("watch", wait_s=10))
+        gs = await world.watch.rows(Grant)
+        assert all(g.refresh_token is None for g in gs)
+
+
+async def test_connected_does_not_forget_what_is_queued_meanwhile():
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(5)
+        phone, link = world.phone, world.phone.agent.link
+        world.watch.channel.cut()
+
+        class Stalled:
+            """As SqliteVault when the loop was busy for some milliseconds: two answers come in one round, in order."""
+
+            def __init__(self) -> None:
+                self.waiting: list[asyncio.Future[None]] = []
+
+            async def run(self, step):
+                result = await phone.vault.run(step)
+                mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self.waiting.append(mine)
+                if len(self.waiting) == 2:
+                    for waiting in self.waiting:
+                        asyncio.get_running_loop().call_soon(waiting.set_result, None)
+                await mine
+                return result
+
+        link._vault = Stalled()
+        greeting = asyncio.ensure_future(link.connected())
+        await asyncio.sleep(0)
+        revoking = asyncio.ensure_future(
+            link.turn(lambda turn: phone.agent.handoffs.revoke_device(turn, world.watch.id))
+        )
+        await asyncio.gather(greeting, revoking)
+        assert {(row.pairing_id, row.seq) for row in await phone.rows(Outgoing)} == set(link._due)
+
+
+async def test_bug_in_a_handler_neither_kills_nor_loops():
+    async with running("entra") as world:
+
+        def bad(*a):
+            raise ValueError("a bug")
+
+        world.phone.agent.handoffs.on_message = bad
+        await say(world.watch, m.Stored(handoff_id="0" * 32))
+        await settle()
+        assert not world.phone._task.done()
+        assert not world.phone.channel._queue
+
+
+async def test_the_refresh_token_is_of_the_same_grant_as_the_access_token():
+    async with running("entra") as world:
+        phone = world.phone
+        first = await phone.one(Grant)
+        # a second account, newer, that waits for its person: its token is kept sealed, but serves nothing
+        other = replace(
+            first,
+            grant_id="f" * 32,
+            account="other",
+            subject="other",
+            stored_at=first.stored_at + 9,
+            refresh_token=RefreshToken("other-token"),
+            state="needs_handoff",
+            reason="person",
+        )
+        await phone.vault.run(lambda tx: tx.put(other))
+        got = await phone.agent.accounts.get_access_token(return_refresh_token=True)
+        assert got.refresh_token == first.refresh_token
