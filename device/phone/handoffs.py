@@ -234,6 +234,8 @@ class Handoffs:
         if row is not None and row.pairing_id != pairing.pairing_id:
             raise PeerError("wrong_pairing")
         step = phone_step(before, event)
+        if event == "stored" and PhoneEffect.SEND_REVOKE in step.effects and not self._may_take_away(turn, pairing):
+            raise PeerError("too_many_handoffs")
         if turn.is_duplicate and step.state != before:
             return before  # a repeated message asks again, it never moves anything
         if row is None:
@@ -256,6 +258,10 @@ class Handoffs:
             )
             turn.after.append(self._wake_waiters)
         return step.state
+
+    def _may_take_away(self, turn: Turn, pairing: Pairing) -> bool:
+        """What a companion claims must never fill the outbox: `phone revoke` needs room in it."""
+        return len(turn.tx.select(Outgoing, pairing_id=pairing.pairing_id, type="REVOKE")) < UNKNOWN_MAX
 
     def _unknown_count(self, turn: Turn, pairing: Pairing) -> int:
         return len(turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, strategy=""))
@@ -443,7 +449,7 @@ class Handoffs:
                 turn.event("handoff_gone", device=pairing.peer_id, handoff_id=handoff_id, detail="rollback")
         elif row.pairing_id != pairing.pairing_id:
             pass
-        elif row.reason in ("revoked", "lost"):
+        elif row.reason in ("revoked", "lost") and self._may_take_away(turn, pairing):
             self.step(turn, pairing, handoff_id, "stored")  # says the same as STORED: take it away
         elif row.reason == "superseded":
             turn.tx.put(with_phone_state(row, Gone("rollback")))

@@ -403,3 +403,21 @@ async def test_the_refresh_token_is_of_the_same_grant_as_the_access_token():
         await phone.vault.run(lambda tx: tx.put(other))
         got = await phone.agent.accounts.get_access_token(return_refresh_token=True)
         assert got.refresh_token == first.refresh_token
+
+
+async def test_claiming_what_is_over_does_not_block_a_revocation() -> None:
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        done = await world.phone.handoff()
+        for i in range(300):  # a long life together
+            old = replace(done, handoff_id=f"{i:032x}", state="gone", reason="revoked")
+            await world.phone.vault.run(lambda tx, old=old: tx.put(old))
+        world.watch.agent.on_message = lambda *args: None  # it answers nothing
+        pairing = await world.watch.one(Pairing)
+        for i in range(300):
+            body = m.Stored(handoff_id=f"{i:032x}")
+            await world.watch.agent.link.turn(lambda turn, body=body: turn.answer(pairing.pairing_id, body))
+        await settle()
+        await world.within(world.phone.agent.revoke("watch", wait_s=1))
+        assert (await world.phone.one(Pairing)).renew_denied
+        assert (await world.phone.rows(PhoneHandoff, handoff_id=done.handoff_id))[0].state == "revoking"
