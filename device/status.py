@@ -197,7 +197,7 @@ def handoff_row(row: PhoneHandoff, heard_at: int = 0) -> Json:
         "device_reason": row.device_reason,
         "generation": row.generation,
         "grant_ends_at": companions_grant_ends_at(row, heard_at) if row.state == "done" else None,
-        "device_confirmed": row.state == "gone" and row.reason == "revoked",
+        "device_confirmed": row.reason == "revoked" if row.state in ("revoking", "gone") else None,
         "provider_revoked": _provider_says(row, can_revoke=profile.can_revoke_token),
         "access_token_ends_at": row.access_token_ends_at,
     }

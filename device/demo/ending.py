@@ -42,7 +42,7 @@ def revoke(stage: Stage) -> Told:
         details.append("the access token that an app still holds is refused too")
     else:
         details.append("an access token that an app still holds works to its end: nobody can call it back")
-    expect(stage.phone.status().devices[0].handoffs[-1].device_confirmed, "the phone shows it confirmed", "no")
+    expect(stage.phone.status().devices[0].handoffs[-1].device_confirmed is True, "the phone shows it confirmed", "no")
     return Told(
         "the phone revokes: the companion erases its grant and confirms",
         tuple(details),

@@ -42,7 +42,7 @@ class HandoffView(View):
     """A handoff as the phone's ``status`` shows it."""
 
     state: str
-    device_confirmed: bool = False
+    device_confirmed: bool | None = None
     provider_revoked: str = ""
 
 

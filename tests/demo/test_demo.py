@@ -69,12 +69,12 @@ def check_that_nothing_is_left(process: subprocess.Popen[bytes], place: Path) ->
 @pytest.mark.parametrize(
     ("profile", "strategy", "shown", "not_shown"),
     [
-        ("entra", "branch", ["takes token 6, issues token 8"], ["reuse", "RFC 7009", "a person must act"]),
-        ("auth0", "mint", ["takes token 5, issues token 7", "RFC 7009"], ["comes back: reuse", "a person must act"]),
+        ("entra", "branch", ["takes token 6, issues token 8"], ["reuse", "RFC 7009", "told to act"]),
+        ("auth0", "mint", ["takes token 5, issues token 7", "RFC 7009"], ["comes back: reuse", "told to act"]),
         (
             "strict",
             "mint",
-            ["a spent token comes back: reuse", "a person must act", "RFC 7009"],
+            ["a spent token comes back: reuse", "told to act", "RFC 7009"],
             ["goes on alone after"],
         ),
     ],
