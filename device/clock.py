@@ -1,13 +1,14 @@
 """The clocks and the randomness of a real Linux device, behind :class:`device.ports.Clock` and ``Random``.
 
-Boot time is CLOCK_BOOTTIME: unlike the monotonic clock that asyncio sleeps on it goes on in suspend, so a sleeper
-who must not be late wakes often and looks here. Whether the wall clock is right is asked of the kernel
-(adjtimex), which NTP daemons tell; a clock that somebody sets by hand counts as not synced.
+Boot time is CLOCK_BOOTTIME: unlike the monotonic clock that asyncio sleeps on it goes on in suspend, so
+:meth:`SystemClock.sleep` wakes often and looks at it, and nobody else has to. Whether the wall clock is right is asked
+of the kernel (adjtimex), which NTP daemons tell; a clock that somebody sets by hand counts as not synced.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import functools
 import os
@@ -18,11 +19,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from device.ports import Now
+from device.ports import Now, Signal
 
 BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 TIMESYNCD_MARK = Path("/run/systemd/timesync/synchronized")  # systemd-timesyncd.service(8)
 
+PIECE_S_MAX = 60.0  # how late a sleeper may be after a resume; a wake-up a minute costs nothing measurable
 TIME_ERROR = 5  # adjtimex's return value for a clock that is not synchronised
 STA_UNSYNC = 0x0040
 
@@ -55,8 +57,24 @@ class SystemClock:
         return Now(self._boot_id, time.clock_gettime(time.CLOCK_BOOTTIME), time.time(), self._is_synced())
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep on the monotonic clock, which stands still in suspend: may wake late by that much."""
-        await asyncio.sleep(seconds)
+        """Sleep by boot time, in pieces; an end in a suspend is noticed within ``PIECE_S_MAX`` of the resume."""
+        ends_at = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+        left_s = seconds
+        while left_s > PIECE_S_MAX:
+            await asyncio.sleep(PIECE_S_MAX)
+            left_s = ends_at - time.clock_gettime(time.CLOCK_BOOTTIME)
+        await asyncio.sleep(max(left_s, 0.0))
+
+    async def wait(self, event: Signal, seconds: float) -> bool:
+        """Wait for an event at most ``seconds``, in the same pieces; says whether it is set."""
+        ends_at = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+        left_s = seconds
+        while not event.is_set() and left_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, PIECE_S_MAX)):
+                    await event.wait()
+            left_s = ends_at - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return event.is_set()
 
 
 class SystemRandom:

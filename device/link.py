@@ -47,6 +47,8 @@ log = structlog.get_logger()
 
 ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen from our lost future
 REASONS_MAX = 64
+GREET_EVERY_S = 12 * 3600.0  # a connection that lasts for months must still renew its lease
+IDLE_S = 86_400.0  # how long a loop sleeps that waits for nothing in particular: whoever gives it work wakes it
 BOXES_MAX = 64  # cached shared keys; a phone with more companions computes some of them anew
 
 
@@ -114,6 +116,7 @@ class Link:
         self._answered: dict[str, float] = {}
         self._wake = asyncio.Event()
         self.on_mailbox: Callable[[bytes, bytes], Coroutine[Any, Any, None]] | None = None
+        self.make_box: Callable[[KeyPair, bytes], PeerBox] = PeerBox  # a simulation may have a cheaper one
 
     # -- turns -----------------------------------------------------------------------------------------
 
@@ -172,7 +175,7 @@ class Link:
         if box is None:
             if len(self._boxes) >= BOXES_MAX:
                 self._boxes.clear()
-            box = self._boxes[peer_key] = PeerBox(self.own, peer_key)
+            box = self._boxes[peer_key] = self.make_box(self.own, peer_key)
         return box
 
     # -- receiving -------------------------------------------------------------------------------------
@@ -325,6 +328,7 @@ class Link:
                 turn.resend(pairing.pairing_id)
             current = turn.tx.get(Pairing, pairing.pairing_id)
             assert current is not None
+        turn.is_overtaken = head.seq < pairing.seq_high
         if not self._handler.on_hello(turn, current, hello, is_answer=is_answer):
             again = turn.tx.get(Pairing, pairing.pairing_id)
             assert again is not None
@@ -344,10 +348,12 @@ class Link:
         """We were restored from an older image: jump past every number the peer may know, then tell the agent."""
         current = turn.tx.get(Pairing, pairing.pairing_id)
         assert current is not None
-        current = replace(current, seq_sent=max(current.seq_sent, accepted) + ROLLBACK_JUMP, rollback="self")
+        sent = current.seq_sent
+        current = replace(current, seq_sent=max(sent, accepted) + ROLLBACK_JUMP, rollback="self")
         turn.tx.put(current)
         turn.event("own_rollback_noticed", device=pairing.peer_id)
         self._handler.on_rollback(turn, current, who="self")
+        turn.renumber(pairing.pairing_id, up_to=sent)  # they carry numbers that the peer has seen, or left behind
         again = turn.tx.get(Pairing, pairing.pairing_id)
         assert again is not None
         self._hello(turn, again, in_reply_to=None)
@@ -367,6 +373,20 @@ class Link:
             turn.after.append(lambda: self._send_all(rows))  # before any later turn settles or queues
 
         await self.turn(step)
+
+    async def greet_loop(self) -> None:
+        """Greet every peer now and then, however long the connection lasts; runs until cancelled."""
+
+        def step(turn: Turn) -> None:
+            for pairing in turn.tx.select(Pairing, state="active"):
+                self.greet(turn, pairing)
+
+        while True:
+            await self._clock.sleep(GREET_EVERY_S)
+            try:
+                await self.turn(step)
+            except VaultError as exc:
+                log.error("vault_refused", detail=str(exc))
 
     def _send_all(self, rows: list[tuple[str, Outgoing]]) -> None:
         now = self._clock.now()
@@ -392,8 +412,8 @@ class Link:
                     self.spawn(self._publish(due.topic, due.row.envelope))
                 self._schedule(due)
             self._wake.clear()
-            next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + 3600.0) - now.boot_s
-            await wait_for_event(self._wake, self._clock, min(max(next_s, 0.05), 3600.0))
+            next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + IDLE_S) - now.boot_s
+            await self._clock.wait(self._wake, max(next_s, 0.05))
 
 
 async def _guarded(work: Coroutine[Any, Any, object]) -> None:
@@ -403,16 +423,3 @@ async def _guarded(work: Coroutine[Any, Any, object]) -> None:
         log.error("task_failed", error=type(exc).__name__, detail=str(exc))
     except Exception as exc:  # raised in the agent's group it would cancel every refresh in flight
         log.error("task_failed", error=type(exc).__name__, where=where(exc.__traceback__))
-
-
-async def wait_for_event(event: asyncio.Event, clock: Clock, seconds: float) -> bool:
-    """Wait until the event is set, at most ``seconds`` by the given clock; says whether it was set."""
-    waiter = asyncio.ensure_future(event.wait())
-    sleeper = asyncio.ensure_future(clock.sleep(seconds))
-    try:
-        await asyncio.wait((waiter, sleeper), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in (waiter, sleeper):
-            task.cancel()
-        await asyncio.gather(waiter, sleeper, return_exceptions=True)
-    return event.is_set()

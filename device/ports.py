@@ -134,6 +134,18 @@ class Now:
     is_synced: bool
 
 
+class Signal(Protocol):
+    """What one can wait for: an :class:`asyncio.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether it has happened."""
+        ...
+
+    async def wait(self) -> object:
+        """Wait until it has."""
+        ...
+
+
 class Clock(Protocol):
     """Time. Two kinds, never subtracted from one another."""
 
@@ -142,7 +154,14 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep on the monotonic clock (which stands still in suspend)."""
+        """Sleep so many seconds of boot time: suspend counts, and the end is noticed within a minute of the resume.
+
+        So a wait may be asked for as a whole, however long; nobody needs to wake up in between to look.
+        """
+        ...
+
+    async def wait(self, event: Signal, seconds: float) -> bool:
+        """Wait until ``event`` is set, at most so many seconds as :meth:`sleep` counts them; says whether it is set."""
         ...
 
 

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -31,7 +30,6 @@ from device.setup import key_source, open_vault
 from device.status import Surroundings
 from device.systemd import listen_fds, notify, watchdog_interval_s
 from device.token_api import TokenApi
-from device.turn import Turn
 from device.vault.store import SqliteVault
 from relay.errors import ConfigError, VaultError
 from relay.identity import device_id
@@ -41,7 +39,6 @@ from relay.topics import inbox_filter
 log = structlog.get_logger()
 
 DRAIN_S = 1.5  # a clean stop takes at most two seconds
-GREET_EVERY_S = 12 * 3600.0  # a connection that lasts for months must still renew its lease
 EVENTS_SHOWN_MAX = 1000
 POLICY_BYTES_MAX = 65_536  # a rule has some 100 bytes
 
@@ -119,7 +116,7 @@ class Runtime:
                     channel.run(),
                     agent.link.resend_loop(),
                     agent.keeper.run(),
-                    self._greet_now_and_then(agent.link),
+                    agent.link.greet_loop(),
                     self._feed_watchdog(),
                 )
             ]
@@ -174,15 +171,6 @@ class Runtime:
         text = read_own_text(path, POLICY_BYTES_MAX, what="policy", forbidden=0o022)
         return parse_policy(text, file=str(path), owner_uid=os.geteuid())
 
-    async def _greet_now_and_then(self, link: Link) -> None:
-        while True:
-            await self.clock.sleep(GREET_EVERY_S)
-
-            try:
-                await link.turn(partial(_greet_all, link=link))
-            except VaultError as exc:
-                log.error("vault_refused", detail=str(exc))
-
     async def _feed_watchdog(self) -> None:
         """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts."""
         interval_s = watchdog_interval_s(self.home.environment, pid=os.getpid())
@@ -195,11 +183,6 @@ class Runtime:
             except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
                 log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
-
-
-def _greet_all(turn: Turn, link: Link) -> None:
-    for pairing in turn.tx.select(Pairing, state="active"):
-        link.greet(turn, pairing)
 
 
 async def _connected(link: Link, on_network: Callable[[], None]) -> None:
@@ -219,8 +202,8 @@ async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIter
         raise ConfigError(f"there is no home at {home.directory}", hint=f"token-relay {kind} init --help")
     clock = SystemClock()
     now_text = datetime.fromtimestamp(clock.now().wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    vault = open_vault(home.directory, source, kind, now_text)
-    http = AioHttp()
+    vault = await open_vault(home.directory, source, kind, now_text)
+    http = AioHttp(route=config.http_address)
     try:
         identity = await vault.run(lambda tx: tx.get(Identity, "self"))
         if identity is None:

@@ -86,8 +86,11 @@ async def _open_or_create(path: Path, source: KeySource) -> InitResult:
         return InitResult(device_id(identity.public_key))
 
 
-def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> SqliteVault:
-    """Open an agent's vault. A damaged one is set aside, and said so; it is never reset silently.
+async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> SqliteVault:
+    """Open an agent's vault and read all of it once. A damaged one is set aside, and said so; never reset silently.
+
+    A row shows its damage only when it is read. Found while the agent works, that would be an error at each question
+    and a status that cannot be shown; so all are read here, before anybody works with them.
 
     Raises:
         VaultError: it cannot be opened; the hint says what to do.
@@ -96,10 +99,21 @@ def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> Sqli
     if not path.exists():
         raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
     try:
-        return SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION, create=False)
+        vault = SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION, create=False)
+        try:
+            await vault.run(_read_everything)
+        except BaseException:
+            await vault.close()
+            raise
     except CorruptVaultError as exc:
         aside = set_aside(path, now_text)
         raise VaultError(
             f"the vault is damaged ({exc}) and was set aside as {aside}: this device is a stranger now",
             hint=f"token-relay {kind} init --force …, then pair again; on the other device: forget this one",
         ) from exc
+    return vault
+
+
+def _read_everything(tx: Transaction) -> None:
+    for record in RECORDS:
+        tx.select(record)

@@ -20,6 +20,7 @@ from relay.provider.profile import PROFILES, STRICT
 
 Json = dict[str, Any]
 ENDS_SOON_S = 7 * 86_400
+OPEN = ("offered", "released", "cancelling")  # the one that is not decided is the latest, whatever the clock said
 
 ACTIONS: Mapping[str, str] = {
     "pair": "pair the two devices: token-relay companion pair here, token-relay phone pair there",
@@ -255,7 +256,7 @@ def _phone_action(
     names = {pairing.pairing_id: pairing.peer_name for pairing in pairings if pairing.state == "active"}
     heard = {pairing.pairing_id: pairing.heard_at for pairing in pairings}
     latest: dict[str, PhoneHandoff] = {}
-    for row in sorted(handoffs, key=_begun):
+    for row in sorted(handoffs, key=lambda row: (row.state in OPEN, _begun(row))):
         if row.pairing_id in names:
             latest[row.pairing_id] = row
     live = [grant for grant in own if grant.state not in ("dead", "needs_handoff", "locked")]

@@ -20,7 +20,7 @@ from relay import delivery
 from relay.envelope import NONCE_BYTES, PeerBox
 from relay.errors import TransientError
 from relay.identity import KeyPair, device_id
-from relay.messages import REQUESTS, VERSION, Body, Head, encode
+from relay.messages import REQUESTS, VERSION, Body, Head, decode, encode
 from relay.topics import peer_topic
 
 log = structlog.get_logger()
@@ -36,6 +36,7 @@ class Turn:
     random: Random
     box: Callable[[bytes], PeerBox]
     is_duplicate: bool = False
+    is_overtaken: bool = False  # a HELLO that came after younger messages of its sender
     in_reply_to: int | None = None
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)
     queued: list[Outgoing] = field(default_factory=list)
@@ -85,6 +86,17 @@ class Turn:
             if row.type in types and (handoff_id is None or row.handoff_id == handoff_id):
                 self.tx.delete(Outgoing, row.pairing_id, row.seq)
                 self.settled.append(row)
+
+    def renumber(self, pairing_id: str, *, up_to: int) -> None:
+        """Seal the open requests up to this number anew, under new numbers: the peer takes the old ones no more."""
+        pairing = self.tx.get(Pairing, pairing_id)
+        assert pairing is not None
+        for row in self.tx.select(Outgoing, pairing_id=pairing_id):
+            if row.seq <= up_to:
+                body = decode(self.box(pairing.peer_key).open_own(row.envelope)).body
+                self.tx.delete(Outgoing, row.pairing_id, row.seq)
+                self.settled.append(row)
+                self.request(pairing_id, body, row.handoff_id)
 
     def resend(self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[str] = REQUESTS) -> bool:
         """Send open requests once more after the commit; says whether there were any."""

@@ -101,6 +101,20 @@ class PeerBox:
             raise PeerError("wrong_recipient")
         if header.sender != self.peer_id:
             raise PeerError("wrong_sender")
+        return self._unseal(envelope, header)
+
+    def open_own(self, envelope: bytes) -> bytes:
+        """Return the plaintext of an envelope that we sealed to this peer ourselves: the box opens at both ends.
+
+        Raises:
+            PeerError: as :meth:`open`.
+        """
+        header = parse_header(envelope)
+        if (header.sender, header.recipient) != (self.own_id, self.peer_id):
+            raise PeerError("wrong_sender")
+        return self._unseal(envelope, header)
+
+    def _unseal(self, envelope: bytes, header: Header) -> bytes:
         try:
             padded = crypto_box_open_easy_afternm(envelope[HEADER_BYTES:], header.nonce, self._shared.reveal())
         except CryptoError as exc:

@@ -104,3 +104,19 @@ def test_random_bytes_and_jitter_stay_in_bounds() -> None:
     assert len(source.bytes(32)) == 32
     assert source.bytes(32) != source.bytes(32)
     assert all(1.5 <= source.uniform(1.5, 2.5) <= 2.5 for _ in range(100))
+
+
+@pytest.mark.asyncio
+async def test_a_sleep_is_cut_into_pieces_and_ends_by_boot_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    boot_s, slept = [1000.0], []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        boot_s[0] += seconds + (3600.0 if len(slept) == 2 else 0.0)  # suspended for an hour in the second piece
+
+    monkeypatch.setattr(clock.time, "clock_gettime", lambda which: boot_s[0])
+    monkeypatch.setattr(clock.asyncio, "sleep", sleep)
+    await SystemClock(is_synced=lambda: True).sleep(4000.0)
+    assert slept[:2] == [60.0, 60.0]
+    assert max(slept) <= 60.0
+    assert boot_s[0] == 5000.0  # and not an hour later

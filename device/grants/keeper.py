@@ -40,7 +40,7 @@ from device.grants.serving import (
     with_state,
 )
 from device.grants.tokens import cache_token, erase_grant
-from device.link import Link, wait_for_event
+from device.link import Link
 from device.logs import where
 from device.ports import Clock, Http, Now, Random, Transaction, Vault
 from device.records import CachedToken, Grant
@@ -56,6 +56,7 @@ log = structlog.get_logger()
 LEEWAY_RETRY_S = 1.0  # between attempts inside a provider's leeway, which is some tens of seconds
 DENIED_PAUSE_S = 60.0  # after a temporary denial (smart lockout): trying sooner prolongs it
 STORE_RETRY_S = 1.0
+ASKED_AGAIN_S = 60.0  # questions closer together do not each make the keeper look what is due
 WAITERS_MAX = 64
 
 
@@ -137,6 +138,8 @@ class GrantKeeper:
         if grant is None:
             return TokenRefused("not_found", "no grant here fits this account, audience and scope", self._no_grant())
         now = self._clock.now()
+        if now.boot_s - self._asked.get(grant.grant_id, -ASKED_AGAIN_S) >= ASKED_AGAIN_S:
+            self._wake.set()  # somebody cares again: a refresh ahead of time may be worth it
         self._asked[grant.grant_id] = now.boot_s
         if isinstance(decision, Serve):
             return self._grant_token(grant, decision.token, now)
@@ -230,6 +233,8 @@ class GrantKeeper:
             log.error("work_failed", error=type(exc).__name__, detail=str(exc))
         except Exception as exc:
             log.error("work_failed", error=type(exc).__name__, where=where(exc.__traceback__))
+        finally:
+            self._wake.set()  # what was due meanwhile had to wait
 
     async def refresh(self, grant_id: str, scope: str = "") -> None:
         """Refresh once now, whatever the cache holds; shares a flight that is already under way."""
@@ -285,7 +290,8 @@ class GrantKeeper:
                 if state != state_of(grant):
                     turn.tx.put(with_state(grant, state))
                 reason = "the last answer was lost; the provider is asked again when the access token has ended"
-                wait = _Pause(0, turn.now.boot_s + seconds, reason)
+                # At least a second: the last instant of an access token is lost in rounding.
+                wait = _Pause(0, turn.now.boot_s + max(seconds, 1.0), reason)
                 turn.after.append(lambda: self._pauses.__setitem__(grant_id, wait))
             case lifecycle.Stop(state) if state != state_of(grant):
                 self._change(turn, grant, state)
@@ -400,7 +406,7 @@ class GrantKeeper:
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
                 wait_s = schedule.WAIT_S_MAX
-            await wait_for_event(self._wake, self._clock, wait_s)
+            await self._clock.wait(self._wake, wait_s)
 
     async def _tend(self) -> float:
         """Start what is due; return the seconds until something may be due again."""
@@ -418,8 +424,11 @@ class GrantKeeper:
                         await self._link.turn(partial(self._note_lease_over, grant_id=grant.grant_id))
                     continue
                 self._leases_over.discard(grant.grant_id)
-                if lease.is_mark_due(held, now):
+                mark_s = lease.mark_due_in_s(held, now)
+                if mark_s <= 0:
                     await self._link.turn(partial(self._mark, grant_id=grant.grant_id))
+                    mark_s = lease.MARK_EVERY_S
+                wait_s = min(wait_s, mark_s, wait_s if left is None else left)
             due_s = self._due_in_s(grant, by_grant.get(grant.grant_id), now)
             if due_s is None:
                 continue

@@ -49,11 +49,11 @@ def left_s(lease: LeaseClock, now: Now) -> float | None:
     return lease.days * DAY_S - _used_s(lease, now)
 
 
-def is_mark_due(lease: LeaseClock, now: Now) -> bool:
-    """Say whether an hour has passed, or a boot, since the last mark."""
+def mark_due_in_s(lease: LeaseClock, now: Now) -> float:
+    """Return the seconds until the next mark is due: an hour after the last one, at once after a boot."""
     if lease.marked.boot_id != now.boot_id:
-        return True
-    return now.boot_s - lease.marked.boot_s >= MARK_EVERY_S
+        return 0.0
+    return MARK_EVERY_S - (now.boot_s - lease.marked.boot_s)
 
 
 def _used_s(lease: LeaseClock, now: Now) -> float:

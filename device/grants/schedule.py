@@ -12,7 +12,7 @@ PROACTIVE_SHARE_MIN = 0.6  # of an access token's lifetime; spread so that a fle
 PROACTIVE_SHARE_MAX = 0.8
 BACKOFF_FIRST_S = 2.0
 BACKOFF_S_MAX = 900.0
-WAIT_S_MAX = 60.0  # asyncio's clock stands still in suspend: near a deadline nobody sleeps longer
+WAIT_S_MAX = 86_400.0  # with nothing due: whoever changes something wakes the keeper, but nobody tells of a set clock
 
 
 def backoff_s(*, failures: int, share: float, retry_after_s: float | None) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from device.elapsed import Stamp
-from device.grants.serving import SCOPE_SETS_MAX, remaining_s
+from device.grants import lifecycle
+from device.grants.serving import SCOPE_SETS_MAX, profile_of, remaining_s, with_state
 from device.records import CachedToken, Grant
 from device.turn import Turn
 from relay.provider.outcome import Refreshed
@@ -37,6 +38,15 @@ def erase_grant(turn: Turn, grant: Grant) -> None:
         turn.tx.delete(CachedToken, token.grant_id, token.scope)
     turn.tx.put(replace(grant, refresh_token=None))
     turn.tx.erase_key(grant.grant_id)
+
+
+def lock_grants(turn: Turn, reason: str, *, only_spent: bool = False) -> None:
+    """Lock this device's own grants, which may be another's by now; ``only_spent``: only those that a use spends."""
+    for grant in turn.tx.select(Grant, pairing_id=""):
+        may_be_theirs = not only_spent or profile_of(grant).invalidates_on_use
+        if may_be_theirs and grant.state not in ("dead", "locked"):
+            turn.tx.put(with_state(grant, lifecycle.Locked(grant.generation, reason)))
+            turn.event("grant_locked", grant_id=grant.grant_id, detail=reason)
 
 
 def access_token_ends_at(turn: Turn, grant_id: str) -> int:

@@ -92,6 +92,10 @@ class AccessWithRefreshToken:
     refresh_token: RefreshToken | None = None
 
 
+class SignInLostError(TransientError):
+    """The answer to the last step of a sign-in was lost: the provider may have issued a token that nobody has."""
+
+
 class Accounts:
     """The phone's own grants at its provider."""
 
@@ -180,7 +184,8 @@ class Accounts:
                     if isinstance(again, native_auth.CodeRequired) and again.tries_left < 1:
                         raise PersonNeededError("three wrong codes: sign in again for a new one")
                     if step.error in ("unavailable", "outcome_unknown"):
-                        raise TransientError(detail or "the provider cannot be reached", hint="try again later")
+                        lost = SignInLostError if step.error == "outcome_unknown" else TransientError
+                        raise lost(detail or "the provider cannot be reached", hint="try again later")
                     said = f"{detail or 'not accepted'}, once more"
                     step = again
                 case native_auth.SignInFailed():
@@ -480,13 +485,17 @@ def _tokens(outcome: TokenOutcome) -> Refreshed:
             return outcome
         case Denied():
             raise PersonNeededError(f"the provider refused the sign-in: {outcome.error}{_support(outcome)}")
-        case Unavailable(reason=reason) | OutcomeUnknown(reason=reason):
+        case Unavailable(reason=reason):
             raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
+        case OutcomeUnknown(reason=reason):
+            raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
 
 
 def _sign_in_error(step: native_auth.SignInFailed) -> RelayError:
     text = f"{step.detail or 'the provider refused'} ({step.error}){_support(step)}"
-    if step.error in ("unavailable", "outcome_unknown"):
+    if step.error == "outcome_unknown":
+        return SignInLostError(text, hint="try again later")
+    if step.error == "unavailable":
         return TransientError(text, hint="try again later")
     if step.error in ("unauthorized_client", "invalid_client"):
         return ConfigError(text, hint="check provider.client_id and that native authentication is on")

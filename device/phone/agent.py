@@ -19,8 +19,8 @@ from device.grants import lifecycle, schedule
 from device.grants.keeper import GrantKeeper
 from device.grants.serving import normalise_scope, profile_of, with_state
 from device.grants.tokens import erase_grant
-from device.link import Link, wait_for_event
-from device.phone.account import Accounts, AccountSettings, NewGrant, Person, SignInOptions
+from device.link import Link
+from device.phone.account import Accounts, AccountSettings, NewGrant, Person, SignInLostError, SignInOptions
 from device.phone.handoff_rows import state_of
 from device.phone.handoffs import LIVE, Handoffs
 from device.phone.pairing import PhonePairing
@@ -36,7 +36,6 @@ from relay.secret import RefreshToken
 
 log = structlog.get_logger()
 
-TEND_EVERY_S = 60.0
 UNSAFE = {
     "branch": "profile {name} invalidates a refresh token when it is used: two devices on one chain kill each other",
 }
@@ -119,11 +118,12 @@ class PhoneAgent:
     async def tend(self) -> None:
         """Give up offers that are too old; runs until cancelled."""
         while True:
+            wait_s = schedule.BACKOFF_S_MAX
             try:
-                await self.link.turn(self.handoffs.clear_up)
+                wait_s = await self.link.turn(self.handoffs.clear_up)
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
-            await self._clock.sleep(TEND_EVERY_S)
+            await self._clock.sleep(max(wait_s, 1.0))
 
     def network_is_up(self) -> None:
         """The broker is connected: what waits for the provider may try at once."""
@@ -196,7 +196,7 @@ class PhoneAgent:
                 return row
             changed = self._changed
             if (await self._reload(row.handoff_id)) == row:
-                await wait_for_event(changed, self._clock, left_s)
+                await self._clock.wait(changed, left_s)
 
     def _choose(self, wanted: Strategy | None) -> Strategy:
         profile = self.settings.profile
@@ -290,7 +290,7 @@ class PhoneAgent:
                 pause_s = schedule.backoff_s(
                     failures=failures, share=self._random.uniform(0.5, 1.0), retry_after_s=None
                 )
-                await wait_for_event(self._network, self._clock, pause_s)
+                await self._clock.wait(self._network, pause_s)
         except VaultError as exc:
             log.error("vault_refused", detail=str(exc))
         finally:
@@ -423,8 +423,8 @@ class PhoneAgent:
             await self.link.turn(begin)
             try:
                 new = await self.accounts.authenticate(person, chosen)
-            except BaseException:
-                await self.link.turn(abandon)
+            except BaseException as exc:
+                await self.link.turn(partial(abandon, orphans=int(isinstance(exc, SignInLostError))))
                 raise
             try:
                 checked = await self.accounts.check(new)
@@ -503,7 +503,7 @@ class PhoneAgent:
             left_s = ends_at - self._clock.now().boot_s
             if row.state in states or left_s <= 0:
                 return row
-            await wait_for_event(changed, self._clock, left_s)
+            await self._clock.wait(changed, left_s)
 
     async def live_handoffs(self, device_id: str) -> list[PhoneHandoff]:
         """Return what a device holds or is about to hold."""

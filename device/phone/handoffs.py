@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from device.elapsed import Stamp, elapsed_s
 from device.grants import lifecycle
-from device.grants.serving import profile_of, with_state
-from device.grants.tokens import erase_grant
+from device.grants.serving import with_state
+from device.grants.tokens import erase_grant, lock_grants
 from device.link import Link
 from device.pairings import delete_pairing, retire_others
 from device.phone.handoff_rows import offer_body, state_of, unknown_row, with_phone_state
+from device.phone.renewals import renewal_refusal
 from device.ports import Transaction
 from device.records import Grant, Outgoing, Pairing, PhoneHandoff
 from device.turn import Turn
@@ -66,9 +67,6 @@ from relay.pairing import INVITATION_LIFETIME_S
 from relay.secret import RefreshToken
 
 OFFER_LIFETIME_S = 24 * 3600
-RENEWALS_MAX = 3  # in RENEWAL_WINDOW_S, with growing pauses; more means that something else is wrong
-RENEWAL_WINDOW_S = 24 * 3600
-RENEWAL_PAUSES_S = (0, 600, 3600)
 UNKNOWN_MAX = 64  # rows of one pairing for handoffs that only the companion names, and their REVOKEs in the outbox
 LIVE = ("offered", "released", "done", "cancelling", "revoking")
 
@@ -162,7 +160,8 @@ class Handoffs:
         following = turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, renews=renew.handoff_id)
         if any(turn.resend(pairing.pairing_id, handoff_id=other.handoff_id) for other in following):
             return
-        refusal = self._renewal_refusal(turn, pairing, row, renew)
+        is_open = self.open_handoff(turn.tx, pairing) is not None
+        refusal = renewal_refusal(turn, pairing, row, renew, is_open=is_open, may_release=self._may_release())
         if turn.is_duplicate and not refusal:
             refusal = "later"
         if row is not None and not turn.is_duplicate:
@@ -172,29 +171,6 @@ class Handoffs:
             turn.answer(pairing.pairing_id, Reject(handoff_id=None, reason=refusal or "gone"))
             return
         self.offer(turn, pairing, replace(row, renews=row.handoff_id, is_renewal=True))
-
-    def _renewal_refusal(self, turn: Turn, pairing: Pairing, row: PhoneHandoff | None, renew: Renew) -> str:
-        """Say why a renewal is not served without the person, or return an empty string."""
-        if row is None or row.state != "done":
-            return "gone"
-        if self.open_handoff(turn.tx, pairing) is not None:
-            return "later"  # what is open answers this RENEW too
-        if pairing.renew_denied or pairing.state != "active":
-            return "revoked"
-        if renew.reason != "uncertain" or row.strategy != "branch" or not self._may_release():
-            return "person_needed"
-        if row.is_renewal and renew.generation <= 1:
-            return "person_needed"  # the last renewal's first refresh failed: another one would too
-        recent = [
-            other.created_at
-            for other in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, is_renewal=True)
-            if turn.wall - other.created_at < RENEWAL_WINDOW_S
-        ]
-        if len(recent) >= RENEWALS_MAX:
-            return "person_needed"
-        if recent and turn.wall - max(recent) < RENEWAL_PAUSES_S[len(recent)]:
-            return "later"
-        return ""
 
     # -- the step: decide, write -----------------------------------------------------------------------
 
@@ -256,7 +232,7 @@ class Handoffs:
             turn.event(
                 f"handoff_{row.state}", device=pairing.peer_id, handoff_id=handoff_id, detail=row.reason or row.strategy
             )
-            turn.after.append(self._wake_waiters)
+            turn.after.append(self.pulse)
         return step.state
 
     def _may_take_away(self, turn: Turn, pairing: Pairing) -> bool:
@@ -393,7 +369,8 @@ class Handoffs:
         return row
 
     def _done(self, turn: Turn, pairing: Pairing, row: PhoneHandoff) -> None:
-        turn.tx.put(replace(row, done_at=turn.wall, device_state="held", generation=max(row.generation, 1)))
+        device_state = row.device_state or "held"  # a RENEW that overtook STORED has said more
+        turn.tx.put(replace(row, done_at=turn.wall, device_state=device_state, generation=max(row.generation, 1)))
         own = turn.tx.get(Grant, row.grant_id) if row.strategy == "move" else None
         if own is not None and own.state != "dead":  # a restored disk: the companion has what we seem to hold
             erase_grant(turn, with_state(own, lifecycle.Dead(own.generation, "moved")))
@@ -416,18 +393,8 @@ class Handoffs:
 
     def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
         """Learn how the companion's grants stand, and answer its challenge with a lease or with silence."""
-        honest = True
-        for report in hello.handoffs:
-            row = turn.tx.get(PhoneHandoff, report.handoff_id)
-            if (row is None or row.state == "gone") and report.state not in ("ready", "dead"):
-                self._claimed(turn, pairing, report.handoff_id, row)
-                continue
-            if row is None or row.pairing_id != pairing.pairing_id:
-                continue
-            if report.generation and report.generation < row.generation:
-                honest = False
-            state = report.state if row.state == "done" else row.device_state
-            turn.tx.put(replace(row, device_state=state, generation=max(report.generation, row.generation)))
+        # An overtaken HELLO says of handoffs what its sender has itself corrected since.
+        honest = turn.is_overtaken or self._learn(turn, pairing, hello)
         revoking = turn.tx.select(Outgoing, pairing_id=pairing.pairing_id, type="REVOKE")
         if not is_answer and not revoking and not pairing.renew_denied and pairing.state == "active":
             # A broker that holds REVOKE back must not be able to keep a device alive with our own LEASE.
@@ -437,7 +404,30 @@ class Handoffs:
             ]
             if terms:
                 turn.answer(pairing.pairing_id, Lease(challenge=hello.challenge, handoffs=terms[-HANDOFFS_LISTED_MAX:]))
-        turn.after.append(self._wake_waiters)
+        turn.after.append(self.pulse)
+        return honest
+
+    def _learn(self, turn: Turn, pairing: Pairing, hello: Hello) -> bool:
+        """Take over how each handoff stands there; False: the companion knows less than it has told before."""
+        honest = True
+        for report in hello.handoffs:
+            row = turn.tx.get(PhoneHandoff, report.handoff_id)
+            if (row is None or row.state == "gone") and report.state not in ("ready", "dead"):
+                self._claimed(turn, pairing, report.handoff_id, row)
+                continue
+            if row is None and report.state == "ready":  # a handoff that this disk has lost: it waits for nothing
+                turn.answer(pairing.pairing_id, Reject(handoff_id=report.handoff_id, reason="gone"))
+            if row is None or row.pairing_id != pairing.pairing_id:
+                continue
+            if report.generation and report.generation < row.generation:
+                honest = False
+            state = report.state if row.state == "done" else row.device_state
+            turn.tx.put(replace(row, device_state=state, generation=max(report.generation, row.generation)))
+        if len(hello.handoffs) < HANDOFFS_LISTED_MAX:
+            listed = {report.handoff_id for report in hello.handoffs}
+            for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done"):
+                if row.handoff_id not in listed and row.device_state not in ("dead", "needs_handoff"):
+                    turn.tx.put(replace(row, device_state="dead"))  # the list is whole: it is over there
         return honest
 
     def _claimed(self, turn: Turn, pairing: Pairing, handoff_id: str, row: PhoneHandoff | None) -> None:
@@ -447,6 +437,8 @@ class Handoffs:
                 unknown = unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall)
                 turn.tx.put(with_phone_state(unknown, Gone("rollback")))
                 turn.event("handoff_gone", device=pairing.peer_id, handoff_id=handoff_id, detail="rollback")
+                if pairing.rollback == "self":
+                    lock_grants(turn, "rollback")  # this disk has lost what was handed over: it may have been a `move`
         elif row.pairing_id != pairing.pairing_id:
             pass
         elif row.reason in ("revoked", "lost") and self._may_take_away(turn, pairing):
@@ -463,10 +455,9 @@ class Handoffs:
                 turn.settle(row.pairing_id, handoff_id=row.handoff_id)
                 turn.tx.put(with_phone_state(replace(row, held_token=None), Gone("rollback")))
                 turn.tx.erase_key(row.handoff_id)
-        for grant in turn.tx.select(Grant, pairing_id=""):
-            if grant.state not in ("dead", "locked") and profile_of(grant).invalidates_on_use:
-                turn.tx.put(with_state(grant, lifecycle.Locked(grant.generation, "rollback")))
-                turn.event("grant_locked", grant_id=grant.grant_id, detail="rollback")
+        for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="offered"):
+            self.step(turn, pairing, row.handoff_id, "cancel")  # what became of it in the lost future, only they know
+        lock_grants(turn, "rollback", only_spent=True)
 
     # -- what the person asks --------------------------------------------------------------------------
 
@@ -499,11 +490,8 @@ class Handoffs:
         turn.event("device_forgotten", device=device_id)
         return count
 
-    def _wake_waiters(self) -> None:
-        self.pulse()
-
-    def clear_up(self, turn: Turn) -> None:
-        """Drop pairings that came to nothing or are over, and give up old offers."""
+    def clear_up(self, turn: Turn) -> float:
+        """Drop pairings that came to nothing or are over, give up old offers; return seconds until the next look."""
         for pairing in turn.tx.select(Pairing, state="pending"):
             age_s = elapsed_s(Stamp.from_text(pairing.created), turn.now)
             if age_s is None or age_s > INVITATION_LIFETIME_S:
@@ -512,15 +500,19 @@ class Handoffs:
             rows = turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id)
             if all(row.state not in LIVE for row in rows):
                 delete_pairing(turn, pairing)
-        self._expire_offers(turn)
+        return self._expire_offers(turn)
 
-    def _expire_offers(self, turn: Turn) -> None:
+    def _expire_offers(self, turn: Turn) -> float:
         """Give up offers older than 24 h, through CANCEL; judged only by a synced clock."""
+        next_s = 3600.0  # what is offered meanwhile is found in good time: it lives for a day
         if not turn.now.is_synced:
-            return
+            return next_s
         for row in turn.tx.select(PhoneHandoff, state="offered"):
-            if row.expires_at and turn.wall > row.expires_at:
+            if row.expires_at and turn.wall <= row.expires_at:
+                next_s = min(next_s, row.expires_at + 1 - turn.now.wall_s)
+            elif row.expires_at:
                 pairing = turn.tx.get(Pairing, row.pairing_id)
                 if pairing is not None:
                     self._note(turn, row.handoff_id, problem="the offer was not taken within 24 hours")
                     self.step(turn, pairing, row.handoff_id, "cancel")
+        return next_s

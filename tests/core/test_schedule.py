@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device.grants.schedule import WAIT_S_MAX, backoff_s, grant_ends_at, keep_alive_after_s, proactive_at_s
+from device.grants.schedule import backoff_s, grant_ends_at, keep_alive_after_s, proactive_at_s
 from relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
 
 DAY = 86_400
@@ -116,7 +116,3 @@ def test_a_kept_alive_grant_has_not_ended_yet(profile: Profile, is_otp: bool, si
     ends_at = grant_ends_at(profile, is_otp=is_otp, signed_in_at=signed_in_at, refreshed_at=refreshed_at)
     assert ends_at is not None
     assert refreshed_at + after_s < ends_at
-
-
-def test_nobody_sleeps_longer_than_a_minute_near_a_deadline() -> None:
-    assert WAIT_S_MAX == 60.0
