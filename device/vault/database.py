@@ -33,8 +33,6 @@ APPLICATION_ID = 0x52545631  # "RTV1", so that file(1) and we know our own
 BUSY_TIMEOUT_S = 5.0  # somebody looks at the file with another SQLite program; agents keep each other out by the lock
 SQLITE_VERSION_MIN = (3, 37, 0)  # STRICT tables
 
-PAIR_AGAIN = "set the vault aside and pair this device again"
-
 _META_SQL = 'CREATE TABLE "meta" ("name" TEXT NOT NULL PRIMARY KEY, "value" BLOB NOT NULL) STRICT, WITHOUT ROWID'
 _PUT_META_SQL = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
 _PRAGMAS = (
@@ -93,7 +91,7 @@ def sqlite_errors_mapped(path: Path) -> Iterator[None]:
     except sqlite3.Error as exc:
         raise _mapped(exc, path) from exc
     except UnicodeDecodeError:  # of an error message that quotes a damaged schema
-        raise CorruptVaultError(f"{path} is damaged", hint=PAIR_AGAIN) from None
+        raise CorruptVaultError(f"{path} is damaged") from None
 
 
 def is_outcome_unknown(error: BaseException) -> bool:
@@ -106,11 +104,11 @@ def _mapped(exc: sqlite3.Error, path: Path) -> VaultError:
     extended: int | None = getattr(exc, "sqlite_errorcode", None)
     if extended is None:
         # The one error without a code that a stored row can cause: text that is not UTF-8. Its message quotes it.
-        return CorruptVaultError(f"{path} holds damaged text", hint=PAIR_AGAIN)
+        return CorruptVaultError(f"{path} holds damaged text")
     match extended & 0xFF:
         # ERROR is "no such table", "unsupported file format" …: our few statements are right, so the file is not.
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_ERROR:
-            return CorruptVaultError(f"{path} is damaged: {exc}", hint=PAIR_AGAIN)
+            return CorruptVaultError(f"{path} is damaged: {exc}")
         case sqlite3.SQLITE_FULL:
             return VaultError(f"no room to write {path}", hint="make room on the disk; nothing is lost")
         case sqlite3.SQLITE_BUSY:
@@ -143,7 +141,7 @@ def _create(
     # A journal that outlived its database would be played back into the new one.
     orphans = [side for side in side_files(path) if side.exists()]
     if orphans:
-        raise CorruptVaultError(f"{path} is gone, but {orphans[0].name} is there", hint=PAIR_AGAIN)
+        raise CorruptVaultError(f"{path} is gone, but {orphans[0].name} is there")
     if not is_allowed:
         raise VaultError(f"there is no vault at {path}", hint="run init first")
     new = path.with_name(path.name + ".new")
@@ -193,24 +191,24 @@ def _examine(
 ) -> PrivateKey:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
-        raise CorruptVaultError(f"{path} is damaged: {str(verdict)[:200]}", hint=PAIR_AGAIN)
+        raise CorruptVaultError(f"{path} is damaged: {str(verdict)[:200]}")
     tables: dict[object, object] = {}
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
         if kind != "table":  # we make no view, trigger or index: whoever did wants something executed
-            raise CorruptVaultError(f"{path} holds a foreign {kind}", hint=PAIR_AGAIN)
+            raise CorruptVaultError(f"{path} holds a foreign {kind}")
         tables[name] = sql
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     own = {"meta": _META_SQL, "data_keys": keyring.CREATE_SQL}
     if application_id != APPLICATION_ID or any(tables.get(name) != sql for name, sql in own.items()):
-        raise CorruptVaultError(f"{path} is not a vault, or is damaged", hint=PAIR_AGAIN)
+        raise CorruptVaultError(f"{path} is not a vault, or is damaged")
     meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
     row = connection.execute("SELECT wrapped FROM data_keys WHERE name = ?", (VAULT_DATA_KEY,)).fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     salt, wrapped = meta.get("salt"), row[0] if row else None
     if not isinstance(salt, bytes) or not isinstance(wrapped, bytes) or len(salt) != SALT_BYTES or version < 0:
-        raise CorruptVaultError(f"{path} has lost its key data", hint=PAIR_AGAIN)
+        raise CorruptVaultError(f"{path} has lost its key data")
     if meta.get("check") != check_of(schema_version=version, salt=salt, wrapped=wrapped):
-        raise CorruptVaultError(f"{path} has damaged key data", hint=PAIR_AGAIN)
+        raise CorruptVaultError(f"{path} has damaged key data")
     kek = kek_of(key, salt)
     if unwrap(wrapped, kek=kek, name=VAULT_DATA_KEY) is None:
         raise WrongVaultKeyError(f"wrong vault key for {path}", hint="give the key or passphrase it was made with")
@@ -219,7 +217,7 @@ def _examine(
     if any(layout.create_sql != tables.get(layout.table, layout.create_sql) for layout in layouts) or (
         version == schema_version and any(layout.table not in tables for layout in layouts)
     ):
-        raise CorruptVaultError(f"{path} is not laid out as schema {version} says", hint=PAIR_AGAIN)
+        raise CorruptVaultError(f"{path} is not laid out as schema {version} says")
     if version < schema_version:
         _add_tables(connection, layouts, tables, schema_version=schema_version, salt=salt, wrapped=wrapped)
     return kek

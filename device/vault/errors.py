@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from relay.errors import VaultError
 
+PAIR_AGAIN = "set the vault aside and pair this device again"
+
 
 class CorruptVaultError(VaultError):
     """The file is damaged or was tampered with: set it aside, then pair again. Never reset silently."""
+
+    def __init__(self, message: str, *, hint: str = PAIR_AGAIN) -> None:
+        super().__init__(message, hint=hint)
 
 
 class WrongVaultKeyError(VaultError):

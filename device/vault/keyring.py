@@ -11,7 +11,7 @@ import sqlite3
 
 from device.vault.errors import CorruptVaultError
 from device.vault.records import VAULT_DATA_KEY, check_data_key_name
-from device.vault.sealing import KEY_BYTES, NONCE_BYTES, unwrap, wrap
+from device.vault.sealing import KEY_BYTES, NONCE_BYTES, mac_key_of, unwrap, wrap
 from relay.secret import PrivateKey
 
 KEYS_REMEMBERED_MAX = 256  # a device has a handful of grants; beyond this start again rather than grow
@@ -30,6 +30,7 @@ class KeyRing:
     def __init__(self, connection: sqlite3.Connection, kek: PrivateKey) -> None:
         self._connection = connection
         self._kek = kek
+        self.mac_key = mac_key_of(kek)
         self._opened: dict[str, PrivateKey] = {}
 
     def get(self, name: str) -> PrivateKey | None:

@@ -1,4 +1,4 @@
-"""The codec between records and rows: a table per frozen dataclass, a column per field.
+"""The codec between records and rows: a table per frozen dataclass, a column per field, and one for the row's MAC.
 
 Knows the annotations a record may have and the SQL that follows from them; knows neither a connection nor a
 key: sealing and opening come in as functions. What is prepared here once per record type is used for each row.
@@ -34,6 +34,7 @@ Kind = Literal["text", "integer", "real", "bool", "blob", "secret"]
 
 VAULT_DATA_KEY = "vault"
 RESERVED_TABLES = frozenset({"meta", "data_keys"})
+MAC_COLUMN = "row_mac"
 VALUE_BYTES_MAX = 1_048_576  # 60 times the largest envelope; a larger value is a mistake, not data
 INTEGER_MAX = 2**63 - 1  # SQLite's integers are signed 64 bit
 DATA_KEY_NAME_CHARS_MAX = 128
@@ -102,7 +103,7 @@ class Column:
             real = float(cast("float", value))
             if math.isnan(real):
                 raise ValueError(f"column {self.name}: not a number")  # SQLite would silently store NULL
-            return real
+            return real + 0.0  # SQLite drops the sign of zero; the row's MAC must not know it either
         elif self.kind == "bool" and type(value) is bool:
             return int(value)
         elif self.kind == "blob" and type(value) is bytes:
@@ -237,10 +238,10 @@ class Layout(Generic[R]):
 
     def _write_sql(self) -> None:
         keys = ", ".join(f'"{column.name}"' for column in self.key_columns)
-        names = ", ".join(f'"{column.name}"' for column in self.columns)
+        names = ", ".join(f'"{name}"' for name in (*self._by_name, MAC_COLUMN))
         here = " AND ".join(f'"{column.name}" = ?' for column in self.key_columns)
-        marks = ", ".join("?" * len(self.columns))
-        definitions = ", ".join(column.sql for column in self.columns)
+        marks = ", ".join("?" * (len(self.columns) + 1))
+        definitions = ", ".join((*(column.sql for column in self.columns), f'"{MAC_COLUMN}" BLOB NOT NULL'))
         # WITHOUT ROWID: the primary key is the table, so a commit writes one tree less and no index can
         # disagree with it. Pointless for a single integer key, which is the rowid anyway.
         is_rowid = [column.kind for column in self.key_columns] == ["integer"]
@@ -302,7 +303,7 @@ def layout_for(layouts: Mapping[type[Record], Layout[Record]], record: type[R]) 
 
 
 def _column_of(name: str, hint: object) -> Column:
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == MAC_COLUMN:
         raise TypeError(f"{name!r} cannot be the name of a column")
     options = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     present = [option for option in options if option is not type(None)]

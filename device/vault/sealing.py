@@ -5,13 +5,15 @@ one grant can be destroyed by destroying 72 bytes:
 
     vault key ──BLAKE2b(salt, "rtr1-vkek")──▶ KEK ──wraps──▶ data key (random, one per name)
     data key ──BLAKE2b(place, "rtr1-vrow")──▶ cell key ──SecretBox──▶ one cell
+    KEK ──BLAKE2b("rtr1-vmac")──▶ MAC key ──BLAKE2b──▶ the MAC of one row, clear columns included
 
 The *place* is ``table NUL primary key NUL column``, with the primary key as a JSON array in ASCII (JSON escapes
 NUL, so no two places spell alike). Invariants: a cell moved to another row, column or table does not open; a
-wrapped key moved to another name does not open; nothing opens without the vault key.
+wrapped key moved to another name does not open; nothing opens without the vault key; a row with a changed octet in
+any column shows it.
 
 Not known here: SQLite, files, where randomness comes from (nonces are arguments). Not promised: that a cell is
-the *newest* one of its place (an old disk image opens), that its length is hidden, that clear columns are intact.
+the *newest* one of its place (an old disk image opens), that its length is hidden, that no row is missing.
 
 Source: NaCl crypto_secretbox; RFC 7693 (BLAKE2b, keyed, with salt and personalisation).
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 from nacl.exceptions import CryptoError
@@ -44,6 +47,17 @@ def place_of(table: str, key: tuple[str | int, ...], column: str) -> bytes:
 def kek_of(vault_key: PrivateKey, salt: bytes) -> PrivateKey:
     """Derive the key that wraps the data keys; ``salt`` is 16 random bytes kept in clear beside them."""
     return PrivateKey(_derive(vault_key, b"", person=b"rtr1-vkek", salt=salt))
+
+
+def mac_key_of(kek: PrivateKey) -> PrivateKey:
+    """Derive the key of the rows' MACs."""
+    return PrivateKey(_derive(kek, b"", person=b"rtr1-vmac"))
+
+
+def mac_of(table: str, row: Sequence[object], *, mac_key: PrivateKey) -> bytes:
+    """Return the MAC of one row as it is stored (str, int, float, bytes, None): 16 bytes."""
+    spelled = json.dumps([table, *row], ensure_ascii=True, separators=(",", ":"), default=_spell_octets)
+    return hashlib.blake2b(spelled.encode(), digest_size=MAC_BYTES, key=_octets(mac_key)).digest()
 
 
 def wrap(data_key: PrivateKey, *, kek: PrivateKey, name: str, nonce: bytes) -> bytes:
@@ -93,6 +107,12 @@ def _open(sealed: bytes, key: bytes) -> bytes | None:
         return crypto_secretbox_open(sealed[NONCE_BYTES:], sealed[:NONCE_BYTES], key)
     except CryptoError:
         return None
+
+
+def _spell_octets(value: object) -> list[str]:
+    if not isinstance(value, bytes):
+        raise TypeError(f"a row never holds a {type(value).__name__}")
+    return [value.hex()]  # a list: no column holds one, so nothing else spells like it
 
 
 def _octets(secret: AnySecret) -> bytes:

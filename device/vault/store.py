@@ -7,12 +7,14 @@ Invariants: a step is kept whole or not at all; after an error the next step fin
 secret reaches SQLite unsealed; a transaction object is dead once its step has returned.
 
 Limits: a disk that lies about flushing defeats every store. A rolled-back copy of the whole file opens like the
-true one: only the other end can notice. Clear columns are protected against accident, not against a writer.
+true one: only the other end can notice. Each row carries a MAC, so a changed octet shows; that a row is missing, or is
+an older one of its key, does not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +25,12 @@ from types import TracebackType
 from typing import NoReturn, Self, TypeVar
 
 from device.ports import Record, Transaction
-from device.vault.database import PAIR_AGAIN, is_outcome_unknown, open_database, sqlite_errors_mapped
+from device.vault.database import is_outcome_unknown, open_database, sqlite_errors_mapped
 from device.vault.errors import CorruptVaultError
 from device.vault.files import Lock, check_directory, lock_path
 from device.vault.keyring import KeyRing
 from device.vault.records import Column, Layout, StoredValue, layout_for, layouts_of
-from device.vault.sealing import NONCE_BYTES, AnySecret, open_cell, seal_cell
+from device.vault.sealing import NONCE_BYTES, AnySecret, mac_of, open_cell, seal_cell
 from relay.errors import VaultError
 from relay.secret import PrivateKey
 
@@ -111,7 +113,7 @@ class SqliteVault:
         if self._waiting >= STEPS_WAITING_MAX:
             raise VaultError(f"more than {STEPS_WAITING_MAX} steps wait for the vault")
         self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._writer, self._transact, step)
+        future = asyncio.get_running_loop().run_in_executor(self._writer, self.transact, step)
         future.add_done_callback(self._count_down)
         return await asyncio.shield(future)
 
@@ -140,7 +142,8 @@ class SqliteVault:
             self._keys.forget()
             self._lock.release()
 
-    def _transact(self, step: Callable[[Transaction], T]) -> T:
+    def transact(self, step: Callable[[Transaction], T]) -> T:
+        """Run ``step`` as :meth:`run` does, on the calling thread, which must be the one that opened the connection."""
         if self._is_stopped:
             raise VaultError("the vault has stopped after a disk error", hint="check the disk, restart the agent")
         transaction = _Transaction(self._path, self._connection, self._keys, self._layouts)
@@ -204,17 +207,18 @@ class _Transaction:
     def get(self, record: type[R], *key: str | int) -> R | None:
         layout = self._layout(record)
         rows = self._execute(layout.get_sql, layout.check_key(key))
-        return layout.decode(rows[0], self._open) if rows else None
+        return self._record(layout, rows[0]) if rows else None
 
     def select(self, record: type[R], **equals: str | int | bool | None) -> list[R]:
         layout = self._layout(record)
         stored = layout.check_equals(equals)
         rows = self._execute(layout.select_sql(tuple(stored)), tuple(stored.values()))
-        return [layout.decode(row, self._open) for row in rows]
+        return [self._record(layout, row) for row in rows]
 
     def put(self, record: Record) -> None:
         layout = self._layout(type(record))
-        self._execute(layout.put_sql, layout.encode(record, self._seal))
+        row = layout.encode(record, self._seal)
+        self._execute(layout.put_sql, (*row, mac_of(layout.table, row, mac_key=self._keys.mac_key)))
 
     def delete(self, record: type[R], *key: str | int) -> None:
         layout = self._layout(record)
@@ -229,6 +233,13 @@ class _Transaction:
         """Make every later use an error."""
         self._has_ended = True
 
+    def _record(self, layout: Layout[R], found: Sequence[object]) -> R:
+        *row, mac = found
+        expected = mac_of(layout.table, row, mac_key=self._keys.mac_key)
+        if not isinstance(mac, bytes) or not hmac.compare_digest(mac, expected):
+            raise CorruptVaultError(f"a row of table {layout.table} in {self._path} is damaged")
+        return layout.decode(row, self._open)
+
     def _seal(self, name: str, place: bytes, secret: AnySecret) -> bytes:
         with self._guarded():
             data_key = self._keys.get_or_make(name)
@@ -238,10 +249,10 @@ class _Transaction:
         with self._guarded():
             data_key = self._keys.get(name)
         if data_key is None:
-            raise CorruptVaultError("the data key of a secret is missing: erased, or damaged", hint=PAIR_AGAIN)
+            raise CorruptVaultError("the data key of a secret is missing: erased, or damaged")
         opened = open_cell(sealed, data_key=data_key, place=place) if isinstance(sealed, bytes) else None
         if opened is None:
-            raise CorruptVaultError(f"a secret in {self._path} does not open", hint=PAIR_AGAIN)
+            raise CorruptVaultError(f"a secret in {self._path} does not open")
         return column.make_secret(opened)
 
     def _execute(self, sql: str, values: Sequence[StoredValue]) -> list[tuple[object, ...]]:

@@ -27,7 +27,7 @@ from tests.e2e.tap import Heard, Tap
 pytestmark = pytest.mark.asyncio
 RSS_GROWTH_BYTES_MAX = 12_000_000  # the allocator's play; 2000 kept envelopes alone would be 8 to 33 MB
 # Numbers of the protocol, which move with each answer; what they count is in the other columns and tables.
-NUMBERS = {"seq_sent", "seq_high", "peer_accepted", "heard_at", "heard", "challenge", "challenged"}
+NUMBERS = {"seq_sent", "seq_high", "peer_accepted", "heard_at", "heard", "challenge", "challenged", "row_mac"}
 
 
 def disk(agent: Agent) -> dict[str, list[tuple[object, ...]]]:

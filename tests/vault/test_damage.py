@@ -49,6 +49,33 @@ async def test_a_sealed_cell_moved_or_changed_does_not_open(tmp_path: Path, stat
             await vault.run(lambda tx: tx.select(Mixed))
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE mixed SET state = 'old' WHERE seq = 1",
+        "UPDATE mixed SET note = NULL WHERE seq = 1",
+        "UPDATE mixed SET payload = x'00' WHERE seq = 1",
+        "UPDATE mixed SET is_known = 0 WHERE seq = 1",
+        "UPDATE mixed SET row_mac = (SELECT row_mac FROM mixed WHERE seq = 2) WHERE seq = 1",
+        "UPDATE mixed SET row_mac = zeroblob(16) WHERE seq = 1",
+        "UPDATE mixed SET row_mac = zeroblob(0) WHERE seq = 1",
+    ],
+)
+async def test_a_changed_clear_column_is_told(tmp_path: Path, statement: str) -> None:
+    rows = [Mixed("p", n, note="new", payload=b"new", state="new", is_known=True) for n in (1, 2)]
+    async with open_vault(tmp_path) as vault:
+        await vault.run(lambda tx: [tx.put(row) for row in rows])
+    with raw(tmp_path) as connection:
+        assert connection.execute(statement).rowcount == 1
+    connection.close()
+    async with open_vault(tmp_path) as vault:
+        assert await vault.run(lambda tx: tx.get(Mixed, "p", 2)) == rows[1]
+        with pytest.raises(CorruptVaultError, match="table mixed"):
+            await vault.run(lambda tx: tx.get(Mixed, "p", 1))
+        with pytest.raises(CorruptVaultError, match="table mixed"):
+            await vault.run(lambda tx: tx.select(Mixed))
+
+
 @pytest.mark.parametrize("statement", ["UPDATE shared SET owner = 'b' WHERE name = 'a'", None])
 async def test_a_row_does_not_open_under_another_data_key(tmp_path: Path, statement: str | None) -> None:
     async with open_vault(tmp_path) as vault:
@@ -74,14 +101,14 @@ async def test_old_rows_put_back_after_erasing_their_key_stay_shut(tmp_path: Pat
     async with open_vault(tmp_path) as vault:
         await vault.run(lambda tx: [tx.erase_key("g1"), tx.delete(Grant, "g1")])
     with raw(tmp_path) as connection:
-        connection.execute("INSERT INTO grants VALUES (?, ?, ?)", stolen)
+        connection.execute("INSERT INTO grants VALUES (?, ?, ?, ?)", stolen)
     connection.close()
     async with open_vault(tmp_path) as vault:
         with pytest.raises(CorruptVaultError, match="erased"):
             await vault.run(lambda tx: tx.get(Grant, "g1"))
         await vault.run(lambda tx: tx.put(GRANT))  # makes a new key of the same name
     with raw(tmp_path) as connection:
-        connection.execute("INSERT OR REPLACE INTO grants VALUES (?, ?, ?)", stolen)
+        connection.execute("INSERT OR REPLACE INTO grants VALUES (?, ?, ?, ?)", stolen)
     connection.close()
     async with open_vault(tmp_path) as vault:
         with pytest.raises(CorruptVaultError):

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from device.vault.errors import CorruptVaultError
 from device.vault.records import Layout, layouts_of
+from device.vault.sealing import mac_of
 from relay.secret import PrivateKey, RefreshToken, Secret
 
 from .samples import Colour, Counter, Grant, Mixed
+
+MAC_KEY = PrivateKey(bytes(range(32)))
 
 
 def make(
@@ -34,10 +37,11 @@ def make(
 def test_tables_are_strict_and_without_rowid_unless_the_key_is_one_integer() -> None:
     assert Layout(Grant).create_sql == (
         'CREATE TABLE "grants" ("grant_id" TEXT NOT NULL, "generation" INTEGER NOT NULL, "refresh_token" BLOB, '
-        'PRIMARY KEY ("grant_id")) STRICT, WITHOUT ROWID'
+        '"row_mac" BLOB NOT NULL, PRIMARY KEY ("grant_id")) STRICT, WITHOUT ROWID'
     )
     assert Layout(Counter).create_sql == (
-        'CREATE TABLE "counters" ("number" INTEGER NOT NULL, "value" INTEGER NOT NULL, PRIMARY KEY ("number")) STRICT'
+        'CREATE TABLE "counters" ("number" INTEGER NOT NULL, "value" INTEGER NOT NULL, "row_mac" BLOB NOT NULL, '
+        'PRIMARY KEY ("number")) STRICT'
     )
 
 
@@ -139,9 +143,12 @@ def test_every_record_survives_a_strict_table(record: Mixed) -> None:
         assert sealed.startswith(place + b"|")
         return column.make_secret(sealed[len(place) + 1 :])
 
-    connection.execute(layout.put_sql, layout.encode(record, seal))
-    (row,) = connection.execute(layout.get_sql, (record.peer, record.seq)).fetchall()
+    connection.execute(
+        layout.put_sql, (*(written := layout.encode(record, seal)), mac_of("mixed", written, mac_key=MAC_KEY))
+    )
+    ((*row, mac),) = connection.execute(layout.get_sql, (record.peer, record.seq)).fetchall()
     connection.close()
+    assert mac == mac_of("mixed", row, mac_key=MAC_KEY)
     back = layout.decode(row, open_cell)
     assert back == record
     assert [type(getattr(back, name)) for name in Mixed.__slots__] == [
