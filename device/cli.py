@@ -47,6 +47,8 @@ GROUPS = {
     "companion": "the companion's agent: pair, get access tokens",
     "certs": "the broker's private CA",
 }
+TABLES = {"demo": "world", "sandbox": "world", "sandbox ctl": "ctl"}  # where a group's commands stand, by module
+CTL = "control a running sandbox: links, faults, clock, revocations, events"
 DESCRIPTION = """\
 A person signs in once, on the phone; a companion device then gets access tokens by itself, until the person,
 the provider or the end of its lease says otherwise."""
@@ -123,13 +125,15 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
             leaf = groups.add_parser(name, help=help_text, description=command.description, examples=command.examples)
             command.options(leaf)
             leaf.set_defaults(run=command.run)
+            if name == "sandbox":
+                _add_ctl(leaf, named)
     defaults = argparse.Namespace(home=None, config=None, socket=None, json=False)
     return parser.parse_args(given, defaults)
 
 
 def commands_of(group: str) -> Mapping[str, Command]:
     """Return the table of a group's commands; ``demo`` and ``sandbox`` share one."""
-    module = importlib.import_module(f"device.commands.{'world' if group in ('demo', 'sandbox') else group}")
+    module = importlib.import_module(f"device.commands.{TABLES.get(group, group)}")
     commands: Mapping[str, Command] = module.COMMANDS
     return commands
 
@@ -138,6 +142,16 @@ def _add_group(parser: argparse.ArgumentParser, name: str, named: frozenset[str]
     if name in AGENTS:
         agent_options(parser, name)
     add_commands(parser, commands_of(name), named)
+
+
+def _add_ctl(parser: argparse.ArgumentParser, named: frozenset[str]) -> None:
+    """Add ``ctl`` below ``sandbox``, which runs the sandbox when nothing follows."""
+    title = "a running sandbox"
+    below = parser.add_subparsers(title=title, metavar="ctl", dest="ctl", required=False, parser_class=Parser)
+    if "ctl" not in named:
+        below.add_parser("ctl", help=CTL, add_help=False)
+        return
+    add_commands(below.add_parser("ctl", help=CTL, description=_sentence(CTL)), commands_of("sandbox ctl"), named)
 
 
 def _sentence(text: str) -> str:

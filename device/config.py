@@ -125,6 +125,19 @@ def _path(value: object, info: ValidationInfo) -> object:
     return base / value if isinstance(base, Path) else Path(value)
 
 
+def _route(route: str) -> str:
+    try:
+        parts = urlsplit(f"//{route}")
+        is_right = parts.hostname is not None and bool(parts.port) and parts.netloc == route and not parts.username
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise ValueError("must be HOST:PORT, as in 127.0.0.1:8401")
+    if not is_loopback(parts.hostname or ""):
+        raise ValueError("must be on this machine: what goes there may be plain http")
+    return route
+
+
 Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_name)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 
@@ -281,6 +294,11 @@ class AgentConfig(Section):
     name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_name)] = Field(
         description="What the other device's person reads when this one is meant. Up to 64 characters."
     )
+    http_route: Annotated[str, Field(max_length=255), AfterValidator(_route)] | None = Field(
+        default=None,
+        description="For tests: HOST:PORT on this machine that connections to the provider go to, such as a link of "
+        "the sandbox that can be cut. URLs, issuer and the name in the certificate stay the provider's own.",
+    )
     broker: BrokerConfig = Field(description="Where the MQTT broker is and how this device shows who it is.")
     vault: VaultConfig = Field(
         default_factory=VaultConfig,
@@ -290,6 +308,15 @@ class AgentConfig(Section):
     token_api: TokenApiConfig = Field(
         default_factory=TokenApiConfig, description="Which local programs may ask this agent for access tokens."
     )
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """Host and port of http_route."""
+        if self.http_route is None:
+            return None
+        parts = urlsplit(f"//{self.http_route}")
+        assert parts.hostname is not None and parts.port is not None, "checked when it was read"
+        return parts.hostname, parts.port
 
     def warnings(self) -> tuple[str, ...]:
         """Return what is allowed but should be known, one sentence each."""
@@ -370,6 +397,8 @@ def check_config(model: type[C], text: str, base: Path) -> C | tuple[Problem, ..
         return (Problem("", line, "not TOML: " + re.sub(r" \(at .*\)$", "", str(exc))[:200].lower()),)
     except RecursionError:
         return (Problem("", 0, "not TOML: nested too deeply"),)
+    except ValueError:  # Python's limit for the digits of an integer
+        return (Problem("", 0, "not TOML: a number has too many digits"),)
     try:
         return model.model_validate(data, context={"base": base})
     except ValidationError as exc:

@@ -48,9 +48,14 @@ class _Progress:
 class AioHttp:
     """The Http port of production. Close it with :meth:`close`; safe to use from many tasks of one loop."""
 
-    def __init__(self, *, ca_file: Path | None = None) -> None:
-        """``ca_file`` (PEM) adds a private CA to the system's; it is read at the first request."""
+    def __init__(self, *, ca_file: Path | None = None, route: tuple[str, int] | None = None) -> None:
+        """``ca_file`` (PEM) adds a private CA to the system's; it is read at the first request.
+
+        ``route`` is the host and port that connections really go to. All else stays as the URL says: which URLs are
+        refused, the Host header, and the name that the certificate must have.
+        """
         self._ca_file = ca_file
+        self._route = route
         self._session: ClientSession | None = None
         self._opening = asyncio.Lock()
         self._is_closed = False
@@ -71,7 +76,7 @@ class AioHttp:
         progress = _Progress()
         try:
             async with asyncio.timeout(request.timeout_s):
-                return await _exchange(session, request, progress)
+                return await _exchange(session, request, progress, self._route)
         except TimeoutError:
             reason = f"no answer within {request.timeout_s:g} s" if progress.is_sent else "no connection in time"
         except Exception as error:
@@ -165,7 +170,9 @@ def _resolver() -> AbstractResolver:
     return Resolver()
 
 
-async def _exchange(session: ClientSession, request: HttpRequest, progress: _Progress) -> HttpResponse | Lost:
+async def _exchange(
+    session: ClientSession, request: HttpRequest, progress: _Progress, route: tuple[str, int] | None
+) -> HttpResponse | Lost:
     from yarl import URL
 
     headers = {"user-agent": "token-relay", "accept-encoding": "identity", **request.headers}
@@ -173,12 +180,19 @@ async def _exchange(session: ClientSession, request: HttpRequest, progress: _Pro
     if request.form is not None:
         headers["content-type"] = "application/x-www-form-urlencoded"
         body = _encode_form(request.form)
+    url = URL(request.url, encoded=True)
+    server_hostname = None
+    if route is not None:
+        headers["Host"] = url.host_port_subcomponent or ""  # the URL was checked to have a host
+        server_hostname = url.host if url.scheme == "https" else None
+        url = url.with_host(route[0]).with_port(route[1])
     async with session.request(
         request.method,
-        URL(request.url, encoded=True),
+        url,
         data=body,
         headers=headers,
         allow_redirects=False,
+        server_hostname=server_hostname,
         trace_request_ctx=progress,
     ) as response:
         raw = await _read_at_most(response, RESPONSE_BYTES_MAX)

@@ -40,6 +40,12 @@ def init_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vault-passphrase-file", metavar="F", type=text, help="file with a passphrase")
     group.add_argument("--vault-credential", metavar="NAME", type=text, help="a systemd credential of the service")
     parser.add_argument(
+        "--http-route",
+        metavar="HOST:PORT",
+        type=text,
+        help="for tests: connect to the provider through this address of this machine, such as a link of the sandbox",
+    )
+    parser.add_argument(
         "--new-key",
         action="store_true",
         help="with --force: also replace device.key and device.csr; the broker's CA has to sign the new request",

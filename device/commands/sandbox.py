@@ -28,6 +28,7 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         tls_key=_path(args.tls_key),
         as_json=context.as_json,
         seed=args.seed,
+        links=args.links,
     )
     asyncio.run(run(options))  # it minds the stop signals itself
     return DONE

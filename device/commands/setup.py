@@ -27,6 +27,7 @@ NAME_CHARS_MAX = 64
 # Which option a person must change when a setting is wrong.
 OPTIONS = {
     "name": "--name",
+    "http_route": "--http-route",
     "broker.url": "--broker",
     "broker.username": "--broker-username",
     "broker.password_file": "--broker-password-file",
@@ -86,6 +87,7 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
 
     chosen: dict[str, str | int | bool | None] = {
         "name": args.name or _host_name(kind),
+        "http_route": args.http_route,
         "broker.url": args.broker,
         "broker.username": args.broker_username,
         "broker.password_file": _absolute(args.broker_password_file),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
 from device.commands.options import PORT_MAX
 from device.commands.parsing import Command, json_option, seconds, text, whole
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
 
 PROFILES = ("entra", "auth0", "strict")
 HTTP_PORT = 8400
@@ -60,6 +58,12 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         type=whole(0, 2**31 - 1),
         help="where the randomness starts: the same seed and clock give the same tokens",
     )
+    parser.add_argument(
+        "--links",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="listen also on four links that lead to provider and broker and can be cut (default)",
+    )
     json_option(parser)
 
 
@@ -77,7 +81,9 @@ COMMANDS = {
         _sandbox,
         "device.commands.sandbox:sandbox",
         description="Run an identity provider and a small MQTT broker on this machine, for development and tests. "
-        "State is in memory. The control interface is under /sandbox/. Not for real accounts.",
-        examples="  token-relay sandbox\n  token-relay sandbox --profile strict --access-token-lifetime 60 --json",
+        "State is in memory. The control interface is under /sandbox/; `sandbox ctl` uses it: links are cut, faults "
+        "armed, the clock put forward. Not for real accounts.",
+        examples="  token-relay sandbox\n  token-relay sandbox --profile strict --access-token-lifetime 60 --json\n"
+        "  token-relay sandbox ctl cut companion-provider",
     ),
 }

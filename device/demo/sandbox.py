@@ -48,7 +48,7 @@ class Sandbox:
         """The person who signs in with a password."""
         return next(user for user in self.facts.users if user.password is not None)
 
-    def _request(self, method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
+    def request(self, method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
         """Send one request and follow nothing; header names come back in lower case. Raises StepFailedError."""
         parts = urllib.parse.urlsplit(urllib.parse.urljoin(self.facts.http, url))
         expect((parts.scheme, parts.hostname) == ("http", "127.0.0.1"), "an address on this machine", parts.netloc)
@@ -70,7 +70,7 @@ class Sandbox:
     def control(self, method: str, path: str, value: Mapping[str, object] | None = None) -> bytes:
         """Use the control interface; returns the body."""
         body = b"" if value is None else json.dumps(value).encode()
-        status, _, raw = self._request(
+        status, _, raw = self.request(
             method, f"/sandbox/{path}", body=body, headers={"Content-Type": "application/json"}
         )
         expect(status in (200, 201), f"the sandbox accepts {method} {path}", f"status {status}")
@@ -113,22 +113,22 @@ class Sandbox:
         """Be the person at the browser: open the login page, sign in, go back to the device."""
         user = self.password_user
         assert user.password is not None, "chosen by it"
-        status, _, page = self._request("GET", url)
+        status, _, page = self.request("GET", url)
         text = page.decode(errors="replace")
         action, ticket = re.search(r'action="([^"]+)"', text), re.search(r'name="ticket" value="([^"]+)"', text)
         if status != 200 or action is None or ticket is None:
             raise StepFailedError("a login page with one form", f"status {status}")
         fields = {"ticket": unescape(ticket[1]), "username": user.username, "password": user.password.reveal()}
         body = urllib.parse.urlencode(fields).encode()
-        status, headers, _ = self._request("POST", unescape(action[1]), body=body, headers={"Content-Type": FORM})
+        status, headers, _ = self.request("POST", unescape(action[1]), body=body, headers={"Content-Type": FORM})
         expect_equal(status, 303, "the login page sends the browser back")
-        status, _, _ = self._request("GET", headers.get("location", ""))
+        status, _, _ = self.request("GET", headers.get("location", ""))
         expect_equal(status, 200, "the device takes the browser back")
 
     def show_to_resource(self, access_token: AccessToken) -> int:
         """Show an access token to the protected resource, as an app would; returns the status. RFC 6750 §2.1."""
         bearer = {"Authorization": f"Bearer {access_token.reveal()}"}
-        return self._request("GET", "/sandbox/resource", headers=bearer)[0]
+        return self.request("GET", "/sandbox/resource", headers=bearer)[0]
 
     # -- the broker ----------------------------------------------------------------------------------------
 

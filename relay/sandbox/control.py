@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from relay.sandbox.link_routes import LinkBook, LinkOrder, carry_out, event_fields, shown
 from relay.sandbox.provider import Provider
 from relay.sandbox.refusals import Trace
 from relay.sandbox.tokens import revoke_user
@@ -90,8 +91,15 @@ class ControlAnswer:
     wait_s: float = 0.0
 
 
-def control(provider: Provider, request: Request, now: float, *, broker: BrokerRecord | None = None) -> ControlAnswer:
-    """Answer one question or carry out one order; without a ``broker`` nothing stands under ``broker/``."""
+def control(
+    provider: Provider,
+    request: Request,
+    now: float,
+    *,
+    broker: BrokerRecord | None = None,
+    links: LinkBook | None = None,
+) -> ControlAnswer:
+    """Answer one question or carry out one order; without ``broker`` or ``links``, nothing stands under these names."""
     path = request.path.removeprefix(PREFIX).strip("/")
     try:
         if path.startswith("mailbox/"):
@@ -106,6 +114,9 @@ def control(provider: Provider, request: Request, now: float, *, broker: BrokerR
         if path == "broker/replay" and broker is not None:
             _only(request, "POST")
             return ControlAnswer(_broker_replay(broker, request))
+        if path == "links" and links is not None:
+            _only(request, "GET", "POST")
+            return ControlAnswer(_links(links, provider, request, now))
         handler = _HANDLERS.get((request.method, path))
         if handler is None:
             allowed = sorted(method for method, known in _HANDLERS if known == path)
@@ -257,6 +268,15 @@ def _broker_replay(broker: BrokerRecord, request: Request) -> Response:
     return json_response({"replayed": len(numbers)})
 
 
+def _links(links: LinkBook, provider: Provider, request: Request, now: float) -> Response:
+    if request.method == "GET":
+        return json_response(shown(links))
+    order = _read(LinkOrder, request)
+    result = carry_out(links, order)
+    provider.state.note("link_changed", provider.time(now), **event_fields(order))
+    return json_response(result)
+
+
 def _read(model: type[M], request: Request) -> M:
     if request.content_type != "application/json":  # also keeps forms of foreign web pages out
         raise Refusal("invalid_request", "the content type must be application/json", status=415)
@@ -303,5 +323,6 @@ _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]]
     ("GET", "state"): _state,
 }
 _PATHS = sorted(
-    {path for _, path in _HANDLERS} | {"broker/messages", "broker/replay", "events", "mailbox/{address}", "resource"}
+    {path for _, path in _HANDLERS}
+    | {"broker/messages", "broker/replay", "events", "links", "mailbox/{address}", "resource"}
 )

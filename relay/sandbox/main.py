@@ -1,4 +1,4 @@
-"""The ``sandbox`` command: provider and broker in one process, until somebody stops it.
+"""The ``sandbox`` command: provider, broker and the links to both in one process, until somebody stops it.
 
 Says once where everything is, for a person as text or for a program as one line of JSON, and ends within two seconds
 of SIGTERM, SIGINT or cancellation. All state is in memory and ends with it.
@@ -10,19 +10,24 @@ import asyncio
 import contextlib
 import json
 import random
+import shlex
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from relay.errors import ConfigError
+from relay.provider.http import is_loopback
+from relay.sandbox.links import LINK_NAMES
+from relay.sandbox.network import Network
 from relay.sandbox.server import SandboxServer, tls_context
 from relay.sandbox.values import JsonValue
 from relay.sandbox.world import DEFAULT_WORLD, WORLD_BYTES_MAX, Policy, ProfileName, World, parse_world
 
 STOP_S_MAX = 2.0
+PORT_MAX = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class SandboxOptions:
     tls_key: Path | None = None
     as_json: bool = False
     seed: int | None = None
+    links: bool = True
 
 
 async def run(options: SandboxOptions, *, write: Callable[[str], object] | None = None) -> None:
@@ -65,7 +71,7 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
         stop = stack.enter_context(_stop_signals())
         stack.push_async_callback(_within, server.stop)
         await server.start()
-        mqtt = ""
+        mqtt, broker_place = "", None
         if options.mqtt_port is not None:
             from relay.sandbox.broker import Broker
 
@@ -75,12 +81,31 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
             )
             server.broker = broker
             try:
-                mqtt = f"mqtt://127.0.0.1:{await broker.start()}"
+                broker_place = ("127.0.0.1", await broker.start())
             except OSError as exc:
                 raise ConfigError(f"cannot listen on 127.0.0.1:{options.mqtt_port}: {exc.strerror}") from exc
             stack.push_async_callback(_within, broker.stop)
+            mqtt = f"mqtt://127.0.0.1:{broker_place[1]}"
+        if options.links:
+            network = await _start_links(broker_place, _place_of(server, options), is_fixed=options.http_port != 0)
+            server.links = network
+            stack.push_async_callback(_within, network.stop)
         (write or _print)(announcement(server, world, mqtt=mqtt, as_json=options.as_json))
         await stop.wait()
+
+
+def _place_of(server: SandboxServer, options: SandboxOptions) -> tuple[str, int]:
+    """Return where a link finds the provider, which listens everywhere when it is not on loopback."""
+    return (options.http_host if is_loopback(options.http_host) else "127.0.0.1"), server.port
+
+
+async def _start_links(broker: tuple[str, int] | None, provider: tuple[str, int], *, is_fixed: bool) -> Network:
+    """Start the links; after a provider with a fixed port on the next ones, if free: agents find them again there."""
+    ports: dict[str, int] = {name: provider[1] + 1 + index for index, name in enumerate(LINK_NAMES)}
+    if is_fixed and max(ports.values()) <= PORT_MAX:
+        with contextlib.suppress(ConfigError):
+            return await Network.between(broker=broker, provider=provider, ports=ports).start()
+    return await Network.between(broker=broker, provider=provider).start()
 
 
 def profile_of(name: str) -> ProfileName:
@@ -131,15 +156,42 @@ def announcement(server: SandboxServer, world: World, *, mqtt: str, as_json: boo
         "tenant": world.tenant,
         "client_id": next(iter(state.clients)),
     }
+    addresses = {} if server.links is None else {link.name: link.address for link in server.links.status()}
+    init = init_lines(facts, addresses)
     if as_json:
-        return json.dumps({**facts, "users": users}) + "\n"
+        return json.dumps({**facts, "users": users, "links": {**addresses}, "init": {**init}}) + "\n"
     lines = [f"{name:10} {value or 'none'}" for name, value in facts.items()]
     lines.insert(1, f"{'authority':10} {state.places.authority}")
     for entry in state.users.values():
         how = "code by e-mail" if entry.password is None else f"password {entry.password.reveal()}"
         lines.append(f"{'user':10} {entry.username} ({how})")
     lines.append(f"{'control':10} {server.base_url}/sandbox/ (codes: GET /sandbox/mailbox/ADDRESS)")
+    lines += [f"{'link':10} {name} {address}" for name, address in addresses.items()]
+    if init:
+        through = ", through the links (token-relay sandbox ctl cut LINK)" if addresses else ""
+        lines += ["", f"agents that use it{through}:", *init.values()]
     return "\n".join(lines) + "\n"
+
+
+def init_lines(facts: Mapping[str, JsonValue], addresses: Mapping[str, str]) -> dict[str, str]:
+    """Return the command lines that make a phone and a companion of this sandbox, through its links if it has any.
+
+    The provider's URL is the same with and without a link, so there is one issuer for both ends, and the phone may
+    hand the token endpoint that it discovered to a companion that reaches it by another link.
+    """
+    if facts["mqtt"] is None:
+        return {}
+    is_entra = facts["profile"] == "entra"
+    provider = ["--provider", facts["http"] if is_entra else facts["issuer"], "--profile", facts["profile"]]
+    provider += ["--tenant", facts["tenant"]] if is_entra else []
+    provider += ["--client-id", facts["client_id"], "--allow-refresh-token-access"]
+    lines = {}
+    for kind, name, more in (("phone", "phone", provider), ("companion", "watch", [])):
+        broker = addresses.get(f"{kind}-broker")
+        words = ["token-relay", kind, "init", *more, "--broker", f"mqtt://{broker}" if broker else facts["mqtt"]]
+        words += ["--http-route", addresses[f"{kind}-provider"]] if addresses else []
+        lines[kind] = shlex.join(map(str, [*words, "--name", name]))
+    return lines
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from random import Random
 from relay.sandbox import browser, grants, metadata, refusals, tokens
 from relay.sandbox.faults import Admission, FaultBook, wrong_answer
 from relay.sandbox.refusals import Trace
-from relay.sandbox.rules import Places
+from relay.sandbox.rules import Places, Rules
 from relay.sandbox.signing import Signer
 from relay.sandbox.state import Event, State
 from relay.sandbox.values import GUID, Params, Refusal, Request, Response, body_params, json_response, query_params
@@ -39,8 +39,11 @@ class Answer:
 class Provider:
     """The provider. All methods return at once and change the state entirely or not at all."""
 
-    def __init__(self, world: World, places: Places, rng: Random, signer: Signer, *, now: float) -> None:
-        self.state = State.from_world(world, places, rng, signer)
+    def __init__(
+        self, world: World, places: Places, rng: Random, signer: Signer, *, now: float, rules: Rules | None = None
+    ) -> None:
+        """``rules``: others than the profile's own, for providers of another kind."""
+        self.state = State.from_world(world, places, rng, signer, rules)
         self.faults = FaultBook()
         for fault in world.faults:
             self.faults.arm(fault, now)
@@ -99,7 +102,12 @@ class Provider:
         """Note that the connection ended without the answer, by a fault or because the client went away."""
         self._note(admission, now, "answer_lost" if was_committed else "request_lost")
 
-    def _note(self, admission: Admission, now: float, kind: str, **more: str) -> None:
+    def answered(self, admission: Admission, answer: Answer, now: float) -> None:
+        """Note that the answer to a token request has left: whole, on a connection that was open."""
+        if admission.endpoint == "token":
+            self._note(admission, now, "token_request_answered", status=answer.response.status)
+
+    def _note(self, admission: Admission, now: float, kind: str, **more: str | int) -> None:
         trace = admission.trace
         known = {
             "trace_id": trace.trace_id,

@@ -6,8 +6,9 @@ pass every test. Sources: Microsoft's documentation of refresh tokens, Auth0's o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Literal
 
 from relay.sandbox.world import DAY_S, EndpointName, Policy, ProfileName
 
@@ -19,8 +20,9 @@ OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
 class Rules:
     """One profile.
 
-    ``invalidates_on_use``: a refresh token is spent by its use (rotation with reuse detection). ``has_revocation``:
-    RFC 7009 exists. ``always_full_answer``: refresh answers always hold refresh token, id_token and client_info.
+    ``invalidates_on_use``: a refresh token is spent by its use (rotation). ``reuse_kills_family``: what a spent one
+    costs; without it, it is merely refused. ``branches_in_grace``: within the leeway each use of *any* spent token
+    begins another branch, which lives on. ``has_revocation``: RFC 7009 exists.
     """
 
     name: ProfileName
@@ -30,6 +32,8 @@ class Rules:
     has_password_grant: bool
     is_native: bool
     policy: Policy
+    reuse_kills_family: bool = True
+    branches_in_grace: bool = False
 
 
 RULES: dict[ProfileName, Rules] = {
@@ -63,6 +67,30 @@ RULES: dict[ProfileName, Rules] = {
         is_native=False,
         policy=Policy(),
     ),
+}
+
+Kind = Literal["entra", "auth0", "strict", "rotates", "grace"]
+
+
+@dataclass(frozen=True, slots=True)
+class KindOfProvider:
+    """Rules, and the client's profile that a careful operator would choose for them."""
+
+    rules: Rules
+    client: ProfileName
+
+
+# What is met in the wild beyond the three profiles; for simulations. A provider that nobody described counts as strict.
+KINDS: dict[Kind, KindOfProvider] = {
+    "entra": KindOfProvider(RULES["entra"], "entra"),
+    "auth0": KindOfProvider(RULES["auth0"], "auth0"),
+    "strict": KindOfProvider(RULES["strict"], "strict"),
+    # Duende IdentityServer, OneTimeOnly: a spent token is refused, its successor stays good
+    "rotates": KindOfProvider(
+        replace(RULES["strict"], reuse_kills_family=False, reuse_kills_access_tokens=False), "strict"
+    ),
+    # Ory Hydra, rotation_grace_period: within it each use gives another pair, and the branches live on independently
+    "grace": KindOfProvider(replace(RULES["strict"], branches_in_grace=True, policy=Policy(leeway_s=30.0)), "strict"),
 }
 
 

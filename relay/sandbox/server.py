@@ -28,6 +28,7 @@ from relay.errors import ConfigError
 from relay.provider.http import is_loopback
 from relay.sandbox.control import PREFIX, BrokerRecord, control
 from relay.sandbox.faults import Admission, Wait
+from relay.sandbox.link_routes import LinkBook
 from relay.sandbox.provider import Provider
 from relay.sandbox.rules import Places
 from relay.sandbox.signing import RsaSigner, Signer
@@ -90,6 +91,7 @@ class SandboxServer:
         self._provider: Provider | None = None
         self._changed = asyncio.Event()
         self.broker: BrokerRecord | None = None  # whose record the control interface shows; it may come later
+        self.links: LinkBook | None = None  # what the control interface may cut; it may come later too
 
     @property
     def provider(self) -> Provider:
@@ -101,6 +103,13 @@ class SandboxServer:
     def base_url(self) -> str:
         """Scheme, host and port, without a slash at the end, once started."""
         return self.provider.state.places.base_url
+
+    @property
+    def port(self) -> int:
+        """The port that was bound, once started."""
+        port = urlsplit(self.base_url).port
+        assert port is not None, "the base URL always has one"
+        return port
 
     async def start(self) -> str:
         """Bind, accept requests and return :attr:`base_url`.
@@ -176,7 +185,7 @@ class SandboxServer:
         began_at = loop.time()
         while True:
             changed = self._changed
-            answer = control(self.provider, value, self._wall(), broker=self.broker)
+            answer = control(self.provider, value, self._wall(), broker=self.broker, links=self.links)
             if value.method != "GET":
                 self.tell()
             if not answer.is_empty or answer.wait_s == 0:
@@ -207,6 +216,8 @@ class SandboxServer:
             response = _to_aiohttp(answer.response)
             await response.prepare(request)
             await response.write_eof()
+            provider.answered(admission, answer, self._wall())
+            self.tell()
             return response
         except (asyncio.CancelledError, ConnectionError) as exc:
             provider.lost(admission, self._wall(), was_committed=was_committed)

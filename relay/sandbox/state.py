@@ -170,9 +170,9 @@ class State:
     clock_offset_s: float = 0.0
 
     @classmethod
-    def from_world(cls, world: World, places: Places, rng: Random, signer: Signer) -> State:
+    def from_world(cls, world: World, places: Places, rng: Random, signer: Signer, rules: Rules | None = None) -> State:
         """Return the state at the start; a policy key that the world leaves out is the profile's."""
-        rules = RULES[places.profile]
+        rules = rules or RULES[places.profile]
         policy = rules.policy.model_copy(update=world.policy.model_dump(exclude_unset=True))
         state = cls(places=places, rules=rules, policy=policy, rng=rng, signer=signer)
         for user in world.users:

@@ -8,6 +8,9 @@ does with a token that was used before:
   was first issued, gets another successor. Any older one, or that one later, kills the family.
 * ``strict``: any used token kills the family and its access tokens.
 
+Two more kinds exist for simulations (:data:`relay.sandbox.rules.KINDS`): one that refuses a used token and nothing
+else, one that lets the family branch within a grace period.
+
 Everything is checked before anything is changed, so a refusal leaves no trace but its event (and the family's death).
 RFC 6749 §6, RFC 9700 §4.14.2.
 """
@@ -130,7 +133,8 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
             generation=entry.generation,
             latest_generation=family.generation,
         )
-        kill_family(state, family, trace, reason="reuse")
+        if state.rules.reuse_kills_family:
+            kill_family(state, family, trace, reason="reuse")
         raise _denied(
             state,
             trace,
@@ -152,7 +156,7 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
     allowed = {*family.scope, *(OIDC_SCOPES if state.places.profile == "entra" else ())}
     _check_scope(scope, allowed)
 
-    refresh_token = _next_refresh_token(state, family, trace.now)
+    refresh_token = _next_refresh_token(state, family, trace.now, used=entry)
     state.note(
         "refresh_committed",
         trace.now,
@@ -263,6 +267,8 @@ def _check_scope(scope: tuple[str, ...], allowed: set[str] | None) -> None:
 
 
 def _may_be_used(state: State, family: Family, entry: RefreshEntry, now: float) -> bool:
+    if state.rules.branches_in_grace:
+        return entry.superseded_at is None or now - entry.superseded_at <= state.policy.leeway_s
     if entry.generation == family.generation:
         return True
     is_previous = entry.generation == family.generation - 1
@@ -288,13 +294,15 @@ def _denied(
     return Refusal("invalid_grant", text, code=code)
 
 
-def _next_refresh_token(state: State, family: Family, now: float) -> str:
+def _next_refresh_token(state: State, family: Family, now: float, used: RefreshEntry | None = None) -> str:
     """Issue the successor of the newest token, which counts as the previous one from now on.
 
     So a token that was repeated within the leeway is the second-to-last afterwards, and its next use kills.
     """
-    newest = state.refresh_tokens.get(family.newest)
-    if newest is not None:
+    if state.rules.branches_in_grace:
+        if used is not None and used.superseded_at is None:  # the grace counts from the first use
+            used.superseded_at = now
+    elif (newest := state.refresh_tokens.get(family.newest)) is not None:
         newest.superseded_at = now
     value = state.token("rt")
     family.newest = digest(value)

@@ -149,6 +149,8 @@ def parse_world(text: str, *, file: str) -> World:
         found = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise ConfigError(f"{file}: not TOML: {exc}") from exc
+    except ValueError:  # Python's limit for the digits of an integer
+        raise ConfigError(f"{file}: not TOML: a number has too many digits") from None
     try:
         world = World.model_validate({"users": list(DEFAULT_USERS), "clients": DEFAULT_WORLD.clients, **found})
     except ValidationError as exc:

@@ -205,6 +205,21 @@ def test_device_name_is_printable_and_short(name: str) -> None:
     assert problem.startswith("config.toml:1: name: ")
 
 
+@pytest.mark.parametrize(
+    "route", ["127.0.0.1", "127.0.0.1:0", "127.0.0.1:x", "a@127.0.0.1:1", "127.0.0.1:1/", ":1", ""]
+)
+def test_a_route_is_a_host_and_a_port(route: str) -> None:
+    (problem,) = problems(CompanionConfig, f'http_route = "{route}"\n{COMPANION}')
+    assert "http_route: must be HOST:PORT" in problem
+
+
+def test_a_route_stays_on_this_machine() -> None:
+    (problem,) = problems(CompanionConfig, f'http_route = "192.0.2.1:80"\n{COMPANION}')
+    assert "http_route: must be on this machine" in problem
+    config = check_config(CompanionConfig, f'http_route = "[::1]:80"\n{COMPANION}', Path("/etc"))
+    assert isinstance(config, CompanionConfig) and config.http_address == ("::1", 80)
+
+
 def test_companion_has_no_provider_settings() -> None:
     (problem,) = problems(CompanionConfig, COMPANION + '[provider]\nurl = "https://idp.example"\n')
     assert problem == "config.toml:4: provider: no such setting"

@@ -141,7 +141,15 @@ AGENT_FORBIDDEN = (
 SANDBOX_IMPORTERS = ("relay.sandbox", "device.simulation", "device.demo", "device.commands.sandbox")
 SIMULATION_IMPORTERS = ("device.simulation", "device.demo")
 AIOHTTP_IMPORTERS = frozenset({"device.http", "device.token_api", "relay.sandbox.server"})
-SANDBOX_IO = frozenset({"relay.sandbox.broker", "relay.sandbox.main", "relay.sandbox.server"})
+SANDBOX_IO = frozenset(
+    {
+        "relay.sandbox.broker",
+        "relay.sandbox.link_connection",
+        "relay.sandbox.main",
+        "relay.sandbox.network",
+        "relay.sandbox.server",
+    }
+)
 SANDBOX_CORE_FORBIDDEN = ("aiohttp", "asyncio", "os", "pathlib", "secrets", "socket", "ssl", "time")
 
 # The command line picks its module by name, so that `companion token` need not load the rest on slow hardware.
@@ -245,7 +253,7 @@ def sandbox_stays_out_of_production(modules: Modules) -> list[str]:
     rules = (
         ("relay.sandbox", SANDBOX_IMPORTERS),
         ("device.simulation", SIMULATION_IMPORTERS),
-        ("device.demo", ("device.demo", "device.commands.sandbox")),
+        ("device.demo", ("device.demo", "device.commands.sandbox", "device.simulation.testkit_sandbox")),
     )
     return [
         at(module, found.line, f"{kept} is imported by {', '.join(importers)} only")

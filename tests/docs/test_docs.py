@@ -36,7 +36,7 @@ from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, FAULT_NAMES, PASSWORD,
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "certs" / "README.md", *DOCS.rglob("*.md")], key=str)
-GROUPS = ("phone", "companion", "certs", "sandbox", "demo")
+GROUPS = ("phone", "companion", "certs", "sandbox", "sandbox ctl", "demo")
 BLANK_NOW = Now(wall_s=1e9, is_synced=True, boot_s=1.0, boot_id="0" * 32)
 
 # Every place that the documents may point to. Anything else is a slip of somebody's own machine or service.
@@ -324,7 +324,7 @@ def test_the_faults_of_the_page_are_those_of_the_sandbox() -> None:
     control = section(read("docs/spec/sandbox.md"), "Control interface")
     for knob in Policy.model_fields:
         assert f"`{knob}`" in control, knob
-    for method, path in CONTROL_HANDLERS:
+    for method, path in [*CONTROL_HANDLERS, ("GET", "links"), ("POST", "links")]:
         assert f"`{method} /sandbox/{path}" in control, (method, path)
 
 

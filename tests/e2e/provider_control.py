@@ -28,6 +28,7 @@ class Sandbox:
         self.profile = str(facts["profile"])
         self.tenant = str(facts["tenant"])
         self.client_id = str(facts["client_id"])
+        self.links: dict[str, str] = dict(facts.get("links", {}))
 
     # -- requests --------------------------------------------------------------------------------------
 

@@ -307,6 +307,33 @@ async def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None
     assert answer == NotSent("the certificate of 127.0.0.1 is not accepted")
 
 
+async def test_a_route_changes_where_a_connection_goes_and_nothing_else(tmp_path: Path) -> None:
+    heads: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await read_request(reader))[0])
+        writer.write(raw_answer(b"{}"))
+        await writer.drain()
+
+    context, cert_file = certificate(tmp_path, "idp.example")
+    async with serve(handler) as plain, serve(handler, context) as sealed:
+        for scheme, host, port, expected in (
+            ("http", "127.0.0.1", plain, b"Host: 127.0.0.1:1\r\n"),
+            ("https", "idp.example", sealed, b"Host: idp.example:1\r\n"),
+        ):
+            routed = AioHttp(ca_file=cert_file, route=("127.0.0.1", port))
+            assert isinstance(await routed.request(post(1, scheme=scheme, host=host)), HttpResponse)
+            assert heads[-1].startswith(b"POST /token HTTP/1.1\r\n") and expected in heads[-1]
+            await routed.close()
+        routed = AioHttp(ca_file=cert_file, route=("127.0.0.1", sealed))
+        other = await routed.request(post(1, scheme="https", host="other.example"))
+        elsewhere = await routed.request(post(1, scheme="http", host="idp.example"))
+        await routed.close()
+    assert other == NotSent("the certificate of other.example is not accepted")
+    assert isinstance(elsewhere, NotSent) and "refused: the URL" in elsewhere.reason
+    assert len(heads) == 2
+
+
 @pytest.mark.parametrize("content", [None, b"no certificate"])
 async def test_a_ca_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     ca_file = tmp_path / "ca.pem"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -22,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from sandbox_client import OTP_USER, PASSWORD_USER, SandboxClient
 
 from relay.errors import ConfigError
+from relay.sandbox.links import LINK_NAMES
 from relay.sandbox.main import SandboxOptions, run, world_of
 from relay.sandbox.server import SandboxServer, is_loopback, tls_context
 from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
@@ -100,6 +103,56 @@ async def test_a_taken_port_is_named() -> None:
             await run(SandboxOptions(http_port=port, mqtt_port=None))
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
             await run(SandboxOptions(http_port=0, mqtt_port=port))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("profile", ["entra", "auth0", "strict"])
+async def test_links_lead_to_the_same_provider_and_the_init_lines_through_them(profile: str) -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    async with asyncio.TaskGroup() as tasks, ClientSession() as session:
+        task = tasks.create_task(running(SandboxOptions(http_port=0, mqtt_port=0, as_json=True, profile=profile), said))
+        facts = json.loads(await said.get())
+        assert list(facts["links"]) == list(LINK_NAMES)
+        path = "contoso.onmicrosoft.com/v2.0/" if profile == "entra" else ""
+        url = f"{facts['http']}/{path}.well-known/openid-configuration"
+        direct = await (await session.get(url)).json()
+        host = facts["http"].removeprefix("http://")
+        for kind in ("phone", "companion"):
+            link = facts["links"][f"{kind}-provider"]
+            by_link = await (await session.get(url.replace(host, link), headers={"Host": host})).json()
+            assert by_link == direct and direct["issuer"] == facts["issuer"]
+            assert f"--http-route {link}" in facts["init"][kind]
+        provider = facts["http"] if profile == "entra" else facts["issuer"]
+        assert f"--provider {provider} --profile {profile}" in facts["init"]["phone"]
+        task.cancel()
+
+
+@pytest.mark.asyncio
+async def test_links_have_the_ports_after_the_providers_unless_somebody_else_has_one() -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    port = free_ports(5)
+    options = SandboxOptions(http_port=port, mqtt_port=0, as_json=True)
+    for is_taken in (False, True):
+        with contextlib.ExitStack() as stack:
+            if is_taken:
+                stack.enter_context(socket.create_server(("127.0.0.1", port + 4)))
+            async with asyncio.TaskGroup() as tasks:
+                task = tasks.create_task(running(options, said))
+                links = json.loads(await said.get())["links"]
+                task.cancel()
+            ports = [int(address.rpartition(":")[2]) for address in links.values()]
+            assert (ports == [port + 1, port + 2, port + 3, port + 4]) != is_taken
+            assert len(set(ports)) == 4
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody has."""
+    for first in range(20_000, 30_000, count):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise AssertionError("no free ports")
 
 
 def test_a_world_file_and_an_option_add_up(tmp_path: Path) -> None:
