@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # plain `pytest` adds each test's own directory only
 
 PROGRAMS = ("mosquitto", "mosquitto_pub", "mosquitto_sub")
-NEED_A_BROKER = ("tests/channel", "tests/e2e", "tests/certs/test_broker.py")
-NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py")
+NEED_A_BROKER = ("tests/channel", "tests/chaos", "tests/e2e", "tests/certs/test_broker.py")
+NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py", "tests/chaos/test_chaos_plan.py")
 WHY = "mosquitto is not installed: apt-get install mosquitto mosquitto-clients"
 SKIPPED = pytest.StashKey[int]()
 

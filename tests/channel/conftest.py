@@ -9,12 +9,13 @@ import pytest
 import pytest_asyncio
 from certificates import Authority
 from channel_kit import PACKET_BYTES_MAX
+from library import PROTOCOLS
 from mosquitto import Mosquitto
 
 from relay.sandbox.broker import Broker
 
 
-@pytest.fixture(params=["5", "3.1.1"])
+@pytest.fixture(params=PROTOCOLS)
 def protocol(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
