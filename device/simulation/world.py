@@ -1,255 +1,323 @@
-"""Simulated ports: a clock that is moved by hand, a broker in memory, the sandbox provider's core as HTTP.
+"""A world of phones and companions, one broker and one provider, in virtual time; one seed is one history.
 
-Both agents run unchanged on these, with :class:`device.simulation.memory_vault.MemoryVault`: one process, no thread,
-no socket, no real time. A link can be cut, messages can be held, repeated and replayed; time passes only in
-:meth:`VirtualClock.advance`.
+The devices run the agents' real code on simulated ports: no thread, no socket, no real time. Time passes only when
+nobody can go on, so ``await world.advance(3600)`` costs what happens in that hour and nothing else::
+
+    world = World("strict", seed=7)
+
+    async def story() -> None:
+        await world.begin()                       # phone and watch are on, signed in, paired
+        await world.phones[0].hand_off("watch")
+        world.end("watch").http.plan("lost_after")
+        await world.advance(36 * 3600)
+
+    world.run(story())
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from random import Random as SeededRandom
-from urllib.parse import urlencode, urlsplit
+import hashlib
+from collections.abc import Callable, Coroutine, Sequence
+from functools import cached_property
+from random import Random
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qs
 
-from device.ports import Now
-from relay.errors import VaultError
-from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from device.simulation.beginnings import Beginning, take_down, take_up
+from device.simulation.broker import Packet, SimulatedBroker
+from device.simulation.clocks import WALL_AT_START_S
+from device.simulation.ends import SCOPE, CompanionEnd, End, PhoneEnd
+from device.simulation.loop import VirtualLoop
+from device.simulation.observer import Observer
+from device.simulation.real_disk import RealTier
+from device.simulation.telling import Telling
+from device.simulation.tiers import FastTier, MemoryTier, Tier
+from relay.envelope import HEADER_BYTES
+from relay.errors import PeerError
+from relay.identity import KeyPair, raw_id
+from relay.messages import Message, decode
+from relay.provider.oauth import ProviderMetadata
+from relay.provider.profile import PROFILES
+from relay.sandbox import tokens
 from relay.sandbox.provider import Provider
-from relay.sandbox.values import Request
-from relay.secret import Secret
+from relay.sandbox.refusals import Trace
+from relay.sandbox.rules import KINDS, Kind, Places
+from relay.sandbox.values import Request, Response
+from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD, UserModel
+from relay.secret import Password
 
-SETTLE_ROUNDS = 10_000  # turns of the event loop; more means that something spins without time passing
+T = TypeVar("T")
+TierName = Literal["fast", "memory", "real"]
 
+BASE = "https://provider.example"
+USERNAMES = ("password@contoso.example", "second@contoso.example")
+"""Who has a password; ``otp@contoso.example`` signs in by a code instead, where the provider has native sign-in."""
 
-async def settle() -> None:
-    """Let everything that can run without time passing run."""
-    loop = asyncio.get_running_loop()
-    ready = getattr(loop, "_ready", None)  # not public, but nothing else says "nothing left to run"
-    for _ in range(SETTLE_ROUNDS):
-        await asyncio.sleep(0)
-        if ready is not None and not ready:
-            return
-
-
-class VirtualClock:
-    """Time that stands still until :meth:`advance`. Several devices share it; each has a boot id of its own."""
-
-    def __init__(self, *, wall_s: float = 1_800_000_000.0) -> None:
-        self._elapsed_s = 0.0
-        self._wall_s = wall_s
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._count = 0
-        self.is_synced = True
-        self.boot_id = "boot-1"
-        self._booted_s = 0.0
-
-    def now(self) -> Now:
-        """Read all clocks."""
-        boot_s = 100.0 + self._elapsed_s - self._booted_s
-        return Now(self.boot_id, boot_s, self._wall_s + self._elapsed_s, self.is_synced)
-
-    def reboot(self, boot_id: str) -> None:
-        """Begin a new boot now."""
-        self.boot_id = boot_id
-        self._booted_s = self._elapsed_s
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep until the clock has been advanced that far."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._count += 1
-        heapq.heappush(self._sleepers, (self._elapsed_s + max(seconds, 0.0), self._count, future))
-        await future
-
-    async def advance(self, seconds: float) -> None:
-        """Let time pass, waking sleepers in order and letting each run before time goes on."""
-        ends_s = self._elapsed_s + seconds
-        await settle()
-        while self._sleepers and self._sleepers[0][0] <= ends_s:
-            at_s, _, future = heapq.heappop(self._sleepers)
-            self._elapsed_s = max(self._elapsed_s, at_s)
-            if not future.done():
-                future.set_result(None)
-                await settle()
-        self._elapsed_s = ends_s
-        await settle()
+PEOPLE = DEFAULT_WORLD.model_copy(
+    update={"users": [*DEFAULT_WORLD.users, UserModel(username=USERNAMES[1], password=Password(PASSWORD))]}
+)
+_BEGINNINGS: dict[tuple[object, ...], Beginning] = {}
+_TIERS: dict[TierName, Callable[[], Tier]] = {
+    "fast": FastTier,
+    "memory": MemoryTier,
+    "real": lambda: RealTier(MemoryTier().signer),
+}
 
 
-class SeededPort:
-    """The Random port over a seed."""
+class World:
+    """See the module. ``profile`` is a kind of provider (:data:`relay.sandbox.rules.KINDS`)."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = SeededRandom(seed)  # noqa: S311  # reproducible histories are the point
-
-    def bytes(self, count: int) -> bytes:
-        """Return reproducible bytes."""
-        return self._random.randbytes(count)
-
-    def uniform(self, low: float, high: float) -> float:
-        """Return a reproducible number."""
-        return self._random.uniform(low, high)
-
-
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """One message as the broker has it."""
-
-    topic: str
-    payload: bytes
-
-
-class SimulatedBroker:
-    """Keeps a queue per client; delivers in order unless told otherwise."""
-
-    def __init__(self) -> None:
-        self.channels: dict[str, SimulatedChannel] = {}
-        self.seen: list[Packet] = []
-        self.hold: Callable[[Packet], bool] = lambda packet: False
-        self.held: list[Packet] = []
-
-    def publish(self, packet: Packet) -> None:
-        """Take a message and pass it to every subscriber."""
-        self.seen.append(packet)
-        if self.hold(packet):
-            self.held.append(packet)
-        else:
-            self.deliver(packet)
-
-    def deliver(self, packet: Packet) -> None:
-        """Put a message, seen before or made up, into the subscribers' queues."""
-        for channel in self.channels.values():
-            channel.offer(packet)
-
-    def release(self) -> None:
-        """Deliver what was held, and hold nothing any more."""
-        self.hold = lambda packet: False
-        held, self.held = self.held, []
-        for packet in held:
-            self.deliver(packet)
-
-
-class SimulatedChannel:
-    """One agent's connection to the simulated broker; a persistent session while it is away."""
+    usernames = USERNAMES
+    phone_type = PhoneEnd
+    companion_type = CompanionEnd
 
     def __init__(
         self,
-        broker: SimulatedBroker,
-        client_id: str,
+        profile: Kind = "entra",
         *,
-        inbox: str,
-        on_message: Callable[[str, bytes], Awaitable[None]],
-        on_connected: Callable[[], Awaitable[None]],
+        seed: int = 1,
+        tier: TierName = "fast",
+        observers: Sequence[Observer] = (),
+        phones: int = 1,
+        companions: int = 1,
+        shuffles: bool = False,
     ) -> None:
-        self._broker = broker
-        self._filters = {inbox}
-        self._queue: deque[Packet] = deque()
-        self._on_message = on_message
-        self._on_connected = on_connected
-        self._arrived = asyncio.Event()
-        self._is_up = False
-        previous = broker.channels.get(client_id)
-        if previous is not None:
-            self._queue.extend(previous._queue)  # the session outlives the process
-        broker.channels[client_id] = self
+        self.profile = profile
+        self.seed = seed
+        running = asyncio._get_running_loop()
+        if running is not None and not isinstance(running, VirtualLoop):
+            raise RuntimeError("a world needs virtual time: use World.run(), or a VirtualLoop as event loop")
+        self.loop = running if isinstance(running, VirtualLoop) else VirtualLoop()
+        self._owns_loop = self.loop is not running
+        if shuffles:
+            self.loop.choose(self.random("turns"))
+        self.telling = Telling(self.loop, observers)
+        if observers:
+            self.loop.on_time = self.telling.advanced
+        self.tier_name = tier
+        self.tier: Tier = _TIERS[tier]()
+        self.broker = SimulatedBroker(self.loop)
+        kind = KINDS[profile]
+        self.client_profile = PROFILES[kind.client]
+        self.provider = Provider(
+            PEOPLE,
+            Places(kind.rules.name, BASE, "contoso"),
+            self.random("provider"),
+            self.tier.signer,
+            now=self.true_wall_s(),
+            rules=kind.rules,
+        )
+        self._heard = 0
+        self.phones: list[PhoneEnd] = []
+        self.companions: list[CompanionEnd] = []
+        for _ in range(phones):
+            self.add_phone()
+        for _ in range(companions):
+            self.add_companion()
 
     @property
-    def is_connected(self) -> bool:
-        """Whether the link is up."""
-        return self._is_up
+    def provider_url(self) -> str:
+        """What a phone's configuration says about the provider."""
+        return BASE if self.client_profile.name == "entra" else self.provider.state.places.issuer
 
-    def offer(self, packet: Packet) -> None:
-        """Queue a message that matches a subscription."""
-        if any(_matches(topic_filter, packet.topic) for topic_filter in self._filters):
-            self._queue.append(packet)
-            self._arrived.set()
+    @cached_property
+    def metadata(self) -> ProviderMetadata:
+        """What discovery says."""
+        places = self.provider.state.places
+        revokes = self.provider.state.rules.has_revocation
+        return ProviderMetadata(
+            issuer=places.issuer,
+            token_endpoint=places.url("token"),
+            revocation_endpoint=places.url("revoke") if revokes else None,
+        )
 
-    async def connect(self) -> None:
-        """Bring the link up, as after a reconnect."""
-        self._is_up = True
-        await self._on_connected()
-        self._arrived.set()
+    # -- devices ---------------------------------------------------------------------------------------
 
-    def cut(self) -> None:
-        """Cut the link; messages wait in the session."""
-        self._is_up = False
+    @property
+    def ends(self) -> list[End]:
+        """All devices."""
+        return [*self.phones, *self.companions]
 
-    async def publish(self, topic: str, payload: bytes) -> bool:
-        """Publish, when the link is up."""
-        if self._is_up:
-            self._broker.publish(Packet(topic, payload))
-        return self._is_up
+    def add_phone(self) -> PhoneEnd:
+        """Add a phone, switched off: "phone", "phone2", …"""
+        self.phones.append(self.phone_type(self, _numbered("phone", len(self.phones) + 1)))
+        return self.phones[-1]
 
-    async def subscribe(self, topic_filter: str) -> None:
-        """Subscribe."""
-        self._filters.add(topic_filter)
+    def add_companion(self) -> CompanionEnd:
+        """Add a companion, switched off: "watch", "watch2", …"""
+        self.companions.append(self.companion_type(self, _numbered("watch", len(self.companions) + 1)))
+        return self.companions[-1]
 
-    async def unsubscribe(self, topic_filter: str) -> None:
-        """Unsubscribe."""
-        self._filters.discard(topic_filter)
+    def end(self, name: str) -> End:
+        """Return the device of that name."""
+        return next(end for end in self.ends if end.name == name)
 
-    async def run(self) -> None:
-        """Hand over messages one by one; one that is not taken stays and comes again at the next connection."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._is_up and self._queue:
-                packet = self._queue[0]
-                try:
-                    await self._on_message(packet.topic, packet.payload)
-                except VaultError:
-                    self._is_up = False
-                else:
-                    self._queue.popleft()
+    async def begin(self, *, live: bool = False) -> None:
+        """Have everything on, the first person signed in on each phone, each phone paired with each companion.
+
+        Where nobody looks on at how it came about, that is taken over from a world that has done it before; ``live``
+        does it here.
+        """
+        beginning = None if live or self.loop.time() > 0 else _BEGINNINGS.get(self._shape())
+        if beginning is None:
+            await self._begin_live()
+            return
+        take_up(self, beginning)
+        for end in self.ends:
+            await end.start()
+
+    def _shape(self) -> tuple[object, ...]:
+        return self.profile, self.tier_name, len(self.phones), len(self.companions)
+
+    async def _begin_live(self) -> None:
+        for end in self.ends:
+            await end.start()
+        for phone in self.phones:
+            await phone.sign_in()
+            for companion in self.companions:
+                await phone.pair(companion)
+
+    def _prepare(self) -> None:
+        """Have a beginning of this shape at hand: run another world up to where all is paired and quiet."""
+        shape = self._shape()
+        if shape in _BEGINNINGS or not self.tier.takes_up:
+            return
+        other = World(
+            self.profile, seed=0, tier=self.tier_name, phones=len(self.phones), companions=len(self.companions)
+        )
+
+        async def story() -> Beginning:
+            await other._begin_live()
+            await other.advance(3600.0)
+            for end in other.ends:
+                await end.stop()
+            return take_down(other)
+
+        _BEGINNINGS[shape] = other._run(story())
+
+    # -- time ------------------------------------------------------------------------------------------
+
+    @property
+    def time_s(self) -> float:
+        """The world's time in seconds since its beginning."""
+        return self.loop.time()
+
+    def true_wall_s(self) -> float:
+        """What a clock that is right shows, in Unix seconds."""
+        return WALL_AT_START_S + self.loop.time()
+
+    def run(self, story: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, then switch everything off. A world is run once.
+
+        Raises:
+            DeadlockError: it waits for what will never come. Whatever the story or an observer raises.
+        """
+        self._prepare()
+        return self._run(story)
+
+    def _run(self, story: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self.loop.run_until_complete(self._tell(story))
+        finally:
+            self.close()
+
+    async def _tell(self, story: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await story
+        finally:
+            for end in self.ends:
+                await end.crash()
+
+    def close(self) -> None:
+        """Give up what the world holds, in whatever state it is."""
+        if self._owns_loop and not self.loop.is_closed():
+            leftover = asyncio.all_tasks(self.loop)
+            for task in leftover:
+                task.cancel()
+            if leftover:
+                self.loop.forgive()
+                self.loop.run_until_complete(asyncio.wait(leftover))
+            self.loop.close()
+        for end in self.ends:
+            end.disk.store.close()
+        self.tier.close()
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, and then what happens at that moment."""
+        await asyncio.sleep(seconds)
+        await self.loop.settle()
+
+    async def settle(self) -> None:
+        """Let everything happen that needs no time."""
+        await self.loop.settle()
+
+    def random(self, name: str) -> Random:
+        """Return a generator of the world's seed for one purpose."""
+        return Random(f"{self.seed}-{name}")  # noqa: S311  # reproducible histories are the point
+
+    def vault_key(self, name: str) -> bytes:
+        """Return the key of a device's vault: one for all worlds, since a disk may be taken over by another."""
+        return hashlib.blake2b(name.encode(), digest_size=32).digest()
+
+    # -- the broker and the provider -------------------------------------------------------------------
+
+    async def restart_broker(self, down_s: float = 0.0) -> None:
+        """Close all connections, stay away for a while, let everybody connect again; sessions stay."""
+        self.broker.go_down()
+        await asyncio.sleep(down_s)
+        self.broker.come_up([end.channel for end in self.ends if end.is_on])
+        await self.loop.settle()
+
+    def read(self, packet: Packet | bytes) -> Message | None:
+        """Open an envelope with its recipient's key, for a predicate that looks at the type; None for pairing."""
+        payload = packet if isinstance(packet, bytes) else packet.payload
+        sender, recipient = payload[4:20], payload[20:36]
+        by_id = {raw_id(end.identity.public_key): end for end in self.ends}
+        if len(payload) <= HEADER_BYTES or sender not in by_id or recipient not in by_id:
+            return None
+        own = by_id[recipient].identity
+        box = self.tier.box(KeyPair(own.public_key, own.private_key), by_id[sender].identity.public_key)
+        try:
+            return decode(box.open(payload))
+        except PeerError:
+            return None
+
+    def type_of(self, packet: Packet | bytes) -> str:
+        """Return a message's type, empty for what is none."""
+        message = self.read(packet)
+        return "" if message is None else message.head.type
+
+    def sign_in_directly(self, asked: Request) -> Response:
+        """Answer the fast tier's sign-in: a family of the person, as the pages would have begun it."""
+        state = self.provider.state
+        username = parse_qs(asked.body.decode())["username"][0]
+        trace = Trace("sign-in", "sign-in", self.provider.time(self.true_wall_s()), "token", "")
+        scope = tuple(SCOPE.split())
+        return tokens.sign_in(state, state.users[username], trace, client_id=CLIENT_ID, scope=scope, method="password")[
+            1
+        ]
+
+    def revoke_user(self, username: str = "") -> None:
+        """Revoke all that a person has signed in to, as an administrator does."""
+        trace = Trace("revocation", "revocation", self.provider.time(self.true_wall_s()), "", "")
+        tokens.revoke_user(self.provider.state, username or self.usernames[0], trace)
+        self.hear_provider()
+
+    def hear_provider(self) -> None:
+        """Tell the observers what the provider has noted since."""
+        state = self.provider.state
+        if not self.telling.is_heard or state.next_event_id == self._heard + 1:
+            return
+        new = [event for event in state.events_after(self._heard)]
+        self._heard = state.next_event_id - 1
+        for event in new:
+            self.telling.provider_said(event.as_json())
+
+    def kinds(self) -> list[str]:
+        """Return what the provider saw, in order."""
+        return [event.kind for event in self.provider.state.events]
 
 
-def _matches(topic_filter: str, topic: str) -> bool:
-    wanted, found = topic_filter.split("/"), topic.split("/")
-    return len(wanted) == len(found) and all(w in ("+", f) for w, f in zip(wanted, found, strict=True))
-
-
-class SimulatedHttp:
-    """The Http port over the sandbox provider's core. ``fault`` decides what becomes of a request.
-
-    ``fault(request)`` returns "" (carried out), "not_sent", "lost_before" or "lost_after" (the commit).
-    """
-
-    def __init__(self, provider: Provider, clock: VirtualClock) -> None:
-        self.provider = provider
-        self._clock = clock
-        self.fault: Callable[[HttpRequest], str] = lambda request: ""
-        self.requests: list[HttpRequest] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
-        """Carry a request out at the provider's core."""
-        self.requests.append(request)
-        fault = self.fault(request)
-        await self.gate.wait()
-        if fault == "not_sent":
-            return NotSent("the network is down")
-        if fault == "lost_before":
-            return Lost("connection reset")
-        parts = urlsplit(request.url)
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        headers: Mapping[str, str] = dict(request.headers)
-        body = b""
-        if request.form is not None:
-            fields = [(k, v.reveal() if isinstance(v, Secret) else v) for k, v in request.form]
-            body = urlencode(fields).encode()
-            headers = {**headers, "content-type": "application/x-www-form-urlencoded"}
-        asked = Request(request.method, target, body, headers)
-        now = self._clock.now().wall_s
-        admission = self.provider.admit(asked, now)
-        answer = self.provider.commit(asked, replace(admission), now)
-        if fault == "lost_after":
-            return Lost("connection reset")
-        found = {name.lower(): value for name, value in answer.response.headers}
-        found["content-type"] = answer.response.content_type
-        return HttpResponse(answer.response.status, found, answer.response.body)
-
-    async def close(self) -> None:
-        """Nothing is open."""
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}{number}"

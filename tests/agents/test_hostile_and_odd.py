@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 
 from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from device.simulation.world import settle
 from device.token_source import TokenGranted
 from relay import messages as m
 from relay.errors import LocalError, RelayError, TransientError
 from relay.secret import RefreshToken
-from tests.agents.world_kit import form_value, running
+from tests.agents.world_kit import form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,7 +32,7 @@ async def test_long_scope_of_the_provider_does_not_kill_the_phone(profile, strat
     async with running(profile) as world:
         grant = await world.phone.one(Grant)
         await world.phone.edit(grant, scope=LONG)
-        task = world.phone._task
+        task = world.phone.main
         try:
             await world.phone.hand_off(strategy=strategy, wait_s=20)
         except (LocalError, RuntimeError, AssertionError):
@@ -381,8 +380,8 @@ async def test_bug_in_a_handler_neither_kills_nor_loops():
         world.phone.agent.handoffs.on_message = bad
         await say(world.watch, m.Stored(handoff_id="0" * 32))
         await settle()
-        assert not world.phone._task.done()
-        assert not world.phone.channel._queue
+        assert not world.phone.main.done()
+        assert not world.broker.sessions[world.phone.id].waiting
 
 
 async def test_the_refresh_token_is_of_the_same_grant_as_the_access_token():

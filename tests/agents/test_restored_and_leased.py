@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from device.simulation.world import SimulatedHttp, settle
+from device.simulation.http import SimulatedHttp
 from device.token_source import TokenGranted, TokenRefused
 from relay.errors import LocalError, PersonNeededError, PolicyError, VaultError
 from relay.pairing import Invitation
-from tests.agents.world_kit import CompanionEnd, Nobody, PhoneEnd, form_value, running
+from tests.agents.world_kit import CompanionEnd, Nobody, form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
 DAY = 86_400
@@ -204,7 +204,7 @@ async def test_turning_the_clock_back_does_not_lengthen_a_lease() -> None:
         await world.phone.hand_off(lease_days=2)
         await world.phone.stop()
         await world.clock.advance(DAY)
-        world.clock._wall_s -= 400 * DAY
+        world.clock.jump(-400 * DAY)
         await world.clock.advance(DAY + 3600)
         refused = await world.watch.token()
         assert isinstance(refused, TokenRefused) and refused.error == "locked"
@@ -216,14 +216,14 @@ async def test_an_ended_lease_survives_a_start_without_a_clock() -> None:
         await world.phone.stop()
         await world.watch.stop()
         await world.clock.advance(3 * DAY)  # powered off, but the wall clock went on
-        world.clock.reboot("boot-2")
+        world.clock.reboot()
         await world.watch.start()
         await world.clock.advance(120)
         refused = await world.watch.token()
         assert isinstance(refused, TokenRefused) and refused.error == "locked"
         await world.watch.stop()
-        world.clock.is_synced = False
-        world.clock.reboot("boot-3")
+        world.clock.lose_sync()
+        world.clock.reboot()
         await world.watch.start()
         refused = await world.watch.token()
         assert isinstance(refused, TokenRefused) and refused.error == "locked"
@@ -374,8 +374,7 @@ async def test_a_narrower_scope_stays_narrow() -> None:
 
 async def test_two_phones_and_two_watches_do_not_mix() -> None:
     async with running("entra") as world:
-        phone2, watch2 = PhoneEnd(world, "phone2", 50), CompanionEnd(world, "watch2", 51)
-        world.ends += [phone2, watch2]
+        phone2, watch2 = world.add_phone(), world.add_companion()
         for end in (phone2, watch2):
             await end.start()
         await phone2.sign_in()
@@ -398,8 +397,7 @@ async def test_two_phones_and_two_watches_do_not_mix() -> None:
 async def test_a_grant_belongs_to_the_pairing_that_brought_it() -> None:
     async with running("entra") as world:
         row = await world.phone.hand_off()
-        phone2 = PhoneEnd(world, "phone2", 60)
-        world.ends.append(phone2)
+        phone2 = world.add_phone()
         await phone2.start()
         await world.pair(phone2, world.watch)
         other = await phone2.one(Pairing)
@@ -467,8 +465,7 @@ async def test_an_invitation_works_once_and_three_bad_tries_burn_it() -> None:
         async def yes(number: str, name: str) -> bool:
             return True
 
-        phone2 = PhoneEnd(world, "phone2", 70)
-        world.ends.append(phone2)
+        phone2 = world.add_phone()
         await phone2.start()
         await world.within(world.phone.agent.pairing.pair(used, yes))
         assert [p.peer_id for p in await world.watch.rows(Pairing, state="active")] == [world.phone.id]

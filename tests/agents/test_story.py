@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from device.records import Grant, Outgoing, Pairing, PhoneHandoff
-from device.simulation.world import settle
 from device.token_source import TokenGranted, TokenRefused
 from relay.identity import KeyPair
-from tests.agents.world_kit import running
+from tests.agents.world_kit import running, settle
 
 pytestmark = pytest.mark.asyncio
 EVERY = pytest.mark.parametrize("profile", ["entra", "auth0", "strict"])

@@ -292,7 +292,7 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
     "relay/identity.py": {"KeyPair.from_random": (1, "public key of a new private key")},
     "relay/envelope.py": {
         "PeerBox.seal": (1, "shared key into crypto_box"),
-        "PeerBox.open": (1, "shared key into crypto_box"),
+        "PeerBox._unseal": (1, "shared key into crypto_box"),
         "seal_once": (1, "shared key into crypto_box_seal"),
         "open_once": (1, "one-time private key into crypto_box_seal_open"),
         "shared_key": (1, "private key into crypto_box_beforenm"),
@@ -322,7 +322,12 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
         "Sandbox.fill_in_form": (1, "the password of the demo's made-up person, into the sandbox's sign-in page"),
         "Sandbox.show_to_resource": (1, "access token to the demo's resource server"),
     },
-    "device/simulation/world.py": {"SimulatedHttp.request": (1, "form of a request to the simulated provider")},
+    "device/simulation/http.py": {"as_request": (1, "form of a request to the simulated provider")},
+    "device/simulation/ledger.py": {"digest_of": (1, "a token's digest, as the simulated provider keeps it")},
+    "device/simulation/signing_in.py": {
+        "SimulatedPerson.ask": (1, "the sandbox's own one-time code, typed by its made-up person"),
+        "subject_of": (1, "an unsigned id_token of the fast tier is read"),
+    },
 }
 
 

@@ -1,0 +1,126 @@
+"""What the tiers of the simulation put beneath the same agents.
+
+``fast``: records in memory, envelopes that are not encrypted, tokens that are not signed. ``memory``: records in
+memory, all cryptography real. ``real``: SQLite on files, all cryptography real (:mod:`device.simulation.real_disk`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from device.records import RECORDS
+from device.simulation.disk import Store
+from device.simulation.memory_vault import MemoryVault
+from relay.envelope import BOX_OVERHEAD_BYTES, HEADER_BYTES, MAGIC, NONCE_BYTES, Header, PeerBox, pad, unpad
+from relay.errors import PeerError
+from relay.identity import KeyPair, raw_id
+from relay.sandbox.signing import RsaSigner, Signer
+from relay.sandbox.values import JsonValue
+
+if TYPE_CHECKING:
+    from device.simulation.ends import End
+
+
+class IdentityBox(PeerBox):
+    """An envelope of the same length with the same header and the same refusals, and no encryption inside."""
+
+    __slots__ = ("_mark",)
+
+    def __init__(self, own: KeyPair, peer_public_key: bytes) -> None:
+        if peer_public_key == own.public_key:
+            raise PeerError("own_key")
+        if not any(peer_public_key):
+            raise PeerError("bad_point")
+        self.own_id = raw_id(own.public_key)
+        self.peer_id = raw_id(peer_public_key)
+        keys = min(own.public_key, peer_public_key) + max(own.public_key, peer_public_key)
+        self._mark = hashlib.blake2b(keys, digest_size=BOX_OVERHEAD_BYTES).digest()  # in place of the authenticator
+
+    def seal(self, plaintext: bytes, nonce: bytes) -> bytes:
+        if len(nonce) != NONCE_BYTES:
+            raise ValueError("a nonce has 24 bytes")
+        return b"".join((MAGIC, self.own_id, self.peer_id, nonce, self._mark, pad(plaintext)))
+
+    def _unseal(self, envelope: bytes, header: Header) -> bytes:
+        if envelope[HEADER_BYTES : HEADER_BYTES + BOX_OVERHEAD_BYTES] != self._mark:
+            raise PeerError("bad_box")
+        return unpad(envelope[HEADER_BYTES + BOX_OVERHEAD_BYTES :])
+
+
+class PlainSigner:
+    """JWTs that nobody can verify, for a simulation that does not try to."""
+
+    algorithm = "none"
+
+    def sign(self, claims: dict[str, JsonValue], *, typ: str = "JWT") -> str:
+        payload = base64.urlsafe_b64encode(json.dumps(claims, separators=(",", ":")).encode()).rstrip(b"=")
+        return f"eyJhbGciOiJub25lIn0.{payload.decode()}.c2lnbmF0dXJl"
+
+    def jwks(self) -> dict[str, JsonValue]:
+        return {"keys": []}
+
+
+def claims_of(token: str) -> dict[str, JsonValue]:
+    """Read what :class:`PlainSigner` wrote."""
+    payload = token.split(".")[1]
+    found: dict[str, JsonValue] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return found
+
+
+class Tier(Protocol):
+    """Makes a device's parts."""
+
+    signs: bool
+    """Whether tokens are signed and signatures checked, sign-ins go through the provider's pages."""
+    takes_up: bool
+    """Whether a world may begin with disks that another one has written."""
+    box: type[PeerBox]
+    signer: Signer
+
+    def new_store(self, end: End) -> Store:
+        """Return an empty disk."""
+        ...
+
+    def close(self) -> None:
+        """Give up files."""
+        ...
+
+
+class FastTier:
+    """See the module."""
+
+    signs = False
+    takes_up = True
+    box: type[PeerBox] = IdentityBox
+    signer: Signer = PlainSigner()
+
+    def new_store(self, end: End) -> Store:
+        return MemoryVault(RECORDS, checks_values=False)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+_RSA: list[Signer] = []  # making a key takes a tenth of a second
+
+
+class MemoryTier:
+    """See the module."""
+
+    signs = True
+    takes_up = True
+    box: type[PeerBox] = PeerBox
+
+    def __init__(self) -> None:
+        if not _RSA:
+            _RSA.append(RsaSigner())
+        self.signer = _RSA[0]
+
+    def new_store(self, end: End) -> Store:
+        return MemoryVault(RECORDS)
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,258 @@
+"""What the simulation has found: each test is a broken promise, in the smallest world that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from device.elapsed import Stamp
+from device.grants import lifecycle
+from device.grants.serving import state_of
+from device.phone.account import SignInLostError
+from device.ports import Now
+from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from device.simulation.http import HttpFault
+from device.simulation.settlement import View
+from device.simulation.world import World
+from tests.simulation.test_promises import STAMP, grant, handoff, pairing
+
+
+def test_a_hello_that_was_overtaken_does_not_bring_a_dead_grant_back_to_life() -> None:
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        await phone.hand_off(watch)
+        await world.advance(5)
+        watch.link.cut()
+        await world.advance(5)
+        phone_hellos: list[bool] = []
+
+        def first_hello(packet: object) -> bool:
+            is_it = packet.sender == "watch" and world.type_of(packet) == "HELLO" and not phone_hellos  # type: ignore[attr-defined]
+            phone_hellos.append(is_it)
+            return bool(is_it)
+
+        world.broker.hold = first_hello
+        watch.link.heal()
+        await world.advance(5)
+        assert len(world.broker.held) == 1
+        world.revoke_user()
+        await watch.token(force_refresh=True)
+        await world.advance(5)
+        (row,) = phone.rows(PhoneHandoff)
+        assert row.device_state == "needs_handoff"
+        world.broker.release()  # the HELLO says "held": so it was, before the denial
+        await world.advance(5)
+        (row,) = phone.rows(PhoneHandoff)
+        assert row.device_state == "needs_handoff"
+
+    world.run(story())
+
+
+def test_a_restored_phone_that_does_not_know_of_a_move_gives_its_token_up() -> None:
+    world = World("entra", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        image = phone.image()
+        assert (await phone.hand_off(watch, strategy="move")).state == "done"
+        await world.advance(5)
+        await phone.restore(image)
+        assert phone.rows(Grant)[0].state == "held"  # offline a rollback of the whole disk cannot be noticed
+        await phone.start()
+        await world.advance(60)
+        assert phone.rows(Pairing)[0].rollback == "self"
+        own = phone.rows(Grant)[0]
+        assert (own.state, own.reason) == ("locked", "rollback")
+        assert watch.rows(Grant)[0].state == "held"
+
+    world.run(story())
+
+
+def test_a_handoff_that_was_begun_by_a_clock_in_1970_is_still_the_latest_while_it_is_open() -> None:
+    in_1970 = Stamp.of(Now("boot-2", 5.0, 3600.0, False)).to_text()
+    rows: tuple[Grant | Pairing | PhoneHandoff, ...] = (
+        grant(None, grant_id="g", state="held"),
+        pairing(),
+        replace(handoff("done"), handoff_id="first", device_state="needs_handoff", created=STAMP),
+        replace(handoff("offered"), handoff_id="second", reason="accepted", created=in_1970),
+    )
+    tables: dict[type, dict[tuple[str | int, ...], object]] = {}
+    for row in rows:
+        tables.setdefault(type(row), {})[tuple(getattr(row, name) for name in row.key)] = row
+    status = View("phone", "phone", "phone", tables, Now("boot-2", 9.0, 1_800_000_000.0, True)).status()  # type: ignore[arg-type]
+    assert status["action"]["slug"] == "finish_handoff"
+
+
+@pytest.mark.parametrize("act", ["REVOKE", "OFFER", "CANCEL"])
+def test_a_request_of_a_restored_phone_gets_a_number_that_the_companion_takes(act: str) -> None:
+    """Queued before the rollback was noticed, it bore a number of the lost future and was dropped for ever."""
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        if act == "CANCEL":
+            watch.link.cut()
+            await phone.hand_off(watch, wait_s=1.0)
+            watch.link.heal()
+            watch.link.cut()
+        image = phone.image() if act != "REVOKE" else None
+        watch.link.heal()
+        await world.advance(600)
+        await phone.hand_off(watch)
+        if act == "REVOKE":
+            image = phone.image()
+        for _ in range(5):  # a future in which many messages pass, and which is lost
+            await watch.stop()
+            await world.advance(60)
+            await watch.start()
+        await phone.restore(image)
+        phone.link.cut()
+        await phone.start()
+        match act:
+            case "REVOKE":
+                await phone.revoke(watch, wait_s=0.0)
+            case "OFFER":
+                await phone.hand_off(watch, wait_s=0.0)
+            case _:
+                await phone.cancel(watch)
+        phone.link.heal()
+        await world.advance(3600)
+        rows = phone.rows(PhoneHandoff)
+        assert rows and all(row.state in ("done", "cancelled", "gone") for row in rows), [row.state for row in rows]
+        if act == "REVOKE":
+            assert [grant.state for grant in watch.rows(Grant)] == ["dead"]
+        assert phone.rows(Outgoing) == []
+
+    world.run(story())
+
+
+def test_a_renewal_that_overtakes_the_receipt_is_not_forgotten() -> None:
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        world.broker.hold = lambda packet: world.type_of(packet) == "STORED"
+        watch.http.cut()
+        await phone.hand_off(watch, wait_s=1.0)
+        world.revoke_user()
+        watch.http.heal()
+        await world.advance(120)  # the first refresh is denied: RENEW is here, STORED is not
+        world.broker.release()
+        await world.advance(60)
+        (row,) = phone.rows(PhoneHandoff)
+        assert (row.state, row.device_state) == ("done", "needs_handoff")
+
+    world.run(story())
+
+
+def test_a_handoff_that_the_phone_has_lost_is_not_kept_ready_for_ever() -> None:
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        image = phone.image()
+        world.broker.hold = lambda packet: world.type_of(packet) == "ACCEPT"
+        await phone.hand_off(watch, wait_s=1.0)
+        assert [row.state for row in watch.rows(CompanionHandoff)] == ["ready"]
+        await phone.restore(image)
+        world.broker.held.clear()
+        world.broker.release()
+        await phone.start()
+        await world.advance(60)
+        (row,) = watch.rows(CompanionHandoff)
+        assert (row.state, row.reason, row.one_time_key) == ("dead", "rejected", None)
+
+    world.run(story())
+
+
+def test_a_token_whose_sign_in_was_not_answered_is_counted_as_an_orphan() -> None:
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        phone.http.plan(HttpFault("lost_after", path="sign-in"))
+        with pytest.raises(SignInLostError):
+            await phone.hand_off(watch, strategy="mint")
+        assert (await phone.hand_off(watch, strategy="mint")).state == "done"
+        (row,) = phone.rows(PhoneHandoff)
+        assert row.orphans == 1
+
+    world.run(story())
+
+
+def test_a_handoff_that_the_companion_does_not_list_any_more_is_over() -> None:
+    """A restored phone had lost for whom it was minted, and so that it superseded the one before."""
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        await phone.hand_off(watch, strategy="mint")
+        world.broker.hold = lambda packet: world.type_of(packet) == "OFFER"
+        await phone.hand_off(watch, strategy="mint", wait_s=1.0)
+        image = phone.image()
+        world.broker.release()
+        await world.advance(5)
+        await phone.hand_off(watch, strategy="mint")
+        await phone.restore(image)
+        await phone.start()
+        await world.advance(3600)
+        states = {row.state: row.device_state for row in phone.rows(PhoneHandoff)}
+        (held,) = [grant for grant in watch.rows(Grant) if grant.state == "held"]
+        for row in phone.rows(PhoneHandoff):
+            is_alive = row.state == "done" and row.device_state in ("held", "refreshing")
+            assert is_alive == (row.handoff_id == held.handoff_id), states
+
+    world.run(story())
+
+
+def test_the_last_instant_of_an_access_token_does_not_keep_the_keeper_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        await phone.hand_off(watch)
+        await world.advance(100)
+        watch.http.plan("lost_after")
+        await watch.token(force_refresh=True)
+        (row,) = watch.rows(Grant)
+        assert row.state == "uncertain"
+        state = state_of(row)
+        assert isinstance(state, lifecycle.Uncertain)
+        never = lifecycle.Wait(state, 1e-13)
+        monkeypatch.setattr(lifecycle, "begin_refresh", lambda *args, **named: never)
+        await world.advance(7200)  # a DeadlockError says that time does not pass any more
+
+    world.run(story())
+
+
+def test_a_restored_companion_does_not_take_the_token_of_a_handoff_that_was_revoked_since() -> None:
+    world = World("entra", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        world.broker.hold = lambda packet: world.type_of(packet) == "TOKEN"
+        await phone.hand_off(watch, wait_s=1.0)
+        image = watch.image()
+        (row,) = await phone.revoke(watch)
+        assert (row.state, row.reason) == ("gone", "revoked")
+        await watch.restore(image)
+        await watch.start()
+        await world.advance(5)
+        assert watch.rows(Pairing)[0].rollback == "self"
+        world.broker.release()  # the image still had the one-time key
+        await world.settle()
+        assert [grant for grant in watch.rows(Grant) if grant.refresh_token is not None] == []
+
+    world.run(story())
