@@ -191,6 +191,8 @@ def parse_policy(text: str, *, file: str, owner_uid: int) -> Policy:
         raise ConfigError(f"{file}: nested too deeply") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{file}: not TOML: {str(exc)[:200]}") from exc
+    except ValueError:  # Python's limit for the digits of an integer
+        raise ConfigError(f"{file}: not TOML: a number has too many digits") from None
     try:
         model = _PolicyModel.model_validate(document)
     except ValidationError as exc:

@@ -1,0 +1,56 @@
+"""Larger worlds than `make test` has time for: ``python tests/exhaustive/larger.py``, some minutes to an hour.
+
+Prints one line a world. The exit code is 1, after the story, when a law is broken.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from small_refresh import Faults, walk  # noqa: E402
+from small_search import search  # noqa: E402
+from small_world import Budget, Rules  # noqa: E402
+
+from relay.provider.profile import PROFILES  # noqa: E402
+
+WORLDS: tuple[tuple[str, Budget | None, int], ...] = (
+    ("move", None, 2),
+    ("mint", None, 2),
+    ("move", Budget(crashes=2, losses=1, duplicates=1, cancels=1), 1),
+    ("mint", Budget(crashes=2, losses=1, duplicates=1, cancels=1, revokes=1), 1),
+    ("move", Budget(crashes=2, losses=1, duplicates=1, cancels=1, revokes=1), 1),
+    ("mint", Budget(crashes=1, losses=1, duplicates=1), 2),
+    ("move", Budget(crashes=3, losses=2, duplicates=2), 1),
+)
+
+
+def main() -> int:
+    """Walk through every world, smallest first."""
+    for profile in PROFILES.values():
+        started = time.monotonic()
+        life = walk(profile, Faults(3, 3, 2))
+        print(f"{len(life.lives):9} lives   {time.monotonic() - started:6.1f} s  refresh, {profile.name}", flush=True)
+        if life.law:
+            print(" -> ".join((*life.way, life.law)))
+            return 1
+    for strategy, budget, handoffs in WORLDS:
+        started = time.monotonic()
+        found = search(Rules(strategy=strategy), budget, handoffs=handoffs)
+        faults = "open" if budget is None else ", ".join(f"{n} {name}" for name, n in budget._asdict().items() if n)
+        what = f"{strategy}, {handoffs} handoff{'s'[: handoffs - 1]}, {faults}"
+        print(
+            f"{found.states:9} states  {time.monotonic() - started:6.1f} s  {found.transitions} transitions, {what}",
+            flush=True,
+        )
+        if found.law:
+            print(found.story())
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
