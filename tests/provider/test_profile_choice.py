@@ -1,0 +1,36 @@
+"""Which provider a profile is guessed for: only those whose rules are known, everybody else counts as strict."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile, profile_for
+
+
+@pytest.mark.parametrize(
+    ("issuer", "profile"),
+    [
+        ("https://contoso.ciamlogin.com/contoso.example/v2.0", ENTRA),
+        ("https://CONTOSO.ciamlogin.com/", ENTRA),
+        ("https://tenant.eu.auth0.com/", AUTH0),
+        ("https://login.example/", STRICT),
+        ("https://ciamlogin.com/", STRICT),
+        ("https://ciamlogin.com.example/", STRICT),
+        ("https://notciamlogin.com/", STRICT),
+        ("https://example/?x=.auth0.com", STRICT),
+        ("https://example/.auth0.com", STRICT),
+        ("", STRICT),
+    ],
+)
+def test_an_issuer_that_nobody_described_counts_as_strict(issuer: str, profile: Profile) -> None:
+    assert profile_for(issuer) is profile
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_a_provider_that_invalidates_by_use_is_never_branched(profile: Profile) -> None:
+    assert ("branch" in profile.strategies) == (profile.old_token_s is None)
+
+
+def test_the_strictest_rules_are_those_of_the_unknown() -> None:
+    assert (STRICT.old_token_s, STRICT.reuse_kills_family, STRICT.reuse_kills_access_tokens) == (0.0, True, True)
+    assert "mint" in STRICT.strategies
