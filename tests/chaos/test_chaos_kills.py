@@ -1,0 +1,47 @@
+"""kill -9 while the agents refresh every second or two; the default size of ``make chaos``, one test a profile.
+
+Where kills hit depends on the machine's mood, what may come of them does not: see :mod:`tests.chaos.plan`.
+"""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from tests.chaos.cell import Cell
+from tests.chaos.plan import PROFILES, Profile, Shot, Tally, report
+from tests.chaos.run import N_DEFAULT, run_kills
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_kills_lose_no_grant_but_those_whose_only_copy_was_in_the_answer(profile: Profile) -> None:
+    seed = Random().randrange(2**32)
+    tally = Tally()
+    await run_kills(profile, N_DEFAULT, seed=seed, cells=3, tally=tally, done=lambda kill: None)
+    found = report(tally, seed=seed, took_s=0.0)
+    print(json.dumps({key: value for key, value in found.items() if key != "kills"}, indent=1))
+    assert len(tally.kills) == N_DEFAULT
+    assert tally.verdict() == []
+    hits = found["total"]["hits"]
+    assert min(hits[name] for name in ("before_commit", "after_commit", "after_answer")) > 0, hits
+    lost = found["total"]["lost"]
+    assert lost == (found["total"]["unstored"] if profile == "strict" else 0)
+
+
+async def test_run_would_notice_a_grant_that_is_lost_where_none_may_be() -> None:
+    """A provider that promises a leeway and has none: the companion cannot repair what the kill cost."""
+    async with Cell("auth0", Random(1)) as cell:
+        await cell.world.sandbox.control("POST", "policy", {"leeway_s": 0.0})
+        tally = Tally()
+        tally.add(await cell.kill_once("companion", Shot("before_commit", 0.0)))
+        assert tally.problems == []
+        tally.add(await cell.kill_once("companion", Shot("after_commit", 0.0)))
+        assert [problem.split(":")[1].strip() for problem in tally.problems] == [
+            "a grant was lost",
+            "the provider saw 1 reuses, 0 were due",
+        ]
+        assert tally.kills[-1].plain and tally.kills[-1].healings == 1
