@@ -11,7 +11,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
-.PHONY: help demo test check bench vectors clean system-packages
+.PHONY: help demo test check bench vectors fuzz simulate simulate-long exhaustive mutants chaos clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,8 +20,9 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## watch a grant travel: PROFILE=entra|auth0|strict FAST=1 STEP=1
 	@$(BIN)/token-relay demo $(DEMO)
 
-test: $(VENV)/.development system-packages  ## run all tests; ARGS="..." goes to pytest
+test: $(VENV)/.development system-packages  ## run all tests, then simulate; ARGS="..." goes to pytest alone
 	@$(BIN)/python -m pytest $(ARGS)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory simulate)
 
 check: $(VENV)/.development  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
@@ -34,15 +35,40 @@ bench: $(VENV)/.development system-packages  ## print the table of ratios; ARGS=
 vectors: $(VENV)/.development  ## make tests/vectors anew
 	@$(BIN)/python tests/vectors/make.py
 
+fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, TARGET=, SEED=, REPLAY=FILE
+	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(T),10) $(if $(TARGET),--target $(TARGET)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) $(ARGS)
+
+simulate: $(VENV)/.development  ## check the promises in 10 000 fast and 500 real simulated histories
+	@$(BIN)/python -m device.simulation --count 10000 --cover
+	@$(BIN)/python -m device.simulation --count 500 --tier real
+
+simulate-long: $(VENV)/.development  ## the same for N=1000000 seeds, resumable: FILE= TIER=fast|real START=
+	@$(BIN)/python -m device.simulation --count $(or $(N),1000000) --tier $(or $(TIER),fast) --start $(or $(START),0) \
+		--resume $(or $(FILE),$(VENV)/simulate-$(or $(TIER),fast)-$(or $(START),0).json)
+
+exhaustive: $(VENV)/.development  ## every interleaving of a handoff, in larger worlds than `make test` has time for
+	@$(BIN)/python tests/exhaustive/larger.py
+
+mutants: $(VENV)/.development system-packages  ## apply protocol mistakes one by one: ONLY=id JOBS=2 WRITE=docs/mutants.md
+	@$(BIN)/python -m tests.mutants --jobs $(or $(JOBS),2) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE)) $(ARGS)
+
+chaos: $(VENV)/.development system-packages  ## kill -9 real agents and count what is lost: N=KILLS PROFILE=entra|auth0|strict SEED=
+	@$(BIN)/python -m tests.chaos $(if $(N),--kills $(N)) $(if $(PROFILE),--profile $(PROFILE)) \
+		$(if $(SEED),--seed $(SEED)) $(ARGS)
+
 system-packages:  # sbin is not on every user's path
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && exit 0; \
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && \
+		command -v strace >/dev/null && exit 0; \
 	if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
-		as=$$([ "$$(id -u)" = 0 ] || echo sudo); echo "installing mosquitto and mosquitto-clients"; \
+		as=$$([ "$$(id -u)" = 0 ] || echo sudo); echo "installing mosquitto, mosquitto-clients and strace"; \
 		$$as apt-get -qq update && DEBIAN_FRONTEND=noninteractive $$as apt-get -qq -y \
-			install --no-install-recommends mosquitto mosquitto-clients >/dev/null; \
+			install --no-install-recommends mosquitto mosquitto-clients strace >/dev/null; \
 	fi; \
 	command -v mosquitto >/dev/null || echo "mosquitto is missing and cannot be installed here; tests that need it are \
-	counted as skipped: sudo apt-get install mosquitto mosquitto-clients"
+	counted as skipped: sudo apt-get install mosquitto mosquitto-clients"; \
+	command -v strace >/dev/null || echo "strace is missing and cannot be installed here; the tests of power cuts are \
+	counted as skipped: sudo apt-get install strace"
 
 $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -420,6 +420,10 @@ class CompanionAgent:
         """A restored image of this disk: its tokens may be spent, so lock every grant until a new handoff."""
         if who != "self":
             return
+        for row in turn.tx.select(CompanionHandoff, state="ready"):
+            of = turn.tx.get(Pairing, row.pairing_id)
+            if of is not None:  # its TOKEN may have come already, and have been taken away again
+                self._step(turn, of, row.handoff_id, "replaced")
         for grant in turn.tx.select(Grant):
             if grant.state not in ("dead", "locked"):
                 locked = lifecycle.Locked(grant.generation, "rollback")
