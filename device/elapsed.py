@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from device.ports import Now
 from relay.errors import VaultError
@@ -46,6 +47,7 @@ class Stamp:
         return f"{self.boot_id} {float(self.boot_s)!r} {float(self.wall_s)!r} {'s' if self.is_synced else 'u'}"
 
     @classmethod
+    @lru_cache(maxsize=1024)  # rows are read far more often than written
     def from_text(cls, text: str) -> Stamp:
         """Read what :meth:`to_text` wrote. VaultError for anything else."""
         found = _TEXT.fullmatch(text) if len(text) <= STAMP_CHARS_MAX else None

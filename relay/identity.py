@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nacl.bindings import crypto_scalarmult_base
 
@@ -42,6 +43,7 @@ def raw_id(public_key: bytes) -> bytes:
     return hashlib.blake2b(public_key, digest_size=32).digest()[:RAW_ID_BYTES]
 
 
+@lru_cache(maxsize=1024)  # the same few peers in every header
 def id_text(raw: bytes) -> str:
     """Spell a 16-byte id as the 26 characters used in topics and JSON."""
     if len(raw) != RAW_ID_BYTES:

@@ -22,7 +22,7 @@ from device.simulation.ends import CompanionEnd, End, PhoneEnd, PowerCutError
 from device.simulation.http import HttpFault, HttpFaultKind
 from device.simulation.plan import Plan, Step
 from device.simulation.promises import Promises
-from device.simulation.settlement import SETTLE_HOURS, View, is_quiet, judge
+from device.simulation.settlement import SETTLE_HOURS, View, is_quiet, judge, look
 from device.simulation.world import World
 from device.token_api import Reply, TokenApi, parse_query
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
@@ -34,6 +34,7 @@ POLICY = Policy(OWNER_UID, (Rule(uid=1000, scopes=frozenset({"openid", "profile"
 RESTART_S = 900.0  # a device without power gets it back by then, if the plan says nothing else
 LATENCY_S = (0.01, 0.4)
 LOOK_EVERY_S = 600
+REFRESHES_MIN = 3  # a schedule that saw less goes on until it did
 
 
 class _Source:
@@ -87,6 +88,39 @@ class People:
         for task in list(self._tasks):
             await asyncio.wait({task})
         self.judge()
+        if self._refreshes() < REFRESHES_MIN and any(end in self.world.companions for end in self._present()):
+            await self._heal_by_handoff()
+            await self._settle()
+            self.judge()
+
+    def _refreshes(self) -> int:
+        return sum(event.kind == "refresh_committed" for event in self.world.provider.state.events)
+
+    async def _heal_by_handoff(self) -> None:
+        """Whatever happened: who signs in, pairs where that is needed, and hands off, has a companion that works.
+
+        A handoff that was open joins the new one, and may turn out to be dead at the companion: then once more.
+        """
+        phone = self.world.phones[0]
+        watch = next(end for end in self.world.companions if end.name not in self.lost)
+        self.note("all is well again: a handoff must heal it")
+        seen = ""
+        for _ in range(2):
+            try:
+                await phone.sign_in()
+                if not _are_paired(phone, watch):
+                    await phone.pair(watch)
+                row = await phone.hand_off(watch, lease_days=0)
+            except RelayError as exc:
+                seen = f"{type(exc).__name__}: {exc}"
+                self.note(seen)
+            else:
+                seen = f"it ended in {row.state}" if row.state != "done" else ""
+                break
+        look(self.promises.ledger, not seen, phone.name, f"no handoff in peace: {seen}")
+        for _ in range(REFRESHES_MIN):
+            await self.world.advance(61.0)
+            await self._ask(watch, OWNER_UID, is_forced=True)
 
     async def _settle(self) -> None:
         """Let time pass until nothing is under way any more, at most the bound that is promised."""
@@ -412,3 +446,8 @@ class People:
         end = self.world.end(step.end)
         if end.is_on and not end.clock.is_suspended:
             self._go(end.suspend(float(step.args[0])), step.text())
+
+
+def _are_paired(phone: PhoneEnd, watch: CompanionEnd) -> bool:
+    ends = ((phone, watch), (watch, phone))
+    return all(any(row.state == "active" and row.peer_id == to.id for row in end.rows(Pairing)) for end, to in ends)

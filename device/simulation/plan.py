@@ -19,6 +19,7 @@ from relay.sandbox.rules import KINDS, Kind
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
 NAMES: tuple[Kind, ...] = tuple(KINDS)
+FAULTS_MIN = 2  # with less a schedule does not count
 HTTP_FAULTS = ("not_sent", "lost_before", "lost_after", "500", "502", "503", "429", "slow", "html", "cut_json")
 KINDS_OF_ANSWER = ("ACCEPT", "CANCELLED", "REVOKED", "LOST", "STORED", "REJECT", "CLOSED", "TOKEN", "OFFER")
 ENTRA_FAULTS = ("person", "locked_out", "no_refresh_token")
@@ -88,8 +89,8 @@ class _Draft:
 def make_plan(seed: int) -> Plan:
     """Return the plan of a seed."""
     random = Random(f"plan {seed}")  # noqa: S311  # a reproducible draw, no secret
-    phones = random.choices((1, 2), (85, 15))[0]
-    companions = random.choices((1, 2), (80, 20))[0]
+    phones = random.choices((1, 2), (92, 8))[0]
+    companions = random.choices((1, 2), (88, 12))[0]
     kind = random.choice(NAMES)
     draft = _Draft(random, kind, _names("phone", phones), _names("watch", companions))
     draft.is_long = random.random() < 0.02
@@ -97,7 +98,7 @@ def make_plan(seed: int) -> Plan:
     if random.random() < 0.005:
         _withheld(draft)
     else:
-        for _ in range(random.choices((1, 2, 3), (60, 30, 10))[0]):
+        for _ in range(random.choices((1, 2, 3), (85, 12, 3))[0]):
             _handoff(draft)
             _life(draft)
             if random.random() < 0.25:
@@ -133,13 +134,13 @@ def _handoff(draft: _Draft) -> None:
     for _ in range(random.choices((0, 1, 2, 3), (15, 40, 30, 15))[0]):
         _fault(draft, span_s, near=(phone, watch))
     draft.add(draft.now_s, "hand_off", phone, watch, strategy)
-    if random.random() < 0.35:
+    if random.random() < 0.25:
         act = random.choices(
             ("cancel", "revoke", "pair", "hand_off", "forget", "sign_out", "sign_in", "lose", "erase", "unpair"),
             (25, 15, 12, 15, 5, 5, 5, 3, 5, 5),
         )[0]
         _person(draft, act, draft.moment(span_s), (phone, watch), strategy)
-    if random.random() < 0.85:  # the person tries again: mint wants him twice when the device was away
+    if random.random() < 0.95:  # the person tries again: mint wants him twice when the device was away
         draft.add(draft.now_s + span_s + random.uniform(5.0, 900.0), "hand_off", phone, watch, strategy)
     draft.now_s += span_s + 1_000.0 + random.choice((0.0, 0.0, 0.0, HOUR_S))
 
@@ -149,13 +150,14 @@ def _life(draft: _Draft) -> None:
     random = draft.random
     pauses = ((61.0, 120.0), (1_800.0, 5_000.0), (4_000.0, 20_000.0), (DAY_S, 4 * DAY_S), (20 * DAY_S, 46 * DAY_S))
     weights = (25, 20, 20, 30, 5) if draft.is_long else (45, 40, 15, 0, 0)
-    for _ in range(random.randint(3, 5)):
+    for _ in range(4):
         end = random.choice(draft.companions) if random.random() < 0.85 else random.choice(draft.phones)
-        if random.random() < 0.4:
+        if random.random() < 0.3 or sum(step.is_fault for step in draft.steps) < FAULTS_MIN:
             _fault(draft, 20.0, near=(end,))
-        for other in {end, *(draft.companions if random.random() < 0.5 else ())}:
-            is_forced = random.random() < 0.6
-            draft.add(draft.now_s, "token", other, "force" if is_forced else "", random.choice((0, 0, 1000, 1001)))
+        for other in {end, *(draft.companions if random.random() < 0.2 else ())}:
+            is_forced = random.random() < 0.9
+            uid = random.choices((0, 1000, 1001), (86, 7, 7))[0]
+            draft.add(draft.now_s, "token", other, "force" if is_forced else "", uid)
         low_s, high_s = random.choices(pauses, weights)[0]
         draft.now_s += random.uniform(low_s, high_s)
 

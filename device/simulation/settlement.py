@@ -101,10 +101,10 @@ def _judge_phone(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
     latest: dict[str, PhoneHandoff] = {}
     for row in sorted(rows(view.tables, PhoneHandoff).values(), key=lambda row: row.created_at):
         latest[row.pairing_id] = row
-        _look(ledger, row.state in SETTLED or _may_wait(row, slug, view, by_id), view.name, _spell(row, slug))
+        look(ledger, row.state in SETTLED or _may_wait(row, slug, view, by_id), view.name, _spell(row, slug))
         if row.state not in SETTLED:
             known = shown.get(row.handoff_id)
-            _look(ledger, known is not None, view.name, f"status does not show {_spell(row, slug)}")
+            look(ledger, known is not None, view.name, f"status does not show {_spell(row, slug)}")
     for pairing_id, row in latest.items():
         pairing = pairings.get((pairing_id,))
         peer = by_id.get(pairing.peer_id) if pairing is not None and pairing.state == "active" else None
@@ -112,7 +112,7 @@ def _judge_phone(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
             _agree(ledger, view, peer, row, slug)
     in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
     for grant in rows(view.tables, Grant).values():
-        _look(
+        look(
             ledger,
             in_flight or grant.state != "refreshing",
             view.name,
@@ -137,7 +137,7 @@ def _agree(ledger: Ledger, view: View, companion: View, row: PhoneHandoff, slug:
     grants = [grant for grant in rows(companion.tables, Grant).values() if grant.handoff_id == row.handoff_id]
     is_over = theirs is not None and (theirs.state == "dead" or any(grant.state == "needs_handoff" for grant in grants))
     if is_over:
-        _look(ledger, row.device_state not in ("held", "refreshing"), view.name, f"thinks {_spell(row, slug)} is alive")
+        look(ledger, row.device_state not in ("held", "refreshing"), view.name, f"thinks {_spell(row, slug)} is alive")
 
 
 def _judge_companion(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
@@ -145,18 +145,18 @@ def _judge_companion(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> N
     has_action = status["action"] is not None
     for row in rows(view.tables, CompanionHandoff).values():
         is_settled = row.state in ("stored", "dead") or has_action or _is_their_turn(row, by_id)
-        _look(ledger, is_settled, view.name, f"handoff {row.handoff_id[:8]} is {row.state} and status asks for nothing")
+        look(ledger, is_settled, view.name, f"handoff {row.handoff_id[:8]} is {row.state} and status asks for nothing")
     grants = sorted(rows(view.tables, Grant).values(), key=lambda grant: (grant.stored_at, grant.grant_id))
     in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
     for grant in grants:
         is_known = grant.state in ("held", "needs_handoff", "locked", "dead")
-        _look(ledger, is_known or in_flight, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
+        look(ledger, is_known or in_flight, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
     if not any(grant.state in ("held", "refreshing") for grant in grants):
-        _look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
+        look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
     known = {key for peer in by_id.values() if peer.is_here and peer is not view for key in rows(peer.tables, Pairing)}
     for request in rows(view.tables, Outgoing).values():
         is_answerable = request.type == "STORED" and (request.pairing_id,) in known
-        _look(ledger, not is_answerable, view.name, f"STORED of {request.handoff_id[:8]} is unanswered by its phone")
+        look(ledger, not is_answerable, view.name, f"STORED of {request.handoff_id[:8]} is unanswered by its phone")
 
 
 def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, View]) -> bool:
@@ -172,7 +172,7 @@ def _spell(row: PhoneHandoff, slug: str) -> str:
     return f"handoff {row.handoff_id[:8]}: {row.state} {row.reason} ({row.strategy}); action {slug or 'none'}"
 
 
-def _look(ledger: Ledger, is_kept: bool, end: str, seen: str) -> None:
+def look(ledger: Ledger, is_kept: bool, end: str, seen: str) -> None:
     ledger.checks[5] += 1
     if not is_kept:
         raise ledger.broken(5, SILENT, end, seen)

@@ -60,6 +60,7 @@ PURE_IMPORTS = frozenset(
         "dataclasses",
         "datetime",  # values; asking it for the present is caught below
         "enum",
+        "functools",
         "hashlib",
         "hmac",
         "ipaddress",
