@@ -212,6 +212,8 @@ class Handoffs:
         step = phone_step(before, event)
         if event == "stored" and PhoneEffect.SEND_REVOKE in step.effects and not self._may_take_away(turn, pairing):
             raise PeerError("too_many_handoffs")
+        if turn.is_duplicate and row is not None and step.state != before and PhoneEffect.SEND_CLOSED in step.effects:
+            self._perform(turn, pairing, row, PhoneEffect.SEND_CLOSED)  # a receipt that comes again wants its answer
         if turn.is_duplicate and step.state != before:
             return before  # a repeated message asks again, it never moves anything
         if row is None:

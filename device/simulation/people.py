@@ -449,5 +449,8 @@ class People:
 
 
 def _are_paired(phone: PhoneEnd, watch: CompanionEnd) -> bool:
-    ends = ((phone, watch), (watch, phone))
-    return all(any(row.state == "active" and row.peer_id == to.id for row in end.rows(Pairing)) for end, to in ends)
+    here, there = (
+        {row.pairing_id for row in end.rows(Pairing) if row.state == "active" and row.peer_id == to.id}
+        for end, to in ((phone, watch), (watch, phone))
+    )
+    return bool(here & there)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from device.grants.serving import is_lease_over
 from device.ports import Now
 from device.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from device.simulation.ledger import Ledger, rows
@@ -122,9 +123,10 @@ def _judge_phone(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
 
 def _may_wait(row: PhoneHandoff, slug: str, view: View, by_id: Mapping[str, View]) -> bool:
     """Whether an open handoff may wait: for the person, or a device that is lost or has forgotten us. Both named."""
-    if (row.state, row.reason, row.strategy) == ("offered", "accepted", "mint"):
-        return bool(slug)  # one action at a time: another device may come first
     pairing = rows(view.tables, Pairing).get((row.pairing_id,))
+    if (row.state, row.reason, row.strategy) == ("offered", "accepted", "mint"):
+        # One action at a time: another device may come first. Of a pairing that is over it is given up after 24 hours.
+        return bool(slug) or (pairing is not None and pairing.state == "retired")
     peer = by_id.get(pairing.peer_id) if pairing is not None else None
     theirs = rows(peer.tables, Pairing).get((row.pairing_id,)) if peer is not None and peer.is_here else None
     knows_us = theirs is not None and theirs.state != "pending"  # pending: put back to the middle of the pairing
@@ -133,6 +135,9 @@ def _may_wait(row: PhoneHandoff, slug: str, view: View, by_id: Mapping[str, View
 
 def _agree(ledger: Ledger, view: View, companion: View, row: PhoneHandoff, slug: str) -> None:
     """A grant that is over on the companion is known to be over on the phone."""
+    pairing = rows(companion.tables, Pairing).get((row.pairing_id,))
+    if pairing is None or pairing.state != "active":
+        return  # a pairing that only the companion has finished: it has nobody to tell, and its person pairs again
     theirs = rows(companion.tables, CompanionHandoff).get((row.handoff_id,))
     grants = [grant for grant in rows(companion.tables, Grant).values() if grant.handoff_id == row.handoff_id]
     is_over = theirs is not None and (theirs.state == "dead" or any(grant.state == "needs_handoff" for grant in grants))
@@ -150,10 +155,13 @@ def _judge_companion(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> N
     in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
     for grant in grants:
         is_known = grant.state in ("held", "needs_handoff", "locked", "dead")
-        look(ledger, is_known or in_flight, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
+        may_not = is_lease_over(grant, view.now)  # nothing is asked of the provider until the phone gives a lease
+        look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
     if not any(grant.state in ("held", "refreshing") for grant in grants):
         look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
-    known = {key for peer in by_id.values() if peer.is_here and peer is not view for key in rows(peer.tables, Pairing)}
+    peers = [peer for peer in by_id.values() if peer.is_here and peer is not view]
+    # pending: a disk that was put back to the middle of the pairing
+    known = {key for peer in peers for key, row in rows(peer.tables, Pairing).items() if row.state != "pending"}
     for request in rows(view.tables, Outgoing).values():
         is_answerable = request.type == "STORED" and (request.pairing_id,) in known
         look(ledger, not is_answerable, view.name, f"STORED of {request.handoff_id[:8]} is unanswered by its phone")

@@ -256,3 +256,24 @@ def test_a_restored_companion_does_not_take_the_token_of_a_handoff_that_was_revo
         assert [grant for grant in watch.rows(Grant) if grant.refresh_token is not None] == []
 
     world.run(story())
+
+
+def test_a_receipt_from_a_restored_companion_is_answered_though_its_handoff_was_revoked() -> None:
+    world = World("rotates", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        world.broker.hold = lambda packet: world.type_of(packet) == "CLOSED"
+        await phone.hand_off(watch)
+        image = watch.image()
+        assert [row.type for row in watch.rows(Outgoing)] == ["STORED"]
+        world.broker.hold = lambda packet: world.type_of(packet) == "HELLO"  # which would take the grant away first
+        world.broker.held.clear()
+        await phone.revoke(watch)
+        await watch.restore(image)
+        await watch.start()
+        await world.advance(600)
+        assert watch.rows(Outgoing) == []
+
+    world.run(story())
