@@ -11,7 +11,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
-.PHONY: help demo test check bench vectors fuzz simulate simulate-long exhaustive mutants chaos clean system-packages
+.PHONY: help demo test check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,9 @@ bench: $(VENV)/.development system-packages  ## print the table of ratios; ARGS=
 
 vectors: $(VENV)/.development  ## make tests/vectors anew
 	@$(BIN)/python tests/vectors/make.py
+
+openapi: $(VENV)/.development  ## make docs/api anew: OpenAPI and Postman, out of the client's models
+	@$(BIN)/python tests/api/make.py
 
 fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, TARGET=, SEED=, REPLAY=FILE
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(T),10) $(if $(TARGET),--target $(TARGET)) \

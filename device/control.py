@@ -44,7 +44,18 @@ from relay.errors import (
 log = structlog.get_logger(__name__)
 
 JSON = JsonValue
-AskKind = Literal["password", "code", "browser", "confirm", "invitation", "refresh_token"]
+AskKind = Literal[
+    "password",
+    "new_password",
+    "code",
+    "choice",
+    "contact",
+    "attribute",
+    "browser",
+    "confirm",
+    "invitation",
+    "refresh_token",
+]
 
 SOCKET_MODE = 0o600
 CONNECTIONS_MAX = 32
@@ -53,7 +64,7 @@ REPLY_BYTES_MAX = 4_194_304  # what an agent may answer in one line: a thousand 
 REQUEST_DEADLINE_S = 10.0  # from connecting to the end of the request line
 SEND_DEADLINE_S = 10.0  # a client that does not read this long has gone away
 ASK_DEADLINE_S = 600.0  # a person fetches a code from a mailbox within ten minutes, or starts again
-ASKS_MAX = 32  # per command
+ASKS_MAX = 64  # per command; a sign-up asks for attributes one by one
 
 EXIT_FAILED, EXIT_USAGE, EXIT_PERSON, EXIT_POLICY = 1, 2, 4, 5
 
@@ -73,7 +84,7 @@ class Exchange(Protocol):
     async def ask(self, kind: AskKind, text: str, **extra: JSON) -> str | None:
         """Ask the person; None when nobody is there, he declined, or ten minutes passed.
 
-        The answer to ``password`` and ``code`` is a secret: wrap it at once (:mod:`relay.secret`).
+        The answer to ``password``, ``new_password`` and ``code`` is a secret: wrap it at once (:mod:`relay.secret`).
         """
         ...
 

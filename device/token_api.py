@@ -1,8 +1,8 @@
 """What apps on the device may ask: one access token, over HTTP/1.1 on a Unix socket.
 
-``GET /v1/token?scope=&account=&audience=&min_valid_s=&timeout_s=&force_refresh=``. The peer is who the kernel says it
-is, the policy decides by that, the agent behind :class:`~device.token_source.TokenSource` answers. This module knows
-HTTP, limits and words; it knows nothing of grants, and a refresh token has no way to get in here.
+``GET /v1/token?scope=&account=&audience=&min_valid_s=&timeout_s=&force_refresh=&claims=``. The peer is who the kernel
+says it is, the policy decides by that, the agent behind :class:`~device.token_source.TokenSource` answers. This module
+knows HTTP, limits and words; it knows nothing of grants, and a refresh token has no way to get in here.
 
 Invariants:
 
@@ -47,6 +47,7 @@ from device.token_source import (
     TokenSource,
 )
 from relay.errors import RelayError
+from relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -94,6 +95,7 @@ class _QueryModel(BaseModel):
     min_valid_s: Annotated[float, Field(ge=0, le=MIN_VALID_S_MAX, allow_inf_nan=False)] = MIN_VALID_S_DEFAULT
     timeout_s: Annotated[float, Field(ge=0, le=TIMEOUT_S_MAX, allow_inf_nan=False)] = TIMEOUT_S_DEFAULT
     force_refresh: Literal["true", "false", "1", "0"] = "false"
+    claims: Annotated[str, Field(max_length=CLAIMS_CHARS_MAX)] = ""
 
 
 PARAMETERS = tuple(_QueryModel.model_fields)
@@ -126,6 +128,9 @@ def parse_query(text: str) -> TokenQuery | BadQuery:
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
         return BadQuery(f"{str(first['loc'][0])[:64]!r}: {first['msg'].lower()}")
+    claims = read_claims(model.claims) if model.claims else ""
+    if claims is None:
+        return BadQuery("'claims': must be a claims challenge, as JSON or base64, with access_token alone")
     return TokenQuery(
         model.scope,
         model.account,
@@ -133,6 +138,7 @@ def parse_query(text: str) -> TokenQuery | BadQuery:
         model.min_valid_s,
         model.timeout_s,
         model.force_refresh in ("true", "1"),
+        claims,
     )
 
 

@@ -16,7 +16,10 @@ TIMEOUT_S_DEFAULT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TokenQuery:
-    """One question by one local program. Empty strings mean "not said"."""
+    """One question by one local program. Empty strings mean "not said".
+
+    ``claims`` is a claims challenge as it is sent to the provider (:func:`relay.provider.claims.read_claims`).
+    """
 
     scope: str = ""
     account: str = ""
@@ -24,6 +27,7 @@ class TokenQuery:
     min_valid_s: float = MIN_VALID_S_DEFAULT
     timeout_s: float = TIMEOUT_S_DEFAULT
     force_refresh: bool = False
+    claims: str = ""
 
 
 @dataclass(frozen=True, slots=True)

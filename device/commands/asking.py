@@ -1,4 +1,4 @@
-"""Answers to what an agent asks in the middle of a command: password, one-time code, browser, confirmation.
+"""Answers to what an agent asks in the middle of a command: passwords, one-time codes, choices, a browser.
 
 The agent asks when it needs something, not before: a password is prompted for only when the provider wants one,
 and ``--otp-file`` is read only after the provider has sent the code. Answers come from the options, else from the
@@ -11,6 +11,7 @@ agent's user and root can open.
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import select
 import shlex
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
 
+from device.client import JSON
 from device.commands.parsing import Context, UsageError
 from device.render import clean
 from relay.errors import LocalError, PersonNeededError
@@ -33,7 +35,10 @@ S = TypeVar("S", bound=Secret[str])
 CODE_WAIT_S_MAX = 300.0  # codes live five to ten minutes; a file that is not there by then never comes
 POLL_S = 0.1  # a person does not notice, and a small device does not either
 CODE_BYTES_MAX = 4_096  # a code has some ten characters; a larger file is the wrong file
-ASKED_MAX = 32  # questions in one command; an agent that asks more often is broken
+RETYPES_MAX = 3
+CHOICES_MAX = 32
+ATTRIBUTES_CHARS_MAX = 8_192  # what the provider's form takes
+ASKED_MAX = 64  # questions in one command; an agent that asks more often is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Sources:
     """Where answers come from: paths (``-`` is standard input) or a command line; None means the terminal."""
 
     password_file: str | None = None
+    new_password_file: str | None = None
     otp_file: str | None = None
     otp_command: str | None = None
     refresh_token_file: str | None = None
@@ -88,8 +94,17 @@ class Answers:
         match ask.get("kind"):
             case "password":
                 return self._password(text or "Password").reveal()
+            case "new_password":
+                return self._new_password(text or "New password").reveal()
             case "code":
-                return self._code(text or "One-time code").reveal()
+                code = self._code(text or "One-time code", can_resend=ask.get("can_resend") is True)
+                return "" if code is None else code.reveal()
+            case "choice":
+                return self._choice(text or "Which one?", ask.get("choices"))
+            case "contact":
+                return self._contact(text or "E-mail address or phone number", ask.get("proposal"))
+            case "attribute":
+                return self._attribute(text or "Attribute", ask)
             case "refresh_token":
                 return self._refresh_token().reveal()
             case "browser":
@@ -115,7 +130,26 @@ class Answers:
             return self._refused
         return self._hidden(Password, text, "use --password-file")
 
-    def _code(self, text: str) -> Code:
+    def _new_password(self, text: str) -> Password:
+        """Choose a password: typed twice, or the first line of a file, which is not offered a second time."""
+        path = self._sources.new_password_file
+        if path is not None:
+            if isinstance(self._refused, Password):
+                raise PersonNeededError(
+                    "the new password was not accepted", hint="look at the rules of the tenant, and at the file"
+                )
+            self._refused = _as_secret(Password, self._first_line(path, "password file"), "password")
+            return self._refused
+        hint = "give it in a file: --new-password-file, for sign-up --password-file"
+        for _ in range(RETYPES_MAX):
+            typed = self._hidden(Password, text, hint)
+            if self._hidden(Password, "once more, to be sure", hint) == typed:
+                return typed
+            self._context.note("the two are not the same")
+        raise PersonNeededError(f"{RETYPES_MAX} times not the same password twice")
+
+    def _code(self, text: str, *, can_resend: bool = False) -> Code | None:
+        """Return the code, or None where the person wants a new one sent: an empty answer, or the letter r."""
         if self._sources.otp_command is not None:
             code = _as_secret(Code, _output_of(self._sources.otp_command), "code")
             if code == self._refused:
@@ -126,7 +160,11 @@ class Answers:
             return _as_secret(Code, self._line_of_stdin("one-time code"), "code")
         if self._sources.otp_file is not None:
             return _as_secret(Code, self._wait_for_code(self._sources.otp_file), "code")
-        return self._hidden(Code, text, "use --otp-file or --otp-command")
+        hint = "use --otp-file or --otp-command"
+        if not can_resend:
+            return self._hidden(Code, text, hint)
+        typed = self._typed_hidden(f"{text} (empty: send a new one)", hint).strip()
+        return None if typed.lower() in ("", "r") else _as_secret(Code, typed, "code")
 
     def _refresh_token(self) -> RefreshToken:
         path = self._sources.refresh_token_file
@@ -152,6 +190,32 @@ class Answers:
         typed = self._visible(f"{text} [y/N]", "--yes answers without asking")
         return "yes" if typed.strip().lower() in ("y", "yes") else None
 
+    def _choice(self, text: str, choices: object) -> str | None:
+        """Show a numbered list and return the value of the chosen entry; None when the person chose none."""
+        offered = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+        if not 0 < len(offered) <= CHOICES_MAX:
+            raise LocalError("the agent offered no choice that can be shown")
+        if self._context.stdin.isatty():
+            self._context.note(f"{text}:")
+            for number, one in enumerate(offered, 1):
+                self._context.note(f"  {number}  {clean(str(one.get('text') or one.get('value')))}")
+        for _ in range(RETYPES_MAX):
+            typed = self._visible(f"Which one, 1 to {len(offered)}?", "say it beforehand: --mfa-method, --register")
+            if typed.isascii() and typed.isdigit() and 1 <= int(typed[:4]) <= len(offered):
+                return str(offered[int(typed[:4]) - 1].get("value"))
+            if not typed:
+                break
+        return None
+
+    def _contact(self, text: str, proposal: object) -> str:
+        proposed = f" [{clean(str(proposal))}]" if proposal else ""
+        return self._visible(f"{text}{proposed}:", "use --register")
+
+    def _attribute(self, text: str, ask: Mapping[str, object]) -> str:
+        notes = [clean(str(ask[name])) for name in ("type", "pattern") if ask.get(name)]
+        told = f" ({', '.join(notes)})" if notes else ""
+        return self._visible(f"{text}{told}:", "use --attributes-file")
+
     # -- Where it comes from -------------------------------------------------------------------------------
 
     def _visible(self, text: str, hint: str) -> str:
@@ -165,13 +229,15 @@ class Answers:
         return typed
 
     def _hidden(self, kind: type[S], text: str, hint: str) -> S:
+        return _as_secret(kind, self._typed_hidden(text, hint), "answer")
+
+    def _typed_hidden(self, text: str, hint: str) -> str:
         if not self._context.stdin.isatty():
             raise PersonNeededError(f"nobody is there to answer: {text}", hint=hint)
         try:
-            typed = getpass.getpass(f"{text}: ", stream=self._context.stderr)
+            return getpass.getpass(f"{text}: ", stream=self._context.stderr)
         except EOFError:
             raise PersonNeededError(f"no answer: {text}", hint=hint) from None
-        return _as_secret(kind, typed, "answer")
 
     def _first_line(self, path: str, what: str) -> str:
         return self._line_of_stdin(what) if path == "-" else _first_line_of(Path(path), what)
@@ -217,6 +283,39 @@ def read_argument_from_stdin(context: Context, what: str) -> str:
         LocalError: there is none, or it is longer than ``SECRET_CHARS_MAX`` characters.
     """
     return _line(context.stdin, what)
+
+
+def read_attributes(context: Context, path: str) -> dict[str, JSON]:
+    """Return what ``--attributes-file`` says: a JSON object of names and texts; numbers and yes or no count as text.
+
+    Raises:
+        LocalError: it cannot be read, or is something else.
+    """
+    try:
+        if path == "-":
+            text = context.stdin.read(ATTRIBUTES_CHARS_MAX + 1)
+        else:
+            with Path(path).open(encoding="utf-8") as file:
+                text = file.read(ATTRIBUTES_CHARS_MAX + 1)
+    except UnicodeDecodeError:
+        raise LocalError(f"attributes file {path} is not UTF-8 text") from None
+    except OSError as exc:
+        raise LocalError(f"attributes file {path} cannot be read: {exc.strerror}") from exc
+    try:
+        found = json.loads(text) if len(text) <= ATTRIBUTES_CHARS_MAX else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise LocalError(f"attributes file {path} does not hold one JSON object", hint='as in {"displayName": "Ann"}')
+    values: dict[str, JSON] = {}
+    for name, value in found.items():
+        if isinstance(value, bool):
+            values[name] = "true" if value else "false"
+        elif isinstance(value, str | int) and value != "":
+            values[name] = str(value)
+        else:
+            raise LocalError(f"attributes file {path}: the value of {clean(name)} is neither text nor number")
+    return values
 
 
 def _line(stream: TextIO, what: str) -> str:

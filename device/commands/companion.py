@@ -56,6 +56,12 @@ def token_options(parser: argparse.ArgumentParser, kind: str = KIND) -> None:
     )
     parser.add_argument("--force-refresh", action="store_true", help="fetch a new token even if a valid one is cached")
     parser.add_argument(
+        "--claims",
+        metavar="C",
+        type=text,
+        help="a claims challenge, as a resource's WWW-Authenticate has it: fetch a token that meets it",
+    )
+    parser.add_argument(
         "--inspect",
         action="store_true",
         help="print the token's header and claims instead of the token; never its signature",

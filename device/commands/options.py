@@ -70,7 +70,69 @@ def sign_in_options(parser: argparse.ArgumentParser, *, is_required: bool) -> No
         type=text,
         help="file with the password in its first line, - for standard input; else asked for",
     )
-    code = group.add_mutually_exclusive_group()
+    code_options(group)
+    second_factor_options(group)
+
+
+def new_account_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``sign-up`` takes."""
+    parser.add_argument("--username", metavar="U", type=text, required=True, help="e-mail address of the new account")
+    password = parser.add_mutually_exclusive_group()
+    password.add_argument(
+        "--password-file",
+        metavar="F|-",
+        type=text,
+        help="file with the new password in its first line, - for standard input; else asked for, twice",
+    )
+    password.add_argument(
+        "--no-password",
+        action="store_true",
+        help="an account that signs in with e-mail codes, where the tenant has them",
+    )
+    parser.add_argument(
+        "--attributes-file",
+        metavar="F|-",
+        type=text,
+        help="file with what the tenant wants to know, as a JSON object of names and texts; what is missing is asked "
+        "for",
+    )
+    code_options(parser)
+    second_factor_options(parser)
+
+
+def reset_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``reset-password`` takes."""
+    parser.add_argument("--username", metavar="U", type=text, required=True, help="the account")
+    parser.add_argument(
+        "--new-password-file",
+        metavar="F|-",
+        type=text,
+        help="file with the new password in its first line, - for standard input; else asked for, twice",
+    )
+    code_options(parser)
+    second_factor_options(parser)
+
+
+def second_factor_options(parser: argparse._ActionsContainer) -> None:
+    """Add which second factor, and which to register where the account has none."""
+    parser.add_argument(
+        "--mfa-method",
+        metavar="M",
+        type=text,
+        help="second factor to use where the account has several: email, sms, or the masked address; else asked for",
+    )
+    parser.add_argument(
+        "--register",
+        metavar="CONTACT",
+        type=text,
+        help="e-mail address, or phone number with +, to register as second factor where the account must have one; "
+        "else asked for",
+    )
+
+
+def code_options(parser: argparse._ActionsContainer) -> None:
+    """Add where one-time codes come from."""
+    code = parser.add_mutually_exclusive_group()
     code.add_argument(
         "--otp-file",
         metavar="F|-",

@@ -7,6 +7,8 @@ from device.commands.options import (
     device_argument,
     events_options,
     init_options,
+    new_account_options,
+    reset_options,
     sign_in_options,
     wait_option,
 )
@@ -35,6 +37,9 @@ def _init(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--profile", choices=PROFILES, help="what the provider does with refresh tokens; else guessed")
     group.add_argument("--tenant", metavar="T", type=text, help="Entra: the tenant, such as contoso")
     group.add_argument(
+        "--scope", metavar="S", type=text, help="what the person is asked to grant; must contain offline_access"
+    )
+    group.add_argument(
         "--allow-refresh-token-access",
         action="store_true",
         help="let refresh tokens leave the account: `phone handoff` is refused without it",
@@ -54,6 +59,16 @@ def _token(parser: argparse.ArgumentParser) -> None:
 
 def _sign_in(parser: argparse.ArgumentParser) -> None:
     sign_in_options(parser, is_required=True)
+    agent_options(parser, KIND)
+
+
+def _sign_up(parser: argparse.ArgumentParser) -> None:
+    new_account_options(parser)
+    agent_options(parser, KIND)
+
+
+def _reset(parser: argparse.ArgumentParser) -> None:
+    reset_options(parser)
     agent_options(parser, KIND)
 
 
@@ -152,13 +167,35 @@ COMMANDS = {
         _sign_in,
         "device.commands.talk:sign_in",
         description="Sign in at the provider, without a browser (password or e-mail code, where the provider has "
-        "such endpoints) or with one. Secrets come from prompts, files, standard input or a command, "
-        "never from the command line. With - for both files, the first line of standard input is the "
-        "password.",
+        "such endpoints) or with one. What else the provider wants is asked for: which second factor, or which address "
+        "to register as one. An empty answer to a code has a new one sent. Secrets come from prompts, files, standard "
+        "input or a command, never from the command line. With - for both files, the first line of standard input is "
+        "the password.",
         examples="  token-relay phone sign-in --username otp@contoso.example --otp-file /tmp/code\n"
         "  token-relay phone sign-in --username U --password-file - < password\n"
         "  token-relay phone sign-in --username U --otp-command 'curl -fs http://127.0.0.1:8400/sandbox/mailbox/U'\n"
         "  token-relay phone sign-in --browser --no-open",
+    ),
+    "sign-up": Command(
+        "make an account at the provider and sign in with it",
+        _sign_up,
+        "device.commands.talk:sign_up",
+        description="Make an account at the provider, without a browser, where the provider has such endpoints. A code "
+        "proves the address, then a password is chosen and the tenant's questions are answered. The person is signed "
+        "in afterwards if the provider lets it; exit code 0 means that the account exists.",
+        examples="  token-relay phone sign-up --username ann@contoso.example\n"
+        "  token-relay phone sign-up --username U --password-file pw --attributes-file me.json --otp-command CMD",
+    ),
+    "reset-password": Command(
+        "choose a new password at the provider",
+        _reset,
+        "device.commands.talk:reset_password",
+        description="Choose a new password, without a browser: a code proves the address. Only accounts with a "
+        "password can do it. The provider then revokes what was signed in with the old one, the companions' grants "
+        "too. The person is signed in afterwards if the provider lets it; exit code 0 means that the password is "
+        "changed.",
+        examples="  token-relay phone reset-password --username ann@contoso.example\n"
+        "  token-relay phone reset-password --username U --new-password-file pw --otp-command CMD",
     ),
     "sign-out": Command(
         "forget the phone's own tokens",

@@ -27,6 +27,7 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         tls_cert=_path(args.tls_cert),
         tls_key=_path(args.tls_key),
         as_json=context.as_json,
+        cors=tuple(args.cors),
         seed=args.seed,
         links=args.links,
     )

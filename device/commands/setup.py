@@ -39,6 +39,7 @@ OPTIONS = {
     "provider.client_id": "--client-id",
     "provider.profile": "--profile",
     "provider.tenant": "--tenant",
+    "provider.scope": "--scope",
     "vault.passphrase_file": "--vault-passphrase-file",
     "vault.credential": "--vault-credential",
     "vault": "vault options",
@@ -111,6 +112,7 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
             "provider.client_id": args.client_id,
             "provider.profile": args.profile,
             "provider.tenant": args.tenant,
+            "provider.scope": args.scope,
             "allow_refresh_token_access": args.allow_refresh_token_access or None,
         }
     return {key: value for key, value in chosen.items() if value is not None}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from device.client import JSON, JsonObject, control_call, locate
-from device.commands.asking import Answers, Sources, read_argument_from_stdin
+from device.commands.asking import Answers, Sources, read_argument_from_stdin, read_attributes
 from device.commands.parsing import DONE, PENDING, Context, UsageError
 from device.render import clean, duration, show, value_text
 from relay.errors import LocalError
@@ -105,6 +105,22 @@ def sign_in(args: argparse.Namespace, context: Context) -> int:
     return finish(context, result)
 
 
+def sign_up(args: argparse.Namespace, context: Context) -> int:
+    """``phone sign-up``."""
+    command_args = {**_second_factor_args(args), "username": args.username, "with_password": not args.no_password}
+    if args.attributes_file is not None:
+        command_args["attributes"] = read_attributes(context, args.attributes_file)
+    sources = Sources(new_password_file=args.password_file, otp_file=args.otp_file, otp_command=args.otp_command)
+    return finish(context, call(args, context, "sign_up", command_args, sources=sources))
+
+
+def reset_password(args: argparse.Namespace, context: Context) -> int:
+    """``phone reset-password``."""
+    command_args = {**_second_factor_args(args), "username": args.username}
+    sources = Sources(new_password_file=args.new_password_file, otp_file=args.otp_file, otp_command=args.otp_command)
+    return finish(context, call(args, context, "reset_password", command_args, sources=sources))
+
+
 def sign_out(args: argparse.Namespace, context: Context) -> int:
     """``phone sign-out``."""
     return finish(context, call(args, context, "sign_out"))
@@ -132,6 +148,8 @@ def phone_pair(args: argparse.Namespace, context: Context) -> int:
 def handoff(args: argparse.Namespace, context: Context) -> int:
     """``phone handoff``: 0 when the companion's word is here that the grant is on its disk."""
     sources = _sign_in_sources(args)
+    if args.username is None and (args.mfa_method or args.register):
+        raise UsageError("--mfa-method and --register need --username")
     command_args: JsonObject = {"device": args.device, "wait_s": args.wait}
     optional: dict[str, JSON] = {"strategy": args.strategy, "scope": args.scope, "lease_days": args.lease_days}
     command_args.update({key: value for key, value in optional.items() if value is not None})
@@ -164,7 +182,12 @@ def forget(args: argparse.Namespace, context: Context) -> int:
 def _sign_in_args(args: argparse.Namespace) -> JsonObject:
     if args.browser:
         return {"method": "browser", "open": not args.no_open}
-    return {"method": "native", "username": args.username}
+    return {"method": "native", "username": args.username, **_second_factor_args(args)}
+
+
+def _second_factor_args(args: argparse.Namespace) -> JsonObject:
+    given = {"mfa_method": args.mfa_method, "contact": args.register}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _sign_in_sources(args: argparse.Namespace) -> Sources:
@@ -172,6 +195,8 @@ def _sign_in_sources(args: argparse.Namespace) -> Sources:
         raise UsageError("--no-open needs --browser")
     if args.browser and (args.password_file or args.otp_file or args.otp_command):
         raise UsageError("with --browser the secrets are typed there: no --password-file, --otp-file, --otp-command")
+    if args.browser and (args.mfa_method or args.register):
+        raise UsageError("with --browser a second factor is asked for there: no --mfa-method, --register")
     return Sources(
         password_file=args.password_file,
         otp_file=args.otp_file,

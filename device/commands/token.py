@@ -36,6 +36,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     }
     if args.min_valid is not None:
         query["min_valid_s"] = f"{args.min_valid:g}"
+    if args.claims is not None:
+        query["claims"] = args.claims
     if args.force_refresh:
         query["force_refresh"] = "true"
     path = locate(_kind(args), context.env, name=TOKEN_SOCKET, home=args.home, socket_directory=args.socket)

@@ -53,6 +53,14 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-cert", metavar="F", type=text, help="serve https with this certificate")
     parser.add_argument("--tls-key", metavar="F", type=text, help="private key of --tls-cert")
     parser.add_argument(
+        "--cors",
+        metavar="ORIGIN",
+        action="append",
+        type=text,
+        default=[],
+        help="let web pages of this origin call the provider, for development; may be given several times",
+    )
+    parser.add_argument(
         "--seed",
         metavar="N",
         type=whole(0, 2**31 - 1),

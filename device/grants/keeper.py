@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,6 +24,8 @@ import structlog
 
 from device.elapsed import Stamp, elapsed_s
 from device.grants import lease, lifecycle, schedule
+from device.grants.challenges import Challenges, ends_nothing, refusal_of
+from device.grants.flight import Begun, Pause, detail_of, event_name, scope_to_ask
 from device.grants.serving import (
     Refresh,
     Serve,
@@ -49,7 +51,6 @@ from device.turn import Turn
 from relay.errors import RelayError, VaultError
 from relay.provider import oauth
 from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from relay.secret import RefreshToken
 
 log = structlog.get_logger()
 
@@ -68,26 +69,6 @@ class GrantWatcher(Protocol):
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
         """A refresh was settled, or the lease ended: ``after`` is already written."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A request that may leave: its intent is on disk."""
-
-    grant_id: str
-    grant: Grant
-    refresh_token: RefreshToken
-    scope: str
-    sent: Stamp
-
-
-@dataclass(slots=True)
-class _Pause:
-    """After failures: not before ``until_boot_s``, and why."""
-
-    failures: int
-    until_boot_s: float
-    reason: str
 
 
 class GrantKeeper:
@@ -111,8 +92,9 @@ class GrantKeeper:
         self._random = random
         self._tasks = tasks
         self._watcher = watcher
-        self._flights: dict[str, asyncio.Task[None]] = {}
-        self._pauses: dict[str, _Pause] = {}
+        self._flights: dict[str, asyncio.Task[TokenOutcome | None]] = {}
+        self._challenges = Challenges()
+        self._pauses: dict[str, Pause] = {}
         self._asked: dict[str, float] = {}
         self._shares: dict[str, tuple[int, float]] = {}  # per grant: generation and the share drawn for it
         self._leases_over: set[str] = set()
@@ -145,6 +127,8 @@ class GrantKeeper:
             return self._grant_token(grant, decision.token, now)
         if isinstance(decision, str):
             return self._refuse(grant)
+        if query.claims:
+            return await self._meet_challenge(grant, query)
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
         ends_at = now.boot_s + query.timeout_s
         while now.boot_s < ends_at and not self._is_pausing(grant.grant_id, now):
@@ -165,8 +149,45 @@ class GrantKeeper:
             # else the flight was not ours: another scope, or the phone's own work with this grant
         if token is not None and token.access_token is not None and remaining_s(token, now) > 0:
             return self._grant_token(grant, token, now)
-        pause = self._pauses.get(grant.grant_id)
-        retry_after_s = max(0.0, pause.until_boot_s - now.boot_s) if pause else None
+        return self._offline(grant.grant_id, query)
+
+    async def _meet_challenge(self, grant: Grant, query: TokenQuery) -> TokenGranted | TokenRefused:
+        """Refresh once with the claims that a resource wants; a token from before is no answer."""
+        grant_id, scope, now = grant.grant_id, normalise_scope(query.scope), self._clock.now()
+        if not profile_of(grant).takes_claims:
+            return TokenRefused("denied", "the provider of this grant takes no claims challenge", "leave claims out")
+        challenge = self._challenges.admit(grant_id, scope, query.claims, now)
+        if isinstance(challenge, TokenRefused):
+            return challenge
+        try:
+            async with asyncio.timeout(query.timeout_s):
+                while challenge.flight is None:
+                    if self._is_pausing(grant_id, self._clock.now()):
+                        self._challenges.forget(grant_id, scope)
+                        return self._offline(grant_id, query)
+                    if (other := self._flights.get(grant_id)) is None or other.done():
+                        flight = self._tasks.create_task(self._flight(grant_id, scope, query.claims))
+                        challenge.flight = self._flights[grant_id] = flight
+                    else:
+                        await asyncio.shield(other)
+                outcome = await asyncio.shield(challenge.flight)
+        except TimeoutError:
+            return self._offline(grant_id, query)
+        if isinstance(outcome, Unavailable | OutcomeUnknown):
+            self._challenges.forget(grant_id, scope)
+        refusal = refusal_of(outcome, self._watcher.reauth_action)
+        if refusal is not None:
+            return refusal
+        after, _, decision = await self._look(replace(query, force_refresh=False, min_valid_s=0.0, claims=""))
+        if after is None:
+            return TokenRefused("not_found", "the grant has just been taken away", self._no_grant())
+        if isinstance(decision, Serve) and outcome is not None:
+            return self._grant_token(after, decision.token, self._clock.now())
+        return self._refuse(after) if isinstance(decision, str) else self._offline(grant_id, query)
+
+    def _offline(self, grant_id: str, query: TokenQuery) -> TokenRefused:
+        pause = self._pauses.get(grant_id)
+        retry_after_s = max(0.0, pause.until_boot_s - self._clock.now().boot_s) if pause else None
         reason = pause.reason if pause else f"no answer from the provider within {query.timeout_s:g} s"
         return TokenRefused("offline", reason, "try again when the network is back", retry_after_s)
 
@@ -213,7 +234,7 @@ class GrantKeeper:
 
     # -- flights ---------------------------------------------------------------------------------------
 
-    def _fly(self, grant_id: str, scope: str) -> asyncio.Task[None]:
+    def _fly(self, grant_id: str, scope: str) -> asyncio.Task[TokenOutcome | None]:
         flight = self._flights.get(grant_id)
         if flight is None or flight.done():
             flight = self._flights[grant_id] = self._tasks.create_task(self._flight(grant_id, scope))
@@ -240,37 +261,40 @@ class GrantKeeper:
         """Refresh once now, whatever the cache holds; shares a flight that is already under way."""
         await asyncio.shield(self._fly(grant_id, normalise_scope(scope)))
 
-    async def _flight(self, grant_id: str, scope: str) -> None:
-        """One refresh to a known end, or to a pause. Never raises: a task of the agent's group."""
+    async def _flight(self, grant_id: str, scope: str, claims: str = "") -> TokenOutcome | None:
+        """One refresh to a known end, or to a pause; its last outcome. Never raises: a task of the agent's group."""
+        outcome: TokenOutcome | None = None
         try:
             attempt = 0
             while True:
-                begun = await self._link.turn(lambda turn: self._begin(turn, grant_id, scope))
-                if not isinstance(begun, _Begun):
-                    return
+                begun = await self._link.turn(lambda turn: self._begin(turn, grant_id, scope, claims))
+                if not isinstance(begun, Begun):
+                    return outcome
                 outcome = await oauth.refresh(
                     self._http,
                     profile_of(begun.grant),
                     token_endpoint=begun.grant.token_endpoint,
                     client_id=begun.grant.client_id,
                     refresh_token=begun.refresh_token,
-                    scope=scope or _scope_to_ask(begun.grant),
+                    scope=scope or scope_to_ask(begun.grant),
                     client_info=begun.grant.profile == "entra",
+                    claims=begun.claims,
                 )
                 settled = await self._settle(begun, outcome)
                 if settled is None or not isinstance(outcome, OutcomeUnknown):
-                    return
+                    return outcome
                 if not lifecycle.may_retry_at_once(state_of(settled), profile_of(settled), self._clock.now()):
-                    return
+                    return outcome
                 attempt += 1
                 await self._clock.sleep(LEEWAY_RETRY_S * min(attempt, 5))
         except VaultError as exc:
             self._pause(grant_id, f"the vault cannot be written: {exc}", None)
             log.error("vault_refused", detail=str(exc))
+            return None
         finally:
             self._wake.set()
 
-    def _begin(self, turn: Turn, grant_id: str, scope: str) -> _Begun | None:
+    def _begin(self, turn: Turn, grant_id: str, scope: str, claims: str = "") -> Begun | None:
         grant = turn.tx.get(Grant, grant_id)
         if grant is None or grant.refresh_token is None:
             return None
@@ -285,13 +309,13 @@ class GrantKeeper:
                 grant = with_state(grant, state)
                 turn.tx.put(grant)
                 assert grant.refresh_token is not None
-                return _Begun(grant_id, grant, grant.refresh_token, scope, Stamp.of(turn.now))
+                return Begun(grant_id, grant, grant.refresh_token, scope, Stamp.of(turn.now), claims)
             case lifecycle.Wait(state, seconds):
                 if state != state_of(grant):
                     turn.tx.put(with_state(grant, state))
                 reason = "the last answer was lost; the provider is asked again when the access token has ended"
                 # At least a second: the last instant of an access token is lost in rounding.
-                wait = _Pause(0, turn.now.boot_s + max(seconds, 1.0), reason)
+                wait = Pause(0, turn.now.boot_s + max(seconds, 1.0), reason)
                 turn.after.append(lambda: self._pauses.__setitem__(grant_id, wait))
             case lifecycle.Stop(state) if state != state_of(grant):
                 self._change(turn, grant, state)
@@ -299,7 +323,7 @@ class GrantKeeper:
                 pass
         return None
 
-    async def _settle(self, begun: _Begun, outcome: TokenOutcome) -> Grant | None:
+    async def _settle(self, begun: Begun, outcome: TokenOutcome) -> Grant | None:
         while True:
             try:
                 return await self._link.turn(lambda turn: self._record(turn, begun, outcome))
@@ -308,7 +332,7 @@ class GrantKeeper:
                 log.error("refresh_not_stored", grant_id=begun.grant_id, detail=str(exc))
                 await self._clock.sleep(STORE_RETRY_S)
 
-    def _record(self, turn: Turn, begun: _Begun, outcome: TokenOutcome) -> Grant | None:
+    def _record(self, turn: Turn, begun: Begun, outcome: TokenOutcome) -> Grant | None:
         grant = turn.tx.get(Grant, begun.grant_id)
         if grant is None or grant.generation != begun.grant.generation or grant.state != "refreshing":
             turn.event("late_answer_dropped", grant_id=begun.grant_id)  # died, or was replaced, meanwhile
@@ -316,6 +340,8 @@ class GrantKeeper:
         state = state_of(grant)
         assert isinstance(state, lifecycle.Refreshing)
         after = lifecycle.settle_refresh(state, outcome, profile_of(grant))
+        if begun.claims and ends_nothing(outcome):
+            after = lifecycle.Held(grant.generation)  # the claims were refused, not the grant
         pause: tuple[str, float | None] | None
         match outcome:
             case Refreshed(access_token=None, problem=problem):
@@ -323,6 +349,8 @@ class GrantKeeper:
                 pause = (f"the provider's answer has no usable access token: {problem}", None)
             case Refreshed():
                 grant = self._store_tokens(turn, grant, begun, outcome)
+                pause = None
+            case Denied() if begun.claims and ends_nothing(outcome):
                 pause = None
             case Denied():
                 grant = replace(grant, trace_id=outcome.trace_id, correlation_id=outcome.correlation_id)
@@ -334,13 +362,13 @@ class GrantKeeper:
                 pause = (f"the provider's answer was lost: {reason}", None)
         turn.after.append(lambda: self._pause_or_go_on(begun.grant_id, pause))
         turn.event(
-            _event_name(outcome),
+            event_name(outcome),
             handoff_id=grant.handoff_id,
             grant_id=grant.grant_id,
             generation=after.generation,
-            detail=_detail(outcome),
-            trace_id=grant.trace_id if isinstance(outcome, Denied) else "",
-            correlation_id=grant.correlation_id if isinstance(outcome, Denied) else "",
+            detail=detail_of(outcome),
+            trace_id=outcome.trace_id if isinstance(outcome, Denied) else "",
+            correlation_id=outcome.correlation_id if isinstance(outcome, Denied) else "",
         )
         return self._change(turn, grant, after)
 
@@ -355,7 +383,7 @@ class GrantKeeper:
         self._watcher.on_grant_changed(turn, grant, after)
         return after
 
-    def _store_tokens(self, turn: Turn, grant: Grant, begun: _Begun, outcome: Refreshed) -> Grant:
+    def _store_tokens(self, turn: Turn, grant: Grant, begun: Begun, outcome: Refreshed) -> Grant:
         if outcome.refresh_token is not None:
             grant = replace(grant, refresh_token=outcome.refresh_token)
         grant = replace(grant, refreshed_at=turn.wall, refreshed=turn.stamp)
@@ -373,7 +401,7 @@ class GrantKeeper:
         before = self._pauses.get(grant_id)
         failures = (before.failures if before else 0) + 1
         pause = schedule.backoff_s(failures=failures, share=self._random.uniform(0.0, 1.0), retry_after_s=retry_after_s)
-        self._pauses[grant_id] = _Pause(failures, self._clock.now().boot_s + pause, reason)
+        self._pauses[grant_id] = Pause(failures, self._clock.now().boot_s + pause, reason)
 
     def network_is_up(self) -> None:
         """Something says that the network is back: try again at once, an open intent first."""
@@ -479,31 +507,3 @@ class GrantKeeper:
         held = lease_of(grant) if grant is not None else None
         if grant is not None and held is not None:
             turn.tx.put(with_lease(grant, lease.mark(held, turn.now)))
-
-
-def _scope_to_ask(grant: Grant) -> str | None:
-    """A grant that was handed over may be narrower than its token: ask for no more than it says. RFC 6749 §6."""
-    return grant.scope if grant.handoff_id else None
-
-
-def _event_name(outcome: TokenOutcome) -> str:
-    match outcome:
-        case Refreshed():
-            return "refreshed"
-        case Denied():
-            return "refresh_denied"
-        case Unavailable():
-            return "provider_unavailable"
-        case OutcomeUnknown():
-            return "refresh_answer_lost"
-
-
-def _detail(outcome: TokenOutcome) -> str:
-    match outcome:
-        case Refreshed(problem=problem):
-            return problem
-        case Denied():
-            codes = " ".join(str(code) for code in outcome.codes)
-            return " ".join(filter(None, (outcome.kind, outcome.error, outcome.suberror, codes)))
-        case Unavailable(reason=reason) | OutcomeUnknown(reason=reason):
-            return reason

@@ -182,6 +182,8 @@ def serve_or_refresh(
     """Decide what a question gets, from disk alone."""
     if not serves_access_tokens(state):
         return "refuse"
+    if query.claims:  # a resource has refused the present token, so nothing that is cached will do
+        return "refuse" if isinstance(state, NeedsHandoff | Locked) else Refresh(None)
     left = remaining_s(token, now) if token is not None and token.access_token is not None else 0.0
     usable = token if left > 0 else None
     if isinstance(state, NeedsHandoff | Locked):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
 
 from device.elapsed import Stamp
 from device.grants import lifecycle
@@ -21,32 +20,25 @@ from device.grants.keeper import GrantKeeper
 from device.grants.serving import choose_grant, normalise_scope, profile_of, with_state
 from device.grants.tokens import cache_token, erase_grant
 from device.link import Link
+from device.phone import native
 from device.phone.browser import CodeReceived, LoopbackReceiver, SignInRefused
+from device.phone.person import Person as Person  # noqa: PLC0414  # re-export: the accounts' own words
+from device.phone.person import SignInLostError as SignInLostError  # noqa: PLC0414  # as above
+from device.phone.person import SignInOptions as SignInOptions  # noqa: PLC0414  # as above
 from device.ports import Clock, Http, Random
 from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
 from device.turn import Turn
 from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, RelayError, TransientError
-from relay.provider import native_auth, oauth
+from relay.provider import oauth
+from relay.provider.native_auth.places import discover_entra, native_base
+from relay.provider.native_auth.service import CAPABILITIES, Service
 from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from relay.provider.profile import Profile
-from relay.secret import Code, Password, RefreshToken
+from relay.secret import RefreshToken
 
 ACCOUNT_CHARS_MAX = 200
-PASSWORD_TRIES_MAX = 3  # more would feed the provider's lockout
 BROWSER_WAIT_S = 600.0  # a person finds a password, a second device, and comes back
-
-
-class Person(Protocol):
-    """Whoever sits at the command line, as :class:`device.control.Exchange` offers him."""
-
-    async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
-        """Ask; None when nobody answers."""
-        ...
-
-    async def progress(self, step: dict[str, Any]) -> None:
-        """Tell how far it is."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +52,6 @@ class AccountSettings:
     profile: Profile
     allow_refresh_token_access: bool
     audience: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SignInOptions:
-    """How the person wants to sign in; ``method`` "" lets the profile choose."""
-
-    method: str = ""
-    username: str = ""
-    open_browser: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +73,6 @@ class AccessWithRefreshToken:
 
     granted: TokenGranted
     refresh_token: RefreshToken | None = None
-
-
-class SignInLostError(TransientError):
-    """The answer to the last step of a sign-in was lost: the provider may have issued a token that nobody has."""
 
 
 class Accounts:
@@ -118,7 +97,10 @@ class Accounts:
             PersonNeededError: the provider wants something that this way of signing in cannot do.
             LocalError, TransientError: it failed; the message says why and what to try.
         """
-        new = await self.authenticate(person, options)
+        return await self._keep(await self.authenticate(person, options))
+
+    async def _keep(self, new: NewGrant) -> Grant:
+        """Store, then judge, then adopt or discard."""
         grant = await self._link.turn(lambda turn: self._store(turn, new))
         try:
             checked = await self.check(new)
@@ -133,63 +115,81 @@ class Accounts:
         Raises:
             PersonNeededError, LocalError, TransientError: as :meth:`sign_in`.
         """
-        method = options.method or self.settings.profile.sign_in
-        if method == "native" and self.settings.profile.sign_in != "native":
-            raise ConfigError(
-                f"profile {self.settings.profile.name} has no native sign-in", hint="use: phone sign-in --browser"
-            )
-        if method == "native":
-            return await self._native(person, options.username)
+        if (options.method or self.settings.profile.sign_in) == "native":
+            return await self._native(person, options)
         return await self._browser(person, options)
 
-    async def _native(self, person: Person, username: str) -> NewGrant:
-        if not username:
-            raise ConfigError("native sign-in needs a user name", hint="add --username")
-        base = native_auth.native_base(self.settings.url, self.settings.tenant)
-        metadata = _found(await native_auth.discover_entra(self._http, base))
-        flow = native_auth.NativeSignIn(
-            self._http, self.settings.profile, base, self.settings.client_id, username, self.settings.scope
+    async def _native(self, person: Person, options: SignInOptions) -> NewGrant:
+        conversation, metadata = await self._conversation(person, options)
+        try:
+            signed_in = await conversation.sign_in()
+        except (RelayError, asyncio.CancelledError):  # cancelled: the person has gone, having seen the refusal
+            await self._note_refusal(conversation)
+            raise
+        return _new_grant(signed_in, metadata, options)
+
+    async def sign_up(self, person: Person, options: SignInOptions) -> Grant | native.NotSignedIn:
+        """Make an account, natively, and keep the grant of the sign-in that follows where the provider lets it.
+
+        Raises:
+            PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; there is no account then.
+        """
+        return await self._native_then_signed_in(person, options, is_new=True)
+
+    async def reset_password(self, person: Person, options: SignInOptions) -> Grant | native.NotSignedIn:
+        """Change a password, natively, and keep the grant of the sign-in that follows where the provider lets it.
+
+        Raises:
+            PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; what became of the password is said.
+        """
+        return await self._native_then_signed_in(person, options, is_new=False)
+
+    async def _native_then_signed_in(
+        self, person: Person, options: SignInOptions, *, is_new: bool
+    ) -> Grant | native.NotSignedIn:
+        conversation, metadata = await self._conversation(person, options)
+        try:
+            outcome = await (conversation.sign_up() if is_new else conversation.reset_password())
+        except (RelayError, asyncio.CancelledError):  # cancelled: the person has gone, having seen the refusal
+            await self._note_refusal(conversation)
+            raise
+        if isinstance(outcome, native.NotSignedIn):
+            await self._note_refusal(conversation)
+            return outcome
+        try:
+            return await self._keep(_new_grant(outcome, metadata, options))
+        except RelayError as exc:
+            return native.NotSignedIn("account_created" if is_new else "password_changed", str(exc))
+
+    async def _conversation(
+        self, person: Person, options: SignInOptions
+    ) -> tuple[native.Conversation, oauth.ProviderMetadata]:
+        profile = self.settings.profile
+        if profile.sign_in != "native":
+            raise ConfigError(f"profile {profile.name} has no native sign-in", hint="use: phone sign-in --browser")
+        if not options.username:
+            raise ConfigError("native authentication needs a user name", hint="add --username")
+        base = native_base(self.settings.url, self.settings.tenant)
+        metadata = _found(await discover_entra(self._http, base))
+        service = Service(
+            self._http, profile, base, self.settings.client_id, self.settings.scope, capabilities=CAPABILITIES
         )
-        step = await flow.start()
-        is_otp = False
-        passwords = 0
-        said = ""
-        while True:
-            sent = Stamp.of(self._clock.now())
-            match step:
-                case native_auth.SignedIn(tokens):
-                    return NewGrant(tokens, metadata, sent, None, is_otp, username)
-                case native_auth.RedirectRequired(reason):
-                    raise PersonNeededError(
-                        f"the provider wants a browser for this account: {reason or 'no reason given'}",
-                        hint="use: token-relay phone sign-in --browser",
-                    )
-                case native_auth.PasswordRequired():
-                    passwords += 1
-                    if passwords > PASSWORD_TRIES_MAX:
-                        raise PersonNeededError(f"{PASSWORD_TRIES_MAX} wrong passwords: sign in again")
-                    value = await person.ask("password", said or f"password of {username}")
-                    if value is None:
-                        raise PersonNeededError("the provider asks for the password", hint="add --password-file FILE")
-                    step = await flow.submit_password(step, Password(value))
-                case native_auth.CodeRequired():
-                    is_otp = True
-                    where = f"code sent by {step.channel} to {step.target_label}"
-                    value = await person.ask("code", said or where, code_length=step.code_length)
-                    if value is None:
-                        raise PersonNeededError(f"the provider asks for the {where}", hint="add --otp-file FILE")
-                    step = await flow.submit_code(step, Code(value.strip()))
-                case native_auth.SignInFailed(retryable=True, again=again, detail=detail) if again is not None:
-                    # The third wrong code in a row comes back without `again`, so this ends.
-                    if isinstance(again, native_auth.CodeRequired) and again.tries_left < 1:
-                        raise PersonNeededError("three wrong codes: sign in again for a new one")
-                    if step.error in ("unavailable", "outcome_unknown"):
-                        lost = SignInLostError if step.error == "outcome_unknown" else TransientError
-                        raise lost(detail or "the provider cannot be reached", hint="try again later")
-                    said = f"{detail or 'not accepted'}, once more"
-                    step = again
-                case native_auth.SignInFailed():
-                    raise _sign_in_error(step)
+        return native.Conversation(service, person, options, self._clock), metadata
+
+    async def _note_refusal(self, conversation: native.Conversation) -> None:
+        """Leave the last refusal in the audit table, with the ids that the provider's support asks for."""
+        failure = conversation.failure
+        if failure is None:
+            return
+        codes = (str(code) for code in failure.codes)
+        detail = " ".join(filter(None, (failure.error, failure.suberror, *codes)))
+
+        def step(turn: Turn) -> None:
+            turn.event(
+                "sign_in_refused", detail=detail, trace_id=failure.trace_id, correlation_id=failure.correlation_id
+            )
+
+        await self._link.turn(step)
 
     async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
         metadata = await self.discover()
@@ -235,8 +235,8 @@ class Accounts:
     async def discover(self) -> oauth.ProviderMetadata:
         """Return where the provider listens. Raises LocalError or TransientError, as the reason is."""
         if self.settings.profile.name == "entra":
-            base = native_auth.native_base(self.settings.url, self.settings.tenant)
-            return _found(await native_auth.discover_entra(self._http, base))
+            base = native_base(self.settings.url, self.settings.tenant)
+            return _found(await discover_entra(self._http, base))
         return _found(await oauth.discover(self._http, self.settings.url))
 
     async def check(self, new: NewGrant) -> NewGrant:
@@ -440,7 +440,7 @@ class Accounts:
         query = TokenQuery(scope=scopes, force_refresh=force_refresh, min_valid_s=0.0)
         answer = await self._keeper.get_token(query)
         if isinstance(answer, TokenRefused):
-            if answer.error == "offline":
+            if answer.error in ("offline", "busy"):
                 raise TransientError(answer.detail, hint=answer.action)
             raise PersonNeededError(answer.detail, hint=answer.action)
         refresh_token = None
@@ -479,30 +479,19 @@ def _found(found: oauth.ProviderMetadata | oauth.DiscoveryFailed) -> oauth.Provi
     return found
 
 
+def _new_grant(signed_in: native.SignedIn, metadata: oauth.ProviderMetadata, options: SignInOptions) -> NewGrant:
+    return NewGrant(
+        signed_in.tokens, metadata, signed_in.sent, None, is_otp=signed_in.is_by_code, username=options.username
+    )
+
+
 def _tokens(outcome: TokenOutcome) -> Refreshed:
     match outcome:
         case Refreshed():
             return outcome
         case Denied():
-            raise PersonNeededError(f"the provider refused the sign-in: {outcome.error}{_support(outcome)}")
+            raise PersonNeededError(f"the provider refused the sign-in: {outcome.error}{native.support(outcome)}")
         case Unavailable(reason=reason):
             raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
         case OutcomeUnknown(reason=reason):
             raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
-
-
-def _sign_in_error(step: native_auth.SignInFailed) -> RelayError:
-    text = f"{step.detail or 'the provider refused'} ({step.error}){_support(step)}"
-    if step.error == "outcome_unknown":
-        return SignInLostError(text, hint="try again later")
-    if step.error == "unavailable":
-        return TransientError(text, hint="try again later")
-    if step.error in ("unauthorized_client", "invalid_client"):
-        return ConfigError(text, hint="check provider.client_id and that native authentication is on")
-    return PersonNeededError(text, hint="sign in again")
-
-
-def _support(step: native_auth.SignInFailed | Denied) -> str:
-    ids = (("trace", step.trace_id), ("correlation", step.correlation_id))
-    parts = [f"{name} {value}" for name, value in ids if value]
-    return f" [{', '.join(parts)}]" if parts else ""

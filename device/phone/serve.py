@@ -9,16 +9,19 @@ from device.config import Home, PhoneConfig
 from device.control import JSON, Exchange
 from device.phone.account import AccountSettings, SignInOptions
 from device.phone.agent import HandoffWish, PhoneAgent
+from device.phone.native import NotSignedIn
 from device.ports import Transaction
 from device.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
 from device.runtime import Runtime, number_of, open_runtime, text_of
-from device.status import grant_row, handoff_row, phone_status
+from device.status import ACTIONS, grant_row, handoff_row, phone_status
 from relay.errors import ConfigError, PersonNeededError
 from relay.provider.profile import Strategy
 from relay.secret import RefreshToken
 
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
 WAIT_S_MAX = 86_400.0
+ATTRIBUTES_MAX = 50
+_SIGN_IN: JSON = {"slug": "sign_in", "sentence": ACTIONS["sign_in"]}
 
 
 async def run_phone(home: Home, config: PhoneConfig) -> None:
@@ -56,6 +59,8 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
                     "devices": commands.devices,
                     "events": runtime.events,
                     "sign_in": commands.sign_in,
+                    "sign_up": commands.sign_up,
+                    "reset_password": commands.reset_password,
                     "sign_out": commands.sign_out,
                     "import": commands.adopt,
                     "pair": commands.pair,
@@ -110,6 +115,23 @@ class _Commands:
         grant = await self._agent.accounts.sign_in(exchange, _sign_in_options(args))
         row = grant_row(grant, [], "", self._runtime.clock.now())
         return {"account": grant.account, "grant": row, "message": f"signed in as {grant.account or grant.subject}"}
+
+    async def sign_up(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Make an account, and sign in with it."""
+        return self._ended(await self._agent.accounts.sign_up(exchange, _sign_in_options(args)))
+
+    async def reset_password(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Choose a new password, and sign in with it."""
+        return self._ended(await self._agent.accounts.reset_password(exchange, _sign_in_options(args)))
+
+    def _ended(self, outcome: Grant | NotSignedIn) -> dict[str, JSON]:
+        if isinstance(outcome, NotSignedIn):
+            done = {"account_created": "the account was made", "password_changed": "the password was changed"}
+            said = f"{done.get(outcome.done, 'done')}, but nobody is signed in: {outcome.reason}"
+            return {"signed_in": False, "account": "", "grant": None, "message": said, "action": _SIGN_IN}
+        row = grant_row(outcome, [], "", self._runtime.clock.now())
+        said = f"signed in as {outcome.account or outcome.subject}"
+        return {"signed_in": True, "account": outcome.account, "grant": row, "message": said}
 
     async def sign_out(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Forget the phone's own tokens."""
@@ -250,4 +272,25 @@ def _sign_in_options(args: dict[str, JSON]) -> SignInOptions:
     method = text_of(args, "method")
     if method not in ("", "native", "browser"):
         raise ConfigError("method must be native or browser")
-    return SignInOptions(method=method, username=text_of(args, "username"), open_browser=args.get("open") is not False)
+    return SignInOptions(
+        method=method,
+        username=text_of(args, "username"),
+        open_browser=args.get("open") is not False,
+        mfa_method=text_of(args, "mfa_method"),
+        contact=text_of(args, "contact"),
+        attributes=_attributes(args.get("attributes")),
+        with_password=args.get("with_password") is not False,
+    )
+
+
+def _attributes(value: JSON) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > ATTRIBUTES_MAX:
+        raise ConfigError(f"attributes must be an object of at most {ATTRIBUTES_MAX} names with text")
+    found: dict[str, str] = {}
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise ConfigError("the value of an attribute must be text")
+        found[name] = text
+    return found

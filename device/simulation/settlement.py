@@ -221,6 +221,6 @@ def _lives(state: State, chain: str, ledger: Ledger, now: float) -> bool:
     if link is None or family is None or family.is_dead:
         return False
     user = state.users.get(family.username)
-    if user is None or family.born_at_seq < user.revoked_at_seq:
+    if user is None or family.born_at_seq < user.revoked_at_seq(family.method):
         return False
     return family.expires_at is None or now + state.clock_offset_s < family.expires_at

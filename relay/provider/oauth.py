@@ -174,10 +174,12 @@ async def refresh(
     refresh_token: RefreshToken,
     scope: str | None = None,
     client_info: bool = False,
+    claims: str = "",
 ) -> TokenOutcome:
     """Send one refresh request. The caller has its intent on disk; a cancelled call is an unknown outcome.
 
-    ``scope`` None asks for what the grant has; ``client_info`` is Entra's. RFC 6749 §6.
+    ``scope`` None asks for what the grant has; ``client_info`` is Entra's; ``claims`` is a claims request, OpenID
+    Connect Core §5.5. RFC 6749 §6.
     """
     form: list[tuple[str, str | Secret[str]]] = [
         ("grant_type", "refresh_token"),
@@ -188,6 +190,8 @@ async def refresh(
         form.append(("scope", scope))
     if client_info:
         form.append(("client_info", "1"))
+    if claims:
+        form.append(("claims", claims))
     return classify(profile, await http.request(post(token_endpoint, tuple(form))))
 
 

@@ -35,6 +35,7 @@ class Profile:
     idle_lifetime_s: float | None
     absolute_lifetime_s: float | None
     otp_lifetime_s: float | None = None  # absolute lifetime after an e-mail code sign-in, where it differs
+    takes_claims: bool = False  # whether a refresh may carry a claims challenge
     temporary_codes: frozenset[int] = frozenset()  # invalid_grant that passes: keep the token, back off
     person_codes: frozenset[int] = frozenset()  # the person's turn: keep the token sealed, stop, tell
 
@@ -61,6 +62,7 @@ ENTRA = Profile(
     idle_lifetime_s=90 * DAY_S,
     absolute_lifetime_s=None,
     otp_lifetime_s=DAY_S,
+    takes_claims=True,
     temporary_codes=frozenset({50053, 50196}),
     person_codes=frozenset({50055, 50072, 50074, 50076, 50078, 50079, 50142, 53000, 53003, 530032, 65001}),
 )

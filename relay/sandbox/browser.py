@@ -1,7 +1,9 @@
 """Sign-in in a browser: authorization code with PKCE, and a login page of one form.
 
 The page asks for user name and "password or code": a person without a password leaves the second field empty, is
-sent a code, and enters that. Its fields are ``ticket``, ``username`` and ``password``, so a script can fill it in.
+sent a code, and enters that. Under ``entra`` a person who needs a second factor enters, after the password and in the
+same field, a code to the first of the registered methods (to the user name, where there is none). The fields are
+``ticket``, ``username`` and ``password``, so a script can fill the form in.
 
 An error goes back to the client's redirect URI only once client and URI are known to belong together; before that it
 is a page (RFC 6749 §4.1.2.1). Only S256 is accepted (RFC 7636 §4.2, RFC 9700 §2.1.1). Redirect URIs: plain HTTP on
@@ -21,9 +23,15 @@ from hashlib import sha256
 from html import escape
 from urllib.parse import urlencode, urlsplit
 
-from relay.sandbox.native import CHALLENGES_MAX, check_code, check_password, send_code
+from relay.sandbox import conditional_access
+from relay.sandbox.accounts import User
+from relay.sandbox.claims import NO_CLAIMS, asked_claims
+from relay.sandbox.codes import is_right_code, send_code
+from relay.sandbox.contacts import Channel
+from relay.sandbox.flows import CODES_MAX
+from relay.sandbox.passwords import check_password
 from relay.sandbox.refusals import Trace
-from relay.sandbox.state import Authorization, State, User, digest, remember
+from relay.sandbox.state import Authorization, State, digest, remember
 from relay.sandbox.tokens import asked_audience, asked_scope, kill_family, sign_in
 from relay.sandbox.values import Params, Refusal, Response, html_response
 from relay.sandbox.world import ClientModel
@@ -97,6 +105,19 @@ def login(state: State, params: Params, trace: Trace) -> Response:
             del state.logins[digest(ticket)]
             return _error_page("Too many attempts; go back to the app and start again.")
         return _login_page(state, ticket, username=username, problem="Wrong user name, password or code.")
+    if _needs_second_factor(state, authorization, user):
+        authorization.is_second_factor = True
+        return _send_code(state, authorization, user, ticket, trace)
+    problem = conditional_access.at_sign_in(state, user, method=user.method) if state.rules.is_native else None
+    if problem is not None:
+        del state.logins[digest(ticket)]
+        return _back(
+            state,
+            authorization.redirect_uri,
+            authorization.state,
+            error="access_denied",
+            error_description=f"AADSTS{problem.code}: {problem.description}",
+        )
     del state.logins[digest(ticket)]
     authorization.username = username
     authorization.expires_at = trace.now + CODE_LIFETIME_S
@@ -136,6 +157,9 @@ def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> R
         method=user.method,
         audience=authorization.audience,
         nonce=authorization.nonce,
+        has_second_factor=authorization.is_second_factor,
+        claims=asked_claims(params) if state.rules.is_native else NO_CLAIMS,
+        is_spa=client.spa and state.rules.is_native,
     )
     authorization.family_id = family.family_id
     return response
@@ -158,23 +182,37 @@ def is_redirect_uri(client: ClientModel, uri: str) -> bool:
 
 
 def _is_right(state: State, authorization: Authorization, user: User, credential: str, trace: Trace) -> bool:
-    if not credential.strip():
+    if not credential.strip() or (user.is_disabled and state.rules.is_native):
         return False
-    if user.method == "password":
+    if user.method == "password" and not authorization.is_second_factor:
         return check_password(state, user, credential, trace) is None
     sent = authorization.sent
-    if sent is None or authorization.username != user.username or not check_code(sent, credential.strip(), trace.now):
+    if (
+        sent is None
+        or authorization.username != user.username
+        or not is_right_code(sent, credential.strip(), trace.now)
+    ):
         return False
-    state.take_code(user.username, sent)
+    state.take_code(sent)
     return True
+
+
+def _needs_second_factor(state: State, authorization: Authorization, user: User) -> bool:
+    is_asked_for = state.rules.is_native and conditional_access.wants_second_factor(state, user)
+    return is_asked_for and user.method == "password" and not authorization.is_second_factor
 
 
 def _send_code(state: State, authorization: Authorization, user: User, ticket: str, trace: Trace) -> Response:
     authorization.tries += 1
-    if authorization.tries > CHALLENGES_MAX:
+    if authorization.tries > CODES_MAX:
         del state.logins[digest(ticket)]
         return _error_page("Too many codes were sent; go back to the app and start again.")
-    authorization.sent = send_code(state, user, authorization.client_id, trace)
+    method = user.methods[0] if authorization.is_second_factor and user.methods else None
+    address = user.username if method is None else method.target
+    channel: Channel = "email" if method is None else method.channel
+    authorization.sent = send_code(
+        state, address, trace, client_id=authorization.client_id, username=user.username, channel=channel
+    )
     authorization.username = user.username  # whom the code was sent to
     return _login_page(
         state, ticket, username=user.username, problem="A code was sent to you; enter it below.", status=200

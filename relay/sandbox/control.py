@@ -15,9 +15,12 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from relay.sandbox.accounts import AccountEvent, User
+from relay.sandbox.contacts import mailbox
 from relay.sandbox.link_routes import LinkBook, LinkOrder, carry_out, event_fields, shown
 from relay.sandbox.provider import Provider
 from relay.sandbox.refusals import Trace
+from relay.sandbox.signing import RollsOver, published
 from relay.sandbox.tokens import revoke_user
 from relay.sandbox.values import JsonValue, Refusal, Request, Response, json_response, query_params
 from relay.sandbox.world import (
@@ -40,10 +43,18 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RevokeModel(BaseModel):
-    """Whose tokens are revoked."""
+    """Whose tokens are revoked, and by what; see :data:`relay.sandbox.accounts.REVOKES`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
     username: Name
+    event: AccountEvent = "revoke_all"
+
+
+class KeysModel(BaseModel):
+    """A new signing key. ``keep_old``: the former ones stay published, so that what they signed can be verified."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    keep_old: bool = True
 
 
 class ClockModel(BaseModel):
@@ -141,9 +152,17 @@ def _users(provider: Provider, request: Request, now: float) -> Response:
 
 
 def _list_users(provider: Provider, request: Request, now: float) -> Response:
-    return json_response(
-        {"users": [{"username": one.username, "kind": one.kind} for one in provider.state.users.values()]}
-    )
+    return json_response({"users": [described(one) for one in provider.state.users.values()]})
+
+
+def described(user: User) -> dict[str, JsonValue]:
+    """Show a person without the password; what is as usual is left out."""
+    shown: dict[str, JsonValue] = {"username": user.username, "kind": user.kind}
+    if user.mfa != "none":
+        shown["mfa"] = user.mfa
+    if user.methods:
+        shown["methods"] = [{"channel": one.channel, "target": one.target} for one in user.methods]
+    return shown
 
 
 def _clients(provider: Provider, request: Request, now: float) -> Response:
@@ -157,7 +176,7 @@ def _clients(provider: Provider, request: Request, now: float) -> Response:
 def _policy(provider: Provider, request: Request, now: float) -> Response:
     change = _read(Policy, request)
     state = provider.state
-    state.policy = state.policy.model_copy(update=change.model_dump(exclude_unset=True))
+    state.policy = change.over(state.policy)
     return _show_policy(provider, request, now)
 
 
@@ -185,11 +204,21 @@ def _clear_faults(provider: Provider, request: Request, now: float) -> Response:
 
 
 def _revoke(provider: Provider, request: Request, now: float) -> Response:
-    username = _read(RevokeModel, request).username
+    order = _read(RevokeModel, request)
     trace_id = provider.state.guid()
-    if not revoke_user(provider.state, username, Trace(trace_id, trace_id, provider.time(now))):
+    trace = Trace(trace_id, trace_id, provider.time(now))
+    if not revoke_user(provider.state, order.username, trace, event=order.event):
         raise Refusal("not_found", "there is no such user", status=404)
-    return json_response({"username": username.lower()})
+    return json_response({"username": order.username.lower()})
+
+
+def _keys(provider: Provider, request: Request, now: float) -> Response:
+    order, signer = _read(KeysModel, request), provider.state.signer
+    if not isinstance(signer, RollsOver):
+        raise Refusal("invalid_request", "the signer of this sandbox has one key for good")
+    signer.roll_over(keep_old=order.keep_old)
+    provider.state.note("keys_rolled_over", provider.time(now))
+    return json_response({"kids": [key["kid"] for key in published(signer)]}, 201)
 
 
 def _clock(provider: Provider, request: Request, now: float) -> Response:
@@ -224,7 +253,7 @@ def _state(provider: Provider, request: Request, now: float) -> Response:
 
 def _mailbox(provider: Provider, address: str, request: Request, now: float) -> ControlAnswer:
     wait_s = _number(request, "wait_s", WAIT_S_MAX)
-    sent = provider.state.mailboxes.get(address.lower())
+    sent = provider.state.mailboxes.get(mailbox(address))
     if sent is None or sent.tries_left <= 0 or provider.time(now) >= sent.expires_at:
         body: dict[str, JsonValue] = {"error": "not_found", "detail": "no code has been sent there, or it was used"}
         return ControlAnswer(json_response(body, 404), is_empty=True, wait_s=wait_s)
@@ -318,6 +347,7 @@ _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]]
     ("GET", "faults"): _list_faults,
     ("DELETE", "faults"): _clear_faults,
     ("POST", "revoke"): _revoke,
+    ("POST", "keys"): _keys,
     ("POST", "clock"): _clock,
     ("GET", "clock"): _show_clock,
     ("GET", "state"): _state,

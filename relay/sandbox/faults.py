@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relay.sandbox.refusals import Trace
-from relay.sandbox.values import Response, html_response, json_response
+from relay.sandbox.refusals import Trace, render
+from relay.sandbox.throttle import throttled
+from relay.sandbox.values import Refusal, Response, html_response, json_response
 from relay.sandbox.world import FAULTS_MAX, EndpointName, FaultModel
 
 HOLD_S_MAX = 600.0  # a held request goes on by itself after this time; longer than any client waits
@@ -106,16 +107,24 @@ class FaultBook:
         return Admission(trace, endpoint, fault, cut, wait_before, wait_after, self.release_count)
 
 
-def wrong_answer(fault: FaultModel, profile: str) -> Response | None:
+def wrong_answer(fault: FaultModel, profile: str, trace: Trace) -> Response | None:
     """Return what this fault answers in place of the truth, or None where it leaves the answer alone."""
     after = () if fault.retry_after_s is None else (("Retry-After", str(fault.retry_after_s)),)
     match fault.name:
         case "error_500" | "error_502" | "error_503":
             return html_response(f"<h1>{fault.name[-3:]}</h1>", int(fault.name[-3:])).with_headers(*after)
         case "throttle_429":
-            error = "temporarily_unavailable" if profile == "entra" else "too_many_requests"
-            throttled = json_response({"error": error, "error_description": "slow down"}, 429)
-            return throttled.with_headers(*(after or (("Retry-After", "1"),)))
+            seconds = 1 if fault.retry_after_s is None else fault.retry_after_s
+            return render(profile, throttled(profile, seconds), trace)
+        case "refuse":
+            refusal = Refusal(
+                fault.error,
+                "Refused by order of the control interface.",
+                code=fault.code,
+                suberror=fault.suberror,
+                retry_after_s=fault.retry_after_s,
+            )
+            return render(profile, refusal, trace)
         case "html":
             return html_response("<h1>Welcome to our wireless network</h1>")
         case "huge":

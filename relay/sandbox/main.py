@@ -20,6 +20,8 @@ from typing import get_args
 
 from relay.errors import ConfigError
 from relay.provider.http import is_loopback
+from relay.sandbox.control import described
+from relay.sandbox.cors import origin_problem
 from relay.sandbox.links import LINK_NAMES
 from relay.sandbox.network import Network
 from relay.sandbox.server import SandboxServer, tls_context
@@ -46,6 +48,7 @@ class SandboxOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     as_json: bool = False
+    cors: tuple[str, ...] = ()  # origins whose web pages may call the provider
     seed: int | None = None
     links: bool = True
 
@@ -66,6 +69,7 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
         host=options.http_host,
         port=options.http_port,
         tls=tls_context(options.tls_cert, options.tls_key),
+        cors_origins=cors_origins(options.cors),
     )
     async with contextlib.AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
@@ -117,6 +121,15 @@ def profile_of(name: str) -> ProfileName:
     raise ConfigError(f"there is no profile {name!r}", hint=f"one of {', '.join(get_args(ProfileName))}")
 
 
+def cors_origins(given: tuple[str, ...]) -> frozenset[str]:
+    """Return the origins that web pages may call from. Raises ConfigError."""
+    for origin in given:
+        problem = origin_problem(origin)
+        if problem:
+            raise ConfigError(f"--cors {origin} {problem}", hint="as the browser spells it: http://localhost:3000")
+    return frozenset(given)
+
+
 def world_of(options: SandboxOptions) -> World:
     """Return the world that the options describe. Raises ConfigError."""
     world = DEFAULT_WORLD
@@ -144,28 +157,31 @@ def announcement(server: SandboxServer, world: World, *, mqtt: str, as_json: boo
     state = server.provider.state
     users: list[JsonValue] = []
     for user in state.users.values():
-        shown: dict[str, JsonValue] = {"username": user.username, "kind": user.kind}
+        shown = described(user)
         if user.password is not None:
             shown["password"] = user.password.reveal()
         users.append(shown)
     facts: dict[str, JsonValue] = {
         "http": server.base_url,
+        "authority": state.places.authority,
         "issuer": state.places.issuer,
         "mqtt": mqtt or None,
         "profile": state.places.profile,
         "tenant": world.tenant,
         "client_id": next(iter(state.clients)),
+        "control": f"{server.base_url}/sandbox/",
     }
     addresses = {} if server.links is None else {link.name: link.address for link in server.links.status()}
     init = init_lines(facts, addresses)
     if as_json:
         return json.dumps({**facts, "users": users, "links": {**addresses}, "init": {**init}}) + "\n"
     lines = [f"{name:10} {value or 'none'}" for name, value in facts.items()]
-    lines.insert(1, f"{'authority':10} {state.places.authority}")
+    lines[-1] += " (codes: GET /sandbox/mailbox/ADDRESS)"
     for entry in state.users.values():
         how = "code by e-mail" if entry.password is None else f"password {entry.password.reveal()}"
+        if state.rules.is_native and entry.password is not None:
+            how += {"none": "", "required": ", then a code", "register": ", registers a method"}[entry.mfa]
         lines.append(f"{'user':10} {entry.username} ({how})")
-    lines.append(f"{'control':10} {server.base_url}/sandbox/ (codes: GET /sandbox/mailbox/ADDRESS)")
     lines += [f"{'link':10} {name} {address}" for name, address in addresses.items()]
     if init:
         through = ", through the links (token-relay sandbox ctl cut LINK)" if addresses else ""

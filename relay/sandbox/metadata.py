@@ -6,6 +6,7 @@ authority.
 
 from __future__ import annotations
 
+from relay.sandbox.signing import published
 from relay.sandbox.state import State
 from relay.sandbox.values import JsonValue, Response, json_response
 
@@ -39,5 +40,6 @@ def discovery(state: State) -> Response:
 
 
 def jwks(state: State) -> Response:
-    """Return the public keys. RFC 7517 §5."""
-    return json_response(state.signer.jwks())
+    """Return the public keys, under ``entra`` each with its issuer. RFC 7517 §5."""
+    more: dict[str, JsonValue] = {"issuer": state.places.issuer} if state.places.profile == "entra" else {}
+    return json_response({"keys": [{**key, **more} for key in published(state.signer)]})

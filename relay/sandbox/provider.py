@@ -12,17 +12,18 @@ same times, same tokens (under a signer whose key is the same).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from relay.sandbox import browser, grants, metadata, refusals, tokens
+from relay.sandbox import browser, cors, grants, metadata, refusals
 from relay.sandbox.faults import Admission, FaultBook, wrong_answer
 from relay.sandbox.refusals import Trace
+from relay.sandbox.resource import look_at_access_token
 from relay.sandbox.rules import Places, Rules
 from relay.sandbox.signing import Signer
 from relay.sandbox.state import Event, State
-from relay.sandbox.values import GUID, Params, Refusal, Request, Response, body_params, json_response, query_params
+from relay.sandbox.throttle import count_request
+from relay.sandbox.values import GUID, JsonValue, Refusal, Request, Response, body_params, json_response, query_params
 from relay.sandbox.world import EndpointName, World
 
 GETS: frozenset[EndpointName] = frozenset({"authorize", "discovery", "jwks", "resource"})
@@ -40,10 +41,22 @@ class Provider:
     """The provider. All methods return at once and change the state entirely or not at all."""
 
     def __init__(
-        self, world: World, places: Places, rng: Random, signer: Signer, *, now: float, rules: Rules | None = None
+        self,
+        world: World,
+        places: Places,
+        rng: Random,
+        signer: Signer,
+        *,
+        now: float,
+        cors_origins: frozenset[str] = frozenset(),
+        rules: Rules | None = None,
     ) -> None:
-        """``rules``: others than the profile's own, for providers of another kind."""
+        """Prepare; web pages of ``cors_origins`` may call from there.
+
+        ``rules``: others than the profile's own, for providers of another kind.
+        """
         self.state = State.from_world(world, places, rng, signer, rules)
+        self._cors_origins = cors_origins
         self.faults = FaultBook()
         for fault in world.faults:
             self.faults.arm(fault, now)
@@ -57,16 +70,16 @@ class Provider:
         state = self.state
         endpoint = state.places.endpoint(request.path)
         grant_type, client_id = _peek(state, request) if endpoint == "token" else ("", "")
-        correlation_id = request.headers.get("client-request-id", "")
         trace_id = state.guid()
+        correlation_id = _correlation_id(request)
         trace = Trace(
             trace_id=trace_id,
-            correlation_id=correlation_id if GUID.fullmatch(correlation_id) else trace_id,
+            correlation_id=correlation_id or trace_id,
             now=self.time(now),
             endpoint=endpoint or "",
             grant_type=grant_type,
         )
-        if endpoint is None:
+        if endpoint is None or cors.is_preflight(self._cors_origins, request):
             return Admission(trace, None)
         if endpoint == "token":
             received: dict[str, str | int] = {"grant_type": grant_type, "client_id": client_id}
@@ -83,7 +96,7 @@ class Provider:
         first = self.state.next_event_id
         fault = admission.fault
         trace = replace(admission.trace, now=self.time(now))
-        instead = wrong_answer(fault, self.state.places.profile) if fault is not None else None
+        instead = wrong_answer(fault, self.state.places.profile, trace) if fault is not None else None
         if fault is not None and instead is not None:
             if fault.committed:
                 self._dispatch(request, admission.endpoint, trace)
@@ -96,6 +109,7 @@ class Provider:
             self._note(admission, now, "answer_lost")
         if admission.wait_after is not None:
             self._note(admission, now, "request_held", when="after_commit")
+        response = cors.with_leave(self._cors_origins, request, response)
         return Answer(response, tuple(self.state.events_after(first - 1)))
 
     def lost(self, admission: Admission, now: float, *, was_committed: bool) -> None:
@@ -118,19 +132,33 @@ class Provider:
         self.state.note(kind, self.time(now), **known, **more)
 
     def _dispatch(self, request: Request, endpoint: EndpointName | None, trace: Trace) -> Response:
-        if endpoint is None:
-            return grants.not_found()
-        allowed = "GET" if endpoint in GETS else "POST"
-        if request.method != allowed:
-            body = {"error": "invalid_request", "error_description": f"only {allowed} is allowed here"}
-            return json_response({**body}, 405).with_headers(("Allow", allowed))
+        profile = self.state.places.profile
+        if cors.is_preflight(self._cors_origins, request):
+            return cors.preflight(request)
         try:
+            if endpoint is None:
+                return self._nowhere(request)
+            allowed = "GET" if endpoint in GETS else "POST"
+            if request.method != allowed:
+                text = f"The endpoint only accepts {allowed} requests. Received a {_shown_method(request)} request."
+                raise Refusal("invalid_request", text, code=900561, status=405)
             response = self._answer(request, endpoint, trace)
         except Refusal as refusal:
-            response = refusals.render(self.state.places.profile, refusal, trace)
-        if self.state.places.profile != "entra":
+            response = refusals.render(profile, refusal, trace)
+            if refusal.status == 405:
+                response = response.with_headers(("Allow", "GET" if endpoint in GETS else "POST"))
+        if profile != "entra":
             return response
         return response.with_headers(("x-ms-request-id", trace.trace_id), ("client-request-id", trace.correlation_id))
+
+    def _nowhere(self, request: Request) -> Response:
+        if self.state.places.is_in_other_tenant(request.path):
+            raise Refusal("invalid_tenant", "The tenant was not found; check its name.", code=90002)
+        body: dict[str, JsonValue] = {
+            "error": "not_found",
+            "error_description": "nothing is at this path in this profile",
+        }
+        return json_response(body, 404)
 
     def _answer(self, request: Request, endpoint: EndpointName, trace: Trace) -> Response:
         state = self.state
@@ -140,22 +168,34 @@ class Provider:
             case "jwks":
                 return metadata.jwks(state)
             case "resource":
-                return tokens.look_at_access_token(state, request.headers.get("authorization", ""), trace)
+                return look_at_access_token(state, request.headers.get("authorization", ""), trace)
             case "authorize":
                 return browser.authorize(state, query_params(request), trace)
             case "login":
                 return browser.login(state, body_params(request, takes_json=False), trace)
-            case "token" | "revoke" | "initiate" | "challenge":
+            case _:
                 params = body_params(request, takes_json=not state.rules.is_native)
-                return _FORMS[endpoint](state, params, trace)
+                count_request(state, params.get("client_id"), trace.now)
+                return grants.form(endpoint, state, params, trace)
 
 
-_FORMS: dict[EndpointName, Callable[[State, Params, Trace], Response]] = {
-    "token": grants.token,
-    "revoke": grants.revoke,
-    "initiate": grants.initiate,
-    "challenge": grants.challenge,
-}
+def _correlation_id(request: Request) -> str:
+    """Return what the client calls the request: in a header, or, for the JavaScript SDK's refresh, in the query."""
+    given = request.headers.get("client-request-id", "")
+    if not given:
+        try:
+            given = query_params(request).get("client-request-id")
+        except Refusal:
+            return ""
+    return given if GUID.fullmatch(given) else ""
+
+
+def _shown_method(request: Request) -> str:
+    return (
+        request.method
+        if request.method in {"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "POST"}
+        else "different"
+    )
 
 
 def _peek(state: State, request: Request) -> tuple[str, str]:

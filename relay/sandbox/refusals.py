@@ -27,8 +27,13 @@ class Trace:
 
 def render(profile: str, refusal: Refusal, trace: Trace) -> Response:
     """Return the answer that this profile gives."""
-    if profile == "entra":
-        return _entra(refusal, trace)
+    response = _entra(refusal, trace) if profile == "entra" else _oauth(profile, refusal, trace)
+    if refusal.retry_after_s is None:
+        return response
+    return response.with_headers(("Retry-After", str(refusal.retry_after_s)))
+
+
+def _oauth(profile: str, refusal: Refusal, trace: Trace) -> Response:
     status = refusal.status
     if refusal.error == "invalid_grant" and profile == "auth0" and trace.endpoint == "token":
         status = 403  # Auth0's documents and field reports; RFC 6749 would say 400
@@ -58,5 +63,6 @@ def _entra(refusal: Refusal, trace: Trace) -> Response:
     }
     if refusal.suberror:
         body["suberror"] = refusal.suberror
+    body |= refusal.more
     # The documentation shows 400 for every refusal of the native API, invalid_client included.
     return json_response(body, 400 if refusal.status in {401, 403} else refusal.status)

@@ -126,8 +126,9 @@ class Places:
                 return self.base_url
 
     def url(self, endpoint: EndpointName) -> str:
-        """Return the endpoint's address as discovery tells it."""
-        return self.authority + next(path for path, name in self._paths() if name == endpoint)
+        """Return the endpoint's address as discovery tells it; the real service names the tenant by GUID there."""
+        begins = f"{self.base_url}/{self.tenant_id}" if self.profile == "entra" else self.authority
+        return begins + next(path for path, name in self._paths() if name == endpoint)
 
     def endpoint(self, path: str) -> EndpointName | None:
         """Return what stands at this decoded path, or None."""
@@ -140,6 +141,11 @@ class Places:
             path = f"/{tail}"
         return next((name for known, name in self._paths() if known == path), None)
 
+    def is_in_other_tenant(self, path: str) -> bool:
+        """Return whether something would stand at this path if its tenant existed."""
+        tail = path[1:].partition("/")[2]
+        return self.profile == "entra" and self.endpoint(path) is None and f"/{tail}" in dict(self._paths())
+
     def _paths(self) -> tuple[tuple[str, EndpointName], ...]:
         return _ENTRA_PATHS if self.profile == "entra" else _OTHER_PATHS
 
@@ -147,7 +153,19 @@ class Places:
 _ENTRA_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/oauth2/v2.0/initiate", "initiate"),
     ("/oauth2/v2.0/challenge", "challenge"),
+    ("/oauth2/v2.0/introspect", "introspect"),
     ("/oauth2/v2.0/token", "token"),
+    ("/register/v1.0/introspect", "register_introspect"),
+    ("/register/v1.0/challenge", "register_challenge"),
+    ("/register/v1.0/continue", "register_continue"),
+    ("/signup/v1.0/start", "signup_start"),
+    ("/signup/v1.0/challenge", "signup_challenge"),
+    ("/signup/v1.0/continue", "signup_continue"),
+    ("/resetpassword/v1.0/start", "resetpassword_start"),
+    ("/resetpassword/v1.0/challenge", "resetpassword_challenge"),
+    ("/resetpassword/v1.0/continue", "resetpassword_continue"),
+    ("/resetpassword/v1.0/submit", "resetpassword_submit"),
+    ("/resetpassword/v1.0/poll_completion", "resetpassword_poll_completion"),
     ("/oauth2/v2.0/authorize", "authorize"),
     ("/login", "login"),
     ("/v2.0/.well-known/openid-configuration", "discovery"),

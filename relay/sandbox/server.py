@@ -72,6 +72,7 @@ class SandboxServer:
         tls: ssl.SSLContext | None = None,
         signer: Signer | None = None,
         wall: Callable[[], float] = time.time,
+        cors_origins: frozenset[str] = frozenset(),
     ) -> None:
         """Prepare; nothing is bound yet.
 
@@ -87,6 +88,7 @@ class SandboxServer:
         self._host, self._port, self._tls = host, port, tls
         self._signer = signer
         self._wall = wall
+        self._cors_origins = cors_origins
         self._runner: web.AppRunner | None = None
         self._provider: Provider | None = None
         self._changed = asyncio.Event()
@@ -130,7 +132,9 @@ class SandboxServer:
         base_url = f"{'http' if self._tls is None else 'https'}://{shown}:{port}"
         places = Places(self._profile, base_url, self._world.tenant)
         signer = RsaSigner() if self._signer is None else self._signer
-        self._provider = Provider(self._world, places, self._rng, signer, now=self._wall())
+        self._provider = Provider(
+            self._world, places, self._rng, signer, now=self._wall(), cors_origins=self._cors_origins
+        )
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.router.add_route("*", "/{tail:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=STOP_TIMEOUT_S)

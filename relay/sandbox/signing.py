@@ -7,12 +7,15 @@ which is not for anything else, since who can verify with it can also sign.
 
 from __future__ import annotations
 
-from typing import Protocol
+from hashlib import sha256
+from typing import Protocol, runtime_checkable
 
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from relay.sandbox.values import JsonValue
+
+KEYS_MAX = 4  # published at a time; a provider has two or three
 
 
 class Signer(Protocol):
@@ -32,23 +35,46 @@ class Signer(Protocol):
         ...
 
 
+@runtime_checkable
+class RollsOver(Protocol):
+    """A signer that can take a new key."""
+
+    def roll_over(self, *, keep_old: bool) -> None:
+        """Sign with a new key from now on; the former ones stay published only when ``keep_old``."""
+        ...
+
+
+def published(signer: Signer) -> list[dict[str, JsonValue]]:
+    """Return the public keys one by one, the oldest first."""
+    keys = signer.jwks()["keys"]
+    return [key for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+
+
 class RsaSigner:
-    """RS256 under a fresh 2048-bit key. RFC 7518 §3.3."""
+    """RS256 under a fresh 2048-bit key, the newest of at most :data:`KEYS_MAX`. RFC 7518 §3.3."""
 
     algorithm = "RS256"
 
     def __init__(self) -> None:
-        self._key = RSAKey.generate_key(2048, auto_kid=True)
+        self._keys = [RSAKey.generate_key(2048, auto_kid=True)]
 
     def sign(self, claims: dict[str, JsonValue], *, typ: str = "JWT") -> str:
         """Return the compact serialisation; takes about 1.5 ms."""
-        return jwt.encode({"alg": self.algorithm, "typ": typ, "kid": self._key.kid}, claims, self._key)
+        key = self._keys[-1]
+        return jwt.encode({"alg": self.algorithm, "typ": typ, "kid": key.kid}, claims, key)
 
     def jwks(self) -> dict[str, JsonValue]:
-        """Return the one public key."""
-        public = self._key.as_dict(private=False)
-        key: dict[str, JsonValue] = {name: str(value) for name, value in public.items()}
-        return {"keys": [{**key, "use": "sig", "alg": self.algorithm}]}
+        """Return the public keys, the oldest first."""
+        keys: list[JsonValue] = []
+        for key in self._keys:
+            public: dict[str, JsonValue] = {name: str(value) for name, value in key.as_dict(private=False).items()}
+            keys.append({**public, "use": "sig", "alg": self.algorithm})
+        return {"keys": keys}
+
+    def roll_over(self, *, keep_old: bool) -> None:
+        """Make a new key, which takes up to a second."""
+        kept = self._keys[-(KEYS_MAX - 1) :] if keep_old else []
+        self._keys = [*kept, RSAKey.generate_key(2048, auto_kid=True)]
 
 
 class SharedKeySigner:
@@ -58,11 +84,17 @@ class SharedKeySigner:
 
     def __init__(self, key: bytes) -> None:
         self._key = OctKey.import_key(key)
+        self._kid = "simulation"
 
     def sign(self, claims: dict[str, JsonValue], *, typ: str = "JWT") -> str:
         """Return the compact serialisation."""
-        return jwt.encode({"alg": self.algorithm, "typ": typ, "kid": "simulation"}, claims, self._key)
+        return jwt.encode({"alg": self.algorithm, "typ": typ, "kid": self._kid}, claims, self._key)
 
     def jwks(self) -> dict[str, JsonValue]:
         """Return no key: a shared key is not published."""
         return {"keys": []}
+
+    def roll_over(self, *, keep_old: bool) -> None:
+        """Sign with a key that follows from the present one."""
+        self._key = OctKey.import_key(sha256(self._key.raw_value).digest())
+        self._kid += "'"

@@ -12,47 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
-from typing import Literal, TypeVar
+from typing import TypeVar
 
+from relay.sandbox.accounts import User
 from relay.sandbox.leaks import MARK
-from relay.sandbox.rules import RULES, Places, Rules, guid_of
+from relay.sandbox.rules import RULES, Places, Rules
 from relay.sandbox.signing import Signer
+from relay.sandbox.stages import Flow, SentCode
 from relay.sandbox.values import JsonValue
 from relay.sandbox.world import ClientModel, Policy, UserModel, World
-from relay.secret import Code, Password
+from relay.secret import Code
 
 TABLE_MAX = 100_000  # tokens, flows, families: some 50 MB at worst
 EVENTS_MAX = 10_000
-Method = Literal["password", "oob"]
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-@dataclass(slots=True)
-class User:
-    """A person. ``revoked_at_seq`` is the event number of the last revocation of all their tokens."""
-
-    username: str
-    password: Password | None
-    name: str
-    revoked_at_seq: int = -1
-    wrong_passwords: int = 0
-    locked_until: float = 0.0
-
-    @property
-    def method(self) -> Method:
-        """How this account signs in: the account decides, not the client."""
-        return "password" if self.password is not None else "oob"
-
-    @property
-    def kind(self) -> str:
-        """The method as a person reads it."""
-        return "password" if self.password is not None else "email_code"
-
-    @property
-    def oid(self) -> str:
-        """The account's GUID."""
-        return guid_of("user", self.username)
 
 
 @dataclass(slots=True)
@@ -66,7 +40,10 @@ class Family:
     audience: str
     method: str
     born_at_seq: int
+    born_at: float
     expires_at: float | None
+    expired_code: int = 70008  # AADSTS number for "past expires_at"
+    has_second_factor: bool = False
     generation: int = 0  # of the newest refresh token; 0 before the first
     newest: str = ""  # digest of the newest refresh token
     is_dead: bool = False
@@ -91,28 +68,8 @@ class AccessEntry:
     scope: str
     expires_at: int
     is_dead: bool = False
-
-
-@dataclass(slots=True)
-class SentCode:
-    """A one-time code that was sent, and how many wrong tries it still bears."""
-
-    code: Code
-    expires_at: float
-    tries_left: int
-
-
-@dataclass(slots=True)
-class Flow:
-    """A native sign-in under way, found by its present continuation token."""
-
-    client_id: str
-    username: str
-    challenge_types: tuple[str, ...]
-    expires_at: float
-    method: Method | None = None  # None until challenged
-    sent: SentCode | None = None
-    challenges: int = 0
+    born_at_seq: int = 0
+    is_cae: bool = False  # called back as soon as something happens to the account
 
 
 @dataclass(slots=True)
@@ -129,6 +86,7 @@ class Authorization:
     expires_at: float
     username: str = ""
     sent: SentCode | None = None
+    is_second_factor: bool = False  # the password was right, and ``sent`` is the code that must follow
     tries: int = 0
     family_id: str = ""  # once redeemed
 
@@ -165,6 +123,7 @@ class State:
     logins: dict[str, Authorization] = field(default_factory=dict)
     codes: dict[str, Authorization] = field(default_factory=dict)
     mailboxes: dict[str, SentCode] = field(default_factory=dict)
+    recent_requests: dict[str, deque[float]] = field(default_factory=dict)  # by client, for the limit per minute
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
     next_event_id: int = 1
     clock_offset_s: float = 0.0
@@ -173,8 +132,7 @@ class State:
     def from_world(cls, world: World, places: Places, rng: Random, signer: Signer, rules: Rules | None = None) -> State:
         """Return the state at the start; a policy key that the world leaves out is the profile's."""
         rules = rules or RULES[places.profile]
-        policy = rules.policy.model_copy(update=world.policy.model_dump(exclude_unset=True))
-        state = cls(places=places, rules=rules, policy=policy, rng=rng, signer=signer)
+        state = cls(places=places, rules=rules, policy=world.policy.over(rules.policy), rng=rng, signer=signer)
         for user in world.users:
             state.put_user(user)
         for client in world.clients:
@@ -183,11 +141,10 @@ class State:
 
     def put_user(self, user: UserModel) -> None:
         """Add a person, or replace the one of that name; tokens that are out stay as they are."""
-        username = user.username.lower()
-        fresh = User(username, user.password, user.name or username.partition("@")[0])
-        if username in self.users:
-            fresh.revoked_at_seq = self.users[username].revoked_at_seq  # what was revoked does not come back
-        self.users[username] = fresh
+        fresh = User.from_model(user)
+        if fresh.username in self.users:
+            fresh.keep_marks_of(self.users[fresh.username])
+        self.users[fresh.username] = fresh
 
     def note(self, kind: str, now: float, **fields: str | int) -> int:
         """Record an event and return its number. Empty texts are left out."""
@@ -210,17 +167,17 @@ class State:
         """Return a fresh opaque value of 256 bits: ``rt`` refresh token, ``ct`` continuation token, ``ac`` code …"""
         return f"{kind}.{MARK}.{self.rng.randbytes(32).hex()}"
 
-    def send_code(self, username: str, now: float) -> SentCode:
-        """Put a fresh code into the person's mailbox, in place of the one before."""
+    def send_code(self, mailbox: str, now: float) -> SentCode:
+        """Put a fresh code into a mailbox, in place of the one before."""
         digits = "".join(str(self.rng.randrange(10)) for _ in range(self.policy.code_length))
-        sent = SentCode(Code(digits), now + self.policy.code_lifetime_s, self.policy.code_tries_max)
-        remember(self.mailboxes, username, sent)
+        sent = SentCode(Code(digits), now + self.policy.code_lifetime_s, self.policy.code_tries_max, mailbox)
+        remember(self.mailboxes, mailbox, sent)
         return sent
 
-    def take_code(self, username: str, sent: SentCode) -> None:
-        """Take a code that was used, or used up, out of the mailbox, unless a newer one is in it."""
-        if self.mailboxes.get(username) is sent:
-            del self.mailboxes[username]
+    def take_code(self, sent: SentCode) -> None:
+        """Take a code that was used out of its mailbox, unless a newer one is in it."""
+        if self.mailboxes.get(sent.mailbox) is sent:
+            del self.mailboxes[sent.mailbox]
 
 
 def digest(value: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import json
 
+from relay.sandbox.accounts import User
+from relay.sandbox.claims import NO_CLAIMS, Claims
 from relay.sandbox.leaks import MARK
 from relay.sandbox.refusals import Trace
 from relay.sandbox.rules import guid_of
-from relay.sandbox.state import AccessEntry, Family, State, User, digest, remember
+from relay.sandbox.state import AccessEntry, Family, State, digest, remember
 from relay.sandbox.values import JsonValue, Response, json_response
 
 
@@ -22,11 +24,13 @@ def token_answer(
     refresh_token: str,
     nonce: str = "",
     is_refresh: bool = False,
+    claims: Claims = NO_CLAIMS,
 ) -> Response:
     """Issue an access token (and id_token) of the family and wrap it up with ``refresh_token``, if there is one."""
     is_entra = state.places.profile == "entra"
     issued_at = int(trace.now)
-    lifetime_s = int(state.policy.access_token_lifetime_s)
+    is_cae = is_entra and state.policy.cae and claims.can_be_challenged
+    lifetime_s = int(state.policy.cae_access_token_lifetime_s if is_cae else state.policy.access_token_lifetime_s)
     # The real service leaves offline_access out of the answer's scope.
     shown = " ".join(word for word in scope if not (is_entra and word == "offline_access"))
     common: dict[str, JsonValue] = {
@@ -44,8 +48,10 @@ def token_answer(
         "jti": f"{MARK}-{state.rng.randbytes(16).hex()}",
     }
     access |= {"scp": shown, "azpacr": "0"} if is_entra else {"scope": shown}
+    if is_cae:
+        access["xms_cc"] = ["CP1"]
     access_token = state.signer.sign(access)
-    entry = AccessEntry(family.family_id, shown, issued_at + lifetime_s)
+    entry = AccessEntry(family.family_id, shown, issued_at + lifetime_s, born_at_seq=state.next_event_id, is_cae=is_cae)
     remember(state.access_tokens, digest(access_token), entry)
 
     body: dict[str, JsonValue] = {
@@ -61,15 +67,19 @@ def token_answer(
     if refresh_token:
         body["refresh_token"] = refresh_token
     if "openid" in scope or (is_entra and is_refresh):
-        body["id_token"] = _id_token(state, family, user, common, nonce)
+        if claims.wants_login_hint:
+            common["login_hint"] = user.username
+        if nonce:
+            common["nonce"] = nonce  # OpenID Connect Core §3.1.2.1
+        body["id_token"] = _id_token(state, family, user, scope, common)
     return json_response(body)
 
 
-def _id_token(state: State, family: Family, user: User, common: dict[str, JsonValue], nonce: str) -> str:
+def _id_token(state: State, family: Family, user: User, scope: tuple[str, ...], common: dict[str, JsonValue]) -> str:
     claims = {**common, "aud": family.client_id, "jti": f"{MARK}-{state.rng.randbytes(16).hex()}"}
-    claims |= {"name": user.name, "preferred_username": user.username, "email": user.username}
-    if nonce:
-        claims["nonce"] = nonce  # OpenID Connect Core §3.1.2.1
+    claims |= {"name": user.name, "preferred_username": user.username}
+    if "email" in scope or state.places.profile != "entra":
+        claims["email"] = user.username
     return state.signer.sign(claims)
 
 

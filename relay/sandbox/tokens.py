@@ -17,13 +17,17 @@ RFC 6749 §6, RFC 9700 §4.14.2.
 
 from __future__ import annotations
 
+from relay.sandbox.accounts import REVOKES, AccountEvent, User
+from relay.sandbox.claims import NO_CLAIMS, Claims, asked_claims
+from relay.sandbox.conditional_access import at_refresh
 from relay.sandbox.refusals import Trace
 from relay.sandbox.rules import OIDC_SCOPES
-from relay.sandbox.state import Family, RefreshEntry, State, User, digest, remember
-from relay.sandbox.token_answer import subject, token_answer
-from relay.sandbox.values import Params, Refusal, Response, json_response, split_scope
-from relay.sandbox.world import ClientModel
+from relay.sandbox.state import Family, RefreshEntry, State, digest, remember
+from relay.sandbox.token_answer import token_answer
+from relay.sandbox.values import Params, Refusal, Response, split_scope
+from relay.sandbox.world import DAY_S, ClientModel
 
+SPA_LIFETIME_S = DAY_S  # of refresh tokens of single-page apps, from the sign-in, whatever the policy
 AUDIENCE_CHARS_MAX = 512
 
 
@@ -33,6 +37,8 @@ def find_client(state: State, params: Params) -> ClientModel:
     if not client_id:
         raise Refusal("invalid_request", "client_id parameter is empty or not valid.", code=90100)
     client = state.clients.get(client_id)
+    if client is not None and client.disabled and state.places.profile == "entra":
+        raise Refusal("unauthorized_client", "The application is disabled.", code=7000112)
     if client is not None:
         return client
     if state.places.profile == "entra":
@@ -65,11 +71,17 @@ def sign_in(
     method: str,
     audience: str = "",
     nonce: str = "",
+    has_second_factor: bool = False,
+    claims: Claims = NO_CLAIMS,
+    is_spa: bool = False,
 ) -> tuple[Family, Response]:
     """Start a family and answer with its first tokens: a refresh token only for ``offline_access``."""
     policy = state.policy
-    lifetimes = [policy.refresh_absolute_lifetime_s, policy.otp_refresh_lifetime_s if method == "oob" else None]
+    is_fixed_otp = method == "oob" and policy.otp_refresh_mode == "fixed"
+    lifetimes = [policy.refresh_absolute_lifetime_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
     ends = [trace.now + lifetime for lifetime in lifetimes if lifetime is not None]
+    spa_end = trace.now + SPA_LIFETIME_S if is_spa else None
+    ends_first = spa_end is not None and spa_end <= min(ends, default=spa_end)
     family_id = f"family-{state.rng.randbytes(8).hex()}"
     born_at_seq = state.note(
         "signed_in",
@@ -88,11 +100,15 @@ def sign_in(
         audience=audience,
         method=method,
         born_at_seq=born_at_seq,
-        expires_at=min(ends, default=None),
+        born_at=trace.now,
+        expires_at=spa_end if ends_first else min(ends, default=None),
+        expired_code=700084 if ends_first else 70008,
+        has_second_factor=has_second_factor,
     )
     remember(state.families, family_id, family)
     refresh_token = _next_refresh_token(state, family, trace.now) if "offline_access" in scope else ""
-    return family, token_answer(state, family, user, trace, scope, refresh_token=refresh_token, nonce=nonce)
+    response = token_answer(state, family, user, trace, scope, refresh_token=refresh_token, nonce=nonce, claims=claims)
+    return family, response
 
 
 def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
@@ -115,7 +131,10 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
             code=50034,
             text="The user account does not exist.",
         )
-    if family.born_at_seq < user.revoked_at_seq:
+    if user.is_disabled and state.places.profile == "entra":
+        text = "The user account is disabled."
+        raise _denied(state, trace, family, client.client_id, reason="disabled", code=50057, text=text)
+    if state.places.profile == "entra" and family.born_at_seq < user.revoked_at_seq(family.method):
         text = "The provided grant has expired due to it being revoked, a fresh auth token is needed."
         raise _denied(state, trace, family, client.client_id, reason="revoked", code=50173, text=text)
     if family.is_dead:
@@ -149,12 +168,19 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         raise _denied(state, trace, family, client.client_id, reason="idle", code=700082, text=text)
     if family.expires_at is not None and trace.now >= family.expires_at:
         text = "The provided authorization code or refresh token has expired."
-        raise _denied(state, trace, family, client.client_id, reason="expired", code=70008, text=text)
+        raise _denied(state, trace, family, client.client_id, reason="expired", code=family.expired_code, text=text)
     if asked_audience(params) not in {"", family.audience}:
         raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
     scope = split_scope(params.get("scope")) if params.get("scope") else family.scope
-    allowed = {*family.scope, *(OIDC_SCOPES if state.places.profile == "entra" else ())}
+    allowed = {*family.scope}
+    if state.places.profile == "entra":
+        allowed |= {*OIDC_SCOPES, *(client.scopes or ())}  # a registered scope is consented, of another resource too
     _check_scope(scope, allowed)
+    claims = asked_claims(params) if state.places.profile == "entra" else NO_CLAIMS
+    rule = at_refresh(state, family, trace.now) if state.places.profile == "entra" else None
+    if rule is not None:
+        _note_denied(state, trace, family, client.client_id, reason="policy", code=rule.code)
+        raise rule
 
     refresh_token = _next_refresh_token(state, family, trace.now, used=entry)
     state.note(
@@ -167,7 +193,7 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         generation=family.generation,
         used_generation=entry.generation,
     )
-    return token_answer(state, family, user, trace, scope, refresh_token=refresh_token, is_refresh=True)
+    return token_answer(state, family, user, trace, scope, refresh_token=refresh_token, is_refresh=True, claims=claims)
 
 
 def kill_family(state: State, family: Family, trace: Trace, *, reason: str, access_tokens: bool | None = None) -> None:
@@ -214,51 +240,27 @@ def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> R
     return Response(200)
 
 
-def revoke_user(state: State, username: str, trace: Trace) -> bool:
-    """Revoke all that a person has signed in to, as an administrator can; False when there is no such person.
+def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEvent = "revoke_all") -> bool:
+    """Let something happen to an account, an administrator's revocation by default; False when there is no such person.
 
     Under ``entra`` it is a mark on the person, and later answers are 50173; elsewhere the families die. Access tokens
-    live on to their end, but for ``strict``.
+    live on to their end, but for ``strict`` and those under continuous access evaluation.
     """
     user = state.users.get(username.lower())
     if user is None:
         return False
-    user.revoked_at_seq = state.note("token_revoked", trace.now, trace_id=trace.trace_id, username=user.username)
+    of_password, of_others = REVOKES[event]
+    if of_password or of_others:
+        seq = state.note("token_revoked", trace.now, trace_id=trace.trace_id, username=user.username, cause=event)
+    else:
+        seq = state.note("account_event", trace.now, trace_id=trace.trace_id, username=user.username, cause=event)
+    user.take(event, seq, trace.now)
     if state.places.profile != "entra":
         for family in list(state.families.values()):
-            if family.username == user.username and not family.is_dead:
+            is_meant = of_password if family.method == "password" else of_others
+            if is_meant and family.username == user.username and not family.is_dead:
                 kill_family(state, family, trace, reason="user_revoked")
     return True
-
-
-def look_at_access_token(state: State, authorization: str, trace: Trace) -> Response:
-    """Answer as a protected resource: who the token speaks for, or 401. RFC 6750 §3."""
-    kind, _, value = authorization.partition(" ")
-    if kind.lower() != "bearer" or not value:
-        return json_response({"error": "missing_token"}, 401).with_headers(("WWW-Authenticate", "Bearer"))
-    entry = state.access_tokens.get(digest(value.strip()))
-    family = state.families.get(entry.family_id) if entry is not None else None
-    problem = ""
-    if entry is None or family is None:
-        problem = "the access token is unknown"
-    elif entry.is_dead or family.access_tokens_dead:
-        problem = "the access token was revoked"
-    elif trace.now >= entry.expires_at:
-        problem = "the access token is expired"
-    if problem or entry is None or family is None:
-        challenge = f'Bearer error="invalid_token", error_description="{problem}"'
-        refused = json_response({"error": "invalid_token", "error_description": problem}, 401)
-        return refused.with_headers(("WWW-Authenticate", challenge))
-    sub = subject(state, family.username, family.client_id)
-    return json_response(
-        {
-            "sub": sub,
-            "username": family.username,
-            "client_id": family.client_id,
-            "scope": entry.scope,
-            "exp": entry.expires_at,
-        }
-    )
 
 
 def _check_scope(scope: tuple[str, ...], allowed: set[str] | None) -> None:
@@ -279,6 +281,13 @@ def _may_be_used(state: State, family: Family, entry: RefreshEntry, now: float) 
 def _denied(
     state: State, trace: Trace, family: Family | None, client_id: str, *, reason: str, code: int, text: str
 ) -> Refusal:
+    _note_denied(state, trace, family, client_id, reason=reason, code=code)
+    if state.places.profile == "auth0":
+        text = "Unknown or invalid refresh token."  # one text for every cause, the final period included
+    return Refusal("invalid_grant", text, code=code)
+
+
+def _note_denied(state: State, trace: Trace, family: Family | None, client_id: str, *, reason: str, code: int) -> None:
     state.note(
         "refresh_denied",
         trace.now,
@@ -289,9 +298,6 @@ def _denied(
         reason=reason,
         code=code if state.places.profile == "entra" else "invalid_grant",
     )
-    if state.places.profile == "auth0":
-        text = "Unknown or invalid refresh token."  # one text for every cause, the final period included
-    return Refusal("invalid_grant", text, code=code)
 
 
 def _next_refresh_token(state: State, family: Family, now: float, used: RefreshEntry | None = None) -> str:
@@ -308,6 +314,9 @@ def _next_refresh_token(state: State, family: Family, now: float, used: RefreshE
     family.newest = digest(value)
     family.generation += 1
     idle = state.policy.refresh_idle_lifetime_s
+    if family.method == "oob" and state.policy.otp_refresh_mode == "sliding":
+        known = [one for one in (idle, state.policy.otp_refresh_lifetime_s) if one is not None]
+        idle = min(known, default=None)
     entry = RefreshEntry(family.family_id, family.generation, None if idle is None else now + idle)
     remember(state.refresh_tokens, family.newest, entry)
     return value

@@ -67,15 +67,29 @@ class Refusal(Exception):  # an answer on its way out of a handler, not a fault 
         error: OAuth error code, RFC 6749 §5.2 or the native API's.
         code: AADSTS number, shown only by the ``entra`` profile; 0 where none is known.
         status: HTTP status.
+        more: further fields of the body, shown only by the ``entra`` profile; may hold a continuation token.
+        retry_after_s: value of ``Retry-After``, for a status that means "later".
     """
 
-    def __init__(self, error: str, description: str, *, code: int = 0, suberror: str = "", status: int = 400) -> None:
+    def __init__(
+        self,
+        error: str,
+        description: str,
+        *,
+        code: int = 0,
+        suberror: str = "",
+        status: int = 400,
+        more: Mapping[str, JsonValue] | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(error)
         self.error = error
         self.description = description
         self.code = code
         self.suberror = suberror
         self.status = status
+        self.more: Mapping[str, JsonValue] = more or {}
+        self.retry_after_s = retry_after_s
 
 
 class Params:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from relay.errors import ConfigError
+from relay.sandbox.contacts import Channel, contact
 from relay.secret import Password
 
 DAY_S = 86_400.0
@@ -32,6 +33,7 @@ FaultName = Literal[
     "error_502",
     "error_503",
     "throttle_429",
+    "refuse",  # a refusal with `error`, `suberror` and, under entra, `code`
     "slow",  # waits `seconds`, then does what was asked
     "down",  # connection cut at once
     "html",  # 200 with a page, as a captive portal answers
@@ -40,22 +42,82 @@ FaultName = Literal[
     "cut_json",  # the right answer, its second half missing
 ]
 EndpointName = Literal[
-    "initiate", "challenge", "token", "revoke", "authorize", "login", "discovery", "jwks", "resource"
+    "initiate",
+    "challenge",
+    "introspect",
+    "token",
+    "register_introspect",
+    "register_challenge",
+    "register_continue",
+    "signup_start",
+    "signup_challenge",
+    "signup_continue",
+    "resetpassword_start",
+    "resetpassword_challenge",
+    "resetpassword_continue",
+    "resetpassword_submit",
+    "resetpassword_poll_completion",
+    "revoke",
+    "authorize",
+    "login",
+    "discovery",
+    "jwks",
+    "resource",
 ]
 FAULT_NAMES: tuple[str, ...] = get_args(FaultName)
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=254, pattern=r"^[!-~]+$")]
 Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX, allow_inf_nan=False)]
+Text = Annotated[str, StringConstraints(max_length=256)]
 _CLOSED = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+# none: one factor is enough. required: a code to one of the person's methods follows the password.
+# register: the person has no method yet, and registers one when signing in next.
+Mfa = Literal["none", "required", "register"]
+AttributeType = Literal["String", "Int64", "Boolean"]
+ConditionalAccess = Literal[50076, 50142, 53003, 70043]  # see relay.sandbox.conditional_access
+
+
+class MethodModel(BaseModel):
+    """An address that second-factor codes go to; any code sent there is in its mailbox."""
+
+    model_config = _CLOSED
+    channel: Channel
+    target: Annotated[str, StringConstraints(min_length=1, max_length=254)]
+
+    @model_validator(mode="after")
+    def _is_contact(self) -> MethodModel:
+        if contact(self.channel, self.target) is None:
+            wanted = {"email": "an e-mail address", "sms": "a phone number such as +14255550100"}[self.channel]
+            raise ValueError(f"target: {wanted} is wanted")
+        return self
 
 
 class UserModel(BaseModel):
-    """A person. With a password: signs in by password. Without: by a code sent to ``username``."""
+    """A person. With a password: signs in by password. Without: by a code sent to ``username``.
+
+    ``mfa`` concerns people with a password only: whoever signed in with an e-mail code is not asked for a second one.
+    ``required`` without ``methods`` means codes to ``username``. ``email_proven``: the address was proven when the
+    person signed up, so registering it takes no code.
+    """
 
     model_config = _CLOSED
     username: Name
     password: Password | None = None
     name: Annotated[str, StringConstraints(max_length=200)] = ""
+    mfa: Mfa = "none"
+    methods: Annotated[list[MethodModel], Field(max_length=10)] = []
+    attributes: Annotated[dict[Name, Text], Field(max_length=50)] = {}
+    email_proven: bool = False
+    disabled: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> UserModel:
+        if self.mfa == "register" and self.methods:
+            raise ValueError("mfa register goes with no methods: the person has none yet")
+        if self.mfa == "required" and not self.methods and contact("email", self.username) is None:
+            raise ValueError("mfa required needs methods, or a username that is an e-mail address")
+        return self
 
 
 class ClientModel(BaseModel):
@@ -65,7 +127,33 @@ class ClientModel(BaseModel):
     client_id: Name
     redirect_uris: Annotated[list[Name], Field(max_length=50)] = []
     native_auth: bool = True  # entra: the switch in the app registration
+    spa: bool = False  # entra: its redirect URIs are of type spa, so a browser sign-in lasts 24 hours
+    disabled: bool = False  # entra: the application is switched off in the tenant
     scopes: Annotated[list[Name], Field(max_length=100)] | None = None  # None: any scope may be asked for
+
+
+class AttributeModel(BaseModel):
+    """An attribute that a person must give when signing up; ``regex`` must fit the whole value."""
+
+    model_config = _CLOSED
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,127}$")]
+    type: AttributeType = "String"
+    required: bool = True
+    regex: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        """Take a bare name for a text attribute."""
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _compiles(self) -> AttributeModel:
+        try:
+            re.compile(self.regex or "")
+        except re.error as exc:
+            raise ValueError("regex: not a regular expression") from exc
+        return self
 
 
 class Policy(BaseModel):
@@ -76,13 +164,41 @@ class Policy(BaseModel):
     leeway_s: Annotated[float, Field(ge=0, le=DAY_S)] = 0.0  # how long the previous refresh token still works
     refresh_idle_lifetime_s: Seconds | None = None  # counted anew for each refresh token
     refresh_absolute_lifetime_s: Seconds | None = None  # counted from the sign-in
-    otp_refresh_lifetime_s: Seconds | None = None  # absolute, after an e-mail code sign-in
+    otp_refresh_lifetime_s: Seconds | None = None  # after an e-mail code sign-in
+    otp_refresh_mode: Literal["fixed", "sliding"] = "fixed"  # from the sign-in, or anew with each refresh token
     code_length: Annotated[int, Field(ge=4, le=20)] = 8
     code_lifetime_s: Seconds = 600.0
     code_tries_max: Annotated[int, Field(ge=1, le=100)] = 5
     continuation_lifetime_s: Seconds = 900.0
     password_tries_max: Annotated[int, Field(ge=1, le=1000)] = 10
     lockout_s: Seconds = 60.0
+    password_length_min: Annotated[int, Field(ge=1, le=256)] = 8
+    password_length_max: Annotated[int, Field(ge=1, le=256)] = 256
+    password_classes_min: Annotated[int, Field(ge=1, le=4)] = 3  # of lower, upper, digit, symbol
+    password_banned: Annotated[list[Text], Field(max_length=1000)] = [
+        "Password1",
+        "Password123",
+        "P@ssw0rd",
+        "Contoso1!",
+    ]
+    sign_up: Literal["any", "password", "oob"] = "any"  # any: by password where the client can, else by e-mail code
+    sign_up_mfa: Mfa = "none"  # what people who have signed up must do
+    required_attributes: Annotated[list[AttributeModel], Field(max_length=50)] = []
+    registration_channels: Annotated[list[Channel], Field(min_length=1, max_length=2)] = ["email", "sms"]
+    blocked_contacts: Annotated[list[Text], Field(max_length=1000)] = []  # no codes go there: bad reputation
+    self_service_reset: bool = True
+    reset_duration_s: Annotated[float, Field(ge=0, le=DAY_S)] = 0.0  # how long poll_completion says in_progress
+    reset_outcome: Literal["succeeded", "failed"] = "succeeded"
+    poll_interval_s: Annotated[int, Field(ge=0, le=60)] = 2
+    conditional_access: ConditionalAccess | None = None
+    sign_in_frequency_s: Annotated[float, Field(ge=0, le=SECONDS_MAX)] = 0.0  # 70043: how old a sign-in may be
+    requests_per_minute_max: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # of one client; more is 429
+    cae: bool = False  # continuous access evaluation for clients that declare cp1
+    cae_access_token_lifetime_s: Annotated[Seconds, Field(ge=1)] = 28 * 3600.0
+
+    def over(self, base: Policy) -> Policy:
+        """Return ``base`` with what this one sets."""
+        return base.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
 
 class FaultModel(BaseModel):
@@ -102,6 +218,9 @@ class FaultModel(BaseModel):
     seconds: Annotated[float, Field(ge=0, le=600)] | None = None
     retry_after_s: Annotated[int, Field(ge=0, le=86_400)] | None = None
     committed: bool = False
+    error: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,64}$")] = "invalid_grant"
+    suberror: Annotated[str, StringConstraints(pattern=r"^[a-z_]{0,64}$")] = ""
+    code: Annotated[int, Field(ge=0, le=99_999_999)] = 0
     size: Annotated[int, Field(ge=1024, le=16_777_216)] = 1_048_576
     location: Annotated[str, StringConstraints(max_length=2000, pattern=r"^https?://[!-~]+$")] = (
         "https://other.invalid/"
@@ -130,9 +249,26 @@ class World(BaseModel):
 # The client id is the one of Microsoft's documentation examples; the password is no secret, it opens only this sandbox.
 CLIENT_ID = "00001111-aaaa-2222-bbbb-3333cccc4444"
 PASSWORD = "correct-horse-7-battery"  # noqa: S105  # documented on purpose
+_PASSWORD = Password(PASSWORD)
+_EMAIL_AND_SMS = [
+    MethodModel(channel="email", target="mfa@contoso.example"),
+    MethodModel(channel="sms", target="+14255550100"),  # 555-0100 belongs to nobody
+]
 DEFAULT_USERS = (
     UserModel(username="otp@contoso.example", name="Olga Otp"),
-    UserModel(username="password@contoso.example", password=Password(PASSWORD), name="Pat Password"),
+    UserModel(username="password@contoso.example", password=_PASSWORD, name="Pat Password"),
+    UserModel(
+        username="mfa@contoso.example", password=_PASSWORD, name="Mia Mfa", mfa="required", methods=_EMAIL_AND_SMS
+    ),
+    UserModel(username="register@contoso.example", password=_PASSWORD, name="Rae Register", mfa="register"),
+    UserModel(
+        username="preverified@contoso.example",
+        password=_PASSWORD,
+        name="Pia Preverified",
+        mfa="register",
+        email_proven=True,
+    ),
+    UserModel(username="reset@contoso.example", password=_PASSWORD, name="Rory Reset"),
 )
 DEFAULT_WORLD = World(users=list(DEFAULT_USERS), clients=[ClientModel(client_id=CLIENT_ID)])
 

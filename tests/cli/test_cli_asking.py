@@ -286,9 +286,9 @@ def test_unknown_question_is_refused_and_questions_are_bounded() -> None:
     with pytest.raises(LocalError, match="something unknown: retina"):
         answers(Sources()).answer({"kind": "retina"})
     answering = answers(Sources(is_confirmed=True))
-    for _ in range(32):
+    for _ in range(64):
         answering.answer({"kind": "confirm"})
-    with pytest.raises(LocalError, match="more than 32 questions"):
+    with pytest.raises(LocalError, match="more than 64 questions"):
         answering.answer({"kind": "confirm"})
 
 

@@ -42,6 +42,23 @@ def granted(token: str = JWT) -> TokenGranted:
         ("phone events", "events", {"limit": 50, "after": 0}),
         ("phone sign-out", "sign_out", {}),
         ("phone sign-in --username U", "sign_in", {"method": "native", "username": "U"}),
+        (
+            "phone sign-in --username U --mfa-method sms --register +1425",
+            "sign_in",
+            {"method": "native", "username": "U", "mfa_method": "sms", "contact": "+1425"},
+        ),
+        ("phone sign-up --username U", "sign_up", {"username": "U", "with_password": True}),
+        (
+            "phone sign-up --username U --no-password --register a@b.example",
+            "sign_up",
+            {"username": "U", "with_password": False, "contact": "a@b.example"},
+        ),
+        ("phone reset-password --username U", "reset_password", {"username": "U"}),
+        (
+            "phone reset-password --username U --mfa-method email",
+            "reset_password",
+            {"username": "U", "mfa_method": "email"},
+        ),
         ("phone sign-in --browser", "sign_in", {"method": "browser", "open": True}),
         ("phone sign-in --browser --no-open", "sign_in", {"method": "browser", "open": False}),
         ("phone import --refresh-token-file F", "import", {}),
@@ -187,6 +204,9 @@ def test_option_that_means_nothing_here_is_usage_error(shell: Shell, agent: Agen
     with agent.running():
         assert shell("phone", "sign-in", "--username", "U", "--no-open", "--home", str(agent.directory)).code == 2
         assert shell("phone", "sign-in", "--browser", "--otp-file", "F", "--home", str(agent.directory)).code == 2
+        assert shell("phone", "sign-in", "--browser", "--mfa-method", "M", "--home", str(agent.directory)).code == 2
+        assert shell("phone", "sign-in", "--browser", "--register", "C", "--home", str(agent.directory)).code == 2
+        assert shell("phone", "handoff", "d", "--mfa-method", "M", "--home", str(agent.directory)).code == 2
     assert agent.calls == []
 
 

@@ -46,7 +46,13 @@ phone doctor
 phone sign-in --username U
 phone sign-in --username U --password-file - --otp-file F
 phone sign-in --username U --otp-command 'cat code'
+phone sign-in --username U --mfa-method sms --register a@b.example
 phone sign-in --browser --no-open
+phone sign-up --username U
+phone sign-up --username U --password-file F --attributes-file F --otp-command 'cat code' --register a@b.example
+phone sign-up --username U --no-password --otp-file -
+phone reset-password --username U
+phone reset-password --username U --new-password-file F --otp-file F --mfa-method email
 phone import --refresh-token-file -
 phone pair
 phone pair RTR1:ABC --yes
@@ -142,6 +148,11 @@ def test_handoff_and_sandbox_have_the_promised_defaults() -> None:
         "phone sign-in --username U --browser",
         "phone sign-in --username U --otp-file F --otp-command C",
         "phone sign-in --username U --password hunter2",
+        "phone sign-up",
+        "phone sign-up --username U --password hunter2",
+        "phone sign-up --username U --password-file F --no-password",
+        "phone reset-password",
+        "phone reset-password --username U --new-password hunter2",
         "phone handoff",
         "phone handoff d --lease-days 366",
         "phone handoff d --lease-days -1",

@@ -96,6 +96,19 @@ def test_broker_with_user_name_gets_no_certificate_settings(
     assert (broker.username, broker.password_file, broker.cert) == ("u", tmp_path / "pw", None)
 
 
+def test_a_scope_without_offline_access_is_refused_at_init_with_the_reason(
+    shell: Shell, home: Path, created: list[tuple[str, Path, str]]
+) -> None:
+    line = [*PHONE_INIT.split(), "--home", str(home), "--scope"]
+    ran = shell(*line, "openid profile")
+    assert ran.code == 2
+    assert "--scope: must contain offline_access: without it the provider gives no refresh token" in ran.err
+    assert not created and not home.exists()
+    assert shell(*line, "openid offline_access api://orders/read").code == 0
+    config = load_config(PhoneConfig, home / "config.toml")
+    assert config.provider.scope == "openid offline_access api://orders/read"
+
+
 def test_companion_init_prints_its_id_and_writes_the_request(
     shell: Shell, home: Path, created: list[tuple[str, Path, str]]
 ) -> None:

@@ -313,7 +313,7 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
     "relay/mqtt_connection.py": {"Connection.__init__": (1, "the broker's password into CONNECT")},
     # what a person or a program has asked for
     "device/token_api.py": {"granted": (1, "access token to a local program that policy allows")},
-    "device/commands/asking.py": {"Answers.answer": (3, "what the person typed goes to the agent over its own socket")},
+    "device/commands/asking.py": {"Answers.answer": (4, "what the person typed goes to the agent over its own socket")},
     # the sandbox: its people and codes are made up, and showing them is its purpose
     "relay/sandbox/main.py": {"announcement": (2, "the sandbox's made-up users, as text and as JSON")},
     "relay/sandbox/control.py": {"_mailbox": (1, "the sandbox's own one-time code, as its e-mail")},

@@ -47,7 +47,7 @@ HOSTS = {
 ROOTS = {
     "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",  # of the file system
     ".well-known", "authorize", "callback", "contoso.onmicrosoft.com", "discovery", "login", "oauth", "oauth2",  # URLs
-    "sandbox", "users", "v1", "v2.0",
+    "register", "resetpassword", "sandbox", "signup", "users", "v1", "v2.0",
 }  # fmt: skip
 
 

@@ -44,8 +44,11 @@ from relay.pairing import (
     seal_pair2,
     sender_key,
 )
-from relay.provider import id_token, native_auth, oauth
+from relay.provider import id_token, oauth
 from relay.provider.http import HttpRequest, HttpResponse
+from relay.provider.native_auth import states
+from relay.provider.native_auth.service import Service
+from relay.provider.native_auth.sign_in import SignIn
 from relay.provider.profile import PROFILES
 from relay.provider.tokens import ProviderError
 from relay.sandbox.control import control as sandbox_control
@@ -318,17 +321,16 @@ class _Answers:
 async def _native(answers: list[tuple[int, bytes]]) -> None:
     http = _Answers(*answers[0])
     http.answers = list(answers)
-    sign_in = native_auth.NativeSignIn(
-        http, PROFILES["entra"], "https://contoso.example/t", "client", "ann@contoso.example"
-    )
+    service = Service(http, PROFILES["entra"], "https://contoso.example/t", "client")
+    sign_in = SignIn(service, "ann@contoso.example")
     step = await sign_in.start()
     for _ in range(4):
         match step:
-            case native_auth.PasswordRequired():
+            case states.PasswordRequired():
                 step = await sign_in.submit_password(step, Password("secret"))
-            case native_auth.CodeRequired():
+            case states.CodeRequired():
                 step = await sign_in.submit_code(step, Code("123456"))
-            case native_auth.SignInFailed(again=native_auth.PasswordRequired() | native_auth.CodeRequired() as again):
+            case states.Failed(again=states.PasswordRequired() | states.CodeRequired() as again):
                 step = again
             case _:
                 break

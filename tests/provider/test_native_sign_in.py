@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -20,18 +21,10 @@ from provider_kit import (
 
 from device.http import AioHttp
 from relay.errors import ConfigError
-from relay.provider.native_auth import (
-    CodeRequired,
-    NativeSignIn,
-    PasswordRequired,
-    RedirectRequired,
-    SignedIn,
-    SignInFailed,
-    discover_entra,
-    entra_discovery_url,
-    entra_token_endpoint,
-    native_base,
-)
+from relay.provider.native_auth.places import discover_entra, entra_discovery_url, entra_token_endpoint, native_base
+from relay.provider.native_auth.service import Service
+from relay.provider.native_auth.sign_in import SignIn
+from relay.provider.native_auth.states import CodeRequired, Completed, Failed, PasswordRequired, Redirect
 from relay.provider.oauth import DiscoveryFailed, ProviderMetadata
 from relay.provider.profile import ENTRA
 from relay.secret import Code, RefreshToken
@@ -66,31 +59,31 @@ async def tenant() -> AsyncIterator[ScriptedProvider]:
 
 
 @pytest_asyncio.fixture
-async def flow(tenant: ScriptedProvider) -> AsyncIterator[NativeSignIn]:
+async def flow(tenant: ScriptedProvider) -> AsyncIterator[SignIn]:
     http = AioHttp()
-    yield NativeSignIn(http, ENTRA, native_base(tenant.base, "contoso"), "app", "ann@example.com")
+    yield SignIn(Service(http, ENTRA, native_base(tenant.base, "contoso"), "app"), "ann@example.com")
     await http.close()
 
 
-async def at_password(tenant: ScriptedProvider, flow: NativeSignIn) -> PasswordRequired:
+async def at_password(tenant: ScriptedProvider, flow: SignIn) -> PasswordRequired:
     tenant.script(INITIATE, 200, continuation(1)).script(CHALLENGE, 200, continuation(2, challenge_type="password"))
     state = await flow.start()
     assert isinstance(state, PasswordRequired)
     return state
 
 
-async def at_code(tenant: ScriptedProvider, flow: NativeSignIn) -> CodeRequired:
+async def at_code(tenant: ScriptedProvider, flow: SignIn) -> CodeRequired:
     tenant.script(INITIATE, 200, continuation(1)).script(CHALLENGE, 200, oob(2))
     state = await flow.start()
     assert isinstance(state, CodeRequired)
     return state
 
 
-async def test_password_sign_in_makes_the_three_documented_calls(tenant: ScriptedProvider, flow: NativeSignIn) -> None:
+async def test_password_sign_in_makes_the_three_documented_calls(tenant: ScriptedProvider, flow: SignIn) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 200, GOOD)
     step = await flow.submit_password(state, PASSWORD)
-    assert isinstance(step, SignedIn)
+    assert isinstance(step, Completed)
     assert step.tokens.refresh_token == RefreshToken(f"{MARK}-rt-1")
     assert [(seen.method, seen.path) for seen in tenant.seen] == [
         ("POST", INITIATE),
@@ -112,28 +105,26 @@ async def test_password_sign_in_makes_the_three_documented_calls(tenant: Scripte
     assert_no_secret(state, step, flow)
 
 
-async def test_code_sign_in_says_where_the_code_went(tenant: ScriptedProvider, flow: NativeSignIn) -> None:
+async def test_code_sign_in_says_where_the_code_went(tenant: ScriptedProvider, flow: SignIn) -> None:
     state = await at_code(tenant, flow)
     assert (state.target_label, state.code_length, state.channel) == ("c***r@co**o**o.com", 8, "email")
     tenant.script(TOKEN, 200, GOOD)
-    assert isinstance(await flow.submit_code(state, CODE), SignedIn)
+    assert isinstance(await flow.submit_code(state, CODE), Completed)
     form = tenant.forms(TOKEN)[0]
     assert (form["grant_type"], form["oob"], form["continuation_token"]) == ("oob", f"{MARK}-code", f"{MARK}-ct-2")
 
 
-async def test_capabilities_are_declared_only_when_there_are_some(tenant: ScriptedProvider, flow: NativeSignIn) -> None:
-    flow.capabilities = ("mfa_required", "registration_required")
+async def test_capabilities_are_declared_only_when_there_are_some(tenant: ScriptedProvider, flow: SignIn) -> None:
+    flow.service = replace(flow.service, capabilities=("mfa_required", "registration_required"))
     await at_password(tenant, flow)
     assert tenant.forms(INITIATE)[0]["capabilities"] == "mfa_required registration_required"
 
 
-async def test_a_wrong_password_may_be_tried_again_with_the_same_token(
-    tenant: ScriptedProvider, flow: NativeSignIn
-) -> None:
+async def test_a_wrong_password_may_be_tried_again_with_the_same_token(tenant: ScriptedProvider, flow: SignIn) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("invalid_grant", 50126)).script(TOKEN, 200, GOOD)
     step = await flow.submit_password(state, PASSWORD)
-    assert step == SignInFailed(
+    assert step == Failed(
         retryable=True,
         error="invalid_grant",
         codes=(50126,),
@@ -143,34 +134,32 @@ async def test_a_wrong_password_may_be_tried_again_with_the_same_token(
         again=state,
     )
     assert_no_secret(step)
-    assert isinstance(await flow.submit_password(state, PASSWORD), SignedIn)
+    assert isinstance(await flow.submit_password(state, PASSWORD), Completed)
     first, second = tenant.forms(TOKEN)
     assert first["continuation_token"] == second["continuation_token"]
 
 
-async def test_a_newer_token_in_an_error_replaces_the_older(tenant: ScriptedProvider, flow: NativeSignIn) -> None:
+async def test_a_newer_token_in_an_error_replaces_the_older(tenant: ScriptedProvider, flow: SignIn) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("invalid_grant", 50126) | continuation(9))
     step = await flow.submit_password(state, PASSWORD)
-    assert isinstance(step, SignInFailed)
+    assert isinstance(step, Failed)
     assert step.again == PasswordRequired(Code(f"{MARK}-ct-9"))
 
 
-async def test_a_code_gets_three_tries_and_a_resend_gives_three_more(
-    tenant: ScriptedProvider, flow: NativeSignIn
-) -> None:
+async def test_a_code_gets_three_tries_and_a_resend_gives_three_more(tenant: ScriptedProvider, flow: SignIn) -> None:
     state = await at_code(tenant, flow)
     left: list[int] = []
     for _ in range(3):
         tenant.script(TOKEN, 400, entra_error("invalid_grant", suberror="invalid_oob_value"))
         step = await flow.submit_code(state, CODE)
-        assert isinstance(step, SignInFailed)
+        assert isinstance(step, Failed)
         assert isinstance(step.again, CodeRequired)
         state = step.again
         left.append(state.tries_left)
     assert left == [2, 1, 0]
     step = await flow.submit_code(state, CODE)
-    assert isinstance(step, SignInFailed)
+    assert isinstance(step, Failed)
     assert step.error == "too_many_tries"
     assert len(tenant.forms(TOKEN)) == 3  # the fourth try never reached the provider
 
@@ -183,14 +172,14 @@ async def test_a_code_gets_three_tries_and_a_resend_gives_three_more(
 
 
 async def test_an_expired_flow_begins_anew_once_and_sends_the_password_again(
-    tenant: ScriptedProvider, flow: NativeSignIn
+    tenant: ScriptedProvider, flow: SignIn
 ) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("expired_token", 552003))
     tenant.script(INITIATE, 200, continuation(3)).script(CHALLENGE, 200, continuation(4, challenge_type="password"))
     tenant.script(TOKEN, 400, entra_error("expired_token", 552003))
     step = await flow.submit_password(state, PASSWORD)
-    assert isinstance(step, SignInFailed)
+    assert isinstance(step, Failed)
     assert (step.error, step.retryable, step.again) == ("expired_token", True, None)
     assert [form["continuation_token"] for form in tenant.forms(TOKEN)] == [f"{MARK}-ct-2", f"{MARK}-ct-4"]
     assert len(tenant.forms(INITIATE)) == 2
@@ -199,7 +188,7 @@ async def test_an_expired_flow_begins_anew_once_and_sends_the_password_again(
     assert len(tenant.forms(INITIATE)) == 2  # once per sign-in, not once per step
 
 
-async def test_an_expired_code_flow_asks_for_the_new_code(tenant: ScriptedProvider, flow: NativeSignIn) -> None:
+async def test_an_expired_code_flow_asks_for_the_new_code(tenant: ScriptedProvider, flow: SignIn) -> None:
     state = await at_code(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("expired_token", 552003))
     tenant.script(INITIATE, 200, continuation(3)).script(CHALLENGE, 200, oob(4))
@@ -209,9 +198,7 @@ async def test_an_expired_code_flow_asks_for_the_new_code(tenant: ScriptedProvid
 
 
 @pytest.mark.parametrize("stage", [INITIATE, CHALLENGE, TOKEN])
-async def test_every_step_may_send_the_person_to_a_browser(
-    stage: str, tenant: ScriptedProvider, flow: NativeSignIn
-) -> None:
+async def test_every_step_may_send_the_person_to_a_browser(stage: str, tenant: ScriptedProvider, flow: SignIn) -> None:
     redirect = {"challenge_type": "redirect", "redirect_reason": f"{MARK} lacks registration_required \x1b[0m"}
     if stage != TOKEN:
         if stage == CHALLENGE:
@@ -222,17 +209,15 @@ async def test_every_step_may_send_the_person_to_a_browser(
         state = await at_password(tenant, flow)
         tenant.script(TOKEN, 200, redirect)
         step = await flow.submit_password(state, PASSWORD)
-    assert step == RedirectRequired("the provider wants a browser for this account (registration_required)")
+    assert step == Redirect("the provider wants a browser for this account (registration_required)")
 
 
 @pytest.mark.parametrize("suberror", ["mfa_required", "registration_required"])
-async def test_a_second_factor_leads_to_the_browser(
-    suberror: str, tenant: ScriptedProvider, flow: NativeSignIn
-) -> None:
+async def test_a_second_factor_leads_to_the_browser(suberror: str, tenant: ScriptedProvider, flow: SignIn) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("invalid_grant", 50076, suberror=suberror) | continuation(5))
     step = await flow.submit_password(state, PASSWORD)
-    assert isinstance(step, RedirectRequired)
+    assert isinstance(step, Redirect)
     assert suberror in step.reason
 
 
@@ -248,11 +233,11 @@ async def test_a_second_factor_leads_to_the_browser(
     ],
 )
 async def test_a_refused_start_is_final_and_said_in_our_words(
-    error: str, code: int, suberror: str, says: str, tenant: ScriptedProvider, flow: NativeSignIn
+    error: str, code: int, suberror: str, says: str, tenant: ScriptedProvider, flow: SignIn
 ) -> None:
     tenant.script(INITIATE, 400, entra_error(error, code, suberror=suberror))
     step = await flow.start()
-    assert isinstance(step, SignInFailed)
+    assert isinstance(step, Failed)
     assert not step.retryable
     assert (step.error, step.codes, step.again) == (error, (code,), None)
     assert says in step.detail
@@ -264,27 +249,27 @@ async def test_a_refused_start_is_final_and_said_in_our_words(
     [("invalid_request", 50142, False), ("invalid_grant", 50053, True), ("invalid_grant", 55200, True)],
 )
 async def test_other_refusals_of_a_password(
-    error: str, code: int, retryable: bool, tenant: ScriptedProvider, flow: NativeSignIn
+    error: str, code: int, retryable: bool, tenant: ScriptedProvider, flow: SignIn
 ) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error(error, code))
     step = await flow.submit_password(state, PASSWORD)
-    assert isinstance(step, SignInFailed)
+    assert isinstance(step, Failed)
     assert step.retryable == retryable
     assert step.detail
     assert (step.again is not None) == (code == 50053)  # locked for a while: the same state serves later
 
 
 async def test_a_throttled_step_keeps_its_state_and_an_unknown_one_begins_anew(
-    tenant: ScriptedProvider, flow: NativeSignIn
+    tenant: ScriptedProvider, flow: SignIn
 ) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 429, b"", {"Retry-After": "12"}).script(TOKEN, 500, b"<html>")
     throttled = await flow.submit_password(state, PASSWORD)
-    assert isinstance(throttled, SignInFailed)
+    assert isinstance(throttled, Failed)
     assert (throttled.error, throttled.retry_after_s, throttled.again) == ("unavailable", 12.0, state)
     unknown = await flow.submit_password(state, PASSWORD)
-    assert isinstance(unknown, SignInFailed)
+    assert isinstance(unknown, Failed)
     assert (unknown.error, unknown.retryable, unknown.again) == ("outcome_unknown", True, None)
 
 
@@ -303,15 +288,15 @@ async def test_a_throttled_step_keeps_its_state_and_an_unknown_one_begins_anew(
     ],
 )
 async def test_an_answer_out_of_shape_ends_the_sign_in_with_a_sentence(
-    initiate: object, challenge: object, tenant: ScriptedProvider, flow: NativeSignIn
+    initiate: object, challenge: object, tenant: ScriptedProvider, flow: SignIn
 ) -> None:
     tenant.script(INITIATE, 200, initiate).script(CHALLENGE, 200, challenge)
     step = await flow.start()
-    assert isinstance(step, SignInFailed)
+    assert isinstance(step, Failed)
     assert step.detail
 
 
-async def test_a_label_cannot_write_to_the_terminal(tenant: ScriptedProvider, flow: NativeSignIn) -> None:
+async def test_a_label_cannot_write_to_the_terminal(tenant: ScriptedProvider, flow: SignIn) -> None:
     label = "\x1b[2J\u202eevil" + "x" * 500
     tenant.script(INITIATE, 200, continuation(1)).script(
         CHALLENGE, 200, oob(2, challenge_target_label=label, challenge_channel="\x07", interval=10**9)
@@ -325,10 +310,10 @@ async def test_a_label_cannot_write_to_the_terminal(tenant: ScriptedProvider, fl
 
 
 @pytest.mark.parametrize("username", ["", "x" * 321, "a\nb"])
-async def test_an_unusable_user_name_is_not_sent(username: str, tenant: ScriptedProvider, flow: NativeSignIn) -> None:
+async def test_an_unusable_user_name_is_not_sent(username: str, tenant: ScriptedProvider, flow: SignIn) -> None:
     flow.username = username
     step = await flow.start()
-    assert isinstance(step, SignInFailed)
+    assert isinstance(step, Failed)
     assert not step.retryable
     assert tenant.seen == []
 

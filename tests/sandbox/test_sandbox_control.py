@@ -159,7 +159,7 @@ async def test_the_clock_only_goes_forward_and_drives_everything(entra: SandboxC
 async def test_state_counts(entra: SandboxClient) -> None:
     await entra.sign_in()
     state = (await entra.request("GET", "/sandbox/state")).json
-    assert (state["profile"], state["users"], state["families_alive"], state["refresh_tokens"]) == ("entra", 2, 1, 1)
+    assert (state["profile"], state["users"], state["families_alive"], state["refresh_tokens"]) == ("entra", 6, 1, 1)
 
 
 # -- the world file ---------------------------------------------------------------------------------------------

@@ -47,10 +47,18 @@ async def test_it_says_where_everything_is_in_one_line_of_json_and_ends_on_sigte
         assert facts["issuer"] == f"{facts['http']}/aaaabbbb-0000-cccc-1111-dddd2222eeee/v2.0"
         assert facts["mqtt"].startswith("mqtt://127.0.0.1:")
         assert (facts["profile"], facts["tenant"], facts["client_id"]) == ("entra", "contoso", CLIENT_ID)
-        assert facts["users"] == [
+        assert facts["authority"] == f"{facts['http']}/contoso.onmicrosoft.com"
+        assert facts["control"] == f"{facts['http']}/sandbox/"
+        assert facts["users"][:2] == [
             {"username": OTP_USER, "kind": "email_code"},
             {"username": PASSWORD_USER, "kind": "password", "password": PASSWORD},
         ]
+        assert {(user["username"], user.get("mfa", "none")) for user in facts["users"][2:]} == {
+            ("mfa@contoso.example", "required"),
+            ("register@contoso.example", "register"),
+            ("preverified@contoso.example", "register"),
+            ("reset@contoso.example", "none"),
+        }
         async with ClientSession() as session:
             state = await (await session.get(f"{facts['http']}/sandbox/policy")).json()
             assert state["access_token_lifetime_s"] == 5

@@ -48,7 +48,14 @@ async def test_both_spellings_of_the_tenant_and_its_guid_lead_to_the_same_place(
     for tenant in ("contoso", "contoso.onmicrosoft.com", "aaaabbbb-0000-cccc-1111-dddd2222eeee"):
         reply = await entra.request("GET", f"/{tenant}/v2.0/.well-known/openid-configuration")
         assert reply.status == 200
-    assert (await entra.request("GET", "/fabrikam/v2.0/.well-known/openid-configuration")).status == 404
+    for method, path in [
+        ("GET", "v2.0/.well-known/openid-configuration"),
+        ("POST", "oauth2/v2.0/initiate"),
+        ("POST", "signup/v1.0/start"),
+    ]:
+        other = await entra.request(method, f"/fabrikam/{path}")
+        assert (other.status, other.json["error"], other.json["error_codes"]) == (400, "invalid_tenant", [90002])
+    assert (await entra.request("GET", "/fabrikam/nothing")).status == 404
 
 
 async def test_an_error_body_has_everything_that_support_asks_for(entra: SandboxClient) -> None:

@@ -51,7 +51,7 @@ class Hand:
         self.state: Any = SimpleNamespace(
             refresh_tokens={},
             families={},
-            users={"pat": SimpleNamespace(revoked_at_seq=-1)},
+            users={"pat": SimpleNamespace(revoked_at_seq=lambda method: -1)},
             clock_offset_s=0.0,
             rules=RULES["strict"],
         )
@@ -67,7 +67,7 @@ class Hand:
         value = RefreshToken(f"rt.{MARK}.{family}.{generation}")
         self.state.refresh_tokens[digest(value.reveal())] = RefreshEntry(family, generation, None)
         if family not in self.state.families:
-            self.state.families[family] = Family(family, "client", "pat", (), "", "password", 0, None)
+            self.state.families[family] = Family(family, "client", "pat", (), "", "password", 0, 0.0, None)
         if used:
             self.say("refresh_committed", family=family, generation=generation, used_generation=used)
         else:

@@ -1,0 +1,26 @@
+"""The provider of a simulated world, at its controls and at its protected resource."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from relay.sandbox.control import control
+from relay.sandbox.values import Request
+from tests.agents.world_kit import World
+
+
+def order(world: World, path: str, **body: Any) -> None:
+    """Give an order to the provider's control interface."""
+    request = Request("POST", f"/sandbox/{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    answer = control(world.provider, request, world.clock.now().wall_s).response
+    assert answer.status < 300, answer.body
+
+
+def show(world: World, access_token: str) -> tuple[int, str]:
+    """Show an access token to the resource; its status, and the claims that it challenges with."""
+    now = world.clock.now().wall_s
+    request = Request("GET", "/sandbox/resource", b"", {"authorization": f"Bearer {access_token}"})
+    answer = world.provider.commit(request, world.provider.admit(request, now), now).response
+    header = dict(answer.headers).get("WWW-Authenticate", "")
+    return answer.status, header.partition('claims="')[2].rstrip('"')

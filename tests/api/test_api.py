@@ -1,0 +1,113 @@
+"""docs/api is what the models say, and every request of the collection works against a sandbox."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import Any
+
+import make
+import pytest
+from aiohttp import ClientSession
+
+from relay.provider.native_auth import wire
+from relay.sandbox.rules import Places
+from relay.sandbox.server import SandboxServer
+from relay.sandbox.signing import SharedKeySigner
+from relay.sandbox.world import DEFAULT_WORLD
+
+HINT = "docs/api is not what the models say: make openapi"
+DOCUMENT: dict[str, Any] = make.openapi()
+STATUS = re.compile(r'pm\.test\("status \d+", \(\) => pm\.response\.to\.have\.status\((\d+)\)\);')
+SAVE = re.compile(r'pm\.collectionVariables\.set\("(\w+)", pm\.response\.json\(\)\.([\w.\[\]]+)\);')
+SAVE_TEXT = re.compile(r'pm\.collectionVariables\.set\("(\w+)", pm\.response\.text\(\)\);')
+
+
+@pytest.mark.parametrize("name", [make.OPENAPI, make.POSTMAN])
+def test_the_files_are_what_the_models_say(name: str) -> None:
+    assert (make.ROOT / "docs" / "api" / name).read_text(encoding="utf-8") == make.files()[name], HINT
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*map(references, value))
+    if isinstance(value, dict):
+        return {value["$ref"]} if "$ref" in value else set().union(*map(references, value.values()), set())
+    return set()
+
+
+def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
+    schemas = {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+    assert references(DOCUMENT) == schemas
+
+
+def test_operations_have_names_of_their_own() -> None:
+    names = [path["post"]["operationId"] for path in DOCUMENT["paths"].values()]
+    assert len(set(names)) == len(names) == len(wire.ENDPOINTS)
+
+
+def test_every_native_endpoint_of_the_sandbox_is_described_and_no_other() -> None:
+    places = Places("entra", "http://127.0.0.1:8400", "contoso")
+    paths = set(DOCUMENT["paths"])
+    for path in paths:
+        assert places.endpoint(f"/contoso.onmicrosoft.com{path}"), path
+    used = {item["request"]["url"]["raw"].partition("{{tenant}}")[2] for _, items in make.folders() for item in items}
+    assert used - {""} == paths  # the collection makes every call at least once
+
+
+@pytest.mark.parametrize("path", DOCUMENT["paths"])
+def test_a_form_has_no_null_and_says_what_is_required(path: str) -> None:
+    schema = DOCUMENT["paths"][path]["post"]["requestBody"]["content"][make.FORM]["schema"]
+    body = DOCUMENT["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    assert body["additionalProperties"] is False
+    assert "client_id" in body["required"]
+    assert '"null"' not in json.dumps(body)
+
+
+@pytest.mark.asyncio
+async def test_the_requests_of_the_collection_run_against_a_sandbox() -> None:
+    collection = json.loads((make.ROOT / "docs" / "api" / make.POSTMAN).read_text(encoding="utf-8"))
+    models = {endpoint.request.path: make.answer_of(endpoint) for endpoint in wire.ENDPOINTS}
+    server = SandboxServer(DEFAULT_WORLD, "entra", rng=random.Random(7), signer=SharedKeySigner(b"s" * 32))
+    async with server, ClientSession() as session:
+        variables = {one["key"]: one["value"] for one in collection["variable"]} | {"base_url": server.base_url}
+
+        def filled(text: str) -> str:
+            return re.sub(r"\{\{(\w+)\}\}", lambda found: variables[found[1]], text)
+
+        count = 0
+        for folder in collection["item"]:
+            for item in folder["item"]:
+                where = f"{folder['name']}: {item['name']}"
+                request = item["request"]
+                form = {one["key"]: filled(one["value"]) for one in request.get("body", {}).get("urlencoded", [])}
+                assert all(form.values()), where  # nothing that an earlier answer should have brought is missing
+                async with session.request(
+                    request["method"], filled(request["url"]["raw"]), data=form or None
+                ) as answer:
+                    text = await answer.text()
+                for line in item["event"][0]["script"]["exec"]:
+                    if found := STATUS.fullmatch(line):
+                        assert answer.status == int(found[1]), f"{where}: {text}"
+                    elif found := SAVE_TEXT.fullmatch(line):
+                        variables[found[1]] = text
+                    elif found := SAVE.fullmatch(line):
+                        variables[found[1]] = str(picked(json.loads(text), found[2]))
+                    else:
+                        raise AssertionError(f"{where}: a script that nobody runs: {line}")
+                if request["method"] == "POST":
+                    path = request["url"]["raw"].partition("{{tenant}}")[2]
+                    model = models[path] if answer.status == 200 else wire.Refusal
+                    model.model_validate(json.loads(text))
+                count += 1
+    assert count == sum(len(folder["item"]) for folder in collection["item"]) > 35
+
+
+def picked(value: Any, place: str) -> Any:
+    """Return what a path such as ``methods[0].id`` means."""
+    for name, index in re.findall(r"(\w+)(?:\[(\d+)\])?", place):
+        value = value[name]
+        if index:
+            value = value[int(index)]
+    return value
