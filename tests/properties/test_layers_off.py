@@ -12,7 +12,8 @@ from one_end import HANDOFF_ID, NOW, OTHER_ID, PAIRING, PAIRING_ID, STAMP, Tx, p
 from device.companion import agent as companion_agent
 from device.companion.agent import CompanionAgent
 from device.elapsed import Stamp
-from device.grants.keeper import GrantKeeper, _Begun
+from device.grants.flight import Begun
+from device.grants.keeper import GrantKeeper
 from device.link import Link
 from device.phone import handoffs as phone_handoffs
 from device.phone.handoffs import Handoffs
@@ -122,7 +123,7 @@ def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: str)
     keeper = GrantKeeper(link=link, http=None, watcher=Watcher(), **more)  # type: ignore[arg-type]
     waiting = replace(GRANT, state="refreshing", intent=STAMP, intent_attempts=1)
     tx = Tx(PAIRING, waiting if state == "refreshing" else replace(waiting, state=state, reason="lease"))
-    begun = _Begun("grant", waiting, RefreshToken("rt-1"), "", Stamp.of(NOW))
+    begun = Begun("grant", waiting, RefreshToken("rt-1"), "", Stamp.of(NOW), "")
     outcome = Refreshed(RefreshToken("rt-2"), AccessToken("at-2"), "Bearer", 60.0, "openid")
     settled = keeper._record(turn_of(tx), begun, outcome)
     kept = tx.get(Grant, "grant").refresh_token.reveal()
