@@ -218,20 +218,37 @@ def get_token(
     Raises:
         ClientError: no answer at all; a refusal is an answer.
     """
+    import urllib.parse
+
+    target = "/v1/token"
+    if query:
+        target += "?" + urllib.parse.urlencode(dict(query))
+    return _ask_token_api(socket_path, "GET", target, None, timeout_s)
+
+
+def get_session_transfer(
+    socket_path: Path, wish: JsonObject, *, timeout_s: float = TOKEN_GRACE_S
+) -> tuple[int, JsonObject]:
+    """Ask for a session transfer token; otherwise as :func:`get_token`."""
+    return _ask_token_api(socket_path, "POST", "/v1/session-transfer", json.dumps(wish).encode(), timeout_s)
+
+
+def _ask_token_api(
+    socket_path: Path, method: str, target: str, sent: bytes | None, timeout_s: float
+) -> tuple[int, JsonObject]:
     # Late: http.client pulls in the e-mail package, twice the cost of everything else here.
     import http.client
-    import urllib.parse
 
     connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
     with connect(socket_path) as sock:
         sock.settimeout(timeout_s)
         connection.sock = sock
-        target = "/v1/token"
-        if query:
-            target += "?" + urllib.parse.urlencode(dict(query))
+        headers = {"Accept": "application/json"}
+        if sent is not None:
+            headers["Content-Type"] = "application/json"
         try:
             try:
-                connection.request("GET", target, headers={"Accept": "application/json"})
+                connection.request(method, target, body=sent, headers=headers)
             except OSError:
                 pass  # it hung up on us; its reason, if any, is still to be read
             with connection.getresponse() as response:

@@ -37,7 +37,7 @@ from pydantic import (
 
 from relay.errors import ConfigError
 from relay.provider.http import is_loopback
-from relay.provider.profile import PROFILES, Profile, Strategy, profile_for
+from relay.provider.profile import PROFILES, Profile, ProfileName, Strategy, profile_for
 from relay.secret import SECRET_CHARS_MAX, Password
 
 Kind = Literal["phone", "companion"]
@@ -217,10 +217,10 @@ class ProviderConfig(Section):
     client_id: Text = Field(
         description="The application's client id at the provider (a public client; no secret is used)."
     )
-    profile: Literal["entra", "auth0", "strict"] | None = Field(
+    profile: ProfileName | None = Field(
         default=None,
-        description="What the provider does with refresh tokens: entra, auth0 or strict. Without it, guessed from "
-        "url; a provider that nobody described counts as strict.",
+        description="What the provider does with refresh tokens: entra, auth0, strict, or the name of another that "
+        "the sandbox can play. Without it, guessed from url; a provider that nobody described counts as strict.",
     )
     tenant: Annotated[str, AfterValidator(_tenant)] | None = Field(
         default=None, description="Entra only: the tenant, such as contoso. Without it, taken from url."

@@ -12,6 +12,9 @@ Invariants:
 * *silence asks for everything*: a query that leaves out ``scope`` asks for all that the grant has. A rule that limits
   scopes therefore does not cover it; the same holds for ``account`` and ``audience``.
 
+* *a browser is a right of its own*: a session transfer token signs a browser in as the person, with all that the web
+  application lets that person do. No rule gives it unless it says ``session_transfer = true``.
+
 Limit: all programs of one uid are one program to this policy, and to the kernel's other protections as well.
 """
 
@@ -25,7 +28,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from device.token_source import TokenQuery
+from device.token_source import TokenQuery, TransferQuery
 from relay.errors import ConfigError
 
 POLICY_CHARS_MAX = 65_536
@@ -58,6 +61,7 @@ class Rule:
     accounts: frozenset[str] | None = None
     audiences: frozenset[str] | None = None
     scopes: frozenset[str] | None = None
+    session_transfer: bool = False
 
     def __post_init__(self) -> None:
         if self.uid is None and self.gid is None:
@@ -69,13 +73,19 @@ class Rule:
             self.gid is None or self.gid == peer.gid or self.gid in peer.groups
         )
 
-    def exceeded_by(self, query: TokenQuery) -> Iterator[str]:
-        """Yield the parameters in which the query asks for more than the rule gives."""
+    def exceeded_by(self, query: TokenQuery | TransferQuery) -> Iterator[str]:
+        """Yield the parameters in which the query asks for more than the rule gives.
+
+        A rule's scopes do not limit a browser: what it may do there is the web application's to say.
+        """
         if self.accounts is not None and not (query.account and query.account in self.accounts):
             yield "account"
         if self.audiences is not None and not (query.audience and query.audience in self.audiences):
             yield "audience"
-        if self.scopes is not None:
+        if isinstance(query, TransferQuery):
+            if not self.session_transfer:
+                yield "session_transfer"
+        elif self.scopes is not None:
             asked = frozenset(query.scope.split())
             if not asked or not asked <= self.scopes:
                 yield "scope"
@@ -104,8 +114,8 @@ class DeniedBecause:
     line_to_add: str
 
 
-def decide(policy: Policy, peer: Peer, query: TokenQuery) -> Allowed | DeniedBecause:
-    """Say whether this peer may have what the query asks for."""
+def decide(policy: Policy, peer: Peer, query: TokenQuery | TransferQuery) -> Allowed | DeniedBecause:
+    """Say whether this peer may have what the query asks for: an access token, or a session transfer token."""
     if peer.uid == policy.owner_uid:
         return Allowed("owner")
     if peer.uid == ROOT_UID:
@@ -128,13 +138,15 @@ def decide(policy: Policy, peer: Peer, query: TokenQuery) -> Allowed | DeniedBec
     )
 
 
-def _line_to_add(peer: Peer, query: TokenQuery) -> str:
+def _line_to_add(peer: Peer, query: TokenQuery | TransferQuery) -> str:
     lines = ["[[allow]]", f"uid = {peer.uid}"]
     if query.account:
         lines.append(f"accounts = [{_toml(query.account)}]")
     if query.audience:
         lines.append(f"audiences = [{_toml(query.audience)}]")
-    if query.scope:
+    if isinstance(query, TransferQuery):
+        lines.append("session_transfer = true")
+    elif query.scope:
         lines.append(f"scopes = [{', '.join(_toml(scope) for scope in sorted(set(query.scope.split())))}]")
     return "\n".join(lines)
 
@@ -159,6 +171,7 @@ class _RuleModel(BaseModel):
     accounts: _Entries | None = None
     audiences: _Entries | None = None
     scopes: _Entries | None = None
+    session_transfer: bool = False
 
     @model_validator(mode="after")
     def _names_somebody(self) -> _RuleModel:
@@ -176,7 +189,9 @@ class _PolicyModel(BaseModel):
 
 
 def parse_policy(text: str, *, file: str, owner_uid: int) -> Policy:
-    """Read the rules ``[[allow]] uid = … / gid = …, accounts, audiences, scopes``; an empty text has none.
+    """Read the rules ``[[allow]] uid = … / gid = …, accounts, audiences, scopes, session_transfer``.
+
+    An empty text has none.
 
     The caller has made sure that only root and the agent's user can write the file.
 
@@ -205,7 +220,9 @@ def _rule(model: _RuleModel) -> Rule:
     def limit(entries: list[str] | None) -> frozenset[str] | None:
         return None if entries is None else frozenset(entries)
 
-    return Rule(model.uid, model.gid, limit(model.accounts), limit(model.audiences), limit(model.scopes))
+    return Rule(
+        model.uid, model.gid, limit(model.accounts), limit(model.audiences), limit(model.scopes), model.session_transfer
+    )
 
 
 def _where(location: tuple[int | str, ...]) -> str:

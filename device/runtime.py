@@ -106,7 +106,7 @@ class Runtime:
         await agent.start()
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
-        token_api = TokenApi(agent.keeper, self._policy(), clock=self.clock)
+        token_api = TokenApi(agent.keeper, self._policy(), clock=self.clock, transfers=agent.keeper)
         await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
         try:
             await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))

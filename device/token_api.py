@@ -1,8 +1,8 @@
-"""What apps on the device may ask: one access token, over HTTP/1.1 on a Unix socket.
+"""What apps on the device may ask: an access token or a session transfer token, over HTTP/1.1 on a Unix socket.
 
-``GET /v1/token?scope=&account=&audience=&min_valid_s=&timeout_s=&force_refresh=&claims=``. The peer is who the kernel
-says it is, the policy decides by that, the agent behind :class:`~device.token_source.TokenSource` answers. This module
-knows HTTP, limits and words; it knows nothing of grants, and a refresh token has no way to get in here.
+``GET /v1/token?scope=&account=&audience=&min_valid_s=&timeout_s=&force_refresh=&claims=`` and ``POST
+/v1/session-transfer``, whose body is :mod:`device.transfer_api`'s. The kernel says who the peer is, the policy decides
+by that, the agent answers. This module knows HTTP, limits and words; no refresh token has a way to get in here.
 
 Invariants:
 
@@ -19,14 +19,10 @@ aiohttp is imported by :meth:`TokenApi.start`, since the command line reads this
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import socket
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC
-from http import HTTPStatus
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,16 +32,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from device.logs import where
 from device.policy import ROOT_UID, Allowed, DeniedBecause, Peer, Policy, decide
 from device.ports import Clock
+from device.rate_limit import TOKENS_PER_S_MAX, RateLimit
 from device.systemd import UnixListener, open_listener, peer_of
+from device.token_replies import Reply, granted, refused
 from device.token_source import (
     MIN_VALID_S_DEFAULT,
     TIMEOUT_S_DEFAULT,
     RefusalCode,
-    TokenGranted,
     TokenQuery,
     TokenRefused,
     TokenSource,
+    TransferSource,
 )
+from device.transfer_api import BODY_BYTES_MAX, HOW, parse_body, transferred
+from device.transfer_api import PATH as TRANSFER_PATH
 from relay.errors import RelayError
 from relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
 
@@ -61,8 +61,6 @@ CONNECTIONS_MAX = 64
 CONNECTIONS_PER_UID_MAX = 8
 HEAD_BYTES_MAX = 16_384
 HEAD_DEADLINE_S = 2.0  # a local program has no reason to be slower; slowloris has
-TOKENS_PER_S_MAX = 10.0  # per uid; an app that needs more keeps its token until expires_at
-UIDS_MAX = 1_024  # rate limits remembered; those that are full again are forgotten first
 MIN_VALID_S_MAX = 86_400.0
 TIMEOUT_S_MAX = 60.0
 SOURCE_GRACE_S = 5.0  # how much longer than timeout_s the agent may take before we answer in its place
@@ -74,6 +72,7 @@ STATUS: dict[RefusalCode, int] = {
     "offline": 503,
     "not_found": 404,
     "busy": 429,
+    "transfer_refused": 502,
 }
 
 
@@ -142,52 +141,6 @@ def parse_query(text: str) -> TokenQuery | BadQuery:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One HTTP answer. ``body`` may hold an access token: it is sent and never shown."""
-
-    status: int
-    body: dict[str, str | float | None] = field(repr=False)
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def octets(self) -> bytes:
-        """Return the body as it is sent."""
-        return json.dumps(self.body).encode()
-
-    def raw(self) -> bytes:
-        """Return the whole response, for connections that never get as far as a request."""
-        body = self.octets()
-        head = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
-        head += [f"{name}: {value}" for name, value in self.all_headers().items()]
-        head += [f"Content-Length: {len(body)}", "Connection: close"]
-        return "\r\n".join([*head, "", ""]).encode("ascii") + body
-
-    def all_headers(self) -> dict[str, str]:
-        """Return the headers that every answer has, and this one's own."""
-        return {"Content-Type": "application/json", "Cache-Control": "no-store", **self.headers}
-
-
-def granted(answer: TokenGranted) -> Reply:
-    """Spell a token; ``expires_at`` is RFC 3339 in UTC, rounded down to the second."""
-    assert answer.expires_at.tzinfo is not None, "a moment is aware"
-    return Reply(
-        200,
-        {
-            "access_token": answer.access_token.reveal(),
-            "token_type": answer.token_type,
-            "expires_at": answer.expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "scope": answer.scope,
-            "issuer": answer.issuer,
-        },
-    )
-
-
-def refused(status: int, error: str, detail: str, action: str = "", retry_after_s: float | None = None) -> Reply:
-    """Spell a refusal; ``Retry-After`` (RFC 9110 §10.2.3) goes with every ``retry_after_s``, rounded up."""
-    headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
-    return Reply(status, {"error": error, "detail": detail, "action": action, "retry_after_s": retry_after_s}, headers)
-
-
 def _refusal(answer: TokenRefused) -> Reply:
     retry_after_s = 1.0 if answer.error == "busy" and answer.retry_after_s is None else answer.retry_after_s
     return refused(STATUS[answer.error], answer.error, answer.detail, answer.action, retry_after_s)
@@ -202,36 +155,27 @@ def _bad_request(detail: str) -> Reply:
     return refused(400, "bad_request", detail, f"use GET {PATH} with any of: {', '.join(PARAMETERS)}")
 
 
-class RateLimit:
-    """A token bucket per uid: ``per_s`` requests a second, and as many at once after a quiet second."""
-
-    def __init__(self, per_s: float = TOKENS_PER_S_MAX) -> None:
-        self._per_s = per_s
-        self._buckets: dict[int, tuple[float, float]] = {}  # uid → requests left, when that was (seconds)
-
-    def take(self, uid: int, now_s: float) -> float:
-        """Take one request; 0.0 when there was one, else the seconds until there is."""
-        left, since_s = self._buckets.pop(uid, (self._per_s, now_s))
-        left = min(self._per_s, left + max(0.0, now_s - since_s) * self._per_s)
-        wait_s = 0.0 if left >= 1.0 else (1.0 - left) / self._per_s
-        self._buckets[uid] = (left if wait_s else left - 1.0, now_s)
-        if len(self._buckets) > UIDS_MAX:
-            # The least recently seen comes first in the dict; forgetting it can give it at most one full bucket.
-            del self._buckets[next(iter(self._buckets))]
-        return wait_s
-
-
 # -- Server ------------------------------------------------------------------------------------------------
 
 
 class TokenApi:
-    """Serves one agent's tokens on one socket. ``policy`` may be replaced while it runs (a reload)."""
+    """Serves one agent's tokens on one socket. ``policy`` may be replaced while it runs (a reload).
+
+    Without ``transfers`` there is no session transfer here.
+    """
 
     def __init__(
-        self, source: TokenSource, policy: Policy, *, clock: Clock, head_deadline_s: float = HEAD_DEADLINE_S
+        self,
+        source: TokenSource,
+        policy: Policy,
+        *,
+        clock: Clock,
+        transfers: TransferSource | None = None,
+        head_deadline_s: float = HEAD_DEADLINE_S,
     ) -> None:
         self.policy = policy
         self._source = source
+        self._transfers = transfers
         self._clock = clock
         self._head_deadline_s = head_deadline_s
         self._rate = RateLimit()
@@ -280,13 +224,17 @@ class TokenApi:
             await asyncio.wait(tasks, timeout=SOURCE_GRACE_S)
         self._server = self._listener = self._http = None
 
-    async def answer(self, peer: Peer, method: str, target: str) -> Reply:
+    async def answer(self, peer: Peer, method: str, target: str, body: bytes = b"") -> Reply:
         """Answer one request; ``target`` is the request line's, as it came."""
-        path, _, query_text = target.partition("?")
-        if path != PATH:
-            return refused(404, "unknown_path", f"the only path is {PATH}", f"use GET {PATH}")
-        if method != "GET":
-            return replace(refused(405, "method_not_allowed", "only GET is served"), headers={"Allow": "GET"})
+        path, mark, query_text = target.partition("?")
+        transfers = self._transfers if path == TRANSFER_PATH else None
+        if path != PATH and transfers is None:
+            return refused(404, "unknown_path", f"{path[:64]!r} is not served here", f"use GET {PATH}")
+        served = "GET" if transfers is None else "POST"
+        if method != served:
+            return replace(
+                refused(405, "method_not_allowed", f"only {served} is served here"), headers={"Allow": served}
+            )
         wait_s = self._rate.take(peer.uid, self._clock.now().boot_s)
         if wait_s:
             return _refusal(
@@ -297,6 +245,10 @@ class TokenApi:
                     wait_s,
                 )
             )
+        if transfers is not None:
+            return await self._transfer(transfers, peer, body if not mark else b"")
+        if body:
+            return _bad_request("a request here has no body")
         query = parse_query(query_text)
         if isinstance(query, BadQuery):
             return _bad_request(query.detail)
@@ -310,6 +262,26 @@ class TokenApi:
             log.warning("token_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
             return _denial(decision)
         return await self._ask_source(peer, query, decision)
+
+    async def _transfer(self, transfers: TransferSource, peer: Peer, body: bytes) -> Reply:
+        query = parse_body(body)
+        if isinstance(query, str):
+            return refused(400, "bad_request", query, HOW)
+        decision = decide(self.policy, peer, query)
+        if isinstance(decision, DeniedBecause):
+            log.warning("session_transfer_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
+            return _denial(decision)
+        try:
+            async with asyncio.timeout(query.timeout_s + SOURCE_GRACE_S):
+                answer = await transfers.get_session_transfer(query)
+        except TimeoutError:
+            answer = TokenRefused("offline", "the agent did not answer in time", "try again", 1.0)
+        except Exception as exc:
+            return internal_error(exc)
+        if isinstance(answer, TokenRefused):
+            return _refusal(answer)
+        log.info("session_transfer_given", uid=peer.uid, pid=peer.pid, by=decision.by)
+        return Reply(200, transferred(answer))
 
     async def _ask_source(self, peer: Peer, query: TokenQuery, decision: Allowed) -> Reply:
         try:
@@ -343,13 +315,28 @@ class TokenApi:
         peer = connection.head_received()  # type: ignore[attr-defined]  # our subclass, see _protocol_type
         if tuple(request.version) not in ((1, 0), (1, 1)):  # the parser lets a line without a version through as 0.9
             reply = _bad_request("that is not an HTTP/1.1 request")
-        elif request.can_read_body:
-            reply = _bad_request("a request here has no body")
-        else:
+        elif not request.can_read_body:
             reply = await self.answer(peer, request.method, request.raw_path)
+        elif request.method != "POST":
+            reply = _bad_request("a request here has no body")
+        elif (body := await self._read_body(request)) is None:
+            reply = _bad_request(f"no whole body of at most {BODY_BYTES_MAX} bytes within {self._head_deadline_s:g} s")
+        else:
+            reply = await self.answer(peer, request.method, request.raw_path, body)
         response = web.Response(status=reply.status, body=reply.octets(), headers=reply.all_headers())
         response.force_close()
         return response
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes | None:
+        """Return the body, None when it is too long, cut short or late."""
+        body = b""
+        try:
+            async with asyncio.timeout(self._head_deadline_s):
+                while len(body) <= BODY_BYTES_MAX and (chunk := await request.content.readany()):
+                    body += chunk
+        except (TimeoutError, ValueError, OSError):
+            return None
+        return body if len(body) <= BODY_BYTES_MAX else None
 
     def admit(self, peer: Peer) -> Reply | None:
         """Count a new connection; a reply when there are too many, and then it is not counted."""

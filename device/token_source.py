@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from relay.secret import AccessToken
+from relay.secret import AccessToken, SessionTransferToken
 
-RefusalCode = Literal["reauth_required", "locked", "denied", "offline", "not_found", "busy"]
+RefusalCode = Literal["reauth_required", "locked", "denied", "offline", "not_found", "busy", "transfer_refused"]
 
 MIN_VALID_S_DEFAULT = 30.0  # shorter than any call an app would make with the token
 TIMEOUT_S_DEFAULT = 10.0
@@ -56,4 +56,31 @@ class TokenSource(Protocol):
 
     async def get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
         """Answer within about ``query.timeout_s``; a value in every case."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TransferQuery:
+    """One wish for a session transfer token. Empty strings mean "not said"."""
+
+    account: str = ""
+    audience: str = ""
+    timeout_s: float = TIMEOUT_S_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class TransferGranted:
+    """A session transfer token of its own for this caller; ``expires_at`` is aware UTC."""
+
+    token: SessionTransferToken
+    expires_at: datetime
+    expires_in_s: float
+    issuer: str
+
+
+class TransferSource(Protocol):
+    """An agent whose grants can sign a browser in."""
+
+    async def get_session_transfer(self, query: TransferQuery) -> TransferGranted | TokenRefused:
+        """Answer within about ``query.timeout_s``; what the provider rotated is on disk before this returns."""
         ...

@@ -98,6 +98,12 @@ class AccessToken(Secret[str]):
     __slots__ = ()
 
 
+class SessionTransferToken(Secret[str]):
+    """Signs a browser in, once, within a minute."""
+
+    __slots__ = ()
+
+
 class IdToken(Secret[str]):
     """An OpenID Connect id_token: no credential, but it names the person."""
 

@@ -69,6 +69,36 @@ def token_options(parser: argparse.ArgumentParser, kind: str = KIND) -> None:
     agent_options(parser, kind)
 
 
+def open_web_options(parser: argparse.ArgumentParser, kind: str = KIND) -> None:
+    """Add the options of ``open-web``, the same for both agents."""
+    parser.add_argument("url", metavar="URL", type=text, help="the login address of the web application, https only")
+    parser.add_argument("--account", metavar="A", type=text, help="the account, where the agent has several")
+    parser.add_argument("--audience", metavar="A", type=text, help="the API of the grant, where the agent has several")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--browser", action="store_true", help="open the system's browser; the default")
+    way.add_argument("--print", action="store_true", help="print the address, which signs in whoever opens it first")
+    way.add_argument(
+        "--cookie-jar",
+        metavar="F",
+        type=text,
+        help="put the token as a cookie into this file (Netscape format, mode 0600), for a web view; print the address",
+    )
+    parser.add_argument(
+        "--cookie-domain",
+        metavar="HOST",
+        type=text,
+        help="the provider's host as the web application names it (a custom domain); else the issuer's",
+    )
+    agent_options(parser, kind)
+
+
+OPEN_WEB_HELP = """\
+Open a web application already signed in. The agent trades its refresh token for a session transfer token, which the
+provider takes once and within a minute, and the browser brings it to the web application's login address.
+
+Whoever is behind URL can sign in as you: give only the address of an application that you trust. The system's browser
+gets the token from this command over loopback, so it never stands in a command line."""
+
 ACCESS_HELP = """\
 Print an access token, alone on one line; with --json, the agent's whole answer.
 A valid token comes from the agent's memory without network. Never prints a refresh token.
@@ -132,5 +162,13 @@ COMMANDS = {
         examples='  curl -H "Authorization: Bearer $(token-relay companion token)" https://api.example/me\n'
         "  token-relay companion token --scope 'openid' --min-valid 300\n"
         "  token-relay companion token --inspect",
+    ),
+    "open-web": Command(
+        "open a web application already signed in",
+        open_web_options,
+        "device.commands.open_web:run",
+        description=OPEN_WEB_HELP,
+        examples="  token-relay companion open-web https://shop.example/login\n"
+        "  token-relay companion open-web https://shop.example/ --cookie-jar jar --cookie-domain id.shop.example",
     ),
 }

@@ -10,6 +10,21 @@ if TYPE_CHECKING:
 
 EVENTS_LIMIT = 50  # two screens
 EVENTS_LIMIT_MAX = 1_000  # the audit table keeps no more
+# What a provider may be named as, in `phone init` and in `sandbox`.
+SANDBOX_PROFILES = (
+    "entra",
+    "auth0",
+    "strict",
+    "okta",
+    "keycloak",
+    "keycloak-rotating",
+    "oidc-provider",
+    "hydra",
+    "duende",
+    "duende-one-time",
+    "cognito",
+    "google",
+)
 PORT_MAX = 65_535
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from device.commands.companion import ACCESS_HELP, token_options
+from device.commands.companion import ACCESS_HELP, OPEN_WEB_HELP, open_web_options, token_options
 from device.commands.options import (
+    SANDBOX_PROFILES,
     device_argument,
     events_options,
     init_options,
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import argparse
 
 KIND = "phone"
-PROFILES = ("entra", "auth0", "strict")
 STRATEGIES = ("branch", "mint", "move")
 LEASE_DAYS_MAX = 365
 HANDOFF_WAIT_S = 60.0  # a companion on a slow network needs seconds; a person waits no longer than a minute
@@ -34,7 +34,12 @@ def _init(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("provider")
     group.add_argument("--provider", metavar="URL", type=text, required=True, help="the identity provider's issuer URL")
     group.add_argument("--client-id", metavar="ID", type=text, required=True, help="the application's client id there")
-    group.add_argument("--profile", choices=PROFILES, help="what the provider does with refresh tokens; else guessed")
+    group.add_argument(
+        "--profile",
+        metavar="PROFILE",
+        choices=SANDBOX_PROFILES,
+        help="what the provider does with refresh tokens, a name that sandbox --profile knows too; else guessed",
+    )
     group.add_argument("--tenant", metavar="T", type=text, help="Entra: the tenant, such as contoso")
     group.add_argument(
         "--scope", metavar="S", type=text, help="what the person is asked to grant; must contain offline_access"
@@ -55,6 +60,10 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 def _token(parser: argparse.ArgumentParser) -> None:
     token_options(parser, KIND)
+
+
+def _open_web(parser: argparse.ArgumentParser) -> None:
+    open_web_options(parser, KIND)
 
 
 def _sign_in(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +170,13 @@ COMMANDS = {
         "device.commands.token:run",
         description=ACCESS_HELP,
         examples="  token-relay phone token --scope openid\n  token-relay phone token --inspect",
+    ),
+    "open-web": Command(
+        "open a web application already signed in",
+        _open_web,
+        "device.commands.open_web:run",
+        description=OPEN_WEB_HELP,
+        examples="  token-relay phone open-web https://shop.example/login",
     ),
     "sign-in": Command(
         "sign in at the provider",

@@ -30,6 +30,8 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         cors=tuple(args.cors),
         seed=args.seed,
         links=args.links,
+        network_table=_path(args.network_table),
+        actions=_path(args.actions),
     )
     asyncio.run(run(options))  # it minds the stop signals itself
     return DONE

@@ -40,11 +40,11 @@ def run(args: argparse.Namespace, context: Context) -> int:
         query["claims"] = args.claims
     if args.force_refresh:
         query["force_refresh"] = "true"
-    path = locate(_kind(args), context.env, name=TOKEN_SOCKET, home=args.home, socket_directory=args.socket)
+    path = locate(agent_kind(args), context.env, name=TOKEN_SOCKET, home=args.home, socket_directory=args.socket)
     status, body = get_token(path, query, timeout_s=AGENT_TIMEOUT_S + TOKEN_GRACE_S)
     token = body.get("access_token")
     if status != 200 or not isinstance(token, str) or not _is_clean(token):
-        return _refused(context, status, body)
+        return refused(context, status, body)
     if args.inspect:
         context.out(json.dumps(inspect(token), indent=None if context.as_json else 2))
     else:
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     return DONE
 
 
-def _kind(args: argparse.Namespace) -> Kind:
+def agent_kind(args: argparse.Namespace) -> Kind:
+    """Return whose command this is."""
     return "phone" if args.group == "phone" else "companion"
 
 
@@ -83,7 +84,7 @@ def _part(part: str) -> dict[str, object]:
     return value
 
 
-def _refused(context: Context, status: int, body: JsonObject) -> int:
+def refused(context: Context, status: int, body: JsonObject) -> int:
     """Say what the agent said, which is (error, detail, action), and return the exit code of its error."""
     error = body.get("error")
     if not isinstance(error, str):

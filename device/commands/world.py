@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from device.commands.options import PORT_MAX
+from device.commands.options import PORT_MAX, SANDBOX_PROFILES
 from device.commands.parsing import Command, json_option, seconds, text, whole
 
 PROFILES = ("entra", "auth0", "strict")
@@ -33,7 +33,13 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         default=MQTT_PORT,
         help=f"port of the embedded broker on 127.0.0.1, 0 for any free one (default {MQTT_PORT})",
     )
-    parser.add_argument("--profile", choices=PROFILES, default="entra", help="which provider to play (default entra)")
+    parser.add_argument(
+        "--profile",
+        metavar="PROFILE",
+        choices=SANDBOX_PROFILES,
+        default="entra",
+        help="which provider to play (default entra); the names are in docs/spec/sandbox.md",
+    )
     parser.add_argument(
         "--world", metavar="F.toml", type=text, help="users, clients, policy and faults to start with, as TOML"
     )
@@ -65,6 +71,18 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=whole(0, 2**31 - 1),
         help="where the randomness starts: the same seed and clock give the same tokens",
+    )
+    parser.add_argument(
+        "--network-table",
+        metavar="F.toml",
+        type=text,
+        help="which address is in which autonomous system and country, as TOML",
+    )
+    parser.add_argument(
+        "--actions",
+        metavar="F.py",
+        type=text,
+        help="run the post-login Actions of this file, with profile auth0; it is a program, and runs as you",
     )
     parser.add_argument(
         "--links",

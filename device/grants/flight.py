@@ -1,12 +1,14 @@
-"""What a refresh in flight is made of, and how its outcome is told in the audit table."""
+"""What a request in flight is made of, what follows a failure, and who hears of the grant's change."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from device.elapsed import Stamp
+from device.grants.transfer import Exchange
 from device.records import Grant
-from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from device.turn import Turn
 from relay.secret import RefreshToken
 
 
@@ -20,6 +22,7 @@ class Begun:
     scope: str
     sent: Stamp
     claims: str = ""
+    exchange: Exchange | None = None
 
 
 @dataclass(slots=True)
@@ -31,31 +34,11 @@ class Pause:
     reason: str
 
 
-def scope_to_ask(grant: Grant) -> str | None:
-    """A grant that was handed over may be narrower than its token: ask for no more than it says. RFC 6749 §6."""
-    return grant.scope if grant.handoff_id else None
+class GrantWatcher(Protocol):
+    """The agent's part of a grant's change; runs inside the transaction."""
 
+    reauth_action: str
 
-def event_name(outcome: TokenOutcome) -> str:
-    """Return the event's name."""
-    match outcome:
-        case Refreshed():
-            return "refreshed"
-        case Denied():
-            return "refresh_denied"
-        case Unavailable():
-            return "provider_unavailable"
-        case OutcomeUnknown():
-            return "refresh_answer_lost"
-
-
-def detail_of(outcome: TokenOutcome) -> str:
-    """Return what is known of it, without secrets."""
-    match outcome:
-        case Refreshed(problem=problem):
-            return problem
-        case Denied():
-            codes = " ".join(str(code) for code in outcome.codes)
-            return " ".join(filter(None, (outcome.kind, outcome.error, outcome.suberror, codes)))
-        case Unavailable(reason=reason) | OutcomeUnknown(reason=reason):
-            return reason
+    def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
+        """A refresh was settled, or the lease ended: ``after`` is already written."""
+        ...

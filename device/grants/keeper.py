@@ -18,35 +18,37 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from device.elapsed import Stamp, elapsed_s
+from device.elapsed import Stamp
 from device.grants import lease, lifecycle, schedule
 from device.grants.challenges import Challenges, ends_nothing, refusal_of
-from device.grants.flight import Begun, Pause, detail_of, event_name, scope_to_ask
+from device.grants.due import due_in_s
+from device.grants.flight import Begun, GrantWatcher, Pause
 from device.grants.serving import (
     Refresh,
     Serve,
-    choose_grant,
-    expires_at,
     is_lease_over,
     lease_of,
+    look,
     normalise_scope,
     profile_of,
     remaining_s,
-    serve_or_refresh,
+    scope_to_ask,
     state_of,
     with_lease,
     with_state,
 )
+from device.grants.telling import event_of, granted, refusal
 from device.grants.tokens import cache_token, erase_grant
+from device.grants.transfer import PAUSE_S, Exchange
 from device.link import Link
 from device.logs import where
-from device.ports import Clock, Http, Now, Random, Transaction, Vault
+from device.ports import Clock, Http, Now, Random, Vault
 from device.records import CachedToken, Grant
-from device.token_source import TokenGranted, TokenQuery, TokenRefused
+from device.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
 from device.turn import Turn
 from relay.errors import RelayError, VaultError
 from relay.provider import oauth
@@ -61,18 +63,8 @@ ASKED_AGAIN_S = 60.0  # questions closer together do not each make the keeper lo
 WAITERS_MAX = 64
 
 
-class GrantWatcher(Protocol):
-    """The agent's part of a grant's change; runs inside the transaction."""
-
-    reauth_action: str
-
-    def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
-        """A refresh was settled, or the lease ended: ``after`` is already written."""
-        ...
-
-
 class GrantKeeper:
-    """Implements :class:`device.token_source.TokenSource` over the grants of one vault."""
+    """Implements ``TokenSource`` and ``TransferSource`` of :mod:`device.token_source` over the grants of one vault."""
 
     def __init__(
         self,
@@ -98,6 +90,7 @@ class GrantKeeper:
         self._asked: dict[str, float] = {}
         self._shares: dict[str, tuple[int, float]] = {}  # per grant: generation and the share drawn for it
         self._leases_over: set[str] = set()
+        self._exchanged: dict[str, float] = {}  # per grant: when the last exchange began
         self._waiters = 0
         self._wake = asyncio.Event()
 
@@ -118,15 +111,17 @@ class GrantKeeper:
     async def _get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
         grant, token, decision = await self._look(query)
         if grant is None:
-            return TokenRefused("not_found", "no grant here fits this account, audience and scope", self._no_grant())
+            return TokenRefused(
+                "not_found", "no grant here fits this account, audience and scope", self._watcher.reauth_action
+            )
         now = self._clock.now()
         if now.boot_s - self._asked.get(grant.grant_id, -ASKED_AGAIN_S) >= ASKED_AGAIN_S:
             self._wake.set()  # somebody cares again: a refresh ahead of time may be worth it
         self._asked[grant.grant_id] = now.boot_s
         if isinstance(decision, Serve):
-            return self._grant_token(grant, decision.token, now)
+            return granted(grant, decision.token, now)
         if isinstance(decision, str):
-            return self._refuse(grant)
+            return refusal(grant, self._watcher.reauth_action)
         if query.claims:
             return await self._meet_challenge(grant, query)
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
@@ -140,15 +135,15 @@ class GrantKeeper:
                 pass
             grant, token, decision = await self._look(newest)
             if grant is None:
-                return TokenRefused("not_found", "the grant has just been taken away", self._no_grant())
+                return TokenRefused("not_found", "the grant has just been taken away", self._watcher.reauth_action)
             now = self._clock.now()
             if isinstance(decision, Serve):
-                return self._grant_token(grant, decision.token, now)
+                return granted(grant, decision.token, now)
             if isinstance(decision, str):
-                return self._refuse(grant)
+                return refusal(grant, self._watcher.reauth_action)
             # else the flight was not ours: another scope, or the phone's own work with this grant
         if token is not None and token.access_token is not None and remaining_s(token, now) > 0:
-            return self._grant_token(grant, token, now)
+            return granted(grant, token, now)
         return self._offline(grant.grant_id, query)
 
     async def _meet_challenge(self, grant: Grant, query: TokenQuery) -> TokenGranted | TokenRefused:
@@ -166,7 +161,7 @@ class GrantKeeper:
                         self._challenges.forget(grant_id, scope)
                         return self._offline(grant_id, query)
                     if (other := self._flights.get(grant_id)) is None or other.done():
-                        flight = self._tasks.create_task(self._flight(grant_id, scope, query.claims))
+                        flight = self._tasks.create_task(self._flight(grant_id, scope, None, query.claims))
                         challenge.flight = self._flights[grant_id] = flight
                     else:
                         await asyncio.shield(other)
@@ -175,15 +170,17 @@ class GrantKeeper:
             return self._offline(grant_id, query)
         if isinstance(outcome, Unavailable | OutcomeUnknown):
             self._challenges.forget(grant_id, scope)
-        refusal = refusal_of(outcome, self._watcher.reauth_action)
-        if refusal is not None:
-            return refusal
+        refused = refusal_of(outcome, self._watcher.reauth_action)
+        if refused is not None:
+            return refused
         after, _, decision = await self._look(replace(query, force_refresh=False, min_valid_s=0.0, claims=""))
         if after is None:
-            return TokenRefused("not_found", "the grant has just been taken away", self._no_grant())
+            return TokenRefused("not_found", "the grant has just been taken away", self._watcher.reauth_action)
         if isinstance(decision, Serve) and outcome is not None:
-            return self._grant_token(after, decision.token, self._clock.now())
-        return self._refuse(after) if isinstance(decision, str) else self._offline(grant_id, query)
+            return granted(after, decision.token, self._clock.now())
+        if isinstance(decision, str):
+            return refusal(after, self._watcher.reauth_action)
+        return self._offline(grant_id, query)
 
     def _offline(self, grant_id: str, query: TokenQuery) -> TokenRefused:
         pause = self._pauses.get(grant_id)
@@ -191,53 +188,71 @@ class GrantKeeper:
         reason = pause.reason if pause else f"no answer from the provider within {query.timeout_s:g} s"
         return TokenRefused("offline", reason, "try again when the network is back", retry_after_s)
 
+    async def get_session_transfer(self, query: TransferQuery) -> TransferGranted | TokenRefused:
+        """Trade a grant's refresh token for a session transfer token; each caller gets one of his own.
+
+        What the provider rotated is on disk before this returns, or this caller gets nothing. A caller that goes away
+        does not end the exchange; its token is then nobody's.
+        """
+        if self._waiters >= WAITERS_MAX:
+            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", retry_after_s=1.0)
+        self._waiters += 1
+        try:
+            async with asyncio.timeout(query.timeout_s):
+                return await self._exchange(TokenQuery(account=query.account, audience=query.audience))
+        except TimeoutError:
+            return TokenRefused("offline", f"no answer from the provider within {query.timeout_s:g} s", "try again")
+        except VaultError as exc:
+            return TokenRefused("offline", f"the vault cannot be used: {exc}", exc.hint, retry_after_s=STORE_RETRY_S)
+        finally:
+            self._waiters -= 1
+
+    async def _exchange(self, query: TokenQuery) -> TransferGranted | TokenRefused:
+        has_mended = False
+        while True:
+            grant, _, _ = await self._look(query)
+            if grant is None:
+                return TokenRefused("not_found", "no grant here fits account and audience", self._watcher.reauth_action)
+            if grant.state not in ("held", "refreshing", "uncertain"):
+                return refusal(grant, self._watcher.reauth_action)
+            grant_id, now = grant.grant_id, self._clock.now()
+            if (flight := self._flights.get(grant_id)) is not None and not flight.done():
+                await asyncio.shield(flight)
+                continue
+            pause, wait_s = self._pauses.get(grant_id), self._exchanged.get(grant_id, -PAUSE_S) + PAUSE_S - now.boot_s
+            if pause is not None and pause.until_boot_s > now.boot_s:
+                return TokenRefused("offline", pause.reason, "try again", pause.until_boot_s - now.boot_s)
+            if wait_s > 0:
+                await self._clock.sleep(wait_s)
+                continue
+            if grant.state != "held" and has_mended:
+                return TokenRefused("offline", "an earlier answer of the provider is still missing", "try again")
+            if grant.state != "held":  # an intent that is open is brought to its end first
+                await asyncio.shield(self._fly(grant_id, ""))
+                has_mended = True
+                continue
+            self._exchanged[grant_id] = now.boot_s
+            exchange = Exchange(self._http)
+            await asyncio.shield(self._fly(grant_id, "", exchange))
+            if (answer := exchange.answer(self._clock.now())) is not None:
+                return answer
+            after, _, _ = await self._look(query)
+            return refusal(after or grant, self._watcher.reauth_action)
+
     def _is_pausing(self, grant_id: str, now: Now) -> bool:
         pause = self._pauses.get(grant_id)
         return pause is not None and pause.until_boot_s > now.boot_s
 
     async def _look(self, query: TokenQuery) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | str]:
         now = self._clock.now()
-
-        def read(tx: Transaction) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | str]:
-            grants = tx.select(Grant)
-            leased = [grant for grant in grants if not is_lease_over(grant, now)]
-            grant = choose_grant(leased, query)
-            if grant is None or grant.state == "dead":
-                grant = choose_grant(grants, query)
-            if grant is None:
-                return None, None, "refuse"
-            token = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
-            if is_lease_over(grant, now):
-                return replace(grant, state="locked", reason="lease"), token, "refuse"
-            return grant, token, serve_or_refresh(state_of(grant), token, query, now)
-
-        return await self._vault.run(read)
-
-    def _grant_token(self, grant: Grant, token: CachedToken, now: Now) -> TokenGranted | TokenRefused:
-        assert token.access_token is not None
-        return TokenGranted(
-            token.access_token, token.token_type, expires_at(token, now), token.granted_scope, grant.issuer
-        )
-
-    def _no_grant(self) -> str:
-        return self._watcher.reauth_action
-
-    def _refuse(self, grant: Grant) -> TokenRefused:
-        why = f"{grant.state.replace('_', ' ')}: {grant.reason}" if grant.reason else grant.state
-        if grant.state == "locked" and grant.reason == "lease":
-            return TokenRefused("locked", "the lease is over: no word from the phone", "bring the phone online")
-        if grant.state == "locked" and grant.reason == "configuration":
-            return TokenRefused("reauth_required", "the provider refuses this client; see events", "check client_id")
-        if grant.state == "locked":
-            return TokenRefused("locked", f"the grant is {why}", self._watcher.reauth_action)
-        return TokenRefused("reauth_required", f"the grant is {why}", self._watcher.reauth_action)
+        return await self._vault.run(lambda tx: look(tx, query, now))
 
     # -- flights ---------------------------------------------------------------------------------------
 
-    def _fly(self, grant_id: str, scope: str) -> asyncio.Task[TokenOutcome | None]:
+    def _fly(self, grant_id: str, scope: str, exchange: Exchange | None = None) -> asyncio.Task[TokenOutcome | None]:
         flight = self._flights.get(grant_id)
         if flight is None or flight.done():
-            flight = self._flights[grant_id] = self._tasks.create_task(self._flight(grant_id, scope))
+            flight = self._flights[grant_id] = self._tasks.create_task(self._flight(grant_id, scope, exchange))
         return flight
 
     async def exclusively(self, grant_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -261,26 +276,27 @@ class GrantKeeper:
         """Refresh once now, whatever the cache holds; shares a flight that is already under way."""
         await asyncio.shield(self._fly(grant_id, normalise_scope(scope)))
 
-    async def _flight(self, grant_id: str, scope: str, claims: str = "") -> TokenOutcome | None:
-        """One refresh to a known end, or to a pause; its last outcome. Never raises: a task of the agent's group."""
+    async def _flight(
+        self, grant_id: str, scope: str, exchange: Exchange | None, claims: str = ""
+    ) -> TokenOutcome | None:
+        """One refresh or exchange to a known end, or to a pause; its last outcome.
+
+        Never raises: a task of the agent's group.
+        """
         outcome: TokenOutcome | None = None
         try:
             attempt = 0
             while True:
-                begun = await self._link.turn(lambda turn: self._begin(turn, grant_id, scope, claims))
+                begun = await self._link.turn(lambda turn: self._begin(turn, grant_id, scope, exchange, claims))
                 if not isinstance(begun, Begun):
                     return outcome
-                outcome = await oauth.refresh(
-                    self._http,
-                    profile_of(begun.grant),
-                    token_endpoint=begun.grant.token_endpoint,
-                    client_id=begun.grant.client_id,
-                    refresh_token=begun.refresh_token,
-                    scope=scope or scope_to_ask(begun.grant),
-                    client_info=begun.grant.profile == "entra",
-                    claims=begun.claims,
-                )
+                if exchange is not None:
+                    outcome = await exchange.send(begun.grant, begun.refresh_token, begun.sent)
+                else:
+                    outcome = await self._refresh(begun)
                 settled = await self._settle(begun, outcome)
+                if exchange is not None:
+                    exchange.settled(settled)
                 if settled is None or not isinstance(outcome, OutcomeUnknown):
                     return outcome
                 if not lifecycle.may_retry_at_once(state_of(settled), profile_of(settled), self._clock.now()):
@@ -294,7 +310,21 @@ class GrantKeeper:
         finally:
             self._wake.set()
 
-    def _begin(self, turn: Turn, grant_id: str, scope: str, claims: str = "") -> Begun | None:
+    async def _refresh(self, begun: Begun) -> TokenOutcome:
+        return await oauth.refresh(
+            self._http,
+            profile_of(begun.grant),
+            token_endpoint=begun.grant.token_endpoint,
+            client_id=begun.grant.client_id,
+            refresh_token=begun.refresh_token,
+            scope=begun.scope or scope_to_ask(begun.grant),
+            client_info=begun.grant.profile == "entra",
+            claims=begun.claims,
+        )
+
+    def _begin(
+        self, turn: Turn, grant_id: str, scope: str, exchange: Exchange | None, claims: str = ""
+    ) -> Begun | None:
         grant = turn.tx.get(Grant, grant_id)
         if grant is None or grant.refresh_token is None:
             return None
@@ -309,7 +339,7 @@ class GrantKeeper:
                 grant = with_state(grant, state)
                 turn.tx.put(grant)
                 assert grant.refresh_token is not None
-                return Begun(grant_id, grant, grant.refresh_token, scope, Stamp.of(turn.now), claims)
+                return Begun(grant_id, grant, grant.refresh_token, scope, Stamp.of(turn.now), claims, exchange)
             case lifecycle.Wait(state, seconds):
                 if state != state_of(grant):
                     turn.tx.put(with_state(grant, state))
@@ -344,7 +374,7 @@ class GrantKeeper:
             after = lifecycle.Held(grant.generation)  # the claims were refused, not the grant
         pause: tuple[str, float | None] | None
         match outcome:
-            case Refreshed(access_token=None, problem=problem):
+            case Refreshed(access_token=None, problem=problem) if begun.exchange is None:
                 grant = self._store_tokens(turn, grant, begun, outcome)
                 pause = (f"the provider's answer has no usable access token: {problem}", None)
             case Refreshed():
@@ -356,17 +386,21 @@ class GrantKeeper:
                 grant = replace(grant, trace_id=outcome.trace_id, correlation_id=outcome.correlation_id)
                 retry_after_s = max(outcome.retry_after_s or 0.0, DENIED_PAUSE_S)
                 pause = (f"the provider refuses for now: {outcome.error}", retry_after_s)
+                if begun.exchange is not None and begun.exchange.is_refused:
+                    pause = None  # it refused the exchange: a refresh may go on
             case Unavailable(reason, retry_after_s):
                 pause = (f"the provider cannot be reached: {reason}", retry_after_s)
             case OutcomeUnknown(reason):
                 pause = (f"the provider's answer was lost: {reason}", None)
         turn.after.append(lambda: self._pause_or_go_on(begun.grant_id, pause))
+        told = begun.exchange.event() if begun.exchange is not None else None
+        name, detail = told or event_of(outcome)
         turn.event(
-            event_name(outcome),
+            name,
             handoff_id=grant.handoff_id,
             grant_id=grant.grant_id,
             generation=after.generation,
-            detail=detail_of(outcome),
+            detail=detail,
             trace_id=outcome.trace_id if isinstance(outcome, Denied) else "",
             correlation_id=outcome.correlation_id if isinstance(outcome, Denied) else "",
         )
@@ -457,7 +491,8 @@ class GrantKeeper:
                     await self._link.turn(partial(self._mark, grant_id=grant.grant_id))
                     mark_s = lease.MARK_EVERY_S
                 wait_s = min(wait_s, mark_s, wait_s if left is None else left)
-            due_s = self._due_in_s(grant, by_grant.get(grant.grant_id), now)
+            asked_s, share = self._asked.get(grant.grant_id), self._share_of(grant)
+            due_s = due_in_s(grant, by_grant.get(grant.grant_id), now, asked_boot_s=asked_s, share=share)
             if due_s is None:
                 continue
             pause = self._pauses.get(grant.grant_id)
@@ -471,31 +506,13 @@ class GrantKeeper:
                 wait_s = min(wait_s, due_s)
         return max(wait_s, 0.05)
 
-    def _due_in_s(self, grant: Grant, token: CachedToken | None, now: Now) -> float | None:
-        state, profile = state_of(grant), profile_of(grant)
-        if grant.refresh_token is None:
-            return None
-        if isinstance(state, lifecycle.Refreshing | lifecycle.Uncertain):
-            return 0.0
-        if not isinstance(state, lifecycle.Held):
-            return None
-        if not grant.refreshed:
-            return 0.0  # the first refresh proves the grant and spends the value that travelled
-        due: list[float] = []
-        since_refresh = elapsed_s(Stamp.from_text(grant.refreshed), now)
-        keep_alive = schedule.keep_alive_after_s(profile, is_otp=grant.is_otp)
-        if keep_alive is not None and since_refresh is not None:
-            due.append(keep_alive - since_refresh)
-        asked = self._asked.get(grant.grant_id)
-        if token is not None and asked is not None and now.boot_s - asked <= token.expires_in_s:
-            generation, share = self._shares.get(grant.grant_id, (-1, 0.0))
-            if generation != grant.generation:
-                share = self._random.uniform(0.0, 1.0)
-                self._shares[grant.grant_id] = (grant.generation, share)
-            at_s = schedule.proactive_at_s(profile, expires_in_s=token.expires_in_s, share=share)
-            if at_s is not None and token.expires_in_s >= 2 * schedule.BACKOFF_FIRST_S:
-                due.append(at_s - (token.expires_in_s - remaining_s(token, now)))
-        return min(due, default=None)
+    def _share_of(self, grant: Grant) -> float:
+        """Return where in an access token's life this grant is refreshed unasked; drawn anew for each generation."""
+        generation, share = self._shares.get(grant.grant_id, (-1, 0.0))
+        if generation != grant.generation:
+            share = self._random.uniform(0.0, 1.0)
+            self._shares[grant.grant_id] = (grant.generation, share)
+        return share
 
     def _note_lease_over(self, turn: Turn, grant_id: str) -> None:
         # The lock itself follows from the clock at each look; what it shows now must survive a start without one.

@@ -20,7 +20,7 @@ from device.grants.lifecycle import (
     Uncertain,
     serves_access_tokens,
 )
-from device.ports import Now
+from device.ports import Now, Transaction
 from device.records import CachedToken, Grant
 from device.token_source import TokenQuery
 from relay.errors import VaultError
@@ -137,6 +137,11 @@ def choose_grant(grants: Iterable[Grant], query: TokenQuery) -> Grant | None:
     return max(fitting, key=lambda grant: (_usefulness(grant), grant.stored_at, grant.grant_id), default=None)
 
 
+def scope_to_ask(grant: Grant) -> str | None:
+    """A grant that was handed over may be narrower than its token: ask for no more than it says. RFC 6749 §6."""
+    return grant.scope if grant.handoff_id else None
+
+
 def _usefulness(grant: Grant) -> int:
     match state_of(grant):
         case Held() | Refreshing() | Uncertain():
@@ -197,3 +202,23 @@ def serve_or_refresh(
     if left >= query.min_valid_s or age < YOUNG_S or usable.expires_in_s <= query.min_valid_s:
         return Serve(usable)
     return Refresh(usable)
+
+
+def look(
+    tx: Transaction, query: TokenQuery, now: Now
+) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | Literal["refuse"]]:
+    """Return the grant that answers, its newest access token for that scope, and what to do.
+
+    A grant whose lease is over comes back as locked, and only where no other answers.
+    """
+    grants = tx.select(Grant)
+    leased = [grant for grant in grants if not is_lease_over(grant, now)]
+    grant = choose_grant(leased, query)
+    if grant is None or grant.state == "dead":
+        grant = choose_grant(grants, query)
+    if grant is None:
+        return None, None, "refuse"
+    token = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
+    if is_lease_over(grant, now):
+        return replace(grant, state="locked", reason="lease"), token, "refuse"
+    return grant, token, serve_or_refresh(state_of(grant), token, query, now)

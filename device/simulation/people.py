@@ -24,7 +24,8 @@ from device.simulation.plan import Plan, Step
 from device.simulation.promises import Promises
 from device.simulation.settlement import SETTLE_HOURS, View, is_quiet, judge, look
 from device.simulation.world import World
-from device.token_api import Reply, TokenApi, parse_query
+from device.token_api import TokenApi, parse_query
+from device.token_replies import Reply
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
 from device.vault.errors import CorruptVaultError
 from relay.errors import RelayError

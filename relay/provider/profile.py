@@ -7,13 +7,27 @@ The agents' decisions (which strategy, when to retry an uncertain refresh, what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
 DAY_S = 86_400.0
 Strategy = Literal["branch", "mint", "move"]
 SignIn = Literal["native", "browser"]
+ProfileName = Literal[
+    "entra",
+    "auth0",
+    "strict",
+    "okta",
+    "keycloak",
+    "keycloak-rotating",
+    "oidc-provider",
+    "hydra",
+    "duende",
+    "duende-one-time",
+    "cognito",
+    "google",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +48,7 @@ class Profile:
     revoking_kills_siblings: bool  # whether revoking one chain can hit the phone's own
     idle_lifetime_s: float | None
     absolute_lifetime_s: float | None
+    refresh_gives_new: bool = True  # whether a refresh answers with another refresh token; `branch` needs one
     otp_lifetime_s: float | None = None  # absolute lifetime after an e-mail code sign-in, where it differs
     takes_claims: bool = False  # whether a refresh may carry a claims challenge
     temporary_codes: frozenset[int] = frozenset()  # invalid_grant that passes: keep the token, back off
@@ -93,7 +108,63 @@ STRICT = Profile(
     absolute_lifetime_s=None,
 )
 
-PROFILES = {profile.name: profile for profile in (ENTRA, AUTH0, STRICT)}
+# Providers that nobody guesses from an issuer: a person names them, knowing how they are set up. Lifetimes are those
+# that the provider documents as fixed; what an operator sets is not here. Where reuse is followed by something that is
+# not known, the row says the worse.
+OKTA = replace(STRICT, name="okta", old_token_s=30.0)  # rotation with the default leeway; ends access tokens too
+KEYCLOAK = replace(  # revokeRefreshToken=false; revoking one token ends the client session that siblings live in
+    STRICT,
+    name="keycloak",
+    strategies=("branch", "mint", "move"),
+    old_token_s=None,
+    reuse_kills_family=False,
+    reuse_kills_access_tokens=False,
+    revoking_kills_siblings=True,
+)
+KEYCLOAK_ROTATING = replace(  # revokeRefreshToken=true, refreshTokenMaxReuse=0
+    STRICT, name="keycloak-rotating", reuse_kills_access_tokens=False, revoking_kills_siblings=True
+)
+OIDC_PROVIDER = replace(STRICT, name="oidc-provider")
+HYDRA = replace(STRICT, name="hydra", old_token_s=30.0)  # a rotation_grace_period of 30 s or more is set
+DUENDE = replace(  # ReUse: one value for good, so there is none to give away
+    STRICT,
+    name="duende",
+    old_token_s=None,
+    refresh_gives_new=False,
+    reuse_kills_family=False,
+    reuse_kills_access_tokens=False,
+)
+DUENDE_ONE_TIME = replace(STRICT, name="duende-one-time", reuse_kills_family=False, reuse_kills_access_tokens=False)
+COGNITO = replace(  # a retry grace of 30 s or more is set
+    STRICT, name="cognito", old_token_s=30.0, reuse_kills_access_tokens=False, absolute_lifetime_s=30 * DAY_S
+)
+GOOGLE = replace(
+    STRICT,
+    name="google",
+    old_token_s=None,
+    refresh_gives_new=False,
+    reuse_kills_family=False,
+    reuse_kills_access_tokens=False,
+    idle_lifetime_s=182 * DAY_S,
+)
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        ENTRA,
+        AUTH0,
+        STRICT,
+        OKTA,
+        KEYCLOAK,
+        KEYCLOAK_ROTATING,
+        OIDC_PROVIDER,
+        HYDRA,
+        DUENDE,
+        DUENDE_ONE_TIME,
+        COGNITO,
+        GOOGLE,
+    )
+}
 
 
 def profile_for(issuer: str) -> Profile:

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.sandbox import browser, password_reset, registration, second_factor, sign_in, sign_up, tokens
+from relay.sandbox import browser, delegation, password_reset, registration, second_factor, sign_in, sign_up, tokens
+from relay.sandbox.actions import ask, denial
 from relay.sandbox.flows import Call, check_native
+from relay.sandbox.management_token import management_token
 from relay.sandbox.passwords import check_password
 from relay.sandbox.refusals import Trace
 from relay.sandbox.state import State
-from relay.sandbox.values import Params, Refusal, Response
-from relay.sandbox.world import EndpointName
+from relay.sandbox.values import JsonValue, Params, Refusal, Response
+from relay.sandbox.world import ClientModel, EndpointName
 
 GRANT_TYPES = frozenset(  # that an event may name
-    {"authorization_code", "refresh_token", "password", "oob", "mfa_oob", "continuation_token", "attributes"}
+    {
+        "authorization_code",
+        "refresh_token",
+        "password",
+        "oob",
+        "mfa_oob",
+        "continuation_token",
+        "attributes",
+        "client_credentials",
+        delegation.GRANT_TYPE,
+    }
 )
 
 
@@ -21,6 +33,9 @@ def token(state: State, params: Params, trace: Trace) -> Response:
     """Answer a token request. Raises Refusal. RFC 6749 §3.2."""
     client = tokens.find_client(state, params)
     grant_type = params.need("grant_type")
+    if client.grant_types is not None and grant_type not in client.grant_types:
+        text = f"Grant type '{grant_type}' not allowed for the client."
+        raise Refusal("unauthorized_client", text, status=403)
     if grant_type == "refresh_token":
         return tokens.refresh(state, client, params, trace)
     if grant_type == "authorization_code":
@@ -29,7 +44,11 @@ def token(state: State, params: Params, trace: Trace) -> Response:
         check_native(client)
         return sign_in.token(Call(state, client, params, trace))
     if state.rules.has_password_grant and grant_type == "password":
-        return _password(state, params, trace)
+        return _password(state, client, params, trace)
+    if state.rules.has_sessions and grant_type == "client_credentials":
+        return management_token(state, client, params, trace)
+    if state.rules.has_sessions and grant_type == delegation.GRANT_TYPE:
+        return delegation.exchange(state, client, params, trace)
     raise Refusal("unsupported_grant_type", "The grant type is not supported here.", code=70003)
 
 
@@ -38,16 +57,31 @@ def revoke(state: State, params: Params, trace: Trace) -> Response:
     return tokens.revoke(state, tokens.find_client(state, params), params, trace)
 
 
-def _password(state: State, params: Params, trace: Trace) -> Response:
+def _password(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     """Carry out ``grant_type=password``; people who sign in by code cannot use it. RFC 6749 §4.3."""
-    client = tokens.find_client(state, params)
     user = state.users.get(params.need("username").lower())
     password = params.need("password")
     scope, audience = tokens.asked_scope(client, params), tokens.asked_audience(params)
     if user is None or user.password is None or check_password(state, user, password, trace) is not None:
+        state.log("fepft", trace, client_id=client.client_id, description="Wrong email or password.")
         raise Refusal("invalid_grant", "Wrong email or password.")
+    verdict = ask(state, trace, client=client, user=user, protocol="oauth2-password", scope=scope)
+    problem = denial(verdict)
+    if problem:
+        failure: dict[str, JsonValue] = {"action_failure": verdict.failure} if verdict.failure else {}
+        name = client.client_id
+        state.log("fepft", trace, client_id=name, username=user.username, description=problem, details=failure)
+        raise Refusal("access_denied", problem, status=403)
+    state.log("sepft", trace, client_id=client.client_id, username=user.username, scope=" ".join(scope))
     return tokens.sign_in(
-        state, user, trace, client_id=client.client_id, scope=scope, method="password", audience=audience
+        state,
+        user,
+        trace,
+        client_id=client.client_id,
+        scope=scope,
+        method="password",
+        audience=audience,
+        commands=verdict.commands,
     )[1]
 
 

@@ -16,17 +16,20 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from relay.errors import ConfigError
 from relay.provider.http import is_loopback
+from relay.sandbox.action_runner import ActionRunner
 from relay.sandbox.control import described
 from relay.sandbox.cors import origin_problem
+from relay.sandbox.imitations import IMITATIONS
 from relay.sandbox.links import LINK_NAMES
 from relay.sandbox.network import Network
+from relay.sandbox.network_table import TABLE_BYTES_MAX, NetworkTable, parse_network_table
+from relay.sandbox.rules import Rules
 from relay.sandbox.server import SandboxServer, tls_context
 from relay.sandbox.values import JsonValue
-from relay.sandbox.world import DEFAULT_WORLD, WORLD_BYTES_MAX, Policy, ProfileName, World, parse_world
+from relay.sandbox.world import DEFAULT_WORLD, WORLD_BYTES_MAX, Policy, World, parse_world
 
 STOP_S_MAX = 2.0
 PORT_MAX = 65_535
@@ -51,6 +54,8 @@ class SandboxOptions:
     cors: tuple[str, ...] = ()  # origins whose web pages may call the provider
     seed: int | None = None
     links: bool = True
+    network_table: Path | None = None  # address to autonomous system and geography
+    actions: Path | None = None  # post-login hooks
 
 
 async def run(options: SandboxOptions, *, write: Callable[[str], object] | None = None) -> None:
@@ -62,9 +67,15 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
         ConfigError: an option or the world file is wrong, or a port is taken.
     """
     world = world_of(options)
+    rules = rules_of(options.profile)
+    if options.actions is not None and not rules.has_sessions:
+        raise ConfigError(f"profile {options.profile} runs no Actions", hint="--actions goes with --profile auth0")
     server = SandboxServer(
         world,
-        profile_of(options.profile),
+        rules.name,
+        rules=rules,
+        networks=None if options.network_table is None else _network_table(options.network_table),
+        actions=None if options.actions is None else ActionRunner(options.actions),
         rng=random.SystemRandom() if options.seed is None else random.Random(options.seed),  # noqa: S311  # asked for
         host=options.http_host,
         port=options.http_port,
@@ -112,13 +123,25 @@ async def _start_links(broker: tuple[str, int] | None, provider: tuple[str, int]
     return await Network.between(broker=broker, provider=provider).start()
 
 
-def profile_of(name: str) -> ProfileName:
-    """Return the profile of this name. Raises ConfigError."""
-    for known in get_args(ProfileName):
-        if known == name:
-            profile: ProfileName = known
-            return profile
-    raise ConfigError(f"there is no profile {name!r}", hint=f"one of {', '.join(get_args(ProfileName))}")
+def rules_of(name: str) -> Rules:
+    """Return the rules of the profile or imitation of this name. Raises ConfigError."""
+    if name not in IMITATIONS:
+        raise ConfigError(f"there is no profile {name!r}", hint=f"one of {', '.join(IMITATIONS)}")
+    return IMITATIONS[name].rules
+
+
+def _network_table(path: Path) -> NetworkTable:
+    return parse_network_table(_text(path, TABLE_BYTES_MAX), file=str(path))
+
+
+def _text(path: Path, bytes_max: int) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(bytes_max + 1).decode()
+    except OSError as exc:
+        raise ConfigError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not UTF-8") from exc
 
 
 def cors_origins(given: tuple[str, ...]) -> frozenset[str]:
@@ -134,14 +157,7 @@ def world_of(options: SandboxOptions) -> World:
     """Return the world that the options describe. Raises ConfigError."""
     world = DEFAULT_WORLD
     if options.world is not None:
-        try:
-            with options.world.open("rb") as file:
-                raw = file.read(WORLD_BYTES_MAX + 1)
-            world = parse_world(raw.decode(), file=str(options.world))
-        except OSError as exc:
-            raise ConfigError(f"cannot read {options.world}: {exc.strerror}") from exc
-        except UnicodeDecodeError as exc:
-            raise ConfigError(f"{options.world}: not UTF-8") from exc
+        world = parse_world(_text(options.world, WORLD_BYTES_MAX), file=str(options.world))
     lifetime_s = options.access_token_lifetime_s
     if lifetime_s is not None:
         if not 1 <= lifetime_s <= 10 * 365 * 86_400:
@@ -166,7 +182,7 @@ def announcement(server: SandboxServer, world: World, *, mqtt: str, as_json: boo
         "authority": state.places.authority,
         "issuer": state.places.issuer,
         "mqtt": mqtt or None,
-        "profile": state.places.profile,
+        "profile": state.rules.imitates or state.rules.name,
         "tenant": world.tenant,
         "client_id": next(iter(state.clients)),
         "control": f"{server.base_url}/sandbox/",

@@ -28,14 +28,19 @@ def discovery(state: State) -> Response:
         "subject_types_supported": ["pairwise" if places.profile == "entra" else "public"],
         "id_token_signing_alg_values_supported": [state.signer.algorithm],
         "scopes_supported": ["openid", "profile", "email", "offline_access"],
-        "token_endpoint_auth_methods_supported": ["none"],
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": True,
         "claims_supported": ["iss", "sub", "aud", "exp", "iat", "nonce", "name", "preferred_username", "email"],
     }
+    methods: list[JsonValue] = ["none"] if rules.is_native else ["none", "client_secret_post", "client_secret_basic"]
+    document["token_endpoint_auth_methods_supported"] = methods
     if rules.has_revocation:
         document["revocation_endpoint"] = places.url("revoke")
-        document["revocation_endpoint_auth_methods_supported"] = ["none"]
+        document["revocation_endpoint_auth_methods_supported"] = methods
+    if rules.has_sessions:
+        grants += ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]
+        document["userinfo_endpoint"] = places.url("userinfo")
+        document["end_session_endpoint"] = places.url("logout")
     return json_response(document)
 
 

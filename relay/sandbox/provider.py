@@ -15,26 +15,56 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from relay.sandbox import browser, cors, grants, metadata, refusals
+from relay.sandbox import (
+    account_pages,
+    browser,
+    cors,
+    grants,
+    management_clients,
+    management_grants,
+    metadata,
+    refusals,
+    saml,
+)
 from relay.sandbox.faults import Admission, FaultBook, wrong_answer
+from relay.sandbox.management import manage
+from relay.sandbox.network_table import NetworkTable, Place, client_address
 from relay.sandbox.refusals import Trace
 from relay.sandbox.resource import look_at_access_token
 from relay.sandbox.rules import Places, Rules
 from relay.sandbox.signing import Signer
-from relay.sandbox.state import Event, State
+from relay.sandbox.state import Assertions, Event, State
+from relay.sandbox.tenant_logs import LogRecord
 from relay.sandbox.throttle import count_request
-from relay.sandbox.values import GUID, JsonValue, Refusal, Request, Response, body_params, json_response, query_params
+from relay.sandbox.values import (
+    GUID,
+    JsonValue,
+    Refusal,
+    Request,
+    Response,
+    body_params,
+    json_response,
+    query_params,
+    with_basic,
+)
+from relay.sandbox.verdicts import Verdict
 from relay.sandbox.world import EndpointName, World
 
-GETS: frozenset[EndpointName] = frozenset({"authorize", "discovery", "jwks", "resource"})
+GETS: frozenset[EndpointName] = frozenset(
+    {"authorize", "discovery", "jwks", "resource", "userinfo", "logout", "samlp", "wsfed"}
+)
+HOST_CHARS_MAX = 300
+USER_AGENT_CHARS_MAX = 500
+MANAGEMENT_ROUTES = (*management_clients.ROUTES, *management_grants.ROUTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a request came to: the answer, and what happened, in order."""
+    """What a request came to: the answer, and what happened, in order; ``logs`` is the tenant's log of it."""
 
     response: Response
     events: tuple[Event, ...]
+    logs: tuple[LogRecord, ...] = ()
 
 
 class Provider:
@@ -50,12 +80,18 @@ class Provider:
         now: float,
         cors_origins: frozenset[str] = frozenset(),
         rules: Rules | None = None,
+        networks: NetworkTable | None = None,
+        has_actions: bool = False,
+        assertions: Assertions | None = None,
     ) -> None:
         """Prepare; web pages of ``cors_origins`` may call from there.
 
-        ``rules``: others than the profile's own, for providers of another kind.
+        ``rules``: others than the profile's own, for providers of another kind. With ``has_actions`` the driver answers
+        :class:`ActionWanted`; without ``assertions`` there is no SAML.
         """
         self.state = State.from_world(world, places, rng, signer, rules)
+        self.state.networks = networks or NetworkTable()
+        self.state.has_actions, self.state.assertions = has_actions, assertions
         self._cors_origins = cors_origins
         self.faults = FaultBook()
         for fault in world.faults:
@@ -78,6 +114,8 @@ class Provider:
             now=self.time(now),
             endpoint=endpoint or "",
             grant_type=grant_type,
+            place=self._place(request),
+            host=request.headers.get("host", "")[:HOST_CHARS_MAX],
         )
         if endpoint is None or cors.is_preflight(self._cors_origins, request):
             return Admission(trace, None)
@@ -91,11 +129,15 @@ class Provider:
             self._note(admission, now, "request_held", when="before_commit")
         return admission
 
-    def commit(self, request: Request, admission: Admission, now: float) -> Answer:
-        """Carry the request out at time ``now`` and return the answer that the client is to see."""
-        first = self.state.next_event_id
+    def commit(self, request: Request, admission: Admission, now: float, verdict: Verdict | None = None) -> Answer:
+        """Carry the request out at time ``now`` and return the answer that the client is to see.
+
+        Raises:
+            ActionWanted: an Action has to speak first, and nothing was changed; commit again with its verdict.
+        """
+        first, first_log = self.state.next_event_id, self.state.next_log_number
         fault = admission.fault
-        trace = replace(admission.trace, now=self.time(now))
+        trace = replace(admission.trace, now=self.time(now), verdict=verdict)
         instead = wrong_answer(fault, self.state.places.profile, trace) if fault is not None else None
         if fault is not None and instead is not None:
             if fault.committed:
@@ -110,7 +152,8 @@ class Provider:
         if admission.wait_after is not None:
             self._note(admission, now, "request_held", when="after_commit")
         response = cors.with_leave(self._cors_origins, request, response)
-        return Answer(response, tuple(self.state.events_after(first - 1)))
+        logs = tuple(self.state.logs_after(first_log - 1))
+        return Answer(response, tuple(self.state.events_after(first - 1)), logs)
 
     def lost(self, admission: Admission, now: float, *, was_committed: bool) -> None:
         """Note that the connection ended without the answer, by a fault or because the client went away."""
@@ -139,12 +182,13 @@ class Provider:
             if endpoint is None:
                 return self._nowhere(request)
             allowed = "GET" if endpoint in GETS else "POST"
-            if request.method != allowed:
+            if request.method != allowed and endpoint != "management":
                 text = f"The endpoint only accepts {allowed} requests. Received a {_shown_method(request)} request."
                 raise Refusal("invalid_request", text, code=900561, status=405)
             response = self._answer(request, endpoint, trace)
         except Refusal as refusal:
-            response = refusals.render(profile, refusal, trace)
+            status = self.state.policy.refused_grant_status
+            response = refusals.render(profile, refusal, trace, refused_grant_status=status)
             if refusal.status == 405:
                 response = response.with_headers(("Allow", "GET" if endpoint in GETS else "POST"))
         if profile != "entra":
@@ -170,13 +214,31 @@ class Provider:
             case "resource":
                 return look_at_access_token(state, request.headers.get("authorization", ""), trace)
             case "authorize":
-                return browser.authorize(state, query_params(request), trace)
+                return browser.authorize(state, query_params(request), request.cookies, trace)
             case "login":
-                return browser.login(state, body_params(request, takes_json=False), trace)
+                return browser.login(state, body_params(request, takes_json=False), request.cookies, trace)
+            case "userinfo":
+                return account_pages.userinfo(state, request.headers.get("authorization", ""), trace)
+            case "logout":
+                return account_pages.logout(state, query_params(request), request.cookies, trace)
+            case "management":
+                return manage(state, request, MANAGEMENT_ROUTES, trace)
+            case "samlp" | "wsfed":
+                client_id, params = request.path.split("/", 2)[2].strip("/"), query_params(request)
+                return saml.sign_in(state, client_id, params, request.cookies, trace=trace, protocol=endpoint)
+            case "service_provider":
+                return saml.consume(state, body_params(request, takes_json=False), trace)
             case _:
                 params = body_params(request, takes_json=not state.rules.is_native)
-                count_request(state, params.get("client_id"), trace.now)
+                if not state.rules.is_native:
+                    params = with_basic(params, request.headers.get("authorization", ""))
+                if trace.verdict is None:  # else it was counted when the Action was asked for
+                    count_request(state, params.get("client_id"), trace.now)
                 return grants.form(endpoint, state, params, trace)
+
+    def _place(self, request: Request) -> Place:
+        ip = client_address(request.peer, request.headers.get("x-forwarded-for", ""))
+        return self.state.networks.place(ip, request.headers.get("user-agent", "")[:USER_AGENT_CHARS_MAX])
 
 
 def _correlation_id(request: Request) -> str:

@@ -11,32 +11,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from relay.sandbox.network_table import Place
 from relay.sandbox.values import JsonValue, Refusal, Response, json_response
+from relay.sandbox.verdicts import Verdict
+
+NOWHERE = Place("")
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a request can be found by. ``now`` is the provider's time, Unix seconds; ids are GUIDs."""
+    """What a request can be found by. ``now`` is the provider's time, Unix seconds; ids are GUIDs.
+
+    ``place`` is where it came from, ``host`` what it called the provider; ``verdict`` is what an Action has said to
+    it, once one was asked.
+    """
 
     trace_id: str
     correlation_id: str
     now: float
     endpoint: str = ""
     grant_type: str = ""
+    place: Place = NOWHERE
+    host: str = ""
+    verdict: Verdict | None = None
 
 
-def render(profile: str, refusal: Refusal, trace: Trace) -> Response:
-    """Return the answer that this profile gives."""
-    response = _entra(refusal, trace) if profile == "entra" else _oauth(profile, refusal, trace)
+def render(profile: str, refusal: Refusal, trace: Trace, *, refused_grant_status: int = 403) -> Response:
+    """Return the answer that this profile gives; ``refused_grant_status`` is ``auth0``'s."""
+    is_entra = profile == "entra"
+    response = _entra(refusal, trace) if is_entra else _oauth(profile, refusal, trace, refused_grant_status)
     if refusal.retry_after_s is None:
         return response
     return response.with_headers(("Retry-After", str(refusal.retry_after_s)))
 
 
-def _oauth(profile: str, refusal: Refusal, trace: Trace) -> Response:
+def _oauth(profile: str, refusal: Refusal, trace: Trace, refused_grant_status: int) -> Response:
     status = refusal.status
     if refusal.error == "invalid_grant" and profile == "auth0" and trace.endpoint == "token":
-        status = 403  # Auth0's documents and field reports; RFC 6749 would say 400
+        status = refused_grant_status  # Auth0's documents and field reports; RFC 6749 would say 400
     body: dict[str, JsonValue] = {"error": refusal.error, "error_description": refusal.description}
     response = json_response(body, status)
     if refusal.error == "invalid_client":

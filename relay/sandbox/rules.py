@@ -6,7 +6,8 @@ pass every test. Sources: Microsoft's documentation of refresh tokens, Auth0's o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal
 
@@ -20,9 +21,10 @@ OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
 class Rules:
     """One profile.
 
-    ``invalidates_on_use``: a refresh token is spent by its use (rotation). ``reuse_kills_family``: what a spent one
-    costs; without it, it is merely refused. ``branches_in_grace``: within the leeway each use of *any* spent token
-    begins another branch, which lives on. ``has_revocation``: RFC 7009 exists.
+    ``name`` is the profile whose paths and answers it has. ``invalidates_on_use``: a refresh token is spent by its use
+    (rotation). ``reuse_kills_family``: what a spent one costs; without it, it is merely refused.
+    ``branches_in_grace``: within the leeway each use of *any* spent token begins another branch, which lives on.
+    ``has_revocation``: RFC 7009 exists.
     """
 
     name: ProfileName
@@ -32,8 +34,16 @@ class Rules:
     has_password_grant: bool
     is_native: bool
     policy: Policy
+    imitates: str = ""  # the row of relay.sandbox.imitations that it is
     reuse_kills_family: bool = True
     branches_in_grace: bool = False
+    has_sessions: bool = False  # and with them session transfer, the management API, Actions and the tenant's log
+    answers: Literal["successor", "same", "nothing"] = "successor"  # what a refresh says about the refresh token
+    reuse_count_max: int | None = None  # grace by count: so often more a token may be used while it is the newest
+    use_kills_issued: bool = False  # a used token takes back the access tokens that came with it
+    revokes_by_access_token: bool = False  # revoking any token ends the grant
+    grants_max: int | None = None  # of one person with one client; the oldest goes
+    texts: Mapping[str, str] = field(default_factory=dict)  # what a refusal says, by reason; "" is any other
 
 
 RULES: dict[ProfileName, Rules] = {
@@ -57,6 +67,8 @@ RULES: dict[ProfileName, Rules] = {
         policy=Policy(
             leeway_s=30.0, refresh_idle_lifetime_s=30 * DAY_S, refresh_absolute_lifetime_s=30 * DAY_S
         ),  # Auth0's defaults under rotation, but for the leeway, which is 0 until somebody sets it
+        has_sessions=True,
+        grants_max=200,
     ),
     "strict": Rules(
         name="strict",
@@ -139,6 +151,10 @@ class Places:
             if prefix.lower() not in {self.tenant, f"{self.tenant}.onmicrosoft.com", self.tenant_id}:
                 return None
             path = f"/{tail}"
+        if self.profile == "auth0":
+            for prefix, name in _AUTH0_PREFIXES:
+                if path.startswith(prefix):
+                    return name
         return next((name for known, name in self._paths() if known == path), None)
 
     def is_in_other_tenant(self, path: str) -> bool:
@@ -147,7 +163,9 @@ class Places:
         return self.profile == "entra" and self.endpoint(path) is None and f"/{tail}" in dict(self._paths())
 
     def _paths(self) -> tuple[tuple[str, EndpointName], ...]:
-        return _ENTRA_PATHS if self.profile == "entra" else _OTHER_PATHS
+        if self.profile == "entra":
+            return _ENTRA_PATHS
+        return _AUTH0_PATHS if self.profile == "auth0" else _OTHER_PATHS
 
 
 _ENTRA_PATHS: tuple[tuple[str, EndpointName], ...] = (
@@ -180,6 +198,24 @@ _OTHER_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/.well-known/oauth-authorization-server", "discovery"),  # RFC 8414 §3
     ("/.well-known/jwks.json", "jwks"),
 )
+
+_AUTH0_PATHS: tuple[tuple[str, EndpointName], ...] = (
+    *_OTHER_PATHS,
+    ("/userinfo", "userinfo"),
+    ("/oidc/logout", "logout"),
+    ("/v2/logout", "logout"),
+    ("/sandbox/service-provider", "service_provider"),
+)
+_AUTH0_PREFIXES: tuple[tuple[str, EndpointName], ...] = (
+    ("/api/v2/", "management"),
+    ("/samlp/", "samlp"),
+    ("/wsfed/", "wsfed"),
+)
+
+
+def user_id(username: str) -> str:
+    """Return a person's id as Auth0 spells it."""
+    return f"auth0|{guid_of('user', username).replace('-', '')[:24]}"
 
 
 def guid_of(*parts: str) -> str:

@@ -16,27 +16,34 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from types import TracebackType
 from urllib.parse import urlsplit
 
+import structlog
 from aiohttp import web
 
 from relay.errors import ConfigError
 from relay.provider.http import is_loopback
+from relay.sandbox.action_runner import ActionRunner
 from relay.sandbox.control import PREFIX, BrokerRecord, control
 from relay.sandbox.faults import Admission, Wait
 from relay.sandbox.link_routes import LinkBook
-from relay.sandbox.provider import Provider
-from relay.sandbox.rules import Places
+from relay.sandbox.network_table import NetworkTable
+from relay.sandbox.provider import Answer, Provider
+from relay.sandbox.rules import Places, Rules
+from relay.sandbox.saml import SERVICE_PROVIDER_PATH
 from relay.sandbox.signing import RsaSigner, Signer
+from relay.sandbox.state import Assertions
 from relay.sandbox.values import BODY_BYTES_MAX, JsonValue, Request, Response, json_response
+from relay.sandbox.verdicts import ASKED_MAX, ActionWanted, Verdict
 from relay.sandbox.world import ProfileName, World
 
 BODY_TIMEOUT_S = 10.0  # for a whole body to arrive
 STOP_TIMEOUT_S = 0.5  # for open requests at the end; a test or a demo should not wait for its sandbox
+log = structlog.get_logger()
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -73,8 +80,11 @@ class SandboxServer:
         signer: Signer | None = None,
         wall: Callable[[], float] = time.time,
         cors_origins: frozenset[str] = frozenset(),
+        rules: Rules | None = None,
+        networks: NetworkTable | None = None,
+        actions: ActionRunner | None = None,
     ) -> None:
-        """Prepare; nothing is bound yet.
+        """Prepare; nothing is bound yet. ``rules``: others than the profile's own. ``actions`` are started and stopped.
 
         Raises:
             ConfigError: plain HTTP was asked for on a host that is not loopback.
@@ -89,6 +99,7 @@ class SandboxServer:
         self._signer = signer
         self._wall = wall
         self._cors_origins = cors_origins
+        self._rules, self._networks, self._actions = rules, networks, actions
         self._runner: web.AppRunner | None = None
         self._provider: Provider | None = None
         self._changed = asyncio.Event()
@@ -119,6 +130,8 @@ class SandboxServer:
         Raises:
             ConfigError: the address cannot be bound.
         """
+        if self._actions is not None:
+            await self._actions.start()
         try:
             family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
             # A name for other machines is not an address of this one: listen on all, the control interface too, which
@@ -133,7 +146,16 @@ class SandboxServer:
         places = Places(self._profile, base_url, self._world.tenant)
         signer = RsaSigner() if self._signer is None else self._signer
         self._provider = Provider(
-            self._world, places, self._rng, signer, now=self._wall(), cors_origins=self._cors_origins
+            self._world,
+            places,
+            self._rng,
+            signer,
+            now=self._wall(),
+            rules=self._rules,
+            cors_origins=self._cors_origins,
+            networks=self._networks,
+            has_actions=self._actions is not None,
+            assertions=_assertions(),
         )
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.router.add_route("*", "/{tail:.*}", self._handle)
@@ -147,6 +169,8 @@ class SandboxServer:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+        if self._actions is not None:
+            await self._actions.stop()
 
     async def __aenter__(self) -> SandboxServer:
         await self.start()
@@ -173,8 +197,10 @@ class SandboxServer:
         except web.HTTPRequestEntityTooLarge:
             return _to_aiohttp(_problem(f"the body is longer than {BODY_BYTES_MAX} bytes", 413))
         headers = {name.lower(): value for name, value in request.headers.items()}
-        value = Request(request.method, request.raw_path, body, headers)
-        if value.path.startswith(PREFIX) and value.path != f"{PREFIX}resource":
+        if len(cookies := request.headers.getall("Cookie", [])) > 1:
+            headers["cookie"] = "; ".join(cookies)  # HTTP/1.1 has one, but some proxies split it
+        value = Request(request.method, request.raw_path, body, headers, request.remote or "")
+        if value.path.startswith(PREFIX) and value.path not in {f"{PREFIX}resource", SERVICE_PROVIDER_PATH}:
             return _to_aiohttp(await self._control(request, value))
         return await self._provide(request, value)
 
@@ -210,9 +236,11 @@ class SandboxServer:
                 await self._wait(admission.wait_before, admission)
             if admission.cut == "before" or _is_gone(request):
                 raise ConnectionResetError
-            answer = provider.commit(value, admission, self._wall())
+            answer = await self._commit(value, admission)
             was_committed = True
             self.tell()
+            for record in answer.logs:
+                log.info("tenant_log", type=record.type, log_id=record.log_id, **_flat(record.fields))
             if admission.wait_after is not None:
                 await self._wait(admission.wait_after, admission)
             if admission.cut == "after" or _is_gone(request):
@@ -232,6 +260,24 @@ class SandboxServer:
                 request.transport.abort()
             return web.Response()  # goes nowhere: the connection is cut
 
+    async def _commit(self, value: Request, admission: Admission) -> Answer:
+        """Carry a request out; where an Action has to be asked, as often as the world changes under it."""
+        verdict: Verdict | None = None
+        for _ in range(ASKED_MAX):
+            try:
+                return self.provider.commit(value, admission, self._wall(), verdict)
+            except ActionWanted as wanted:
+                assert self._actions is not None, "without Actions nobody is asked"
+                verdict = await self._actions.ask(wanted.question)
+        try:
+            return self.provider.commit(value, admission, self._wall(), verdict)
+        except ActionWanted:
+            body: dict[str, JsonValue] = {
+                "error": "temporarily_unavailable",
+                "error_description": "the session changed again and again while an Action was asked",
+            }
+            return Answer(json_response(body, 503), ())
+
     async def _wait(self, wait: Wait, admission: Admission) -> None:
         try:
             async with asyncio.timeout(wait.seconds):
@@ -239,6 +285,23 @@ class SandboxServer:
                     await self._changed.wait()
         except TimeoutError:
             return
+
+
+def _assertions() -> Assertions | None:
+    """Return what signs SAML assertions, where the library for it is installed."""
+    try:
+        from relay.sandbox.saml_signing import SignxmlAssertions
+    except ImportError:
+        return None
+    return SignxmlAssertions()
+
+
+def _flat(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return a record's fields for the log, those of ``details`` beside the others."""
+    details = fields.get("details")
+    more = details if isinstance(details, dict) else {}
+    known = {name: value for name, value in fields.items() if name != "details"}
+    return {**{f"details_{name}" if name in known else name: value for name, value in more.items()}, **known}
 
 
 def _is_gone(request: web.Request) -> bool:
@@ -255,5 +318,5 @@ def _to_aiohttp(response: Response) -> web.Response:
     if response.body:
         answer.headers["Content-Type"] = response.content_type
     for name, value in response.headers:
-        answer.headers[name] = value
+        answer.headers.add(name, value)  # there may be several cookies
     return answer

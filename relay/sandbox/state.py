@@ -12,15 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from relay.sandbox.accounts import User
 from relay.sandbox.leaks import MARK
-from relay.sandbox.rules import RULES, Places, Rules
+from relay.sandbox.network_table import NetworkTable, Place
+from relay.sandbox.refusals import NOWHERE, Trace
+from relay.sandbox.rules import RULES, Places, Rules, user_id
 from relay.sandbox.signing import Signer
 from relay.sandbox.stages import Flow, SentCode
+from relay.sandbox.tenant_logs import DESCRIPTIONS, LOGS_MAX, LogRecord, LogType
+from relay.sandbox.transfer_world import demo_clients
 from relay.sandbox.values import JsonValue
-from relay.sandbox.world import ClientModel, Policy, UserModel, World
+from relay.sandbox.verdicts import Command
+from relay.sandbox.world import DEFAULT_WORLD, ClientModel, Policy, UserModel, World
 from relay.secret import Code
 
 TABLE_MAX = 100_000  # tokens, flows, families: some 50 MB at worst
@@ -48,6 +53,56 @@ class Family:
     newest: str = ""  # digest of the newest refresh token
     is_dead: bool = False
     access_tokens_dead: bool = False
+    session_id: str = ""  # the session that it was born in
+    authenticated_at: float = 0.0  # when the person of that session proved who he is
+    parent_family_id: str = ""  # whose session transfer token opened that session
+    organization: str = ""
+    actor: str = ""  # who acts in the person's name
+    is_rotating: bool = True  # as it was at the latest exchange
+    used_generation: int = 0  # of the youngest refresh token that was used
+    last_exchanged_at: float | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    initial_place: Place = NOWHERE
+    last_place: Place = NOWHERE
+
+
+@dataclass(slots=True)
+class Session:
+    """A browser that is signed in at the provider. Times are Unix seconds of the provider's clock."""
+
+    session_id: str
+    username: str
+    created_at: float
+    authenticated_at: float
+    expires_at: float | None
+    idle_expires_at: float | None
+    cookie: str  # digest of its value
+    updated_at: float
+    clients: list[str] = field(default_factory=list)
+    parent_family_id: str = ""  # the grant whose session transfer token opened it
+    is_delegated: bool = False
+    actor: str = ""
+    initial_place: Place = NOWHERE
+    last_place: Place = NOWHERE
+
+    def is_alive(self, now: float) -> bool:
+        """Return whether neither of its ends has come; one that was ended is not in the table any more."""
+        return all(end is None or now < end for end in (self.expires_at, self.idle_expires_at))
+
+
+@dataclass(slots=True)
+class SessionTransferToken:
+    """One token that opens a session, once. ``place`` is where the exchange came from."""
+
+    client_id: str
+    family_id: str
+    username: str
+    scope: tuple[str, ...]
+    place: Place
+    expires_at: float
+    organization: str = ""
+    actor: str = ""
+    is_used: bool = False
 
 
 @dataclass(slots=True)
@@ -58,6 +113,7 @@ class RefreshEntry:
     generation: int
     idle_expires_at: float | None
     superseded_at: float | None = None
+    uses: int = 0  # for providers that count
 
 
 @dataclass(slots=True)
@@ -70,6 +126,41 @@ class AccessEntry:
     is_dead: bool = False
     born_at_seq: int = 0
     is_cae: bool = False  # called back as soon as something happens to the account
+    generation: int = 0  # of the refresh token that it came with
+
+
+class Assertions(Protocol):
+    """Signs SAML assertions and checks them."""
+
+    def sign(self, xml: str) -> str:
+        """Return the assertion with its signature in place of the one marked ``placeholder``."""
+        ...
+
+    def verify(self, xml: str) -> VerifiedAssertion | None:
+        """Return what the one signed assertion in here says, or None when there is none to be believed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedAssertion:
+    """What an assertion says inside its signed part. Times as written: UTC, ``Z`` at the end."""
+
+    assertion_id: str
+    issuer: str
+    name_id: str
+    audience: str
+    recipient: str
+    not_before: str
+    not_on_or_after: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementToken:
+    """An access token of the management API."""
+
+    client_id: str
+    scope: frozenset[str]
+    expires_at: float
 
 
 @dataclass(slots=True)
@@ -89,6 +180,12 @@ class Authorization:
     is_second_factor: bool = False  # the password was right, and ``sent`` is the code that must follow
     tries: int = 0
     family_id: str = ""  # once redeemed
+    session_id: str = ""
+    organization: str = ""
+    commands: tuple[Command, ...] = ()  # what an Action has said, for the tokens
+    is_proven: bool = False  # the credential was right, and an Action is being asked
+    login_hint: str = ""
+    protocol: str = "oidc-basic-profile"  # or samlp, wsfed
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +221,17 @@ class State:
     codes: dict[str, Authorization] = field(default_factory=dict)
     mailboxes: dict[str, SentCode] = field(default_factory=dict)
     recent_requests: dict[str, deque[float]] = field(default_factory=dict)  # by client, for the limit per minute
+    sessions: dict[str, Session] = field(default_factory=dict)
+    session_cookies: dict[str, str] = field(default_factory=dict)  # digest of the cookie: session id
+    transfers: dict[str, SessionTransferToken] = field(default_factory=dict)
+    management_tokens: dict[str, ManagementToken] = field(default_factory=dict)
+    id_tokens: dict[str, AccessEntry] = field(default_factory=dict)  # where they may be shown again: delegation
+    networks: NetworkTable = field(default_factory=NetworkTable)
+    has_actions: bool = False
+    assertions: Assertions | None = None
+    seen_assertions: dict[str, float] = field(default_factory=dict)  # at the demo service provider
+    logs: deque[LogRecord] = field(default_factory=lambda: deque(maxlen=LOGS_MAX))
+    next_log_number: int = 1
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
     next_event_id: int = 1
     clock_offset_s: float = 0.0
@@ -135,7 +243,12 @@ class State:
         state = cls(places=places, rules=rules, policy=world.policy.over(rules.policy), rng=rng, signer=signer)
         for user in world.users:
             state.put_user(user)
-        for client in world.clients:
+        clients = (
+            demo_clients(places.base_url)
+            if state.rules.has_sessions and world.clients == DEFAULT_WORLD.clients
+            else world.clients
+        )
+        for client in clients:
             state.clients[client.client_id] = client
         return state
 
@@ -153,6 +266,38 @@ class State:
         kept = tuple((name, value) for name, value in fields.items() if value != "")
         self.events.append(Event(event_id, now, kind, kept))
         return event_id
+
+    def log(self, kind: LogType, trace: Trace, *, client_id: str = "", username: str = "", **fields: JsonValue) -> None:
+        """Write a record of the tenant's log, under the one profile that keeps one. Empty texts are left out."""
+        if not self.rules.has_sessions:
+            return
+        client = self.clients.get(client_id)
+        known: dict[str, JsonValue] = {
+            "description": DESCRIPTIONS[kind],
+            "client_id": client_id,
+            "client_name": "" if client is None else client.name,
+            "ip": trace.place.ip,
+            "user_agent": trace.place.user_agent,
+            "user_id": user_id(username) if username else "",
+            "user_name": username,
+            "hostname": trace.host,
+            "tenant_name": self.places.tenant,
+            "trace_id": trace.trace_id,
+        }
+        if trace.place.asn is not None:
+            known["asn"] = str(trace.place.asn)
+        if "countryCode" in trace.place.geoip:
+            known["location_info"] = {
+                "country_code": trace.place.geoip["countryCode"],
+                "city_name": trace.place.geoip.get("cityName"),
+            }
+        shown = {name: value for name, value in {**known, **fields}.items() if value != ""}
+        self.logs.append(LogRecord(self.next_log_number, trace.now, kind, shown))
+        self.next_log_number += 1
+
+    def logs_after(self, number: int) -> Iterator[LogRecord]:
+        """Yield what was logged later than the record of this number, in order."""
+        return (record for record in self.logs if record.number > number)
 
     def events_after(self, event_id: int) -> Iterator[Event]:
         """Yield what was recorded later than this event, in order."""

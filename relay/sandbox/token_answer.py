@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 
 from relay.sandbox.accounts import User
 from relay.sandbox.claims import NO_CLAIMS, Claims
 from relay.sandbox.leaks import MARK
 from relay.sandbox.refusals import Trace
-from relay.sandbox.rules import guid_of
+from relay.sandbox.rules import guid_of, user_id
 from relay.sandbox.state import AccessEntry, Family, State, digest, remember
 from relay.sandbox.values import JsonValue, Response, json_response
+from relay.sandbox.verdicts import Command, SetClaim
 
 
 def token_answer(
@@ -25,6 +27,7 @@ def token_answer(
     nonce: str = "",
     is_refresh: bool = False,
     claims: Claims = NO_CLAIMS,
+    commands: Sequence[Command] = (),
 ) -> Response:
     """Issue an access token (and id_token) of the family and wrap it up with ``refresh_token``, if there is one."""
     is_entra = state.places.profile == "entra"
@@ -48,10 +51,18 @@ def token_answer(
         "jti": f"{MARK}-{state.rng.randbytes(16).hex()}",
     }
     access |= {"scp": shown, "azpacr": "0"} if is_entra else {"scope": shown}
+    access |= _of_session(family) | custom_claims(commands, "access_token", taken=access)
     if is_cae:
         access["xms_cc"] = ["CP1"]
     access_token = state.signer.sign(access)
-    entry = AccessEntry(family.family_id, shown, issued_at + lifetime_s, born_at_seq=state.next_event_id, is_cae=is_cae)
+    entry = AccessEntry(
+        family.family_id,
+        shown,
+        issued_at + lifetime_s,
+        born_at_seq=state.next_event_id,
+        is_cae=is_cae,
+        generation=family.generation,
+    )
     remember(state.access_tokens, digest(access_token), entry)
 
     body: dict[str, JsonValue] = {
@@ -71,16 +82,61 @@ def token_answer(
             common["login_hint"] = user.username
         if nonce:
             common["nonce"] = nonce  # OpenID Connect Core §3.1.2.1
-        body["id_token"] = _id_token(state, family, user, scope, common)
+        body["id_token"] = _id_token(state, family, user, scope, common=common, commands=commands)
     return json_response(body)
 
 
-def _id_token(state: State, family: Family, user: User, scope: tuple[str, ...], common: dict[str, JsonValue]) -> str:
+def identity_token(state: State, family: Family, user: User, scope: tuple[str, ...], trace: Trace) -> str:
+    """Return an id_token alone."""
+    issued_at = int(trace.now)
+    common: dict[str, JsonValue] = {
+        "iss": state.places.issuer,
+        "sub": subject(state, user.username, family.client_id),
+        "iat": issued_at,
+        "exp": issued_at + int(state.policy.access_token_lifetime_s),
+    }
+    return _id_token(state, family, user, scope, common=common)
+
+
+def custom_claims(commands: Sequence[Command], of: str, taken: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return what an Action has added; a claim that the token has anyway stays as it is."""
+    found: dict[str, JsonValue] = {}
+    for one in commands:
+        if isinstance(one, SetClaim) and one.of == of and one.name not in taken:
+            found[one.name] = one.value
+    return found
+
+
+def _of_session(family: Family) -> dict[str, JsonValue]:
+    return {"act": {"sub": family.actor}} if family.actor else {}
+
+
+def _id_token(
+    state: State,
+    family: Family,
+    user: User,
+    scope: tuple[str, ...],
+    *,
+    common: dict[str, JsonValue],
+    commands: Sequence[Command] = (),
+) -> str:
     claims = {**common, "aud": family.client_id, "jti": f"{MARK}-{state.rng.randbytes(16).hex()}"}
     claims |= {"name": user.name, "preferred_username": user.username}
     if "email" in scope or state.places.profile != "entra":
         claims["email"] = user.username
-    return state.signer.sign(claims)
+    if family.session_id:
+        claims["sid"] = family.session_id
+        claims["auth_time"] = int(family.authenticated_at)
+    if family.organization:
+        claims["org_id"] = family.organization
+    claims |= _of_session(family)
+    claims |= custom_claims(commands, "id_token", taken=claims)
+    signed = state.signer.sign(claims)
+    if state.rules.has_sessions:
+        end = common["exp"]
+        assert isinstance(end, int), "set above"
+        remember(state.id_tokens, digest(signed), AccessEntry(family.family_id, "", end))
+    return signed
 
 
 def subject(state: State, username: str, client_id: str) -> str:
@@ -89,6 +145,6 @@ def subject(state: State, username: str, client_id: str) -> str:
         case "entra":
             return guid_of("sub", username, client_id).replace("-", "")
         case "auth0":
-            return f"auth0|{guid_of('user', username).replace('-', '')[:24]}"
+            return user_id(username)
         case "strict":
             return guid_of("user", username)

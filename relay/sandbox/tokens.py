@@ -17,15 +17,23 @@ RFC 6749 §6, RFC 9700 §4.14.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from relay.sandbox import session_transfer
 from relay.sandbox.accounts import REVOKES, AccountEvent, User
+from relay.sandbox.actions import ask, carry_out, denial
+from relay.sandbox.cascade import end_session, is_offline, kill_family, log_revoked
 from relay.sandbox.claims import NO_CLAIMS, Claims, asked_claims
 from relay.sandbox.conditional_access import at_refresh
 from relay.sandbox.refusals import Trace
+from relay.sandbox.rotation import Rotation, issue, may_be_used, rotation_of, use
 from relay.sandbox.rules import OIDC_SCOPES
-from relay.sandbox.state import Family, RefreshEntry, State, digest, remember
+from relay.sandbox.state import Family, RefreshEntry, Session, State, digest, remember
 from relay.sandbox.token_answer import token_answer
-from relay.sandbox.values import Params, Refusal, Response, split_scope
+from relay.sandbox.values import JsonValue, Params, Refusal, Response, split_scope
+from relay.sandbox.verdicts import Command
 from relay.sandbox.world import DAY_S, ClientModel
+from relay.secret import Password
 
 SPA_LIFETIME_S = DAY_S  # of refresh tokens of single-page apps, from the sign-in, whatever the policy
 AUDIENCE_CHARS_MAX = 512
@@ -40,10 +48,18 @@ def find_client(state: State, params: Params) -> ClientModel:
     if client is not None and client.disabled and state.places.profile == "entra":
         raise Refusal("unauthorized_client", "The application is disabled.", code=7000112)
     if client is not None:
+        check_secret(client, params)
         return client
     if state.places.profile == "entra":
         raise Refusal("unauthorized_client", "The application was not found in the directory.", code=700016)
     raise Refusal("invalid_client", "Unknown client.", status=401)
+
+
+def check_secret(client: ClientModel, params: Params) -> None:
+    """Let a confidential client prove itself. Raises Refusal. RFC 6749 §2.3.1."""
+    given = params.get("client_secret")
+    if client.is_confidential and (not given or client.client_secret != Password(given)):
+        raise Refusal("invalid_client", "Client authentication failed.", status=401)
 
 
 def asked_scope(client: ClientModel, params: Params) -> tuple[str, ...]:
@@ -74,11 +90,18 @@ def sign_in(
     has_second_factor: bool = False,
     claims: Claims = NO_CLAIMS,
     is_spa: bool = False,
+    session: Session | None = None,
+    organization: str = "",
+    commands: Sequence[Command] = (),
 ) -> tuple[Family, Response]:
-    """Start a family and answer with its first tokens: a refresh token only for ``offline_access``."""
+    """Start a family and answer with its first tokens: a refresh token only for ``offline_access``.
+
+    ``session``: the one it is born in. ``commands``: what an Action has said. Raises Refusal when that is a revocation.
+    """
     policy = state.policy
+    rotation = rotation_of(state, state.clients.get(client_id))
     is_fixed_otp = method == "oob" and policy.otp_refresh_mode == "fixed"
-    lifetimes = [policy.refresh_absolute_lifetime_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
+    lifetimes = [rotation.absolute_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
     ends = [trace.now + lifetime for lifetime in lifetimes if lifetime is not None]
     spa_end = trace.now + SPA_LIFETIME_S if is_spa else None
     ends_first = spa_end is not None and spa_end <= min(ends, default=spa_end)
@@ -104,16 +127,38 @@ def sign_in(
         expires_at=spa_end if ends_first else min(ends, default=None),
         expired_code=700084 if ends_first else 70008,
         has_second_factor=has_second_factor,
+        organization=organization,
+        is_rotating=rotation.rotates,
+        initial_place=trace.place,
+        last_place=trace.place,
     )
+    if session is not None:
+        family.session_id, family.parent_family_id = session.session_id, session.parent_family_id
+        family.authenticated_at, family.actor = session.authenticated_at, session.actor
     remember(state.families, family_id, family)
-    refresh_token = _next_refresh_token(state, family, trace.now) if "offline_access" in scope else ""
-    response = token_answer(state, family, user, trace, scope, refresh_token=refresh_token, nonce=nonce, claims=claims)
+    refresh_token = ""
+    if "offline_access" in scope:
+        refresh_token = issue(state, family, trace.now, rotation)
+        _drop_over_limit(state, family, trace)
+    carry_out(state, commands, trace, session=session, family=family)
+    response = token_answer(
+        state,
+        family,
+        user,
+        trace,
+        scope,
+        refresh_token=refresh_token,
+        nonce=nonce,
+        claims=claims,
+        commands=commands,
+    )
     return family, response
 
 
 def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     """Carry out ``grant_type=refresh_token``. Raises Refusal."""
     value = params.need("refresh_token")
+    rotation = rotation_of(state, client)
     entry = state.refresh_tokens.get(digest(value))
     family = state.families.get(entry.family_id) if entry is not None else None
     if entry is None or family is None or family.client_id != client.client_id:
@@ -141,7 +186,23 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         raise _denied(
             state, trace, family, client.client_id, reason="family_dead", code=70008, text="The grant was revoked."
         )
-    if state.rules.invalidates_on_use and not _may_be_used(state, family, entry, trace.now):
+    if is_offline(state, family, trace.now):
+        text = "The session of the refresh token has ended."
+        raise _denied(state, trace, family, client.client_id, reason="offline", code=70008, text=text)
+    if state.rules.has_sessions:
+        _settle_switch(state, family, rotation, trace)
+    if rotation.rotates and not may_be_used(state, family, entry, rotation, trace.now):
+        state.log(
+            "ferrt",
+            trace,
+            client_id=client.client_id,
+            username=family.username,
+            details={
+                "familyId": family.family_id,
+                "tokenCounter": entry.generation,
+                "latestCounter": family.generation,
+            },
+        )
         state.note(
             "reuse_detected",
             trace.now,
@@ -161,7 +222,8 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
             client.client_id,
             reason="reuse",
             code=70000,
-            text="The refresh token was used before.",
+            text=_reuse_text(state, family, entry),
+            is_logged=False,
         )
     if entry.idle_expires_at is not None and trace.now >= entry.idle_expires_at:
         text = "The refresh token has expired due to inactivity."
@@ -169,7 +231,15 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
     if family.expires_at is not None and trace.now >= family.expires_at:
         text = "The provided authorization code or refresh token has expired."
         raise _denied(state, trace, family, client.client_id, reason="expired", code=family.expired_code, text=text)
-    if asked_audience(params) not in {"", family.audience}:
+    audience = asked_audience(params)
+    is_transfer = state.rules.has_sessions and session_transfer.domain_of(audience) != ""
+    if is_transfer:
+        try:
+            session_transfer.check_may_create(state, client, family, params, trace)
+        except Refusal as refusal:
+            _log_failed(state, trace, client.client_id, family, refusal.description, audience=audience)
+            raise
+    elif audience not in {"", family.audience}:
         raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
     scope = split_scope(params.get("scope")) if params.get("scope") else family.scope
     allowed = {*family.scope}
@@ -182,7 +252,25 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         _note_denied(state, trace, family, client.client_id, reason="policy", code=rule.code)
         raise rule
 
-    refresh_token = _next_refresh_token(state, family, trace.now, used=entry)
+    session = state.sessions.get(family.session_id)
+    verdict = ask(
+        state,
+        trace,
+        client=client,
+        user=user,
+        protocol="oauth2-refresh-token",
+        scope=scope,
+        session=session,
+        family=family,
+        organization=family.organization,
+    )
+    problem = denial(verdict)
+    if problem:
+        cause: dict[str, JsonValue] = {"action_failure": verdict.failure} if verdict.failure else {}
+        _log_failed(state, trace, client.client_id, family, problem, audience=audience, details=cause)
+        raise Refusal("access_denied", problem, status=403)
+    refresh_token = use(state, family, entry, rotation, trace)
+    carry_out(state, verdict.commands, trace, session=session, family=family)
     state.note(
         "refresh_committed",
         trace.now,
@@ -193,22 +281,33 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         generation=family.generation,
         used_generation=entry.generation,
     )
-    return token_answer(state, family, user, trace, scope, refresh_token=refresh_token, is_refresh=True, claims=claims)
-
-
-def kill_family(state: State, family: Family, trace: Trace, *, reason: str, access_tokens: bool | None = None) -> None:
-    """End a family; its access tokens too where ``access_tokens`` or, when that is None, the profile says so."""
-    family.is_dead = True
-    if state.rules.reuse_kills_access_tokens if access_tokens is None else access_tokens:
-        family.access_tokens_dead = True
-    state.note(
-        "family_killed",
-        trace.now,
-        trace_id=trace.trace_id,
-        family=family.family_id,
-        client_id=family.client_id,
+    state.log(
+        "sertft",
+        trace,
+        client_id=client.client_id,
         username=family.username,
-        reason=reason,
+        audience=audience or family.audience,
+        scope=" ".join(scope),
+        details={
+            "familyId": family.family_id,
+            "tokenCounter": entry.generation,
+            "requested_audience": audience,
+            "policy_used": "refresh_token_user_grant",
+        },
+    )
+    if is_transfer:
+        transfer = session_transfer.create(state, family, trace)
+        return session_transfer.answer(state, family, transfer, refresh_token, trace)
+    return token_answer(
+        state,
+        family,
+        user,
+        trace,
+        scope,
+        refresh_token=refresh_token or (value if state.rules.answers == "same" else ""),
+        is_refresh=True,
+        claims=claims,
+        commands=verdict.commands,
     )
 
 
@@ -222,12 +321,15 @@ def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> R
         return Response(200)  # §2.2: an unknown token is as good as a revoked one
     if family.client_id != client.client_id:
         raise Refusal("invalid_grant", "The token was not issued to this client.")  # §2.1
-    if access_entry is not None:
+    if access_entry is not None and state.rules.revokes_by_access_token:
+        if not family.is_dead:
+            kill_family(state, family, trace, reason="revoked", access_tokens=True)
+    elif access_entry is not None:
         if not state.rules.reuse_kills_access_tokens:
             raise Refusal("unsupported_token_type", "Access tokens are self-contained here.")  # §2.2.1
         access_entry.is_dead = True
-    elif not family.is_dead:
-        kill_family(state, family, trace, reason="revoked")
+    else:
+        revoke_family(state, family, trace)
     state.note(
         "token_revoked",
         trace.now,
@@ -238,6 +340,18 @@ def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> R
         token_type="access_token" if access_entry is not None else "refresh_token",
     )
     return Response(200)
+
+
+def revoke_family(state: State, family: Family, trace: Trace) -> None:
+    """Revoke a grant by order of its holder or an administrator; where a knob says so, with all its like."""
+    meant = [family]
+    if state.policy.revoking_deletes_grant and state.rules.has_sessions:
+        whose = (family.username, family.client_id, family.audience)
+        meant += [one for one in state.families.values() if (one.username, one.client_id, one.audience) == whose]
+    for one in meant:
+        if not one.is_dead:
+            kill_family(state, one, trace, reason="revoked")
+            log_revoked(state, one, trace, cause="revoked")
 
 
 def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEvent = "revoke_all") -> bool:
@@ -260,6 +374,10 @@ def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEven
             is_meant = of_password if family.method == "password" else of_others
             if is_meant and family.username == user.username and not family.is_dead:
                 kill_family(state, family, trace, reason="user_revoked")
+                log_revoked(state, family, trace, cause="user_revoked")
+        if of_password or of_others:
+            for session in [one for one in state.sessions.values() if one.username == user.username]:
+                end_session(state, session, trace, reason="user_revoked")
     return True
 
 
@@ -268,22 +386,98 @@ def _check_scope(scope: tuple[str, ...], allowed: set[str] | None) -> None:
         raise Refusal("invalid_scope", "The requested scope goes beyond what was granted.", code=70011)
 
 
-def _may_be_used(state: State, family: Family, entry: RefreshEntry, now: float) -> bool:
-    if state.rules.branches_in_grace:
-        return entry.superseded_at is None or now - entry.superseded_at <= state.policy.leeway_s
-    if entry.generation == family.generation:
-        return True
-    is_previous = entry.generation == family.generation - 1
-    within_leeway = entry.superseded_at is not None and now - entry.superseded_at <= state.policy.leeway_s
-    return is_previous and within_leeway and state.policy.leeway_s > 0
+def _reuse_text(state: State, family: Family, entry: RefreshEntry) -> str:
+    texts = state.rules.texts
+    if "stale" in texts:
+        return texts["stale" if entry.generation < family.used_generation else "reuse"]
+    return "The refresh token was used before."
+
+
+def _settle_switch(state: State, family: Family, rotation: Rotation, trace: Trace) -> None:
+    """Carry out what switching a client's rotation does at the next exchange. Raises Refusal.
+
+    On: the other refresh tokens of this client, API and person that were made without rotation go. Off: a family that
+    was made with rotation goes.
+    """
+    if family.is_rotating == rotation.rotates:
+        return
+    if family.is_rotating:
+        kill_family(state, family, trace, reason="rotation_switched_off")
+        log_revoked(state, family, trace, cause="rotation_switched_off")
+        text = "The refresh token is of a kind that is switched off."
+        raise _denied(state, trace, family, family.client_id, reason="family_dead", code=70000, text=text)
+    family.is_rotating = True
+    whose = (family.username, family.client_id, family.audience)
+    for one in list(state.families.values()):
+        is_like = (one.username, one.client_id, one.audience) == whose and one.generation > 0
+        if is_like and one is not family and not one.is_rotating and not one.is_dead:
+            kill_family(state, one, trace, reason="rotation_switched_on")
+            log_revoked(state, one, trace, cause="rotation_switched_on")
+
+
+def _drop_over_limit(state: State, family: Family, trace: Trace) -> None:
+    """End the oldest grants of this person with this client beyond the limit."""
+    most = state.rules.grants_max
+    if most is None:
+        return
+    whose = (family.username, family.client_id)
+    like = [one for one in state.families.values() if (one.username, one.client_id) == whose]
+    alive = [one for one in like if one.generation > 0 and not one.is_dead]
+    for one in alive[: max(0, len(alive) - most)]:
+        kill_family(state, one, trace, reason="limit")
+        state.log(
+            "resource_cleanup",
+            trace,
+            client_id=one.client_id,
+            username=one.username,
+            details={"resource": "refresh_tokens", "credential_id": one.family_id, "limit": most},
+        )
+
+
+def _log_failed(
+    state: State,
+    trace: Trace,
+    client_id: str,
+    family: Family | None,
+    description: str,
+    *,
+    audience: str = "",
+    details: dict[str, JsonValue] | None = None,
+) -> None:
+    more: dict[str, JsonValue] = {"familyId": family.family_id} if family is not None else {}
+    more |= {"requested_audience": audience} if audience else {}
+    state.log(
+        "fertft",
+        trace,
+        client_id=client_id,
+        username=family.username if family is not None else "",
+        description=description,
+        audience=audience,
+        details={**more, **(details or {})},
+    )
 
 
 def _denied(
-    state: State, trace: Trace, family: Family | None, client_id: str, *, reason: str, code: int, text: str
+    state: State,
+    trace: Trace,
+    family: Family | None,
+    client_id: str,
+    *,
+    reason: str,
+    code: int,
+    text: str,
+    is_logged: bool = True,
 ) -> Refusal:
     _note_denied(state, trace, family, client_id, reason=reason, code=code)
     if state.places.profile == "auth0":
-        text = "Unknown or invalid refresh token."  # one text for every cause, the final period included
+        # one text for every cause but a missing person, the final period included
+        text = "Unknown or invalid refresh token."
+        if reason == "no_user":
+            text = "The refresh_token was generated for a user who doesn't exist anymore."
+        if is_logged:
+            _log_failed(state, trace, client_id, family, text)
+    if reason != "reuse" or "stale" not in state.rules.texts:
+        text = state.rules.texts.get(reason, state.rules.texts.get("", text))
     return Refusal("invalid_grant", text, code=code)
 
 
@@ -298,25 +492,3 @@ def _note_denied(state: State, trace: Trace, family: Family | None, client_id: s
         reason=reason,
         code=code if state.places.profile == "entra" else "invalid_grant",
     )
-
-
-def _next_refresh_token(state: State, family: Family, now: float, used: RefreshEntry | None = None) -> str:
-    """Issue the successor of the newest token, which counts as the previous one from now on.
-
-    So a token that was repeated within the leeway is the second-to-last afterwards, and its next use kills.
-    """
-    if state.rules.branches_in_grace:
-        if used is not None and used.superseded_at is None:  # the grace counts from the first use
-            used.superseded_at = now
-    elif (newest := state.refresh_tokens.get(family.newest)) is not None:
-        newest.superseded_at = now
-    value = state.token("rt")
-    family.newest = digest(value)
-    family.generation += 1
-    idle = state.policy.refresh_idle_lifetime_s
-    if family.method == "oob" and state.policy.otp_refresh_mode == "sliding":
-        known = [one for one in (idle, state.policy.otp_refresh_lifetime_s) if one is not None]
-        idle = min(known, default=None)
-    entry = RefreshEntry(family.family_id, family.generation, None if idle is None else now + idle)
-    remember(state.refresh_tokens, family.newest, entry)
-    return value

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from relay.errors import ConfigError
+from relay.sandbox.client_settings import RefreshTokenSetting, SessionTransfer
 from relay.sandbox.contacts import Channel, contact
 from relay.secret import Password
 
@@ -63,6 +64,12 @@ EndpointName = Literal[
     "discovery",
     "jwks",
     "resource",
+    "userinfo",
+    "logout",
+    "management",
+    "samlp",
+    "wsfed",
+    "service_provider",
 ]
 FAULT_NAMES: tuple[str, ...] = get_args(FaultName)
 
@@ -74,6 +81,8 @@ _CLOSED = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_err
 # none: one factor is enough. required: a code to one of the person's methods follows the password.
 # register: the person has no method yet, and registers one when signing in next.
 Mfa = Literal["none", "required", "register"]
+AppType = Literal["native", "spa", "regular_web", "non_interactive"]
+ClientAuthMethod = Literal["none", "client_secret_post", "client_secret_basic"]
 AttributeType = Literal["String", "Int64", "Boolean"]
 ConditionalAccess = Literal[50076, 50142, 53003, 70043]  # see relay.sandbox.conditional_access
 
@@ -120,8 +129,20 @@ class UserModel(BaseModel):
         return self
 
 
+class SamlModel(BaseModel):
+    """Where signed assertions of a service provider go, and whom they are for."""
+
+    model_config = _CLOSED
+    acs_url: Annotated[str, StringConstraints(max_length=2000, pattern=r"^https?://[!-~]+$")]
+    audience: Name
+
+
 class ClientModel(BaseModel):
-    """A public client. Loopback redirect URIs (RFC 8252 §7.3) are always registered; others are named here, exactly."""
+    """A client. Loopback redirect URIs (RFC 8252 §7.3) are always registered; others are named here, exactly.
+
+    Public, unless ``token_endpoint_auth_method`` says otherwise: then it proves itself with ``client_secret``. What
+    stands after ``scopes`` concerns ``auth0`` only. ``api_scopes`` are those of the management API that it may have.
+    """
 
     model_config = _CLOSED
     client_id: Name
@@ -130,6 +151,30 @@ class ClientModel(BaseModel):
     spa: bool = False  # entra: its redirect URIs are of type spa, so a browser sign-in lasts 24 hours
     disabled: bool = False  # entra: the application is switched off in the tenant
     scopes: Annotated[list[Name], Field(max_length=100)] | None = None  # None: any scope may be asked for
+    name: Annotated[str, StringConstraints(max_length=200)] = ""
+    app_type: AppType = "native"
+    client_secret: Password | None = None
+    token_endpoint_auth_method: ClientAuthMethod = "none"  # noqa: S105  # a method's name
+    grant_types: Annotated[list[Name], Field(max_length=20)] | None = None  # None: all that there are
+    description: Annotated[str, StringConstraints(max_length=140)] = ""
+    initiate_login_uri: Name | None = None
+    allowed_logout_urls: Annotated[list[Name], Field(max_length=100)] = []
+    metadata: Annotated[dict[Name, Text], Field(max_length=10)] = {}
+    api_scopes: Annotated[list[Name], Field(max_length=100)] = []
+    session_transfer: SessionTransfer | None = None
+    refresh_token: RefreshTokenSetting | None = None
+    saml: SamlModel | None = None  # the application is a service provider, of SAML or WS-Federation
+
+    @property
+    def is_confidential(self) -> bool:
+        """Whether the client proves itself at the token endpoint."""
+        return self.token_endpoint_auth_method != "none"  # noqa: S105  # a method's name
+
+    @model_validator(mode="after")
+    def _can_prove_itself(self) -> ClientModel:
+        if self.is_confidential and self.client_secret is None:
+            raise ValueError(f"token_endpoint_auth_method {self.token_endpoint_auth_method} needs a client_secret")
+        return self
 
 
 class AttributeModel(BaseModel):
@@ -195,6 +240,12 @@ class Policy(BaseModel):
     requests_per_minute_max: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # of one client; more is 429
     cae: bool = False  # continuous access evaluation for clients that declare cp1
     cae_access_token_lifetime_s: Annotated[Seconds, Field(ge=1)] = 28 * 3600.0
+    session_idle_lifetime_s: Seconds | None = 3 * DAY_S  # of sessions at the provider; Auth0's defaults
+    session_absolute_lifetime_s: Seconds | None = 7 * DAY_S
+    session_transfer_lifetime_s: Annotated[float, Field(gt=0, le=600)] = 60.0
+    refused_grant_status: Literal[400, 403] = 403  # auth0: documents and reports say 403, RFC 6749 says 400
+    management_token_lifetime_s: Annotated[Seconds, Field(ge=1)] = DAY_S
+    revoking_deletes_grant: bool = False  # auth0: revoking one refresh token takes all of user, client and audience
 
     def over(self, base: Policy) -> Policy:
         """Return ``base`` with what this one sets."""

@@ -24,7 +24,7 @@ from device.commands.parsing import Context
 from device.control import JSON, ControlServer, Exchange, Handler
 from device.policy import Policy
 from device.token_api import TokenApi
-from device.token_source import TokenGranted, TokenQuery, TokenRefused
+from device.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
 
 START_S_MAX = 10.0
 Answer = TokenGranted | TokenRefused
@@ -116,6 +116,8 @@ class Agent:
     calls: list[tuple[str, dict[str, JSON]]] = field(default_factory=list)
     answers: list[str | None] = field(default_factory=list)
     queries: list[TokenQuery] = field(default_factory=list)
+    transfer: TransferGranted | TokenRefused | None = None
+    transfers: list[TransferQuery] = field(default_factory=list)
 
     def replies(self, command: str, result: dict[str, JSON]) -> None:
         """Let ``command`` succeed at once."""
@@ -145,6 +147,11 @@ class Agent:
 
         self.handlers[command] = handle
 
+    async def get_session_transfer(self, query: TransferQuery) -> TransferGranted | TokenRefused:
+        self.transfers.append(query)
+        assert self.transfer is not None
+        return self.transfer
+
     async def get_token(self, query: TokenQuery) -> Answer:
         self.queries.append(query)
         assert self.token is not None
@@ -158,7 +165,7 @@ class Agent:
 
         async def serve() -> None:
             control = ControlServer(self.handlers, owner_uid=os.geteuid())
-            tokens = TokenApi(self, Policy(os.geteuid()), clock=SystemClock())
+            tokens = TokenApi(self, Policy(os.geteuid()), clock=SystemClock(), transfers=self)
             await control.start(self.directory / "control.sock")
             await tokens.start(self.directory / "token.sock")
             ended = asyncio.Event()

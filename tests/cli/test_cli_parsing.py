@@ -41,6 +41,7 @@ phone status
 phone devices
 phone events --limit 5 --after 3
 phone token
+phone open-web https://shop.example/login
 phone sign-out
 phone doctor
 phone sign-in --username U
@@ -77,6 +78,10 @@ companion pair
 companion pair --no-qr --no-wait
 companion token
 companion token --scope S --account A --audience A --min-valid 60 --force-refresh --inspect
+companion open-web https://shop.example/login
+companion open-web https://shop.example/login --account A --audience A --browser
+companion open-web https://shop.example/login --print
+companion open-web https://shop.example/login --cookie-jar F --cookie-domain id.shop.example
 certs init
 certs init --host broker.example --host 10.0.0.1 --port 8883 --force --dir D
 certs sign device.csr --out device.pem

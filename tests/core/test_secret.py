@@ -312,10 +312,15 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
     "relay/provider/id_token.py": {"_verify": (1, "the signature over an id_token is checked")},
     "relay/mqtt_connection.py": {"Connection.__init__": (1, "the broker's password into CONNECT")},
     # what a person or a program has asked for
-    "device/token_api.py": {"granted": (1, "access token to a local program that policy allows")},
+    "device/transfer_api.py": {"transferred": (1, "session transfer token to a local program that policy allows")},
+    "device/token_replies.py": {"granted": (1, "access token to a local program that policy allows")},
     "device/commands/asking.py": {"Answers.answer": (4, "what the person typed goes to the agent over its own socket")},
     # the sandbox: its people and codes are made up, and showing them is its purpose
     "relay/sandbox/main.py": {"announcement": (2, "the sandbox's made-up users, as text and as JSON")},
+    "relay/sandbox/management_clients.py": {
+        "_create": (1, "a new client's secret, to whoever may create clients"),
+        "_shown": (1, "a client's secret, to whoever may read client keys"),
+    },
     "relay/sandbox/control.py": {"_mailbox": (1, "the sandbox's own one-time code, as its e-mail")},
     # tools beside production: the provider they talk to is the sandbox
     "device/demo/sandbox.py": {

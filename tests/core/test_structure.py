@@ -39,11 +39,14 @@ PURE = frozenset(
         "relay.provider.tokens",
         "device.elapsed",
         "device.policy",
+        "device.rate_limit",
         "device.records",
         "device.grants.lease",
         "device.grants.lifecycle",
         "device.grants.schedule",
         "device.grants.serving",
+        "device.grants.telling",
+        "device.transfer_api",
         "device.vault.errors",
         "device.vault.records",
         "device.vault.sealing",
@@ -104,7 +107,7 @@ IMPURE_CALLS = frozenset(
     }
 )
 
-AGENTS = frozenset({"device.grants.keeper", "device.link"})
+AGENTS = frozenset({"device.grants.keeper", "device.grants.transfer", "device.link"})
 AGENT_PACKAGES = ("device.phone", "device.companion")
 NOT_AGENTS = frozenset({"device.phone.browser"})  # the browser's way back is a socket on loopback, behind a port
 AGENT_FORBIDDEN = (
@@ -148,6 +151,8 @@ SIMULATION_IMPORTERS = ("device.simulation", "device.demo")
 AIOHTTP_IMPORTERS = frozenset({"device.http", "device.token_api", "relay.sandbox.server"})
 SANDBOX_IO = frozenset(
     {
+        "relay.sandbox.action_runner",
+        "relay.sandbox.action_worker",
         "relay.sandbox.broker",
         "relay.sandbox.link_connection",
         "relay.sandbox.main",

@@ -27,8 +27,8 @@ def test_an_issuer_that_nobody_described_counts_as_strict(issuer: str, profile: 
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
-def test_a_provider_that_invalidates_by_use_is_never_branched(profile: Profile) -> None:
-    assert ("branch" in profile.strategies) == (profile.old_token_s is None)
+def test_only_a_provider_that_gives_a_second_token_beside_the_first_is_branched(profile: Profile) -> None:
+    assert ("branch" in profile.strategies) == (profile.old_token_s is None and profile.refresh_gives_new)
 
 
 def test_the_strictest_rules_are_those_of_the_unknown() -> None:

@@ -91,8 +91,14 @@ async def test_plain_http_stays_on_the_loopback_interface(tmp_path: Path) -> Non
 async def test_wrong_options_are_named(tmp_path: Path) -> None:
     absent, not_text = tmp_path / "absent.toml", tmp_path / "not_text.toml"
     not_text.write_bytes(b"\xff")
+    wrong_table = tmp_path / "wrong.toml"
+    wrong_table.write_text('[[networks]]\nprefix = "203.0.113.0/24"\nasn = "64500"\n')
     for options, text in [
-        (SandboxOptions(profile="okta"), "no profile 'okta'"),
+        (SandboxOptions(profile="nobody"), "no profile 'nobody'"),
+        (SandboxOptions(profile="strict", actions=absent), "strict runs no Actions"),
+        (SandboxOptions(profile="auth0", http_port=0, actions=absent), "absent.toml: no such file"),
+        (SandboxOptions(network_table=absent), "absent.toml: No such file"),
+        (SandboxOptions(network_table=wrong_table), "wrong.toml:3: networks"),
         (SandboxOptions(world=absent), "absent.toml: No such file"),
         (SandboxOptions(world=not_text), "not UTF-8"),
         (SandboxOptions(access_token_lifetime_s=0), "lifetime of 0"),

@@ -531,7 +531,7 @@ async def test_passed_descriptor_is_served_and_its_file_left_alone(place: Path) 
 
 
 def test_reply_never_shows_its_token() -> None:
-    from device.token_api import granted
+    from device.token_replies import granted
 
     assert TOKEN not in repr(granted(GRANTED))
     assert json.loads(granted(GRANTED).octets())["access_token"] == TOKEN

@@ -1,0 +1,230 @@
+"""A browser arrives at the provider: with a session transfer token, with a session, or with neither.
+
+:func:`arrive` decides what it sees: its application again, the login page, or an error page. Whoever is signed in
+then passes the Actions. Nothing is changed before these have spoken, so a denied login opens no session, though it
+uses the token up.
+
+Ours: ``prompt=login`` shows the form and leaves a token untouched. A token of the person who is signed in already
+leaves that session as it is, its parent included. A delegated session serves clients that allow delegated access, and
+nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from relay.sandbox import session_transfer
+from relay.sandbox.accounts import User
+from relay.sandbox.actions import ask, carry_out, denial
+from relay.sandbox.cascade import end_session
+from relay.sandbox.client_settings import accepts
+from relay.sandbox.pages import back, error_page, login_page
+from relay.sandbox.refusals import Trace
+from relay.sandbox.session_transfer import Accepted, Arrival, ErrorPage, Judgement, NoToken, OtherUser, Rejected
+from relay.sandbox.sessions import (
+    COOKIE,
+    TRANSFER_COOKIES,
+    open_session,
+    session_of,
+    touch,
+    with_cookie,
+    without_cookies,
+)
+from relay.sandbox.state import Authorization, Session, SessionTransferToken, State, digest, remember
+from relay.sandbox.tenant_logs import LogType
+from relay.sandbox.values import JsonValue, Params, Refusal, Response
+from relay.sandbox.world import ClientModel
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A checked request of a browser; ``finish`` makes the answer of somebody who is signed in."""
+
+    state: State
+    client: ClientModel
+    authorization: Authorization
+    cookies: Mapping[str, str]
+    trace: Trace
+    finish: Finish
+
+
+Finish = Callable[[Visit, User, Session], Response]
+
+
+def arrive(visit: Visit, params: Params) -> Response:
+    """Answer a browser that comes from its application."""
+    state, client, trace = visit.state, visit.client, visit.trace
+    authorization, cookies = visit.authorization, visit.cookies
+    prompts = params.words("prompt")
+    is_silent = "none" in prompts
+    session = session_of(state, cookies.get(COOKIE, ""), trace.now)
+    judgement: Judgement = NoToken()
+    if "login" not in prompts:
+        arrival = Arrival(
+            client=client,
+            query=params.get(session_transfer.PARAM),
+            cookie=session_transfer.cookie_token(cookies),
+            session=session,
+            organization=authorization.organization,
+            place=trace.place,
+        )
+        judgement = session_transfer.judge(state, arrival, trace.now)
+    gone: tuple[str, ...] = ()
+    match judgement:
+        case Accepted():
+            if session is not None and session.is_delegated:
+                session = None  # what somebody opened in the person's name is not the person's own
+            return _enter(visit, state.users[judgement.token.username], session, judgement, is_silent=is_silent)
+        case ErrorPage():
+            session_transfer.spend(judgement)
+            _warn(visit, judgement.token, judgement.warning)
+            return error_page("Somebody is signed in here already; delegated access is not possible over a session.")
+        case OtherUser():
+            session_transfer.spend(judgement)
+            _warn(visit, judgement.token, judgement.warning)
+            end_session(state, judgement.session, trace, reason="other_user")
+            session, gone = None, (COOKIE,)
+        case Rejected():
+            session_transfer.spend(judgement)
+            _warn(visit, judgement.token, judgement.warning)
+        case NoToken(warning=warning) if warning:
+            _warn(visit, None, warning)
+    if not isinstance(judgement, NoToken):
+        gone += tuple(name for name in TRANSFER_COOKIES if name in cookies)
+    if session is not None and "login" not in prompts and _is_usable(visit, session, params):
+        response = _enter(visit, state.users[session.username], session, None, is_silent=is_silent)
+        return without_cookies(state, response, *gone)
+    if is_silent:
+        error = "interaction_required" if session is not None and session.is_delegated else "login_required"
+        state.log(
+            "fsa",
+            trace,
+            client_id=client.client_id,
+            description="Login required",
+            details={"triggered_by_session_transfer_token": not isinstance(judgement, NoToken)},
+        )
+        answer = back(
+            state, authorization.redirect_uri, authorization.state, error=error, error_description="Login required"
+        )
+        return without_cookies(state, answer, *gone)
+    ticket = state.token("lt")
+    remember(state.logins, digest(ticket), authorization)
+    return without_cookies(state, login_page(state, ticket, username=authorization.login_hint), *gone)
+
+
+def signed_in(visit: Visit, user: User) -> Response:
+    """Answer a person who has filled in the form; a session of somebody else in this browser ends."""
+    session = session_of(visit.state, visit.cookies.get(COOKIE, ""), visit.trace.now)
+    same = session if session is not None and session.username == user.username and not session.is_delegated else None
+    response = _enter(visit, user, same, None, is_fresh=True)
+    if session is not None and same is None:
+        end_session(visit.state, session, visit.trace, reason="replaced")
+    return response
+
+
+def _enter(
+    visit: Visit,
+    user: User,
+    session: Session | None,
+    accepted: Accepted | None,
+    *,
+    is_silent: bool = False,
+    is_fresh: bool = False,
+) -> Response:
+    """Let the Actions speak, then open or use the session and answer."""
+    state, client, trace, authorization = visit.state, visit.client, visit.trace, visit.authorization
+    transfer = accepted.token if accepted is not None else None
+    verdict = ask(
+        state,
+        trace,
+        client=client,
+        user=user,
+        protocol=authorization.protocol,
+        scope=authorization.scope,
+        session=session,
+        transfer=transfer,
+        organization=authorization.organization,
+        redirect_uri=authorization.redirect_uri,
+    )
+    details: dict[str, JsonValue] = {"triggered_by_session_transfer_token": transfer is not None}
+    gone = tuple(name for name in TRANSFER_COOKIES if name in visit.cookies) if transfer is not None else ()
+    if accepted is not None:
+        session_transfer.spend(accepted)
+    problem, cookie = denial(verdict), ""
+    if not problem:
+        session, cookie = _session(visit, user, session, accepted, is_fresh=is_fresh)
+        try:
+            carry_out(state, verdict.commands, trace, session=session)
+        except Refusal as refusal:
+            problem = refusal.description
+    if problem or session is None:
+        failure: dict[str, JsonValue] = {"action_failure": verdict.failure} if verdict.failure else {}
+        state.log(
+            "fsa" if is_silent else "f",
+            trace,
+            client_id=client.client_id,
+            username=user.username,
+            description=problem,
+            details={**details, **failure},
+        )
+        return without_cookies(state, _denied(visit, problem), *gone)
+    succeeded: LogType = "ssa" if is_silent else "s"
+    if session.is_delegated:
+        succeeded = "sdelsa" if is_silent else "sdel"
+    details["session_id"] = session.session_id
+    state.log(succeeded, trace, client_id=client.client_id, username=user.username, details=details)
+    authorization.username = user.username
+    authorization.session_id = session.session_id
+    authorization.commands = verdict.commands
+    response = visit.finish(visit, user, session)
+    if cookie:
+        response = with_cookie(state, response, cookie, session, trace.now)
+    return without_cookies(state, response, *gone)
+
+
+def _session(
+    visit: Visit, user: User, session: Session | None, accepted: Accepted | None, *, is_fresh: bool
+) -> tuple[Session, str]:
+    """Return the session that goes on or a new one, and the value of a cookie to be set."""
+    if session is None:
+        parent = accepted.parent if accepted is not None else None
+        actor = accepted.token.actor if accepted is not None else ""
+        client_id = visit.client.client_id
+        return open_session(visit.state, user.username, client_id, visit.trace, parent=parent, actor=actor)
+    touch(visit.state, session, visit.client.client_id, visit.trace)
+    if is_fresh:
+        session.authenticated_at = visit.trace.now
+    return session, ""
+
+
+def _is_usable(visit: Visit, session: Session, params: Params) -> bool:
+    """Return whether single sign-on may use this session here."""
+    if session.username not in visit.state.users:
+        return False
+    if session.is_delegated and not accepts(visit.client.session_transfer).allows_delegated_access:
+        return False
+    max_age = params.get("max_age")
+    if not max_age.isascii() or not max_age.isdecimal():
+        return True
+    return visit.trace.now - session.authenticated_at <= float(max_age[:12])
+
+
+def _denied(visit: Visit, problem: str) -> Response:
+    authorization = visit.authorization
+    if authorization.protocol != "oidc-basic-profile":
+        return error_page(problem)
+    return back(
+        visit.state, authorization.redirect_uri, authorization.state, error="access_denied", error_description=problem
+    )
+
+
+def _warn(visit: Visit, token: SessionTransferToken | None, warning: str) -> None:
+    visit.state.log(
+        "w",
+        visit.trace,
+        client_id=visit.client.client_id,
+        username=token.username if token is not None else "",
+        description=warning,
+        details={"triggered_by_session_transfer_token": True},
+    )

@@ -1,0 +1,235 @@
+"""``open-web``: where the token goes, and where it never stands."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from http.cookiejar import MozillaCookieJar
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from cli_kit import Agent, Shell
+
+from device.commands import open_web
+from device.commands.doorway import Doorway, owner_of
+from device.commands.open_web import check_url, in_query, put_cookie
+from device.commands.parsing import UsageError
+from device.token_source import TokenRefused, TransferGranted, TransferQuery
+from relay.errors import LocalError
+from relay.secret import SessionTransferToken
+
+MARK = "S3CRETMARK.st"
+URL = "https://shop.example/login?a=1"
+GRANTED = TransferGranted(
+    SessionTransferToken(MARK), datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), 58.0, "https://idp.example/"
+)
+
+
+@pytest.fixture
+def ready(agent: Agent) -> Iterator[Agent]:
+    agent.transfer = GRANTED
+    with agent.running():
+        yield agent
+
+
+def visit(url: str, **headers: str) -> http.client.HTTPResponse:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=20)
+    with closing(connection):
+        connection.request("GET", parts.path, headers=headers)
+        with connection.getresponse() as answer:
+            answer.read()
+            return answer
+
+
+@pytest.mark.parametrize("kind", ["phone", "companion"])
+def test_print_gives_the_address_with_the_token_as_its_last_parameter(shell: Shell, ready: Agent, kind: str) -> None:
+    ran = shell(kind, "open-web", URL, "--print", "--account", "ann", "--home", str(ready.directory))
+    assert (ran.code, ran.out, ran.err) == (0, f"{URL}&session_transfer_token={MARK}\n", "")
+    assert ready.transfers == [TransferQuery(account="ann")]
+
+
+def test_the_browser_is_sent_on_by_loopback_and_no_command_line_has_the_token(
+    shell: Shell, ready: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    locations: list[str | None] = []
+
+    def browser(url: str) -> bool:
+        started.append(url)
+        assert not ready.transfers  # asked for only when the browser is there
+        ahead = visit(url, **{"Sec-Purpose": "prefetch"})
+        elsewhere = visit(url + "x")
+        assert (ahead.status, elsewhere.status) == (404, 404)
+        answer = visit(url)
+        locations.append(answer.getheader("Location"))
+        assert (answer.status, answer.getheader("Referrer-Policy")) == (303, "no-referrer")
+        return True
+
+    monkeypatch.setattr(open_web.webbrowser, "open", browser)
+    ran = shell("companion", "open-web", URL, "--home", str(ready.directory))
+    assert ran.code == 0 and MARK not in ran.out + ran.err + started[0]
+    assert locations == [f"{URL}&session_transfer_token={MARK}"] and len(ready.transfers) == 1
+
+
+def test_a_refusal_is_told_to_the_browser_and_in_the_terminal(
+    shell: Shell, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.transfer = TokenRefused("transfer_refused", "not this client", action="ask the provider")
+    statuses: list[int] = []
+    monkeypatch.setattr(open_web.webbrowser, "open", lambda url: bool(statuses.append(visit(url).status)) or True)
+    with agent.running():
+        ran = shell("companion", "open-web", URL, "--home", str(agent.directory))
+        printed = shell("companion", "open-web", URL, "--print", "--json", "--home", str(agent.directory))
+    assert (ran.code, statuses) == (1, [503])
+    assert ran.err == "token-relay: transfer_refused: not this client\n  hint: ask the provider\n"
+    assert (printed.code, json.loads(printed.out)["error"]) == (1, "transfer_refused")
+
+
+def test_without_a_browser_no_token_is_asked_for(shell: Shell, ready: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_web.webbrowser, "open", lambda url: False)
+    ran = shell("companion", "open-web", URL, "--home", str(ready.directory))
+    assert ran.code == 1 and "no browser could be opened" in ran.err
+    assert not ready.transfers
+
+
+def test_the_cookie_is_the_providers_alone_and_ends_with_the_token(shell: Shell, ready: Agent) -> None:
+    jar = ready.directory / "jar"
+    jar.write_text("# Netscape HTTP Cookie File\nother.example\tFALSE\t/\tFALSE\t\tkept\tyes\n")
+    options = ("--cookie-jar", str(jar), "--home", str(ready.directory))
+    before = int(time.time())
+    ran = shell("companion", "open-web", URL, "--json", *options)
+    shown = json.loads(ran.out)
+    assert ran.code == 0 and MARK not in ran.out + ran.err
+    assert shown["url"] == URL
+    expires_at = shown["cookie"].pop("expires_at")
+    assert before + 58 <= expires_at <= time.time() + 58
+    assert shown["cookie"] == {
+        "name": "auth0_session_transfer_token",
+        "domain": "idp.example",
+        "path": "/",
+        "secure": True,
+        "http_only": True,
+        "same_site": "None",
+    }
+    lines = jar.read_text().splitlines()
+    wanted = f"#HttpOnly_idp.example\tFALSE\t/\tTRUE\t{expires_at}\tauth0_session_transfer_token\t{MARK}"
+    assert wanted in lines and any(line.startswith("other.example\t") for line in lines)
+    assert stat.S_IMODE(jar.stat().st_mode) == 0o600
+    assert [path.name for path in jar.parent.iterdir() if path.name.startswith(".cookies-")] == []
+    assert shell("companion", "open-web", URL, *options, "--cookie-domain", "id.shop.example").out == f"{URL}\n"
+    found = MozillaCookieJar()
+    found.load(str(jar))
+    assert {cookie.domain for cookie in found if cookie.value == MARK} == {"idp.example", "id.shop.example"}
+
+
+def test_a_file_that_is_no_cookie_jar_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text("dear diary\n")
+    with pytest.raises(LocalError, match="not a cookie jar"):
+        put_cookie(path, domain="idp.example", token=MARK, expires_at=1)
+    assert path.read_text() == "dear diary\n"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://shop.example/login",
+        "ftp://shop.example/",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "https://user@shop.example/",
+        "https://shop.example/#/route",
+        "https://shop.example/?session_transfer_token=x",
+        "https:///login",
+        "shop.example",
+        "--help",
+    ],
+)
+def test_an_address_that_must_not_see_a_token_is_refused_before_one_is_made(
+    shell: Shell, ready: Agent, url: str
+) -> None:
+    ran = shell("companion", "open-web", "--print", "--home", str(ready.directory), "--", url)
+    assert ran.code == 2 and not ready.transfers
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:3000/login", "http://localhost/", "https://shop.example"])
+def test_https_and_this_machine_are_taken(url: str) -> None:
+    check_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "with_token"),
+    [
+        ("https://a.example", "https://a.example/?session_transfer_token=T"),
+        ("https://a.example/l?x=%20y", "https://a.example/l?x=%20y&session_transfer_token=T"),
+    ],
+)
+def test_what_stood_in_the_address_stays_as_it_was(url: str, with_token: str) -> None:
+    assert in_query(url, "T") == with_token
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--print", "--browser"), ("--print", "--cookie-jar", "f"), ("--cookie-domain", "h"), ()],
+)
+def test_ways_that_exclude_each_other_are_wrong_usage(shell: Shell, ready: Agent, options: tuple[str, ...]) -> None:
+    address = (URL,) if options else ()
+    assert shell("companion", "open-web", *address, *options, "--home", str(ready.directory)).code == 2
+
+
+@pytest.mark.parametrize("host", ["A.example", "a b", "-x", ".a", "a/b", ""])
+def test_a_cookie_domain_is_a_host_name(shell: Shell, ready: Agent, host: str) -> None:
+    options = ("--cookie-jar", str(ready.directory / "jar"), f"--cookie-domain={host}")
+    assert shell("companion", "open-web", URL, *options, "--home", str(ready.directory)).code == 2
+    assert not ready.transfers
+
+
+# -- The doorway -------------------------------------------------------------------------------------------
+
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 1 1
+   1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1001        0 2 1
+"""
+
+
+def test_the_kernel_says_whose_the_other_end_is() -> None:
+    assert owner_of(TABLE, 0xC350, 0x1F90) == 1001
+    assert owner_of(TABLE, 0xC351, 0x1F90) is None
+
+
+def test_a_program_of_another_user_is_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device.commands.doorway.os.getuid", lambda: os.geteuid() + 1)
+    statuses: list[int] = []
+    with Doorway() as doorway:
+        visitor = threading.Thread(target=lambda: statuses.append(visit(doorway.url).status))
+        visitor.start()
+        came = doorway.admit(lambda: "https://never.example", wait_s=20, is_over=lambda: bool(statuses))
+        visitor.join()
+    assert (came, statuses) == (False, [404])
+
+
+def test_the_doorway_lets_one_through_and_is_closed() -> None:
+    with Doorway() as doorway:
+        answers: list[http.client.HTTPResponse] = []
+        visitor = threading.Thread(target=lambda: answers.append(visit(doorway.url)))
+        visitor.start()
+        assert doorway.admit(lambda: "https://a.example/", wait_s=20, is_over=lambda: False)
+        visitor.join()
+    assert answers[0].getheader("Location") == "https://a.example/"
+    with pytest.raises(ConnectionRefusedError):
+        visit(doorway.url)
+
+
+def test_a_usage_error_names_what_is_wrong() -> None:
+    with pytest.raises(UsageError, match="plain http to a host that is not this machine"):
+        check_url("http://shop.example/")
