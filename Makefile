@@ -11,7 +11,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
-.PHONY: help demo test check bench vectors clean system-packages
+.PHONY: help demo test check bench vectors install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +33,18 @@ bench: $(VENV)/.development system-packages  ## print the table of ratios; ARGS=
 
 vectors: $(VENV)/.development  ## make tests/vectors anew
 	@$(BIN)/python tests/vectors/make.py
+
+install: $(VENV)/bin/python  ## as root: program, units, configuration: DESTDIR= PREFIX=/usr/local WHEEL=F WHEELS=DIR
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" WHEEL="$(WHEEL)" WHEELS="$(WHEELS)" PYTHON="$(SERVICE_PYTHON)" \
+		BUILDER="$(CURDIR)/$(BIN)/python" systemd/install.sh
+
+uninstall:  ## as root: remove what install brought; data, credentials and changed configuration stay
+	@place="$(DESTDIR)/opt/token-relay"; [ -x "$$place/bin/python" ] || { echo "nothing is installed at $$place"; exit 0; }; \
+	"$$place/bin/python" -I -m device.cli service uninstall --root "$(or $(DESTDIR),/)" \
+		--prefix "$(or $(PREFIX),/usr/local)" --program /opt/token-relay && rm -rf "$$place"
+
+test-booted: $(VENV)/.development  ## as root: the services in a booted container: ARCH=arm64 SUITE=trixie KEEP=1
+	@$(BIN)/python -m tests.booted $(if $(ARCH),--arch $(ARCH)) $(if $(SUITE),--suite $(SUITE)) $(if $(KEEP),--keep) $(ARGS)
 
 system-packages:  # sbin is not on every user's path
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && exit 0; \

@@ -46,6 +46,7 @@ GROUPS = {
     "phone": "the phone's agent: sign in, pair, hand off, revoke",
     "companion": "the companion's agent: pair, get access tokens",
     "certs": "the broker's private CA",
+    "service": "the agents as services of this machine",
 }
 DESCRIPTION = """\
 A person signs in once, on the phone; a companion device then gets access tokens by itself, until the person,
@@ -116,7 +117,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     for name, help_text in GROUPS.items():
         if name not in named:
             groups.add_parser(name, help=help_text, add_help=False)
-        elif name in AGENTS or name == "certs":
+        elif name in AGENTS or name in ("certs", "service"):
             _add_group(groups.add_parser(name, help=help_text, description=_sentence(help_text)), name, named)
         else:
             command = commands_of(name)[name]

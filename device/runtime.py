@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ from device.link import Link
 from device.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from device.policy import Policy, parse_policy
 from device.ports import Transaction
-from device.records import Event, Identity, Pairing
+from device.records import Event, Grant, Identity, Pairing
 from device.setup import key_source, open_vault
 from device.status import Surroundings
 from device.systemd import listen_fds, notify, watchdog_interval_s
@@ -124,6 +127,7 @@ class Runtime:
                 )
             ]
             address = self.home.environment.get("NOTIFY_SOCKET")
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, token_api)
             notify(address, READY=1)
             log.info("agent_started", kind=self.kind, device_id=agent.link.own_id)
             try:
@@ -136,6 +140,18 @@ class Runtime:
                     task.cancel()
         finally:
             await control.stop()
+
+    def _reload(self, token_api: TokenApi) -> None:
+        """At SIGHUP: read the policy anew. A wrong one is refused and the former one stays in force."""
+        address = self.home.environment.get("NOTIFY_SOCKET")
+        notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+        try:
+            token_api.policy = self._policy()
+        except ConfigError as exc:
+            log.error("reload_refused", detail=str(exc), hint=exc.hint)
+        else:
+            log.info("policy_reloaded", rules=len(token_api.policy.rules))
+        notify(address, READY=1)
 
     async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """The command ``events``: audit rows with a number above ``after``, the newest ``limit`` of them."""
@@ -189,9 +205,9 @@ class Runtime:
         address = self.home.environment.get("NOTIFY_SOCKET")
         while interval_s is not None and address:
             try:
-                open_pairings = await self.vault.run(lambda tx: len(tx.select(Pairing, state="active")))
+                paired, grants = await self.vault.run(_counts)
                 connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
-                notify(address, WATCHDOG=1, STATUS=f"{open_pairings} paired, {connected}")
+                notify(address, WATCHDOG=1, STATUS=f"{paired} paired, {grants}, broker {connected}")
             except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
                 log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
@@ -200,6 +216,13 @@ class Runtime:
 def _greet_all(turn: Turn, link: Link) -> None:
     for pairing in turn.tx.select(Pairing, state="active"):
         link.greet(turn, pairing)
+
+
+def _counts(tx: Transaction) -> tuple[int, str]:
+    """Return the number of active pairings, and the numbers of grants by state in words."""
+    states = Counter(grant.state for grant in tx.select(Grant))
+    words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return len(tx.select(Pairing, state="active")), f"grants: {words or 'none'}"
 
 
 async def _connected(link: Link, on_network: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from device.commands.parsing import DONE, Context, UsageError
 from device.commands.serve import configure_logs
+from device.systemd import notify
 
 
 def sandbox(args: argparse.Namespace, context: Context) -> int:
@@ -29,7 +30,12 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         as_json=context.as_json,
         seed=args.seed,
     )
-    asyncio.run(run(options))  # it minds the stop signals itself
+
+    def announce(announcement: str) -> None:
+        context.out(announcement.removesuffix("\n"))
+        notify(context.env.get("NOTIFY_SOCKET"), READY=1)
+
+    asyncio.run(run(options, write=announce))  # it minds the stop signals itself
     return DONE
 
 

@@ -9,12 +9,16 @@ import signal
 import sys
 from collections.abc import Coroutine
 
+import structlog
+
 from device.commands.parsing import DONE, Context
-from device.config import CompanionConfig, Home, Kind, PhoneConfig, load_config
+from device.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig, load_config
 from device.logs import configure
 from device.paths import CONTROL_SOCKET, agent_home, check_socket_path, config_file, socket_directory
 from device.systemd import harden_process
 from relay.errors import ConfigError
+
+log = structlog.get_logger()
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,23 +37,38 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
     sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
     check_socket_path(sockets / CONTROL_SOCKET)
     home = Home(directory, sockets, context.env)
+    configure_logs(context)
     if is_phone:
         phone_config = load_config(PhoneConfig, path)
+        _first_start(home, phone_config)
         from device.phone.serve import run_phone
 
         work = run_phone(home, phone_config)
         warnings = phone_config.warnings()
     else:
         companion_config = load_config(CompanionConfig, path)
+        _first_start(home, companion_config)
         from device.companion.serve import run_companion
 
         work = run_companion(home, companion_config)
         warnings = companion_config.warnings()
-    configure_logs(context)
     for warning in warnings:
         context.note(f"warning: {warning}")
     asyncio.run(until_stopped(work))
     return DONE
+
+
+def _first_start(home: Home, config: AgentConfig) -> None:
+    """Make the home of a service that starts for the first time: its directory is the service manager's."""
+    if home.environment.get("STATE_DIRECTORY", "").split(":")[0] != str(home.directory):
+        return
+    from device.setup import first_start
+
+    made = first_start(home.directory, config, home.environment)
+    if made is not None:
+        from device.csr import CSR_NAME
+
+        log.info("home_made", device_id=made.device_id, sign=str(home.directory / CSR_NAME))
 
 
 async def until_stopped(work: Coroutine[object, object, None]) -> None:
