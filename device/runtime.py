@@ -112,7 +112,7 @@ class Runtime:
         await agent.start()
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
-        token_api = TokenApi(agent.keeper, self._policy(), clock=self.clock)
+        token_api = TokenApi(agent.keeper, self.policy(), clock=self.clock)
         await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
         try:
             await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))
@@ -123,7 +123,7 @@ class Runtime:
                     agent.link.resend_loop(),
                     agent.keeper.run(),
                     self._greet_now_and_then(agent.link),
-                    self._feed_watchdog(),
+                    self.feed_watchdog(),
                 )
             ]
             address = self.home.environment.get("NOTIFY_SOCKET")
@@ -146,7 +146,7 @@ class Runtime:
         address = self.home.environment.get("NOTIFY_SOCKET")
         notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         try:
-            token_api.policy = self._policy()
+            token_api.policy = self.policy()
         except ConfigError as exc:
             log.error("reload_refused", detail=str(exc), hint=exc.hint)
         else:
@@ -183,7 +183,8 @@ class Runtime:
             password=password,
         )
 
-    def _policy(self) -> Policy:
+    def policy(self) -> Policy:
+        """Read who may have tokens. Raises ConfigError: the file is unsafe or wrong."""
         path = self.config.token_api.policy_file
         if path is None:
             return Policy(os.geteuid())
@@ -199,15 +200,18 @@ class Runtime:
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
 
-    async def _feed_watchdog(self) -> None:
-        """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts."""
+    async def feed_watchdog(self, status: str = "") -> None:
+        """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts.
+
+        ``status`` is what the manager shows in place of the counts.
+        """
         interval_s = watchdog_interval_s(self.home.environment, pid=os.getpid())
         address = self.home.environment.get("NOTIFY_SOCKET")
         while interval_s is not None and address:
             try:
                 paired, grants = await self.vault.run(_counts)
                 connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
-                notify(address, WATCHDOG=1, STATUS=f"{paired} paired, {grants}, broker {connected}")
+                notify(address, WATCHDOG=1, STATUS=status or f"{paired} paired, {grants}, broker {connected}")
             except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
                 log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
@@ -240,7 +244,7 @@ async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIter
     source = key_source(home.directory, config.vault, home.environment)
     if not home.directory.is_dir():
         raise ConfigError(f"there is no home at {home.directory}", hint=f"token-relay {kind} init --help")
-    clock = SystemClock()
+    clock = SystemClock(boot_id=home.environment.get("TOKEN_RELAY_BOOT_ID", ""))
     now_text = datetime.fromtimestamp(clock.now().wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     vault = open_vault(home.directory, source, kind, now_text)
     http = AioHttp()

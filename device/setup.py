@@ -25,6 +25,7 @@ from device.records import RECORDS, SCHEMA_VERSION, Identity
 from device.vault.errors import CorruptVaultError
 from device.vault.files import set_aside
 from device.vault.keys import KeyFile, KeySource, PassphraseKey, SystemdCredential
+from device.vault.rekey import open_in_force
 from device.vault.store import SqliteVault
 from relay.errors import ConfigError, VaultError
 from relay.identity import KeyPair, device_id
@@ -137,7 +138,7 @@ def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> Sqli
     if not path.exists():
         raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
     try:
-        return SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION, create=False)
+        return open_in_force(path, source)
     except CorruptVaultError as exc:
         aside = set_aside(path, now_text)
         raise VaultError(

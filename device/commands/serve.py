@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 
 import structlog
 
+from device.board import read_board
 from device.commands.parsing import DONE, Context
 from device.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig, load_config
 from device.logs import configure
@@ -36,7 +37,7 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
         )
     sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
     check_socket_path(sockets / CONTROL_SOCKET)
-    home = Home(directory, sockets, context.env)
+    home = Home(directory, sockets, context.env, read_board(context.env))
     configure_logs(context)
     if is_phone:
         phone_config = load_config(PhoneConfig, path)

@@ -15,6 +15,7 @@ transaction. See :mod:`device.grants.lifecycle` for the decisions.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Tally
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,6 +111,8 @@ class GrantKeeper:
         self._random = random
         self._tasks = tasks
         self._watcher = watcher
+        self.outcomes: Tally[str] = Tally()
+        """Refreshes since this process started, by outcome."""
         self._flights: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, _Pause] = {}
         self._asked: dict[str, float] = {}
@@ -252,6 +255,7 @@ class GrantKeeper:
                     scope=scope or _scope_to_ask(begun.grant),
                     client_info=begun.grant.profile == "entra",
                 )
+                self.outcomes[_event_name(outcome)] += 1
                 settled = await self._settle(begun, outcome)
                 if settled is None or not isinstance(outcome, OutcomeUnknown):
                     return
