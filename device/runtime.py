@@ -30,6 +30,7 @@ from device.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from device.policy import Policy, parse_policy
 from device.ports import Transaction
 from device.records import Event, Grant, Identity, Pairing
+from device.renewal import CertificateWatch
 from device.setup import key_source, open_vault
 from device.status import Surroundings
 from device.systemd import listen_fds, notify, watchdog_interval_s
@@ -109,6 +110,7 @@ class Runtime:
             subscriptions=[inbox_filter(agent.link.own_id)],
         )
         agent.link.channel = channel
+        certificates = CertificateWatch(self.config.broker, channel.certificates_renewed)
         await agent.start()
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
@@ -124,10 +126,11 @@ class Runtime:
                     agent.keeper.run(),
                     self._greet_now_and_then(agent.link),
                     self.feed_watchdog(),
+                    certificates.run(self.clock.sleep),
                 )
             ]
             address = self.home.environment.get("NOTIFY_SOCKET")
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, token_api)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, token_api, certificates)
             notify(address, READY=1)
             log.info("agent_started", kind=self.kind, device_id=agent.link.own_id)
             try:
@@ -141,8 +144,8 @@ class Runtime:
         finally:
             await control.stop()
 
-    def _reload(self, token_api: TokenApi) -> None:
-        """At SIGHUP: read the policy anew. A wrong one is refused and the former one stays in force."""
+    def _reload(self, token_api: TokenApi, certificates: CertificateWatch) -> None:
+        """At SIGHUP: read policy and certificates anew. A wrong policy is refused and the former stays in force."""
         address = self.home.environment.get("NOTIFY_SOCKET")
         notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         try:
@@ -151,6 +154,7 @@ class Runtime:
             log.error("reload_refused", detail=str(exc), hint=exc.hint)
         else:
             log.info("policy_reloaded", rules=len(token_api.policy.rules))
+        certificates.check()
         notify(address, READY=1)
 
     async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:

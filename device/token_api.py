@@ -197,16 +197,17 @@ def _bad_request(detail: str) -> Reply:
 
 
 class RateLimit:
-    """A token bucket per uid: ``per_s`` requests a second, and as many at once after a quiet second."""
+    """A token bucket per uid: ``per_s`` requests a second, and ``burst`` at once after a quiet time."""
 
-    def __init__(self, per_s: float = TOKENS_PER_S_MAX) -> None:
+    def __init__(self, per_s: float = TOKENS_PER_S_MAX, burst: float | None = None) -> None:
         self._per_s = per_s
+        self._burst = per_s if burst is None else burst
         self._buckets: dict[int, tuple[float, float]] = {}  # uid → requests left, when that was (seconds)
 
     def take(self, uid: int, now_s: float) -> float:
         """Take one request; 0.0 when there was one, else the seconds until there is."""
-        left, since_s = self._buckets.pop(uid, (self._per_s, now_s))
-        left = min(self._per_s, left + max(0.0, now_s - since_s) * self._per_s)
+        left, since_s = self._buckets.pop(uid, (self._burst, now_s))
+        left = min(self._burst, left + max(0.0, now_s - since_s) * self._per_s)
         wait_s = 0.0 if left >= 1.0 else (1.0 - left) / self._per_s
         self._buckets[uid] = (left if wait_s else left - 1.0, now_s)
         if len(self._buckets) > UIDS_MAX:
@@ -229,6 +230,7 @@ class TokenApi:
         self._clock = clock
         self._head_deadline_s = head_deadline_s
         self._rate = RateLimit()
+        self._policy_rates: dict[int, RateLimit] = {}  # by requests a minute, as many as the policy has numbers
         self._connections: dict[int, int] = {}  # uid → open connections
         self._requests: set[asyncio.Task[object]] = set()
         self._listener: UnixListener | None = None
@@ -303,6 +305,13 @@ class TokenApi:
         if isinstance(decision, DeniedBecause):
             log.warning("token_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
             return _denial(decision)
+        if decision.per_minute is not None:
+            a_minute = decision.per_minute
+            rate = self._policy_rates.setdefault(a_minute, RateLimit(a_minute / 60, a_minute))
+            if wait_s := rate.take(peer.uid, self._clock.now().boot_s):
+                log.warning("token_denied", uid=peer.uid, pid=peer.pid, by=decision.by, detail="rate")
+                detail = f"the policy gives uid {peer.uid} {a_minute} tokens a minute"
+                return _refusal(TokenRefused("busy", detail, "keep the token until expires_at", wait_s))
         return await self._ask_source(peer, query, decision)
 
     async def _ask_source(self, peer: Peer, query: TokenQuery, decision: Allowed) -> Reply:
@@ -323,7 +332,7 @@ class TokenApi:
         if isinstance(wide, DeniedBecause):
             log.warning("token_wider_than_policy", uid=peer.uid, pid=peer.pid, scope=answer.scope)
             return _denial(replace(wide, detail=f"the provider's token carries more scopes than asked; {wide.detail}"))
-        log.debug("token_given", uid=peer.uid, pid=peer.pid, by=decision.by, scope=answer.scope)
+        log.info("token_given", uid=peer.uid, pid=peer.pid, by=decision.by, scope=answer.scope)
         return granted(answer)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
