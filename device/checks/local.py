@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import stat
 from collections.abc import Sequence
@@ -16,6 +17,11 @@ from device.vault.keys import STOLEN_CREDENTIAL, STOLEN_KDF, STOLEN_KEY_FILE
 from relay.errors import VaultError
 
 MODES = {CONTROL_SOCKET: 0o600, TOKEN_SOCKET: 0o660}  # nobody may have more
+# The first 16 bytes of a sealed credential say what it is sealed with; systemd: src/shared/creds-util.h
+WITH_HOST_KEY = "5a1c6a86df9d4096b1d5a65e0862f19a"
+WITH_TPM = frozenset({"0c7cc07b117645919c4b0bea08bc20fe", "93a894094874449090caf2fc93cab553"})
+NAMES_ONLY = "states, names and times"
+CREDENTIAL_BYTES_MAX = 65_536
 CREDENTIAL_STORES = tuple(Path(f"/{place}/credstore{kind}") for place in ("etc", "run") for kind in (".encrypted", ""))
 
 
@@ -23,10 +29,7 @@ def vault_key(home: Path, config: VaultConfig, stores: Sequence[Path] = CREDENTI
     """Say what kind of key opens the vault and what a thief of the disk gets; the key itself is not read."""
     name = "vault key"
     if config.credential is not None:
-        if any((store / config.credential).exists() for store in stores):
-            return Check(name, True, f"credential {config.credential}: {STOLEN_CREDENTIAL}")
-        # Readable by root only on most machines, and a drop-in may load it from anywhere.
-        return Check(name, True, f"credential {config.credential} (its file was not seen): {STOLEN_CREDENTIAL}")
+        return _credential(config.credential, stores)
     try:
         if config.passphrase_file is not None:
             _check_file(home, home / PASSPHRASE_PARAMETERS_FILE)
@@ -41,6 +44,30 @@ def vault_key(home: Path, config: VaultConfig, stores: Sequence[Path] = CREDENTI
     return Check(
         name, True, f"key file: {STOLEN_KEY_FILE}", "for real hardware: token-relay vault rekey --to credential"
     )
+
+
+def _credential(name: str, stores: Sequence[Path]) -> Check:
+    """Judge a credential by how its file is sealed, where it can be seen: that is root's, and a drop-in may move it."""
+    for store in stores:
+        try:
+            with (store / name).open("rb") as file:
+                content = file.read(CREDENTIAL_BYTES_MAX)
+        except OSError:
+            continue
+        shown, hint = f"credential {name} in {store}", "seal it with a TPM where there is one: --with-key=tpm2"
+        try:
+            seal = base64.b64decode(content[:24])[:16].hex()
+        except ValueError:
+            seal = ""
+        if seal in WITH_TPM:
+            return Check("vault key", True, f"{shown}, sealed with the TPM: a stolen disk gives away {NAMES_ONLY}")
+        if seal == WITH_HOST_KEY:
+            why = "a stolen disk gives away everything: the host key lies on it"
+            return Check("vault key", True, f"{shown}, sealed with the host key: {why}", hint)
+        if not store.name.endswith(".encrypted"):
+            why = "a stolen disk gives away everything: it lies there in clear"
+            return Check("vault key", True, f"{shown}: {why}", "systemd-creds encrypt, and LoadCredentialEncrypted=")
+    return Check("vault key", True, f"credential {name} (how it is sealed was not seen): {STOLEN_CREDENTIAL}")
 
 
 def _check_file(home: Path, path: Path) -> None:

@@ -364,15 +364,45 @@ def test_probe_of_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     ("config", "begin"),
     [
         (VaultConfig(), "key file: a stolen disk gives away everything"),
-        (VaultConfig(credential="vault"), "credential vault: a stolen disk gives away states, names and times if"),
+        (VaultConfig(credential="vault"), "credential vault (how it is sealed was not seen): a stolen disk"),
         (VaultConfig(passphrase_file=Path("/etc/hostname")), "passphrase: a stolen disk gives away states, names"),
     ],
 )
 def test_vault_key_line_says_what_a_stolen_disk_gives_away(tmp_path: Path, config: VaultConfig, begin: str) -> None:
-    for name in ("vault.key", "vault.kdf", "vault"):
+    for name in ("vault.key", "vault.kdf"):
         (tmp_path / name).touch(mode=0o600)
     check = local.vault_key(tmp_path, config, [tmp_path])
     assert check.is_ok and check.detail.startswith(begin)
+
+
+@pytest.mark.parametrize(
+    ("store", "content", "expected", "mark"),
+    [
+        (
+            "credstore.encrypted",
+            "DHzAexF2RZGcSwvqCLwg/iAAAAA",
+            "sealed with the TPM: a stolen disk gives away states",
+            "ok",
+        ),
+        (
+            "credstore.encrypted",
+            "k6iUCUh0RJCQyvL8k8q1UyAAAAA",
+            "sealed with the TPM: a stolen disk gives away states",
+            "ok",
+        ),
+        ("credstore.encrypted", "Whxqht+dQJax1aZeCGLxmiAAAAA", "the host key lies on it", "note"),
+        ("credstore.encrypted", "not sealed at all", "how it is sealed was not seen", "ok"),
+        ("credstore", "x" * 32, "it lies there in clear", "note"),
+    ],
+)
+def test_vault_key_line_says_how_a_credential_is_sealed(
+    tmp_path: Path, store: str, content: str, expected: str, mark: str
+) -> None:
+    (tmp_path / store).mkdir()
+    (tmp_path / store / "vault").write_text(content)
+    check = local.vault_key(tmp_path, VaultConfig(credential="vault"), [tmp_path / store])
+    assert expected in check.detail
+    assert check.mark == mark
 
 
 def test_a_broker_elsewhere_is_judged_by_its_speed_only() -> None:
