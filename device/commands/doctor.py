@@ -23,6 +23,7 @@ from device.paths import agent_home, config_file, search_directories
 from device.render import clean, show
 from relay.errors import ConfigError
 
+SERVICE_HOMES = Path("/var/lib/token-relay")
 SILENCE_S = 30.0  # the agent's checks may include one question to the broker
 UNKNOWN_COMMAND = "unknown_command"
 LOCKED = frozenset({"copied"})  # actions without which the agent does nothing at all
@@ -65,7 +66,7 @@ def _configured(
     args: argparse.Namespace, context: Context, kind: Kind
 ) -> tuple[PhoneConfig | CompanionConfig | None, list[Check]]:
     """Judge home and configuration; without the latter there is nothing more to look at."""
-    checks = [_home(agent_home(kind, context.env, home=args.home).absolute(), kind)]
+    checks = [_home(home_of(kind, args, context), kind)]
     try:
         path = config_file(kind, context.env, home=args.home, config=args.config)
         if path is None:
@@ -74,6 +75,13 @@ def _configured(
     except ConfigError as exc:
         return None, [*checks, *(Check("configuration", False, line, exc.hint) for line in str(exc).split("\n"))]
     return config, [*checks, Check("configuration", True, "; ".join((str(path), *config.warnings())))]
+
+
+def home_of(kind: Kind, args: argparse.Namespace, context: Context, services: Path = SERVICE_HOMES) -> Path:
+    """Return the home to look at: the service's, where nobody named one and this person has none."""
+    home = agent_home(kind, context.env, home=args.home).absolute()
+    is_named = args.home is not None or context.env.get("TOKEN_RELAY_HOME") or context.env.get("STATE_DIRECTORY")
+    return home if is_named or home.exists() or not (services / kind).exists() else services / kind
 
 
 def _home(home: Path, kind: Kind) -> Check:
@@ -91,7 +99,7 @@ def _home(home: Path, kind: Kind) -> Check:
 def _here(
     args: argparse.Namespace, context: Context, kind: Kind, config: PhoneConfig | CompanionConfig
 ) -> Iterator[Check]:
-    home = agent_home(kind, context.env, home=args.home).absolute()
+    home = home_of(kind, args, context)
     now = SystemClock().now()
     yield machine.clock(now)
     if home.is_dir():

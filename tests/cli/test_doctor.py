@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -16,12 +17,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cli_kit import Agent, Ran, Shell
+from cli_kit import Agent, Ran, Shell, context
 
 from device import certs
 from device.checks import broker, local, machine
 from device.checks.finding import Check
 from device.clock import SystemClock
+from device.commands.doctor import home_of
 from device.config import BrokerConfig, VaultConfig
 from device.csr import write_csr
 from device.measuring import doctor as measure
@@ -39,7 +41,7 @@ NOW = Now("boot", 1000.0, datetime(2026, 5, 1, tzinfo=UTC).timestamp(), True)
 
 
 @contextmanager
-def tls_server(context: ssl.SSLContext) -> Iterator[int]:
+def tls_server(tls: ssl.SSLContext) -> Iterator[int]:
     """Accept TLS as a broker does, and hold each connection until the end."""
     listener = socket.create_server(("127.0.0.1", 0))
     open_sockets: list[socket.socket] = []
@@ -51,7 +53,7 @@ def tls_server(context: ssl.SSLContext) -> Iterator[int]:
             except OSError:
                 return
             try:
-                open_sockets.append(context.wrap_socket(plain, server_side=True))
+                open_sockets.append(tls.wrap_socket(plain, server_side=True))
             except OSError:
                 plain.close()
 
@@ -158,12 +160,12 @@ def device(shell: Shell, agent: Agent, tmp_path: Path, monkeypatch: pytest.Monke
     server = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(ca_dir / "broker" / "broker.pem", ca_dir / "broker" / "broker.key")
-    context.load_verify_locations(ca_dir / "ca.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(ca_dir / "broker" / "broker.pem", ca_dir / "broker" / "broker.key")
+    tls.load_verify_locations(ca_dir / "ca.pem")
+    tls.verify_mode = ssl.CERT_REQUIRED
     try:
-        with tls_server(context) as port:
+        with tls_server(tls) as port:
             found = Device(shell, agent, ca_dir, home, conf, mountinfo, unit, server, NOW)
             found.port = port
             found.clock = Now("boot", 1000.0, datetime.now(UTC).timestamp(), True)
@@ -317,6 +319,21 @@ def test_without_home_it_is_3_and_says_how_to_make_one(shell: Shell, short_path:
     assert "FAIL  home" in ran.out
     assert "FAIL  configuration  none found" in ran.out
     assert "FAIL  agent" in ran.out
+
+
+def test_who_has_no_home_and_names_none_means_the_service(tmp_path: Path) -> None:
+    services, user = tmp_path / "services", tmp_path / "user"
+    args = argparse.Namespace(home=None)
+    own = user / ".local" / "state" / "token-relay" / "phone"
+    mine = context(env={"HOME": str(user)})
+    assert home_of("phone", args, mine, services) == own
+    (services / "phone").mkdir(parents=True)
+    assert home_of("phone", args, mine, services) == services / "phone"
+    assert home_of("phone", argparse.Namespace(home="/named"), mine, services) == Path("/named")
+    named = context(env={"HOME": str(user), "TOKEN_RELAY_HOME": "/named"})
+    assert home_of("phone", args, named, services) == Path("/named")
+    own.mkdir(parents=True)
+    assert home_of("phone", args, mine, services) == own
 
 
 # -- Single judgements -------------------------------------------------------------------------------------

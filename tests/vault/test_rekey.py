@@ -15,7 +15,7 @@ from device.config import CompanionConfig, check_config
 from device.ports import Record
 from device.records import RECORDS, SCHEMA_VERSION, Event, Grant, Identity
 from device.rekeying import Rekeyed, ToCredential, ToFile, ToPassphrase, rekey, with_setting
-from device.setup import create_home, key_source, open_vault
+from device.setup import create_home, key_source
 from device.vault import rekey as copies
 from device.vault.errors import WrongVaultKeyError
 from device.vault.keys import MIB, KeyFile
@@ -76,7 +76,7 @@ class opened:
         config = check_config(CompanionConfig, (self.home / "config.toml").read_text(), self.home)
         assert isinstance(config, CompanionConfig), config
         source = key_source(self.home, config.vault, self.environment)
-        self.vault = open_vault(self.home, source, "companion", "2026-01-01T00:00:00Z")
+        self.vault = copies.open_in_force(self.home / "vault.db", source)
         return self
 
     def __exit__(self, *_: object) -> None:

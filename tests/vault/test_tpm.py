@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from device.config import CompanionConfig, check_config
-from device.setup import create_home, key_source, open_vault
+from device.setup import create_home, key_source
+from device.vault.rekey import open_in_force
 
 CONFIG = 'name = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n'
 NAME = "token-relay-companion"
@@ -97,7 +98,7 @@ def test_vault_opens_with_the_tpm_that_sealed_its_key_and_with_no_other(tmp_path
         config = check_config(CompanionConfig, (home / "config.toml").read_text(), home)
         assert isinstance(config, CompanionConfig)
         source = key_source(home, config.vault, {"CREDENTIALS_DIRECTORY": str(credentials)})
-        open_vault(home, source, "companion", "2026-01-01T00:00:00Z").close_now()
+        open_in_force(home / "vault.db", source).close_now()
         assert made.device_id
     with tpm(tmp_path / "stolen") as theirs:
         refused = creds("decrypt", tpm_name=theirs, content=sealed.stdout)
