@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,12 @@ async def test_each_end_of_a_request_is_counted(answer: HttpResponse | NotSent |
     http = MeasuredHttp(Provider())
     assert await http.request(HttpRequest("GET", "https://i")) is answer
     assert {key: sum(value.counts) for key, value in http.latency.items()} == {result: 1}
+
+
+def test_an_agent_that_nobody_asks_does_not_load_prometheus() -> None:
+    code = "import sys, device.companion.serve, device.phone.serve; sys.exit('prometheus_client' in sys.modules)"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 0
 
 
 def test_dashboard_asks_for_numbers_that_exist() -> None:
