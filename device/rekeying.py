@@ -98,8 +98,10 @@ async def rekey(home: Path, config_path: Path, target: Target, environment: Mapp
         copies.take_over(home, vault_path)
     finally:
         await vault.close()
-    _forget_old(home, old_key, new_source)
-    return Rekeyed(_describe(new_source), line, is_pending=False)
+    is_here = old_key is not None and old_key.parent == home
+    _forget_old(home, old_key if is_here else None, new_source)
+    # A key file elsewhere may serve another vault too: whether it goes is its owner's affair.
+    return Rekeyed(_describe(new_source), line, is_pending=False, old_key=None if is_here else old_key)
 
 
 def with_setting(text: str, setting: Setting, value: str | None) -> str:

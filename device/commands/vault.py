@@ -95,6 +95,8 @@ def rekey(args: argparse.Namespace, context: Context) -> int:
             context.note(f"and then remove {done.old_key}")
         return PENDING
     context.out(f"done: {done.describes}")
+    if done.old_key is not None:
+        context.note(f"{done.old_key} is left; remove it if no other vault uses it")
     return DONE
 
 

@@ -290,6 +290,16 @@ def test_unusual_configuration_is_refused_before_it_is_written(tmp_path: Path) -
     assert records(home) == before
 
 
+def test_old_key_file_outside_the_home_is_left_to_its_owner(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    assert move(home, ToFile(tmp_path / "elsewhere.key")).old_key is None
+    done = move(home, ToFile())
+    assert done.old_key == tmp_path / "elsewhere.key"
+    assert done.old_key.exists()
+    assert records(home) == before
+
+
 def test_identity_stays_the_same(tmp_path: Path) -> None:
     home = tmp_path / "home"
     before = make_home(home)
