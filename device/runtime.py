@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from device.advice import Adviser
 from device.clock import SystemClock, SystemRandom
 from device.config import AgentConfig, Home, Kind, read_own_text, read_secret_file
 from device.control import JSON, ControlServer, Exchange, Handler
@@ -101,11 +102,22 @@ class Runtime:
         on_network: Callable[[], None],
     ) -> None:
         """Run the agent until it is cancelled."""
+        adviser = Adviser(self.config.broker, lambda: self.clock.now().wall_s)
+
+        async def connected(_present: bool) -> None:
+            adviser.connected()
+            await agent.link.connected()
+            on_network()
+
+        async def pause(seconds: float) -> None:  # the channel sleeps when, and only when, a connection has failed
+            adviser.failed(channel.last_error)
+            await self.clock.sleep(seconds)
+
         channel = self.channel = MqttChannel(
             self._mqtt_settings(),
             on_message=agent.link.receive,
-            on_connected=lambda _present: _connected(agent.link, on_network),
-            sleep=self.clock.sleep,
+            on_connected=connected,
+            sleep=pause,
             uniform=self.random.uniform,
             subscriptions=[inbox_filter(agent.link.own_id)],
         )
@@ -231,11 +243,6 @@ def _counts(tx: Transaction) -> tuple[int, str]:
     states = Counter(grant.state for grant in tx.select(Grant))
     words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     return len(tx.select(Pairing, state="active")), f"grants: {words or 'none'}"
-
-
-async def _connected(link: Link, on_network: Callable[[], None]) -> None:
-    await link.connected()
-    on_network()
 
 
 @asynccontextmanager

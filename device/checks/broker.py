@@ -118,7 +118,7 @@ def reach(broker: BrokerConfig) -> Check:
             if broker.use_tls:
                 how = _shake_hands(broker, plain)
     except ssl.SSLCertVerificationError as exc:
-        return Check("broker", False, f"{place}: {exc.verify_message}", _trust_hint(exc.verify_message))
+        return Check("broker", False, f"{place}: {exc.verify_message}", trust_hint(exc.verify_message))
     except ssl.SSLError as exc:
         if "alert" in str(exc).lower():
             return Check(
@@ -155,7 +155,8 @@ def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
         return f", {sock.version()}"
 
 
-def _trust_hint(message: str) -> str:
+def trust_hint(message: str) -> str:
+    """Return what to do about a broker's certificate that OpenSSL refuses in these words."""
     if "expired" in message or "not yet valid" in message:
         return "`token-relay certs renew` on the CA's machine, or set the clock of this one"
     if "mismatch" in message or "match" in message:

@@ -17,7 +17,7 @@ from device.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig,
 from device.logs import configure
 from device.paths import CONTROL_SOCKET, agent_home, check_socket_path, config_file, socket_directory
 from device.systemd import harden_process
-from relay.errors import ConfigError
+from relay.errors import ConfigError, RelayError
 
 log = structlog.get_logger()
 
@@ -55,8 +55,27 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
         warnings = companion_config.warnings()
     for warning in warnings:
         context.note(f"warning: {warning}")
-    asyncio.run(until_stopped(work))
+    try:
+        asyncio.run(until_stopped(work))
+    except ExceptionGroup as exc:  # the agent's tasks live in a group; a person is told the reason, not the group
+        reason = _reason(exc)
+        if reason is None:
+            raise
+        raise reason from exc
     return DONE
+
+
+def _reason(group: ExceptionGroup[Exception]) -> RelayError | None:
+    """Return the one error of ours that ended the agent; None when there were others, too: that is a bug."""
+    leaves: list[Exception] = []
+    pending: list[Exception] = [group]
+    while pending:
+        exc = pending.pop()
+        if isinstance(exc, ExceptionGroup):
+            pending.extend(exc.exceptions)
+        else:
+            leaves.append(exc)
+    return leaves[0] if len(leaves) == 1 and isinstance(leaves[0], RelayError) else None
 
 
 def _first_start(home: Home, config: AgentConfig) -> None:

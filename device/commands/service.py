@@ -46,7 +46,7 @@ COMMANDS = {
         description="Bring units, the group token-relay, manual pages, a commented configuration and the link "
         "/usr/local/bin/token-relay into the system. Starts nothing. A second run changes nothing; configuration "
         "that is there already stays.",
-        examples="  sudo /opt/token-relay/bin/token-relay service install",
+        examples="  token-relay service install\n  token-relay service install --root package --prefix /usr",
     ),
     "uninstall": Command(
         "stop the services and remove what install brought",
@@ -55,7 +55,7 @@ COMMANDS = {
         description="Stop and disable the services and remove what install brought. Data in /var/lib/token-relay, "
         "sealed credentials, the group, and configuration that was changed stay. The program's own environment is "
         "yours to remove.",
-        examples="  sudo token-relay service uninstall && sudo rm -r /opt/token-relay",
+        examples="  sudo token-relay service uninstall",
     ),
 }
 
@@ -111,6 +111,6 @@ def _of(args: argparse.Namespace) -> Places:
 
     given = {"--root": args.root, "--prefix": args.prefix, "--program": args.program or sys.prefix}
     for option, value in given.items():
-        if not value.startswith("/") or ".." in Path(value).parts:
+        if option != "--root" and (not value.startswith("/") or ".." in Path(value).parts):
             raise UsageError(f"{option} must be an absolute path")
-    return Places(Path(args.root), Path(args.prefix), Path(given["--program"]))
+    return Places(Path(args.root).absolute(), Path(args.prefix), Path(given["--program"]))

@@ -11,6 +11,7 @@ import argparse
 import platform
 import shutil
 import sys
+from functools import partial
 
 from tests.booted.bad_input import BadInput
 from tests.booted.figures import Figures
@@ -30,7 +31,7 @@ def main() -> int:
     parser.add_argument("--arch", choices=("amd64", "arm64"), default=host_arch(), help="the machine's architecture")
     parser.add_argument("--suite", choices=sorted(PYTHON), default="bookworm", help="Debian's suite")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
-    parser.add_argument("--keep", action="store_true", help="leave the machine's files in build/booted/run")
+    parser.add_argument("--keep", action="store_true", help="leave the machine's files in build/booted/run-…")
     args = parser.parse_args()
     report = Report()
     try:
@@ -40,7 +41,9 @@ def main() -> int:
         print(f"cannot boot a machine here: {exc}")
         return 1
     is_emulated = args.arch != host_arch()
-    machine = Machine(base, CACHE / "run" / "root", slowness=EMULATED_SLOWNESS if is_emulated else 1.0)
+    machine = Machine(
+        base, CACHE / f"run-{args.suite}-{args.arch}" / "root", slowness=EMULATED_SLOWNESS if is_emulated else 1.0
+    )
     try:
         machine.prepare()
         shutil.copytree(packages, machine.root / "wheels")
@@ -48,7 +51,7 @@ def main() -> int:
             return report.summary()
         _run(machine, report, args.part or PARTS)
     except MachineError as exc:
-        report.check("the machine stays up", lambda: _again(exc))
+        report.check("the machine stays up", partial(_again, exc))
     finally:
         machine.stop()
         if not args.keep:

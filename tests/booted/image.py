@@ -97,7 +97,11 @@ def base_root(suite: str, arch: str) -> Path:
         command = ["debootstrap", "--variant=minbase", f"--arch={arch}", f"--include={','.join(PACKAGES)}"]
         with log.open("w") as output:
             done = subprocess.run(
-                [*command, suite, str(draft), MIRROR], check=False, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                [*command, suite, str(draft), MIRROR],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         if done.returncode != 0:
             raise ImageError(f"debootstrap failed; see {log}")
@@ -129,6 +133,8 @@ def wheels(suite: str, arch: str) -> Path:
 
 def _pip(command: list[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment
+    )
     if done.returncode != 0:
         raise ImageError("pip: " + "\n".join(done.stderr.strip().splitlines()[-3:]))

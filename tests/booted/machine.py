@@ -157,6 +157,11 @@ class Machine:
         )
 
     @property
+    def is_emulated(self) -> bool:
+        """Whether another machine's processor is played by qemu-user."""
+        return self.slowness > 1
+
+    @property
     def _network_path(self) -> str:
         assert self._network is not None
         return f"/proc/{self._network.pid}/ns/net"
@@ -194,21 +199,25 @@ class Machine:
             time.sleep(0.1)
 
     def _remove_cgroup(self) -> None:
-        """Remove the machine's cgroups; empty ones, for every process of it has ended."""
+        """Remove the machine's cgroups, and with them whatever still runs there."""
         for tree in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")):
             top = tree / self.name
-            if top.is_dir():
-                for directory in sorted(top.rglob("*/"), key=lambda path: -len(path.parts)):
-                    if directory.is_dir():
-                        _rmdir(directory)
-                _rmdir(top)
+            if not top.is_dir():
+                continue
+            with contextlib.suppress(OSError):
+                (top / "cgroup.kill").write_text("1")
+            self._wait(lambda top=top: _is_removed(top), f"{top} is empty")
 
 
-def _rmdir(directory: Path) -> None:
+def _is_removed(top: Path) -> bool:
+    """Remove a tree of cgroups from its leaves; False while somebody is in it."""
     try:
-        directory.rmdir()
-    except OSError as exc:
-        print(f"left behind: {directory}: {exc.strerror}")
+        for directory in sorted((path for path in top.rglob("*") if path.is_dir()), key=lambda path: -len(path.parts)):
+            directory.rmdir()
+        top.rmdir()
+    except OSError:
+        return not top.exists()
+    return True
 
 
 def _first_in_its_own_namespace(parent: int) -> int:

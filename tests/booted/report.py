@@ -43,7 +43,7 @@ class Report:
         passed = sum(row[0] == "ok" for row in self.rows)
         print(f"\n{passed} seen, {len(failed)} not seen, {sum(row[3] for row in self.rows):.0f} s")
         for row in failed:
-            print(self._line(row))
+            print(f"  not seen: {row[1]}")
         return 1 if failed else 0
 
     @staticmethod

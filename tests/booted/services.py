@@ -12,7 +12,7 @@ from tests.booted.report import NotSeenError, expect
 
 AGENTS = ("companion", "phone")
 CA = "/var/lib/token-relay-ca"
-PASSWORD = "correct-horse-7-battery"  # noqa: S105  # the sandbox's own, in its manual
+PASSWORD = "correct-horse-7-battery"  # the sandbox's own, in its manual
 USER = "password@contoso.example"
 CLIENT = "00001111-aaaa-2222-bbbb-3333cccc4444"
 

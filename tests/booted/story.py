@@ -7,10 +7,12 @@ import re
 import subprocess
 from pathlib import Path
 
+from relay.sandbox.leaks import find_marked
 from tests.booted.report import Report, expect
 from tests.booted.services import AGENTS, CA, CLIENT, Services
 
 POLICY = "/etc/token-relay/policy.toml"
+STAND_IN = "/var/lib/stand-in"  # where the credentials lie on an emulated machine
 APP = """\
 import http.client, socket
 connection = http.client.HTTPConnection("localhost")
@@ -50,17 +52,38 @@ class Story:
     def _three_commands(self) -> str:
         run = self.s.run
         # As systemd-timesyncd says that the clock is right: it would ask the Internet.
-        run("echo 'f /run/systemd/timesync/synchronized' > /etc/tmpfiles.d/clock.conf && systemd-tmpfiles --create clock.conf")
+        run(
+            "echo 'f /run/systemd/timesync/synchronized' > /etc/tmpfiles.d/clock.conf && "
+            "systemd-tmpfiles --create clock.conf"
+        )
         run("useradd -m alice && useradd -m bob && useradd -m carol")
         run("python3 -m venv /opt/token-relay", timeout_s=300)
         run(
-            "/opt/token-relay/bin/pip install -q --no-index --find-links /wheels -c /wheels/constraints.txt token-relay",
+            "/opt/token-relay/bin/pip install -q --no-index --find-links /wheels -c /wheels/constraints.txt "
+            "token-relay",
             timeout_s=600,
         )
         out = run("/opt/token-relay/bin/token-relay service install").text
         expect("systemctl enable --now token-relay-companion" in out, out)
         expect(run("getent group token-relay", check=False).code == 0, "the group was not made")
         return run("token-relay --version").out.strip()
+
+    def _stand_in(self) -> None:
+        """Under qemu-user systemd can neither pass credentials nor make user namespaces: clone(2) is not all there."""
+        run, report = self.s.run, self.report
+        run(f"install -d -m 0755 {STAND_IN}")
+        for kind in (*AGENTS, "sandbox"):
+            text = "[Service]\nPrivateUsers=no\n"
+            if kind != "sandbox":
+                text += f"LoadCredentialEncrypted=\nEnvironment=CREDENTIALS_DIRECTORY={STAND_IN}\n"
+            if kind == "phone":
+                text += f"BindReadOnlyPaths={STAND_IN}\n"
+            place = f"/etc/systemd/system/token-relay-{kind}.service.d"
+            run(f"mkdir -p {place} && cat > {place}/emulated.conf", text=text)
+        run("systemctl daemon-reload")
+        report.note(
+            "emulated", "by drop-in: PrivateUsers=no, and the credential is a file; not seen: LoadCredentialEncrypted="
+        )
 
     def _second_time(self) -> str:
         tree = "find /etc/token-relay /usr/local /opt/token-relay/bin -printf '%p %m %s %T@ %l\\n' | sort | sha256sum"
@@ -71,7 +94,9 @@ class Story:
 
     def _verify(self) -> str:
         units = "token-relay-companion.service token-relay-companion.socket token-relay-companion-control.socket"
-        ran = self.s.run(f"systemd-analyze verify --man=no {units} token-relay-phone.service token-relay-sandbox.service")
+        ran = self.s.run(
+            f"systemd-analyze verify --man=no {units} token-relay-phone.service token-relay-sandbox.service"
+        )
         expect(ran.text.strip() == "", ran)
         return "clean"
 
@@ -82,11 +107,13 @@ class Story:
             out = self.s.run(f"systemd-analyze security --offline=true --no-pager {place}").out
             found[kind] = float(re.search(r"Overall exposure level .*: ([0-9.]+)", out)[1])  # type: ignore[index]  # shown if not
         expect(found["companion"] <= 1.2 and found["phone"] <= 0.9, found)
+        if self.s.machine.is_emulated:
+            self._stand_in()
         return ", ".join(f"{kind} {value}" for kind, value in found.items())
 
     def _without_a_key(self) -> str:
         since = self.s.cursor()
-        self.s.run(f"sed -i 's|^url = .*|url = \"mqtts://localhost:8883\"|' /etc/token-relay/companion.toml")
+        self.s.run("sed -i 's|^url = .*|url = \"mqtts://localhost:8883\"|' /etc/token-relay/companion.toml")
         self.s.try_restart("companion")
         line = self.s.said("token-relay-companion.service", since, "credential")
         self.s.said("token-relay-companion.service", since, "Start request repeated too quickly", seconds=40)
@@ -94,16 +121,19 @@ class Story:
         expect(said.count("is missing") <= 6, said)
         expect("systemd-creds encrypt" in said, said)
         self.s.run("systemctl stop token-relay-companion.service", check=False)
-        expect(self.s.run("ls -A /var/lib/token-relay/companion").out.strip() in ("", ".first-start"), "a home was made")
+        expect(
+            self.s.run("ls -A /var/lib/token-relay/companion").out.strip() in ("", ".first-start"), "a home was made"
+        )
         return line
 
     def _broker(self) -> str:
         self.s.command(f"certs init --dir {CA} --host localhost --host 127.0.0.1")
-        self.s.run(f"openssl version", check=False)
         self.s.run("mkdir -p /etc/systemd/system/mosquitto.service.d")
         drop_in = f"[Service]\nExecStart=\nExecStart=/usr/sbin/mosquitto -c {CA}/broker/mosquitto.conf\n"
         self.s.run("cat > /etc/systemd/system/mosquitto.service.d/token-relay.conf", text=drop_in)
-        self.s.run("systemctl daemon-reload && systemctl restart mosquitto && sleep 0.5 && systemctl is-active mosquitto")
+        self.s.run(
+            "systemctl daemon-reload && systemctl restart mosquitto && sleep 0.5 && systemctl is-active mosquitto"
+        )
         return self.s.run("mosquitto -h | head -1", check=False).out.strip()
 
     def _sandbox(self) -> str:
@@ -114,20 +144,20 @@ class Story:
     def _first_start(self) -> str:
         run = self.s.run
         settings = {
-            "url = \"https://provider.invalid\"": "url = \"http://127.0.0.1:8400\"",
-            "url = \"mqtts://broker.invalid:8883\"": "url = \"mqtts://localhost:8883\"",
-            "client_id = .*": f"client_id = \"{CLIENT}\"",
-            "# profile =.*": "profile = \"entra\"",
-            "# tenant =.*": "tenant = \"contoso\"",
+            'url = "https://provider.invalid"': 'url = "http://127.0.0.1:8400"',
+            'url = "mqtts://broker.invalid:8883"': 'url = "mqtts://localhost:8883"',
+            "client_id = .*": f'client_id = "{CLIENT}"',
+            "# profile =.*": 'profile = "entra"',
+            "# tenant =.*": 'tenant = "contoso"',
             "# allow_refresh_token_access = .*": "allow_refresh_token_access = true",
         }
         script = "; ".join(f"s|^{old}$|{new}|" for old, new in settings.items())
         run(f"sed -i '{script}' /etc/token-relay/phone.toml /etc/token-relay/companion.toml")
         for kind in AGENTS:
-            run(
-                "head -c 32 /dev/urandom | systemd-creds encrypt - "
-                f"/etc/credstore.encrypted/token-relay-{kind}"
-            )
+            sealed = f"/etc/credstore.encrypted/token-relay-{kind}"
+            run(f"head -c 32 /dev/urandom | systemd-creds encrypt - {sealed}")
+            if self.s.machine.is_emulated:
+                run(f"systemd-creds decrypt {sealed} {STAND_IN}/token-relay-{kind} && chmod 0444 {STAND_IN}/*")
             run(f"systemctl reset-failed token-relay-{kind}.service", check=False)
             run(f"systemctl enable --now token-relay-{kind}.service")
             self.ids[kind] = str(self.s.json(f"{kind} status")["device_id"])
@@ -163,6 +193,7 @@ class Story:
         check("a member without a rule is denied; the line to add is named, and works after a reload", self._member)
         check("a rule for one user is none for another", self._other_member)
         check("neither argv nor environment nor other users' eyes: no secret, no access", self._no_secrets)
+        check("doctor finds nothing wrong", self._doctor)
         check("no core dumps, not dumpable, no capabilities, no new privileges", self._hardened)
         check("an address outside an IPAddressAllow= drop-in cannot be reached", self._fixed_network)
 
@@ -194,7 +225,11 @@ class Story:
         expect(ran.code == 5 and "join group token-relay" in ran.err, ran)
         ran = self.s.command("companion status", user="alice", check=False)
         expect(ran.code == 5 and "use sudo" in ran.err, ran)
-        ran = self.s.run("touch /run/token-relay/companion/x /run/token-relay/x; ls /var/lib/token-relay/companion/", user="alice", check=False)
+        ran = self.s.run(
+            "touch /run/token-relay/companion/x /run/token-relay/x; ls /var/lib/token-relay/companion/",
+            user="alice",
+            check=False,
+        )
         expect(ran.err.count("Permission denied") == 3, ran)
         return self.s.command("companion token", user="alice", check=False).err
 
@@ -230,9 +265,21 @@ class Story:
         for user in ("alice", "bob"):
             ran = self.s.run(f"cat /proc/{pid}/environ /proc/{pid}/mem", user=user, check=False)
             expect(ran.err.count("Permission denied") == 2, ran)
-        key = self.s.run("systemd-creds decrypt /etc/credstore.encrypted/token-relay-companion - | xxd -p -c 64 || true").out
+        key = self.s.run(
+            "systemd-creds decrypt /etc/credstore.encrypted/token-relay-companion - | xxd -p -c 64 || true"
+        ).out
         expect(not key.strip() or key.strip() not in own, "the vault's key stands in the environment")
         return own.splitlines()[-1]
+
+    def _doctor(self) -> str:
+        found = []
+        for kind in AGENTS:
+            ran = self.s.command(f"{kind} doctor", check=False)
+            # Outside the unit it asks the kernel about the clock, and that is the host's.
+            bad = [line for line in ran.out.splitlines() if line.startswith("FAIL") and line.split()[1] != "clock"]
+            expect(not bad and "agent" in ran.out, bad or ran)
+            found.append(f"{kind}: {len(ran.out.splitlines())} lines")
+        return "; ".join(found)
 
     def _hardened(self) -> str:
         found = []
@@ -242,7 +289,10 @@ class Story:
             limits = self.s.run(f"grep core /proc/{pid}/limits").out.split()
             expect(limits[4:6] == ["0", "0"], limits)
             fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-            expect(fields["NoNewPrivs"] == "1" and int(fields["CapEff"], 16) == 0 and int(fields["CapBnd"], 16) == 0, status)
+            expect(
+                fields["NoNewPrivs"] == "1" and int(fields["CapEff"], 16) == 0 and int(fields["CapBnd"], 16) == 0,
+                status,
+            )
             owner = self.s.run(f"stat -c %u /proc/{pid}/fd").out.strip()
             expect(owner == "0", f"/proc/{pid}/fd belongs to {owner}: the process is dumpable")
             found.append(f"{kind}: uid {fields['Uid'].split()[0]}, seccomp {fields['Seccomp']}")
@@ -318,7 +368,7 @@ class Story:
         device = self.s.json("companion status")["device_id"]
         out = self.s.command(f"phone revoke {device} --wait 20").out
         ran = self.s.token(check=False)
-        expect(ran.code == 4 and "reauth_required" in ran.text or ran.code == 4, ran)
+        expect(ran.code == 4 and "reauth_required" in ran.text, ran)
         return f"{out.strip()}; then: {ran.err.strip().splitlines()[0]}"
 
     # -- a reboot, with the provider outside
@@ -337,9 +387,30 @@ class Story:
             except subprocess.TimeoutExpired:
                 outside.kill()
         self.s.run("systemctl enable --now token-relay-sandbox.service")
+        self.report.check("no token of the sandbox in the whole journal, nor in clear on the disk", self._no_leaks)
+
+    def _no_leaks(self) -> str:
+        """Every token of the sandbox carries a mark, and so do its encodings; the sandbox's own lines have none."""
+        journal = self.s.run("journalctl -o export --no-pager | cat", timeout_s=300).out.encode(errors="replace")
+        expect(len(journal) > 10_000 and not find_marked(journal), [leak.encoding for leak in find_marked(journal)[:5]])
+        seen = 0
+        for place in (
+            "var/lib/private/token-relay",
+            "var/lib/token-relay",
+            "var/log",
+            "etc/token-relay",
+            "var/lib/systemd/coredump",
+        ):
+            for file in (self.s.machine.root / place).rglob("*"):
+                if file.is_file() and not file.is_symlink():
+                    seen += 1
+                    expect(not find_marked(file.read_bytes()), file)
+        return f"{len(journal) >> 10} KiB of journal, {seen} files"
 
     def _reboot(self) -> str:
-        self.s.until(lambda: self.s.run("curl -fsS http://127.0.0.1:8400/sandbox/events", check=False).code == 0, "sandbox")
+        self.s.until(
+            lambda: self.s.run("curl -fsS http://127.0.0.1:8400/sandbox/events", check=False).code == 0, "sandbox"
+        )
         self.s.sign_in()
         self.s.hand_off()
         before = self.s.token().out

@@ -71,6 +71,9 @@ certs issue broker.example
 certs renew
 certs revoke NAME
 certs list --json
+service install
+service install --root D --prefix /usr --program /opt/token-relay --json
+service uninstall
 vault rekey --home H --to passphrase --passphrase-file F --memory 64
 vault rekey --home H --config C --to file --key-file F --json
 vault rekey --home H --to credential --credential C --credential-from -
