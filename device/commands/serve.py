@@ -9,9 +9,8 @@ import signal
 import sys
 from collections.abc import Coroutine
 
-import structlog
-
 from device.board import read_board
+from device.commands.lean import structlog
 from device.commands.parsing import DONE, Context
 from device.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig, load_config
 from device.logs import configure
