@@ -11,11 +11,11 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
-.PHONY: help demo test check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos clean system-packages
+.PHONY: help demo test check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/.runtime  ## watch a grant travel: PROFILE=entra|auth0|strict FAST=1 STEP=1
 	@$(BIN)/token-relay demo $(DEMO)
@@ -59,6 +59,21 @@ mutants: $(VENV)/.development system-packages  ## apply protocol mistakes one by
 chaos: $(VENV)/.development system-packages  ## kill -9 real agents and count what is lost: N=KILLS PROFILE=entra|auth0|strict SEED=
 	@$(BIN)/python -m tests.chaos $(if $(N),--kills $(N)) $(if $(PROFILE),--profile $(PROFILE)) \
 		$(if $(SEED),--seed $(SEED)) $(ARGS)
+
+install: $(VENV)/bin/python  ## as root: program, units, configuration: DESTDIR= PREFIX=/usr/local WHEEL=F WHEELS=DIR
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" WHEEL="$(WHEEL)" WHEELS="$(WHEELS)" PYTHON="$(SERVICE_PYTHON)" \
+		BUILDER="$(CURDIR)/$(BIN)/python" systemd/install.sh
+
+uninstall:  ## as root: remove what install brought; data, credentials and changed configuration stay
+	@place="$(DESTDIR)/opt/token-relay"; [ -x "$$place/bin/python" ] || { echo "nothing is installed at $$place"; exit 0; }; \
+	"$$place/bin/python" -I -m device.cli service uninstall --root "$(or $(DESTDIR),/)" \
+		--prefix "$(or $(PREFIX),/usr/local)" --program /opt/token-relay && rm -rf "$$place"
+
+test-booted: $(VENV)/.development  ## as root: the services in a booted container: ARCH=arm64 SUITE=trixie KEEP=1
+	@$(BIN)/python -m tests.booted $(if $(ARCH),--arch $(ARCH)) $(if $(SUITE),--suite $(SUITE)) $(if $(KEEP),--keep) $(ARGS)
+
+test-booted-arm64:  ## the same for a Raspberry Pi's processor, under qemu-user: slow
+	@$(MAKE) --no-print-directory test-booted ARCH=arm64
 
 system-packages:  # sbin is not on every user's path
 	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && \

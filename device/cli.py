@@ -46,6 +46,8 @@ GROUPS = {
     "phone": "the phone's agent: sign in, pair, hand off, revoke",
     "companion": "the companion's agent: pair, get access tokens",
     "certs": "the broker's private CA",
+    "vault": "an agent's vault and its key",
+    "service": "the agents as services of this machine",
 }
 TABLES = {"demo": "world", "sandbox": "world", "sandbox ctl": "ctl"}  # where a group's commands stand, by module
 CTL = "control a running sandbox: links, faults, clock, revocations, events"
@@ -118,7 +120,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     for name, help_text in GROUPS.items():
         if name not in named:
             groups.add_parser(name, help=help_text, add_help=False)
-        elif name in AGENTS or name == "certs":
+        elif name in AGENTS or name in ("certs", "service", "vault"):
             _add_group(groups.add_parser(name, help=help_text, description=_sentence(help_text)), name, named)
         else:
             command = commands_of(name)[name]

@@ -16,6 +16,7 @@ import random
 import re
 import secrets
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ TIME_ERROR = 5  # adjtimex's return value for a clock that is not synchronised
 STA_UNSYNC = 0x0040
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_PLAIN = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class _Timex(ctypes.Structure):
@@ -48,8 +50,15 @@ class _Timex(ctypes.Structure):
 class SystemClock:
     """The device's clocks. Reads the boot id once: it cannot change under a running process."""
 
-    def __init__(self, *, boot_id_path: Path = BOOT_ID_PATH, is_synced: Callable[[], bool] | None = None) -> None:
-        self._boot_id = read_boot_id(boot_id_path)
+    def __init__(
+        self,
+        *,
+        boot_id_path: Path = BOOT_ID_PATH,
+        boot_id: str = "",
+        is_synced: Callable[[], bool] | None = None,
+    ) -> None:
+        """``boot_id`` is what the service manager calls this boot, for where the kernel's file cannot be read."""
+        self._boot_id = read_boot_id(boot_id_path, boot_id)
         self._is_synced = is_synced or is_kernel_synced
 
     def now(self) -> Now:
@@ -89,10 +98,11 @@ class SystemRandom:
         return random.SystemRandom().uniform(low, high)
 
 
-def read_boot_id(path: Path = BOOT_ID_PATH) -> str:
+def read_boot_id(path: Path = BOOT_ID_PATH, given: str = "") -> str:
     """Return the kernel's random name of this boot.
 
-    Where it cannot be read (a strict sandbox), a name that no other process has: elapsed time across a restart
+    Where it cannot be read (systemd's ``ProcSubset=pid``), what the service manager calls it: the same number without
+    dashes (``%b``, systemd.unit(5)). Without either, a name that no other process has: elapsed time across a restart
     then needs a synced wall clock, which errs on the side of not knowing.
     """
     try:
@@ -100,6 +110,8 @@ def read_boot_id(path: Path = BOOT_ID_PATH) -> str:
             text = file.read(64).decode("ascii", "replace").strip()
     except OSError:
         text = ""
+    if not _UUID.fullmatch(text) and _PLAIN.fullmatch(given):
+        text = str(uuid.UUID(given))
     return text if _UUID.fullmatch(text) else f"process-{secrets.token_hex(16)}"
 
 

@@ -20,6 +20,7 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -303,7 +304,7 @@ class AgentConfig(Section):
     vault: VaultConfig = Field(
         default_factory=VaultConfig,
         description="Where the key of the vault comes from; at most one of these. Without any: vault.key in the home. "
-        "Chosen at init: changing it later does not open the vault again.",
+        "Chosen at init; `token-relay vault rekey` changes it.",
     )
     token_api: TokenApiConfig = Field(
         default_factory=TokenApiConfig, description="Which local programs may ask this agent for access tokens."
@@ -358,12 +359,13 @@ class Home:
     """Where an agent lives, found by the command line: its directory (0700) and that of its sockets.
 
     ``environment`` is what the agent may read of the service manager: NOTIFY_SOCKET, LISTEN_FDS,
-    CREDENTIALS_DIRECTORY.
+    CREDENTIALS_DIRECTORY. ``board`` is what names this device (:mod:`device.board`); nothing of it, nothing compared.
     """
 
     directory: Path
     sockets: Path
     environment: Mapping[str, str]
+    board: Mapping[str, str] = dataclass_field(default_factory=dict)
 
 
 C = TypeVar("C", bound=AgentConfig)

@@ -372,6 +372,11 @@ class ControlServer:
         self._listener = listener
         log.info("control_started", path=None if listener.path is None else str(listener.path))
 
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until the commands that run have been answered, at most so long."""
+        if self._sessions:
+            await asyncio.wait(set(self._sessions), timeout=timeout_s)
+
     async def stop(self) -> None:
         """Stop listening, cancel the commands that run, wait for their end, remove the socket. Not for handlers."""
         if self._server is None or self._listener is None:

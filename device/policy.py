@@ -21,6 +21,7 @@ Limit: all programs of one uid are one program to this policy, and to the kernel
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ POLICY_CHARS_MAX = 65_536
 RULES_MAX = 256
 ENTRIES_MAX = 64  # in each of a rule's lists
 ENTRY_CHARS_MAX = 512
+PER_MINUTE_MAX = 600  # ten a second, which nobody may exceed anyway
 ID_MAX = 2**32 - 2  # (uid_t)-1 means "leave as it is" in chown(2) and is nobody's number
 # What the kernel shows for everybody whom a user namespace cannot name (user_namespaces(7), overflowuid): a rule
 # for it would be a rule for all of them.
@@ -62,6 +64,7 @@ class Rule:
     audiences: frozenset[str] | None = None
     scopes: frozenset[str] | None = None
     session_transfer: bool = False
+    per_minute: int | None = None
 
     def __post_init__(self) -> None:
         if self.uid is None and self.gid is None:
@@ -101,9 +104,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The token may be given; ``by`` says why, for the log."""
+    """The token may be given; ``by`` says why, for the log, and ``per_minute`` how often, None for no limit here."""
 
     by: str
+    per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +125,16 @@ def decide(policy: Policy, peer: Peer, query: TokenQuery | TransferQuery) -> All
     if peer.uid == ROOT_UID:
         return Allowed("root")
     exceeded: dict[str, None] = {}
+    allowed: list[Allowed] = []
     for number, rule in enumerate(policy.rules, start=1):
         if not rule.names(peer):
             continue
         missing = tuple(rule.exceeded_by(query))
         if not missing:
-            return Allowed(f"rule {number}")
+            allowed.append(Allowed(f"rule {number}", rule.per_minute))
         exceeded.update(dict.fromkeys(missing))
+    if allowed:  # of several the most generous: a rule never narrows what another gives
+        return max(allowed, key=lambda found: math.inf if found.per_minute is None else found.per_minute)
     line = _line_to_add(peer, query)
     if peer.uid == OVERFLOW_ID:
         return DeniedBecause("the kernel cannot name the caller's uid (it shows 65534), so no rule can", "")
@@ -172,6 +179,7 @@ class _RuleModel(BaseModel):
     audiences: _Entries | None = None
     scopes: _Entries | None = None
     session_transfer: bool = False
+    per_minute: Annotated[int, Field(ge=1, le=PER_MINUTE_MAX)] | None = None
 
     @model_validator(mode="after")
     def _names_somebody(self) -> _RuleModel:
@@ -221,7 +229,13 @@ def _rule(model: _RuleModel) -> Rule:
         return None if entries is None else frozenset(entries)
 
     return Rule(
-        model.uid, model.gid, limit(model.accounts), limit(model.audiences), limit(model.scopes), model.session_transfer
+        model.uid,
+        model.gid,
+        limit(model.accounts),
+        limit(model.audiences),
+        limit(model.scopes),
+        model.session_transfer,
+        model.per_minute,
     )
 
 

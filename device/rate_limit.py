@@ -7,16 +7,17 @@ UIDS_MAX = 1_024  # rate limits remembered; those that are full again are forgot
 
 
 class RateLimit:
-    """A token bucket per uid: ``per_s`` requests a second, and as many at once after a quiet second."""
+    """A token bucket per uid: ``per_s`` requests a second, and ``burst`` at once after a quiet time."""
 
-    def __init__(self, per_s: float = TOKENS_PER_S_MAX) -> None:
+    def __init__(self, per_s: float = TOKENS_PER_S_MAX, burst: float | None = None) -> None:
         self._per_s = per_s
+        self._burst = per_s if burst is None else burst
         self._buckets: dict[int, tuple[float, float]] = {}  # uid → requests left, when that was (seconds)
 
     def take(self, uid: int, now_s: float) -> float:
         """Take one request; 0.0 when there was one, else the seconds until there is."""
-        left, since_s = self._buckets.pop(uid, (self._per_s, now_s))
-        left = min(self._per_s, left + max(0.0, now_s - since_s) * self._per_s)
+        left, since_s = self._buckets.pop(uid, (self._burst, now_s))
+        left = min(self._burst, left + max(0.0, now_s - since_s) * self._per_s)
         wait_s = 0.0 if left >= 1.0 else (1.0 - left) / self._per_s
         self._buckets[uid] = (left if wait_s else left - 1.0, now_s)
         if len(self._buckets) > UIDS_MAX:

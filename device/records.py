@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from relay.secret import AccessToken, PrivateKey, RefreshToken
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: Board
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,5 +249,18 @@ class Counter:
     value: int
 
 
-RECORDS = (Identity, Pairing, Seen, Outgoing, PhoneHandoff, CompanionHandoff, Grant, CachedToken, Event, Counter)
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Which device the vault belongs to; one row, ``name`` = "self". ``components`` is JSON, see device.copied."""
+
+    table: ClassVar[str] = "board"
+    key: ClassVar[tuple[str, ...]] = ("name",)
+    sealed_under: ClassVar[str] = "vault"
+
+    name: str
+    components: str
+    recorded_at: int
+
+
+RECORDS = (Identity, Pairing, Seen, Outgoing, PhoneHandoff, CompanionHandoff, Grant, CachedToken, Event, Counter, Board)
 EVENTS_MAX = 1000

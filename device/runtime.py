@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from device.advice import Adviser
 from device.clock import SystemClock, SystemRandom
 from device.config import AgentConfig, Home, Kind, read_own_text, read_secret_file
 from device.control import JSON, ControlServer, Exchange, Handler
@@ -25,7 +29,8 @@ from device.link import Link
 from device.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from device.policy import Policy, parse_policy
 from device.ports import Transaction
-from device.records import Event, Identity, Pairing
+from device.records import Event, Grant, Identity, Pairing
+from device.renewal import CertificateWatch
 from device.setup import key_source, open_vault
 from device.status import Surroundings
 from device.systemd import listen_fds, notify, watchdog_interval_s
@@ -94,19 +99,31 @@ class Runtime:
         on_network: Callable[[], None],
     ) -> None:
         """Run the agent until it is cancelled."""
+        adviser = Adviser(self.config.broker, lambda: self.clock.now().wall_s)
+
+        async def connected(_present: bool) -> None:
+            adviser.connected()
+            await agent.link.connected()
+            on_network()
+
+        async def pause(seconds: float) -> None:  # the channel sleeps when, and only when, a connection has failed
+            adviser.failed(channel.last_error)
+            await self.clock.sleep(seconds)
+
         channel = self.channel = MqttChannel(
             self._mqtt_settings(),
             on_message=agent.link.receive,
-            on_connected=lambda _present: _connected(agent.link, on_network),
-            sleep=self.clock.sleep,
+            on_connected=connected,
+            sleep=pause,
             uniform=self.random.uniform,
             subscriptions=[inbox_filter(agent.link.own_id)],
         )
         agent.link.channel = channel
+        certificates = CertificateWatch(self.config.broker, channel.certificates_renewed)
         await agent.start()
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
-        token_api = TokenApi(agent.keeper, self._policy(), clock=self.clock, transfers=agent.keeper)
+        token_api = TokenApi(agent.keeper, self.policy(), clock=self.clock, transfers=agent.keeper)
         await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
         try:
             await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))
@@ -117,10 +134,12 @@ class Runtime:
                     agent.link.resend_loop(),
                     agent.keeper.run(),
                     agent.link.greet_loop(),
-                    self._feed_watchdog(),
+                    self.feed_watchdog(),
+                    certificates.run(self.clock.sleep),
                 )
             ]
             address = self.home.environment.get("NOTIFY_SOCKET")
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, token_api, certificates)
             notify(address, READY=1)
             log.info("agent_started", kind=self.kind, device_id=agent.link.own_id)
             try:
@@ -133,6 +152,19 @@ class Runtime:
                     task.cancel()
         finally:
             await control.stop()
+
+    def _reload(self, token_api: TokenApi, certificates: CertificateWatch) -> None:
+        """At SIGHUP: read policy and certificates anew. A wrong policy is refused and the former stays in force."""
+        address = self.home.environment.get("NOTIFY_SOCKET")
+        notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+        try:
+            token_api.policy = self.policy()
+        except ConfigError as exc:
+            log.error("reload_refused", detail=str(exc), hint=exc.hint)
+        else:
+            log.info("policy_reloaded", rules=len(token_api.policy.rules))
+        certificates.check()
+        notify(address, READY=1)
 
     async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """The command ``events``: audit rows with a number above ``after``, the newest ``limit`` of them."""
@@ -164,22 +196,26 @@ class Runtime:
             password=password,
         )
 
-    def _policy(self) -> Policy:
+    def policy(self) -> Policy:
+        """Read who may have tokens. Raises ConfigError: the file is unsafe or wrong."""
         path = self.config.token_api.policy_file
         if path is None:
             return Policy(os.geteuid())
         text = read_own_text(path, POLICY_BYTES_MAX, what="policy", forbidden=0o022)
         return parse_policy(text, file=str(path), owner_uid=os.geteuid())
 
-    async def _feed_watchdog(self) -> None:
-        """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts."""
+    async def feed_watchdog(self, status: str = "") -> None:
+        """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts.
+
+        ``status`` is what the manager shows in place of the counts.
+        """
         interval_s = watchdog_interval_s(self.home.environment, pid=os.getpid())
         address = self.home.environment.get("NOTIFY_SOCKET")
         while interval_s is not None and address:
             try:
-                open_pairings = await self.vault.run(lambda tx: len(tx.select(Pairing, state="active")))
+                paired, grants = await self.vault.run(_counts)
                 connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
-                notify(address, WATCHDOG=1, STATUS=f"{open_pairings} paired, {connected}")
+                notify(address, WATCHDOG=1, STATUS=status or f"{paired} paired, {grants}, broker {connected}")
             except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
                 log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
@@ -188,6 +224,13 @@ class Runtime:
 async def _connected(link: Link, on_network: Callable[[], None]) -> None:
     await link.connected()
     on_network()
+
+
+def _counts(tx: Transaction) -> tuple[int, str]:
+    """Return the number of active pairings, and the numbers of grants by state in words."""
+    states = Counter(grant.state for grant in tx.select(Grant))
+    words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return len(tx.select(Pairing, state="active")), f"grants: {words or 'none'}"
 
 
 @asynccontextmanager
@@ -200,7 +243,7 @@ async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIter
     source = key_source(home.directory, config.vault, home.environment)
     if not home.directory.is_dir():
         raise ConfigError(f"there is no home at {home.directory}", hint=f"token-relay {kind} init --help")
-    clock = SystemClock()
+    clock = SystemClock(boot_id=home.environment.get("TOKEN_RELAY_BOOT_ID", ""))
     now_text = datetime.fromtimestamp(clock.now().wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     vault = await open_vault(home.directory, source, kind, now_text)
     http = AioHttp(route=config.http_address)

@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device.clock import SystemRandom
-from device.config import CompanionConfig, Kind, PhoneConfig, VaultConfig, check_config, read_secret_file
+from device.config import (
+    AgentConfig,
+    CompanionConfig,
+    Kind,
+    PhoneConfig,
+    VaultConfig,
+    check_config,
+    read_secret_file,
+)
 from device.ports import Transaction
 from device.records import RECORDS, SCHEMA_VERSION, Identity
 from device.vault.errors import CorruptVaultError
 from device.vault.files import set_aside
 from device.vault.keys import KeyFile, KeySource, PassphraseKey, SystemdCredential
+from device.vault.rekey import open_in_force
 from device.vault.store import SqliteVault
 from relay.errors import ConfigError, VaultError
 from relay.identity import KeyPair, device_id
@@ -24,6 +33,8 @@ from relay.identity import KeyPair, device_id
 VAULT_FILE = "vault.db"
 KEY_FILE = "vault.key"
 PASSPHRASE_PARAMETERS_FILE = "vault.kdf"  # noqa: S105  # a file name
+FIRST_START_MARK = ".first-start"
+BROUGHT = frozenset({"ca.pem", "device.pem"})  # what the CA's owner may have put there before the first start
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +67,41 @@ def create_home(kind: Kind, home: Path, config_text: str, environment: Mapping[s
     )
     if isinstance(parsed, tuple):
         raise ConfigError("\n".join(problem.in_file("config.toml") for problem in parsed))
-    source = key_source(home, parsed.vault, environment or {})
+    return _make(home, parsed.vault, environment or {})
+
+
+def first_start(home: Path, config: AgentConfig, environment: Mapping[str, str]) -> InitResult | None:
+    """Make vault, identity and signing request in a service's home that is empty; None when it is not.
+
+    A service's configuration lies in ``/etc`` and its home is made by the service manager under a user that exists
+    only while it runs, so ``init`` cannot be run for it. Only an empty home counts (certificates may have been
+    brought): a vault that went missing from among other files is never replaced. A power cut in between leaves a mark,
+    and the next start goes on.
+
+    Raises:
+        ConfigError, VaultError, LocalError: nothing usable was made; the message says what to do.
+    """
+    mark = home / FIRST_START_MARK
+    is_begun = mark.exists()
+    if not is_begun and (not home.is_dir() or any(entry.name not in BROUGHT for entry in home.iterdir())):
+        return None
+    from device.csr import CSR_NAME, unlink, write_atomic, write_csr  # late: X.509 is needed this once
+
+    if not is_begun:
+        key_source(home, config.vault, environment)  # refused before anything is written
+        write_atomic(mark, b"", mode=0o600)
+    made = _make(home, config.vault, environment)
+    if not (home / CSR_NAME).exists():
+        write_csr(home, made.device_id)
+    unlink(mark)
+    return made
+
+
+def _make(home: Path, config: VaultConfig, environment: Mapping[str, str]) -> InitResult:
+    source = key_source(home, config, environment)
     vault_path = home / VAULT_FILE
     if not vault_path.exists():
-        _create_key(source, home, parsed.vault)
+        _create_key(source, home, config)
     return asyncio.run(_open_or_create(vault_path, source))
 
 
@@ -99,7 +141,7 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
     if not path.exists():
         raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
     try:
-        vault = SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION, create=False)
+        vault = open_in_force(path, source)
         try:
             await vault.run(_read_everything)
         except BaseException:

@@ -33,6 +33,7 @@ ACTIONS: Mapping[str, str] = {
     "lease_ends_soon": "bring the phone online before the lease ends",
     "grant_ends_soon": "hand over anew before the grant ends: token-relay phone handoff DEVICE",
     "restored_backup": "this disk was restored from an older image; on the phone: token-relay phone handoff DEVICE",
+    "copied": "this vault was copied from another device: token-relay AGENT adopt here, or pair anew",
     "client_refused": "the provider refuses this client: check client_id and the provider's events, then restart",
     "check_broker": "the broker cannot be reached: check its address, certificates and network",
 }

@@ -179,6 +179,7 @@ class TokenApi:
         self._clock = clock
         self._head_deadline_s = head_deadline_s
         self._rate = RateLimit()
+        self._policy_rates: dict[int, RateLimit] = {}  # by requests a minute, as many as the policy has numbers
         self._connections: dict[int, int] = {}  # uid → open connections
         self._requests: set[asyncio.Task[object]] = set()
         self._listener: UnixListener | None = None
@@ -261,6 +262,13 @@ class TokenApi:
         if isinstance(decision, DeniedBecause):
             log.warning("token_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
             return _denial(decision)
+        if decision.per_minute is not None:
+            a_minute = decision.per_minute
+            rate = self._policy_rates.setdefault(a_minute, RateLimit(a_minute / 60, a_minute))
+            if wait_s := rate.take(peer.uid, self._clock.now().boot_s):
+                log.warning("token_denied", uid=peer.uid, pid=peer.pid, by=decision.by, detail="rate")
+                detail = f"the policy gives uid {peer.uid} {a_minute} tokens a minute"
+                return _refusal(TokenRefused("busy", detail, "keep the token until expires_at", wait_s))
         return await self._ask_source(peer, query, decision)
 
     async def _transfer(self, transfers: TransferSource, peer: Peer, body: bytes) -> Reply:
@@ -301,7 +309,7 @@ class TokenApi:
         if isinstance(wide, DeniedBecause):
             log.warning("token_wider_than_policy", uid=peer.uid, pid=peer.pid, scope=answer.scope)
             return _denial(replace(wide, detail=f"the provider's token carries more scopes than asked; {wide.detail}"))
-        log.debug("token_given", uid=peer.uid, pid=peer.pid, by=decision.by, scope=answer.scope)
+        log.info("token_given", uid=peer.uid, pid=peer.pid, by=decision.by, scope=answer.scope)
         return granted(answer)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:

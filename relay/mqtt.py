@@ -72,6 +72,7 @@ class MqttChannel:
         self._client: Connection | None = None
         self._up_since: float | None = None
         self._wake = asyncio.Event()
+        self._renewed = asyncio.Event()
         self._probes: dict[bytes, asyncio.Future[None]] = {}
         is_device = DEVICE_ID_PATTERN.fullmatch(settings.client_id)
         self._probe_topic = peer_topic(recipient=settings.client_id, sender=settings.client_id) if is_device else ""
@@ -154,6 +155,10 @@ class MqttChannel:
         """End the present pause, if there is one: somebody knows that the network is back."""
         self._wake.set()
 
+    def certificates_renewed(self) -> None:
+        """End the present connection: the next one reads the certificate files anew."""
+        self._renewed.set()
+
     # -- the supervisor --------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -183,14 +188,21 @@ class MqttChannel:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _serve_one_connection(self) -> None:
+        self._renewed.clear()  # whatever is on the disk now is what this connection uses
         client = Connection(self._settings)
         try:
             await client.open()
             self._client = client
-            await _until_first_failure(client.watch(), self._consume(client), self._greet(client))
+            await _until_first_failure(
+                client.watch(), self._consume(client), self._greet(client), self._until_renewed()
+            )
         finally:
             self._client = None
             await client.close()
+
+    async def _until_renewed(self) -> None:
+        await self._renewed.wait()
+        raise DroppedError("the certificates were renewed")
 
     async def _greet(self, client: Connection) -> None:
         for topic_filter in list(self._unwanted):

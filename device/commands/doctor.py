@@ -1,93 +1,87 @@
 """``doctor``: what is wrong here, one line per check.
 
-First what can be seen without the agent (home, configuration), then whether it runs, then what it says about itself.
-An agent that has a ``doctor`` command of its own is believed (``{"checks": [{"name", "ok", "detail", "hint"}]}``);
-else the checks follow from its ``status``.
+First what can be seen without the agent (home, configuration, clock, disk, key, certificates, broker, sockets, unit),
+then whether it runs and what it says of itself: its ``status``, and its command ``doctor`` where it has one
+(``{"checks": [{"name", "ok", "detail", "hint"}]}``). The checks themselves are in :mod:`device.checks`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from device.checks import broker, local, machine, provider
+from device.checks.finding import Check
 from device.client import JSON, ClientError, JsonObject
+from device.clock import SystemClock
 from device.commands.parsing import DONE, FAILED, NOT_RUNNING, Context
 from device.commands.talk import call
 from device.config import CompanionConfig, Kind, PhoneConfig, load_config
-from device.paths import agent_home, config_file
+from device.paths import agent_home, config_file, search_directories
 from device.render import clean, show
 from relay.errors import ConfigError
 
-SILENCE_S = 30.0  # the agent's checks may include one question to broker and provider each
-WANTED = {  # missing, or not readable by this user
-    "ca": "bring ca.pem from the CA's directory and make it readable to this user",
-    "cert": "`token-relay certs sign` makes it of device.csr; bring it and make it readable to this user",
-    "key": "`init --force --new-key` makes a new one; or make it readable to this user",
-}
+SERVICE_HOMES = Path("/var/lib/token-relay")
+SILENCE_S = 30.0  # the agent's checks may include one question to the broker
 UNKNOWN_COMMAND = "unknown_command"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding. ``hint`` says what to try when it is not ok."""
-
-    name: str
-    is_ok: bool
-    detail: str = ""
-    hint: str = ""
-
-    def as_json(self) -> JsonObject:
-        """Return the shape of ``--json``."""
-        return {"name": self.name, "ok": self.is_ok, "detail": self.detail, "hint": self.hint}
+LOCKED = frozenset({"copied"})  # actions without which the agent does nothing at all
+ISSUERS_MAX = 4  # a companion has one or two grants; more lines than this hide the others
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
     """Check, print, and return 0 when all is well, 3 when the agent does not run, 1 when a check failed."""
     kind: Kind = "phone" if args.group == "phone" else "companion"
     is_running = True
-    checks = list(_local(args, context, kind))
+    config, checks = _configured(args, context, kind)
+    if config is not None:
+        checks += _here(args, context, kind, config)
+    status: JsonObject = {}
     try:
-        checks += _of_agent(args, context)
+        checks.append(Check("agent", True, "running"))
+        status = call(args, context, "status", silence_s=SILENCE_S)
+        checks += [*_from_status(status), *_own_checks(args, context)]
     except ClientError as exc:
         is_running = exc.code != "not_running"
+        checks = [check for check in checks if check.name != "agent"]
         checks.append(Check("agent", False, str(exc), exc.hint))
+    if config is not None:
+        checks += _provider(config, status)
     is_fine = all(check.is_ok for check in checks)
     if context.as_json:
         show(context, {"ok": is_fine, "checks": [check.as_json() for check in checks]})
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:
-            mark = "ok  " if check.is_ok else "FAIL"
-            context.out(f"{mark}  {clean(check.name):<{width}}  {clean(check.detail)}".rstrip())
-            if check.hint and not check.is_ok:
+            context.out(f"{check.mark:<4}  {clean(check.name):<{width}}  {clean(check.detail)}".rstrip())
+            if check.hint:
                 context.out(f"      {'':<{width}}  try: {clean(check.hint)}")
     if not is_running:
         return NOT_RUNNING
     return DONE if is_fine else FAILED
 
 
-def _local(args: argparse.Namespace, context: Context, kind: Kind) -> Iterator[Check]:
-    home = agent_home(kind, context.env, home=args.home).absolute()
-    yield _home(home, kind)
+def _configured(
+    args: argparse.Namespace, context: Context, kind: Kind
+) -> tuple[PhoneConfig | CompanionConfig | None, list[Check]]:
+    """Judge home and configuration; without the latter there is nothing more to look at."""
+    checks = [_home(home_of(kind, args, context), kind)]
     try:
         path = config_file(kind, context.env, home=args.home, config=args.config)
         if path is None:
-            yield Check("configuration", False, "none found", f"token-relay {kind} init --help")
-            return
+            return None, [*checks, Check("configuration", False, "none found", f"token-relay {kind} init --help")]
         config = load_config(PhoneConfig, path) if kind == "phone" else load_config(CompanionConfig, path)
     except ConfigError as exc:
-        for line in str(exc).split("\n"):
-            yield Check("configuration", False, line, exc.hint)
-        return
-    yield Check("configuration", True, "; ".join((str(path), *config.warnings())))
-    for name, file in (("ca", config.broker.ca), ("cert", config.broker.cert), ("key", config.broker.key)):
-        if file is not None:
-            is_there = os.access(file, os.R_OK)
-            yield Check(f"broker {name}", is_there, str(file), "" if is_there else WANTED[name])
+        return None, [*checks, *(Check("configuration", False, line, exc.hint) for line in str(exc).split("\n"))]
+    return config, [*checks, Check("configuration", True, "; ".join((str(path), *config.warnings())))]
+
+
+def home_of(kind: Kind, args: argparse.Namespace, context: Context, services: Path = SERVICE_HOMES) -> Path:
+    """Return the home to look at: the service's, where nobody named one and this person has none."""
+    home = agent_home(kind, context.env, home=args.home).absolute()
+    is_named = args.home is not None or context.env.get("TOKEN_RELAY_HOME") or context.env.get("STATE_DIRECTORY")
+    return home if is_named or home.exists() or not (services / kind).exists() else services / kind
 
 
 def _home(home: Path, kind: Kind) -> Check:
@@ -102,38 +96,62 @@ def _home(home: Path, kind: Kind) -> Check:
     return Check("home", True, str(home))
 
 
-def _of_agent(args: argparse.Namespace, context: Context) -> list[Check]:
+def _here(
+    args: argparse.Namespace, context: Context, kind: Kind, config: PhoneConfig | CompanionConfig
+) -> Iterator[Check]:
+    home = home_of(kind, args, context)
+    now = SystemClock().now()
+    yield machine.clock(now)
+    if home.is_dir():
+        yield machine.look_at_disk(home, mountinfo=machine.MOUNTINFO)
+        yield local.vault_key(home, config.vault, local.CREDENTIAL_STORES)
+    yield from broker.certificates(config.broker, now.wall_s)
+    yield broker.reach(config.broker)
+    yield broker.settings(config.broker, broker.confs_here(system=broker.SYSTEM_CONF))
+    yield local.sockets(home, search_directories(kind, context.env, home=args.home, socket=args.socket))
+    yield machine.look_at_unit(kind, context.env)
+
+
+def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Check]:
+    """Find the provider: the phone's from its settings, the companion's from the grants that it holds."""
+    if isinstance(config, PhoneConfig):
+        return [provider.discovery(config.provider.url, config.provider)]
+    grants = status.get("grants")
+    issuers = (
+        {_text(row.get("issuer")) for row in grants if isinstance(row, dict)} if isinstance(grants, list) else set()
+    )
+    if not issuers - {""}:
+        return [Check("provider", True, "none yet: it arrives with the grant")]
+    return [provider.discovery(issuer) for issuer in sorted(issuers - {""})[:ISSUERS_MAX]]
+
+
+def _own_checks(args: argparse.Namespace, context: Context) -> list[Check]:
     try:
         found = call(args, context, "doctor", silence_s=SILENCE_S).get("checks")
     except ClientError as exc:
         if exc.code != UNKNOWN_COMMAND:
             raise
-        return [Check("agent", True, "running"), *_from_status(call(args, context, "status", silence_s=SILENCE_S))]
+        return []
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return [
-        Check("agent", True, "running"),
-        *(
-            Check(_text(row.get("name")), row.get("ok") is True, _text(row.get("detail")), _text(row.get("hint")))
-            for row in rows
-        ),
+        Check(_text(row.get("name")), row.get("ok") is True, _text(row.get("detail")), _text(row.get("hint")))
+        for row in rows
     ]
 
 
 def _from_status(status: JsonObject) -> Iterator[Check]:
-    broker, vault, clock = (_table(status, name) for name in ("broker", "vault", "clock"))
-    if broker:
-        error = _text(broker.get("last_error"))
+    connection, action = _table(status, "broker"), _table(status, "action")
+    if connection:
+        error = _text(connection.get("last_error"))
         yield Check(
-            "broker",
-            broker.get("connected") is True,
-            error or _text(broker.get("url")),
-            "not connected yet: ask again, or see `status`",
+            "connection",
+            connection.get("connected") is True,
+            error or _text(connection.get("url")),
+            "" if connection.get("connected") is True else "not connected yet: ask again, or see `status`",
         )
-    if vault:
-        yield Check("vault", True, _text(vault.get("detail") or vault.get("key")))
-    if clock:
-        is_synced = clock.get("synced") is True
-        yield Check("clock", is_synced, "" if is_synced else "not synchronised", "start systemd-timesyncd or chrony")
+    if action:
+        slug = _text(action.get("slug"))
+        yield Check("action", slug not in LOCKED, slug, _text(action.get("sentence")))
 
 
 def _table(status: JsonObject, name: str) -> JsonObject:

@@ -279,11 +279,26 @@ COMMANDS = {
         description="Forget a companion that will never answer again. What it holds lives on until its lease ends "
         "or the provider revokes it: `phone revoke DEVICE --lost` comes first.",
     ),
+    "metrics": Command(
+        "print the agent's numbers for Prometheus",
+        _plain,
+        "device.commands.talk:metrics",
+        description="Print grants by state, refreshes by outcome, what waits in the outbox and the like in Prometheus' "
+        "text format. A timer that writes it into node_exporter's textfile directory is enough.",
+    ),
+    "adopt": Command(
+        "make this device the home of a copied vault",
+        _plain,
+        "device.commands.talk:adopt",
+        description="An agent whose vault was copied from another device stays locked. This command says that the "
+        "vault lives here from now on. Only when the other device is gone for good: two copies end each "
+        "other's access, and the provider may revoke both.",
+    ),
     "doctor": Command(
         "check the installation and say what is wrong with it",
         _plain,
         "device.commands.doctor:run",
-        description="Check home, configuration, agent, broker, vault key and clock, one line each. Exits 1 when a "
-        "check failed.",
+        description="Check home, configuration, clock, disk, vault key, certificates, broker, sockets, unit, agent and "
+        "provider, one line each. Exits 1 when a check failed.",
     ),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from device.commands.parsing import DONE, Context, UsageError
 from device.commands.serve import configure_logs
+from device.systemd import notify
 
 
 def sandbox(args: argparse.Namespace, context: Context) -> int:
@@ -33,7 +34,12 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         network_table=_path(args.network_table),
         actions=_path(args.actions),
     )
-    asyncio.run(run(options))  # it minds the stop signals itself
+
+    def announce(announcement: str) -> None:
+        context.out(announcement.removesuffix("\n"))
+        notify(context.env.get("NOTIFY_SOCKET"), READY=1)
+
+    asyncio.run(run(options, write=announce))  # it minds the stop signals itself
     return DONE
 
 

@@ -9,12 +9,16 @@ import signal
 import sys
 from collections.abc import Coroutine
 
+from device.board import read_board
+from device.commands.lean import structlog
 from device.commands.parsing import DONE, Context
-from device.config import CompanionConfig, Home, Kind, PhoneConfig, load_config
+from device.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig, load_config
 from device.logs import configure
 from device.paths import CONTROL_SOCKET, agent_home, check_socket_path, config_file, socket_directory
 from device.systemd import harden_process
-from relay.errors import ConfigError
+from relay.errors import ConfigError, RelayError
+
+log = structlog.get_logger()
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -32,24 +36,58 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
         )
     sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
     check_socket_path(sockets / CONTROL_SOCKET)
-    home = Home(directory, sockets, context.env)
+    home = Home(directory, sockets, context.env, read_board(context.env))
+    configure_logs(context)
     if is_phone:
         phone_config = load_config(PhoneConfig, path)
+        _first_start(home, phone_config)
         from device.phone.serve import run_phone
 
         work = run_phone(home, phone_config)
         warnings = phone_config.warnings()
     else:
         companion_config = load_config(CompanionConfig, path)
+        _first_start(home, companion_config)
         from device.companion.serve import run_companion
 
         work = run_companion(home, companion_config)
         warnings = companion_config.warnings()
-    configure_logs(context)
     for warning in warnings:
         context.note(f"warning: {warning}")
-    asyncio.run(until_stopped(work))
+    try:
+        asyncio.run(until_stopped(work))
+    except ExceptionGroup as exc:  # the agent's tasks live in a group; a person is told the reason, not the group
+        reason = _reason(exc)
+        if reason is None:
+            raise
+        raise reason from exc
     return DONE
+
+
+def _reason(group: ExceptionGroup[Exception]) -> RelayError | None:
+    """Return the one error of ours that ended the agent; None when there were others, too: that is a bug."""
+    leaves: list[Exception] = []
+    pending: list[Exception] = [group]
+    while pending:
+        exc = pending.pop()
+        if isinstance(exc, ExceptionGroup):
+            pending.extend(exc.exceptions)
+        else:
+            leaves.append(exc)
+    return leaves[0] if len(leaves) == 1 and isinstance(leaves[0], RelayError) else None
+
+
+def _first_start(home: Home, config: AgentConfig) -> None:
+    """Make the home of a service that starts for the first time: its directory is the service manager's."""
+    if home.environment.get("STATE_DIRECTORY", "").split(":")[0] != str(home.directory):
+        return
+    from device.setup import first_start
+
+    made = first_start(home.directory, config, home.environment)
+    if made is not None:
+        from device.csr import CSR_NAME
+
+        log.info("home_made", device_id=made.device_id, sign=str(home.directory / CSR_NAME))
 
 
 async def until_stopped(work: Coroutine[object, object, None]) -> None:

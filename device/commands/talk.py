@@ -208,6 +208,20 @@ def _sign_in_sources(args: argparse.Namespace) -> Sources:
 # -- Companion ---------------------------------------------------------------------------------------------
 
 
+def metrics(args: argparse.Namespace, context: Context) -> int:
+    """``companion metrics`` and ``phone metrics``: the text as it is, or inside an object with ``--json``."""
+    result = call(args, context, "metrics")
+    if context.as_json:
+        return finish(context, result)
+    context.out(str(result.get("text", "")).rstrip("\n"))
+    return DONE
+
+
+def adopt(args: argparse.Namespace, context: Context) -> int:
+    """``companion adopt`` and ``phone adopt``."""
+    return finish(context, call(args, context, "adopt"))
+
+
 def companion_pair(args: argparse.Namespace, context: Context) -> int:
     """``companion pair``: the invitation is the last line of standard output, whatever comes after it.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from device import measuring, metrics
+from device.adoption import nothing_to_adopt, until_at_home
 from device.companion.agent import CompanionAgent
 from device.config import CompanionConfig, Home
 from device.control import JSON, Exchange
@@ -20,9 +22,11 @@ COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget",)
 async def run_companion(home: Home, config: CompanionConfig) -> None:
     """Run the companion's agent until it is cancelled."""
     async with open_runtime("companion", home, config) as runtime, asyncio.TaskGroup() as tasks:
+        await until_at_home(runtime, tasks)
+        http = metrics.MeasuredHttp(runtime.http)
         agent = CompanionAgent(
             vault=runtime.vault,
-            http=runtime.http,
+            http=http,
             clock=runtime.clock,
             random=runtime.random,
             identity=runtime.identity,
@@ -30,7 +34,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
             broker_url=config.broker.url,
             tasks=tasks,
         )
-        commands = _Commands(runtime, agent)
+        commands = _Commands(runtime, agent, http)
         await runtime.serve(
             agent,
             tasks,
@@ -39,6 +43,9 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
                 "events": runtime.events,
                 "pair": commands.pair,
                 "forget": commands.forget,
+                "doctor": commands.doctor,
+                "metrics": commands.metrics,
+                "adopt": nothing_to_adopt,
             },
             goes_on=COMMANDS_THAT_GO_ON,
             on_network=agent.keeper.network_is_up,
@@ -48,9 +55,10 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
 class _Commands:
     """What the command line may ask of the companion."""
 
-    def __init__(self, runtime: Runtime, agent: CompanionAgent) -> None:
+    def __init__(self, runtime: Runtime, agent: CompanionAgent, http: metrics.MeasuredHttp) -> None:
         self._runtime = runtime
         self._agent = agent
+        self._http = http
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Where the companion stands."""
@@ -87,6 +95,22 @@ class _Commands:
                 await invitations.close()
                 return {**step, "device_id": paired.device_id, "message": f"paired with {paired.device_name}"}
             await exchange.progress(step)
+
+    async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The numbers, as Prometheus reads them."""
+        runtime, agent = self._runtime, self._agent
+        seen = metrics.Seen(
+            runtime.clock.now(),
+            runtime.channel is not None and runtime.channel.is_connected,
+            agent.keeper.outcomes,
+            agent.link.rejects,
+            self._http.latency,
+        )
+        return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
+
+    async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """What only the running agent can measure."""
+        return await measuring.doctor(self._runtime.channel)
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Erase the grants here, and with ``pairing`` the pairings."""

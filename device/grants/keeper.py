@@ -15,6 +15,7 @@ transaction. See :mod:`device.grants.lifecycle` for the decisions.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Tally
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -84,6 +85,8 @@ class GrantKeeper:
         self._random = random
         self._tasks = tasks
         self._watcher = watcher
+        self.outcomes: Tally[str] = Tally()
+        """Refreshes since this process started, by outcome."""
         self._flights: dict[str, asyncio.Task[TokenOutcome | None]] = {}
         self._challenges = Challenges()
         self._pauses: dict[str, Pause] = {}
@@ -294,6 +297,7 @@ class GrantKeeper:
                     outcome = await exchange.send(begun.grant, begun.refresh_token, begun.sent)
                 else:
                     outcome = await self._refresh(begun)
+                self.outcomes[event_of(outcome)[0]] += 1
                 settled = await self._settle(begun, outcome)
                 if exchange is not None:
                     exchange.settled(settled)

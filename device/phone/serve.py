@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from device import measuring, metrics
+from device.adoption import nothing_to_adopt, until_at_home
 from device.config import Home, PhoneConfig
 from device.control import JSON, Exchange
 from device.phone.account import AccountSettings, SignInOptions
@@ -36,9 +38,11 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
         allow_refresh_token_access=config.allow_refresh_token_access,
     )
     async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:
+        await until_at_home(runtime, tasks)
+        http = metrics.MeasuredHttp(runtime.http)
         agent = PhoneAgent(
             vault=runtime.vault,
-            http=runtime.http,
+            http=http,
             clock=runtime.clock,
             random=runtime.random,
             identity=runtime.identity,
@@ -48,7 +52,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
             lease_days=config.handoff.lease_days,
             tasks=tasks,
         )
-        commands = _Commands(runtime, agent)
+        commands = _Commands(runtime, agent, http)
         tending = tasks.create_task(agent.tend())
         try:
             await runtime.serve(
@@ -69,6 +73,9 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
                     "revoke": commands.revoke,
                     "unpair": commands.unpair,
                     "forget": commands.forget,
+                    "doctor": commands.doctor,
+                    "metrics": commands.metrics,
+                    "adopt": nothing_to_adopt,
                 },
                 goes_on=COMMANDS_THAT_GO_ON,
                 on_network=agent.network_is_up,
@@ -80,9 +87,26 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
 class _Commands:
     """What the command line may ask of the phone."""
 
-    def __init__(self, runtime: Runtime, agent: PhoneAgent) -> None:
+    def __init__(self, runtime: Runtime, agent: PhoneAgent, http: metrics.MeasuredHttp) -> None:
         self._runtime = runtime
         self._agent = agent
+        self._http = http
+
+    async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The numbers, as Prometheus reads them."""
+        runtime, agent = self._runtime, self._agent
+        seen = metrics.Seen(
+            runtime.clock.now(),
+            runtime.channel is not None and runtime.channel.is_connected,
+            agent.keeper.outcomes,
+            agent.link.rejects,
+            self._http.latency,
+        )
+        return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
+
+    async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """What only the running agent can measure."""
+        return await measuring.doctor(self._runtime.channel)
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Where the phone stands."""

@@ -45,6 +45,21 @@ PASSPHRASE_CHARS_MIN = 12  # guessed offline, without limit: four random words, 
 PARAMETERS_BYTES_MAX = 1024
 CREDENTIAL_BYTES_MAX = 2 * KEY_BYTES + 1  # 64 hex digits and a line feed
 
+# What a stolen disk gives away, by the way to the key; `status` and `doctor` print these.
+STOLEN_KEY_FILE = "a stolen disk gives away everything: the vault key lies on it in clear"
+STOLEN_KDF = (
+    "a stolen disk gives away states, names and times, and the chance to guess the passphrase "
+    "at the price of one Argon2id run per guess"
+)
+STOLEN_CREDENTIAL = (
+    "a stolen disk gives away states, names and times if the credential was sealed with the TPM, "
+    "and everything if it was sealed with the host key, which lies on the same disk"
+)
+
+MAKE_CREDENTIAL = (
+    "put it back, or for a new vault: head -c 32 /dev/urandom | systemd-creds encrypt - /etc/credstore.encrypted/{name}"
+)
+
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _HEX_KEY = re.compile(rb"[0-9A-Fa-f]{64}\n?", re.ASCII)
 
@@ -88,7 +103,7 @@ class KeyFile:
 
     def describe(self) -> str:
         """Return what a stolen disk gives away."""
-        return "a stolen disk gives away everything: the vault key lies on it in clear"
+        return STOLEN_KEY_FILE
 
 
 class _Parameters(BaseModel):
@@ -113,6 +128,10 @@ class PassphraseKey:
     def __init__(self, path: Path, passphrase: Password) -> None:
         self._path = path
         self._passphrase = passphrase
+
+    def with_parameters(self, path: Path) -> PassphraseKey:
+        """Return the same passphrase with the salt and parameters of another file."""
+        return PassphraseKey(path, self._passphrase)
 
     def create(self, *, passes: int = PASSES_DEFAULT, memory_bytes: int = MEMORY_BYTES_DEFAULT) -> None:
         """Choose a salt and write the file, durable when this returns. Takes as long as :meth:`load`.
@@ -158,10 +177,7 @@ class PassphraseKey:
 
     def describe(self) -> str:
         """Return what a stolen disk gives away."""
-        return (
-            "a stolen disk gives away states, names and times, and the chance to guess the passphrase "
-            "at the price of one Argon2id run per guess"
-        )
+        return STOLEN_KDF
 
     def _read(self) -> _Parameters:
         content = read_file(self._path, bytes_max=PARAMETERS_BYTES_MAX)
@@ -188,27 +204,31 @@ class SystemdCredential:
         directory = environment.get("CREDENTIALS_DIRECTORY", "")
         if not directory.startswith("/"):
             raise VaultError(
-                "no systemd credentials here", hint=f"run as a service with LoadCredentialEncrypted={name}"
+                f"credential {name} is missing: no systemd credentials here",
+                hint=f"run as a service with LoadCredentialEncrypted={name}; {MAKE_CREDENTIAL.format(name=name)}",
             )
         return cls(Path(directory), name)
 
     def load(self) -> PrivateKey:
         """Return the key. Owner and mode are the service manager's, so they are not judged here."""
+        if not self._path.exists():
+            name = self._path.name
+            raise VaultError(f"credential {name} is missing", hint=MAKE_CREDENTIAL.format(name=name))
         content = read_file(self._path, bytes_max=CREDENTIAL_BYTES_MAX, is_private=False)
-        if len(content) == KEY_BYTES:
-            return PrivateKey(content)
-        if _HEX_KEY.fullmatch(content):
-            return PrivateKey(bytes.fromhex(content.decode("ascii")))
-        raise VaultError(
-            f"credential {self._path.name} is not a key", hint=f"it needs {KEY_BYTES} random bytes, raw or in hex"
-        )
+        return key_from(content, f"credential {self._path.name}")
 
     def describe(self) -> str:
         """Return what a stolen disk gives away."""
-        return (
-            "a stolen disk gives away states, names and times if the credential was sealed with the TPM, "
-            "and everything if it was sealed with the host key, which lies on the same disk"
-        )
+        return STOLEN_CREDENTIAL
+
+
+def key_from(content: bytes, what: str) -> PrivateKey:
+    """Read a key of 32 bytes, raw or in hex. Raises VaultError for anything else."""
+    if len(content) == KEY_BYTES:
+        return PrivateKey(content)
+    if _HEX_KEY.fullmatch(content):
+        return PrivateKey(bytes.fromhex(content.decode("ascii")))
+    raise VaultError(f"{what} is not a key", hint=f"it needs {KEY_BYTES} random bytes, raw or in hex")
 
 
 def _normalised(passphrase: Password) -> str:

@@ -124,6 +124,13 @@ class SqliteVault:
             self._writer.shutdown(wait=False)
         await asyncio.shield(asyncio.wrap_future(self._closing))
 
+    def close_now(self) -> None:
+        """Close as :meth:`close` does. Blocks; for who has no event loop."""
+        if self._closing is None:
+            self._closing = self._writer.submit(self._shut)
+            self._writer.shutdown(wait=False)
+        self._closing.result()
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -21,6 +21,8 @@ from channel_kit import (
 from mosquitto import Mosquitto
 from raw import Raw, ScriptedBroker, Wire, welcome
 
+from device.config import BrokerConfig
+from device.renewal import CertificateWatch
 from relay.errors import ConfigError, VaultError
 from relay.mqtt import MqttSettings, backoff_s_max
 from relay.sandbox.broker import Broker
@@ -164,6 +166,33 @@ async def test_mutual_tls_works_and_renewed_files_are_picked_up(
             await end.up()
             assert await end.channel.publish(FROM_PEER, b"over TLS" * 2000)
             assert await end.next() == b"over TLS" * 2000
+
+
+async def test_an_open_connection_takes_up_renewed_files_when_it_is_told(tmp_path: Path, authority: Authority) -> None:
+    cert, key = authority.issue(ME)
+    stranger = Authority(tmp_path / "strangers", "other-ca")
+    async with Mosquitto(tmp_path / "broker", *tls_lines(authority)) as broker:
+        tls = {"use_tls": True, "ca_file": authority.ca, "cert_file": cert, "key_file": key}
+        async with running(End(settings(broker.port, **tls))) as end:
+            await end.up()
+            watch = CertificateWatch(
+                BrokerConfig(url="mqtts://broker", ca=authority.ca, cert=cert, key=key),
+                end.channel.certificates_renewed,
+            )
+            watch.check()
+            assert end.channel.is_connected, "nothing changed"
+            old_cert, old_key = cert.read_bytes(), key.read_bytes()
+            bad_cert, bad_key = stranger.issue(ME)
+            bad_cert.replace(cert)
+            watch.check()
+            assert end.channel.is_connected, "certificate and key do not belong together yet"
+            bad_key.replace(key)
+            watch.check()
+            assert await end.down() == "the certificates were renewed"
+            assert await end.down() == "certificate not accepted by the broker", "it has read the files anew"
+            cert.write_bytes(old_cert)
+            key.write_bytes(old_key)
+            await end.up()
 
 
 async def test_a_broker_with_a_foreign_certificate_or_name_is_refused(tmp_path: Path, authority: Authority) -> None:

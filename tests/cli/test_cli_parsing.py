@@ -43,6 +43,8 @@ phone events --limit 5 --after 3
 phone token
 phone open-web https://shop.example/login
 phone sign-out
+phone metrics
+phone adopt
 phone doctor
 phone sign-in --username U
 phone sign-in --username U --password-file - --otp-file F
@@ -71,6 +73,8 @@ companion init --broker mqtts://h:1 --vault-passphrase-file F
 companion run
 companion status
 companion events
+companion metrics
+companion adopt
 companion doctor
 companion forget
 companion forget --pairing
@@ -89,6 +93,12 @@ certs issue broker.example
 certs renew
 certs revoke NAME
 certs list --json
+service install
+service install --root D --prefix /usr --program /opt/token-relay --json
+service uninstall
+vault rekey --home H --to passphrase --passphrase-file F --memory 64
+vault rekey --home H --config C --to file --key-file F --json
+vault rekey --home H --to credential --credential C --credential-from -
 """
 COMMANDS = [(group, name) for group in (*cli.GROUPS, "sandbox ctl") for name in cli.commands_of(group)]
 COMMANDS = [(group, name) for group, name in COMMANDS if group not in ("demo", "sandbox") or group == name]

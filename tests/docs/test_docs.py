@@ -36,7 +36,7 @@ from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, FAULT_NAMES, PASSWORD,
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "certs" / "README.md", *DOCS.rglob("*.md")], key=str)
-GROUPS = ("phone", "companion", "certs", "sandbox", "sandbox ctl", "demo")
+GROUPS = ("phone", "companion", "certs", "vault", "sandbox", "sandbox ctl", "demo")
 BLANK_NOW = Now(wall_s=1e9, is_synced=True, boot_s=1.0, boot_id="0" * 32)
 
 # Every place that the documents may point to. Anything else is a slip of somebody's own machine or service.
@@ -45,7 +45,7 @@ HOSTS = {
     "other.invalid", "localhost", "127.0.0.1",
 }  # fmt: skip
 ROOTS = {
-    "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",  # of the file system
+    "opt", "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",  # of the file system
     ".well-known", "authorize", "callback", "contoso.onmicrosoft.com", "discovery", "login", "oauth", "oauth2",  # URLs
     "api", "oidc", "register", "resetpassword", "samlp", "sandbox", "signup", "userinfo", "users", "v1", "v2", "v2.0",
     "wsfed",

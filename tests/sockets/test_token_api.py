@@ -29,7 +29,7 @@ from sockets_kit import (
 )
 from structlog.testing import capture_logs
 
-from device.policy import Policy, Rule
+from device.policy import Peer, Policy, Rule
 from device.token_api import BadQuery, RateLimit, TokenApi, parse_query
 from device.token_source import RefusalCode, TokenGranted, TokenQuery, TokenRefused
 from relay.errors import ConfigError, VaultError
@@ -229,6 +229,28 @@ async def test_other_uid_is_denied_by_name_and_allowed_once_the_line_is_there(wo
     assert world.source.queries == []
     world.api.policy = Policy(OWNER, (Rule(uid=other_uid, scopes=frozenset({"api.read"})),))
     assert parse_http(await as_uid(other_uid, ask))[0] == 200
+
+
+@pytest.mark.asyncio
+async def test_policy_says_how_often_and_every_decision_is_logged(world: World) -> None:
+    app = Peer(1001, 1001, 7)
+    with capture_logs() as logs:
+        assert (await world.api.answer(app, "GET", "/v1/token")).status == 403
+        world.api.policy = Policy(OWNER, (Rule(uid=1001, per_minute=2),))
+        answers = [await world.api.answer(app, "GET", "/v1/token") for _ in range(3)]
+        assert (await world.api.answer(Peer(OWNER, 0, 8), "GET", "/v1/token")).status == 200
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert 0 < float(answers[2].body["retry_after_s"]) <= 30
+    assert "2 tokens a minute" in str(answers[2].body["detail"])
+    said = [(line["log_level"], line["event"], line["uid"], line.get("by")) for line in logs if "uid" in line]
+    assert said == [
+        ("warning", "token_denied", 1001, None),
+        ("info", "token_given", 1001, "rule 1"),
+        ("info", "token_given", 1001, "rule 1"),
+        ("warning", "token_denied", 1001, "rule 1"),
+        ("info", "token_given", OWNER, "owner"),
+    ]
+    assert TOKEN not in str(logs)
 
 
 @pytest.mark.asyncio

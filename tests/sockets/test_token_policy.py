@@ -64,6 +64,16 @@ def test_a_query_is_allowed_when_one_rule_covers_all_of_it(
     assert isinstance(decide(Policy(OWNER, rules), peer, query), Allowed) is is_allowed
 
 
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [((6,), 6), ((6, None), None), ((None, 6), None), ((6, 60), 60), ((60, 6), 60), ((None,), None)],
+)
+def test_of_several_rules_the_most_generous_rate_counts(rates: tuple[int | None, ...], expected: int | None) -> None:
+    rules = tuple(Rule(uid=1001, per_minute=rate) for rate in rates)
+    answer = decide(Policy(OWNER, rules), APP, TokenQuery())
+    assert isinstance(answer, Allowed) and answer.per_minute == expected
+
+
 def test_pid_is_never_part_of_the_decision() -> None:
     policy = Policy(OWNER, (LIMITED,))
     assert decide(policy, Peer(1001, 1001, 7), FITTING) == decide(policy, Peer(1001, 1001, 99_999), FITTING)

@@ -1,0 +1,137 @@
+"""The numbers are those of vault and process, in a text that Prometheus reads, and the dashboard asks for no others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from device import metrics
+from device.elapsed import Stamp
+from device.metrics import Latency, MeasuredHttp, Seen, Stored
+from device.ports import Now
+from device.records import CachedToken, Grant, Outgoing
+from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from relay.secret import AccessToken, RefreshToken
+
+DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
+NOW = Now("boot", 5_000.0, 1_800_000_000.0, True)
+
+
+def grant(grant_id: str, state: str) -> Grant:
+    return Grant(
+        grant_id,
+        "p",
+        "h",
+        issuer="https://i",
+        client_id="c",
+        token_endpoint="",
+        revocation_endpoint="",
+        scope="s",
+        audience="",
+        subject="sub",
+        account="person@example",
+        profile="strict",
+        signed_in_at=1,
+        is_otp=False,
+        stored_at=1,
+        refresh_token=RefreshToken("rt-1"),
+        state=state,
+        refreshed_at=1_799_999_000,
+    )
+
+
+def page() -> str:
+    sent = Stamp(NOW.boot_id, NOW.boot_s, NOW.wall_s, NOW.is_synced).to_text()
+    token = CachedToken("g1", "s", "s", "Bearer", sent, 600.0, 1, AccessToken("at-1"))
+    latency = Latency()
+    for took_s in (0.04, 0.2, 99.0):
+        latency.add(took_s)
+    stored = Stored(
+        [grant("g1", "held"), grant("g2", "needs_handoff")],
+        [token],
+        [Outgoing("p", 1, "REVOKE", "h", b"", sent), Outgoing("p", 2, "REVOKE", "h", b"", sent)],
+        {"stored": 2, "dead": 1},
+    )
+    return metrics.text(
+        stored, Seen(NOW, True, {"refreshed": 4, "refresh_denied": 1}, {"replayed": 3}, {"answered": latency})
+    )
+
+
+def test_page_says_what_vault_and_process_know() -> None:
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(page())
+        for sample in family.samples
+    }
+    assert found == {
+        ("token_relay_grants", "held"): 1,
+        ("token_relay_grants", "needs_handoff"): 1,
+        ("token_relay_last_refresh_timestamp_seconds", "g1"): 1_799_999_000,
+        ("token_relay_last_refresh_timestamp_seconds", "g2"): 1_799_999_000,
+        ("token_relay_access_left_seconds", "g1"): 600,
+        ("token_relay_access_left_seconds", "g2"): 0,
+        ("token_relay_refreshes_total", "refreshed"): 4,
+        ("token_relay_refreshes_total", "refresh_denied"): 1,
+        ("token_relay_outbox_messages", "REVOKE"): 2,
+        ("token_relay_handoffs", "stored"): 2,
+        ("token_relay_handoffs", "dead"): 1,
+        ("token_relay_envelopes_rejected_total", "replayed"): 3,
+        ("token_relay_broker_connected",): 1,
+        ("token_relay_clock_synced",): 1,
+        **{
+            ("token_relay_provider_request_seconds_bucket", *sorted(("answered", end))): count
+            for end, count in zip(
+                ("0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "+Inf"),
+                (1, 1, 2, 2, 2, 2, 2, 2, 2, 3),
+                strict=True,
+            )
+        },
+        ("token_relay_provider_request_seconds_count", "answered"): 3,
+        ("token_relay_provider_request_seconds_sum", "answered"): pytest.approx(99.24),
+    }
+
+
+def test_page_holds_no_secret_and_no_name() -> None:
+    for word in ("rt-1", "at-1", "person@example", "https://i"):
+        assert word not in page()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answer", "result"), [(HttpResponse(200, {}, b""), "answered"), (NotSent("dns"), "not_sent"), (Lost("x"), "lost")]
+)
+async def test_each_end_of_a_request_is_counted(answer: HttpResponse | NotSent | Lost, result: str) -> None:
+    class Provider:
+        async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+            return answer
+
+    http = MeasuredHttp(Provider())
+    assert await http.request(HttpRequest("GET", "https://i")) is answer
+    assert {key: sum(value.counts) for key, value in http.latency.items()} == {result: 1}
+
+
+def test_an_agent_that_nobody_asks_does_not_load_prometheus() -> None:
+    code = "import sys, device.companion.serve, device.phone.serve; sys.exit('prometheus_client' in sys.modules)"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 0
+
+
+def test_dashboard_asks_for_numbers_that_exist() -> None:
+    names = {sample.name for family in text_string_to_metric_families(page()) for sample in family.samples}
+    names.add("token_relay_lease_left_seconds")  # these grants have no lease
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    asked = {
+        name
+        for panel in panels
+        for target in panel["targets"]
+        for name in re.findall(r"token_relay_\w+", target["expr"])
+    }
+    assert asked <= names
+    assert len(asked) >= 9

@@ -1,0 +1,36 @@
+"""What an agent does not load: memory and a slow start count on a small device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def loaded(statement: str) -> set[str]:
+    """Return the modules of a new process after a statement."""
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys; {statement}; print(*sys.modules)"],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    return set(ran.stdout.split())
+
+
+@pytest.mark.parametrize("kind", ["companion", "phone"])
+def test_agent_starts_without_what_is_for_terminals_tests_and_certificates(kind: str) -> None:
+    modules = loaded(f"import device.commands.serve, device.{kind}.serve")
+    assert "structlog" in modules and "aiomqtt" in modules
+    unwanted = ("rich", "pygments", "segno", "relay.sandbox", "device.simulation", "device.checks", "device.csr")
+    assert [name for name in modules if name.startswith(unwanted)] == []
+
+
+def test_rich_is_there_for_whoever_asks_later() -> None:
+    assert "rich.console" in loaded("import device.commands.serve; import rich.console")

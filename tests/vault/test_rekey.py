@@ -1,0 +1,310 @@
+"""A vault moves to another key whole, and at every instant the configuration on disk opens it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from device import rekeying
+from device.config import CompanionConfig, check_config
+from device.ports import Record
+from device.records import RECORDS, SCHEMA_VERSION, Event, Grant, Identity
+from device.rekeying import Rekeyed, ToCredential, ToFile, ToPassphrase, rekey, with_setting
+from device.setup import create_home, key_source
+from device.vault import rekey as copies
+from device.vault.errors import WrongVaultKeyError
+from device.vault.keys import MIB, KeyFile
+from device.vault.store import SqliteVault
+from relay.errors import ConfigError, VaultError
+from relay.secret import Password, RefreshToken
+
+CONFIG = '# a comment of mine\nname = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n\n[vault]\n# key_file =\n'
+CHILD = Path(__file__).with_name("rekey_child.py")
+KILLS_MAX = 60  # more changes of the disk than one change of the key has
+
+
+def make_home(home: Path) -> list[Record]:
+    """Make a companion's home with a grant in its vault; return all records."""
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text(CONFIG)
+    (home / "config.toml").chmod(0o600)
+    create_home("companion", home, CONFIG)
+    grant = Grant(
+        "g",
+        "p",
+        "h",
+        issuer="https://i",
+        client_id="c",
+        token_endpoint="https://i/token",
+        revocation_endpoint="",
+        scope="s",
+        audience="",
+        subject="sub",
+        account="a",
+        profile="strict",
+        signed_in_at=1,
+        is_otp=False,
+        stored_at=1,
+        refresh_token=RefreshToken("rt-1"),
+    )
+
+    def fill(tx: object) -> None:
+        tx.put(grant)
+        tx.put(event(1, "grant_stored"))
+
+    with opened(home) as vault:
+        vault.do(fill)
+    return records(home)
+
+
+def event(number: int, name: str) -> Event:
+    return Event(number, 0, name, "", "", "", 0, "", "", "")
+
+
+class opened:
+    """The vault of a home, with the key that its configuration names."""
+
+    def __init__(self, home: Path, environment: dict[str, str] | None = None) -> None:
+        self.home, self.environment = home, environment or {}
+
+    def __enter__(self) -> opened:
+        config = check_config(CompanionConfig, (self.home / "config.toml").read_text(), self.home)
+        assert isinstance(config, CompanionConfig), config
+        source = key_source(self.home, config.vault, self.environment)
+        self.vault = copies.open_in_force(self.home / "vault.db", source)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.vault.close_now()
+
+    def do(self, step: object) -> object:
+        return asyncio.run(self.vault.run(step))
+
+
+def records(home: Path, environment: dict[str, str] | None = None) -> list[Record]:
+    with opened(home, environment) as vault:
+        return vault.do(lambda tx: [row for record in RECORDS for row in tx.select(record)])
+
+
+def passphrase(directory: Path, text: str = "four random words here") -> ToPassphrase:
+    path = directory / f"passphrase-{len(text)}"
+    path.write_text(text + "\n")
+    path.chmod(0o600)
+    return ToPassphrase(path, Password(text), 64 * MIB)
+
+
+def move(home: Path, target: rekeying.Target, environment: dict[str, str] | None = None) -> Rekeyed:
+    return asyncio.run(rekey(home, home / "config.toml", target, environment or {}))
+
+
+def test_vault_moves_from_key_to_key_and_keeps_every_record(tmp_path: Path) -> None:
+    home, key = tmp_path / "home", bytes(range(32))
+    before = make_home(home)
+    old_image = shutil.copytree(home, tmp_path / "image")
+    assert any(isinstance(row, Grant) for row in before)
+
+    done = move(home, passphrase(tmp_path))
+    assert not done.is_pending and done.describes.startswith("a stolen disk gives away states")
+    assert records(home) == before
+    assert not (home / "vault.key").exists()
+    with pytest.raises(WrongVaultKeyError):
+        SqliteVault.open(home / "vault.db", KeyFile(old_image / "vault.key").load(), RECORDS, SCHEMA_VERSION)
+
+    move(home, passphrase(tmp_path, "another four words, longer"))
+    assert records(home) == before
+
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "vault-2").write_bytes(key)
+    environment = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    move(home, ToCredential("vault-2"), environment)
+    assert records(home, environment) == before
+    assert not (home / "vault.kdf").exists()
+
+    move(home, ToFile(), environment)
+    assert records(home) == before
+    move(home, ToFile())
+    assert records(home) == before
+    left = {path.name for path in home.iterdir()}
+    assert left == {"config.toml", "vault.db", "vault.lock", "vault-2.key"}
+    assert (home / "config.toml").read_text().startswith("# a comment of mine\n")
+
+
+def test_credential_may_be_given_by_hand(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    move(home, ToCredential("vault", bytes(32).hex().encode()))
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "vault").write_bytes(bytes(32))
+    assert records(home, {"CREDENTIALS_DIRECTORY": str(credentials)}) == before
+
+
+@pytest.mark.parametrize("way", ["file to file", "passphrase to passphrase"])
+def test_killed_at_any_step_the_vault_opens_with_the_configured_key(tmp_path: Path, way: str) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    if way.startswith("passphrase"):
+        move(home, passphrase(tmp_path))
+    image = tmp_path / "image"
+    home.rename(image)
+    target = "file" if way.endswith("file") else "passphrase"
+    new = passphrase(tmp_path, "another four words, longer")
+    kills = finished_early = 0
+    for number in range(1, KILLS_MAX):
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(image, home)
+        command = [sys.executable, str(CHILD), str(number), str(home), target, str(new.file)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert ran.returncode in (0, 9), ran.stderr
+        finished_early += (home / "config.toml").read_text() != (image / "config.toml").read_text()
+        assert records(home) == before, f"killed before change {number}"
+        assert not copies.has_copy(home)
+        if ran.returncode == 0:
+            break
+        kills += 1
+    assert kills >= 10
+    assert finished_early >= 3, "some kills fall after the configuration was written"
+
+
+def test_copy_waits_for_a_configuration_that_is_not_ours_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    monkeypatch.setattr(rekeying, "_is_ours", lambda _: False)
+    done = move(home, passphrase(tmp_path))
+    assert done.is_pending and done.old_key == home / "vault.key"
+    text = (home / "config.toml").read_text()
+    assert text == CONFIG
+    (home / "config.toml").write_text(f"{text}{done.line}\n")
+    assert records(home) == before, "the first start with the new key ends the change"
+    assert not copies.has_copy(home)
+    assert records(home) == before
+
+
+def test_start_with_the_old_key_removes_the_copy_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    make_home(home)
+    monkeypatch.setattr(rekeying, "_is_ours", lambda _: False)
+    done = move(home, passphrase(tmp_path))
+    with opened(home) as vault:  # an agent that goes on with the old key: the copy would be an old image
+        vault.do(lambda tx: tx.put(event(2, "refreshed")))
+    assert not copies.has_copy(home)
+    (home / "config.toml").write_text(f"{CONFIG}{done.line}\n")
+    with pytest.raises(VaultError):
+        records(home)
+    (home / "config.toml").write_text(CONFIG)
+    assert event(2, "refreshed") in records(home)
+
+
+def test_half_a_copy_never_takes_over(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    new_key = KeyFile(home / "vault-2.key")
+    new_key.create()
+    SqliteVault.open(home / copies.COPYING, new_key.load(), RECORDS, SCHEMA_VERSION).close_now()
+    (home / "config.toml").write_text(CONFIG + 'key_file = "vault-2.key"\n')
+    with pytest.raises(WrongVaultKeyError):
+        records(home)
+    (home / "config.toml").write_text(CONFIG)
+    assert records(home) == before
+
+
+def test_running_agent_keeps_its_vault(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    make_home(home)
+    with opened(home), pytest.raises(VaultError, match="another process uses the vault"):
+        move(home, ToFile())
+    assert (home / "vault.key").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        (ToCredential("vault"), "no systemd credentials here"),
+        (ToCredential("vault", b"short"), "not a key"),
+        (ToCredential("../x", bytes(32)), "a credential's name"),
+        (ToPassphrase(Path("p"), Password("short"), 64 * MIB), "shorter than 12"),
+        (ToPassphrase(Path("p"), Password("long enough for it"), 8 * MIB), "64 to 1024 MiB"),
+        (ToFile(Path("/nonexistent/key")), "cannot use directory"),
+    ],
+)
+def test_refused_target_leaves_everything_as_it_was(tmp_path: Path, target: rekeying.Target, error: str) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    with pytest.raises(VaultError, match=error):
+        move(home, target)
+    assert records(home) == before
+    assert (home / "config.toml").read_text() == CONFIG
+
+
+def test_damaged_vault_is_not_copied(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    make_home(home)
+    path = home / "vault.db"
+    octets = bytearray(path.read_bytes())
+    at = octets.find(b"grant_stored")
+    octets[:100] = bytes(100)
+    assert at > 0
+    path.write_bytes(octets)
+    with pytest.raises(VaultError):
+        move(home, ToFile())
+    assert (home / "vault.key").exists() and not (home / copies.COPY).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "setting", "value", "expected"),
+    [
+        ("a = 1", "credential", "v", 'a = 1\n\n[vault]\ncredential = "v"\n'),
+        ("a = 1", "key_file", None, "a = 1"),
+        ("[vault]\n", "credential", "v", '[vault]\ncredential = "v"\n'),
+        ("[vault] # x\n# credential =\n[x]\na = 1", "credential", "v", '[vault] # x\ncredential = "v"\n[x]\na = 1'),
+        ('[vault]\nkey_file = "k"', "credential", "v", '[vault]\ncredential = "v"\n# key_file = "k"'),
+        ('[vault]\nkey_file = "k"', "key_file", None, '[vault]\n# key_file = "k"'),
+        ('[vault]\nkey_file = "k"\nx = 1', "key_file", "n", '[vault]\nkey_file = "n"\nx = 1'),
+        ('[a]\nkey_file = "k"\n[vault]', "key_file", "n", '[a]\nkey_file = "k"\n[vault]\nkey_file = "n"'),
+    ],
+)  # fmt: skip
+def test_only_the_key_of_the_configuration_changes(
+    text: str, setting: rekeying.Setting, value: str | None, expected: str
+) -> None:
+    assert with_setting(text, setting, value) == expected
+
+
+def test_unusual_configuration_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    unusual = CONFIG.replace("[vault]\n# key_file =\n", 'vault = { key_file = "vault.key" }\n')
+    unusual = unusual.replace("[broker]\n", "").replace('url = "mqtt://127.0.0.1:1884"\n', "")
+    unusual = 'broker = { url = "mqtt://127.0.0.1:1884" }\n' + unusual
+    (home / "config.toml").write_text(unusual)
+    with pytest.raises(ConfigError, match="cannot edit"):
+        move(home, passphrase(tmp_path))
+    assert (home / "config.toml").read_text() == unusual
+    assert records(home) == before
+
+
+def test_old_key_file_outside_the_home_is_left_to_its_owner(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    assert move(home, ToFile(tmp_path / "elsewhere.key")).old_key is None
+    done = move(home, ToFile())
+    assert done.old_key == tmp_path / "elsewhere.key"
+    assert done.old_key.exists()
+    assert records(home) == before
+
+
+def test_identity_stays_the_same(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    move(home, ToFile(tmp_path / "elsewhere.key"))
+    assert [row for row in records(home) if isinstance(row, Identity)] == [
+        row for row in before if isinstance(row, Identity)
+    ]
+    assert (tmp_path / "elsewhere.key").stat().st_mode & 0o777 == 0o600
