@@ -14,7 +14,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "booted"
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "systemd",
     "systemd-sysv",
@@ -97,7 +96,7 @@ def base_root(suite: str, arch: str) -> Path:
         command = ["debootstrap", "--variant=minbase", f"--arch={arch}", f"--include={','.join(PACKAGES)}"]
         with log.open("w") as output:
             done = subprocess.run(
-                [*command, suite, str(draft), MIRROR],
+                [*command, suite, str(draft)],  # from debootstrap's own mirror
                 check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
