@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.measure import Bench, BenchmarkError, machine
 from benchmarks.table import Report, Section, show
 
-SUBJECTS = ("envelope", "channel", "handoff", "token", "idle", "companions", "refresh")
+SUBJECTS = ("envelope", "channel", "handoff", "token", "idle", "companions", "refresh", "provider")
 NAMES = ", ".join(SUBJECTS)
 DIRECTORY_CHARS_MAX = 50  # the path of a Unix socket has at most 107 bytes; ours add some 40
 

@@ -1,0 +1,88 @@
+"""The sandbox's provider under load: refreshes of many clients at once, and whether its memory stays flat.
+
+There is no floor: the sandbox is for tests, and what it must do is not get in their way. Each client keeps one
+connection and one grant, and refreshes again as soon as it has its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import aiohttp
+
+from benchmarks.measure import Bench, BenchmarkError, Program, free_port, memory_of, percentile
+from benchmarks.table import Row, Section, number
+from relay.sandbox.world import CLIENT_ID, PASSWORD
+
+CLIENTS = 50
+USER = "password@contoso.example"
+SCOPE = "openid profile offline_access"
+CAPABILITIES = "password oob redirect"
+
+
+def run(bench: Bench) -> Section:
+    """Refresh with many clients; compare the memory after the first tenth with that at the end."""
+    place = bench.place("p")
+    ports = ["--http-port", str(free_port()), "--mqtt-port", str(free_port()), "--no-links"]
+    command = [sys.executable, "-m", "device.cli", "sandbox", "--profile", "entra", "--json", *ports]
+    count = bench.count(100_000, 2_000)
+    with Program(command, log=place / "sandbox") as sandbox:
+        sandbox.wait_for('"authority"')
+        facts = next(json.loads(line) for line in sandbox.log.read_text().splitlines() if '"authority"' in line)
+        authority = str(facts["authority"])
+        taken, began_mib, ended_mib, seconds = asyncio.run(_measure(authority, sandbox.pid, count))
+    rows = (
+        Row(f"a refresh at the sandbox, {CLIENTS} clients, p50", percentile(taken, 0.5), "ms"),
+        Row(f"a refresh at the sandbox, {CLIENTS} clients, p99", percentile(taken, 0.99), "ms"),
+        Row("its memory at the end", ended_mib, "MiB", floor=began_mib, how="its memory after the first tenth"),
+    )
+    return Section("sandbox", rows, (f"{count:,} refreshes: {number(count / seconds, 'a second')}",))
+
+
+async def _measure(authority: str, pid: int, count: int) -> tuple[list[float], float, float, float]:
+    connector = aiohttp.TCPConnector(limit=CLIENTS)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        first = await _sign_in(session, authority)
+        held = [first] * CLIENTS  # an old refresh token stays good here, so all may begin with one
+        taken: list[float] = []
+
+        async def one(index: int, times: int) -> None:
+            for _ in range(times):
+                began = time.perf_counter()
+                answer = await _ask(
+                    session,
+                    f"{authority}/oauth2/v2.0/token",
+                    {"grant_type": "refresh_token", "refresh_token": held[index], "scope": SCOPE},
+                )
+                taken.append((time.perf_counter() - began) * 1e3)
+                held[index] = str(answer["refresh_token"])
+
+        tenth = max(1, count // 10 // CLIENTS)
+        await asyncio.gather(*(one(index, tenth) for index in range(CLIENTS)))
+        began_mib = memory_of(pid).rss
+        taken.clear()
+        began = time.perf_counter()
+        await asyncio.gather(*(one(index, max(1, count // CLIENTS - tenth)) for index in range(CLIENTS)))
+        share = len(taken) / count
+        return taken, began_mib, memory_of(pid).rss, (time.perf_counter() - began) / share
+
+
+async def _sign_in(session: aiohttp.ClientSession, authority: str) -> str:
+    base = f"{authority}/oauth2/v2.0"
+    begun = await _ask(session, f"{base}/initiate", {"username": USER, "challenge_type": CAPABILITIES})
+    token = str(begun["continuation_token"])
+    asked = await _ask(session, f"{base}/challenge", {"continuation_token": token, "challenge_type": CAPABILITIES})
+    form = {"continuation_token": str(asked["continuation_token"]), "grant_type": "password", "password": PASSWORD}
+    done = await _ask(session, f"{base}/token", {**form, "scope": SCOPE})
+    return str(done["refresh_token"])
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, form: dict[str, str]) -> dict[str, object]:
+    async with session.post(url, data={"client_id": CLIENT_ID, **form}) as response:
+        body: dict[str, object] = await response.json()
+    if response.status != 200:
+        raise BenchmarkError(f"the sandbox refused: {body.get('error')}: {body.get('error_description')}")
+    return body
