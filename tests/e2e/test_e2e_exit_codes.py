@@ -38,6 +38,7 @@ ASKING: dict[str, dict[str, list[str]]] = {
         "handoff": ["watch"],
         "cancel": ["watch"],
         "revoke": ["watch"],
+        "open-web": ["https://shop.example/login", "--print"],
         "unpair": ["watch"],
         "forget": ["watch"],
         "metrics": [],
@@ -51,6 +52,7 @@ ASKING: dict[str, dict[str, list[str]]] = {
         "adopt": [],
         "doctor": [],
         "forget": [],
+        "open-web": ["https://shop.example/login", "--print"],
         "pair": [],
         "token": [],
     },
@@ -124,10 +126,11 @@ async def test_every_command_prints_one_json_object_and_exits_0_when_it_did_what
             # a test machine's clock may be not synchronised, and its temporary directory in memory: both are findings
             failed = {check["name"] for check in checked.json["checks"] if not check["ok"]}
             assert failed <= {"clock", "disk"} and checked.code == (1 if failed else 0)
-        # `import` is asked for in the stories; a token of this profile cannot be had past the phone. The other two are
-        # asked for, with `--json`, where native authentication is.
+        # `import` is asked for in the stories; a token of this profile cannot be had past the phone. The others are asked
+        # for, with `--json`, where native authentication and session transfer are.
         every = {f"{kind} {name}" for kind, words in ASKING.items() for name in words}
-        assert every - asked == {"phone import", "phone sign-up", "phone reset-password"}
+        elsewhere = {"phone import", "phone sign-up", "phone reset-password", "phone open-web", "companion open-web"}
+        assert every - asked == elsewhere
 
 
 async def test_certs_commands_print_one_json_object_each() -> None:
@@ -163,7 +166,7 @@ WRONG_USAGE = [
     ["phone", "init", "--broker", "http://x", "--provider", "ftp://x", "--client-id", "x"],
     ["companion", "init", "--broker", "mqtt://[::1"],
     ["companion", "token", "--min-valid", "1e9"],
-    ["sandbox", "--profile", "okta"],
+    ["sandbox", "--profile", "nobody"],
     ["certs", "issue"],
 ]
 
