@@ -126,8 +126,8 @@ async def test_every_command_prints_one_json_object_and_exits_0_when_it_did_what
             # a test machine's clock may be not synchronised, and its temporary directory in memory: both are findings
             failed = {check["name"] for check in checked.json["checks"] if not check["ok"]}
             assert failed <= {"clock", "disk"} and checked.code == (1 if failed else 0)
-        # `import` is asked for in the stories; a token of this profile cannot be had past the phone. The others are asked
-        # for, with `--json`, where native authentication and session transfer are.
+        # `import` is asked for in the stories; a token of this profile cannot be had past the phone. The others are
+        # asked for, with `--json`, where native authentication and session transfer are.
         every = {f"{kind} {name}" for kind, words in ASKING.items() for name in words}
         elsewhere = {"phone import", "phone sign-up", "phone reset-password", "phone open-web", "companion open-web"}
         assert every - asked == elsewhere
