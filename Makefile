@@ -20,9 +20,10 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## watch a grant travel: PROFILE=entra|auth0|strict FAST=1 STEP=1
 	@$(BIN)/token-relay demo $(DEMO)
 
-test: $(VENV)/.development system-packages  ## run all tests, then simulate; ARGS="..." goes to pytest alone
+test: $(VENV)/.development system-packages  ## run all tests, then a short simulation; ARGS="..." goes to pytest alone
 	@$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS),,$(MAKE) --no-print-directory simulate)
+	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 3000)
+	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 150 --tier real)
 
 check: $(VENV)/.development  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
