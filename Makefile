@@ -22,8 +22,8 @@ demo: $(VENV)/.runtime  ## watch a grant travel: PROFILE=entra|auth0|strict FAST
 
 test: $(VENV)/.development system-packages  ## run all tests, then a short simulation; ARGS="..." goes to pytest alone
 	@$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 3000)
-	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 150 --tier real)
+	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 2000)
+	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 100 --tier real)
 
 check: $(VENV)/.development  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
