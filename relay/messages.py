@@ -384,7 +384,7 @@ def decode_base64url(text: str) -> bytes:
 
 def encode_json(value: dict[str, Any]) -> bytes:
     """Return compact UTF-8 JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def parse_object(plaintext: bytes) -> dict[str, Any]:
@@ -394,13 +394,7 @@ def parse_object(plaintext: bytes) -> dict[str, Any]:
         PeerError: ``bad_json``, ``duplicate_key`` or ``bad_field``.
     """
     try:
-        value = json.loads(
-            plaintext.decode("utf-8"),
-            object_pairs_hook=_no_duplicates,
-            parse_int=_integer,
-            parse_float=_refuse_float,
-            parse_constant=_refuse_constant,
-        )
+        value = _DECODER.decode(plaintext.decode("utf-8"))
     except (ValueError, RecursionError) as exc:
         raise PeerError("bad_json") from exc
     if not isinstance(value, dict):
@@ -427,3 +421,13 @@ def _refuse_float(text: str) -> None:
 
 def _refuse_constant(text: str) -> None:
     raise PeerError("bad_json")  # NaN and Infinity are no JSON. RFC 8259 §6
+
+
+# Made once: json.loads and json.dumps would make one for each message.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates,
+    parse_int=_integer,
+    parse_float=_refuse_float,
+    parse_constant=_refuse_constant,
+)

@@ -67,6 +67,23 @@ class VirtualHandle(asyncio.TimerHandle):
         self._args = ()
 
 
+class VirtualTurn(asyncio.Handle):
+    """A callback that waits for its turn: what of a handle this loop looks at, since there are millions of them."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """See the module. ``choose``: whose turn it is among several devices is drawn from it, not the order of arrival."""
 
@@ -74,7 +91,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._number = 0
-        self._turns: deque[VirtualHandle] = deque()
+        self._turns: deque[VirtualTurn | VirtualHandle] = deque()
         self._timers: list[tuple[float, int, VirtualHandle]] = []
         self._quiet: deque[asyncio.Future[None]] = deque()
         self._failure: BaseException | None = None
@@ -139,8 +156,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
-    ) -> VirtualHandle:
-        handle = VirtualHandle(self._now, callback, args, self, context, "")
+    ) -> VirtualTurn:
+        handle = VirtualTurn(callback, args, context)
         self._turns.append(handle)
         return handle
 
@@ -288,7 +305,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             return
         raise DeadlockError(f"at {self._now:.3f} s nobody can go on: {self.waiting()}")
 
-    def _pick(self) -> VirtualHandle:
+    def _pick(self) -> VirtualTurn | VirtualHandle:
         """Draw the device whose turn it is; its own callbacks stay in order."""
         owners = list(dict.fromkeys(handle._context.get(OWNER, "") for handle in self._turns))
         assert self._choose is not None

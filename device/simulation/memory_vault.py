@@ -52,6 +52,7 @@ class _Shape(Generic[R]):
         )
         self.sealed_under = "" if record.sealed_under == VAULT_DATA_KEY else record.sealed_under[1:-1]
         self.reals = tuple(column.name for column in self.layout.columns if column.kind == "real")
+        self.getters = {column.name: attrgetter(column.name) for column in self.layout.columns}
         self.known_searches: set[frozenset[str]] = set()
         self.is_known = False
 
@@ -155,8 +156,9 @@ class _Transaction:
         return cast("R | None", row)
 
     def select(self, record: type[R], **equals: str | int | bool | None) -> list[R]:
-        shape = self._shape(record)
-        if self._checks_values or frozenset(equals) not in shape.known_searches:
+        shape = self._shapes.get(record)
+        if shape is None or self._has_ended or self._checks_values or frozenset(equals) not in shape.known_searches:
+            shape = self._shape(record)
             shape.layout.check_equals(equals)
             shape.known_searches.add(frozenset(equals))
         rows = cast("Mapping[Key, R]", self._rows(record))
@@ -164,7 +166,8 @@ class _Transaction:
             return []
         found = list(rows.items())
         for name, value in equals.items():
-            found = [item for item in found if getattr(item[1], name) == value]
+            get = shape.getters[name]
+            found = [item for item in found if get(item[1]) == value]
         if self._lost and any((record, key) in self._lost for key, _ in found):
             raise _corrupt()
         if len(found) > 1:
@@ -173,8 +176,9 @@ class _Transaction:
 
     def put(self, record: Record) -> None:
         kind = type(record)
-        shape = self._shape(kind)
-        if self._checks_values or not shape.is_known:
+        shape = self._shapes.get(kind)
+        if shape is None or self._has_ended or self._checks_values or not shape.is_known:
+            shape = self._shape(kind)
             shape.layout.encode(record, _unsealed)
             shape.is_known = True
             whole = {name: float(value) for name in shape.reals if type(value := getattr(record, name)) is int}

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from device.policy import Peer, Policy, Rule
-from device.records import Pairing
+from device.records import Grant, Pairing
 from device.simulation.broker import Packet
 from device.simulation.ends import CompanionEnd, End, PhoneEnd, PowerCutError
 from device.simulation.http import HttpFault, HttpFaultKind
@@ -89,6 +89,7 @@ class People:
         for task in list(self._tasks):
             await asyncio.wait({task})
         self.judge()
+        await self._ask_on()
         if self._refreshes() < REFRESHES_MIN and any(end in self.world.companions for end in self._present()):
             await self._heal_by_handoff()
             await self._settle()
@@ -119,9 +120,18 @@ class People:
                 seen = f"it ended in {row.state}" if row.state != "done" else ""
                 break
         look(self.promises.ledger, not seen, phone.name, f"no handoff in peace: {seen}")
-        for _ in range(REFRESHES_MIN):
-            await self.world.advance(61.0)
-            await self._ask(watch, OWNER_UID, is_forced=True)
+        await self._ask_on()
+
+    async def _ask_on(self) -> None:
+        """Apps go on asking companions that work, until there were refreshes enough."""
+        for end in self.world.companions:
+            if end.name in self.lost or not any(row.state == "held" for row in end.rows(Grant)):
+                continue
+            for _ in range(REFRESHES_MIN):
+                if self._refreshes() >= REFRESHES_MIN:
+                    return
+                await self.world.advance(61.0)
+                await self._ask(end, OWNER_UID, is_forced=True)
 
     async def _settle(self) -> None:
         """Let time pass until nothing is under way any more, at most the bound that is promised."""

@@ -9,9 +9,10 @@ refreshes and its two faults.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
+from typing import Literal, TypeAlias
 
 from relay.provider.profile import PROFILES, Strategy
 from relay.sandbox.rules import KINDS, Kind
@@ -20,6 +21,14 @@ HOUR_S = 3_600.0
 DAY_S = 86_400.0
 NAMES: tuple[Kind, ...] = tuple(KINDS)
 FAULTS_MIN = 2  # with less a schedule does not count
+Pace: TypeAlias = Literal["minutes", "hours", "weeks"]
+PACES: Mapping[Pace, int] = {"minutes": 800, "hours": 198, "weeks": 2}  # of 1 000 plans; what takes long is dear
+PAUSES_S = ((61.0, 120.0), (1_800.0, 5_000.0), (4_000.0, 20_000.0), (DAY_S, 4 * DAY_S), (20 * DAY_S, 46 * DAY_S))
+PAUSE_WEIGHTS: Mapping[Pace, tuple[int, ...]] = {
+    "minutes": (95, 5, 0, 0, 0),
+    "hours": (40, 42, 18, 0, 0),
+    "weeks": (25, 20, 20, 30, 5),
+}
 HTTP_FAULTS = ("not_sent", "lost_before", "lost_after", "500", "502", "503", "429", "slow", "html", "cut_json")
 KINDS_OF_ANSWER = ("ACCEPT", "CANCELLED", "REVOKED", "LOST", "STORED", "REJECT", "CLOSED", "TOKEN", "OFFER")
 ENTRA_FAULTS = ("person", "locked_out", "no_refresh_token")
@@ -70,7 +79,8 @@ class _Draft:
     companions: list[str]
     steps: list[Step] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
-    is_long: bool = False  # weeks instead of hours: dear, so few are
+    pace: Pace = "minutes"
+    has_latency: bool = False
     now_s: float = 10.0
 
     def add(self, at_s: float, act: str, end: str = "", *args: str | int | float, is_fault: bool = False) -> None:
@@ -93,12 +103,13 @@ def make_plan(seed: int) -> Plan:
     companions = random.choices((1, 2), (88, 12))[0]
     kind = random.choice(NAMES)
     draft = _Draft(random, kind, _names("phone", phones), _names("watch", companions))
-    draft.is_long = random.random() < 0.02
+    draft.has_latency = random.random() < 0.25
+    draft.pace = random.choices(list(PACES), list(PACES.values()))[0]
     lease_days = random.choices((90, 0, 1, 3, 30), (60, 10, 10, 10, 10))[0]
-    if random.random() < 0.005:
+    if random.random() < 0.001:
         _withheld(draft)
     else:
-        for _ in range(random.choices((1, 2, 3), (85, 12, 3))[0]):
+        for _ in range(random.choices((1, 2, 3), (90, 8, 2))[0]):
             _handoff(draft)
             _life(draft)
             if random.random() < 0.25:
@@ -110,9 +121,9 @@ def make_plan(seed: int) -> Plan:
         phones,
         companions,
         lease_days,
-        has_latency=random.random() < 0.5,
-        pairs_live=random.random() < 0.1,
-        settles_long=random.random() < 0.05,
+        has_latency=draft.has_latency,
+        pairs_live=random.random() < 0.05,
+        settles_long=random.random() < 0.02,
         steps=tuple(draft.steps),
     )
 
@@ -139,18 +150,20 @@ def _handoff(draft: _Draft) -> None:
             ("cancel", "revoke", "pair", "hand_off", "forget", "sign_out", "sign_in", "lose", "erase", "unpair"),
             (25, 15, 12, 15, 5, 5, 5, 3, 5, 5),
         )[0]
-        _person(draft, act, draft.moment(span_s), (phone, watch), strategy)
-    if random.random() < 0.95:  # the person tries again: mint wants him twice when the device was away
+        at_s = draft.moment(span_s)
+        if random.random() < 0.6:  # while its messages are under way, which takes a second or two then
+            at_s = draft.now_s + random.uniform(0.0, 2.0)
+            draft.has_latency = True
+        _person(draft, act, at_s, (phone, watch), strategy)
+    if random.random() < 0.4:  # the person tries again: mint wants him twice when the device was away
         draft.add(draft.now_s + span_s + random.uniform(5.0, 900.0), "hand_off", phone, watch, strategy)
-    draft.now_s += span_s + 1_000.0 + random.choice((0.0, 0.0, 0.0, HOUR_S))
+    draft.now_s += span_s + 1_000.0 + (HOUR_S if draft.pace != "minutes" and random.random() < 0.5 else 0.0)
 
 
 def _life(draft: _Draft) -> None:
     """Apps ask, time passes, requests fail."""
     random = draft.random
-    pauses = ((61.0, 120.0), (1_800.0, 5_000.0), (4_000.0, 20_000.0), (DAY_S, 4 * DAY_S), (20 * DAY_S, 46 * DAY_S))
-    weights = (25, 20, 20, 30, 5) if draft.is_long else (45, 40, 15, 0, 0)
-    for _ in range(4):
+    for _ in range(3):
         end = random.choice(draft.companions) if random.random() < 0.85 else random.choice(draft.phones)
         if random.random() < 0.3 or sum(step.is_fault for step in draft.steps) < FAULTS_MIN:
             _fault(draft, 20.0, near=(end,))
@@ -158,7 +171,7 @@ def _life(draft: _Draft) -> None:
             is_forced = random.random() < 0.9
             uid = random.choices((0, 1000, 1001), (86, 7, 7))[0]
             draft.add(draft.now_s, "token", other, "force" if is_forced else "", uid)
-        low_s, high_s = random.choices(pauses, weights)[0]
+        low_s, high_s = random.choices(PAUSES_S, PAUSE_WEIGHTS[draft.pace])[0]
         draft.now_s += random.uniform(low_s, high_s)
 
 
@@ -177,7 +190,7 @@ def _ending(draft: _Draft) -> None:
     _person(draft, act, draft.now_s, (phone, watch), "")
     if act == "revoke" and random.random() < 0.2:
         draft.add(draft.now_s + 15.0, "forget", phone, watch)  # revoke --lost, and the device is given up
-    draft.now_s += random.choice((5.0, 100.0, 2 * HOUR_S, 2 * DAY_S if draft.is_long else HOUR_S))
+    draft.now_s += random.choice((5.0, 100.0, 2 * HOUR_S, 2 * DAY_S if draft.pace == "weeks" else HOUR_S))
     draft.add(draft.now_s, "token", watch, "", 0)
     if random.random() < 0.5:
         draft.now_s += 10.0
@@ -238,7 +251,7 @@ def _fault(draft: _Draft, span_s: float, *, near: tuple[str, ...]) -> None:
 
 def _for_a_while(draft: _Draft, at_s: float, span_s: float) -> float:
     """Draw when a fault that lasts is over."""
-    return at_s + draft.random.choices((0.5, 5.0, span_s, 300.0, 3 * HOUR_S), (22, 22, 22, 24, 10))[
+    return at_s + draft.random.choices((0.5, 5.0, span_s, 300.0, 3 * HOUR_S), (24, 24, 24, 24, 4))[
         0
     ] * draft.random.uniform(0.3, 1.0)
 

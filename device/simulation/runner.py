@@ -26,7 +26,7 @@ from device.simulation.schedule import Outcome, run_schedule
 from device.simulation.tally import Failure, Progress, Tally
 from device.simulation.world import TierName
 
-CHUNK = {"fast": 50, "memory": 20, "real": 5}
+CHUNK = {"fast": 100, "memory": 20, "real": 10}
 QUEUED_PER_JOB = 3  # chunks handed out ahead, so that no worker waits
 WRITE_EVERY_S = 10.0
 SILENT = 50  # CRITICAL: nothing here is

@@ -12,19 +12,21 @@ from device.simulation.observer import Observer, Tables
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
 from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 
+HEARD = tuple(name for name in vars(Observer) if not name.startswith("_"))
+
 
 class Telling:
     """An :class:`~device.simulation.observer.Observer` in front of all others; see there for the methods."""
 
     def __init__(self, loop: VirtualLoop, observers: Sequence[Observer]) -> None:
         self._loop = loop
-        self._observers = tuple(observers)
-        self.is_heard = bool(self._observers)
+        self._who = {what: [getattr(observer, what) for observer in observers] for what in HEARD}
+        self.is_heard = bool(observers)
 
     def _tell(self, what: str, *args: object, **named: object) -> None:
         try:
-            for observer in self._observers:
-                getattr(observer, what)(*args, **named)
+            for hear in self._who[what]:
+                hear(*args, **named)
         except BaseException as exc:
             self._loop.fail(exc)
             raise
