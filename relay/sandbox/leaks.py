@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 MARK = "SANDBOXMARK"  # long enough never to occur by chance, and of letters only so that no encoder quotes it
 
@@ -34,6 +35,7 @@ def find_marked(data: bytes, mark: str = MARK) -> list[Leak]:
     return [found[offset] for offset in sorted(found)]
 
 
+@lru_cache(maxsize=8)  # some hundred expressions, and a search looks for the same few marks over and over
 def _patterns(mark: bytes) -> list[tuple[str, re.Pattern[bytes]]]:
     patterns = [("raw", re.compile(re.escape(mark))), *_wrapped("", mark)]
     patterns.append(("utf-16", re.compile(re.escape(mark.decode().encode("utf-16-le")))))
