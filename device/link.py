@@ -21,6 +21,7 @@ import structlog
 
 from device.elapsed import Stamp, elapsed_s
 from device.logs import where
+from device.pairings import give_up_old
 from device.ports import Channel, Clock, Now, Random, Transaction, Vault
 from device.records import Identity, Outgoing, Pairing, Seen
 from device.turn import Turn
@@ -48,6 +49,7 @@ log = structlog.get_logger()
 ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen from our lost future
 REASONS_MAX = 64
 GREET_EVERY_S = 12 * 3600.0  # a connection that lasts for months must still renew its lease
+STRAY_S = 60.0  # a peer that knows the active pairing has answered in it by then
 IDLE_S = 86_400.0  # how long a loop sleeps that waits for nothing in particular: whoever gives it work wakes it
 BOXES_MAX = 64  # cached shared keys; a phone with more companions computes some of them anew
 
@@ -114,6 +116,7 @@ class Link:
         self._boxes: dict[bytes, PeerBox] = {}
         self._due: dict[tuple[str, int], _Due] = {}
         self._answered: dict[str, float] = {}
+        self._strays: dict[str, float] = {}  # peers that greet in another pairing than the active one, since when
         self._wake = asyncio.Event()
         self.on_mailbox: Callable[[bytes, bytes], Coroutine[Any, Any, None]] | None = None
         self.make_box: Callable[[KeyPair, bytes], PeerBox] = PeerBox  # a simulation may have a cheaper one
@@ -229,6 +232,8 @@ class Link:
             raise PeerError("id_mismatch")
         pairing = next((p for p in candidates if p.pairing_id == head.pairing_id), None)
         if pairing is None:
+            if head.type == "HELLO":
+                self._note_stray(turn, candidates, sent_at=head.sent_at)
             raise PeerError("wrong_pairing")
         digest = envelope_digest(envelope)
         seen = turn.tx.get(Seen, pairing.pairing_id, head.seq)
@@ -264,6 +269,8 @@ class Link:
         match message.body:
             case Hello() as hello:
                 self._greeted(turn, before, pairing, message.head, hello)
+                if pairing.state == "retired":
+                    self._note_stray(turn, candidates)
             case Rollback() as claim:
                 self._rolled_back_here(turn, pairing, claim.seq_accepted)
             case _:
@@ -276,7 +283,30 @@ class Link:
         turn.tx.put(Seen(pairing.pairing_id, seq, digest))
         pairing = replace(pairing, seq_high=high, heard_at=turn.wall, heard=turn.stamp)
         turn.tx.put(pairing)
+        if pairing.state != "retired" and pairing.peer_id in self._strays:  # pending: it pairs again just now
+            self._strays.pop(pairing.peer_id, None)
         return pairing
+
+    def _note_stray(self, turn: Turn, pairings: list[Pairing], *, sent_at: int | None = None) -> None:
+        """A peer greets in a pairing that is over here. One that knows the active one greets, or answers, in that too.
+
+        ``sent_at``: the pairing is unknown here and has no window; what was sent before the active one proves nothing.
+        """
+        active = next((row for row in pairings if row.state == "active"), None)
+        silent_s = elapsed_s(Stamp.from_text(active.heard), turn.now) if active is not None and active.heard else None
+        if active is None or (silent_s is not None and silent_s < STRAY_S):
+            return
+        if sent_at is None and self._may_answer(f"{active.pairing_id}:stray", turn.now):
+            current = turn.tx.get(Pairing, active.pairing_id)
+            assert current is not None
+            self.greet(turn, current)
+        if sent_at is None or sent_at > active.paired_at:
+            self._strays.setdefault(active.peer_id, turn.now.boot_s)
+
+    def estranged(self) -> frozenset[str]:
+        """Return the peers that greet in a pairing that is over here, and are silent in the active one: for status."""
+        now = self._clock.now()
+        return frozenset(peer for peer, since in list(self._strays.items()) if now.boot_s - since >= STRAY_S)
 
     def _may_answer(self, what: str, now: Now) -> bool:
         last = self._answered.get(what)
@@ -368,6 +398,8 @@ class Link:
             for pairing in turn.tx.select(Pairing):
                 if pairing.state != "pending":
                     self.greet(turn, pairing)
+                if pairing.state == "retired":
+                    give_up_old(turn, pairing)
                 topic = peer_topic(recipient=pairing.peer_id, sender=self.own_id)
                 rows.extend((topic, row) for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id))
             turn.after.append(lambda: self._send_all(rows))  # before any later turn settles or queues
@@ -378,8 +410,11 @@ class Link:
         """Greet every peer now and then, however long the connection lasts; runs until cancelled."""
 
         def step(turn: Turn) -> None:
-            for pairing in turn.tx.select(Pairing, state="active"):
-                self.greet(turn, pairing)
+            for pairing in turn.tx.select(Pairing):
+                if pairing.state == "active":
+                    self.greet(turn, pairing)
+                elif pairing.state == "retired":
+                    give_up_old(turn, pairing)
 
         while True:
             await self._clock.sleep(GREET_EVERY_S)

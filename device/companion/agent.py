@@ -12,11 +12,12 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 
+from device.companion.handoff_rows import stored_state, with_stored_state
 from device.companion.invitations import Invitations
 from device.elapsed import Stamp
-from device.grants import lease, lifecycle
+from device.grants import lease, lifecycle, revoking
 from device.grants.keeper import GrantKeeper
-from device.grants.serving import lease_of, profile_of, state_of, with_lease, with_state
+from device.grants.serving import lease_of, state_of, with_lease, with_state
 from device.grants.tokens import access_token_ends_at, erase_grant
 from device.link import Link
 from device.pairings import delete_pairing
@@ -28,8 +29,6 @@ from relay.errors import PeerError, TransientError
 from relay.handoff import (
     CompanionEffect,
     CompanionEvent,
-    CompanionState,
-    Dead,
     HandoffStored,
     NoHandoff,
     Ready,
@@ -63,7 +62,6 @@ from relay.messages import (
     decode_grant,
     plaintext_hash,
 )
-from relay.provider import oauth
 from relay.secret import RefreshToken
 
 ACCEPTS_KEPT = 32  # hashes of the ACCEPTs sent for one OFFER; the phone names the one that reached it
@@ -243,17 +241,19 @@ class CompanionAgent:
             row = CompanionHandoff(handoff_id, pairing.pairing_id, "none", created_at=turn.wall)
         if row.pairing_id != pairing.pairing_id:
             raise PeerError("wrong_pairing")
-        before = _state_of(row)
+        before = stored_state(row)
         step = companion_step(before, event)
         if turn.is_duplicate and step.state != before:
             return  # a repeated message asks again, it never moves anything
-        row = _with_state(row, step.state)
+        row = with_stored_state(row, step.state)
         if step.state != NoHandoff():
             turn.tx.put(row)
         for effect in step.effects:
             row = self._perform(turn, pairing, row, effect, payload)
         if step.state != before:
             turn.event(f"handoff_{row.state}", device=pairing.peer_id, handoff_id=handoff_id, detail=row.reason)
+        if before == Ready() and event in ("cancel", "reject", "bad_token"):
+            self._ask_for_what_waited(turn, pairing)
 
     def _perform(
         self,
@@ -342,9 +342,7 @@ class CompanionAgent:
             ends_at = access_token_ends_at(turn, grant.grant_id)
             said: str = "unsupported"
             refresh_token = grant.refresh_token
-            profile = profile_of(grant)
-            may_ask = profile.can_revoke_token and (row.reason == "revoked" or not profile.revoking_kills_siblings)
-            if refresh_token is not None and grant.revocation_endpoint and may_ask:
+            if refresh_token is not None and revoking.may_ask(grant, is_revoked=row.reason == "revoked"):
                 said = "asking" if row.reason == "revoked" else "unknown"
                 turn.after.append(partial(self._revoke_later, grant, refresh_token))
             row = replace(row, provider_said=said, access_token_ends_at=ends_at)
@@ -357,18 +355,7 @@ class CompanionAgent:
         self.link.spawn(self._revoke_at_provider(grant, refresh_token))
 
     async def _revoke_at_provider(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        """One RFC 7009 request of at most 10 s; the token lives in this call's memory and nowhere else."""
-        outcome = await oauth.revoke(
-            self._http, revocation_endpoint=grant.revocation_endpoint, client_id=grant.client_id, token=refresh_token
-        )
-        said: ProviderSaid
-        match outcome:
-            case oauth.RevokeAccepted():
-                said = "accepted"
-            case oauth.RevokeRefused():
-                said = "refused"
-            case oauth.RevokeUnreachable():
-                said = "unreachable"
+        said = await revoking.ask(self._http, grant, refresh_token)
 
         def step(turn: Turn) -> None:
             row = turn.tx.get(CompanionHandoff, grant.handoff_id)
@@ -385,7 +372,7 @@ class CompanionAgent:
         """End a grant for a reason other than the phone's word; its handoff becomes a tombstone."""
         row = turn.tx.get(CompanionHandoff, grant.handoff_id)
         pairing = turn.tx.get(Pairing, grant.pairing_id)
-        if row is not None and pairing is not None and isinstance(_state_of(row), HandoffStored):
+        if row is not None and pairing is not None and isinstance(stored_state(row), HandoffStored):
             is_duplicate, turn.is_duplicate = turn.is_duplicate, False
             self._step(turn, pairing, grant.handoff_id, "ended")
             turn.is_duplicate = is_duplicate
@@ -411,7 +398,12 @@ class CompanionAgent:
         return reports[-HANDOFFS_LISTED_MAX:]
 
     def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
-        """The phone is there: ask it again for what only it can renew."""
+        """The phone is there: give up what it no longer knows, ask it again for what only it can renew."""
+        if not turn.is_overtaken and len(hello.handoffs) < HANDOFFS_LISTED_MAX:
+            listed = {report.handoff_id for report in hello.handoffs}
+            for row in turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready"):
+                if row.handoff_id not in listed:  # it came before this HELLO, so the phone has ended it since
+                    self._step(turn, pairing, row.handoff_id, "reject")
         for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id, state="needs_handoff", reason="uncertain"):
             self._ask_renewal(turn, grant, "uncertain")
         return True
@@ -443,6 +435,12 @@ class CompanionAgent:
             case _:
                 pass
 
+    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
+        """A refresh was under way when its grant was erased: the provider is told of what it brought, as of the old."""
+        row = turn.tx.get(CompanionHandoff, grant.handoff_id)
+        if revoking.may_ask(grant, is_revoked=row is not None and row.reason == "revoked"):
+            turn.after.append(partial(self._revoke_later, grant, refresh_token))
+
     def _ask_renewal(self, turn: Turn, grant: Grant, reason: RenewReason) -> None:
         pairing = turn.tx.get(Pairing, grant.pairing_id)
         if pairing is None or pairing.state != "active":
@@ -455,6 +453,12 @@ class CompanionAgent:
                 turn.request(pairing.pairing_id, body, grant.handoff_id)
             except TransientError as exc:  # this may be the transaction that stores a rotated token
                 turn.event("renewal_not_asked", handoff_id=grant.handoff_id, detail=str(exc))
+
+    def _ask_for_what_waited(self, turn: Turn, pairing: Pairing) -> None:
+        """While a handoff was READY nothing was asked for; it came to nothing, so the phone must hear of it now."""
+        for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id):
+            if grant.state == "needs_handoff" or (grant.state, grant.reason) == ("dead", "denied"):
+                self._ask_renewal(turn, grant, REASONS.get(grant.reason, "person"))
 
     # -- commands --------------------------------------------------------------------------------------
 
@@ -494,32 +498,6 @@ def _revoked(row: CompanionHandoff) -> Revoked:
     if row.provider_said in ("accepted", "refused", "unreachable", "unsupported"):
         said = row.provider_said  # type: ignore[assignment]  # just checked
     return Revoked(handoff_id=row.handoff_id, provider=said, access_token_ends_at=row.access_token_ends_at)
-
-
-def _state_of(row: CompanionHandoff) -> CompanionState:
-    match row.state:
-        case "none":
-            return NoHandoff()
-        case "ready":
-            return Ready()
-        case "stored":
-            return HandoffStored()
-        case "dead":
-            return Dead(row.reason, row.was_stored)  # type: ignore[arg-type]  # written by _with_state
-        case _:
-            raise AssertionError("unknown state on disk")
-
-
-def _with_state(row: CompanionHandoff, state: CompanionState) -> CompanionHandoff:
-    match state:
-        case NoHandoff():
-            return replace(row, state="none")
-        case Ready():
-            return replace(row, state="ready")
-        case HandoffStored():
-            return replace(row, state="stored", was_stored=True)
-        case Dead(reason, was_stored):
-            return replace(row, state="dead", reason=reason, was_stored=was_stored)
 
 
 def _fresh(turn: Turn, pairing: Pairing) -> Pairing:

@@ -74,7 +74,11 @@ class _Commands:
         rows = await self._runtime.vault.run(read)
         problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
         return companion_status(
-            self._runtime.surroundings(self._agent.link.rejects), self._runtime.clock.now(), problems=problems, **rows
+            self._runtime.surroundings(self._agent.link.rejects),
+            self._runtime.clock.now(),
+            problems=problems,
+            estranged=self._agent.link.estranged(),
+            **rows,
         )
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:

@@ -1,4 +1,4 @@
-"""What a request in flight is made of, what follows a failure, and who hears of the grant's change."""
+"""What a request in flight is made of, and who hears of the grant's change."""
 
 from __future__ import annotations
 
@@ -25,13 +25,11 @@ class Begun:
     exchange: Exchange | None = None
 
 
-@dataclass(slots=True)
-class Pause:
-    """After failures: not before ``until_boot_s``, and why."""
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    """A value may be sent again that an earlier request may have spent: not before the provider answers again."""
 
-    failures: int
-    until_boot_s: float
-    reason: str
+    grant: Grant
 
 
 class GrantWatcher(Protocol):
@@ -41,4 +39,11 @@ class GrantWatcher(Protocol):
 
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
         """A refresh was settled, or the lease ended: ``after`` is already written."""
+        ...
+
+    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
+        """A refresh ended after its grant, and brought a token that nobody will hold: have it revoked if that may be.
+
+        ``grant`` is the erased row, or the grant as it was when the request left.
+        """
         ...

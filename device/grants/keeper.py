@@ -24,10 +24,11 @@ from typing import Any
 import structlog
 
 from device.elapsed import Stamp
-from device.grants import lease, lifecycle, schedule
+from device.grants import again, lease, lifecycle, schedule
 from device.grants.challenges import Challenges, ends_nothing, refusal_of
 from device.grants.due import due_in_s
-from device.grants.flight import Begun, GrantWatcher, Pause
+from device.grants.flight import Begun, GrantWatcher, Unsure
+from device.grants.pauses import Pauses
 from device.grants.serving import (
     Refresh,
     Serve,
@@ -47,7 +48,7 @@ from device.grants.tokens import cache_token, erase_grant
 from device.grants.transfer import PAUSE_S, Exchange
 from device.link import Link
 from device.logs import where
-from device.ports import Clock, Http, Now, Random, Vault
+from device.ports import Clock, Http, Random, Vault
 from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
 from device.turn import Turn
@@ -57,7 +58,6 @@ from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutco
 
 log = structlog.get_logger()
 
-LEEWAY_RETRY_S = 1.0  # between attempts inside a provider's leeway, which is some tens of seconds
 DENIED_PAUSE_S = 60.0  # after a temporary denial (smart lockout): trying sooner prolongs it
 STORE_RETRY_S = 1.0
 ASKED_AGAIN_S = 60.0  # questions closer together do not each make the keeper look what is due
@@ -89,7 +89,7 @@ class GrantKeeper:
         """Refreshes since this process started, by outcome."""
         self._flights: dict[str, asyncio.Task[TokenOutcome | None]] = {}
         self._challenges = Challenges()
-        self._pauses: dict[str, Pause] = {}
+        self._pauses = Pauses(clock, random)
         self._asked: dict[str, float] = {}
         self._shares: dict[str, tuple[int, float]] = {}  # per grant: generation and the share drawn for it
         self._leases_over: set[str] = set()
@@ -129,7 +129,7 @@ class GrantKeeper:
             return await self._meet_challenge(grant, query)
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
         ends_at = now.boot_s + query.timeout_s
-        while now.boot_s < ends_at and not self._is_pausing(grant.grant_id, now):
+        while now.boot_s < ends_at and not self._pauses.is_on(grant.grant_id, now):
             flight = self._fly(grant.grant_id, normalise_scope(query.scope))
             try:
                 async with asyncio.timeout(ends_at - now.boot_s):
@@ -160,7 +160,7 @@ class GrantKeeper:
         try:
             async with asyncio.timeout(query.timeout_s):
                 while challenge.flight is None:
-                    if self._is_pausing(grant_id, self._clock.now()):
+                    if self._pauses.is_on(grant_id, self._clock.now()):
                         self._challenges.forget(grant_id, scope)
                         return self._offline(grant_id, query)
                     if (other := self._flights.get(grant_id)) is None or other.done():
@@ -242,10 +242,6 @@ class GrantKeeper:
             after, _, _ = await self._look(query)
             return refusal(after or grant, self._watcher.reauth_action)
 
-    def _is_pausing(self, grant_id: str, now: Now) -> bool:
-        pause = self._pauses.get(grant_id)
-        return pause is not None and pause.until_boot_s > now.boot_s
-
     async def _look(self, query: TokenQuery) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | str]:
         now = self._clock.now()
         return await self._vault.run(lambda tx: look(tx, query, now))
@@ -288,9 +284,15 @@ class GrantKeeper:
         """
         outcome: TokenOutcome | None = None
         try:
-            attempt = 0
+            attempt, is_sure = 0, False
             while True:
-                begun = await self._link.turn(lambda turn: self._begin(turn, grant_id, scope, exchange, claims))
+                begin = partial(self._begin, grant_id=grant_id, scope=scope, exchange=exchange, claims=claims)
+                begun = await self._link.turn(partial(begin, is_sure=is_sure))
+                if is_sure := isinstance(begun, Unsure):
+                    if not (silence := await again.wait_for(self._http, self._clock, begun.grant)):
+                        continue
+                    reason = f"an answer was lost, and the provider is silent: {silence}"
+                    self._pauses.fail(grant_id, reason, None, is_written=False)
                 if not isinstance(begun, Begun):
                     return outcome
                 if exchange is not None:
@@ -306,9 +308,9 @@ class GrantKeeper:
                 if not lifecycle.may_retry_at_once(state_of(settled), profile_of(settled), self._clock.now()):
                     return outcome
                 attempt += 1
-                await self._clock.sleep(LEEWAY_RETRY_S * min(attempt, 5))
+                await self._clock.sleep(again.retry_s(attempt))
         except VaultError as exc:
-            self._pause(grant_id, f"the vault cannot be written: {exc}", None)
+            self._pauses.fail(grant_id, f"the vault cannot be written: {exc}", None, is_written=False)
             log.error("vault_refused", detail=str(exc))
             return None
         finally:
@@ -327,8 +329,8 @@ class GrantKeeper:
         )
 
     def _begin(
-        self, turn: Turn, grant_id: str, scope: str, exchange: Exchange | None, claims: str = ""
-    ) -> Begun | None:
+        self, turn: Turn, *, grant_id: str, scope: str, exchange: Exchange | None, claims: str, is_sure: bool
+    ) -> Begun | Unsure | None:
         grant = turn.tx.get(Grant, grant_id)
         if grant is None or grant.refresh_token is None:
             return None
@@ -339,6 +341,8 @@ class GrantKeeper:
             state_of(grant), profile_of(grant), turn.now, access_token_ends_in_s=max(ends, default=None)
         )
         match decision:
+            case lifecycle.Begin(state) if not is_sure and lifecycle.may_be_spent(state, profile_of(grant)):
+                return Unsure(grant)
             case lifecycle.Begin(state):
                 grant = with_state(grant, state)
                 turn.tx.put(grant)
@@ -349,8 +353,8 @@ class GrantKeeper:
                     turn.tx.put(with_state(grant, state))
                 reason = "the last answer was lost; the provider is asked again when the access token has ended"
                 # At least a second: the last instant of an access token is lost in rounding.
-                wait = Pause(0, turn.now.boot_s + max(seconds, 1.0), reason)
-                turn.after.append(lambda: self._pauses.__setitem__(grant_id, wait))
+                until_boot_s = turn.now.boot_s + max(seconds, 1.0)
+                turn.after.append(lambda: self._pauses.wait(grant_id, reason, until_boot_s))
             case lifecycle.Stop(state) if state != state_of(grant):
                 self._change(turn, grant, state)
             case lifecycle.Stop():
@@ -370,6 +374,9 @@ class GrantKeeper:
         grant = turn.tx.get(Grant, begun.grant_id)
         if grant is None or grant.generation != begun.grant.generation or grant.state != "refreshing":
             turn.event("late_answer_dropped", grant_id=begun.grant_id)  # died, or was replaced, meanwhile
+            brought = outcome.refresh_token if isinstance(outcome, Refreshed) else None
+            if brought is not None and (grant is None or grant.state == "dead"):
+                self._watcher.on_late_token(turn, grant or begun.grant, brought)
             return None
         state = state_of(grant)
         assert isinstance(state, lifecycle.Refreshing)
@@ -396,7 +403,7 @@ class GrantKeeper:
                 pause = (f"the provider cannot be reached: {reason}", retry_after_s)
             case OutcomeUnknown(reason):
                 pause = (f"the provider's answer was lost: {reason}", None)
-        turn.after.append(lambda: self._pause_or_go_on(begun.grant_id, pause))
+        turn.after.append(lambda: self._pauses.note(begun.grant_id, pause))
         told = begun.exchange.event() if begun.exchange is not None else None
         name, detail = told or event_of(outcome)
         turn.event(
@@ -428,18 +435,6 @@ class GrantKeeper:
         if outcome.access_token is not None:
             cache_token(turn, grant, begun.scope, begun.sent, outcome)
         return grant
-
-    def _pause_or_go_on(self, grant_id: str, pause: tuple[str, float | None] | None) -> None:
-        if pause is None:
-            self._pauses.pop(grant_id, None)
-        else:
-            self._pause(grant_id, *pause)
-
-    def _pause(self, grant_id: str, reason: str, retry_after_s: float | None) -> None:
-        before = self._pauses.get(grant_id)
-        failures = (before.failures if before else 0) + 1
-        pause = schedule.backoff_s(failures=failures, share=self._random.uniform(0.0, 1.0), retry_after_s=retry_after_s)
-        self._pauses[grant_id] = Pause(failures, self._clock.now().boot_s + pause, reason)
 
     def network_is_up(self) -> None:
         """Something says that the network is back: try again at once, an open intent first."""
@@ -501,7 +496,7 @@ class GrantKeeper:
                 continue
             pause = self._pauses.get(grant.grant_id)
             if pause is not None:
-                due_s = max(due_s, pause.until_boot_s - now.boot_s)
+                due_s = max(due_s, pause.unasked_boot_s - now.boot_s)
             flight = self._flights.get(grant.grant_id)
             if due_s <= 0:
                 if flight is None or flight.done():

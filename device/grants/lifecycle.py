@@ -10,9 +10,10 @@ The intent is on disk before the request leaves, so after a crash Refreshing *is
 done with an unknown outcome depends on the provider alone:
 
 * it does not invalidate on use: retry freely;
-* inside its leeway: retry at once, as often as needed;
+* inside its leeway: retry as soon as the provider answers again (:mod:`device.grants.again`), as often as needed;
 * outside it, or elapsed time unknown: exactly one further attempt, counted on disk before it is sent, and, where
-  reuse also kills access tokens, only after the cached one has ended. Then NeedsHandoff("uncertain").
+  reuse also kills access tokens, only after the cached one has ended; it too waits until the provider answers. Then
+  NeedsHandoff("uncertain").
 
 Pure. Times come in as :class:`device.ports.Now`.
 """
@@ -204,6 +205,22 @@ def serves_access_tokens(state: GrantState) -> bool:
 def may_retry_at_once(state: GrantState, profile: Profile, now: Now) -> bool:
     """Say whether an unknown outcome should be repaired right now, before the provider's leeway is over."""
     return isinstance(state, Refreshing | Uncertain) and _in_leeway(state.intent, profile, now)
+
+
+def may_be_spent(state: Refreshing, profile: Profile) -> bool:
+    """Say whether the provider may already have taken this value: an earlier request of the intent has no answer."""
+    return profile.invalidates_on_use and state.intent.attempts > 1
+
+
+def leeway_left_s(state: GrantState, profile: Profile, now: Now) -> float:
+    """Return how long a lost answer can still be repaired by sending the value again; 0 when it cannot, or none knows.
+
+    Counted from the intent, so that the provider, which counts from its answer, ends later.
+    """
+    if not isinstance(state, Refreshing | Uncertain) or not profile.old_token_s:
+        return 0.0
+    elapsed = elapsed_s(state.intent.started, now)
+    return 0.0 if elapsed is None else max(0.0, profile.old_token_s - elapsed)
 
 
 def _in_leeway(intent: Intent, profile: Profile, now: Now) -> bool:

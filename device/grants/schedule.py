@@ -12,6 +12,7 @@ PROACTIVE_SHARE_MIN = 0.6  # of an access token's lifetime; spread so that a fle
 PROACTIVE_SHARE_MAX = 0.8
 BACKOFF_FIRST_S = 2.0
 BACKOFF_S_MAX = 900.0
+UNASKED_S_MAX = 6 * 3600.0  # what nobody waits for; each try writes twice. Well under half of any idle lifetime
 WAIT_S_MAX = 86_400.0  # with nothing due: whoever changes something wakes the keeper, but nobody tells of a set clock
 
 
@@ -22,6 +23,11 @@ def backoff_s(*, failures: int, share: float, retry_after_s: float | None) -> fl
     """
     pause = share * min(BACKOFF_FIRST_S * 2.0 ** min(max(failures - 1, 0), 16), BACKOFF_S_MAX)
     return max(pause, retry_after_s or 0.0)
+
+
+def unasked_backoff_s(*, failures: int, share: float) -> float:
+    """Return the pause after the ``failures``-th failure in a row for what nobody asked for, never below half of it."""
+    return (1.0 + share) / 2.0 * min(BACKOFF_FIRST_S * 2.0 ** min(max(failures - 1, 0), 16), UNASKED_S_MAX)
 
 
 def proactive_at_s(profile: Profile, *, expires_in_s: float, share: float) -> float | None:

@@ -15,9 +15,9 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from device.elapsed import Stamp
-from device.grants import lifecycle
+from device.grants import lifecycle, revoking
 from device.grants.keeper import GrantKeeper
-from device.grants.serving import choose_grant, normalise_scope, profile_of, with_state
+from device.grants.serving import choose_grant, normalise_scope, with_state
 from device.grants.tokens import cache_token, erase_grant
 from device.link import Link
 from device.phone import native
@@ -30,6 +30,7 @@ from device.records import CachedToken, Grant
 from device.token_source import TokenGranted, TokenQuery, TokenRefused
 from device.turn import Turn
 from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, RelayError, TransientError
+from relay.messages import ProviderSaid
 from relay.provider import oauth
 from relay.provider.native_auth.places import discover_entra, native_base
 from relay.provider.native_auth.service import CAPABILITIES, Service
@@ -390,7 +391,7 @@ class Accounts:
         await self._link.turn(self._forget_moved)
         result: list[dict[str, str]] = []
         for grant in grants:
-            said = "unsupported"
+            said: ProviderSaid = "unsupported"
 
             def erase(turn: Turn, grant: Grant = grant) -> RefreshToken | None:
                 current = turn.tx.get(Grant, grant.grant_id)
@@ -402,16 +403,19 @@ class Accounts:
                 return current.refresh_token
 
             refresh_token = await self._link.turn(erase)
-            if refresh_token is not None and grant.revocation_endpoint and profile_of(grant).can_revoke_token:
-                outcome = await oauth.revoke(
-                    self._http,
-                    revocation_endpoint=grant.revocation_endpoint,
-                    client_id=grant.client_id,
-                    token=refresh_token,
-                )
-                said = type(outcome).__name__.removeprefix("Revoke").lower()
+            if refresh_token is not None and revoking.may_ask(grant, is_revoked=True):
+                said = await revoking.ask(self._http, grant, refresh_token)
             result.append({"account": grant.account, "issuer": grant.issuer, "provider": said})
         return result
+
+    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
+        """A refresh was under way at the sign-out: have what it brought revoked, unless a companion has that chain."""
+        if grant.reason != "moved" and revoking.may_ask(grant, is_revoked=False):
+            turn.after.append(lambda: self._link.spawn(self._revoke(grant, refresh_token)))
+
+    async def _revoke(self, grant: Grant, refresh_token: RefreshToken) -> None:
+        said = await revoking.ask(self._http, grant, refresh_token)
+        await self._link.turn(lambda turn: turn.event("revoked_at_provider", grant_id=grant.grant_id, detail=said))
 
     def _forget_moved(self, turn: Turn) -> None:
         """A grant whose token is under way to a companion does not come back to a phone that was signed out."""

@@ -21,13 +21,13 @@ from device.grants.serving import normalise_scope, profile_of, with_state
 from device.grants.tokens import erase_grant
 from device.link import Link
 from device.phone.account import Accounts, AccountSettings, NewGrant, Person, SignInLostError, SignInOptions
-from device.phone.handoff_rows import state_of
+from device.phone.handoff_rows import check_scope, state_of
 from device.phone.handoffs import LIVE, Handoffs
 from device.phone.pairing import PhonePairing
 from device.ports import Clock, Http, Random, Vault
 from device.records import Grant, Identity, Pairing, PhoneHandoff
 from device.turn import Turn
-from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError, VaultError
+from relay.errors import LocalError, PersonNeededError, PolicyError, VaultError
 from relay.handoff import Offered
 from relay.provider import oauth
 from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
@@ -136,6 +136,10 @@ class PhoneAgent:
         if after.state in ("dead", "needs_handoff", "locked"):
             turn.event("sign_in_needed", grant_id=after.grant_id, detail=after.reason)
 
+    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
+        """See :meth:`Accounts.on_late_token`."""
+        self.accounts.on_late_token(turn, grant, refresh_token)
+
     def _pulse(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
@@ -172,7 +176,7 @@ class PhoneAgent:
         if pairing.state != "active":
             raise LocalError("this device is being unpaired", hint="pair again: token-relay phone pair")
         own = await self._own_grant(strategy)
-        _check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
+        check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
         issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
         row = await self.link.turn(
             partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)
@@ -518,12 +522,6 @@ class PhoneAgent:
             ]
 
         return await self.link.turn(step)
-
-
-def _check_scope(wanted: str, granted: str) -> None:
-    beyond = set(wanted.split()) - set(granted.split())
-    if beyond:
-        raise ConfigError(f"scope goes beyond what was granted: {' '.join(sorted(beyond))}", hint=f"granted: {granted}")
 
 
 def _grant(turn: Turn, grant_id: str) -> Grant | None:

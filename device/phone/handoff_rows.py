@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from device.records import PhoneHandoff
-from relay.errors import PersonNeededError
+from relay.errors import ConfigError, PersonNeededError
 from relay.handoff import Cancelled, Cancelling, Done, Gone, New, Offered, PhoneState, Released, Revoking
 from relay.messages import Offer
 
@@ -75,3 +75,10 @@ def with_phone_state(row: PhoneHandoff, state: PhoneState) -> PhoneHandoff:
             return replace(row, state="gone", reason=reason)
         case _:
             return replace(row, state=type(state).__name__.lower(), reason="")
+
+
+def check_scope(wanted: str, granted: str) -> None:
+    """Raise ConfigError when a handoff wants more than its grant has."""
+    beyond = set(wanted.split()) - set(granted.split())
+    if beyond:
+        raise ConfigError(f"scope goes beyond what was granted: {' '.join(sorted(beyond))}", hint=f"granted: {granted}")

@@ -68,6 +68,7 @@ from relay.secret import RefreshToken
 
 OFFER_LIFETIME_S = 24 * 3600
 UNKNOWN_MAX = 64  # rows of one pairing for handoffs that only the companion names, and their REVOKEs in the outbox
+FORGOTTEN_AFTER_S = 30 * 24 * 3600  # rows of a deleted pairing: no message reaches them, a person may look at events
 LIVE = ("offered", "released", "done", "cancelling", "revoking")
 
 
@@ -502,7 +503,16 @@ class Handoffs:
             rows = turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id)
             if all(row.state not in LIVE for row in rows):
                 delete_pairing(turn, pairing)
+        self._forget_old(turn)
         return self._expire_offers(turn)
+
+    def _forget_old(self, turn: Turn) -> None:
+        """Delete finished handoffs of pairings that are deleted; of one that lives, a restored companion may ask."""
+        for row in turn.tx.select(PhoneHandoff) if turn.now.is_synced else ():
+            is_old = turn.wall - row.created_at > FORGOTTEN_AFTER_S and row.state not in LIVE and not row.orphans
+            if is_old and turn.tx.get(Pairing, row.pairing_id) is None:
+                turn.tx.delete(PhoneHandoff, row.handoff_id)
+                turn.tx.erase_key(row.handoff_id)
 
     def _expire_offers(self, turn: Turn) -> float:
         """Give up offers older than 24 h, through CANCEL; judged only by a synced clock."""

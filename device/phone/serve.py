@@ -127,6 +127,7 @@ class _Commands:
             self._runtime.clock.now(),
             problems=problems,
             allow_refresh_token_access=self._agent.settings.allow_refresh_token_access,
+            estranged=self._agent.link.estranged(),
             **rows,
         )
 

@@ -146,9 +146,10 @@ async def test_the_intent_is_durable_before_each_request(profile: str) -> None:
         asked: list[tuple[str, int, int, bool]] = []
 
         def fault(request: Any) -> str:
-            if form_value(request, "grant_type") == "refresh_token":
-                kept = grants[grant.grant_id]
-                asked.append((kept.state, kept.intent_attempts, kept.intent_late, bool(kept.intent)))
+            if form_value(request, "grant_type") != "refresh_token":
+                return ""
+            kept = grants[grant.grant_id]
+            asked.append((kept.state, kept.intent_attempts, kept.intent_late, bool(kept.intent)))
             return "lost_before" if len(asked) < 2 else ""
 
         world.watch.http.fault = fault

@@ -117,6 +117,9 @@ def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: str)
         def on_grant_changed(self, turn: object, before: Grant, after: Grant) -> None:
             pass
 
+        def on_late_token(self, turn: object, grant: Grant, refresh_token: RefreshToken) -> None:
+            assert state == "dead"
+
     given = parts()
     link: Any = Link(**given, handler=None)  # type: ignore[arg-type]
     more = {name: given[name] for name in ("vault", "clock", "random", "tasks")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from device.grants.serving import state_of
 from device.phone.account import SignInLostError
 from device.ports import Now
 from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from device.simulation.broker import Packet
 from device.simulation.http import HttpFault
 from device.simulation.settlement import View
 from device.simulation.world import World
@@ -275,5 +277,67 @@ def test_a_receipt_from_a_restored_companion_is_answered_though_its_handoff_was_
         await watch.start()
         await world.advance(600)
         assert watch.rows(Outgoing) == []
+
+    world.run(story())
+
+
+@pytest.mark.parametrize("why", ["denied", "uncertain"])
+def test_a_grant_that_ended_while_an_offer_was_open_is_told_of_when_the_offer_comes_to_nothing(why: str) -> None:
+    """The companion had not asked for a new one, since one was on its way, and nobody heard of it for 12 hours."""
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        await phone.hand_off(watch)
+        await world.advance(3600)
+        world.broker.hold = lambda packet: world.type_of(packet) == "TOKEN"
+        await phone.hand_off(watch, strategy="mint", wait_s=1.0)
+        assert "ready" in [row.state for row in watch.rows(CompanionHandoff)]
+        if why == "denied":
+            world.revoke_user()
+        else:
+            watch.http.plan("lost_after")
+        await watch.token()
+        await world.advance(60)
+        assert watch.rows(Grant)[0].state == ("dead" if why == "denied" else "needs_handoff")
+        assert watch.rows(Outgoing) == []
+        world.broker.held.clear()
+        await phone.cancel(watch)
+        await world.advance(60)
+        old = next(row for row in phone.rows(PhoneHandoff) if row.state == "done")
+        assert (old.device_state, old.device_reason) == ("needs_handoff", why)
+
+    world.run(story())
+
+
+def test_a_handoff_that_the_phone_gave_up_after_a_rollback_does_not_wait_at_the_companion() -> None:
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    def is_held(packet: Packet) -> bool:
+        return packet.sender == "phone" and world.type_of(packet) in ("TOKEN", "CANCEL", "HELLO")
+
+    async def story() -> None:
+        await world.begin()
+        await phone.hand_off(watch)
+        await world.advance(5)
+        image = phone.image()
+        world.broker.hold = is_held
+        moved = asyncio.ensure_future(phone.hand_off(watch, strategy="move"))
+        await world.advance(1)
+        cancelled = asyncio.ensure_future(phone.cancel(watch))
+        await world.advance(1)
+        await phone.restore(image)
+        await phone.start()
+        again = asyncio.ensure_future(phone.hand_off(watch, strategy="move"))
+        await world.advance(1)
+        assert [row.state for row in watch.rows(CompanionHandoff)].count("ready") == 1
+        world.broker.release()  # the first TOKEN and CANCEL come before what the restored phone has sent since
+        await world.advance(60)
+        await asyncio.gather(moved, cancelled, again, return_exceptions=True)
+        (row,) = (row for row in phone.rows(PhoneHandoff) if row.state != "done")
+        assert (row.state, row.reason) == ("gone", "rollback")
+        assert {row.state for row in watch.rows(CompanionHandoff)} == {"stored", "dead"}
 
     world.run(story())

@@ -33,12 +33,14 @@ from device.token_source import TokenGranted, TokenQuery, TokenRefused
 from relay.envelope import ENVELOPE_BYTES
 from relay.messages import envelope_digest
 from relay.provider.http import HttpRequest, HttpResponse, Lost
+from relay.sandbox.issued import refresh_value
 from relay.sandbox.leaks import MARK
 from relay.sandbox.rules import RULES
-from relay.sandbox.state import Family, RefreshEntry, digest
+from relay.sandbox.state import Family, RefreshEntry
 from relay.secret import AccessToken, RefreshToken
 
 NOW = Now("boot-1", 1000.0, 1_800_000_000.0, True)
+KEY = bytes(32)
 STAMP = Stamp.of(NOW).to_text()
 GOOD = HttpResponse(200, {}, b'{"access_token": "x", "refresh_token": "y"}')
 PEER_TOPIC = "relay/v1/aaaaaaaaaaaaaaaaaaaaaaaaaa/from/bbbbbbbbbbbbbbbbbbbbbbbbbb"
@@ -49,7 +51,7 @@ class Hand:
 
     def __init__(self, **options: Any) -> None:
         self.state: Any = SimpleNamespace(
-            refresh_tokens={},
+            token_key=KEY,
             families={},
             users={"pat": SimpleNamespace(revoked_at_seq=lambda method: -1)},
             clock_offset_s=0.0,
@@ -64,8 +66,7 @@ class Hand:
 
     def token(self, family: str = "f", generation: int = 1, used: int = 0) -> RefreshToken:
         """Have the provider issue a link."""
-        value = RefreshToken(f"rt.{MARK}.{family}.{generation}")
-        self.state.refresh_tokens[digest(value.reveal())] = RefreshEntry(family, generation, None)
+        value = RefreshToken(refresh_value(KEY, RefreshEntry(family, generation, None)))
         if family not in self.state.families:
             self.state.families[family] = Family(family, "client", "pat", (), "", "password", 0, 0.0, None)
         if used:
@@ -432,6 +433,15 @@ def test_7_a_revoked_token_was_on_disk_too() -> None:
     hand.send("watch", token, field="token")
     with breaks(7, "watch"):
         hand.send("watch", hand.token("other"), field="token")
+
+
+def test_7_a_late_token_is_revoked_only_after_the_disk_says_that_it_was_dropped() -> None:
+    hand = Hand()
+    late = hand.token()
+    hand.commit("watch", Event(1, 1, "late_answer_dropped", "", "", "g", 0, "", "", ""))
+    hand.send("watch", late, field="token")
+    with breaks(7, "watch"):  # one answer brings one token
+        hand.send("watch", late, field="token")
 
 
 # -- 8 -----------------------------------------------------------------------------------------------------

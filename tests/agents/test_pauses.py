@@ -1,0 +1,75 @@
+"""A provider that cannot be reached: what is tried unasked grows rare, what a program asks for does not wait for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from device.grants import schedule
+from device.records import Grant
+from device.token_source import TokenGranted, TokenRefused
+from tests.agents.world_kit import World, running
+
+pytestmark = pytest.mark.asyncio
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+async def weeks_without_the_provider(world: World) -> int:
+    """Let the keep-alive of the phone's grant fall into a time without the provider; returns the tries of ten days."""
+    await world.clock.advance(44 * DAY)
+    world.phone.http.cut()
+    await world.clock.advance(2 * DAY)  # due since the 45th day
+    before = len(world.phone.http.requests)
+    await world.clock.advance(10 * DAY)
+    return len(world.phone.http.requests) - before
+
+
+async def test_a_provider_that_is_away_for_weeks_costs_few_writes_a_day() -> None:
+    async with running("entra") as world:
+        tries = await weeks_without_the_provider(world)
+        assert 4 * 10 <= tries <= 8 * 10 + 1  # every 3 to 6 hours
+        (own,) = await world.phone.rows(Grant)
+        assert own.state == "held"
+
+
+async def test_a_program_that_asks_meanwhile_is_tried_for_within_15_minutes() -> None:
+    async with running("entra") as world:
+        await weeks_without_the_provider(world)
+        keeper = world.phone.agent.keeper
+        pause = keeper._pauses.get((await world.phone.one(Grant)).grant_id)
+        assert pause is not None and pause.unasked_boot_s - pause.until_boot_s > HOUR
+        await world.clock.advance(schedule.BACKOFF_S_MAX + 1)
+        before = len(world.phone.http.requests)
+        refused = await world.phone.token()
+        assert isinstance(refused, TokenRefused) and refused.error == "offline"
+        assert len(world.phone.http.requests) == before + 1
+        assert refused.retry_after_s is not None and refused.retry_after_s <= schedule.BACKOFF_S_MAX
+        world.phone.http.heal()
+        await world.clock.advance(schedule.BACKOFF_S_MAX + 1)
+        assert isinstance(await world.phone.token(), TokenGranted)
+
+
+async def test_when_the_network_is_back_nothing_waits_for_hours() -> None:
+    async with running("entra") as world:
+        await weeks_without_the_provider(world)
+        before = (await world.phone.one(Grant)).generation
+        world.phone.http.heal()
+        world.phone.agent.network_is_up()
+        await world.clock.advance(5)
+        assert (await world.phone.one(Grant)).generation == before + 1
+
+
+async def test_what_the_provider_asks_for_is_waited_for_by_both() -> None:
+    async with running("entra") as world:
+        keeper, now = world.phone.agent.keeper, world.clock.now()
+        keeper._pauses.fail("g", "down", 30 * HOUR)
+        pause = keeper._pauses.get("g")
+        assert pause is not None and pause.until_boot_s == pause.unasked_boot_s == now.boot_s + 30 * HOUR
+
+
+@pytest.mark.parametrize("failures", range(1, 40))
+async def test_the_unasked_pause_grows_to_six_hours_and_no_further(failures: int) -> None:
+    low, high = (schedule.unasked_backoff_s(failures=failures, share=share) for share in (0.0, 1.0))
+    assert low == high / 2 and high == min(2.0**failures, 6 * HOUR)
+    assert high >= schedule.backoff_s(failures=failures, share=1.0, retry_after_s=None)
