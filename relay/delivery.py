@@ -18,6 +18,7 @@ RESEND_FIRST_S = 2.0  # well above a round trip over a mobile network
 RESEND_S_MAX = 300.0
 RESEND_EAGER_S = 3600.0  # after an hour a connection or a HELLO of the peer is the better trigger
 RESEND_IDLE_S = 6 * 3600.0
+RETIRED_S_MAX = 30 * 86_400.0  # as long as a broker keeps a session; see `is_given_up`
 ANSWER_PAUSE_S = 2.0  # one answer per handoff and this time, or a replaying broker makes us talk
 
 Verdict = Literal["new", "duplicate", "too_old", "conflict"]
@@ -45,6 +46,15 @@ def resend_delay_s(*, attempts: int, age_s: float) -> float:
     if age_s >= RESEND_EAGER_S:
         return RESEND_IDLE_S
     return min(RESEND_FIRST_S * 2.0 ** min(max(attempts - 1, 0), 16), RESEND_S_MAX)
+
+
+def is_given_up(*, kind: str, age_s: float | None) -> bool:
+    """Say whether a request of this type is dropped unanswered in a retired pairing; ``age_s`` None: no clock can tell.
+
+    The phone may have deleted that pairing, and then nobody answers. STORED and RENEW only tell what the phone learns
+    anyway when it asks, and a phone that waits asks for ever: TOKEN and CANCEL are answered STORED, REVOKE ends it.
+    """
+    return kind in ("STORED", "RENEW") and age_s is not None and age_s >= RETIRED_S_MAX
 
 
 @dataclass(frozen=True, slots=True)

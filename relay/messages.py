@@ -32,6 +32,7 @@ Hex16: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\z")]
 Hex32: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
 DeviceId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z2-7]{26}\z")]
 Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}\z")]
+ProfileId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}\z")]  # oidc-provider, keycloak-rotating
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*\z"  # no control characters: a terminal may show it
 Text: TypeAlias = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
 Url: TypeAlias = Annotated[str, Field(min_length=1, max_length=512, pattern=_PRINTABLE)]
@@ -282,7 +283,7 @@ class GrantPayload(_Strict):
     audience: Text
     subject: Text
     account: Text
-    profile: Slug
+    profile: ProfileId
     signed_in_at: Integer
     is_otp: bool
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 import aiomqtt
 import structlog
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS
 from paho.mqtt.enums import LogLevel
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -48,8 +48,8 @@ PACKET_OVERHEAD = 10  # fixed header 5, topic length 2, packet id 2, empty prope
 FAILURE = 0x80  # reason codes from here on are failures; MQTT 5 §2.4
 
 PRIVATE_NAMES = (
-    "_client", "_client_connect", "_connected", "_disconnected", "_misc_task", "_on_connect", "_on_disconnect",
-    "_on_message", "_on_publish", "_on_socket_register_write",
+    "_client", "_client_connect", "_connected", "_disconnected", "_misc_loop", "_misc_task", "_on_connect",
+    "_on_disconnect", "_on_message", "_on_publish", "_on_socket_register_write",
 )  # fmt: skip
 PAHO_PRIVATE_NAMES = ("_sock_close", "_sock_recv")
 
@@ -59,6 +59,11 @@ _quiet = logging.getLogger("relay.mqtt.library")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 _quiet.setLevel(logging.CRITICAL + 1)
+
+
+def misc_interval_s(keepalive_s: int) -> float:
+    """Return how often to look whether a PINGREQ is due: it may be late by half a keepalive, MQTT 5 §3.1.2.10."""
+    return min(max(1.0, keepalive_s / 12), 5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +256,11 @@ class Connection(aiomqtt.Client):
         except Exception as exc:
             self._failure = exc
             raise
+
+    async def _misc_loop(self) -> None:
+        """Look after the keepalive as aiomqtt does, but not each second: most wake-ups of an idle agent were these."""
+        while self._client.loop_misc() == MQTT_ERR_SUCCESS:  # noqa: ASYNC110  # paho has no event to wait for
+            await asyncio.sleep(misc_interval_s(self._client.keepalive))
 
     # -- what is sent ----------------------------------------------------------------------------------
 

@@ -46,12 +46,20 @@ class UsageError(LocalError):
         self.usage = usage
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Shows commands that may be left out in brackets, as argparse does with everything else that may be."""
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        shown = super()._format_args(action, default_metavar)
+        return f"[{shown}]" if action.nargs == argparse.PARSER and not action.required else shown
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations (they would break with the next option) and raises."""
 
     def __init__(self, *, examples: str = "", **options: object) -> None:
         epilog = "\n\n".join(part for part in ("examples:\n" + examples if examples else "", EXIT_CODES) if part)
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", Formatter)
         super().__init__(allow_abbrev=False, epilog=epilog, **options)  # type: ignore[arg-type]  # passed through
 
     def format_help(self) -> str:

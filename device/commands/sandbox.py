@@ -33,6 +33,7 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         links=args.links,
         network_table=_path(args.network_table),
         actions=_path(args.actions),
+        issuer_path=args.issuer_path or "",
     )
 
     def announce(announcement: str) -> None:

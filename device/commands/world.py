@@ -59,6 +59,12 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-cert", metavar="F", type=text, help="serve https with this certificate")
     parser.add_argument("--tls-key", metavar="F", type=text, help="private key of --tls-cert")
     parser.add_argument(
+        "--issuer-path",
+        metavar="PATH",
+        type=text,
+        help="what the issuer has behind its host, for libraries that insist on something; not with profile entra",
+    )
+    parser.add_argument(
         "--cors",
         metavar="ORIGIN",
         action="append",

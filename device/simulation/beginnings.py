@@ -19,7 +19,7 @@ from relay.sandbox.state import Event, State
 if TYPE_CHECKING:
     from device.simulation.world import World
 
-TABLES = ("users", "families", "refresh_tokens", "access_tokens")
+TABLES = ("users", "families", "refresh_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Beginning:
     time_s: float
     disks: tuple[tuple[Identity, Any, str], ...]
     tables: dict[str, dict[str, Any]]
+    token_key: bytes
     events: tuple[Event, ...]
     next_event_id: int
     filters: dict[str, frozenset[str]]
@@ -41,6 +42,7 @@ def take_down(world: World) -> Beginning:
         world.time_s,
         tuple((end.identity, end.image(), end.clock.boot_id) for end in world.ends),
         _copies(state),
+        state.token_key,
         tuple(state.events),
         state.next_event_id,
         {client_id: frozenset(session.filters) for client_id, session in world.broker.sessions.items()},
@@ -59,6 +61,7 @@ def take_up(world: World, beginning: Beginning) -> None:
         table = getattr(state, name)
         table.clear()
         table.update({key: copy(value) for key, value in beginning.tables[name].items()})
+    state.token_key = beginning.token_key
     state.events = deque(beginning.events, maxlen=state.events.maxlen)
     state.next_event_id = beginning.next_event_id
     for client_id, filters in beginning.filters.items():

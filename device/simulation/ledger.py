@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import is_not
 from typing import Any, ClassVar, TypeVar
 
 from device.ports import Now, Record
 from device.records import CompanionHandoff, Grant, PhoneHandoff
 from device.simulation.observer import Tables
 from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from relay.sandbox.state import State, digest
+from relay.sandbox.issued import read_refresh
+from relay.sandbox.state import State
 from relay.secret import Secret
 
 R = TypeVar("R", bound=Record)
@@ -47,13 +50,15 @@ def changed(before: Tables, after: Tables, record: type[R]) -> Iterator[tuple[R 
     old, new = rows(before, record), rows(after, record)
     if old is new:
         return
-    for key, row in new.items():
+    # A commit writes few rows of many, and this runs after each: what is the same object is passed over in C.
+    for key, row in compress(new.items(), map(is_not, map(old.get, new), new.values())):
         was = old.get(key)
-        if was is not row and was != row:
+        if was != row:
             yield was, row
-    for key, row in old.items():
-        if key not in new:
-            yield row, None
+    if len(old) >= len(new) or not old.keys() <= new.keys():
+        for key, row in old.items():
+            if key not in new:
+                yield row, None
 
 
 def form_of(request: HttpRequest) -> dict[str, str | Secret[str]]:
@@ -61,9 +66,10 @@ def form_of(request: HttpRequest) -> dict[str, str | Secret[str]]:
     return dict(request.form or ())
 
 
-def digest_of(secret: Secret[str]) -> str:
-    """Return the name under which the provider keeps a token."""
-    return digest(secret.reveal())
+def read_link(provider: State, token: Secret[str]) -> Link | None:
+    """Return which link a token is, None when the provider did not issue it."""
+    entry = read_refresh(provider.token_key, token.reveal())
+    return (entry.family_id, entry.generation) if entry is not None else None
 
 
 @dataclass(slots=True)
@@ -183,8 +189,7 @@ class Ledger:
         cached = self._links.get(id(token))
         if cached is not None and cached[0] is token:
             return cached[1]
-        entry = self.provider.refresh_tokens.get(digest_of(token))
-        link = (entry.family_id, entry.generation) if entry is not None else None
+        link = read_link(self.provider, token)
         self._links[id(token)] = (token, link)
         return link
 

@@ -286,6 +286,7 @@ class VirtualPhone(_Device, testkit.Phone):
                 tokens=end.rows(CachedToken),
                 problems=problems,
                 allow_refresh_token_access=end.allow,
+                estranged=end.agent.link.estranged(),
             )
 
         return await self._command(look)
@@ -308,6 +309,7 @@ class VirtualCompanion(_Device, testkit.Companion):
                 grants=grants,
                 tokens=end.rows(CachedToken),
                 problems=problems,
+                estranged=end.agent.link.estranged(),
             )
 
         return await self._command(look)

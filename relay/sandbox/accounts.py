@@ -60,6 +60,7 @@ class User:
     attributes: dict[str, str] = field(default_factory=dict)
     email_proven: bool = False
     is_disabled: bool = False
+    alias: str = ""
     must_change_password: bool = False
     past_passwords: tuple[Password, ...] = ()
     password_revoked_at_seq: int = -1
@@ -81,6 +82,7 @@ class User:
             attributes=dict(model.attributes),
             email_proven=model.email_proven,
             is_disabled=model.disabled,
+            alias=(model.alias or "").lower(),
             past_passwords=() if model.password is None else (model.password,),
         )
         for method in model.methods:

@@ -177,7 +177,7 @@ def refresh_token_json(state: State, family: Family, *, metadata_as: str) -> dic
         "expires_at": stamp(family.expires_at),
         "idle_expires_at": stamp(entry.idle_expires_at if entry is not None else None),
         "last_exchanged_at": stamp(family.last_exchanged_at),
-        "rotating": rotation_of(state, state.clients.get(family.client_id)).rotates,
+        "rotating": rotation_of(state, state.clients.get(family.client_id), family).rotates,
         "resource_servers": [{"audience": family.audience, "scopes": " ".join(family.scope)}],
         "device": _device(family),
         metadata_as: dict(family.metadata),

@@ -1,7 +1,8 @@
 """A browser arrives at the provider: with a session transfer token, with a session, or with neither.
 
 :func:`arrive` decides what it sees: its application again, the login page, or an error page. Whoever is signed in
-then passes the Actions. Nothing is changed before these have spoken, so a denied login opens no session, though it
+then passes the second step, where the person needs one (a session transfer token stands for the first factor only),
+and the Actions. Nothing is changed before these have spoken, so a denied login opens no session, though it
 uses the token up.
 
 Ours: ``prompt=login`` shows the form and leaves a token untouched. A token of the person who is signed in already
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from relay.sandbox import session_transfer
+from relay.sandbox import second_step, session_transfer, tenant_logs
 from relay.sandbox.accounts import User
 from relay.sandbox.actions import ask, carry_out, denial
 from relay.sandbox.cascade import end_session
@@ -75,7 +76,10 @@ def arrive(visit: Visit, params: Params) -> Response:
         case Accepted():
             if session is not None and session.is_delegated:
                 session = None  # what somebody opened in the person's name is not the person's own
-            return _enter(visit, state.users[judgement.token.username], session, judgement, is_silent=is_silent)
+            user = state.users[judgement.token.username]
+            if second_step.is_needed(state, user, session):
+                return _second_step(visit, user, judgement, is_silent=is_silent)
+            return _enter(visit, user, session, judgement, is_silent=is_silent)
         case ErrorPage():
             session_transfer.spend(judgement)
             _warn(visit, judgement.token, judgement.warning)
@@ -93,19 +97,16 @@ def arrive(visit: Visit, params: Params) -> Response:
     if not isinstance(judgement, NoToken):
         gone += tuple(name for name in TRANSFER_COOKIES if name in cookies)
     if session is not None and "login" not in prompts and _is_usable(visit, session, params):
-        response = _enter(visit, state.users[session.username], session, None, is_silent=is_silent)
+        user = state.users[session.username]
+        if second_step.is_needed(state, user, session) and not session.is_delegated:
+            return without_cookies(state, _second_step(visit, user, None, is_silent=is_silent), *gone)
+        response = _enter(visit, user, session, None, is_silent=is_silent)
         return without_cookies(state, response, *gone)
     if is_silent:
-        error = "interaction_required" if session is not None and session.is_delegated else "login_required"
-        state.log(
-            "fsa",
-            trace,
-            client_id=client.client_id,
-            description="Login required",
-            details={"triggered_by_session_transfer_token": not isinstance(judgement, NoToken)},
-        )
-        answer = back(
-            state, authorization.redirect_uri, authorization.state, error=error, error_description="Login required"
+        is_delegated = session is not None and session.is_delegated
+        error = "interaction_required" if is_delegated else "login_required"
+        answer = _silent_failure(
+            visit, error, "Login required", by_token=not isinstance(judgement, NoToken), is_delegated=is_delegated
         )
         return without_cookies(state, answer, *gone)
     ticket = state.token("lt")
@@ -117,7 +118,17 @@ def signed_in(visit: Visit, user: User) -> Response:
     """Answer a person who has filled in the form; a session of somebody else in this browser ends."""
     session = session_of(visit.state, visit.cookies.get(COOKIE, ""), visit.trace.now)
     same = session if session is not None and session.username == user.username and not session.is_delegated else None
-    response = _enter(visit, user, same, None, is_fresh=True)
+    accepted: Accepted | None = None
+    if visit.authorization.transfer:  # it stood for the first factor, and was used up then
+        name = visit.authorization.transfer
+        token = visit.state.transfers.get(name)
+        parent = visit.state.families.get(token.family_id) if token is not None else None
+        if token is None or parent is None or parent.is_dead:
+            _warn(visit, token, tenant_logs.PARENT_NOT_FOUND)
+            return error_page("This login page is too old; go back to the app and start again.")
+        if token.username == user.username:  # else somebody else has signed in at that page, whole
+            accepted = Accepted(name, token, parent)
+    response = _enter(visit, user, same, accepted, is_fresh=accepted is None)
     if session is not None and same is None:
         end_session(visit.state, session, visit.trace, reason="replaced")
     return response
@@ -160,8 +171,10 @@ def _enter(
             problem = refusal.description
     if problem or session is None:
         failure: dict[str, JsonValue] = {"action_failure": verdict.failure} if verdict.failure else {}
+        is_delegated = transfer.actor != "" if transfer is not None else session is not None and session.is_delegated
+        failed: LogType = ("fdelsa" if is_delegated else "fsa") if is_silent else "f"
         state.log(
-            "fsa" if is_silent else "f",
+            failed,
             trace,
             client_id=client.client_id,
             username=user.username,
@@ -176,6 +189,7 @@ def _enter(
     state.log(succeeded, trace, client_id=client.client_id, username=user.username, details=details)
     authorization.username = user.username
     authorization.session_id = session.session_id
+    authorization.is_delegated = session.is_delegated
     authorization.commands = verdict.commands
     response = visit.finish(visit, user, session)
     if cookie:
@@ -190,9 +204,17 @@ def _session(
     if session is None:
         parent = accepted.parent if accepted is not None else None
         actor = accepted.token.actor if accepted is not None else ""
-        client_id = visit.client.client_id
-        return open_session(visit.state, user.username, client_id, visit.trace, parent=parent, actor=actor)
+        return open_session(
+            visit.state,
+            user.username,
+            visit.client.client_id,
+            visit.trace,
+            parent=parent,
+            actor=actor,
+            has_second_factor=visit.authorization.is_second_factor,
+        )
     touch(visit.state, session, visit.client.client_id, visit.trace)
+    session.has_second_factor |= visit.authorization.is_second_factor
     if is_fresh:
         session.authenticated_at = visit.trace.now
     return session, ""
@@ -214,9 +236,49 @@ def _denied(visit: Visit, problem: str) -> Response:
     authorization = visit.authorization
     if authorization.protocol != "oidc-basic-profile":
         return error_page(problem)
-    return back(
-        visit.state, authorization.redirect_uri, authorization.state, error="access_denied", error_description=problem
+    return _answer(visit, error="access_denied", error_description=problem)
+
+
+def _second_step(visit: Visit, user: User, accepted: Accepted | None, *, is_silent: bool) -> Response:
+    """Ask for the second factor; where no page may be shown, say so. A token is used up here."""
+    state, authorization = visit.state, visit.authorization
+    gone: tuple[str, ...] = ()
+    is_delegated = False
+    if accepted is not None:
+        session_transfer.spend(accepted)
+        gone = tuple(name for name in TRANSFER_COOKIES if name in visit.cookies)
+        authorization.transfer, is_delegated = accepted.name, accepted.token.actor != ""
+    if is_silent or is_delegated:
+        answer = _silent_failure(
+            visit,
+            "interaction_required",
+            "Multifactor authentication required",
+            by_token=accepted is not None,
+            is_delegated=is_delegated,
+        )
+        return without_cookies(state, answer, *gone)
+    authorization.is_second_factor = True
+    ticket = state.token("lt")
+    remember(state.logins, digest(ticket), authorization)
+    return without_cookies(state, second_step.ask(state, authorization, user, ticket, visit.trace), *gone)
+
+
+def _silent_failure(visit: Visit, error: str, description: str, *, by_token: bool, is_delegated: bool) -> Response:
+    visit.state.log(
+        "fdelsa" if is_delegated else "fsa",
+        visit.trace,
+        client_id=visit.client.client_id,
+        description=description,
+        details={"triggered_by_session_transfer_token": by_token},
     )
+    if visit.authorization.protocol != "oidc-basic-profile":
+        return error_page(description)
+    return _answer(visit, error=error, error_description=description)
+
+
+def _answer(visit: Visit, **params: str) -> Response:
+    one = visit.authorization
+    return back(visit.state, one.redirect_uri, one.state, response_mode=one.response_mode, **params)
 
 
 def _warn(visit: Visit, token: SessionTransferToken | None, warning: str) -> None:

@@ -10,6 +10,8 @@ is a page (RFC 6749 §4.1.2.1). Only S256 is accepted (RFC 7636 §4.2, RFC 9700 
 the loopback interface, any port and path (RFC 8252 §7.3), or registered exactly. An authorization code works once; a
 second use kills what came of the first (RFC 6749 §4.1.2), and a wrong verifier burns it.
 
+``response_mode`` is ``query`` or ``form_post``.
+
 Limits: only ``auth0`` keeps sessions (:mod:`relay.sandbox.arrival`). Elsewhere every request shows the page and
 ``prompt=none`` is ``login_required``. The form is bound to its request by an unguessable ticket, not by a cookie.
 """
@@ -23,18 +25,16 @@ from collections.abc import Mapping
 from hashlib import sha256
 from urllib.parse import urlsplit
 
-from relay.sandbox import conditional_access, saml
+from relay.sandbox import conditional_access, consent, device_code, saml, second_step
 from relay.sandbox.accounts import User
 from relay.sandbox.arrival import Finish, Visit, arrive, signed_in
-from relay.sandbox.cascade import kill_family, setting_of
+from relay.sandbox.cascade import kill_family
 from relay.sandbox.claims import NO_CLAIMS, asked_claims
-from relay.sandbox.codes import is_right_code, send_code
-from relay.sandbox.contacts import Channel
-from relay.sandbox.flows import CODES_MAX
 from relay.sandbox.pages import back, error_page, login_page
-from relay.sandbox.passwords import check_password
 from relay.sandbox.refusals import Trace
+from relay.sandbox.sessions import COOKIE, granted_scope, session_of
 from relay.sandbox.state import Authorization, Session, State, digest, remember
+from relay.sandbox.tenant_logs import LogType
 from relay.sandbox.tokens import asked_audience, asked_scope, sign_in
 from relay.sandbox.values import Params, Refusal, Response
 from relay.sandbox.world import ClientModel
@@ -44,6 +44,7 @@ CODE_LIFETIME_S = 600.0  # RFC 6749 §4.1.2 recommends ten minutes at most
 LOGIN_TRIES_MAX = 10
 STATE_CHARS_MAX = 2_048
 ORGANIZATION_CHARS_MAX = 100
+RESPONSE_MODES = frozenset({"query", "form_post"})
 REDIRECT_URI_CHARS_MAX = 2_048
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # base64url of SHA-256, RFC 7636 §4.2
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)  # RFC 7636 §4.1
@@ -61,13 +62,18 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
     if len(answer_state) > STATE_CHARS_MAX:
         return error_page("The state is too long.")
 
+    mode = params.get("response_mode") or "query"
+    shown_mode = mode if mode in RESPONSE_MODES else "query"
+
     def refused(error: str, description: str) -> Response:
-        return back(state, redirect_uri, answer_state, error=error, error_description=description)
+        return back(
+            state, redirect_uri, answer_state, response_mode=shown_mode, error=error, error_description=description
+        )
 
     if params.get("response_type") != "code":
         return refused("unsupported_response_type", "only response_type=code is supported")
-    if params.get("response_mode") not in {"", "query"}:
-        return refused("invalid_request", "only response_mode=query is supported")
+    if mode not in RESPONSE_MODES:
+        return refused("invalid_request", "response_mode must be query or form_post")
     challenge = params.get("code_challenge")
     has_challenge = params.get("code_challenge_method") == "S256" and _CHALLENGE.fullmatch(challenge)
     is_without = client.is_confidential and not challenge and not params.get("code_challenge_method")
@@ -77,6 +83,9 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         return refused("login_required", "nobody is signed in")
     if len(params.get("nonce")) > STATE_CHARS_MAX:
         return refused("invalid_request", "the nonce is too long")
+    thumbprint = params.get("dpop_jkt") if state.rules.has_sessions else ""
+    if thumbprint and not _CHALLENGE.fullmatch(thumbprint):
+        return refused("invalid_request", "dpop_jkt is not a thumbprint")
     try:
         scope, audience = asked_scope(client, params), asked_audience(params)
     except Refusal as refusal:
@@ -92,6 +101,9 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         expires_at=trace.now + LOGIN_LIFETIME_S,
         organization=params.get("organization")[:ORGANIZATION_CHARS_MAX],
         login_hint=params.get("login_hint"),
+        response_mode=mode,
+        key_thumbprint=thumbprint,
+        prompts=params.words("prompt"),
     )
     if state.rules.has_sessions:
         return arrive(Visit(state, client, authorization, cookies, trace, finish), params)
@@ -100,26 +112,39 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
     return login_page(state, ticket, username=params.get("login_hint"))
 
 
+def activate(state: State, params: Params, cookies: Mapping[str, str], trace: Trace) -> Response:
+    """Answer a person who brings the code that a device shows."""
+    authorization = device_code.authorization_of(state, params, trace)
+    if isinstance(authorization, Response):
+        return authorization
+    client = state.clients.get(authorization.client_id)
+    if client is None:
+        return error_page("This client is not known here.")
+    return arrive(Visit(state, client, authorization, cookies, trace, device_code.finish), Params(()))
+
+
 def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace) -> Response:
     """Take the login form: send the browser back with a code, or show the form again."""
     ticket = params.get("ticket")
     authorization = state.logins.get(digest(ticket))
     if authorization is None or trace.now >= authorization.expires_at:
         return error_page("This login page is too old; go back to the app and start again.")
+    if authorization.is_consenting:
+        return _consented(state, authorization, ticket, params, cookies, trace=trace)
     username, credential = params.get("username").strip().lower(), params.get("password")
     user = state.users.get(username)
     is_proven = authorization.is_proven and authorization.username == username
     if user is not None and user.method == "oob" and not credential.strip():
-        return _send_code(state, authorization, user, ticket, trace)
-    if user is None or not (is_proven or _is_right(state, authorization, user, credential, trace)):
+        return second_step.ask(state, authorization, user, ticket, trace)
+    if user is None or not (is_proven or second_step.is_right(state, authorization, user, credential, trace)):
         authorization.tries += 1
         if authorization.tries >= LOGIN_TRIES_MAX:
             del state.logins[digest(ticket)]
             return error_page("Too many attempts; go back to the app and start again.")
         return login_page(state, ticket, username=username, problem="Wrong user name, password or code.")
-    if _needs_second_factor(state, authorization, user):
+    if not authorization.is_second_factor and second_step.is_needed(state, user):
         authorization.is_second_factor = True
-        return _send_code(state, authorization, user, ticket, trace)
+        return second_step.ask(state, authorization, user, ticket, trace)
     problem = conditional_access.at_sign_in(state, user, method=user.method) if state.rules.is_native else None
     if problem is not None:
         del state.logins[digest(ticket)]
@@ -127,6 +152,7 @@ def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace
             state,
             authorization.redirect_uri,
             authorization.state,
+            response_mode=authorization.response_mode,
             error="access_denied",
             error_description=f"AADSTS{problem.code}: {problem.description}",
         )
@@ -146,18 +172,55 @@ def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace
 
 
 def finish(visit: Visit, user: User, session: Session) -> Response:
-    """Send a person who is signed in back to the application with a code."""
-    return _with_code(visit.state, visit.authorization, visit.trace)
+    """Send a person who is signed in back to the application with a code, or ask whether it may have one."""
+    state, authorization = visit.state, visit.authorization
+    if not consent.is_needed(state, visit.client, authorization, user):
+        return _with_code(state, authorization, visit.trace)
+    if "none" in authorization.prompts or session.is_delegated:
+        error = "interaction_required" if session.is_delegated else "consent_required"
+        return _answer(state, authorization, error=error, error_description="Consent required")
+    question = f"{visit.client.name or visit.client.client_id} asks for:"
+    return consent.ask(state, visit.client, authorization, session, question)
 
 
-FINISHES: dict[str, Finish] = {"oidc-basic-profile": finish, "samlp": saml.finish, "wsfed": saml.finish}
+def _consented(
+    state: State, authorization: Authorization, ticket: str, params: Params, cookies: Mapping[str, str], *, trace: Trace
+) -> Response:
+    """Take the answer to a consent page, from the browser that is signed in as the person who was asked."""
+    session = session_of(state, cookies.get(COOKIE, ""), trace.now)
+    if session is None or session.session_id != authorization.session_id:
+        return error_page("You are not signed in here any more; go back to the app and start again.")
+    del state.logins[digest(ticket)]
+    is_yes = params.get("action") == "accept"
+    if authorization.device:
+        return device_code.decide(state, authorization, session, is_yes=is_yes)
+    if not is_yes:
+        text = "User did not authorize the request"
+        state.log("f", trace, client_id=authorization.client_id, username=authorization.username, description=text)
+        return _answer(state, authorization, error="access_denied", error_description=text)
+    consent.give(state, authorization)
+    return _with_code(state, authorization, trace)
+
+
+FINISHES: dict[str, Finish] = {
+    "oidc-basic-profile": finish,
+    "samlp": saml.finish,
+    "wsfed": saml.finish,
+    device_code.PROTOCOL: device_code.finish,
+}
+
+
+def _answer(state: State, authorization: Authorization, **params: str) -> Response:
+    return back(
+        state, authorization.redirect_uri, authorization.state, response_mode=authorization.response_mode, **params
+    )
 
 
 def _with_code(state: State, authorization: Authorization, trace: Trace) -> Response:
     authorization.expires_at = trace.now + CODE_LIFETIME_S
     code = state.token("ac")
     remember(state.codes, digest(code), authorization)
-    return back(state, authorization.redirect_uri, authorization.state, code=code)
+    return _answer(state, authorization, code=code)
 
 
 def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
@@ -165,7 +228,10 @@ def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> R
     try:
         return _redeem(state, client, params, trace)
     except Refusal as refusal:
-        state.log("feacft", trace, client_id=client.client_id, description=refusal.description)
+        authorization = state.codes.get(digest(params.get("code")))
+        is_delegated = authorization is not None and authorization.is_delegated
+        kind: LogType = "fdeleacft" if is_delegated else "feacft"
+        state.log(kind, trace, client_id=client.client_id, description=refusal.description)
         raise
 
 
@@ -187,6 +253,9 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         raise Refusal("invalid_grant", "The authorization code has expired.", code=70008)
     if authorization.redirect_uri != redirect_uri:
         raise bad
+    if authorization.key_thumbprint and authorization.key_thumbprint != trace.key_thumbprint:
+        del state.codes[digest(code)]  # as observed: another key burns the code
+        raise Refusal("invalid_grant", "The code is bound to another key.")
     if not _is_verified(authorization, verifier):
         del state.codes[digest(code)]
         raise Refusal("invalid_grant", "The code_verifier does not match the code_challenge.", code=501481)
@@ -195,9 +264,9 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         session = state.sessions.get(authorization.session_id)
         if session is None or not session.is_alive(trace.now):
             raise bad  # it was ended meanwhile, perhaps with all that hangs on it
-        setting = setting_of(state, client.client_id)
-        if session.is_delegated or (session.parent_family_id and not setting.allow_refresh_token):
-            scope = tuple(word for word in scope if word != "offline_access")  # no refresh token, and no error
+        scope = granted_scope(state, client, session, scope)
+    if "online_access" in scope and session is not None and not client.is_confidential and not trace.key_thumbprint:
+        raise Refusal("invalid_request", "online_access of a public client needs a DPoP proof.")
     family, response = sign_in(
         state,
         user,
@@ -247,41 +316,3 @@ def is_redirect_uri(client: ClientModel, uri: str) -> bool:
     if "\\" in uri or "#" in uri or "@" in parts.netloc or port == 0:
         return False
     return parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
-
-
-def _is_right(state: State, authorization: Authorization, user: User, credential: str, trace: Trace) -> bool:
-    if not credential.strip() or (user.is_disabled and state.rules.is_native):
-        return False
-    if user.method == "password" and not authorization.is_second_factor:
-        return check_password(state, user, credential, trace) is None
-    sent = authorization.sent
-    if (
-        sent is None
-        or authorization.username != user.username
-        or not is_right_code(sent, credential.strip(), trace.now)
-    ):
-        return False
-    state.take_code(sent)
-    return True
-
-
-def _needs_second_factor(state: State, authorization: Authorization, user: User) -> bool:
-    is_asked_for = state.rules.is_native and conditional_access.wants_second_factor(state, user)
-    return is_asked_for and user.method == "password" and not authorization.is_second_factor
-
-
-def _send_code(state: State, authorization: Authorization, user: User, ticket: str, trace: Trace) -> Response:
-    authorization.tries += 1
-    if authorization.tries > CODES_MAX:
-        del state.logins[digest(ticket)]
-        return error_page("Too many codes were sent; go back to the app and start again.")
-    method = user.methods[0] if authorization.is_second_factor and user.methods else None
-    address = user.username if method is None else method.target
-    channel: Channel = "email" if method is None else method.channel
-    authorization.sent = send_code(
-        state, address, trace, client_id=authorization.client_id, username=user.username, channel=channel
-    )
-    authorization.username = user.username  # whom the code was sent to
-    return login_page(
-        state, ticket, username=user.username, problem="A code was sent to you; enter it below.", status=200
-    )

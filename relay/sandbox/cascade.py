@@ -7,7 +7,8 @@
   its client has ``enforce_cascade_revocation``, the sessions that these opened and the grants born in them end.
 * A session is ended: the grants born in it end, if a session transfer token opened it and their client has
   ``enforce_online_refresh_tokens``.
-* Nothing goes upwards. Rotation is no revocation: the graph is keyed by grant, not by token. A grant that merely
+* A grant of the scope ``online_access`` and its session are one: whichever ends takes the other along.
+* Nothing else goes upwards. Rotation is no revocation: the graph is keyed by grant, not by token. A grant that merely
   expires takes nothing along; a session that expires takes its online grants, which :func:`is_offline` finds out when
   they are used.
 
@@ -45,6 +46,9 @@ def kill_family(state: State, family: Family, trace: Trace, *, reason: str, acce
     )
     if not state.rules.has_sessions:
         return
+    own = state.sessions.get(family.session_id) if family.is_online else None
+    if own is not None:
+        end_session(state, own, trace, reason="online_refresh_token_ended")
     if setting_of(state, family.client_id).enforce_cascade_revocation:
         for child in [one for one in state.families.values() if one.parent_family_id == family.family_id]:
             if not child.is_dead:
@@ -77,7 +81,9 @@ def end_session(
 
 def is_online(state: State, family: Family) -> bool:
     """Return whether this grant lives no longer than its session."""
-    return family.parent_family_id != "" and setting_of(state, family.client_id).enforce_online_refresh_tokens
+    return family.is_online or (
+        family.parent_family_id != "" and setting_of(state, family.client_id).enforce_online_refresh_tokens
+    )
 
 
 def is_offline(state: State, family: Family, now: float) -> bool:

@@ -158,6 +158,8 @@ def _list_users(provider: Provider, request: Request, now: float) -> Response:
 def described(user: User) -> dict[str, JsonValue]:
     """Show a person without the password; what is as usual is left out."""
     shown: dict[str, JsonValue] = {"username": user.username, "kind": user.kind}
+    if user.alias:
+        shown["alias"] = user.alias
     if user.mfa != "none":
         shown["mfa"] = user.mfa
     if user.methods:
@@ -243,8 +245,7 @@ def _state(provider: Provider, request: Request, now: float) -> Response:
             "clients": len(state.clients),
             "families": len(state.families),
             "families_alive": sum(not family.is_dead for family in state.families.values()),
-            "refresh_tokens": len(state.refresh_tokens),
-            "access_tokens": len(state.access_tokens),
+            "refresh_tokens": sum(family.generation for family in state.families.values()),
             "last_event_id": state.next_event_id - 1,
             "faults_armed": len(provider.faults.armed),
         }

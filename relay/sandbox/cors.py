@@ -18,7 +18,7 @@ _KNOWN_HEADERS = (
     "authorization, client-request-id, content-type, x-client-cpu, x-client-current-telemetry, "
     "x-client-last-telemetry, x-client-os, x-client-sku, x-client-ver"
 )
-_EXPOSED = "x-ms-request-id, client-request-id, Retry-After, WWW-Authenticate"
+_EXPOSED = "x-ms-request-id, client-request-id, Retry-After, WWW-Authenticate, DPoP-Nonce"
 PREFLIGHT_S = "600"
 
 

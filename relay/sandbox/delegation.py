@@ -12,8 +12,9 @@ from __future__ import annotations
 from relay.sandbox import session_transfer
 from relay.sandbox.actions import ask, denial
 from relay.sandbox.cascade import setting_of
+from relay.sandbox.issued import find_access
 from relay.sandbox.refusals import Trace
-from relay.sandbox.state import Family, State, digest
+from relay.sandbox.state import Family, State
 from relay.sandbox.token_answer import subject
 from relay.sandbox.values import JsonValue, Params, Refusal, Response, json_response
 from relay.sandbox.verdicts import SetActor
@@ -40,9 +41,7 @@ def exchange(state: State, client: ClientModel, params: Params, trace: Trace) ->
         raise Refusal("invalid_request", "The subject_token is not valid.")
     actor = subject(state, agent.username, client.client_id)
     if state.has_actions:
-        verdict = ask(
-            state, trace, client=client, user=user, protocol="oauth2-token-exchange", scope=person.scope, family=person
-        )
+        verdict = ask(state, trace, client=client, user=user, protocol="oauth2-token-exchange", scope=person.scope)
         problem = denial(verdict)
         if problem:
             raise Refusal("access_denied", problem, status=403)
@@ -64,7 +63,7 @@ def _family(state: State, params: Params, name: str, trace: Trace) -> Family:
     value = params.need(name)
     if params.need(f"{name}_type") != ID_TOKEN_TYPE:
         raise Refusal("invalid_request", f"{name}_type must be {ID_TOKEN_TYPE}")
-    entry = state.id_tokens.get(digest(value))
+    entry = find_access(state, value, "id")
     family = state.families.get(entry.family_id) if entry is not None else None
     if entry is None or family is None or family.is_dead or trace.now >= entry.expires_at:
         raise Refusal("invalid_request", f"The {name} is not valid.")  # §2.2.2

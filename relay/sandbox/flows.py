@@ -70,6 +70,14 @@ def asked_username(params: Params) -> str:
     return username
 
 
+def known_as(call: Call, name: str) -> str:
+    """Return the user name of whoever signs in with this name or, by password, this alias; else the name itself."""
+    users = call.state.users
+    if name in users:
+        return name
+    return next((one.username for one in users.values() if one.alias == name and one.password is not None), name)
+
+
 def begin(call: Call, username: str, stage: Stage) -> str:
     """Start a flow and return its first continuation token. Raises Refusal."""
     flow = Flow(

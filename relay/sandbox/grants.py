@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.sandbox import browser, delegation, password_reset, registration, second_factor, sign_in, sign_up, tokens
+from relay.sandbox import (
+    browser,
+    delegation,
+    device_code,
+    password_reset,
+    registration,
+    second_factor,
+    second_step,
+    sign_in,
+    sign_up,
+    tokens,
+)
 from relay.sandbox.actions import ask, denial
 from relay.sandbox.flows import Call, check_native
 from relay.sandbox.management_token import management_token
@@ -25,6 +36,7 @@ GRANT_TYPES = frozenset(  # that an event may name
         "attributes",
         "client_credentials",
         delegation.GRANT_TYPE,
+        device_code.GRANT_TYPE,
     }
 )
 
@@ -49,6 +61,8 @@ def token(state: State, params: Params, trace: Trace) -> Response:
         return management_token(state, client, params, trace)
     if state.rules.has_sessions and grant_type == delegation.GRANT_TYPE:
         return delegation.exchange(state, client, params, trace)
+    if state.rules.has_sessions and grant_type == device_code.GRANT_TYPE:
+        return device_code.redeem(state, client, params, trace)
     raise Refusal("unsupported_grant_type", "The grant type is not supported here.", code=70003)
 
 
@@ -65,6 +79,10 @@ def _password(state: State, client: ClientModel, params: Params, trace: Trace) -
     if user is None or user.password is None or check_password(state, user, password, trace) is not None:
         state.log("fepft", trace, client_id=client.client_id, description="Wrong email or password.")
         raise Refusal("invalid_grant", "Wrong email or password.")
+    if second_step.is_needed(state, user):
+        text = "Multifactor authentication required"
+        state.log("fepft", trace, client_id=client.client_id, username=user.username, description=text)
+        raise Refusal("mfa_required", text, status=403, more={"mfa_token": state.token("mt")})
     verdict = ask(state, trace, client=client, user=user, protocol="oauth2-password", scope=scope)
     problem = denial(verdict)
     if problem:
@@ -91,6 +109,8 @@ def form(endpoint: EndpointName, state: State, params: Params, trace: Trace) -> 
         return token(state, params, trace)
     if endpoint == "revoke":
         return revoke(state, params, trace)
+    if endpoint == "device_code":
+        return device_code.begin(state, tokens.find_client(state, params), params, trace)
     client = tokens.find_client(state, params)
     check_native(client)
     return NATIVE[endpoint](Call(state, client, params, trace))

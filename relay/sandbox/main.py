@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import shlex
 import signal
 import sys
@@ -33,6 +34,7 @@ from relay.sandbox.world import DEFAULT_WORLD, WORLD_BYTES_MAX, Policy, World, p
 
 STOP_S_MAX = 2.0
 PORT_MAX = 65_535
+_ISSUER_PATH = re.compile(r"[A-Za-z0-9_-]{1,100}(/[A-Za-z0-9_-]{1,100}){0,3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class SandboxOptions:
     links: bool = True
     network_table: Path | None = None  # address to autonomous system and geography
     actions: Path | None = None  # post-login hooks
+    issuer_path: str = ""
 
 
 async def run(options: SandboxOptions, *, write: Callable[[str], object] | None = None) -> None:
@@ -81,6 +84,7 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
         port=options.http_port,
         tls=tls_context(options.tls_cert, options.tls_key),
         cors_origins=cors_origins(options.cors),
+        issuer_path=_issuer_path(options.issuer_path, rules),
     )
     async with contextlib.AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
@@ -128,6 +132,17 @@ def rules_of(name: str) -> Rules:
     if name not in IMITATIONS:
         raise ConfigError(f"there is no profile {name!r}", hint=f"one of {', '.join(IMITATIONS)}")
     return IMITATIONS[name].rules
+
+
+def _issuer_path(given: str, rules: Rules) -> str:
+    """Return it with a slash before it. Raises ConfigError."""
+    if given and rules.is_native:
+        raise ConfigError(f"the issuer of profile {rules.name} has a path of its own")
+    if given and not _ISSUER_PATH.fullmatch(given):
+        raise ConfigError(
+            f"--issuer-path {given} is not possible", hint="letters and digits, as in contoso or t/contoso"
+        )
+    return given and f"/{given}"
 
 
 def _network_table(path: Path) -> NetworkTable:

@@ -60,6 +60,8 @@ class ClientChange(BaseModel):
     session_transfer: SessionTransfer | None = None
     refresh_token: RefreshTokenSetting | None = None
     addons: _Addons | None = None
+    is_first_party: bool | None = None
+    is_token_endpoint_ip_header_trusted: bool | None = None
 
 
 class NewClient(ClientChange):
@@ -80,6 +82,8 @@ _SAME_NAME = (
     "client_secret",
     "session_transfer",
     "refresh_token",
+    "is_first_party",
+    "is_token_endpoint_ip_header_trusted",
 )
 _OTHER_NAME = {"callbacks": "redirect_uris", "client_metadata": "metadata"}
 _MAY_BE_NULL = {"initiate_login_uri", "grant_types", "client_secret", "session_transfer", "refresh_token", "addons"}
@@ -175,7 +179,8 @@ def shown_client(client: ClientModel) -> dict[str, JsonValue]:
         "name": client.name or client.client_id,
         "description": client.description,
         "app_type": client.app_type,
-        "is_first_party": True,
+        "is_first_party": client.is_first_party,
+        "is_token_endpoint_ip_header_trusted": client.is_token_endpoint_ip_header_trusted,
         "oidc_conformant": True,
         "callbacks": [*client.redirect_uris],
         "allowed_logout_urls": [*client.allowed_logout_urls],

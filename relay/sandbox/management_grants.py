@@ -1,7 +1,7 @@
 """Refresh tokens, sessions, device credentials and the log in the management API.
 
-A refresh token's id is its grant's and stays through rotation. What the real service does some time after a 202 is
-done here before the answer leaves.
+A refresh token's id is its grant's and stays through rotation. Online refresh tokens are not seen here; their session
+is. What the real service does some time after a 202 is done here before the answer leaves.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def _alive(call: Call, owner: str | None = None, client_id: str = "") -> list[Fa
         for one in call.state.families.values()
         if one.generation > 0
         and not one.is_dead
+        and not one.is_online
         and owner in {None, user_id(one.username)}
         and client_id in {"", one.client_id}
     ]
@@ -70,7 +71,7 @@ def _shown(call: Call, family: Family) -> dict[str, JsonValue]:
 
 def _family(call: Call) -> Family:
     family = call.state.families.get(call.names[0])
-    if family is None or family.is_dead or family.generation == 0:
+    if family is None or family.is_dead or family.is_online or family.generation == 0:
         raise Problem(404, "inexistent_refresh_token", "The refresh token does not exist.")
     return family
 
@@ -217,7 +218,7 @@ def _credentials(call: Call) -> Response:
 
 def _delete_credential(call: Call) -> Response:
     family = call.state.families.get(call.names[0])
-    if family is not None and not family.is_dead:
+    if family is not None and not family.is_dead and not family.is_online:
         kill_family(call.state, family, call.trace, reason="revoked")
         log_revoked(call.state, family, call.trace, cause="device_credential_deleted")
     return Response(204)

@@ -6,6 +6,7 @@ authority.
 
 from __future__ import annotations
 
+from relay.sandbox.dpop import ALGORITHMS
 from relay.sandbox.signing import published
 from relay.sandbox.state import State
 from relay.sandbox.values import JsonValue, Response, json_response
@@ -23,7 +24,7 @@ def discovery(state: State) -> Response:
         "token_endpoint": places.url("token"),
         "jwks_uri": places.url("jwks"),
         "response_types_supported": ["code"],
-        "response_modes_supported": ["query"],
+        "response_modes_supported": ["query", "form_post"],
         "grant_types_supported": grants,
         "subject_types_supported": ["pairwise" if places.profile == "entra" else "public"],
         "id_token_signing_alg_values_supported": [state.signer.algorithm],
@@ -39,7 +40,12 @@ def discovery(state: State) -> Response:
         document["revocation_endpoint_auth_methods_supported"] = methods
     if rules.has_sessions:
         grants += ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]
+        grants.append("urn:ietf:params:oauth:grant-type:device_code")
+        document["device_authorization_endpoint"] = places.url("device_code")
+        document["dpop_signing_alg_values_supported"] = [*ALGORITHMS]
+        document["scopes_supported"] = ["openid", "profile", "email", "offline_access", "online_access"]
         document["userinfo_endpoint"] = places.url("userinfo")
+    if rules.has_sessions or rules.is_native:
         document["end_session_endpoint"] = places.url("logout")
     return json_response(document)
 

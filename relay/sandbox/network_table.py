@@ -131,6 +131,12 @@ def client_address(peer: str, forwarded_for: str) -> str:
     return str(near) if near is not None else peer
 
 
+def address_of(text: str) -> str:
+    """Return an address in its usual spelling, or an empty string."""
+    address = _address(text)
+    return "" if address is None else str(address)
+
+
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)

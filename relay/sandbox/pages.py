@@ -7,7 +7,7 @@ by itself. Without scripts it is a button.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from html import escape
 from urllib.parse import urlencode, urlsplit
@@ -19,10 +19,18 @@ _SUBMIT = "document.forms[0].submit()"
 _SUBMIT_HASH = base64.b64encode(sha256(_SUBMIT.encode()).digest()).decode()
 
 
-def back(state: State, redirect_uri: str, answer_state: str, **params: str) -> Response:
-    """Send the browser to the client. RFC 6749 §4.1.2, with the issuer as RFC 9207 has it."""
+def back(
+    state: State, redirect_uri: str, answer_state: str, *, response_mode: str = "query", **params: str
+) -> Response:
+    """Send the browser to the client. RFC 6749 §4.1.2, with the issuer as RFC 9207 has it.
+
+    ``form_post``: as a form that posts itself, so that the code stands in no address. OAuth 2.0 Form Post §2.
+    """
     known = {**params, "state": answer_state, "iss": state.places.issuer}
-    query = urlencode({name: value for name, value in known.items() if value})
+    known = {name: value for name, value in known.items() if value}
+    if response_mode == "form_post":
+        return posting_page(redirect_uri, known)
+    query = urlencode(known)
     location = f"{redirect_uri}{'&' if '?' in redirect_uri else '?'}{query}"
     return html_response("", 303).with_headers(("Location", location))
 
@@ -40,6 +48,28 @@ def login_page(state: State, ticket: str, *, username: str, problem: str = "", s
         "<button>Sign in</button></form>"
     )
     return html_response(page("Sign in", f"{note}{form}"), status if problem else 200)
+
+
+def consent_page(state: State, ticket: str, *, question: str, scope: Sequence[str]) -> Response:
+    """Ask a person who is signed in."""
+    items = "".join(f"<li>{escape(word)}</li>" for word in scope)
+    form = (
+        f'<p id="question">{escape(question)}</p><ul>{items}</ul>'
+        f'<form method="post" action="{escape(urlsplit(state.places.url("login")).path)}">'
+        f'<input type="hidden" name="ticket" value="{escape(ticket)}">'
+        '<button name="action" value="accept">Accept</button><button name="action" value="deny">Decline</button></form>'
+    )
+    return html_response(page("Allow this?", form))
+
+
+def activation_page(problem: str) -> Response:
+    """Ask for the code that a device shows. RFC 8628 §3.3."""
+    note = f'<p role="alert">{escape(problem)}</p>' if problem else ""
+    form = (
+        '<form method="get" action="/activate"><label>The code that your device shows '
+        '<input name="user_code" autocomplete="off"></label><button>Continue</button></form>'
+    )
+    return html_response(page("Your device", f"{note}{form}"), 400 if problem else 200)
 
 
 def error_page(text: str) -> Response:

@@ -19,6 +19,7 @@ from relay.sandbox import (
     account_pages,
     browser,
     cors,
+    dpop,
     grants,
     management_clients,
     management_grants,
@@ -28,7 +29,7 @@ from relay.sandbox import (
 )
 from relay.sandbox.faults import Admission, FaultBook, wrong_answer
 from relay.sandbox.management import manage
-from relay.sandbox.network_table import NetworkTable, Place, client_address
+from relay.sandbox.network_table import NetworkTable, Place, address_of, client_address
 from relay.sandbox.refusals import Trace
 from relay.sandbox.resource import look_at_access_token
 from relay.sandbox.rules import Places, Rules
@@ -48,10 +49,10 @@ from relay.sandbox.values import (
     with_basic,
 )
 from relay.sandbox.verdicts import Verdict
-from relay.sandbox.world import EndpointName, World
+from relay.sandbox.world import ClientModel, EndpointName, World
 
 GETS: frozenset[EndpointName] = frozenset(
-    {"authorize", "discovery", "jwks", "resource", "userinfo", "logout", "samlp", "wsfed"}
+    {"authorize", "discovery", "jwks", "resource", "userinfo", "logout", "samlp", "wsfed", "activate"}
 )
 HOST_CHARS_MAX = 300
 USER_AGENT_CHARS_MAX = 500
@@ -191,6 +192,8 @@ class Provider:
             response = refusals.render(profile, refusal, trace, refused_grant_status=status)
             if refusal.status == 405:
                 response = response.with_headers(("Allow", "GET" if endpoint in GETS else "POST"))
+        if self.state.rules.has_sessions and "dpop" in request.headers:  # RFC 9449 §8.2
+            return response.with_headers(("DPoP-Nonce", dpop.nonce(self.state, trace.now)))
         if profile != "entra":
             return response
         return response.with_headers(("x-ms-request-id", trace.trace_id), ("client-request-id", trace.correlation_id))
@@ -211,18 +214,22 @@ class Provider:
                 return metadata.discovery(state)
             case "jwks":
                 return metadata.jwks(state)
-            case "resource":
-                return look_at_access_token(state, request.headers.get("authorization", ""), trace)
+            case "resource" | "userinfo":
+                look = look_at_access_token if endpoint == "resource" else account_pages.userinfo
+                shown: str | Response = request.headers.get("authorization", "")
+                if state.rules.has_sessions:
+                    shown = dpop.shown_token(state, request, trace)
+                return shown if isinstance(shown, Response) else look(state, shown, trace)
             case "authorize":
                 return browser.authorize(state, query_params(request), request.cookies, trace)
             case "login":
                 return browser.login(state, body_params(request, takes_json=False), request.cookies, trace)
-            case "userinfo":
-                return account_pages.userinfo(state, request.headers.get("authorization", ""), trace)
             case "logout":
                 return account_pages.logout(state, query_params(request), request.cookies, trace)
             case "management":
                 return manage(state, request, MANAGEMENT_ROUTES, trace)
+            case "activate":
+                return browser.activate(state, query_params(request), request.cookies, trace)
             case "samlp" | "wsfed":
                 client_id, params = request.path.split("/", 2)[2].strip("/"), query_params(request)
                 return saml.sign_in(state, client_id, params, request.cookies, trace=trace, protocol=endpoint)
@@ -232,9 +239,20 @@ class Provider:
                 params = body_params(request, takes_json=not state.rules.is_native)
                 if not state.rules.is_native:
                     params = with_basic(params, request.headers.get("authorization", ""))
+                client = state.clients.get(params.get("client_id"))
                 if trace.verdict is None:  # else it was counted when the Action was asked for
                     count_request(state, params.get("client_id"), trace.now)
+                if state.rules.has_sessions and endpoint == "token":
+                    thumbprint = dpop.prove(state, request, trace, client=client)
+                    trace = replace(trace, key_thumbprint=thumbprint, place=self._told_place(request, client, trace))
                 return grants.form(endpoint, state, params, trace)
+
+    def _told_place(self, request: Request, client: ClientModel | None, trace: Trace) -> Place:
+        """Return where a request counts as coming from: a trusted client, which proves itself next, says for whom."""
+        told = request.headers.get("auth0-forwarded-for", "").partition(",")[0].strip()
+        if not told or client is None or not client.is_token_endpoint_ip_header_trusted:
+            return trace.place
+        return self.state.networks.place(address_of(told) or trace.place.ip, trace.place.user_agent)
 
     def _place(self, request: Request) -> Place:
         ip = client_address(request.peer, request.headers.get("x-forwarded-for", ""))

@@ -23,7 +23,7 @@ class Trace:
     """What a request can be found by. ``now`` is the provider's time, Unix seconds; ids are GUIDs.
 
     ``place`` is where it came from, ``host`` what it called the provider; ``verdict`` is what an Action has said to
-    it, once one was asked.
+    it, once one was asked; ``key_thumbprint`` is of the key that the client has proven to hold (RFC 9449).
     """
 
     trace_id: str
@@ -34,6 +34,7 @@ class Trace:
     place: Place = NOWHERE
     host: str = ""
     verdict: Verdict | None = None
+    key_thumbprint: str = ""
 
 
 def render(profile: str, refusal: Refusal, trace: Trace, *, refused_grant_status: int = 403) -> Response:
@@ -42,7 +43,11 @@ def render(profile: str, refusal: Refusal, trace: Trace, *, refused_grant_status
     response = _entra(refusal, trace) if is_entra else _oauth(profile, refusal, trace, refused_grant_status)
     if refusal.retry_after_s is None:
         return response
-    return response.with_headers(("Retry-After", str(refusal.retry_after_s)))
+    response = response.with_headers(("Retry-After", str(refusal.retry_after_s)))
+    if profile != "auth0" or refusal.status != 429:
+        return response
+    reset_at = str(int(trace.now) + refusal.retry_after_s)
+    return response.with_headers(("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset_at))
 
 
 def _oauth(profile: str, refusal: Refusal, trace: Trace, refused_grant_status: int) -> Response:
@@ -50,6 +55,8 @@ def _oauth(profile: str, refusal: Refusal, trace: Trace, refused_grant_status: i
     if refusal.error == "invalid_grant" and profile == "auth0" and trace.endpoint == "token":
         status = refused_grant_status  # Auth0's documents and field reports; RFC 6749 would say 400
     body: dict[str, JsonValue] = {"error": refusal.error, "error_description": refusal.description}
+    if profile == "auth0":
+        body |= refusal.more
     response = json_response(body, status)
     if refusal.error == "invalid_client":
         return response.with_headers(("WWW-Authenticate", 'Basic realm="sandbox"'))

@@ -7,8 +7,9 @@ answer says what would help: a token issued later. A refresh brings one, unless 
 from __future__ import annotations
 
 from relay.sandbox.claims import challenge_header
+from relay.sandbox.issued import find_access, is_revoked
 from relay.sandbox.refusals import Trace
-from relay.sandbox.state import AccessEntry, Family, State, digest
+from relay.sandbox.state import AccessEntry, Family, State
 from relay.sandbox.token_answer import subject
 from relay.sandbox.values import Response, json_response
 
@@ -18,12 +19,12 @@ def look_at_access_token(state: State, authorization: str, trace: Trace) -> Resp
     kind, _, value = authorization.partition(" ")
     if kind.lower() != "bearer" or not value:
         return json_response({"error": "missing_token"}, 401).with_headers(("WWW-Authenticate", "Bearer"))
-    entry = state.access_tokens.get(digest(value.strip()))
+    entry = find_access(state, value.strip())
     family = state.families.get(entry.family_id) if entry is not None else None
     problem = ""
     if entry is None or family is None:
         problem = "the access token is unknown"
-    elif entry.is_dead or family.access_tokens_dead:
+    elif is_revoked(state, entry, family):
         problem = "the access token was revoked"
     elif trace.now >= entry.expires_at:
         problem = "the access token is expired"

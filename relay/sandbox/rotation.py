@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relay.sandbox.issued import refresh_value
 from relay.sandbox.refusals import Trace
 from relay.sandbox.state import Family, RefreshEntry, State, digest, remember
 from relay.sandbox.world import ClientModel
@@ -23,8 +24,13 @@ class Rotation:
     absolute_s: float | None
 
 
-def rotation_of(state: State, client: ClientModel | None) -> Rotation:
-    """Return what holds for this client at present."""
+ONLINE = Rotation(rotates=False, leeway_s=0.0, idle_s=None, absolute_s=None)  # lives and ends with its session
+
+
+def rotation_of(state: State, client: ClientModel | None, family: Family | None = None) -> Rotation:
+    """Return what holds for this client at present, or for this grant of it."""
+    if family is not None and family.is_online:
+        return ONLINE
     setting = client.refresh_token if client is not None and state.rules.has_sessions else None
     if setting is None:
         policy = state.policy
@@ -44,7 +50,9 @@ def may_be_used(state: State, family: Family, entry: RefreshEntry, rotation: Rot
         return entry.superseded_at is None or within_leeway
     if state.rules.reuse_count_max is not None:
         # Keycloak: so many more uses of the token that was used last; one that is younger makes it stale
-        return entry.generation >= family.used_generation and entry.uses <= state.rules.reuse_count_max
+        set_count = state.policy.reuse_count_max
+        most = state.rules.reuse_count_max if set_count is None else set_count
+        return entry.generation >= family.used_generation and entry.uses <= most
     if entry.generation == family.generation:
         return True
     return entry.generation == family.generation - 1 and within_leeway and rotation.leeway_s > 0
@@ -60,10 +68,6 @@ def use(state: State, family: Family, entry: RefreshEntry, rotation: Rotation, t
     family.used_generation = max(family.used_generation, entry.generation)
     family.last_exchanged_at = trace.now
     family.last_place = trace.place
-    if state.rules.use_kills_issued:
-        for access in state.access_tokens.values():
-            if access.family_id == family.family_id and access.generation == entry.generation:
-                access.is_dead = True
     is_kept = not rotation.rotates and (state.rules.has_sessions or state.rules.answers != "successor")
     if is_kept:
         entry.idle_expires_at = None if rotation.idle_s is None else trace.now + rotation.idle_s
@@ -78,13 +82,34 @@ def use(state: State, family: Family, entry: RefreshEntry, rotation: Rotation, t
 
 def issue(state: State, family: Family, now: float, rotation: Rotation) -> str:
     """Issue the family's next refresh token."""
-    value = state.token("rt")
-    family.newest = digest(value)
     family.generation += 1
     idle = rotation.idle_s
     if family.method == "oob" and state.policy.otp_refresh_mode == "sliding":
         known = [one for one in (idle, state.policy.otp_refresh_lifetime_s) if one is not None]
         idle = min(known, default=None)
     entry = RefreshEntry(family.family_id, family.generation, None if idle is None else now + idle)
+    value = refresh_value(state.token_key, entry)
+    family.newest = digest(value)
     remember(state.refresh_tokens, family.newest, entry)
+    _keep_rows(state, family, now, rotation)
     return value
+
+
+def _keep_rows(state: State, family: Family, now: float, rotation: Rotation) -> None:
+    """Keep the rows of the newest refresh token and of those whose next use depends on their last ones."""
+    kept: list[str] = []
+    for name in (*family.rows, family.newest):
+        row = state.refresh_tokens.get(name)
+        if row is None:
+            continue
+        if state.rules.branches_in_grace:
+            is_needed = row.superseded_at is None or now - row.superseded_at <= rotation.leeway_s
+        elif state.rules.reuse_count_max is not None:
+            is_needed = row.generation >= min(family.generation - 1, family.used_generation)
+        else:
+            is_needed = row.generation >= family.generation - 1
+        if is_needed:
+            kept.append(name)
+        else:
+            del state.refresh_tokens[name]
+    family.rows = tuple(kept)

@@ -108,11 +108,15 @@ KINDS: dict[Kind, KindOfProvider] = {
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where everything is: ``base_url`` has no slash at its end, ``tenant`` matters to ``entra`` only."""
+    """Where everything is: ``base_url`` has no slash at its end, ``tenant`` matters to ``entra`` only.
+
+    ``issuer_path``: what the issuer of the other profiles has behind its host, such as ``/contoso``; empty for most.
+    """
 
     profile: ProfileName
     base_url: str
     tenant: str
+    issuer_path: str = ""
 
     @property
     def tenant_id(self) -> str:
@@ -124,18 +128,25 @@ class Places:
     @property
     def authority(self) -> str:
         """What the paths of the endpoints begin with."""
-        return f"{self.base_url}/{self.tenant}.onmicrosoft.com" if self.profile == "entra" else self.base_url
+        return f"{self.base_url}/{self.tenant}.onmicrosoft.com" if self.profile == "entra" else self._others_base
 
     @property
     def issuer(self) -> str:
-        """``iss`` of every token. As at the real services: entra names the tenant by GUID, auth0 ends with a slash."""
+        """``iss`` of every token. As at the real services: entra names the tenant by GUID, auth0 ends with a slash.
+
+        With a path there is none at its end: libraries append to what they are told.
+        """
         match self.profile:
             case "entra":
                 return f"{self.base_url}/{self.tenant_id}/v2.0"
             case "auth0":
-                return f"{self.base_url}/"
+                return self._others_base if self.issuer_path else f"{self.base_url}/"
             case "strict":
-                return self.base_url
+                return self._others_base
+
+    @property
+    def _others_base(self) -> str:
+        return f"{self.base_url}{self.issuer_path}"
 
     def url(self, endpoint: EndpointName) -> str:
         """Return the endpoint's address as discovery tells it; the real service names the tenant by GUID there."""
@@ -155,7 +166,9 @@ class Places:
             for prefix, name in _AUTH0_PREFIXES:
                 if path.startswith(prefix):
                     return name
-        return next((name for known, name in self._paths() if known == path), None)
+        if self.issuer_path and path == f"{_AUTHORIZATION_SERVER}{self.issuer_path}":
+            return "discovery"
+        return next((name for known, name in self._paths() if path in {known, f"{self.issuer_path}{known}"}), None)
 
     def is_in_other_tenant(self, path: str) -> bool:
         """Return whether something would stand at this path if its tenant existed."""
@@ -168,6 +181,7 @@ class Places:
         return _AUTH0_PATHS if self.profile == "auth0" else _OTHER_PATHS
 
 
+_AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"  # RFC 8414 §3: before the issuer's path
 _ENTRA_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/oauth2/v2.0/initiate", "initiate"),
     ("/oauth2/v2.0/challenge", "challenge"),
@@ -185,6 +199,7 @@ _ENTRA_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/resetpassword/v1.0/submit", "resetpassword_submit"),
     ("/resetpassword/v1.0/poll_completion", "resetpassword_poll_completion"),
     ("/oauth2/v2.0/authorize", "authorize"),
+    ("/oauth2/v2.0/logout", "logout"),
     ("/login", "login"),
     ("/v2.0/.well-known/openid-configuration", "discovery"),
     ("/discovery/v2.0/keys", "jwks"),
@@ -195,7 +210,7 @@ _OTHER_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/oauth/token", "token"),
     ("/oauth/revoke", "revoke"),
     ("/.well-known/openid-configuration", "discovery"),
-    ("/.well-known/oauth-authorization-server", "discovery"),  # RFC 8414 §3
+    (_AUTHORIZATION_SERVER, "discovery"),
     ("/.well-known/jwks.json", "jwks"),
 )
 
@@ -205,6 +220,8 @@ _AUTH0_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/oidc/logout", "logout"),
     ("/v2/logout", "logout"),
     ("/sandbox/service-provider", "service_provider"),
+    ("/oauth/device/code", "device_code"),
+    ("/activate", "activate"),
 )
 _AUTH0_PREFIXES: tuple[tuple[str, EndpointName], ...] = (
     ("/api/v2/", "management"),

@@ -83,6 +83,7 @@ class SandboxServer:
         rules: Rules | None = None,
         networks: NetworkTable | None = None,
         actions: ActionRunner | None = None,
+        issuer_path: str = "",
     ) -> None:
         """Prepare; nothing is bound yet. ``rules``: others than the profile's own. ``actions`` are started and stopped.
 
@@ -96,7 +97,7 @@ class SandboxServer:
             )
         self._world, self._profile, self._rng = world, profile, rng
         self._host, self._port, self._tls = host, port, tls
-        self._signer = signer
+        self._signer, self._issuer_path = signer, issuer_path
         self._wall = wall
         self._cors_origins = cors_origins
         self._rules, self._networks, self._actions = rules, networks, actions
@@ -143,7 +144,7 @@ class SandboxServer:
         port = sock.getsockname()[1]
         shown = f"[{self._host}]" if ":" in self._host else self._host
         base_url = f"{'http' if self._tls is None else 'https'}://{shown}:{port}"
-        places = Places(self._profile, base_url, self._world.tenant)
+        places = Places(self._profile, base_url, self._world.tenant, self._issuer_path)
         signer = RsaSigner() if self._signer is None else self._signer
         self._provider = Provider(
             self._world,

@@ -7,9 +7,11 @@ cookie ends with the browser.
 
 from __future__ import annotations
 
+from relay.sandbox.cascade import setting_of
 from relay.sandbox.refusals import Trace
 from relay.sandbox.state import Family, Session, State, digest, remember
 from relay.sandbox.values import Response
+from relay.sandbox.world import ClientModel
 
 COOKIE = "auth0"
 TRANSFER_COOKIES = ("auth0_session_transfer_token", "session_transfer_token")  # the second: documents of SAML
@@ -30,6 +32,7 @@ def open_session(
     *,
     parent: Family | None = None,
     actor: str = "",
+    has_second_factor: bool = False,
 ) -> tuple[Session, str]:
     """Open a session and return it with its cookie's value. ``parent``: the grant whose token opens it."""
     value = state.token("ss")
@@ -49,6 +52,7 @@ def open_session(
         parent_family_id="" if parent is None else parent.family_id,
         is_delegated=bool(actor),
         actor=actor,
+        has_second_factor=has_second_factor,
         initial_place=trace.place,
         last_place=trace.place,
     )
@@ -64,6 +68,18 @@ def open_session(
         parent_family=session.parent_family_id,
     )
     return session, value
+
+
+def granted_scope(
+    state: State, client: ClientModel, session: Session | None, scope: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the scope without the words for a refresh token, where this session gives none. That is no error."""
+    if session is None:
+        return scope
+    is_allowed = not session.parent_family_id or setting_of(state, client.client_id).allow_refresh_token
+    if is_allowed and not session.is_delegated:
+        return scope
+    return tuple(word for word in scope if word not in {"offline_access", "online_access"})
 
 
 def touch(state: State, session: Session, client_id: str, trace: Trace) -> None:

@@ -24,6 +24,7 @@ from relay.sandbox.flows import (
     end,
     find,
     find_user,
+    known_as,
     misplaced,
     oob_answer,
     redirect,
@@ -51,7 +52,7 @@ NATIVE_GRANTS = ("password", "oob", "mfa_oob", "continuation_token")
 def initiate(call: Call) -> Response:
     """Begin a sign-in. Raises Refusal."""
     types = asked_challenge_types(call.params)
-    username = asked_username(call.params)
+    username = known_as(call, asked_username(call.params))
     if username not in call.state.users:
         raise Refusal("user_not_found", "The user account does not exist in the directory.", code=50034)
     if types == ("redirect",):
@@ -99,7 +100,7 @@ def token(call: Call) -> Response:
             return _finish(call, flow, user, first=first, has_second_factor=True)
         case ("continuation_token", Proven(first, has_second_factor, needs_username)):
             _check_rest(call)
-            if (needs_username or call.params.get("username")) and asked_username(call.params) != user.username:
+            if (needs_username or call.params.get("username")) and not _is_named(call, user):
                 raise Refusal("invalid_grant", "The username is not that of the continuation token.", code=55200)
             return _finish(call, flow, user, first=first, has_second_factor=has_second_factor)
         case _:
@@ -115,6 +116,10 @@ def _challenge_first(call: Call, flow: Flow, user: User) -> Response:
     flow = count_code(call, flow)
     sent = send_code(call.state, user.username, call.trace, client_id=flow.client_id, username=user.username)
     return oob_answer(call, advance(call, flow, CodeSent(sent)), "email", user.username)
+
+
+def _is_named(call: Call, user: User) -> bool:
+    return known_as(call, asked_username(call.params)) == user.username
 
 
 def _check_rest(call: Call) -> None:

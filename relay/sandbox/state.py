@@ -2,7 +2,11 @@
 
 Codes and tokens are kept only as SHA-256 digests, so neither a dump of the state nor an event can show one; the
 exceptions are a user's password and the last code in a mailbox, which are Secret values. Each table has a limit; the
-oldest entry goes first, so a long demo grows old tokens out instead of growing for ever.
+oldest entry goes first, so a long demo grows old sign-ins out instead of growing for ever.
+
+A refresh leaves nothing behind that grows: what a token stands for is written into the token itself
+(:mod:`relay.sandbox.issued`), and a family keeps rows only of those of its refresh tokens whose use still changes
+something.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -28,8 +33,8 @@ from relay.sandbox.verdicts import Command
 from relay.sandbox.world import DEFAULT_WORLD, ClientModel, Policy, UserModel, World
 from relay.secret import Code
 
-TABLE_MAX = 100_000  # tokens, flows, families: some 50 MB at worst
-EVENTS_MAX = 10_000
+TABLE_MAX = 100_000  # sign-ins and their flows: some 100 MB at worst, and only for as many people or tries
+EVENTS_MAX = 10_000  # three to a refresh; some 10 MB
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -51,6 +56,7 @@ class Family:
     has_second_factor: bool = False
     generation: int = 0  # of the newest refresh token; 0 before the first
     newest: str = ""  # digest of the newest refresh token
+    rows: tuple[str, ...] = ()  # digests of those that have a row, the oldest first
     is_dead: bool = False
     access_tokens_dead: bool = False
     session_id: str = ""  # the session that it was born in
@@ -59,6 +65,8 @@ class Family:
     organization: str = ""
     actor: str = ""  # who acts in the person's name
     is_rotating: bool = True  # as it was at the latest exchange
+    is_online: bool = False  # of the scope online_access: one with its session
+    key_thumbprint: str = ""  # of the key that its refresh tokens are bound to, RFC 9449 §5
     used_generation: int = 0  # of the youngest refresh token that was used
     last_exchanged_at: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
@@ -82,6 +90,7 @@ class Session:
     parent_family_id: str = ""  # the grant whose session transfer token opened it
     is_delegated: bool = False
     actor: str = ""
+    has_second_factor: bool = False
     initial_place: Place = NOWHERE
     last_place: Place = NOWHERE
 
@@ -107,7 +116,7 @@ class SessionTransferToken:
 
 @dataclass(slots=True)
 class RefreshEntry:
-    """One refresh token; ``superseded_at`` is when its successor was issued."""
+    """One refresh token; ``superseded_at`` is when its successor was issued, -inf for one without a row."""
 
     family_id: str
     generation: int
@@ -116,14 +125,14 @@ class RefreshEntry:
     uses: int = 0  # for providers that count
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class AccessEntry:
-    """One access token."""
+    """One access token, or id_token, as it says itself."""
 
+    token_id: str  # ``jti`` without its mark
     family_id: str
     scope: str
     expires_at: int
-    is_dead: bool = False
     born_at_seq: int = 0
     is_cae: bool = False  # called back as soon as something happens to the account
     generation: int = 0  # of the refresh token that it came with
@@ -185,7 +194,31 @@ class Authorization:
     commands: tuple[Command, ...] = ()  # what an Action has said, for the tokens
     is_proven: bool = False  # the credential was right, and an Action is being asked
     login_hint: str = ""
-    protocol: str = "oidc-basic-profile"  # or samlp, wsfed
+    protocol: str = "oidc-basic-profile"  # or samlp, wsfed, oauth2-device-code
+    response_mode: str = "query"  # or form_post
+    key_thumbprint: str = ""  # ``dpop_jkt``, RFC 9449 §10
+    is_delegated: bool = False
+    transfer: str = ""  # digest of the session transfer token that stood for the first factor
+    device: str = ""  # user code of the device that waits for it
+    prompts: tuple[str, ...] = ()
+    is_consenting: bool = False  # the person is signed in, and is being asked whether the client may have this
+
+
+@dataclass(slots=True)
+class DeviceCode:
+    """A device that waits for its person (RFC 8628). ``outcome``: empty, approved or denied."""
+
+    client_id: str
+    scope: tuple[str, ...]
+    audience: str
+    expires_at: float
+    interval_s: float
+    polled_at: float | None = None
+    outcome: str = ""
+    username: str = ""
+    session_id: str = ""
+    is_transferred: bool = False  # a session transfer token opened the session that said yes
+    commands: tuple[Command, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +244,12 @@ class State:
     policy: Policy
     rng: Random
     signer: Signer
+    token_key: bytes = field(repr=False)  # under which refresh tokens are genuine
     users: dict[str, User] = field(default_factory=dict)
     clients: dict[str, ClientModel] = field(default_factory=dict)
     families: dict[str, Family] = field(default_factory=dict)
     refresh_tokens: dict[str, RefreshEntry] = field(default_factory=dict)
-    access_tokens: dict[str, AccessEntry] = field(default_factory=dict)
+    revoked_access_tokens: dict[str, int] = field(default_factory=dict)  # one by one: token id and end
     flows: dict[str, Flow] = field(default_factory=dict)
     logins: dict[str, Authorization] = field(default_factory=dict)
     codes: dict[str, Authorization] = field(default_factory=dict)
@@ -225,11 +259,14 @@ class State:
     session_cookies: dict[str, str] = field(default_factory=dict)  # digest of the cookie: session id
     transfers: dict[str, SessionTransferToken] = field(default_factory=dict)
     management_tokens: dict[str, ManagementToken] = field(default_factory=dict)
-    id_tokens: dict[str, AccessEntry] = field(default_factory=dict)  # where they may be shown again: delegation
     networks: NetworkTable = field(default_factory=NetworkTable)
     has_actions: bool = False
     assertions: Assertions | None = None
     seen_assertions: dict[str, float] = field(default_factory=dict)  # at the demo service provider
+    devices: dict[str, DeviceCode] = field(default_factory=dict)  # by digest of the device code
+    user_codes: dict[str, str] = field(default_factory=dict)  # user code: digest of the device code
+    consents: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)  # by person and client
+    seen_proofs: dict[str, float] = field(default_factory=dict)  # RFC 9449 §11.1
     logs: deque[LogRecord] = field(default_factory=lambda: deque(maxlen=LOGS_MAX))
     next_log_number: int = 1
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
@@ -240,7 +277,8 @@ class State:
     def from_world(cls, world: World, places: Places, rng: Random, signer: Signer, rules: Rules | None = None) -> State:
         """Return the state at the start; a policy key that the world leaves out is the profile's."""
         rules = rules or RULES[places.profile]
-        state = cls(places=places, rules=rules, policy=world.policy.over(rules.policy), rng=rng, signer=signer)
+        policy = world.policy.over(rules.policy)
+        state = cls(places, rules, policy, rng, signer, token_key=rng.randbytes(32))
         for user in world.users:
             state.put_user(user)
         clients = (
@@ -297,11 +335,11 @@ class State:
 
     def logs_after(self, number: int) -> Iterator[LogRecord]:
         """Yield what was logged later than the record of this number, in order."""
-        return (record for record in self.logs if record.number > number)
+        return _last(self.logs, self.next_log_number - 1 - number)
 
     def events_after(self, event_id: int) -> Iterator[Event]:
         """Yield what was recorded later than this event, in order."""
-        return (event for event in self.events if event.event_id > event_id)
+        return _last(self.events, self.next_event_id - 1 - event_id)
 
     def guid(self) -> str:
         """Return a fresh GUID."""
@@ -309,7 +347,7 @@ class State:
         return f"{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
 
     def token(self, kind: str) -> str:
-        """Return a fresh opaque value of 256 bits: ``rt`` refresh token, ``ct`` continuation token, ``ac`` code …"""
+        """Return a fresh opaque value of 256 bits: ``ct`` continuation token, ``ac`` code …"""
         return f"{kind}.{MARK}.{self.rng.randbytes(32).hex()}"
 
     def send_code(self, mailbox: str, now: float) -> SentCode:
@@ -336,3 +374,8 @@ def remember(table: dict[K, V], key: K, value: V) -> None:
     table[key] = value
     while len(table) > TABLE_MAX:
         del table[next(iter(table))]
+
+
+def _last(numbered: deque[V], count: int) -> Iterator[V]:
+    """Yield the last so many; their numbers have no gaps, and most callers want two or three of ten thousand."""
+    return reversed(list(islice(reversed(numbered), max(0, count))))

@@ -16,6 +16,7 @@ LOGS_MAX = 10_000
 LogType = Literal[
     "s", "f", "ssa", "fsa", "slo", "w", "sertft", "fertft", "ferrt", "srrt", "seacft", "feacft", "seccft", "feccft",
     "sepft", "fepft", "sdel", "sdeleacft", "fdeleacft", "sdelsa", "fdelsa", "resource_cleanup", "sapi",
+    "sede", "fede",
 ]  # fmt: skip
 LOG_TYPES: tuple[str, ...] = get_args(LogType)
 DESCRIPTIONS: dict[LogType, str] = {
@@ -42,6 +43,8 @@ DESCRIPTIONS: dict[LogType, str] = {
     "fdelsa": "Failed Delegation silent auth",
     "resource_cleanup": "Objects over a limit were removed",
     "sapi": "Success API Operation",
+    "sede": "Success Exchange of a device code",
+    "fede": "Failed Exchange of a device code",
 }
 # Why a session transfer token did not sign anybody in.
 TOKEN_NOT_FOUND = "Single Sign-On failed: session transfer token not found or expired"  # noqa: S105  # no secret

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from relay.sandbox.accounts import User
 from relay.sandbox.claims import NO_CLAIMS, Claims
-from relay.sandbox.leaks import MARK
+from relay.sandbox.issued import token_id
 from relay.sandbox.refusals import Trace
 from relay.sandbox.rules import guid_of, user_id
-from relay.sandbox.state import AccessEntry, Family, State, digest, remember
+from relay.sandbox.state import Family, State
 from relay.sandbox.values import JsonValue, Response, json_response
 from relay.sandbox.verdicts import Command, SetClaim
 
@@ -25,11 +25,16 @@ def token_answer(
     *,
     refresh_token: str,
     nonce: str = "",
+    audience: str = "",
+    jti: str = "",
     is_refresh: bool = False,
     claims: Claims = NO_CLAIMS,
     commands: Sequence[Command] = (),
 ) -> Response:
-    """Issue an access token (and id_token) of the family and wrap it up with ``refresh_token``, if there is one."""
+    """Issue an access token (and id_token) of the family and wrap it up with ``refresh_token``, if there is one.
+
+    ``audience``: an API other than the grant's own. Where the request has proven a key, the token is bound to it.
+    """
     is_entra = state.places.profile == "entra"
     issued_at = int(trace.now)
     is_cae = is_entra and state.policy.cae and claims.can_be_challenged
@@ -46,27 +51,19 @@ def token_answer(
         common |= {"nbf": issued_at, "oid": user.oid, "tid": state.places.tenant_id, "ver": "2.0"}
     access: dict[str, JsonValue] = {
         **common,
-        "aud": family.audience or f"{state.places.base_url}/sandbox/resource",
+        "aud": audience or family.audience or f"{state.places.base_url}/sandbox/resource",
         "azp": family.client_id,
-        "jti": f"{MARK}-{state.rng.randbytes(16).hex()}",
+        "jti": jti or token_id(state, family),
     }
+    if trace.key_thumbprint:
+        access["cnf"] = {"jkt": trace.key_thumbprint}  # RFC 9449 §6.1
     access |= {"scp": shown, "azpacr": "0"} if is_entra else {"scope": shown}
     access |= _of_session(family) | custom_claims(commands, "access_token", taken=access)
     if is_cae:
         access["xms_cc"] = ["CP1"]
     access_token = state.signer.sign(access)
-    entry = AccessEntry(
-        family.family_id,
-        shown,
-        issued_at + lifetime_s,
-        born_at_seq=state.next_event_id,
-        is_cae=is_cae,
-        generation=family.generation,
-    )
-    remember(state.access_tokens, digest(access_token), entry)
-
     body: dict[str, JsonValue] = {
-        "token_type": "Bearer",
+        "token_type": "DPoP" if trace.key_thumbprint else "Bearer",
         "scope": shown,
         "expires_in": lifetime_s,
         "access_token": access_token,
@@ -120,7 +117,7 @@ def _id_token(
     common: dict[str, JsonValue],
     commands: Sequence[Command] = (),
 ) -> str:
-    claims = {**common, "aud": family.client_id, "jti": f"{MARK}-{state.rng.randbytes(16).hex()}"}
+    claims = {**common, "aud": family.client_id, "jti": token_id(state, family, "id")}
     claims |= {"name": user.name, "preferred_username": user.username}
     if "email" in scope or state.places.profile != "entra":
         claims["email"] = user.username
@@ -131,12 +128,7 @@ def _id_token(
         claims["org_id"] = family.organization
     claims |= _of_session(family)
     claims |= custom_claims(commands, "id_token", taken=claims)
-    signed = state.signer.sign(claims)
-    if state.rules.has_sessions:
-        end = common["exp"]
-        assert isinstance(end, int), "set above"
-        remember(state.id_tokens, digest(signed), AccessEntry(family.family_id, "", end))
-    return signed
+    return state.signer.sign(claims)
 
 
 def subject(state: State, username: str, client_id: str) -> str:

@@ -18,17 +18,20 @@ RFC 6749 §6, RFC 9700 §4.14.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from relay.sandbox import session_transfer
+from relay.sandbox import dpop, multi_resource, session_transfer
 from relay.sandbox.accounts import REVOKES, AccountEvent, User
 from relay.sandbox.actions import ask, carry_out, denial
 from relay.sandbox.cascade import end_session, is_offline, kill_family, log_revoked
 from relay.sandbox.claims import NO_CLAIMS, Claims, asked_claims
 from relay.sandbox.conditional_access import at_refresh
+from relay.sandbox.issued import find_access, find_refresh, token_id
+from relay.sandbox.leaks import MARK
 from relay.sandbox.refusals import Trace
-from relay.sandbox.rotation import Rotation, issue, may_be_used, rotation_of, use
+from relay.sandbox.rotation import ONLINE, Rotation, issue, may_be_used, rotation_of, use
 from relay.sandbox.rules import OIDC_SCOPES
-from relay.sandbox.state import Family, RefreshEntry, Session, State, digest, remember
+from relay.sandbox.state import Family, RefreshEntry, Session, State, remember
 from relay.sandbox.token_answer import token_answer
 from relay.sandbox.values import JsonValue, Params, Refusal, Response, split_scope
 from relay.sandbox.verdicts import Command
@@ -65,6 +68,8 @@ def check_secret(client: ClientModel, params: Params) -> None:
 def asked_scope(client: ClientModel, params: Params) -> tuple[str, ...]:
     """Return the scope of a sign-in: what was asked for, where this client may ask for it. Raises Refusal."""
     scope = split_scope(params.get("scope")) if params.get("scope") else ()
+    if {"online_access", "offline_access"} <= {*scope}:
+        raise Refusal("invalid_request", "Cannot request both online_access and offline_access scopes")
     _check_scope(scope, None if client.scopes is None else {*client.scopes, *OIDC_SCOPES})
     return scope
 
@@ -99,7 +104,8 @@ def sign_in(
     ``session``: the one it is born in. ``commands``: what an Action has said. Raises Refusal when that is a revocation.
     """
     policy = state.policy
-    rotation = rotation_of(state, state.clients.get(client_id))
+    is_online = "online_access" in scope and session is not None
+    rotation = ONLINE if is_online else rotation_of(state, state.clients.get(client_id))
     is_fixed_otp = method == "oob" and policy.otp_refresh_mode == "fixed"
     lifetimes = [rotation.absolute_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
     ends = [trace.now + lifetime for lifetime in lifetimes if lifetime is not None]
@@ -129,6 +135,7 @@ def sign_in(
         has_second_factor=has_second_factor,
         organization=organization,
         is_rotating=rotation.rotates,
+        is_online=is_online,
         initial_place=trace.place,
         last_place=trace.place,
     )
@@ -137,8 +144,9 @@ def sign_in(
         family.authenticated_at, family.actor = session.authenticated_at, session.actor
     remember(state.families, family_id, family)
     refresh_token = ""
-    if "offline_access" in scope:
+    if is_online or "offline_access" in scope:
         refresh_token = issue(state, family, trace.now, rotation)
+        family.key_thumbprint = dpop.binding_of(state.clients.get(client_id), trace)
         _drop_over_limit(state, family, trace)
     carry_out(state, commands, trace, session=session, family=family)
     response = token_answer(
@@ -157,40 +165,32 @@ def sign_in(
 
 def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     """Carry out ``grant_type=refresh_token``. Raises Refusal."""
-    value = params.need("refresh_token")
-    rotation = rotation_of(state, client)
-    entry = state.refresh_tokens.get(digest(value))
+    value, audience = params.need("refresh_token"), asked_audience(params)
+    deny = partial(_denied, state, trace, client.client_id, audience)
+    entry = find_refresh(state, value)
     family = state.families.get(entry.family_id) if entry is not None else None
     if entry is None or family is None or family.client_id != client.client_id:
-        raise _denied(
-            state, trace, None, client.client_id, reason="unknown", code=70000, text="The refresh token is not valid."
-        )
+        raise deny(None, reason="unknown", code=70000, text="The refresh token is not valid.")
+    rotation = rotation_of(state, client, family)
     user = state.users.get(family.username)
     if user is None:
-        raise _denied(
-            state,
-            trace,
-            family,
-            client.client_id,
-            reason="no_user",
-            code=50034,
-            text="The user account does not exist.",
-        )
+        raise deny(family, reason="no_user", code=50034, text="The user account does not exist.")
     if user.is_disabled and state.places.profile == "entra":
         text = "The user account is disabled."
-        raise _denied(state, trace, family, client.client_id, reason="disabled", code=50057, text=text)
+        raise deny(family, reason="disabled", code=50057, text=text)
     if state.places.profile == "entra" and family.born_at_seq < user.revoked_at_seq(family.method):
         text = "The provided grant has expired due to it being revoked, a fresh auth token is needed."
-        raise _denied(state, trace, family, client.client_id, reason="revoked", code=50173, text=text)
+        raise deny(family, reason="revoked", code=50173, text=text)
     if family.is_dead:
-        raise _denied(
-            state, trace, family, client.client_id, reason="family_dead", code=70008, text="The grant was revoked."
-        )
+        raise deny(family, reason="family_dead", code=70008, text="The grant was revoked.")
     if is_offline(state, family, trace.now):
         text = "The session of the refresh token has ended."
-        raise _denied(state, trace, family, client.client_id, reason="offline", code=70008, text=text)
-    if state.rules.has_sessions:
-        _settle_switch(state, family, rotation, trace)
+        raise deny(family, reason="offline", code=70008, text=text)
+    if family.key_thumbprint and trace.key_thumbprint != family.key_thumbprint:
+        raise deny(family, reason="key", code=70000, text="The refresh token is bound to another key.")
+    if state.rules.has_sessions and not _settle_switch(state, family, rotation, trace):
+        text = "The refresh token is of a kind that is switched off."
+        raise deny(family, reason="family_dead", code=70000, text=text)
     if rotation.rotates and not may_be_used(state, family, entry, rotation, trace.now):
         state.log(
             "ferrt",
@@ -215,23 +215,13 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         )
         if state.rules.reuse_kills_family:
             kill_family(state, family, trace, reason="reuse")
-        raise _denied(
-            state,
-            trace,
-            family,
-            client.client_id,
-            reason="reuse",
-            code=70000,
-            text=_reuse_text(state, family, entry),
-            is_logged=False,
-        )
+        raise deny(family, reason="reuse", code=70000, text=_reuse_text(state, family, entry), is_logged=False)
     if entry.idle_expires_at is not None and trace.now >= entry.idle_expires_at:
         text = "The refresh token has expired due to inactivity."
-        raise _denied(state, trace, family, client.client_id, reason="idle", code=700082, text=text)
+        raise deny(family, reason="idle", code=700082, text=text)
     if family.expires_at is not None and trace.now >= family.expires_at:
         text = "The provided authorization code or refresh token has expired."
-        raise _denied(state, trace, family, client.client_id, reason="expired", code=family.expired_code, text=text)
-    audience = asked_audience(params)
+        raise deny(family, reason="expired", code=family.expired_code, text=text)
     is_transfer = state.rules.has_sessions and session_transfer.domain_of(audience) != ""
     if is_transfer:
         try:
@@ -239,13 +229,17 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         except Refusal as refusal:
             _log_failed(state, trace, client.client_id, family, refusal.description, audience=audience)
             raise
-    elif audience not in {"", family.audience}:
-        raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
-    scope = split_scope(params.get("scope")) if params.get("scope") else family.scope
-    allowed = {*family.scope}
-    if state.places.profile == "entra":
-        allowed |= {*OIDC_SCOPES, *(client.scopes or ())}  # a registered scope is consented, of another resource too
-    _check_scope(scope, allowed)
+    asked = split_scope(params.get("scope")) if params.get("scope") else ()
+    target = None if is_transfer else multi_resource.target(state, client, family, audience, asked)
+    if target is not None:
+        scope = target.scope
+    else:
+        if not is_transfer and audience not in {"", family.audience}:
+            raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
+        scope, allowed = asked or family.scope, {*family.scope}
+        if state.places.profile == "entra":  # a registered scope is consented, of another resource too
+            allowed |= {*OIDC_SCOPES, *(client.scopes or ())}
+        _check_scope(scope, allowed)
     claims = asked_claims(params) if state.places.profile == "entra" else NO_CLAIMS
     rule = at_refresh(state, family, trace.now) if state.places.profile == "entra" else None
     if rule is not None:
@@ -281,18 +275,20 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         generation=family.generation,
         used_generation=entry.generation,
     )
+    jti = "" if is_transfer else token_id(state, family)
     state.log(
         "sertft",
         trace,
         client_id=client.client_id,
         username=family.username,
-        audience=audience or family.audience,
+        audience=audience if is_transfer else family.audience if target is None else target.audience,
         scope=" ".join(scope),
         details={
             "familyId": family.family_id,
             "tokenCounter": entry.generation,
             "requested_audience": audience,
-            "policy_used": "refresh_token_user_grant",
+            "policy_used": "refresh_token_user_grant" if target is None else target.policy_used,
+            **({} if is_transfer else {"access_token_jti": jti.removeprefix(f"{MARK}-")}),  # no log holds the mark
         },
     )
     if is_transfer:
@@ -305,6 +301,8 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         trace,
         scope,
         refresh_token=refresh_token or (value if state.rules.answers == "same" else ""),
+        audience="" if target is None else target.audience,
+        jti=jti,
         is_refresh=True,
         claims=claims,
         commands=verdict.commands,
@@ -313,8 +311,8 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
 
 def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     """Answer RFC 7009: a refresh token takes its family along, ``strict`` also takes single access tokens back."""
-    name = digest(params.need("token"))
-    refresh_entry, access_entry = state.refresh_tokens.get(name), state.access_tokens.get(name)
+    value = params.need("token")
+    refresh_entry, access_entry = find_refresh(state, value), find_access(state, value)
     known = refresh_entry or access_entry
     family = state.families.get(known.family_id) if known is not None else None
     if known is None or family is None:
@@ -327,7 +325,7 @@ def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> R
     elif access_entry is not None:
         if not state.rules.reuse_kills_access_tokens:
             raise Refusal("unsupported_token_type", "Access tokens are self-contained here.")  # §2.2.1
-        access_entry.is_dead = True
+        remember(state.revoked_access_tokens, access_entry.token_id, access_entry.expires_at)
     else:
         revoke_family(state, family, trace)
     state.note(
@@ -393,26 +391,26 @@ def _reuse_text(state: State, family: Family, entry: RefreshEntry) -> str:
     return "The refresh token was used before."
 
 
-def _settle_switch(state: State, family: Family, rotation: Rotation, trace: Trace) -> None:
-    """Carry out what switching a client's rotation does at the next exchange. Raises Refusal.
+def _settle_switch(state: State, family: Family, rotation: Rotation, trace: Trace) -> bool:
+    """Carry out what switching a client's rotation does at the next exchange; False when it ended this family.
 
     On: the other refresh tokens of this client, API and person that were made without rotation go. Off: a family that
     was made with rotation goes.
     """
     if family.is_rotating == rotation.rotates:
-        return
+        return True
     if family.is_rotating:
         kill_family(state, family, trace, reason="rotation_switched_off")
         log_revoked(state, family, trace, cause="rotation_switched_off")
-        text = "The refresh token is of a kind that is switched off."
-        raise _denied(state, trace, family, family.client_id, reason="family_dead", code=70000, text=text)
+        return False
     family.is_rotating = True
     whose = (family.username, family.client_id, family.audience)
     for one in list(state.families.values()):
         is_like = (one.username, one.client_id, one.audience) == whose and one.generation > 0
-        if is_like and one is not family and not one.is_rotating and not one.is_dead:
+        if is_like and one is not family and not (one.is_rotating or one.is_online or one.is_dead):
             kill_family(state, one, trace, reason="rotation_switched_on")
             log_revoked(state, one, trace, cause="rotation_switched_on")
+    return True
 
 
 def _drop_over_limit(state: State, family: Family, trace: Trace) -> None:
@@ -460,8 +458,9 @@ def _log_failed(
 def _denied(
     state: State,
     trace: Trace,
-    family: Family | None,
     client_id: str,
+    audience: str,
+    family: Family | None,
     *,
     reason: str,
     code: int,
@@ -475,7 +474,7 @@ def _denied(
         if reason == "no_user":
             text = "The refresh_token was generated for a user who doesn't exist anymore."
         if is_logged:
-            _log_failed(state, trace, client_id, family, text)
+            _log_failed(state, trace, client_id, family, text, audience=audience)
     if reason != "reuse" or "stale" not in state.rules.texts:
         text = state.rules.texts.get(reason, state.rules.texts.get("", text))
     return Refusal("invalid_grant", text, code=code)

@@ -80,7 +80,7 @@ class Refusal(Exception):  # an answer on its way out of a handler, not a fault 
         error: OAuth error code, RFC 6749 §5.2 or the native API's.
         code: AADSTS number, shown only by the ``entra`` profile; 0 where none is known.
         status: HTTP status.
-        more: further fields of the body, shown only by the ``entra`` profile; may hold a continuation token.
+        more: further fields of the body, not shown by ``strict``; may hold a continuation token.
         retry_after_s: value of ``Retry-After``, for a status that means "later".
     """
 

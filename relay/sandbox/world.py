@@ -70,6 +70,8 @@ EndpointName = Literal[
     "samlp",
     "wsfed",
     "service_provider",
+    "device_code",
+    "activate",
 ]
 FAULT_NAMES: tuple[str, ...] = get_args(FaultName)
 
@@ -107,7 +109,7 @@ class UserModel(BaseModel):
 
     ``mfa`` concerns people with a password only: whoever signed in with an e-mail code is not asked for a second one.
     ``required`` without ``methods`` means codes to ``username``. ``email_proven``: the address was proven when the
-    person signed up, so registering it takes no code.
+    person signed up, so registering it takes no code. ``alias``: another name to sign in with natively.
     """
 
     model_config = _CLOSED
@@ -119,9 +121,12 @@ class UserModel(BaseModel):
     attributes: Annotated[dict[Name, Text], Field(max_length=50)] = {}
     email_proven: bool = False
     disabled: bool = False
+    alias: Name | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> UserModel:
+        if self.alias is not None and self.password is None:
+            raise ValueError("an alias goes with a password")
         if self.mfa == "register" and self.methods:
             raise ValueError("mfa register goes with no methods: the person has none yet")
         if self.mfa == "required" and not self.methods and contact("email", self.username) is None:
@@ -164,6 +169,8 @@ class ClientModel(BaseModel):
     session_transfer: SessionTransfer | None = None
     refresh_token: RefreshTokenSetting | None = None
     saml: SamlModel | None = None  # the application is a service provider, of SAML or WS-Federation
+    is_first_party: bool = True  # of another party: the person is asked for consent
+    is_token_endpoint_ip_header_trusted: bool = False  # its auth0-forwarded-for counts; with client authentication
 
     @property
     def is_confidential(self) -> bool:
@@ -174,6 +181,22 @@ class ClientModel(BaseModel):
     def _can_prove_itself(self) -> ClientModel:
         if self.is_confidential and self.client_secret is None:
             raise ValueError(f"token_endpoint_auth_method {self.token_endpoint_auth_method} needs a client_secret")
+        if self.is_token_endpoint_ip_header_trusted and not self.is_confidential:
+            raise ValueError("is_token_endpoint_ip_header_trusted needs a client that proves itself")
+        return self
+
+    @model_validator(mode="after")
+    def _may_live_so_long(self) -> ClientModel:
+        setting = self.refresh_token
+        if setting is None:
+            return self
+        is_endless = setting.infinite_token_lifetime or setting.infinite_idle_token_lifetime
+        if self.app_type == "spa" and is_endless:
+            raise ValueError("refresh_token: infinite lifetimes are not for single-page applications")
+        if not self.is_first_party and (is_endless or setting.expiration_type == "non-expiring"):
+            raise ValueError("refresh_token: of a third-party client it must expire")
+        if not self.is_first_party and setting.policies:
+            raise ValueError("refresh_token.policies: only for first-party clients")
         return self
 
 
@@ -207,6 +230,7 @@ class Policy(BaseModel):
     model_config = _CLOSED
     access_token_lifetime_s: Annotated[Seconds, Field(ge=1)] = 3600.0
     leeway_s: Annotated[float, Field(ge=0, le=DAY_S)] = 0.0  # how long the previous refresh token still works
+    reuse_count_max: Annotated[int, Field(ge=0, le=1_000)] | None = None  # where uses are counted; None: the profile's
     refresh_idle_lifetime_s: Seconds | None = None  # counted anew for each refresh token
     refresh_absolute_lifetime_s: Seconds | None = None  # counted from the sign-in
     otp_refresh_lifetime_s: Seconds | None = None  # after an e-mail code sign-in

@@ -28,7 +28,7 @@ from channel_kit import (
 from mosquitto import Mosquitto
 from raw import Raw, ScriptedBroker, Wire, welcome
 
-from relay.mqtt_connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection
+from relay.mqtt_connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection, misc_interval_s
 from relay.sandbox.broker import Broker
 
 pytestmark = pytest.mark.asyncio
@@ -41,8 +41,26 @@ async def test_the_private_names_that_the_adapter_touches_exist() -> None:
     client = aiomqtt.Client("127.0.0.1")
     assert [name for name in PRIVATE_NAMES if not hasattr(client, name)] == []
     assert [name for name in PAHO_PRIVATE_NAMES if not hasattr(client._client, name)] == []
-    overridden = {name for name in vars(Connection) if name.startswith("_on_") or name == "_client_connect"}
+    overridden = {name for name in vars(Connection) if name.startswith(("_on_", "_client_connect", "_misc"))}
     assert overridden - {"_on_log"} <= set(PRIVATE_NAMES)
+
+
+async def test_an_idle_connection_wakes_up_every_few_seconds_and_never_too_late_for_its_keepalive(
+    monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    for keepalive_s in range(3, 65_536):  # below it is the library's own second
+        assert keepalive_s + misc_interval_s(keepalive_s) < 1.5 * keepalive_s, "by then the broker hangs up"
+    connection = Connection(settings(1, protocol=protocol))
+    results = iter([paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN])
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(connection._client, "loop_misc", lambda: next(results))
+    monkeypatch.setattr("relay.mqtt_connection.asyncio.sleep", sleep)
+    await connection._misc_loop()
+    assert waits == [5.0, 5.0], "of a keepalive of a minute"
 
 
 async def test_the_library_still_wipes_the_session_unless_told_otherwise() -> None:

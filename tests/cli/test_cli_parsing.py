@@ -257,6 +257,14 @@ def test_help_lists_every_group(shell: Shell) -> None:
         assert text in ran.out
 
 
+def test_usage_shows_a_command_that_may_be_left_out_in_brackets(shell: Shell) -> None:
+    usage = " ".join(shell("sandbox", "--help").out.partition("\n\n")[0].split())
+    assert usage.endswith("[--json] [ctl ...]")
+    assert (
+        shell("sandbox", "ctl", "--help").out.partition("\n\n")[0].endswith("token-relay sandbox ctl [-h] COMMAND ...")
+    )
+
+
 def test_version_is_one_line(shell: Shell) -> None:
     ran = shell("--version")
     assert ran.code == 0

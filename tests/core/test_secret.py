@@ -328,7 +328,7 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
         "Sandbox.show_to_resource": (1, "access token to the demo's resource server"),
     },
     "device/simulation/http.py": {"as_request": (1, "form of a request to the simulated provider")},
-    "device/simulation/ledger.py": {"digest_of": (1, "a token's digest, as the simulated provider keeps it")},
+    "device/simulation/ledger.py": {"read_link": (1, "what the simulated provider has written into a token")},
     "device/simulation/signing_in.py": {
         "SimulatedPerson.ask": (1, "the sandbox's own one-time code, typed by its made-up person"),
         "subject_of": (1, "an unsigned id_token of the fast tier is read"),

@@ -107,7 +107,16 @@ IMPURE_CALLS = frozenset(
     }
 )
 
-AGENTS = frozenset({"device.grants.keeper", "device.grants.transfer", "device.link"})
+AGENTS = frozenset(
+    {
+        "device.grants.again",
+        "device.grants.keeper",
+        "device.grants.pauses",
+        "device.grants.revoking",
+        "device.grants.transfer",
+        "device.link",
+    }
+)
 AGENT_PACKAGES = ("device.phone", "device.companion")
 NOT_AGENTS = frozenset({"device.phone.browser"})  # the browser's way back is a socket on loopback, behind a port
 AGENT_FORBIDDEN = (

@@ -47,8 +47,8 @@ HOSTS = {
 ROOTS = {
     "opt", "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",  # of the file system
     ".well-known", "authorize", "callback", "contoso.onmicrosoft.com", "discovery", "login", "oauth", "oauth2",  # URLs
-    "api", "oidc", "register", "resetpassword", "samlp", "sandbox", "signup", "userinfo", "users", "v1", "v2", "v2.0",
-    "wsfed",
+    "activate", "api", "oidc", "register", "resetpassword", "samlp", "sandbox", "signup", "userinfo", "users", "v1",
+    "v2", "v2.0", "wsfed",
 }  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def test_entras_dead_token_codes_are_final(code: int) -> None:
     assert outcome == Denied("final", "invalid_grant", codes=(code,), trace_id=TRACE_ID, correlation_id=CORRELATION_ID)
 
 
-@pytest.mark.parametrize("code", [50053, 50196])
+@pytest.mark.parametrize("code", [50053, 50196, 50033, 90006, 90012, 90024, 90033])
 def test_entras_passing_codes_keep_the_token(code: int) -> None:
     outcome = classify(ENTRA, response(400, entra_error("invalid_grant", code), {"retry-after": "30"}))
     assert isinstance(outcome, Denied)

@@ -57,12 +57,19 @@ async def test_a_single_page_app_s_grant_ends_after_a_day_whatever_it_does(entra
 
 
 @pytest.mark.asyncio
-async def test_other_profiles_know_nothing_of_second_factors(start: Start) -> None:
-    async with start("auth0") as auth0:
-        given = {"grant_type": "password", "username": MFA_USER, "password": PASSWORD, "scope": "openid"}
-        assert (await auth0.token(**given)).status == 200
-        await auth0.ordered("policy", conditional_access=53003)
-        assert (await auth0.token(**given)).status == 200
+async def test_a_strict_provider_knows_nothing_of_second_factors(start: Start) -> None:
+    async with start("strict") as strict:
+        await strict.ordered("users", username=PASSWORD_USER, password=PASSWORD, mfa="required")
+        assert "access_token" in await strict.sign_in(PASSWORD_USER)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("profile", ["auth0", "strict"])
+async def test_other_profiles_know_nothing_of_conditional_access(start: Start, profile: str) -> None:
+    async with start(profile) as other:
+        await other.ordered("policy", conditional_access=53003)
+        token = (await other.sign_in())["refresh_token"]
+        assert (await other.refresh(token)).status == 200
 
 
 @pytest.mark.asyncio

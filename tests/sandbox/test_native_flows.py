@@ -20,6 +20,8 @@ from native_kit import (
     claims_of,
 )
 
+from relay.sandbox.control import control
+from relay.sandbox.values import Request
 from relay.sandbox.world import PASSWORD
 
 NEWCOMER = "new@contoso.example"
@@ -49,6 +51,25 @@ def test_the_challenge_s_form_is_the_documented_one(app: App) -> None:
 
 def test_a_wrong_password_is_50126_without_a_suberror(app: App) -> None:
     assert app.by_password(PASSWORD_USER, "wrong").why == ("invalid_grant", "", 50126)
+
+
+def test_an_alias_signs_in_by_password_and_the_account_keeps_its_name(app: App) -> None:
+    app.order("users", username="ann@contoso.example", password=PASSWORD, alias="Ann-7", mfa="required")
+    required = app.by_password("ann-7")
+    assert required.why == ("invalid_grant", "mfa_required", 50076)
+    asked = app.second_factor(required)
+    tokens = app.token("mfa_oob", asked.token, oob=app.mail("ann@contoso.example")).json
+    assert claims_of(tokens["id_token"])["preferred_username"] == "ann@contoso.example"
+    assert app.refresh(tokens["refresh_token"]).has_tokens
+    assert app.initiate("ann-8").why == ("user_not_found", "", 50034)
+
+
+def test_an_alias_is_not_for_accounts_without_a_password_and_hides_nobody(app: App) -> None:
+    order = {"username": "ann@contoso.example", "alias": "ann"}
+    request = Request("POST", "/sandbox/users", json.dumps(order).encode(), {"content-type": "application/json"})
+    assert control(app.provider, request, app.now).response.status == 400
+    app.order("users", username="ann@contoso.example", password=NEW_PASSWORD, alias=PASSWORD_USER)
+    assert claims_of(app.by_password(PASSWORD_USER).json["id_token"])["preferred_username"] == PASSWORD_USER
 
 
 def test_an_account_without_a_password_says_so(app: App) -> None:

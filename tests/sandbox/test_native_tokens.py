@@ -7,6 +7,9 @@ import json
 import re
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA1
 from native_kit import MFA_USER, NEW_PASSWORD, OTP_USER, PASSWORD_USER, App, claims_of
 
 from relay.sandbox.accounts import REVOKES
@@ -350,6 +353,43 @@ def test_a_new_key_signs_and_the_old_one_stays_published_when_told_to() -> None:
     assert after[0]["issuer"].endswith("/v2.0") and after[0]["use"] == "sig"
     kids = app.order("keys", keep_old=False)["kids"]
     assert [key["kid"] for key in app.send("GET", keys).json["keys"]] == kids and len(kids) == 1
+
+
+def test_each_key_comes_with_a_certificate_of_its_own() -> None:
+    app = App()
+    app.provider.state.signer = RsaSigner()
+    app.order("keys")
+    keys = app.send("GET", "/contoso.onmicrosoft.com/discovery/v2.0/keys").json["keys"]
+    assert len(keys) == 2
+    for key in keys:
+        (encoded,) = key["x5c"]
+        certificate = x509.load_der_x509_certificate(base64.b64decode(encoded))
+        public = certificate.public_key()
+        assert isinstance(public, RSAPublicKey)
+        assert public.public_numbers().n == int.from_bytes(base64.urlsafe_b64decode(key["n"] + "=="))
+        thumbprint = base64.urlsafe_b64encode(certificate.fingerprint(SHA1())).decode().rstrip("=")
+        assert key["x5t"] == thumbprint
+        certificate.verify_directly_issued_by(certificate)
+
+
+LOGOUT = "/contoso.onmicrosoft.com/oauth2/v2.0/logout"
+
+
+def test_the_logout_page_goes_back_to_registered_addresses_only(app: App) -> None:
+    found = app.send("GET", "/contoso/v2.0/.well-known/openid-configuration").json
+    assert found["end_session_endpoint"].endswith("/aaaabbbb-0000-cccc-1111-dddd2222eeee/oauth2/v2.0/logout")
+    assert app.send("GET", LOGOUT).status == 200
+    back = app.send("GET", f"{LOGOUT}?post_logout_redirect_uri=http://127.0.0.1:51234/bye&state=abc")
+    assert (back.status, back.headers["location"]) == (303, "http://127.0.0.1:51234/bye?state=abc")
+    astray = app.send("GET", f"{LOGOUT}?post_logout_redirect_uri=https://evil.example/")
+    assert astray.status == 400 and "location" not in astray.headers
+
+
+def test_signing_out_leaves_the_refresh_token_alive(app: App) -> None:
+    token = app.by_password(PASSWORD_USER).json["refresh_token"]
+    answer = app.send("GET", LOGOUT)
+    assert "set-cookie" not in answer.headers
+    assert app.refresh(token).has_tokens
 
 
 def test_discovery_names_the_tenant_by_its_id_and_no_native_endpoint(app: App) -> None:

@@ -135,7 +135,7 @@ ERRORS_SENT_BACK = [
     ({"code_challenge": "too-short"}, "invalid_request"),
     ({"code_challenge_method": "plain"}, "invalid_request"),
     ({"code_challenge_method": ""}, "invalid_request"),
-    ({"response_mode": "form_post"}, "invalid_request"),
+    ({"response_mode": "fragment"}, "invalid_request"),
     ({"scope": 'a"b'}, "invalid_scope"),
     ({"prompt": "none"}, "login_required"),
     ({"nonce": "n" * 2049}, "invalid_request"),

@@ -98,6 +98,8 @@ async def test_wrong_options_are_named(tmp_path: Path) -> None:
         (SandboxOptions(profile="strict", actions=absent), "strict runs no Actions"),
         (SandboxOptions(profile="auth0", http_port=0, actions=absent), "absent.toml: no such file"),
         (SandboxOptions(network_table=absent), "absent.toml: No such file"),
+        (SandboxOptions(issuer_path="contoso"), "entra has a path of its own"),
+        (SandboxOptions(profile="auth0", issuer_path="contoso/"), "--issuer-path contoso/ is not possible"),
         (SandboxOptions(network_table=wrong_table), "wrong.toml:3: networks"),
         (SandboxOptions(world=absent), "absent.toml: No such file"),
         (SandboxOptions(world=not_text), "not UTF-8"),

@@ -13,6 +13,7 @@ from sandbox_client import PASSWORD_USER
 from transfer_kit import CLIENT_ID, OTHER_USER, SPA_ID, WEB_ID, Browser, Desk, desk, user_id, web
 
 from relay.sandbox.cascade import is_online, setting_of
+from relay.sandbox.transfer_world import WEB_SECRET
 
 NATIVE = {"can_create_session_transfer_token": True}
 
@@ -182,6 +183,35 @@ class Histories(RuleBasedStateMachine):
     def sso(self, which: int, client_id: str) -> tuple[str, str]:
         return self.browsers[which].authorize(client_id, prompt="none").code or "none", client_id
 
+    @rule(target=codes, which=st.integers(0, 1))
+    def sso_for_an_online_grant(self, which: int) -> tuple[str, str]:
+        reply = self.browsers[which].authorize(prompt="none", scope="openid online_access")
+        return reply.code or "none", WEB_ID
+
+    @rule(target=web_tokens, which=st.integers(0, 1), is_late=st.booleans())
+    def sign_a_device_in(self, which: int, is_late: bool) -> tuple[str, str]:
+        """A session approves a device, if there is one; it may end before the device asks."""
+        if "auth0" not in self.browsers[which].cookies:
+            return "none", SPA_ID
+        form = {"client_id": SPA_ID, "scope": "openid offline_access"}
+        told = self.one.send("POST", "/oauth/device/code", form=form).json
+        page = self.browsers[which].send("GET", f"/activate?user_code={told['user_code']}")
+        if 'name="action"' not in page.text:
+            return "none", SPA_ID
+        ticket = page.text.split('name="ticket" value="')[1].split('"')[0]
+        self.browsers[which].send("POST", "/login", form={"ticket": ticket, "action": "accept"})
+        if is_late:
+            self.one.manage("DELETE", f"users/{user_id(PASSWORD_USER)}/sessions", token=self.token)
+        kind = "urn:ietf:params:oauth:grant-type:device_code"
+        reply = self.one.token(client_id=SPA_ID, grant_type=kind, device_code=told["device_code"])
+        return str((reply.json or {}).get("refresh_token", "none")), SPA_ID
+
+    @rule(token=web_tokens)
+    def revoke_as_web_client(self, token: tuple[str, str]) -> None:
+        value, client_id = token
+        secret = {"client_secret": WEB_SECRET} if client_id == WEB_ID else {}
+        self.one.revoke(value, client_id, **secret)
+
     @rule(target=web_tokens, code=codes)
     def redeem(self, code: tuple[str, str]) -> tuple[str, str]:
         reply = self.browsers[0].redeem(*code)
@@ -228,7 +258,7 @@ class Histories(RuleBasedStateMachine):
             if family.is_dead:
                 continue
             assert family.parent_family_id not in dead
-            if is_online(state, family):
+            if family.is_online or is_online(state, family):
                 assert family.session_id in state.sessions
         assert setting_of(state, CLIENT_ID).enforce_cascade_revocation
         assert set(state.session_cookies.values()) == set(state.sessions)

@@ -215,6 +215,17 @@ def test_of_two_hundred_and_one_refresh_tokens_the_oldest_goes() -> None:
     assert log["details"]["credential_id"] == one.family_of(tokens[0])
 
 
+def test_who_asks_too_often_is_told_when_to_come_again() -> None:
+    one = desk()
+    one.provider.state.policy = one.provider.state.policy.model_copy(update={"requests_per_minute_max": 1})
+    one.sign_in()
+    reply = one.refresh("any")
+    assert (reply.status, reply.json["error"]) == (429, "too_many_requests")
+    headers = dict(reply.headers)
+    assert (headers["Retry-After"], headers["x-ratelimit-remaining"]) == ("60", "0")
+    assert headers["x-ratelimit-reset"] == str(int(NOON) + 60)
+
+
 def test_a_deleted_person_is_named_as_the_cause() -> None:
     one = desk()
     token = one.sign_in()

@@ -12,6 +12,7 @@ from transfer_kit import CLIENT_ID, Browser, Desk, desk
 from device.commands.options import SANDBOX_PROFILES
 from relay.provider.profile import PROFILES, ProfileName
 from relay.sandbox.imitations import IMITATIONS
+from relay.sandbox.world import DEFAULT_WORLD, Policy, World
 
 OTHERS = [name for name in IMITATIONS if name not in {"entra", "auth0"}]
 DAY_S = 86_400
@@ -102,9 +103,8 @@ def test_keycloak_with_rotation_says_why_and_detaches_the_client_session() -> No
 
 
 def test_keycloak_with_rotation_counts_uses_and_not_time() -> None:
-    from dataclasses import replace
-
-    one = desk(rules=replace(IMITATIONS["keycloak-rotating"].rules, reuse_count_max=1))
+    world = World(users=DEFAULT_WORLD.users, clients=DEFAULT_WORLD.clients, policy=Policy(reuse_count_max=1))
+    one = desk(world, rules=IMITATIONS["keycloak-rotating"].rules)
     me = Holder(one, sign_in(one))
     one.refresh(me.refresh_token)
     one.now += 20 * DAY_S

@@ -268,6 +268,8 @@ def test_the_log_is_read_newest_first_by_checkpoint_and_by_query() -> None:
 
 PLACES = [
     "/authorize",
+    "/activate",
+    "/oauth/device/code",
     "/login",
     "/oauth/token",
     "/oauth/revoke",
@@ -281,7 +283,19 @@ PLACES = [
 WORDS = st.one_of(
     st.text(max_size=20),
     st.sampled_from(
-        ["refresh_token", "client_credentials", AUDIENCE, CLIENT_ID, WEB_ID, WEB_SECRET, "none", "-1", "query"]
+        [
+            "refresh_token",
+            "client_credentials",
+            "urn:ietf:params:oauth:grant-type:device_code",
+            "form_post",
+            AUDIENCE,
+            CLIENT_ID,
+            WEB_ID,
+            WEB_SECRET,
+            "none",
+            "-1",
+            "query",
+        ]
     ),
 )
 NAMES = st.sampled_from(
@@ -294,6 +308,11 @@ NAMES = st.sampled_from(
         "session_transfer_token",
         "prompt",
         "page",
+        "response_mode",
+        "dpop_jkt",
+        "device_code",
+        "user_code",
+        "scope",
     ]
 )
 JSON = st.recursive(
@@ -312,6 +331,9 @@ JSON = st.recursive(
     body=JSON,
     cookie=WORDS,
     address=WORDS,
+    proof=st.none()
+    | WORDS
+    | st.sampled_from(["e30.e30.", "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7fX0.e30.AA"]),
 )
 def test_no_request_makes_the_provider_fail(
     method: str,
@@ -321,12 +343,15 @@ def test_no_request_makes_the_provider_fail(
     body: Any,
     cookie: str,
     address: str,
+    proof: str | None,
 ) -> None:
     one = desk()
     headers = {
         "authorization": f"Bearer {one.manager()}",
         "cookie": f"auth0={cookie}; auth0_session_transfer_token={cookie}",
+        "auth0-forwarded-for": cookie,
     }
+    headers |= {} if proof is None else {"dpop": proof}
     reply = one.send(
         method, f"{place}?{urlencode(query)}", form=form, body=None if form else body, headers=headers, ip=address
     )

@@ -14,11 +14,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from sandbox_client import CHALLENGE, NOON, PASSWORD_USER, REDIRECT_URI, SCOPE, VERIFIER
 
 from relay.sandbox.client_settings import SessionTransfer
+from relay.sandbox.issued import find_refresh
 from relay.sandbox.network_table import NetworkTable, parse_network_table
 from relay.sandbox.provider import Provider
 from relay.sandbox.rules import Places, Rules, user_id
 from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.state import Assertions, digest
+from relay.sandbox.state import Assertions
 from relay.sandbox.transfer_world import MANAGER_ID, MANAGER_SECRET, SPA_ID, WEB_ID, WEB_SECRET
 from relay.sandbox.values import Request
 from relay.sandbox.verdicts import ActionWanted, Question, Verdict
@@ -159,7 +160,9 @@ class Desk:
         return [str(record["description"]).removeprefix("Single Sign-On failed: ") for record in self.logs("w")]
 
     def family_of(self, refresh_token: str) -> str:
-        return self.provider.state.refresh_tokens[digest(refresh_token)].family_id
+        entry = find_refresh(self.provider.state, refresh_token)
+        assert entry is not None
+        return entry.family_id
 
     def live_sessions(self, username: str = PASSWORD_USER) -> list[str]:
         state = self.provider.state

@@ -87,6 +87,18 @@ test("an expired flow", async () => {
   assert.equal(late.error.errorData.error, "expired_token");
 });
 
+test("a challenge type that the server does not support", async () => {
+  const username = await person({ password: PASSWORD });
+  await order("faults", { name: "refuse", endpoint: "initiate", code: 901007, error: "unsupported_challenge_type" });
+  bad(await (await application()).signIn({ username }), "isUnsupportedChallengeType");
+});
+
+test("another name for the account, with the password", async () => {
+  const username = await person({ password: PASSWORD, alias: "ann-7" });
+  const account = await signInByPassword(await application(), "ann-7");
+  assert.equal(account.getAccount().username, username);
+});
+
 // -- second factor ------------------------------------------------------------------------------------------------------
 
 const METHODS = [
@@ -383,6 +395,32 @@ test("a rule of the tenant at refresh asks for the person", async () => {
       await order("policy", { conditional_access: null });
     }
   }
+});
+
+test("a refresh token that the server calls bad is thrown away, the account stays", async () => {
+  const username = await person({ password: PASSWORD });
+  const app = await application();
+  const account = await signInByPassword(app, username);
+  await order("policy", { conditional_access: 70043 });
+  try {
+    assert.ok((await account.getAccessToken({ forceRefresh: true })).isFailed());
+  } finally {
+    await order("policy", { conditional_access: null });
+  }
+  const before = requests.length;
+  assert.ok((await account.getAccessToken({ forceRefresh: true })).isFailed());
+  assert.equal(requests.length, before); // it has no refresh token to ask with
+  assert.ok(app.getCurrentAccount().isCompleted());
+});
+
+test("a refresh whose answer is lost is repeated with the old refresh token", async () => {
+  const username = await person({ password: PASSWORD });
+  const account = await signInByPassword(await application(), username);
+  await order("faults", { name: "drop_after_commit", grant_type: "refresh_token" });
+  const first = await account.getAccessToken({ forceRefresh: true });
+  if (first.isFailed()) good(await account.getAccessToken({ forceRefresh: true })); // else fetch has asked twice by itself
+  const used = (await events("refresh_committed")).filter((event) => event.username === username);
+  assert.deepEqual(used.map((event) => event.used_generation), [1, 1]);
 });
 
 test("throttling stops the client for as long as it is told", async () => {

@@ -132,6 +132,7 @@ def grants() -> Case:
     content("with-revocation-endpoint", "", {**GRANT, "revocation_endpoint": "https://login.example/revoke"})
     content("longer-token", "", {**GRANT, "refresh_token": "r" * 9000})
     content("one-time-code-sign-in", "", {**GRANT, "is_otp": True})
+    content("profile-of-two-words", "", {**GRANT, "profile": "oidc-provider"})
 
     for size in (1, 31, 32, 47, 48 + 1, len(good) - 1):
         add(f"cut-to-{size}", "bad_sealed_box", good[:size])
