@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from device.records import Pairing, Seen
+from device.elapsed import Stamp, elapsed_s
+from device.records import Outgoing, Pairing, Seen
 from device.turn import Turn
+from relay.delivery import is_given_up
 
 
 def retire_others(turn: Turn, pairing: Pairing) -> None:
@@ -13,6 +15,15 @@ def retire_others(turn: Turn, pairing: Pairing) -> None:
     for other in turn.tx.select(Pairing, peer_id=pairing.peer_id):
         if other.pairing_id != pairing.pairing_id and other.state == "active":
             turn.tx.put(replace(other, state="retired"))
+
+
+def give_up_old(turn: Turn, pairing: Pairing) -> None:
+    """Drop what a retired pairing has wanted to tell for too long: its peer may have deleted it."""
+    for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id):
+        if is_given_up(kind=row.type, age_s=elapsed_s(Stamp.from_text(row.queued), turn.now)):
+            turn.tx.delete(Outgoing, row.pairing_id, row.seq)
+            turn.settled.append(row)
+            turn.event("request_given_up", device=pairing.peer_id, handoff_id=row.handoff_id, detail=row.type)
 
 
 def delete_pairing(turn: Turn, pairing: Pairing) -> None:

@@ -6,7 +6,7 @@ one thing that a person must do, as a slug (explained in ``docs/troubleshooting.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ OPEN = ("offered", "released", "cancelling")  # the one that is not decided is t
 ACTIONS: Mapping[str, str] = {
     "pair": "pair the two devices: token-relay companion pair here, token-relay phone pair there",
     "sign_in": "sign in: token-relay phone sign-in --username U, or --browser",
+    "pair_again": "one of the two lost this pairing; pair again: token-relay companion pair, token-relay phone pair",
     "hand_off": "on the phone: token-relay phone handoff DEVICE",
     "finish_handoff": "the handoff waits for the person to sign in: token-relay phone handoff DEVICE",
     "hand_off_again": "the grant is over; on the phone: token-relay phone handoff DEVICE",
@@ -128,16 +129,23 @@ def companion_status(
     grants: list[Grant],
     tokens: list[CachedToken],
     problems: Mapping[str, str],
+    estranged: Collection[str] = (),
 ) -> Json:
-    """Return the companion's status."""
+    """Return the companion's status; ``estranged`` are the peers of :meth:`device.link.Link.estranged`."""
     grants = sorted(grants, key=lambda grant: (grant.stored_at, grant.grant_id))
     rows = [grant_row(grant, tokens, problems.get(grant.grant_id, ""), now) for grant in grants]
     return {
         **common(here, now),
         "phones": pairing_rows(pairings, outbox),
         "grants": rows,
-        "action": _companion_action(here, pairings, grants, rows, now),
+        "action": _estranged_companion(pairings, estranged) or _companion_action(here, pairings, grants, rows, now),
     }
+
+
+def _estranged_companion(pairings: list[Pairing], estranged: Collection[str]) -> Json | None:
+    """What a grant's state would have a phone do, a phone that lost the pairing cannot; another phone may."""
+    peers = {row.peer_id for row in pairings if row.state == "active"}
+    return action("pair_again") if peers and peers.issubset(estranged) else None
 
 
 def _companion_action(
@@ -228,8 +236,9 @@ def phone_status(
     tokens: list[CachedToken],
     problems: Mapping[str, str],
     allow_refresh_token_access: bool,
+    estranged: Collection[str] = (),
 ) -> Json:
-    """Return the phone's status."""
+    """Return the phone's status; ``estranged`` are the peers of :meth:`device.link.Link.estranged`."""
     own = sorted((grant for grant in grants if not grant.pairing_id), key=lambda grant: grant.stored_at)
     devices = pairing_rows(pairings, outbox)
     for device, pairing in zip(devices, pairings, strict=True):
@@ -242,8 +251,13 @@ def phone_status(
         "accounts": [grant_row(grant, tokens, problems.get(grant.grant_id, ""), now) for grant in own],
         "devices": devices,
         "orphans": sum(row.orphans for row in handoffs),
-        "action": _phone_action(here, pairings, handoffs, own, now),
+        "action": _estranged_device(pairings, estranged) or _phone_action(here, pairings, handoffs, own, now),
     }
+
+
+def _estranged_device(pairings: list[Pairing], estranged: Collection[str]) -> Json | None:
+    names = [row.peer_name for row in pairings if row.state == "active" and row.peer_id in estranged]
+    return action("pair_again", names[0]) if names else None
 
 
 def _begun(row: PhoneHandoff) -> float:
