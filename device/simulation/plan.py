@@ -155,6 +155,8 @@ def _handoff(draft: _Draft) -> None:
             at_s = draft.now_s + random.uniform(0.0, 2.0)
             draft.has_latency = True
         _person(draft, act, at_s, (phone, watch), strategy)
+        if act == "cancel" and random.random() < 0.2:  # and gives the device up before it has answered
+            _person(draft, "forget", at_s + random.uniform(0.05, 0.5), (phone, watch), "")
     if random.random() < 0.4:  # the person tries again: mint wants him twice when the device was away
         draft.add(draft.now_s + span_s + random.uniform(5.0, 900.0), "hand_off", phone, watch, strategy)
     draft.now_s += span_s + 1_000.0 + (HOUR_S if draft.pace != "minutes" and random.random() < 0.5 else 0.0)
