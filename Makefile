@@ -20,10 +20,9 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## watch a grant travel: PROFILE=entra|auth0|strict FAST=1 STEP=1
 	@$(BIN)/token-relay demo $(DEMO)
 
-test: $(VENV)/.development system-packages  ## run all tests, then a short simulation; ARGS="..." goes to pytest alone
+test: $(VENV)/.development system-packages  ## run all tests, then the simulation; ARGS="..." goes to pytest alone
 	@$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 2000)
-	@$(if $(ARGS),,$(BIN)/python -m device.simulation --count 100 --tier real)
+	@$(if $(ARGS),,$(MAKE) --no-print-directory simulate)
 
 check: $(VENV)/.development  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
@@ -77,17 +76,21 @@ test-booted-arm64:  ## the same for a Raspberry Pi's processor, under qemu-user:
 	@$(MAKE) --no-print-directory test-booted ARCH=arm64
 
 system-packages:  # sbin is not on every user's path
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v mosquitto >/dev/null && command -v mosquitto_sub >/dev/null && \
-		command -v strace >/dev/null && exit 0; \
-	if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
-		as=$$([ "$$(id -u)" = 0 ] || echo sudo); echo "installing mosquitto, mosquitto-clients and strace"; \
-		$$as apt-get -qq update && DEBIAN_FRONTEND=noninteractive $$as apt-get -qq -y \
-			install --no-install-recommends mosquitto mosquitto-clients strace >/dev/null; \
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; has() { command -v "$$1" >/dev/null; }; \
+	missing() { \
+		has mosquitto && has mosquitto_sub || echo mosquitto mosquitto-clients; \
+		has strace || echo strace; \
+		! has systemd-creds || { has swtpm && ls /usr/lib/*/libtss2-tcti-swtpm.so.0 >/dev/null 2>&1; } || \
+			echo swtpm libtss2-tcti-swtpm0; \
+	}; \
+	packages=$$(echo $$(missing)); [ -n "$$packages" ] || exit 0; \
+	if has apt-get && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+		as=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); echo "installing $$packages"; \
+		$$as apt-get -qq update && for package in $$packages; do $$as env DEBIAN_FRONTEND=noninteractive \
+			apt-get -qq -y install --no-install-recommends $$package >/dev/null || true; done; \
 	fi; \
-	command -v mosquitto >/dev/null || echo "mosquitto is missing and cannot be installed here; tests that need it are \
-	counted as skipped: sudo apt-get install mosquitto mosquitto-clients"; \
-	command -v strace >/dev/null || echo "strace is missing and cannot be installed here; the tests of power cuts are \
-	counted as skipped: sudo apt-get install strace"
+	packages=$$(echo $$(missing)); [ -z "$$packages" ] || \
+		echo "not installed here, and the tests that need them are counted as not run: sudo apt-get install $$packages"
 
 $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -102,5 +105,6 @@ $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.development: $(VENV)/.runtime
 	@echo "installing what the tests need"; $(PIP) --editable '.[dev]' && touch $@
 
-clean:  ## remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+clean:  ## remove .venv, caches and what the tests installed
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
+		tests/sdk_js/node_modules tests/web_js/node_modules

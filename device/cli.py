@@ -113,7 +113,6 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
         prog="token-relay",
         description=DESCRIPTION,
         examples=EXAMPLES + "\n\n" + ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     groups = parser.add_subparsers(metavar="COMMAND", dest="group", required=True, parser_class=Parser)

@@ -1,9 +1,10 @@
-"""What the whole suite needs: the repository on the path, and one line for what this machine cannot run."""
+"""What the whole suite needs: the repository on the path, and a line for whatever this machine cannot run."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ PROGRAMS = ("mosquitto", "mosquitto_pub", "mosquitto_sub")
 NEED_A_BROKER = ("tests/channel", "tests/chaos", "tests/e2e", "tests/certs/test_broker.py")
 NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py", "tests/chaos/test_chaos_plan.py")
 WHY = "mosquitto is not installed: apt-get install mosquitto mosquitto-clients"
-SKIPPED = pytest.StashKey[int]()
 
 
 def is_installed(name: str) -> bool:
@@ -24,20 +24,23 @@ def is_installed(name: str) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip, and count, what needs a real broker where there is none."""
+    """Skip what needs a real broker where there is none."""
     if all(map(is_installed, PROGRAMS)):
         return
-    count = 0
     for item in items:
-        place = item.path.relative_to(ROOT).as_posix()
+        place = item.nodeid.partition("::")[0]
         if place.startswith(NEED_A_BROKER) and place not in NEED_NONE:
             item.add_marker(pytest.mark.skip(reason=WHY))
-            count += 1
-    config.stash[SKIPPED] = count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line what was not run, and why."""
-    count = terminalreporter.config.stash.get(SKIPPED, 0)
-    if count:
-        terminalreporter.write_line(f"not run: {count} tests, {WHY}", yellow=True)
+    """Say what was not run: one line for each reason, with the count. No skip is silent."""
+    tests: Counter[str] = Counter()
+    modules: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        counter = modules if isinstance(report, pytest.CollectReport) else tests  # a module skips itself as a whole
+        counter[reason.removeprefix("Skipped: ")] += 1
+    for counter, what in ((tests, "tests"), (modules, "whole modules")):
+        for reason, count in counter.items():
+            terminalreporter.write_line(f"not run: {count} {what}, {reason}", yellow=True)

@@ -10,16 +10,18 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
+import signal
 import sys
 from functools import partial
 
 from tests.booted.bad_input import BadInput
 from tests.booted.figures import Figures
-from tests.booted.image import CACHE, PYTHON, ROOT, ImageError, base_root, check_tools, host_arch, wheels
+from tests.booted.image import CACHE, PYTHON, ImageError, base_root, check_tools, host_arch, program, wheels
 from tests.booted.machine import Machine, MachineError
 from tests.booted.report import Report
 from tests.booted.services import Services
 from tests.booted.story import Story
+from tests.booted.upkeep import Upkeep
 
 EMULATED_SLOWNESS = 12.0  # qemu-user against the same program on the host's own processor, and room
 PARTS = ("story", "bad", "figures")
@@ -33,6 +35,7 @@ def main() -> int:
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
     parser.add_argument("--keep", action="store_true", help="leave the machine's files in build/booted/run-…")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` too is answered by cleaning up
     report = Report()
     try:
         check_tools(args.arch)
@@ -52,6 +55,8 @@ def main() -> int:
         _run(machine, report, args.part or PARTS)
     except MachineError as exc:
         report.check("the machine stays up", partial(_again, exc))
+    except KeyboardInterrupt:
+        report.check("it ran to its end", partial(_again, MachineError("interrupted")))
     finally:
         machine.stop()
         if not args.keep:
@@ -73,8 +78,9 @@ def _run(machine: Machine, report: Report, parts: tuple[str, ...]) -> None:
     if "bad" in parts:
         BadInput(services, report).all()
     if "story" in parts:
+        Upkeep(services, report).all()
         story.blows()
-        story.reboot(ROOT / ".venv" / "bin" / "token-relay")
+        story.reboot(program(machine.root))
 
 
 def _again(error: MachineError) -> str:

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,16 @@ def wheels(suite: str, arch: str) -> Path:
         )
         mark.write_text(wanted)
     return place
+
+
+def program(root: Path) -> list[str]:
+    """Return the command that runs the program of a machine's wheel on the host; the checkout may have changed."""
+    (wheel,) = (root / "wheels").glob("token_relay-*.whl")
+    place = root.parent / "program"
+    shutil.rmtree(place, ignore_errors=True)
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(place)
+    return ["env", f"PYTHONPATH={place}", sys.executable, "-P", "-m", "device.cli"]
 
 
 def _pip(command: list[str]) -> None:

@@ -117,8 +117,8 @@ class Machine:
             Path("/run/systemd/nspawn/propagate", self.name).rmdir()
 
     def remove(self) -> None:
-        """Remove the copy of the root."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Remove the copy of the root, and what lies beside it."""
+        shutil.rmtree(self.root.parent, ignore_errors=True)
 
     def run(
         self,

@@ -12,6 +12,7 @@ from tests.booted.report import NotSeenError, expect
 
 AGENTS = ("companion", "phone")
 CA = "/var/lib/token-relay-ca"
+STAND_IN = "/var/lib/stand-in"  # where the credentials lie on an emulated machine
 PASSWORD = "correct-horse-7-battery"  # the sandbox's own, in its manual
 USER = "password@contoso.example"
 CLIENT = "00001111-aaaa-2222-bbbb-3333cccc4444"
@@ -133,6 +134,13 @@ class Services:
         done = self.json(f"phone handoff {device} --wait 30")
         expect(done["state"] == "done", done)
         return str(done["message"])
+
+    def stand_in(self, kind: str) -> None:
+        """Decrypt a credential into the place where an emulated machine's agents look for it."""
+        self.run(
+            f"systemd-creds decrypt /etc/credstore.encrypted/token-relay-{kind} {STAND_IN}/token-relay-{kind} && "
+            f"chmod 0444 {STAND_IN}/*"
+        )
 
     def serve_certificate(self, kind: str, name: str) -> None:
         """Put another certificate in place of the device's; `good` is the first one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,12 @@ def test_command_names_the_next_step_and_says_when_nothing_was_to_do(tmp_path: P
     gone = service("uninstall")
     assert gone.returncode == 0 and "/var/lib/token-relay" in gone.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("package", ["relay", "device"])
+def test_wheel_says_that_its_packages_are_typed(package: str) -> None:
+    """PEP 561; without the mark a type checker takes all of it for Any. The booted test sees the installed ones."""
+    root = UNITS.parent
+    assert (root / package / "py.typed").read_bytes() == b""
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert package in wheel["packages"] and not {"exclude", "only-include", "include"} & wheel.keys()
