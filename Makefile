@@ -42,9 +42,9 @@ fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, 
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(T),10) $(if $(TARGET),--target $(TARGET)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) $(ARGS)
 
-simulate: $(VENV)/.development  ## check the promises in 10 000 fast and 500 real simulated histories
-	@$(BIN)/python -m device.simulation --count 10000 --cover
-	@$(BIN)/python -m device.simulation --count 500 --tier real
+simulate: $(VENV)/.development  ## check the promises in 10 200 fast and 510 real simulated histories
+	@$(BIN)/python -m device.simulation --count 10200 --cover
+	@$(BIN)/python -m device.simulation --count 510 --tier real
 
 simulate-long: $(VENV)/.development  ## the same for N=1000000 seeds, resumable: FILE= TIER=fast|real START=
 	@$(BIN)/python -m device.simulation --count $(or $(N),1000000) --tier $(or $(TIER),fast) --start $(or $(START),0) \

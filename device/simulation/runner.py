@@ -36,7 +36,10 @@ SILENT = 50  # CRITICAL: nothing here is
 def quiet() -> Iterator[None]:
     """Let neither the agents' logs nor a coroutine that a power cut left behind speak."""
     before = structlog.get_config() if structlog.is_configured() else None
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(SILENT))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(SILENT),
+        cache_logger_on_first_use=multiprocessing.parent_process() is not None,  # a worker never says anything again
+    )
     try:
         with warnings.catch_warnings():
             # A turn that was asked for by a task that is being cancelled, as at any exit of a process.
@@ -103,7 +106,8 @@ def _in_order(first: int, count: int, tier: TierName, jobs: int) -> Iterator[Tal
         for at, length in chunks:
             yield run_chunk(at, length, tier)
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # its workers begin with everything imported
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         waiting: list[Future[Tally]] = []
         for at, length in chunks:

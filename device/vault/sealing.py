@@ -40,7 +40,7 @@ AnySecret = Secret[str] | Secret[bytes]
 
 def place_of(table: str, key: tuple[str | int, ...], column: str) -> bytes:
     """Spell the place of one cell, so that no two places spell alike."""
-    primary_key = json.dumps(list(key), ensure_ascii=True, separators=(",", ":"))
+    primary_key = _ENCODER.encode(list(key))
     return b"\0".join((table.encode(), primary_key.encode(), column.encode()))
 
 
@@ -56,7 +56,7 @@ def mac_key_of(kek: PrivateKey) -> PrivateKey:
 
 def mac_of(table: str, row: Sequence[object], *, mac_key: PrivateKey) -> bytes:
     """Return the MAC of one row as it is stored (str, int, float, bytes, None): 16 bytes."""
-    spelled = json.dumps([table, *row], ensure_ascii=True, separators=(",", ":"), default=_spell_octets)
+    spelled = _ENCODER.encode([table, *row])
     return hashlib.blake2b(spelled.encode(), digest_size=MAC_BYTES, key=_octets(mac_key)).digest()
 
 
@@ -113,6 +113,10 @@ def _spell_octets(value: object) -> list[str]:
     if not isinstance(value, bytes):
         raise TypeError(f"a row never holds a {type(value).__name__}")
     return [value.hex()]  # a list: no column holds one, so nothing else spells like it
+
+
+# Made once: json.dumps would make one for each row.
+_ENCODER = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=_spell_octets)
 
 
 def _octets(secret: AnySecret) -> bytes:
