@@ -33,11 +33,11 @@ WINDOW_SHARE_MIN = 0.3  # of all kills; with fewer a run has shown little
 # How often each aim is drawn. ``random`` waits a while and kills blindly; ``asked`` kills shortly after an app has
 # asked, ``request`` after the provider has received something; the next two while the provider holds the request;
 # ``answer`` when it has just let go.
-WEIGHTS: Mapping[Aim, int] = {"random": 3, "asked": 2, "request": 3, "before_commit": 3, "after_commit": 3, "answer": 3}
+WEIGHTS: Mapping[Aim, int] = {"random": 3, "asked": 2, "request": 2, "before_commit": 4, "after_commit": 4, "answer": 3}
 RANDOM_S_MAX = 2.0  # one or two lifetimes of an access token
 ASKED_S_MAX = 0.03
 REQUEST_S_MAX = 0.02
-ANSWER_S_MAX = 0.012  # from the answer until it is on the disk takes some 5 ms
+ANSWER_S_MAX = 0.006  # from the answer until it is on the disk takes 3 to 5 ms
 _DELAYS_S_MAX: Mapping[Aim, float] = {
     "random": RANDOM_S_MAX,
     "asked": ASKED_S_MAX,
