@@ -55,7 +55,7 @@ def changed(before: Tables, after: Tables, record: type[R]) -> Iterator[tuple[R 
         was = old.get(key)
         if was != row:
             yield was, row
-    if len(old) >= len(new) or not old.keys() <= new.keys():
+    if not old.keys() <= new.keys():
         for key, row in old.items():
             if key not in new:
                 yield row, None

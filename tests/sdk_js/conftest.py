@@ -1,35 +1,15 @@
-"""The SDK's packages, installed once; where that cannot be, its tests are counted as skipped."""
+"""The SDK's packages, installed once."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-INSTALL_S_MAX = 240
-NODE_MAJOR_MIN = 20
+from tests.node_packages import installed
 
 
 @pytest.fixture(scope="session")
 def packages() -> Path:
-    """Install what package.json pins, once for each version of it; return where ``node_modules`` is."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("node and npm are not installed: the JavaScript SDK was not run")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    if int(version.lstrip("v").partition(".")[0]) < NODE_MAJOR_MIN:
-        pytest.skip(f"node {NODE_MAJOR_MIN} or newer is needed: the JavaScript SDK was not run")
-    wanted, stamp = (HERE / "package.json").read_bytes(), HERE / "node_modules" / ".installed"
-    if stamp.is_file() and stamp.read_bytes() == wanted:
-        return HERE
-    try:
-        done = subprocess.run([npm, "install", "--silent"], cwd=HERE, timeout=INSTALL_S_MAX, capture_output=True)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm install did not end in time: the JavaScript SDK was not run")
-    if done.returncode != 0:
-        pytest.skip("npm install failed, is there a registry? The JavaScript SDK was not run")
-    stamp.write_bytes(wanted)
-    return HERE
+    """Return where ``node_modules`` is."""
+    return installed(Path(__file__).parent, "the JavaScript SDK was")
