@@ -43,11 +43,11 @@ fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, 
 		$(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) $(ARGS)
 
 simulate: $(VENV)/.development  ## check the promises in 10 200 fast and 510 real simulated histories
-	@$(BIN)/python -m device.simulation --count 10200 --cover
-	@$(BIN)/python -m device.simulation --count 510 --tier real
+	@$(BIN)/python -m token_relay.simulation --count 10200 --cover
+	@$(BIN)/python -m token_relay.simulation --count 510 --tier real
 
 simulate-long: $(VENV)/.development  ## the same for N=1000000 seeds, resumable: FILE= TIER=fast|real START=
-	@$(BIN)/python -m device.simulation --count $(or $(N),1000000) --tier $(or $(TIER),fast) --start $(or $(START),0) \
+	@$(BIN)/python -m token_relay.simulation --count $(or $(N),1000000) --tier $(or $(TIER),fast) --start $(or $(START),0) \
 		--resume $(or $(FILE),$(VENV)/simulate-$(or $(TIER),fast)-$(or $(START),0).json)
 
 exhaustive: $(VENV)/.development  ## every interleaving of a handoff, in larger worlds than `make test` has time for
@@ -66,7 +66,7 @@ install: $(VENV)/bin/python  ## as root: program, units, configuration: DESTDIR=
 
 uninstall:  ## as root: remove what install brought; data, credentials and changed configuration stay
 	@place="$(DESTDIR)/opt/token-relay"; [ -x "$$place/bin/python" ] || { echo "nothing is installed at $$place"; exit 0; }; \
-	"$$place/bin/python" -I -m device.cli service uninstall --root "$(or $(DESTDIR),/)" \
+	"$$place/bin/python" -I -m token_relay.cli.main service uninstall --root "$(or $(DESTDIR),/)" \
 		--prefix "$(or $(PREFIX),/usr/local)" --program /opt/token-relay && rm -rf "$$place"
 
 test-booted: $(VENV)/.development  ## as root: the services in a booted container: ARCH=arm64 SUITE=trixie KEEP=1

@@ -1,7 +1,7 @@
 """What acknowledging by hand costs: envelopes taken from a real broker, one after the other.
 
-Ours is :class:`relay.mqtt.MqttChannel` with a handler that does nothing: PUBACK after it returned, at most
-``receive_maximum`` in flight. The floor is aiomqtt alone, which acknowledges as it reads. The messages wait in a
+Ours is :class:`token_relay.mqtt.channel.MqttChannel` with a handler that does nothing: PUBACK after it returned, at
+most ``receive_maximum`` in flight. The floor is aiomqtt alone, which acknowledges as it reads. The messages wait in a
 persistent session, so that the sender's pace is not measured. A grant needs four of them: 100 a second are plenty.
 """
 
@@ -17,11 +17,11 @@ import structlog
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from token_relay.mqtt.channel import MqttChannel, MqttSettings
+from token_relay.protocol.envelope import ENVELOPE_BYTES
 
 from benchmarks.measure import Bench, BenchmarkError, median, mosquitto
 from benchmarks.table import Row, Section
-from relay.envelope import ENVELOPE_BYTES
-from relay.mqtt import MqttChannel, MqttSettings
 
 PROTOCOLS = ("5", "3.1.1")
 PER_SECOND_MIN = 100

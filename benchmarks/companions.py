@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 import aiomqtt
+from token_relay.host.home import VAULT_FILE
+from token_relay.protocol.delivery import WINDOW
+from token_relay.protocol.identity import device_id
 
 from benchmarks.floors import raw_client
 from benchmarks.homes import make_home, write_companions
 from benchmarks.measure import Agent, Bench, BenchmarkError, median, memory_of, mosquitto
 from benchmarks.table import Row, Section, number
-from device.setup import VAULT_FILE
-from relay.delivery import WINDOW
-from relay.identity import device_id
 
 COUNTS = (1, 10, 50)
 GREETING_TIMEOUT_S = 30.0
@@ -54,7 +54,7 @@ async def _measure(place: Path, port: int, count: int, *, starts: int) -> tuple[
     home = place / "p"
     identity = await asyncio.to_thread(make_home, "phone", home, f"mqtt://127.0.0.1:{port}")
     await asyncio.to_thread(write_companions, home, count, seen=WINDOW)
-    command = [sys.executable, "-m", "device.cli", "phone", "run", "--home", str(home)]
+    command = [sys.executable, "-m", "token_relay.cli.main", "phone", "run", "--home", str(home)]
     greetings_ms: list[float] = []
     for start in range(starts):
         # a new listener each time: what it has not read of the last greeting must not count for this one

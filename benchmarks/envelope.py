@@ -1,7 +1,7 @@
 """What an envelope costs over the box inside it.
 
 The floor is PyNaCl's ``Box``, made once, encrypting and decrypting the same padded bytes; ours is
-:class:`relay.envelope.PeerBox`: the same box, and header, padding and the checks of both.
+:class:`token_relay.protocol.envelope.PeerBox`: the same box, and header, padding and the checks of both.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 
 from nacl.public import Box, PrivateKey, PublicKey
+from token_relay.protocol.envelope import NONCE_BYTES, PADDED_BYTES, PeerBox
+from token_relay.protocol.identity import KeyPair
 
 from benchmarks.measure import Bench, in_turns, median
 from benchmarks.table import Row, Section
-from relay.envelope import NONCE_BYTES, PADDED_BYTES, PeerBox
-from relay.identity import KeyPair
 
 MESSAGE_BYTES = 700  # an OFFER or a TOKEN has 500 to 1500
 RATIO_MAX = 1.5

@@ -18,13 +18,12 @@ from pathlib import Path
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-
-from relay.envelope import ENVELOPE_BYTES
+from token_relay.protocol.envelope import ENVELOPE_BYTES
 
 PING, PONG, CHAIN = "floor/echo/ping", "floor/pong", "floor/echo/chain"  # CHAIN: the echo commits before it answers
 ECHO_FILTER = "floor/echo/+"
 ROWS_KEPT = 8
-# what device/vault/database.py sets, without what concerns only prepared files
+# what device/token_relay/vault/database.py sets, without what concerns only prepared files
 PRAGMAS = ("temp_store=MEMORY", "secure_delete=ON", "journal_mode=DELETE", "synchronous=EXTRA")
 
 

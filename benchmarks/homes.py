@@ -12,15 +12,24 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.clock import SystemClock
-from device.elapsed import Stamp
-from device.ports import Now, Record, Transaction
-from device.records import RECORDS, SCHEMA_VERSION, CachedToken, Grant, Identity, Pairing, PhoneHandoff, Seen
-from device.setup import KEY_FILE, VAULT_FILE, create_home
-from device.vault.keys import KeyFile
-from device.vault.store import SqliteVault
-from relay.identity import KeyPair, device_id
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.ports import Now, Record, Transaction
+from token_relay.agents.records import (
+    RECORDS,
+    SCHEMA_VERSION,
+    CachedToken,
+    Grant,
+    Identity,
+    Pairing,
+    PhoneHandoff,
+    Seen,
+)
+from token_relay.host.clock import SystemClock
+from token_relay.host.home import KEY_FILE, VAULT_FILE, create_home
+from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.vault.keys import KeyFile
+from token_relay.vault.store import SqliteVault
 
 CLIENT_ID = "00001111-aaaa-2222-bbbb-3333cccc4444"
 ISSUER = "http://127.0.0.1:9/"  # port 9 is discard (RFC 863): nothing is asked there

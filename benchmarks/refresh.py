@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 import aiohttp
+from token_relay.cli.client import control_call
+from token_relay.host.clock import SystemClock
+from token_relay.provider.http import JsonObject
 
 from benchmarks.floors import DurableCommits
 from benchmarks.homes import CLIENT_ID, Homes, grant, paired_homes, write
 from benchmarks.measure import Agent, Bench, BenchmarkError, Program, free_port, median
 from benchmarks.table import Row, Section, number, spread
-from device.client import control_call
-from device.clock import SystemClock
-from relay.provider.http import JsonObject
 
 PROFILE = "auth0"  # rotates at each use, and its sandbox signs in with one request
 COMMITS = 2
@@ -32,7 +32,7 @@ def run(bench: Bench) -> Section:
     """Refresh again and again, and tell the provider's share from ours."""
     place = bench.place("r")
     (place / "w").mkdir(mode=0o700)
-    sandbox_command = [sys.executable, "-m", "device.cli", "sandbox", "--profile", PROFILE, "--json"]
+    sandbox_command = [sys.executable, "-m", "token_relay.cli.main", "sandbox", "--profile", PROFILE, "--json"]
     ports = ["--http-port", str(free_port()), "--mqtt-port", str(free_port())]
     with Program([*sandbox_command, *ports], log=place / "sandbox") as sandbox:
         sandbox.wait_for('"issuer"')

@@ -135,7 +135,8 @@ def _run(command: list[str]) -> None:
 
 def serve_without_limit(home: str) -> int:
     """Run the companion as ``companion run`` does, but for the limit of tokens a second."""
-    from device import cli, token_api
+    from token_relay.apps import server as token_api
+    from token_relay.cli import main as cli
 
     token_api.RateLimit = functools.partial(token_api.RateLimit, 1e9)  # type: ignore[assignment,misc]  # same call
     return cli.main(["companion", "run", "--home", home])

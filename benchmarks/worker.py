@@ -22,18 +22,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.phone.account import AccountSettings
+from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
+from token_relay.agents.ports import Record, Transaction, Vault
+from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, PhoneHandoff
+from token_relay.agents.turn import Turn
+from token_relay.host.config import CompanionConfig, Home, PhoneConfig, load_config
+from token_relay.host.logs import configure
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.service.control import JSON, Exchange, Handler
+from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
+
 from benchmarks.homes import grant
-from device.companion.agent import CompanionAgent
-from device.config import CompanionConfig, Home, PhoneConfig, load_config
-from device.control import JSON, Exchange, Handler
-from device.logs import configure
-from device.phone.account import AccountSettings
-from device.phone.agent import HandoffWish, PhoneAgent
-from device.ports import Record, Transaction, Vault
-from device.records import CachedToken, CompanionHandoff, Grant, PhoneHandoff
-from device.runtime import Runtime, number_of, open_runtime, text_of
-from device.turn import Turn
-from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
@@ -251,7 +252,7 @@ async def _serve(
 
 def main(arguments: list[str]) -> None:
     """Run until SIGTERM."""
-    from device.commands.serve import until_stopped
+    from token_relay.cli.commands.serve import until_stopped
 
     kind, directory, *options = arguments
     path = Path(directory)

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from device import clock
-from device.clock import STA_UNSYNC, TIME_ERROR, SystemClock, SystemRandom, is_kernel_synced, read_boot_id
-from device.ports import Clock, Random
+from token_relay.agents.ports import Clock, Random
+from token_relay.host import clock
+from token_relay.host.clock import STA_UNSYNC, TIME_ERROR, SystemClock, SystemRandom, is_kernel_synced, read_boot_id
 
 BOOT_ID = "3f0c1b9e-aaaa-4bbb-8ccc-000000000001"
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from device.elapsed import Stamp, elapsed_s
-from device.ports import Now
-from relay.errors import VaultError
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.ports import Now
+from token_relay.protocol.errors import VaultError
 
 SECONDS = st.floats(-1e12, 1e12)
 BOOTS = st.sampled_from(["boot-a", "boot-b"])

@@ -17,10 +17,10 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from device import cli  # noqa: E402
-from device.commands.parsing import EXIT_CODES, Parser  # noqa: E402
-from device.config import CompanionConfig, PhoneConfig, settings  # noqa: E402
-from device.policy import ENTRIES_MAX, RULES_MAX  # noqa: E402
+from token_relay.apps.policy import ENTRIES_MAX, RULES_MAX  # noqa: E402
+from token_relay.cli import main as cli  # noqa: E402
+from token_relay.cli.parsing import EXIT_CODES, Parser  # noqa: E402
+from token_relay.host.config import CompanionConfig, PhoneConfig, settings  # noqa: E402
 
 FILES = {
     "/etc/token-relay/companion.toml, phone.toml": "configuration of the services; see token-relay-config(5)",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
-from device.simulation.loop import VirtualLoop
+from token_relay.simulation.loop import VirtualLoop
 
 
 @pytest.fixture(autouse=True)

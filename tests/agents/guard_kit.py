@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import Pairing
+from token_relay.protocol import messages as m
 
-from device.ports import Transaction
-from device.records import Pairing
-from relay import messages as m
 from tests.agents.world_kit import End, World
 
 T = TypeVar("T")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from relay.sandbox.control import control
-from relay.sandbox.values import Request
+from token_relay.sandbox.control.api import control
+from token_relay.sandbox.provider.http_values import Request
+
 from tests.agents.world_kit import World
 
 

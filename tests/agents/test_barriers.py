@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, Seen
+from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.protocol import delivery
+from token_relay.protocol import messages as m
+from token_relay.protocol import pairing as wire
+from token_relay.protocol.errors import LocalError, PeerError, TransientError, VaultError
+from token_relay.protocol.identity import KeyPair
 
-from device.ports import Transaction
-from device.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, Seen
-from device.token_source import TokenGranted, TokenRefused
-from relay import delivery
-from relay import messages as m
-from relay import pairing as wire
-from relay.errors import LocalError, PeerError, TransientError, VaultError
-from relay.identity import KeyPair
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, last, say, watching
 from tests.agents.world_kit import End, World, form_value, running
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from token_relay.agents.token_source import TokenGranted, TokenRefused
 
-from device.token_source import TokenGranted, TokenRefused
 from tests.agents.world_kit import running
 
 pytestmark = pytest.mark.asyncio

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from token_relay.agents.records import Grant
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.provider.claims import read_claims
+from token_relay.provider.http import HttpRequest
+from token_relay.sandbox.provider.world.model import PASSWORD
 
-from device.records import Grant
-from device.token_source import TokenGranted, TokenQuery, TokenRefused
-from relay.provider.claims import read_claims
-from relay.provider.http import HttpRequest
-from relay.sandbox.world import PASSWORD
 from tests.agents.provider_orders import order, show
 from tests.agents.world_kit import World, form_value, running
 

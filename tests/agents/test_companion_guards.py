@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import token_relay.agents.phone.handoffs
+from token_relay.agents.grants.serving import lease_of
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.protocol import messages as m
+from token_relay.protocol.identity import KeyPair
+from token_relay.protocol.secret import PrivateKey
 
-import device.phone.handoffs
-from device.grants.serving import lease_of
-from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from device.token_source import TokenGranted, TokenRefused
-from relay import messages as m
-from relay.identity import KeyPair
-from relay.secret import PrivateKey
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, erasures, last, say
 from tests.agents.world_kit import running
 
@@ -43,7 +43,7 @@ async def test_a_sealed_grant_that_differs_in_one_point_is_not_stored(
 ) -> None:
     encode = m.encode_grant
     monkeypatch.setattr(
-        device.phone.handoffs,
+        token_relay.agents.phone.handoffs,
         "encode_grant",
         lambda payload: encode(payload.model_copy(update={field: OTHERWISE[field]})),
     )

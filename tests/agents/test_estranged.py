@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.protocol import messages as m
+from token_relay.service.status import Surroundings, companion_status, phone_status
 
-from device.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
-from device.status import Surroundings, companion_status, phone_status
-from relay import messages as m
 from tests.agents.guard_kit import count
 from tests.agents.world_kit import CompanionEnd, PhoneEnd, World, running
 

@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.token_source import TokenGranted
+from token_relay.protocol import messages as m
+from token_relay.protocol.errors import LocalError, RelayError, TransientError
+from token_relay.protocol.secret import RefreshToken
 
-from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from device.token_source import TokenGranted
-from relay import messages as m
-from relay.errors import LocalError, RelayError, TransientError
-from relay.secret import RefreshToken
 from tests.agents.world_kit import form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
@@ -73,7 +73,7 @@ async def test_a_companion_cannot_block_its_own_revocation():
 
 
 async def test_a_phone_cannot_grow_the_companions_table():
-    import device.companion.agent as a
+    import token_relay.agents.companion.agent as a
 
     async with running("entra") as world:
         a_max, a.HANDOFFS_MAX = a.HANDOFFS_MAX, 50
@@ -91,7 +91,7 @@ async def test_a_phone_cannot_grow_the_companions_table():
 async def test_a_low_order_one_time_key_costs_no_token():
     async with running("entra") as world:
         watch = world.watch
-        import relay.messages as mm
+        import token_relay.protocol.messages as mm
 
         def hostile(turn, pairing, message, plaintext):
             if isinstance(message.body, mm.Offer):
@@ -135,7 +135,7 @@ async def test_client_id_changed_after_sign_in_move_keeps_the_token():
 
 
 async def test_profile_changed_after_sign_in_no_branch_on_a_rotating_grant():
-    from relay.provider.profile import PROFILES
+    from token_relay.provider.profile import PROFILES
 
     async with running("strict") as world:
         phone = world.phone

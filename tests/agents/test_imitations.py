@@ -7,12 +7,12 @@ token still works, a lost answer costs nothing; elsewhere it costs the grant, an
 from __future__ import annotations
 
 import pytest
+from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.provider.profile import PROFILES
+from token_relay.sandbox.provider.world.model import FaultModel
+from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
+from token_relay.sandbox.provider.world.rules import KINDS, KindOfProvider
 
-from device.token_source import TokenGranted, TokenRefused
-from relay.provider.profile import PROFILES
-from relay.sandbox.imitations import IMITATIONS
-from relay.sandbox.rules import KINDS, KindOfProvider
-from relay.sandbox.world import FaultModel
 from tests.agents.world_kit import World, running
 
 pytestmark = pytest.mark.asyncio

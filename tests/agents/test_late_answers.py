@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from token_relay.agents.records import CachedToken, Event, Grant
+from token_relay.protocol import messages as m
+from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
 
-from device.records import CachedToken, Event, Grant
-from device.simulation.http import HttpFault, SimulatedHttp
-from relay import messages as m
 from tests.agents.guard_kit import between
 from tests.agents.world_kit import CompanionEnd, PhoneEnd, World, form_value, running
 

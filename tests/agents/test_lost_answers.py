@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import pytest
+from token_relay.agents.records import Grant
+from token_relay.agents.token_source import TokenGranted
+from token_relay.provider.http import HttpRequest
+from token_relay.sandbox.provider.world.rules import Kind
+from token_relay.simulation.ports.http import HttpFault
 
-from device.records import Grant
-from device.simulation.http import HttpFault
-from device.token_source import TokenGranted
-from relay.provider.http import HttpRequest
-from relay.sandbox.rules import Kind
 from tests.agents.world_kit import CompanionEnd, World, running
 
 pytestmark = pytest.mark.asyncio

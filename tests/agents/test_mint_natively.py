@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from token_relay.agents.phone.account import SignInOptions
+from token_relay.agents.phone.agent import HandoffWish
+from token_relay.agents.records import Grant
+from token_relay.agents.token_source import TokenGranted
+from token_relay.protocol.errors import PersonNeededError
+from token_relay.sandbox.provider.world.model import PASSWORD
 
-from device.phone.account import SignInOptions
-from device.phone.agent import HandoffWish
-from device.records import Grant
-from device.token_source import TokenGranted
-from relay.errors import PersonNeededError
-from relay.sandbox.world import PASSWORD
 from tests.agents.world_kit import World, running
 
 pytestmark = pytest.mark.asyncio

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from token_relay.agents.grants import schedule
+from token_relay.agents.records import Grant
+from token_relay.agents.token_source import TokenGranted, TokenRefused
 
-from device.grants import schedule
-from device.records import Grant
-from device.token_source import TokenGranted, TokenRefused
 from tests.agents.world_kit import World, running
 
 pytestmark = pytest.mark.asyncio

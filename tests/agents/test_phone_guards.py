@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import token_relay.agents.phone.handoffs
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.token_source import TokenGranted
+from token_relay.protocol import messages as m
+from token_relay.protocol.errors import LocalError
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider import oauth
+from token_relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
 
-import device.phone.handoffs
-from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from device.token_source import TokenGranted
-from relay import messages as m
-from relay.errors import LocalError
-from relay.provider import oauth
-from relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
-from relay.secret import RefreshToken
 from tests.agents.guard_kit import UNKNOWN, between, count, deafen, erasures, last, say
 from tests.agents.world_kit import World, form_value, running
 
@@ -453,7 +453,9 @@ async def test_branch_gives_the_new_token_and_keeps_the_old(monkeypatch: pytest.
     given: list[RefreshToken] = []
     encode = m.encode_grant
     monkeypatch.setattr(
-        device.phone.handoffs, "encode_grant", lambda payload: given.append(payload.refresh_token) or encode(payload)
+        token_relay.agents.phone.handoffs,
+        "encode_grant",
+        lambda payload: given.append(payload.refresh_token) or encode(payload),
     )
     async with running("entra") as world:
         own = await world.phone.one(Grant)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
+from token_relay.protocol.pairing import Invitation
+from token_relay.simulation.ports.http import SimulatedHttp
 
-from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from device.simulation.http import SimulatedHttp
-from device.token_source import TokenGranted, TokenRefused
-from relay.errors import LocalError, PersonNeededError, PolicyError, VaultError
-from relay.pairing import Invitation
 from tests.agents.world_kit import CompanionEnd, Nobody, form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
@@ -403,7 +403,7 @@ async def test_a_grant_belongs_to_the_pairing_that_brought_it() -> None:
         other = await phone2.one(Pairing)
 
         def revoke_foreign(turn: object) -> None:
-            from relay.messages import Revoke
+            from token_relay.protocol.messages import Revoke
 
             turn.request(other.pairing_id, Revoke(handoff_id=row.handoff_id), row.handoff_id)  # type: ignore[attr-defined]  # a Turn
 
@@ -541,7 +541,7 @@ async def test_the_companion_forgets_and_says_so() -> None:
 
 async def test_sign_in_with_a_wrong_password_ends_after_three_tries() -> None:
     async with running("entra", paired=False) as world:
-        from device.phone.account import SignInOptions
+        from token_relay.agents.phone.account import SignInOptions
 
         with pytest.raises(PersonNeededError, match="password"):
             await world.phone.agent.accounts.sign_in(

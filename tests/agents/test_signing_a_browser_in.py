@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from token_relay.agents.records import Event, Grant
+from token_relay.agents.token_source import TokenGranted, TokenRefused, TransferGranted, TransferQuery
+from token_relay.protocol.errors import VaultError
+from token_relay.provider.http import HttpRequest
 
-from device.records import Event, Grant
-from device.token_source import TokenGranted, TokenRefused, TransferGranted, TransferQuery
-from relay.errors import VaultError
-from relay.provider.http import HttpRequest
 from tests.agents.guard_kit import watching
 from tests.agents.world_kit import CompanionEnd, World, form_value, running, settle
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.protocol.identity import KeyPair
 
-from device.records import Grant, Outgoing, Pairing, PhoneHandoff
-from device.token_source import TokenGranted, TokenRefused
-from relay.identity import KeyPair
 from tests.agents.world_kit import running, settle
 
 pytestmark = pytest.mark.asyncio
@@ -256,8 +256,8 @@ async def test_a_crash_with_an_open_intent_is_a_lost_answer(profile: str) -> Non
 
 async def test_a_provider_that_revokes_is_obeyed_and_told_to_the_phone() -> None:
     async with running("entra") as world:
-        from relay.sandbox import tokens
-        from relay.sandbox.refusals import Trace
+        from token_relay.sandbox.provider.memory.refusals import Trace
+        from token_relay.sandbox.provider.tokens import families as tokens
 
         await world.phone.hand_off()
         await world.clock.advance(2)
@@ -307,7 +307,9 @@ async def test_an_accept_with_a_key_of_low_order_costs_no_token(profile: str, mo
     bad = KeyPair(bytes(32), KeyPair.from_random(bytes(32)).private_key)
     async with running(profile) as world:
         minted = world.kinds().count("refresh_committed") + world.kinds().count("signed_in")
-        monkeypatch.setattr("device.companion.agent.KeyPair", SimpleNamespace(from_random=lambda random: bad))
+        monkeypatch.setattr(
+            "token_relay.agents.companion.agent.KeyPair", SimpleNamespace(from_random=lambda random: bad)
+        )
         row = await world.phone.hand_off(wait_s=60)
         assert (row.state, row.reason, row.orphans) == ("offered", "", 0)
         assert world.phone.agent.link.rejects["bad_point"] > 0

@@ -1,6 +1,6 @@
 """Two real agents on simulated ports: real protocol, real records, the provider's core; no process, no socket.
 
-A thin layer over :mod:`device.simulation.world`, which has the names that these tests like to use.
+A thin layer over :mod:`token_relay.simulation.world.world`, which has the names that these tests like to use.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from device.ports import Now, Record
-from device.records import CompanionHandoff, Grant, Pairing, PhoneHandoff
-from device.simulation import ends, world
-from device.simulation.clocks import EndClock
-from device.simulation.loop import VirtualLoop
-from device.token_source import TokenGranted, TokenRefused
-from relay.provider.http import HttpRequest
-from relay.sandbox.world import PASSWORD
+from token_relay.agents.ports import Now, Record
+from token_relay.agents.records import CompanionHandoff, Grant, Pairing, PhoneHandoff
+from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.provider.http import HttpRequest
+from token_relay.sandbox.provider.world.model import PASSWORD
+from token_relay.simulation.loop import VirtualLoop
+from token_relay.simulation.ports.clocks import EndClock
+from token_relay.simulation.world import devices as ends
+from token_relay.simulation.world import world
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)

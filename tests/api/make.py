@@ -1,7 +1,7 @@
 """Writes the description of the native endpoints: ``python tests/api/make.py [DIRECTORY]`` (default: docs/api).
 
 An OpenAPI 3.1 document and a Postman collection (format 2.1), both made from the models that the client sends and
-reads, :mod:`relay.provider.native_auth.wire`. The same bytes each time.
+reads, :mod:`token_relay.provider.native_auth.wire`. The same bytes each time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ sys.path.insert(0, str(ROOT))
 
 from pydantic import BaseModel  # noqa: E402  # the repository has to be on the path first
 from pydantic.json_schema import models_json_schema  # noqa: E402
-
-from relay.provider.native_auth import wire  # noqa: E402
-from relay.provider.tokens import TokenAnswer  # noqa: E402
-from relay.sandbox.world import CLIENT_ID, PASSWORD  # noqa: E402
-from relay.secret import Code, Password, RefreshToken, Secret  # noqa: E402
+from token_relay.protocol.secret import Code, Password, RefreshToken, Secret  # noqa: E402
+from token_relay.provider.native_auth import wire  # noqa: E402
+from token_relay.provider.tokens import TokenAnswer  # noqa: E402
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD  # noqa: E402
 
 Json = dict[str, Any]
 OPENAPI = "native-auth.openapi.json"

@@ -10,12 +10,11 @@ from typing import Any
 import make
 import pytest
 from aiohttp import ClientSession
-
-from relay.provider.native_auth import wire
-from relay.sandbox.rules import Places
-from relay.sandbox.server import SandboxServer
-from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.world import DEFAULT_WORLD
+from token_relay.provider.native_auth import wire
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD
+from token_relay.sandbox.provider.world.rules import Places
+from token_relay.sandbox.server import SandboxServer
 
 HINT = "docs/api is not what the models say: make openapi"
 DOCUMENT: dict[str, Any] = make.openapi()

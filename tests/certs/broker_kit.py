@@ -21,9 +21,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-
-from device import certs
-from device.csr import write_csr
+from token_relay.ca import store as certs
+from token_relay.host.device_key import write_csr
 
 T = TypeVar("T")
 

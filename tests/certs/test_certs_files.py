@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-
-from device import certs, csr
-from device.csr import write_csr
-from device.mosquitto_conf import mosquitto_conf
-from relay import pki
-from relay.errors import ConfigError, LocalError, PolicyError, TransientError
-from relay.topics import broker_acl
+from token_relay.ca import store as certs
+from token_relay.ca.mosquitto_conf import mosquitto_conf
+from token_relay.host import device_key as csr
+from token_relay.host.device_key import write_csr
+from token_relay.pki import certificates as pki
+from token_relay.protocol.errors import ConfigError, LocalError, PolicyError, TransientError
+from token_relay.protocol.topics import broker_acl
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)

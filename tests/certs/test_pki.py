@@ -21,9 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from relay import pki
-from relay.errors import LocalError, PolicyError, RelayError
+from token_relay.pki import certificates as pki
+from token_relay.protocol.errors import LocalError, PolicyError, RelayError
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 999_999, tzinfo=UTC)
 NAME = "abcdefghijklmnopqrstuvwx27"

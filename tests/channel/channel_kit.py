@@ -10,10 +10,9 @@ from typing import Any
 import raw
 from mosquitto import Mosquitto
 from raw import Raw, Wire
-
-from relay.errors import VaultError
-from relay.mqtt import MqttChannel, MqttSettings
-from relay.sandbox.broker import Broker
+from token_relay.mqtt.channel import MqttChannel, MqttSettings
+from token_relay.protocol.errors import VaultError
+from token_relay.sandbox.mqtt.broker import Broker
 
 WAIT_S = 10.0
 PACKET_BYTES_MAX = 20_480

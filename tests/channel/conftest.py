@@ -11,8 +11,7 @@ from certificates import Authority
 from channel_kit import PACKET_BYTES_MAX
 from library import PROTOCOLS
 from mosquitto import Mosquitto
-
-from relay.sandbox.broker import Broker
+from token_relay.sandbox.mqtt.broker import Broker
 
 
 @pytest.fixture(params=PROTOCOLS)

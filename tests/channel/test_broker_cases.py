@@ -11,11 +11,10 @@ import pytest
 import raw
 from mosquitto import Mosquitto
 from raw import WAIT_S, Wire
-
-from relay.errors import ConfigError
-from relay.sandbox.broker import Broker
-from relay.sandbox.mqtt_packets import Publish
-from relay.sandbox.mqtt_session import QUEUED_MAX, Session, Waiting
+from token_relay.protocol.errors import ConfigError
+from token_relay.sandbox.mqtt.broker import Broker
+from token_relay.sandbox.mqtt.packets import Publish
+from token_relay.sandbox.mqtt.session import QUEUED_MAX, Session, Waiting
 
 pytestmark = pytest.mark.asyncio
 Any_ = Mosquitto | Broker
@@ -373,7 +372,7 @@ async def test_should_deliver_drops_a_copy(embedded: Broker) -> None:
 async def test_a_connection_that_never_says_connect_is_closed(
     embedded: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.sandbox.broker.CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("token_relay.sandbox.mqtt.broker.CONNECT_TIMEOUT_S", 0.05)
     wire = await Wire.to(embedded.port)
     wire.send(b"\x10")
     assert await wire.end() == b""
@@ -381,8 +380,8 @@ async def test_a_connection_that_never_says_connect_is_closed(
 
 
 async def test_connections_and_sessions_are_bounded(embedded: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.sandbox.broker.CONNECTIONS_MAX", 2)
-    monkeypatch.setattr("relay.sandbox.broker.SESSIONS_MAX", 1)
+    monkeypatch.setattr("token_relay.sandbox.mqtt.broker.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("token_relay.sandbox.mqtt.broker.SESSIONS_MAX", 1)
     first, _ = await login(embedded, "one", 5)
     second = await Wire.to(embedded.port)
     third = await Wire.to(embedded.port)
@@ -421,7 +420,7 @@ async def test_a_session_is_over_when_its_expiry_interval_has_passed() -> None:
 
 
 async def test_message_expiry_counts_down_while_waiting() -> None:
-    from relay.sandbox.mqtt_packets import Property
+    from token_relay.sandbox.mqtt.packets import Property
 
     message = Publish("a", b"x", 1, properties=((Property.MESSAGE_EXPIRY, 60),))
     renewed = Waiting(message, expires_at=160.0).renewed(now=120.0)

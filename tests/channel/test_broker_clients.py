@@ -12,8 +12,7 @@ from mosquitto import Mosquitto, program
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-
-from relay.sandbox.broker import Broker
+from token_relay.sandbox.mqtt.broker import Broker
 
 pytestmark = pytest.mark.asyncio
 WAIT_S = 10.0

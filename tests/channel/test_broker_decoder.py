@@ -6,8 +6,7 @@ import pytest
 import raw
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from relay.sandbox.mqtt_packets import (
+from token_relay.sandbox.mqtt.packets import (
     Connect,
     Decoder,
     Disconnect,

@@ -34,11 +34,11 @@ from channel_kit import (
 from library import PROTOCOLS, ROWS, holds, library
 from mosquitto import Mosquitto
 from raw import Wire
+from token_relay.mqtt.connection import Connection, Received
+from token_relay.protocol.secret import PrivateKey
+from token_relay.vault.store import SqliteVault
 
 from benchmarks import channel as benchmark
-from device.vault.store import SqliteVault
-from relay.mqtt_connection import Connection, Received
-from relay.secret import PrivateKey
 
 pytestmark = pytest.mark.asyncio
 

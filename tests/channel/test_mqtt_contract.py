@@ -27,9 +27,8 @@ from channel_kit import (
 )
 from mosquitto import Mosquitto
 from raw import Raw, ScriptedBroker, Wire, welcome
-
-from relay.mqtt_connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection, misc_interval_s
-from relay.sandbox.broker import Broker
+from token_relay.mqtt.connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection, misc_interval_s
+from token_relay.sandbox.mqtt.broker import Broker
 
 pytestmark = pytest.mark.asyncio
 
@@ -58,7 +57,7 @@ async def test_an_idle_connection_wakes_up_every_few_seconds_and_never_too_late_
         waits.append(seconds)
 
     monkeypatch.setattr(connection._client, "loop_misc", lambda: next(results))
-    monkeypatch.setattr("relay.mqtt_connection.asyncio.sleep", sleep)
+    monkeypatch.setattr("token_relay.mqtt.connection.asyncio.sleep", sleep)
     await connection._misc_loop()
     assert waits == [5.0, 5.0], "of a keepalive of a minute"
 
@@ -284,7 +283,7 @@ async def test_receive_maximum_bounds_what_the_broker_may_have_in_flight(embedde
 
 
 async def test_a_flood_that_nobody_acknowledged_ends_the_connection(protocol: str, level: int, monkeypatch) -> None:
-    monkeypatch.setattr("relay.mqtt_connection.INBOX_MAX", 5)
+    monkeypatch.setattr("token_relay.mqtt.connection.INBOX_MAX", 5)
 
     async def flood(wire: Wire) -> None:
         await welcome(wire, level=level)

@@ -24,10 +24,9 @@ from channel_kit import (
 )
 from mosquitto import Mosquitto
 from raw import ScriptedBroker, Wire, welcome
-
-from relay.errors import LocalError, VaultError
-from relay.sandbox.broker import Broker
-from relay.topics import broker_acl
+from token_relay.protocol.errors import LocalError, VaultError
+from token_relay.protocol.topics import broker_acl
+from token_relay.sandbox.mqtt.broker import Broker
 
 pytestmark = pytest.mark.asyncio
 
@@ -108,7 +107,7 @@ async def test_the_brokers_receive_maximum_is_respected() -> None:
 
 
 async def test_a_broker_that_acknowledges_nothing_is_left(protocol: str, level: int, monkeypatch) -> None:
-    monkeypatch.setattr("relay.mqtt_connection.PUBLISH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("token_relay.mqtt.connection.PUBLISH_TIMEOUT_S", 0.05)
 
     async def deaf(wire: Wire) -> None:
         await welcome(wire, level=level)

@@ -20,13 +20,12 @@ from channel_kit import (
 )
 from mosquitto import Mosquitto
 from raw import Raw, ScriptedBroker, Wire, welcome
-
-from device.config import BrokerConfig
-from device.renewal import CertificateWatch
-from relay.errors import ConfigError, VaultError
-from relay.mqtt import MqttSettings, backoff_s_max
-from relay.sandbox.broker import Broker
-from relay.secret import Password
+from token_relay.host.config import BrokerConfig
+from token_relay.mqtt.channel import MqttSettings, backoff_s_max
+from token_relay.protocol.errors import ConfigError, VaultError
+from token_relay.protocol.secret import Password
+from token_relay.sandbox.mqtt.broker import Broker
+from token_relay.service.certificate_watch import CertificateWatch
 
 pytestmark = pytest.mark.asyncio
 
@@ -311,7 +310,7 @@ async def test_a_handler_that_was_cancelled_under_itself_counts_as_failed(embedd
 
 
 async def test_cancelling_in_the_middle_of_a_tls_handshake_leaves_nothing(authority: Authority, monkeypatch) -> None:
-    monkeypatch.setattr("relay.mqtt_connection.CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("token_relay.mqtt.connection.CONNECT_TIMEOUT_S", 0.3)
     arrived = asyncio.Event()
 
     async def silent(wire: Wire) -> None:

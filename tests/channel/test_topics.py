@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from relay.sandbox.mqtt_filters import is_filter, is_match, is_topic
-from relay.topics import (
+from token_relay.protocol.topics import (
     MailboxTopic,
     PeerTopic,
     broker_acl,
@@ -16,6 +14,7 @@ from relay.topics import (
     parse_topic,
     peer_topic,
 )
+from token_relay.sandbox.mqtt.filters import is_filter, is_match, is_topic
 
 IDS = st.text("abcdefghijklmnopqrstuvwxyz234567", min_size=26, max_size=26)
 A, B = "a" * 26, "b" * 26

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from relay.sandbox.leaks import find_marked
+from token_relay.sandbox.marked_tokens import find_marked
+
 from tests.chaos.plan import Kill, Profile, Shot, Tally, Victim, draw, hit_of, watched
 from tests.chaos.victims import OnDisk, Target
 from tests.e2e.kit import PASSWORD, Program, World, eventually, ready

@@ -10,12 +10,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from token_relay.agents.records import Grant, Identity
+from token_relay.host.home import open_vault
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.identity import device_id
+from token_relay.vault.keys import KeyFile
 
-from device.records import Grant, Identity
-from device.setup import open_vault
-from device.vault.keys import KeyFile
-from relay.errors import VaultError
-from relay.identity import device_id
 from tests.chaos.small_disk import KINDS, Kind, SmallDisk
 from tests.chaos.victims import grants_on_disk
 from tests.e2e.kit import Companion, Phone, World, eventually, ready

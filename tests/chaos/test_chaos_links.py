@@ -7,8 +7,8 @@ import time
 from random import Random
 
 import pytest
+from token_relay.sandbox.links.orders import LINK_NAMES, How
 
-from relay.sandbox.links import LINK_NAMES, How
 from tests.chaos.linked import linked
 from tests.chaos.victims import Target, grants_on_disk
 from tests.e2e.kit import World, eventually

@@ -10,8 +10,8 @@ import asyncio
 import time
 
 import pytest
+from token_relay.cli.client import JsonObject, get_token
 
-from device.client import JsonObject, get_token
 from tests.chaos.linked import linked
 from tests.chaos.victims import Target
 from tests.e2e.kit import Agent, Companion, Phone, World, eventually, ready

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from device.client import ClientError, get_token
+from token_relay.cli.client import ClientError, get_token
+
 from tests.chaos.plan import Victim
 from tests.e2e.kit import Agent, Companion, Phone, eventually
 

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
-from device.clock import SystemClock
-from device.commands.parsing import Context
-from device.control import JSON, ControlServer, Exchange, Handler
-from device.policy import Policy
-from device.token_api import TokenApi
-from device.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
+from token_relay.apps.policy import Policy
+from token_relay.apps.server import TokenApi
+from token_relay.cli.parsing import Context
+from token_relay.host.clock import SystemClock
+from token_relay.service.control import JSON, ControlServer, Exchange, Handler
 
 START_S_MAX = 10.0
 Answer = TokenGranted | TokenRefused
@@ -66,7 +65,7 @@ class Shell:
     env: dict[str, str]
 
     def __call__(self, *arguments: str, stdin: str | io.StringIO = "", tty: bool = False) -> Ran:
-        from device import cli
+        from token_relay.cli import main as cli
 
         out, err = (Terminal(), Terminal()) if tty else (Pipe(), Pipe())
         source = stdin if isinstance(stdin, io.StringIO) else Pipe(stdin)
@@ -89,7 +88,7 @@ def run_process(
     *arguments: str, env: Mapping[str, str], cwd: Path, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run ``token-relay`` as a process of its own, as a person's shell does."""
-    code = "import sys; from device.cli import main; sys.exit(main())"
+    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={"PATH": os.environ["PATH"], "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path), **env},

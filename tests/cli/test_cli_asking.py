@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Pipe, Terminal, context
-
-from device.commands.asking import CODE_WAIT_S_MAX, POLL_S, Answers, Sources
-from device.commands.parsing import Context
-from relay.errors import LocalError, PersonNeededError
+from token_relay.cli.parsing import Context
+from token_relay.cli.prompts import CODE_WAIT_S_MAX, POLL_S, Answers, Sources
+from token_relay.protocol.errors import LocalError, PersonNeededError
 
 CODE = {"id": 1, "kind": "code", "text": "Code sent to o***@contoso.example"}
 PASSWORD = {"id": 1, "kind": "password", "text": "Password"}
@@ -233,7 +232,7 @@ def test_password_prompt_does_not_echo(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(prompt)
         return "typed"
 
-    monkeypatch.setattr("device.commands.asking.getpass.getpass", fake_getpass)
+    monkeypatch.setattr("token_relay.cli.prompts.getpass.getpass", fake_getpass)
     assert answers(Sources(), ctx=context(Terminal())).answer(PASSWORD) == "typed"
     assert asked == ["Password: "]
 
@@ -242,7 +241,7 @@ def test_end_of_input_at_a_prompt_is_no_answer(monkeypatch: pytest.MonkeyPatch) 
     def closed(prompt: str, stream: object) -> str:
         raise EOFError
 
-    monkeypatch.setattr("device.commands.asking.getpass.getpass", closed)
+    monkeypatch.setattr("token_relay.cli.prompts.getpass.getpass", closed)
     with pytest.raises(PersonNeededError, match="no answer"):
         answers(Sources(), ctx=context(Terminal())).answer(PASSWORD)
     assert answers(Sources(), ctx=context(Terminal())).answer({"kind": "invitation"}) is None

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Agent, Shell, Terminal
-
-from device.client import ClientError
-from device.commands.token import inspect
-from device.control import JSON, Exchange
-from device.token_source import RefusalCode, TokenGranted, TokenRefused
-from relay.errors import ConfigError, LocalError, PersonNeededError, PolicyError
-from relay.secret import AccessToken
+from token_relay.agents.token_source import RefusalCode, TokenGranted, TokenRefused
+from token_relay.cli.client import ClientError
+from token_relay.cli.commands.token import inspect
+from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, PolicyError
+from token_relay.protocol.secret import AccessToken
+from token_relay.service.control import JSON, Exchange
 
 INVITATION = "RTR1:AE" + "A" * 120
 

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from device.commands.template import template
-from device.config import (
+from token_relay.host.config import (
     CONFIG_BYTES_MAX,
     MODELS,
     CompanionConfig,
@@ -23,8 +21,9 @@ from device.config import (
     read_secret_file,
     settings,
 )
-from relay.errors import ConfigError
-from relay.provider.profile import AUTH0, ENTRA, STRICT
+from token_relay.host.config_template import template
+from token_relay.protocol.errors import ConfigError
+from token_relay.provider.profile import AUTH0, ENTRA, STRICT
 
 BASE = Path("/home/someone")
 PHONE = """\

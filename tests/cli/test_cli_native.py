@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Agent, Pipe, Shell, Terminal, context
-
-from device.commands.asking import ATTRIBUTES_CHARS_MAX, Answers, Sources, read_attributes
-from device.commands.parsing import Context
-from relay.errors import LocalError, PersonNeededError
+from token_relay.cli.parsing import Context
+from token_relay.cli.prompts import ATTRIBUTES_CHARS_MAX, Answers, Sources, read_attributes
+from token_relay.protocol.errors import LocalError, PersonNeededError
 
 CODE = {"kind": "code", "text": "code sent by email to o***@contoso.example", "code_length": 8, "can_resend": True}
 CHOICE = {
@@ -41,7 +40,7 @@ def typing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         prompts.append(prompt)
         return lines.pop(0)
 
-    monkeypatch.setattr("device.commands.asking.getpass.getpass", typed)
+    monkeypatch.setattr("token_relay.cli.prompts.getpass.getpass", typed)
     return lines
 
 

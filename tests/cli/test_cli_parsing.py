@@ -9,9 +9,8 @@ import sys
 
 import pytest
 from cli_kit import Shell
-
-from device import cli
-from device.commands.parsing import EXIT_CODES, UsageError
+from token_relay.cli import main as cli
+from token_relay.cli.parsing import EXIT_CODES, UsageError
 
 PROMISED = """\
 demo
@@ -121,7 +120,7 @@ def test_promised_command_line_parses(line: str) -> None:
     words = shlex.split(line)
     args = cli.parse(words)
     module, _, function = args.run.partition(":")
-    assert module.startswith("device.commands.")
+    assert module.startswith("token_relay.cli.commands.")
     assert function
 
 
@@ -141,7 +140,7 @@ def test_agent_options_stand_before_or_after_the_command(option: str) -> None:
 def test_a_value_called_like_a_command_is_still_a_value() -> None:
     args = cli.parse(["phone", "--home", "companion", "handoff", "status", "--scope", "run"])
     assert (args.home, args.device, args.scope) == ("companion", "status", "run")
-    assert args.run == "device.commands.talk:handoff"
+    assert args.run == "token_relay.cli.commands.agent_calls:handoff"
 
 
 def test_handoff_and_sandbox_have_the_promised_defaults() -> None:
@@ -285,28 +284,30 @@ def test_no_option_takes_a_secret_itself(group: str, name: str) -> None:
 @pytest.mark.parametrize(("group", "name"), COMMANDS)
 def test_every_command_names_a_module_of_its_own_room(group: str, name: str) -> None:
     module, _, function = cli.commands_of(group)[name].run.partition(":")
-    assert re.fullmatch(r"device\.commands\.[a-z_]+", module)
+    assert re.fullmatch(r"token_relay\.cli\.commands\.[a-z_]+", module)
     assert re.fullmatch(r"[a-z_]+", function)
 
 
 def test_token_command_imports_the_standard_library_only() -> None:
     code = (
-        "import sys; from device.cli import parse; import device.commands.token;"
+        "import sys; from token_relay.cli.main import parse; import token_relay.cli.commands.token;"
         "parse(['companion', 'token', '--min-valid', '5']); print(*sorted(sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(ran.stdout.split())
     foreign = {"pydantic", "structlog", "aiohttp", "nacl", "rich", "segno", "cryptography", "asyncio", "dataclasses"}
     assert not loaded & foreign
-    assert {name for name in loaded if name.split(".")[0] in ("device", "relay")} == {
-        "device",
-        "device.cli",
-        "device.client",
-        "device.commands",
-        "device.commands.companion",
-        "device.commands.parsing",
-        "device.commands.token",
-        "device.paths",
-        "relay",
-        "relay.errors",
+    assert {name for name in loaded if name.split(".")[0] == "token_relay"} == {
+        "token_relay",
+        "token_relay.cli",
+        "token_relay.host",
+        "token_relay.protocol",
+        "token_relay.cli.main",
+        "token_relay.cli.client",
+        "token_relay.cli.commands",
+        "token_relay.cli.commands.companion",
+        "token_relay.cli.parsing",
+        "token_relay.cli.commands.token",
+        "token_relay.host.paths",
+        "token_relay.protocol.errors",
     }

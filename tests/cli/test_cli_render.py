@@ -9,9 +9,8 @@ import pytest
 from cli_kit import Pipe, Terminal
 from hypothesis import given
 from hypothesis import strategies as st
-
-from device.commands.parsing import Context
-from device.render import Pairs, Table, blocks, clean, duration, plain, show, value_text
+from token_relay.cli.parsing import Context
+from token_relay.cli.render import Pairs, Table, blocks, clean, duration, plain, show, value_text
 
 STATUS = {
     "device_id": "a" * 26,

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Shell
-
-from device.commands.serve import until_stopped
-from device.config import CompanionConfig, Home, PhoneConfig, load_config
-from relay.errors import VaultError
+from token_relay.cli.commands.serve import until_stopped
+from token_relay.host.config import CompanionConfig, Home, PhoneConfig, load_config
+from token_relay.protocol.errors import VaultError
 
 DEVICE_ID = "abcdefghijklmnopqrstuvwxyz"
 PHONE_INIT = "phone init --provider https://contoso.ciamlogin.com --client-id app --broker mqtts://broker.example"
@@ -40,7 +39,7 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path, str]]:
         (home / "vault.db").touch(mode=0o600)
         return Created(DEVICE_ID)
 
-    monkeypatch.setattr("device.setup.create_home", create_home)
+    monkeypatch.setattr("token_relay.host.home.create_home", create_home)
     return calls
 
 
@@ -203,7 +202,7 @@ def test_failed_init_can_be_repeated_with_the_same_line(
         raise VaultError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["device.setup"], "create_home", fail)
+        patch.setattr(sys.modules["token_relay.host.home"], "create_home", fail)
         assert shell(*COMPANION_INIT.split(), "--home", str(home)).code == 1
     assert shell(*COMPANION_INIT.split(), "--home", str(home)).code == 0
 
@@ -240,9 +239,9 @@ def test_run_starts_the_agent_with_home_sockets_and_configuration(
     async def run(home: Home, config: object) -> None:
         started.append((home, config))
 
-    monkeypatch.setattr(f"device.{kind}.serve.run_{kind}", run)
-    monkeypatch.setattr("device.commands.serve.harden_process", lambda: ())
-    monkeypatch.setattr("device.commands.serve.configure_logs", lambda context: None)
+    monkeypatch.setattr(f"token_relay.service.{kind}.run_{kind}", run)
+    monkeypatch.setattr("token_relay.cli.commands.serve.harden_process", lambda: ())
+    monkeypatch.setattr("token_relay.cli.commands.serve.configure_logs", lambda context: None)
     shell(*(PHONE_INIT if kind == "phone" else COMPANION_INIT).split(), "--home", str(home))
     shell.env["RUNTIME_DIRECTORY"] = "/run/token-relay/x"
     assert shell(kind, "run", "--home", str(home)).code == 0
@@ -254,7 +253,7 @@ def test_run_starts_the_agent_with_home_sockets_and_configuration(
 def test_run_without_configuration_is_2_with_a_hint(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device.commands.serve.harden_process", lambda: ())
+    monkeypatch.setattr("token_relay.cli.commands.serve.harden_process", lambda: ())
     ran = shell("companion", "run", "--home", str(tmp_path))
     assert (ran.code, ran.out) == (2, "")
     assert "hint: make one: token-relay companion init --help" in ran.err
@@ -263,7 +262,7 @@ def test_run_without_configuration_is_2_with_a_hint(
 def test_run_refuses_a_socket_path_that_the_kernel_cannot_bind(
     shell: Shell, home: Path, created: list[tuple[str, Path, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device.commands.serve.harden_process", lambda: ())
+    monkeypatch.setattr("token_relay.cli.commands.serve.harden_process", lambda: ())
     shell(*COMPANION_INIT.split(), "--home", str(home))
     ran = shell("companion", "run", "--home", str(home), "--socket", "/" + "x" * 120)
     assert ran.code == 2

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Agent, run_process
-
-from device.control import JSON, Exchange
-from device.token_source import TokenGranted, TokenQuery, TokenRefused
-from relay.errors import PersonNeededError, PolicyError
-from relay.secret import AccessToken
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.protocol.errors import PersonNeededError, PolicyError
+from token_relay.protocol.secret import AccessToken
+from token_relay.service.control import JSON, Exchange
 
 DIRECTORY = Path(__file__).parent / "transcripts"
 FILES = sorted(DIRECTORY.glob("*.txt"))
@@ -165,7 +164,7 @@ def test_transcripts_cover_every_group() -> None:
 def test_sandbox_announces_itself_and_stops_at_sigterm(tmp_path: Path) -> None:
     import json
 
-    code = "import sys; from device.cli import main; sys.exit(main())"
+    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "sandbox", "--http-port", "0", "--mqtt-port", "0", "--json"]
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -183,7 +182,7 @@ def test_sandbox_announces_itself_and_stops_at_sigterm(tmp_path: Path) -> None:
 def test_output_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    code = "import sys; from device.cli import main; sys.exit(main())"
+    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
     with os.fdopen(writer, "wb") as closed:
         ran = subprocess.run(
             [sys.executable, "-c", code, "--help"],

@@ -18,17 +18,16 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Agent, Ran, Shell, context
-
-from device import certs
-from device.checks import broker, local, machine
-from device.checks.finding import Check
-from device.clock import SystemClock
-from device.commands.doctor import home_of
-from device.config import BrokerConfig, VaultConfig
-from device.csr import write_csr
-from device.measuring import doctor as measure
-from device.measuring import judged
-from device.ports import Now
+from token_relay.agents.ports import Now
+from token_relay.ca import store as certs
+from token_relay.cli.commands.doctor import home_of
+from token_relay.host.clock import SystemClock
+from token_relay.host.config import BrokerConfig, VaultConfig
+from token_relay.host.device_key import write_csr
+from token_relay.service.checks import broker, local, machine
+from token_relay.service.checks.finding import Check
+from token_relay.service.round_trip import doctor as measure
+from token_relay.service.round_trip import judged
 
 NAME = "a" * 26
 OTHER = "b" * 26

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from device.setup import create_home
-from device.vault.keys import PassphraseKey
-from relay.secret import Password
+from token_relay.host.home import create_home
+from token_relay.protocol.secret import Password
+from token_relay.vault.keys import PassphraseKey
 
 PASSPHRASE = "correct horse battery staple"
-CODE = "import sys; from device.cli import main; sys.exit(main())"
+CODE = "import sys; from token_relay.cli.main import main; sys.exit(main())"
 
 
 def test_running_agent_leaves_no_core_and_shows_no_secret(short_path: Path) -> None:

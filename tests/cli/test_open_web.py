@@ -17,14 +17,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from cli_kit import Agent, Shell
-
-from device.commands import open_web
-from device.commands.doorway import Doorway, owner_of
-from device.commands.open_web import check_url, in_query, put_cookie
-from device.commands.parsing import UsageError
-from device.token_source import TokenRefused, TransferGranted, TransferQuery
-from relay.errors import LocalError
-from relay.secret import SessionTransferToken
+from token_relay.agents.token_source import TokenRefused, TransferGranted, TransferQuery
+from token_relay.cli.commands import open_web
+from token_relay.cli.commands.browser_redirect import Doorway, owner_of
+from token_relay.cli.commands.open_web import check_url, in_query, put_cookie
+from token_relay.cli.parsing import UsageError
+from token_relay.protocol.errors import LocalError
+from token_relay.protocol.secret import SessionTransferToken
 
 MARK = "S3CRETMARK.st"
 URL = "https://shop.example/login?a=1"
@@ -208,7 +207,7 @@ def test_the_kernel_says_whose_the_other_end_is() -> None:
 
 
 def test_a_program_of_another_user_is_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("device.commands.doorway.os.getuid", lambda: os.geteuid() + 1)
+    monkeypatch.setattr("token_relay.cli.commands.browser_redirect.os.getuid", lambda: os.geteuid() + 1)
     statuses: list[int] = []
     with Doorway() as doorway:
         visitor = threading.Thread(target=lambda: statuses.append(visit(doorway.url).status))

@@ -18,14 +18,13 @@ from typing import Any
 
 import pytest
 from cli_kit import Ran, Shell
-
-from device import cli
-from device.commands.ctl import duration
-from device.commands.parsing import DONE, FAILED, INTERRUPTED, NOT_RUNNING, USAGE
-from relay.sandbox import control
-from relay.sandbox.links import LINK_NAMES
-from relay.sandbox.main import SandboxOptions, run
-from relay.sandbox.world import FAULT_NAMES
+from token_relay.cli import main as cli
+from token_relay.cli.commands.sandbox_ctl_options import duration
+from token_relay.cli.parsing import DONE, FAILED, INTERRUPTED, NOT_RUNNING, USAGE
+from token_relay.sandbox.control import api as control
+from token_relay.sandbox.links.orders import LINK_NAMES
+from token_relay.sandbox.main import SandboxOptions, run
+from token_relay.sandbox.provider.world.model import FAULT_NAMES
 
 START_S_MAX = 30.0  # an RSA key is made, which takes up to a second on a quiet machine
 USER = "password@contoso.example"
@@ -196,7 +195,7 @@ def test_more_events_than_one_answer_holds_are_all_listed(running: Running, monk
 def test_followed_events_come_as_they_happen_and_end_cleanly_at_an_interrupt(running: Running, is_json: bool) -> None:
     running("heal", "phone-broker")
     words = ["sandbox", "ctl", "events", "--follow", "--url", running.url, *(["--json"] if is_json else [])]
-    code = "import sys; from device.cli import main; sys.exit(main())"
+    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
     with subprocess.Popen(
         [sys.executable, "-c", code, *words],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nacl.public import Box, PublicKey, SealedBox
 from nacl.public import PrivateKey as NaclKey
-
-from relay.envelope import (
+from token_relay.protocol.envelope import (
     ENVELOPE_BYTES,
     PLAINTEXT_BYTES_MAX,
     PeerBox,
@@ -23,9 +22,9 @@ from relay.envelope import (
     shared_key,
     unpad,
 )
-from relay.errors import PeerError
-from relay.identity import KeyPair, raw_id
-from relay.secret import PrivateKey
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.identity import KeyPair, raw_id
+from token_relay.protocol.secret import PrivateKey
 
 PHONE_SEED, COMPANION_SEED, THIRD_SEED = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
 PHONE, COMPANION, THIRD = (KeyPair.from_random(seed) for seed in (PHONE_SEED, COMPANION_SEED, THIRD_SEED))
@@ -110,7 +109,7 @@ def test_an_envelope_does_not_open_at_its_own_sender() -> None:
 def test_an_envelope_turned_around_does_not_open() -> None:
     envelope = TO_COMPANION.seal(b"hello", NONCE)
     turned = envelope[:4] + envelope[20:36] + envelope[4:20] + envelope[36:]
-    # the box opens and the header fits: only the ids inside the message tell, see relay.messages and device.link
+    # the box opens and the header fits: only the ids inside the message tell, see protocol.messages and agents.link
     assert TO_COMPANION.open(turned) == b"hello"
     assert reason_of(TO_PHONE, turned) == "wrong_recipient"
 

@@ -7,8 +7,7 @@ import base64
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from relay.identity import DEVICE_ID_PATTERN, KeyPair, device_id, id_text, raw_id
+from token_relay.protocol.identity import DEVICE_ID_PATTERN, KeyPair, device_id, id_text, raw_id
 
 # RFC 7748 §6.1: Alice's and Bob's key pairs. The ids were made with coreutils from the public keys:
 # xxd -r -p | b2sum -l 256 | cut -c1-32 | xxd -r -p | base32, then lower case without padding.

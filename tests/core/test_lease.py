@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from device.elapsed import Stamp
-from device.grants.lease import LeaseClock, give, left_s, mark, mark_due_in_s
-from device.ports import Now
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.lease import LeaseClock, give, left_s, mark, mark_due_in_s
+from token_relay.agents.ports import Now
 
 DAY = 86_400.0
 HOUR = 3_600.0

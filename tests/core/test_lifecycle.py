@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from device.elapsed import Stamp
-from device.grants.lifecycle import (
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.lifecycle import (
     Begin,
     Dead,
     GrantState,
@@ -27,10 +26,10 @@ from device.grants.lifecycle import (
     serves_access_tokens,
     settle_refresh,
 )
-from device.ports import Now
-from relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.ports import Now
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
 
 T = 1_700_000_000.0
 STARTED = Stamp("boot-a", 100.0, T, True)

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-from relay.envelope import PLAINTEXT_BYTES_MAX, SEALED_OVERHEAD_BYTES
-from relay.errors import PeerError
-from relay.messages import (
+from token_relay.protocol.envelope import PLAINTEXT_BYTES_MAX, SEALED_OVERHEAD_BYTES
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.messages import (
     BODIES,
     REQUESTS,
     Head,
@@ -32,7 +31,7 @@ from relay.messages import (
     parse_object,
     plaintext_hash,
 )
-from relay.secret import RefreshToken
+from token_relay.protocol.secret import RefreshToken
 
 Json = dict[str, Any]
 

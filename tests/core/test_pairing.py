@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nacl.public import Box, PublicKey
 from nacl.public import PrivateKey as NaclKey
-
-from relay.errors import PeerError
-from relay.identity import KeyPair
-from relay.pairing import (
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.identity import KeyPair
+from token_relay.protocol.pairing import (
     Invitation,
     Pair1Fields,
     Pair2Fields,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from device.grants.schedule import backoff_s, grant_ends_at, keep_alive_after_s, proactive_at_s
-from relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
+from token_relay.agents.grants.schedule import backoff_s, grant_ends_at, keep_alive_after_s, proactive_at_s
+from token_relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
 
 DAY = 86_400
 SHARES = st.floats(0.0, 1.0)

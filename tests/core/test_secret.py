@@ -27,9 +27,8 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-
-from relay.pairing import PairingSecret
-from relay.secret import (
+from token_relay.protocol.pairing import PairingSecret
+from token_relay.protocol.secret import (
     SECRET_CHARS_MAX,
     AccessToken,
     Code,
@@ -288,48 +287,56 @@ def test_a_private_key_has_32_bytes(length: int) -> None:
 # module: {function: (number of calls, reason)}
 DOORS: dict[str, dict[str, tuple[int, str]]] = {
     # cryptography: the value goes into a primitive and nowhere else
-    "relay/secret.py": {"Secret.__eq__": (2, "constant-time comparison")},
-    "relay/identity.py": {"KeyPair.from_random": (1, "public key of a new private key")},
-    "relay/envelope.py": {
+    "relay/token_relay/protocol/secret.py": {"Secret.__eq__": (2, "constant-time comparison")},
+    "relay/token_relay/protocol/identity.py": {"KeyPair.from_random": (1, "public key of a new private key")},
+    "relay/token_relay/protocol/envelope.py": {
         "PeerBox.seal": (1, "shared key into crypto_box"),
         "PeerBox._unseal": (1, "shared key into crypto_box"),
         "seal_once": (1, "shared key into crypto_box_seal"),
         "open_once": (1, "one-time private key into crypto_box_seal_open"),
         "shared_key": (1, "private key into crypto_box_beforenm"),
     },
-    "relay/pairing.py": {
+    "relay/token_relay/protocol/pairing.py": {
         "Invitation.octets": (1, "the QR code carries the one-time secret; the transcript begins with it"),
         "_seal": (1, "shared key into crypto_box"),
         "_open": (1, "shared key into crypto_box"),
         "_keyed": (1, "one-time secret as BLAKE2b's key"),
     },
-    "device/vault/sealing.py": {"_octets": (1, "a cell of the vault is sealed")},
-    "device/vault/keys.py": {"_normalised": (1, "passphrase into Argon2id")},
+    "device/token_relay/vault/sealing.py": {"_octets": (1, "a cell of the vault is sealed")},
+    "device/token_relay/vault/keys.py": {"_normalised": (1, "passphrase into Argon2id")},
     # the grant on its way to the companion
-    "relay/messages.py": {"encode_grant": (1, "refresh token into the bytes that are sealed to the one-time key")},
+    "relay/token_relay/protocol/messages.py": {
+        "encode_grant": (1, "refresh token into the bytes that are sealed to the one-time key")
+    },
     # requests to a provider or a broker
-    "device/http.py": {"_encode_form": (1, "form of a request to the provider, at the last moment")},
-    "relay/provider/id_token.py": {"_verify": (1, "the signature over an id_token is checked")},
-    "relay/mqtt_connection.py": {"Connection.__init__": (1, "the broker's password into CONNECT")},
+    "device/token_relay/host/http.py": {"_encode_form": (1, "form of a request to the provider, at the last moment")},
+    "relay/token_relay/provider/id_token.py": {"_verify": (1, "the signature over an id_token is checked")},
+    "relay/token_relay/mqtt/connection.py": {"Connection.__init__": (1, "the broker's password into CONNECT")},
     # what a person or a program has asked for
-    "device/transfer_api.py": {"transferred": (1, "session transfer token to a local program that policy allows")},
-    "device/token_replies.py": {"granted": (1, "access token to a local program that policy allows")},
-    "device/commands/asking.py": {"Answers.answer": (4, "what the person typed goes to the agent over its own socket")},
+    "device/token_relay/apps/session_transfer.py": {
+        "transferred": (1, "session transfer token to a local program that policy allows")
+    },
+    "device/token_relay/apps/replies.py": {"granted": (1, "access token to a local program that policy allows")},
+    "device/token_relay/cli/prompts.py": {
+        "Answers.answer": (4, "what the person typed goes to the agent over its own socket")
+    },
     # the sandbox: its people and codes are made up, and showing them is its purpose
-    "relay/sandbox/main.py": {"announcement": (2, "the sandbox's made-up users, as text and as JSON")},
-    "relay/sandbox/management_clients.py": {
+    "relay/token_relay/sandbox/main.py": {"announcement": (2, "the sandbox's made-up users, as text and as JSON")},
+    "relay/token_relay/sandbox/provider/management/clients.py": {
         "_create": (1, "a new client's secret, to whoever may create clients"),
         "_shown": (1, "a client's secret, to whoever may read client keys"),
     },
-    "relay/sandbox/control.py": {"_mailbox": (1, "the sandbox's own one-time code, as its e-mail")},
+    "relay/token_relay/sandbox/control/api.py": {"_mailbox": (1, "the sandbox's own one-time code, as its e-mail")},
     # tools beside production: the provider they talk to is the sandbox
-    "device/demo/sandbox.py": {
+    "device/token_relay/cli/demo/sandbox.py": {
         "Sandbox.fill_in_form": (1, "the password of the demo's made-up person, into the sandbox's sign-in page"),
         "Sandbox.show_to_resource": (1, "access token to the demo's resource server"),
     },
-    "device/simulation/http.py": {"as_request": (1, "form of a request to the simulated provider")},
-    "device/simulation/ledger.py": {"read_link": (1, "what the simulated provider has written into a token")},
-    "device/simulation/signing_in.py": {
+    "device/token_relay/simulation/ports/http.py": {"as_request": (1, "form of a request to the simulated provider")},
+    "device/token_relay/simulation/promises/ledger.py": {
+        "read_link": (1, "what the simulated provider has written into a token")
+    },
+    "device/token_relay/simulation/world/signing_in.py": {
         "SimulatedPerson.ask": (1, "the sandbox's own one-time code, typed by its made-up person"),
         "subject_of": (1, "an unsigned id_token of the fast tier is read"),
     },
@@ -368,7 +375,7 @@ def test_each_call_of_reveal_is_on_the_list() -> None:
     files = sorted(file for package in ("relay", "device") for file in (ROOT / package).rglob("*.py"))
     sources = {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
     found = doors_of(sources)
-    own = found["relay/secret.py"]  # the slot behind reveal() is named in its own class alone
+    own = found["relay/token_relay/protocol/secret.py"]  # the slot behind reveal() is named in its own class alone
     assert own.pop("Secret") == own.pop("Secret.__init__") == own.pop("Secret.reveal") == 1
     listed = {path: {name: count for name, (count, _) in functions.items()} for path, functions in DOORS.items()}
     if found != listed:

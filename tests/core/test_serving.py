@@ -9,11 +9,19 @@ from itertools import permutations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from device.elapsed import Stamp
-from device.grants.lease import LeaseClock
-from device.grants.lifecycle import Dead, GrantState, Held, Intent, Locked, NeedsHandoff, Refreshing, Uncertain
-from device.grants.serving import (
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.lease import LeaseClock
+from token_relay.agents.grants.lifecycle import (
+    Dead,
+    GrantState,
+    Held,
+    Intent,
+    Locked,
+    NeedsHandoff,
+    Refreshing,
+    Uncertain,
+)
+from token_relay.agents.grants.serving import (
     Refresh,
     Serve,
     choose_grant,
@@ -27,12 +35,12 @@ from device.grants.serving import (
     with_lease,
     with_state,
 )
-from device.ports import Now
-from device.records import CachedToken, Grant
-from device.token_source import TokenQuery
-from relay.errors import VaultError
-from relay.provider.profile import AUTH0, ENTRA, STRICT
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.ports import Now
+from token_relay.agents.records import CachedToken, Grant
+from token_relay.agents.token_source import TokenQuery
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.provider.profile import AUTH0, ENTRA, STRICT
 
 T = 1_700_000_000.0
 NOW = Now("boot-a", 1000.0, T, True)

@@ -11,10 +11,9 @@ from typing import get_args
 import pytest
 import vector_files as v
 from opener import open_pair
-
-from relay import delivery, messages, pairing
-from relay import envelope as env
-from relay.handoff import (
+from token_relay.protocol import delivery, messages, pairing
+from token_relay.protocol import envelope as env
+from token_relay.protocol.handoff import (
     Cancelled,
     Cancelling,
     CompanionEffect,
@@ -36,7 +35,7 @@ from relay.handoff import (
     companion_step,
     phone_step,
 )
-from relay.topics import broker_acl, mailbox_topic, peer_topic
+from token_relay.protocol.topics import broker_acl, mailbox_topic, peer_topic
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPEC = ROOT / "docs" / "spec"
@@ -175,10 +174,11 @@ def test_requests_are_those_that_the_table_calls_so() -> None:
 
 def test_every_reason_that_the_protocol_counts_is_listed() -> None:
     rooms = [
-        ROOT / "relay" / f"{name}.py" for name in ("envelope", "messages", "pairing", "delivery", "handoff", "topics")
+        ROOT / "relay/token_relay/protocol" / f"{name}.py"
+        for name in ("envelope", "messages", "pairing", "delivery", "handoff", "topics")
     ]
-    rooms += [ROOT / "device" / "link.py", *(ROOT / "device" / "phone").glob("*.py")]
-    rooms += (ROOT / "device" / "companion").glob("*.py")
+    rooms += [ROOT / "device/token_relay/agents/link.py", *(ROOT / "device/token_relay/agents/phone").glob("*.py")]
+    rooms += (ROOT / "device/token_relay/agents/companion").glob("*.py")
     source = "\n".join(path.read_text(encoding="utf-8") for path in rooms)
     reasons = set(re.findall(r'PeerError\(\s*"([a-z0-9_]+)"', source)) | {"duplicate", "unsupported", "outbox_full"}
     assert len(reasons) > 25

@@ -15,14 +15,12 @@ from pathlib import Path
 
 import pytest
 import vector_files as v
-from vector_world import key_pair, receive
-
-from device.records import CompanionHandoff
-from relay import delivery, pairing
-from relay.envelope import PeerBox, seal_once
-from relay.errors import PeerError
-from relay.identity import KeyPair, device_id, raw_id
-from relay.messages import (
+from token_relay.agents.records import CompanionHandoff
+from token_relay.protocol import delivery, pairing
+from token_relay.protocol.envelope import PeerBox, seal_once
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.identity import KeyPair, device_id, raw_id
+from token_relay.protocol.messages import (
     Accept,
     GrantPayload,
     Head,
@@ -38,7 +36,8 @@ from relay.messages import (
     envelope_digest,
     plaintext_hash,
 )
-from relay.secret import PrivateKey
+from token_relay.protocol.secret import PrivateKey
+from vector_world import key_pair, receive
 
 INVALID = [case for name in v.ENVELOPE_FILES for case in v.cases(f"envelopes-{name}")]
 

@@ -6,19 +6,18 @@ import asyncio
 from dataclasses import dataclass, field
 
 import vector_files as v
-
-from device.companion.agent import CompanionAgent
-from device.elapsed import Stamp
-from device.link import Handler, Link, Turn
-from device.phone.handoffs import Handoffs
-from device.ports import Now, Record, Transaction
-from device.records import RECORDS, CompanionHandoff, Identity, Pairing, Seen
-from device.simulation.memory_vault import MemoryVault
-from relay.envelope import PeerBox
-from relay.identity import KeyPair, device_id
-from relay.messages import HandoffReport, Hello, Message, decode
-from relay.provider.http import HttpRequest, HttpResponse
-from relay.secret import PrivateKey
+from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.link import Handler, Link, Turn
+from token_relay.agents.phone.handoffs import Handoffs
+from token_relay.agents.ports import Now, Record, Transaction
+from token_relay.agents.records import RECORDS, CompanionHandoff, Identity, Pairing, Seen
+from token_relay.protocol.envelope import PeerBox
+from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.protocol.messages import HandoffReport, Hello, Message, decode
+from token_relay.protocol.secret import PrivateKey
+from token_relay.provider.http import HttpRequest, HttpResponse
+from token_relay.simulation.ports.memory_vault import MemoryVault
 
 NOW = Now("boot-1", 1000.0, 1_767_225_600.0, True)
 

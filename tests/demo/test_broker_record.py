@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-
-from relay.sandbox.broker import SEEN_MAX, Broker
-from relay.sandbox.control import BrokerRecord, control
-from relay.sandbox.provider import Provider
-from relay.sandbox.rules import Places
-from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.values import Request
-from relay.sandbox.world import DEFAULT_WORLD
+from token_relay.sandbox.control.api import BrokerRecord, control
+from token_relay.sandbox.mqtt.broker import SEEN_MAX, Broker
+from token_relay.sandbox.provider.core import Provider
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD
+from token_relay.sandbox.provider.world.rules import Places
 
 PAYLOAD = b"payload-that-nobody-may-read"
 

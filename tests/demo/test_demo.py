@@ -18,8 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from relay.sandbox.leaks import find_marked
+from token_relay.sandbox.marked_tokens import find_marked
 
 WITHIN_S = 120  # on a machine that is busy with other tests; the promise is 40, and the demo prints what it took
 PASSWORD = "correct-horse-7-battery"
@@ -38,7 +37,7 @@ def place() -> Iterator[Path]:
 def demo(place: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start the demo in a session of its own; whatever happens, that session is over at the end."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(place), "TMPDIR": str(place), "LANG": "C.UTF-8"}
-    words = [sys.executable, "-W", "error", "-m", "device.cli", "demo", *options]
+    words = [sys.executable, "-W", "error", "-m", "token_relay.cli.main", "demo", *options]
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=place, start_new_session=True
     )

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import device.demo as demo
-from device.demo.checks import StepFailedError, differences, expect, expect_equal, lasting
-from device.demo.interrupts import Interrupts
-from device.demo.opening import short_topic
-from device.demo.programs import Programs, log_line
-from device.demo.screen import Drawing, Rows, Screen, Told
-from device.demo.stage import Stage
-from device.demo.story import STORY, Step, tell
-from relay.errors import ConfigError
+import token_relay.cli.demo as demo
+from token_relay.cli.demo.checks import StepFailedError, differences, expect, expect_equal, lasting
+from token_relay.cli.demo.interrupts import Interrupts
+from token_relay.cli.demo.opening import short_topic
+from token_relay.cli.demo.programs import Programs, log_line
+from token_relay.cli.demo.screen import Drawing, Rows, Screen, Told
+from token_relay.cli.demo.stage import Stage
+from token_relay.cli.demo.story import STORY, Step, tell
+from token_relay.protocol.errors import ConfigError
 
 TOKEN = "rt.SANDBOXMARK.00"
 

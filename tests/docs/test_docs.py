@@ -17,21 +17,28 @@ from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
-
-from device import cli
-from device.commands.parsing import EXIT_CODES, INTERRUPTED, Parser, UsageError
-from device.config import CompanionConfig, PhoneConfig, check_config, settings
-from device.control import AskKind
-from device.policy import parse_policy
-from device.ports import Now
-from device.records import Grant, PhoneHandoff
-from device.status import ACTIONS, grant_row, handoff_row
-from device.token_api import PARAMETERS, STATUS
-from device.token_source import RefusalCode
-from relay.handoff import PhoneState
-from relay.provider.profile import PROFILES
-from relay.sandbox.control import _HANDLERS as CONTROL_HANDLERS
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, FAULT_NAMES, PASSWORD, EndpointName, Policy, parse_world
+from token_relay.agents.ports import Now
+from token_relay.agents.records import Grant, PhoneHandoff
+from token_relay.agents.token_source import RefusalCode
+from token_relay.apps.policy import parse_policy
+from token_relay.apps.server import PARAMETERS, STATUS
+from token_relay.cli import main as cli
+from token_relay.cli.parsing import EXIT_CODES, INTERRUPTED, Parser, UsageError
+from token_relay.host.config import CompanionConfig, PhoneConfig, check_config, settings
+from token_relay.protocol.handoff import PhoneState
+from token_relay.provider.profile import PROFILES
+from token_relay.sandbox.control.api import _HANDLERS as CONTROL_HANDLERS
+from token_relay.sandbox.provider.world.model import (
+    CLIENT_ID,
+    DEFAULT_WORLD,
+    FAULT_NAMES,
+    PASSWORD,
+    EndpointName,
+    Policy,
+    parse_world,
+)
+from token_relay.service.control import AskKind
+from token_relay.service.status import ACTIONS, grant_row, handoff_row
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -230,7 +237,7 @@ def test_every_action_of_status_has_its_section_and_no_other() -> None:
 
 def test_every_refusal_of_the_token_api_is_explained_with_its_status() -> None:
     assert set(STATUS) == set(get_args(RefusalCode))
-    others = set(re.findall(r'refused\(\d+, "(\w+)"', read("device/token_api.py")))
+    others = set(re.findall(r'refused\(\d+, "(\w+)"', read("device/token_relay/apps/server.py")))
     assert {"unknown_path", "method_not_allowed", "internal_error"} <= others
     for name in ("docs/troubleshooting.md", "docs/spec/local-api.md"):
         page = read(name)
@@ -244,7 +251,7 @@ def test_every_refusal_of_the_token_api_is_explained_with_its_status() -> None:
 
 def test_every_reason_for_dropping_a_message_is_explained_and_none_is_invented() -> None:
     in_code = set(calls("PeerError", "count_reject", "_count_after")) | {"outbox_full"}
-    assert '"outbox_full"' in read("device/link.py")
+    assert '"outbox_full"' in read("device/token_relay/agents/link.py")
     in_code |= {"unsupported"}
     in_page = first_cells(section(read("docs/troubleshooting.md"), "Counters of dropped messages"))
     assert sorted(in_page) == sorted(in_code)
@@ -258,7 +265,7 @@ def test_every_reason_for_refusing_a_providers_proof_is_explained() -> None:
 
 def test_every_broker_error_is_explained() -> None:
     page = section(read("docs/troubleshooting.md"), "The broker")
-    tree = ast.parse(read("relay/mqtt_connection.py"))
+    tree = ast.parse(read("relay/token_relay/mqtt/connection.py"))
     table = next(
         node.value
         for node in tree.body
@@ -276,7 +283,7 @@ def test_every_broker_error_is_explained() -> None:
 def test_every_state_is_explained() -> None:
     page = section(read("docs/troubleshooting.md"), "States of a grant and of a handoff")
     states = [kind.__name__.lower() for kind in get_args(PhoneState) if kind.__name__ != "New"]
-    grants = set(re.findall(r'name = "(\w+)"', read("device/grants/serving.py")))
+    grants = set(re.findall(r'name = "(\w+)"', read("device/token_relay/agents/grants/serving.py")))
     assert len(grants) == 6
     for state in [*states, *grants]:
         assert f"`{state}`" in page, state
@@ -332,7 +339,7 @@ def test_the_faults_of_the_page_are_those_of_the_sandbox() -> None:
 
 def test_every_event_of_the_sandbox_is_named() -> None:
     control = section(read("docs/spec/sandbox.md"), "Control interface")
-    for path in (ROOT / "relay" / "sandbox").glob("*.py"):
+    for path in (ROOT / "relay/token_relay/sandbox").rglob("*.py"):
         for kind in re.findall(r'note\(\s*"(\w+)"', path.read_text(encoding="utf-8")):
             assert f"`{kind}`" in control, kind
 
@@ -359,7 +366,7 @@ def handlers(name: str) -> set[str]:
 def test_every_command_of_the_control_socket_is_listed(kind: str) -> None:
     page = read("docs/spec/local-api.md")
     rows = re.findall(rf"^\| (?:both|{kind}) \| ([^|]*) \|", page, re.MULTILINE)
-    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(handlers(f"device/{kind}/serve.py"))
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(handlers(f"device/token_relay/service/{kind}.py"))
 
 
 def test_every_question_of_an_agent_is_listed() -> None:

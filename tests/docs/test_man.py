@@ -11,9 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from device import cli
-from device.config import PhoneConfig, settings
+from token_relay.cli import main as cli
+from token_relay.host.config import PhoneConfig, settings
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "docs" / "man"

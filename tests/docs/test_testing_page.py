@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from device.simulation import testkit
-from device.simulation.pytest_plugin import OPTIONS
-from device.simulation.testkit_sandbox import SandboxCompanion
-from relay.sandbox.rules import KINDS
+from token_relay.sandbox.provider.world.rules import KINDS
+from token_relay.simulation.pytest_plugin import OPTIONS
+from token_relay.simulation.testkit import api as testkit
+from token_relay.simulation.testkit.sandbox import SandboxCompanion
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "testing-your-app.md").read_text(encoding="utf-8")
@@ -27,7 +26,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("app")
     for number, example in enumerate(EXAMPLES):
         (directory / f"test_example_{number}.py").write_text(example)
-    command = [sys.executable, "-m", "pytest", "-p", "device.simulation.pytest_plugin", "-v", "--color=no"]
+    command = [sys.executable, "-m", "pytest", "-p", "token_relay.simulation.pytest_plugin", "-v", "--color=no"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTEST_ADDOPTS", None)
     ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)

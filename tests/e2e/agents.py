@@ -8,7 +8,8 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from device.client import ClientError, control_call
+from token_relay.cli.client import ClientError, control_call
+
 from tests.e2e.processes import Program, Ran, eventually
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from relay.sandbox.leaks import find_marked
+from token_relay.sandbox.marked_tokens import find_marked
+
 from tests.channel.mosquitto import Mosquitto
 from tests.e2e.agents import OTP_USER, PASSWORD, PASSWORD_USER, Agent, Companion, Phone, pair, ready
 from tests.e2e.processes import Program, Ran, eventually

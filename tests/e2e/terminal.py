@@ -19,7 +19,8 @@ from tests.e2e.processes import WITHIN_S
 ROOT = Path(__file__).parents[2]
 # getpass asks the controlling terminal, so the command has to have one.
 START = (
-    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from device.cli import main; sys.exit(main())"
+    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "from token_relay.cli.main import main; sys.exit(main())"
 )
 
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from token_relay.protocol.envelope import ENVELOPE_BYTES
+from token_relay.protocol.identity import id_text
+from token_relay.protocol.pairing import PAIR_BYTES, PAIR_MAGIC, Invitation
+from token_relay.protocol.topics import mailbox_topic
 
-from relay.envelope import ENVELOPE_BYTES
-from relay.identity import id_text
-from relay.pairing import PAIR_BYTES, PAIR_MAGIC, Invitation
-from relay.topics import mailbox_topic
 from tests.e2e.kit import Agent, Companion, Phone, World, eventually, pair, ready
 from tests.e2e.tap import Heard, Tap
 

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from token_relay.cli.client import get_token
 
-from device.client import get_token
 from tests.e2e.kit import Companion, Phone, World, eventually, pair
 
 pytestmark = pytest.mark.asyncio

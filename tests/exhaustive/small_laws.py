@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from small_world import Handoff, State
-
-from relay.handoff import Cancelled, Cancelling, Dead, Done, Gone, HandoffStored, New, NoHandoff, Offered, Ready
-from relay.handoff import Released as PhoneReleased
+from token_relay.protocol.handoff import (
+    Cancelled,
+    Cancelling,
+    Dead,
+    Done,
+    Gone,
+    HandoffStored,
+    New,
+    NoHandoff,
+    Offered,
+    Ready,
+)
+from token_relay.protocol.handoff import Released as PhoneReleased
 
 Law = Callable[[State, int, Handoff], bool]
 

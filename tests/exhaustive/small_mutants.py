@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from small_world import Budget, Rules
-
-from relay import handoff as core
-from relay.handoff import CompanionEffect as C
-from relay.handoff import CompanionStep, PhoneStep
-from relay.handoff import PhoneEffect as P
+from token_relay.protocol import handoff as core
+from token_relay.protocol.handoff import CompanionEffect as C
+from token_relay.protocol.handoff import CompanionStep, PhoneStep
+from token_relay.protocol.handoff import PhoneEffect as P
 
 
 @dataclass(frozen=True)

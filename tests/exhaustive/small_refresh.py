@@ -1,9 +1,9 @@
 """The life of a stored grant against a provider, small enough to be walked through completely.
 
-The grant's decisions are :mod:`device.grants.lifecycle`'s. The provider is a dozen lines: which token values still
-work, and until when. A token value is its number in the chain. Time goes in steps of 20 s, so a leeway of 30 s is
-two steps. A crash may find the request at home, on its way, processed, or answered; the clock of the next boot is not
-synced, so nobody knows how long the power was off.
+The grant's decisions are :mod:`token_relay.agents.grants.lifecycle`'s. The provider is a dozen lines: which token
+values still work, and until when. A token value is its number in the chain. Time goes in steps of 20 s, so a leeway of
+30 s is two steps. A crash may find the request at home, on its way, processed, or answered; the clock of the next boot
+is not synced, so nobody knows how long the power was off.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from device.grants import lifecycle as core
-from device.ports import Now
-from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from relay.provider.profile import Profile
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.grants import lifecycle as core
+from token_relay.agents.ports import Now
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.profile import Profile
 
 STEP_S = 20
 STEPS_MAX = 4

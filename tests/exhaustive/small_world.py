@@ -1,4 +1,4 @@
-"""One pairing as a small explicit model around the two cores of :mod:`relay.handoff`.
+"""One pairing as a small explicit model around the two cores of :mod:`token_relay.protocol.handoff`.
 
 What is on each disk (states, outbox, accepted numbers, the grant), what is in memory only (a token that was obtained
 and not yet released), and a network that is a *set* of messages. A message in it may come now, later or never, so delay
@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from relay import handoff as core
-from relay.handoff import CompanionEffect as C
-from relay.handoff import PhoneEffect as P
+from token_relay.protocol import handoff as core
+from token_relay.protocol.handoff import CompanionEffect as C
+from token_relay.protocol.handoff import PhoneEffect as P
 
 PhoneStepper = Callable[[core.PhoneState, core.PhoneEvent], core.PhoneStep]
 CompanionStepper = Callable[[core.CompanionState, core.CompanionEvent], core.CompanionStep]

@@ -8,11 +8,10 @@ from functools import cache
 
 import pytest
 from small_refresh import Faults, Walk, walk
-
-from device.grants import lifecycle as core
-from device.ports import Now
-from relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
-from relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile
+from token_relay.agents.grants import lifecycle as core
+from token_relay.agents.ports import Now
+from token_relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
+from token_relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile
 
 FAULTS = Faults(crashes=2, losses=2, refusals=1)
 

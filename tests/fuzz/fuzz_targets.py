@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from device import config, control, token_api
-from device.policy import parse_policy
-from relay.envelope import NONCE_BYTES, PeerBox, open_once, pad, parse_header, seal_once, unpad
-from relay.errors import ConfigError, PeerError
-from relay.identity import KeyPair
-from relay.messages import (
+from token_relay.apps import server as token_api
+from token_relay.apps.policy import parse_policy
+from token_relay.host import config
+from token_relay.protocol.envelope import NONCE_BYTES, PeerBox, open_once, pad, parse_header, seal_once, unpad
+from token_relay.protocol.errors import ConfigError, PeerError
+from token_relay.protocol.identity import KeyPair
+from token_relay.protocol.messages import (
     GrantPayload,
     Message,
     decode,
@@ -32,7 +33,7 @@ from relay.messages import (
     encode_grant,
     encode_json,
 )
-from relay.pairing import (
+from token_relay.protocol.pairing import (
     Invitation,
     Pair1Fields,
     Pair2Fields,
@@ -44,23 +45,24 @@ from relay.pairing import (
     seal_pair2,
     sender_key,
 )
-from relay.provider import id_token, oauth
-from relay.provider.http import HttpRequest, HttpResponse
-from relay.provider.native_auth import states
-from relay.provider.native_auth.service import Service
-from relay.provider.native_auth.sign_in import SignIn
-from relay.provider.profile import PROFILES
-from relay.provider.tokens import ProviderError
-from relay.sandbox.control import control as sandbox_control
-from relay.sandbox.mqtt_filters import is_filter, is_topic
-from relay.sandbox.mqtt_packets import Decoder, PacketError
-from relay.sandbox.provider import Provider
-from relay.sandbox.rules import Places
-from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.values import Request
-from relay.sandbox.world import DEFAULT_WORLD, parse_world
-from relay.secret import SECRET_CHARS_MAX, Code, IdToken, Password
-from relay.topics import MailboxTopic, PeerTopic, mailbox_topic, parse_topic, peer_topic
+from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, IdToken, Password
+from token_relay.protocol.topics import MailboxTopic, PeerTopic, mailbox_topic, parse_topic, peer_topic
+from token_relay.provider import id_token, oauth
+from token_relay.provider.http import HttpRequest, HttpResponse
+from token_relay.provider.native_auth import states
+from token_relay.provider.native_auth.service import Service
+from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.profile import PROFILES
+from token_relay.provider.tokens import ProviderError
+from token_relay.sandbox.control.api import control as sandbox_control
+from token_relay.sandbox.mqtt.filters import is_filter, is_topic
+from token_relay.sandbox.mqtt.packets import Decoder, PacketError
+from token_relay.sandbox.provider.core import Provider
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, parse_world
+from token_relay.sandbox.provider.world.rules import Places
+from token_relay.service import control
 
 PACKET_BYTES_MAX = 65_536
 PHONE, COMPANION, FRESH, OTHER = (KeyPair.from_random(bytes([number]) * 32) for number in range(1, 5))

@@ -11,9 +11,8 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
 import fuzz_targets as t  # noqa: E402  # after the path is set
-
-from relay.messages import Cancel, GrantPayload, Head, Hello, Offer, encode, encode_grant  # noqa: E402
-from relay.secret import RefreshToken  # noqa: E402
+from token_relay.protocol.messages import Cancel, GrantPayload, Head, Hello, Offer, encode, encode_grant  # noqa: E402
+from token_relay.protocol.secret import RefreshToken  # noqa: E402
 
 HEX16, HEX32 = "0123456789abcdef" * 2, "0123456789abcdef" * 4
 ID = "a" * 26

@@ -30,7 +30,7 @@ FOREIGN = (
     "sqlite3",
     "structlog",
 )
-LEFT_OUT = frozenset({"device.simulation.pytest_plugin"})  # pytest imports a plugin itself, and says so if we did
+LEFT_OUT = frozenset({"token_relay.simulation.pytest_plugin"})  # pytest imports a plugin itself, and says so if we did
 # Assertions are not rewritten: nobody reads what they would say, and rewriting takes longer than most killers.
 OPTIONS = ("-x", "-q", "--assert=plain", "--no-header", "--tb=short", "-p", "no:cacheprovider", "--hypothesis-seed=0")
 
@@ -60,17 +60,15 @@ class Recorder:
 
 def import_all() -> str:
     """Import every module of the program; returns what went wrong, or an empty string."""
-    import device
-    import relay
+    import token_relay
 
-    for package in (relay, device):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if module.name.endswith("__main__") or module.name in LEFT_OUT:
-                continue
-            try:
-                importlib.import_module(module.name)
-            except Exception as exc:
-                return f"does not import: {module.name}: {type(exc).__name__}: {exc}"
+    for module in pkgutil.walk_packages(token_relay.__path__, "token_relay."):
+        if module.name.endswith("__main__") or module.name in LEFT_OUT:
+            continue
+        try:
+            importlib.import_module(module.name)
+        except Exception as exc:
+            return f"does not import: {module.name}: {type(exc).__name__}: {exc}"
     return ""
 
 

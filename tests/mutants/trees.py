@@ -50,7 +50,7 @@ class Tree:
             shutil.copyfile(ROOT / name, target)
         environment = {
             **os.environ,
-            "PYTHONPATH": str(self._root),
+            "PYTHONPATH": os.pathsep.join(str(self._root / part) for part in (".", "relay", "device")),
             "PYTHONPYCACHEPREFIX": str(place / "pycache"),
             "PYTHONHASHSEED": "0",
             "HYPOTHESIS_STORAGE_DIRECTORY": str(place / "hypothesis"),

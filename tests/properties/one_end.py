@@ -6,13 +6,13 @@ import asyncio
 import random
 from typing import Any
 
-from device.elapsed import Stamp
-from device.ports import Now
-from device.records import Identity, Pairing
-from device.turn import Turn
-from relay.envelope import PeerBox
-from relay.identity import KeyPair, device_id
-from relay.messages import Message, decode
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.ports import Now
+from token_relay.agents.records import Identity, Pairing
+from token_relay.agents.turn import Turn
+from token_relay.protocol.envelope import PeerBox
+from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.protocol.messages import Message, decode
 
 NOW = Now("boot", 1000.0, 1_800_000_000.0, is_synced=True)
 STAMP = Stamp.of(NOW).to_text()

@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-
-from device.config import CompanionConfig, check_config
-from device.policy import parse_policy
-from relay.errors import ConfigError
-from relay.provider.id_token import parse_jwks
-from relay.provider.tokens import ProviderError
-from relay.sandbox.world import parse_world
+from token_relay.apps.policy import parse_policy
+from token_relay.host.config import CompanionConfig, check_config
+from token_relay.protocol.errors import ConfigError
+from token_relay.provider.id_token import parse_jwks
+from token_relay.provider.tokens import ProviderError
+from token_relay.sandbox.provider.world.model import parse_world
 
 TOO_LONG = f"a = {'9' * 5000}"  # Python refuses to convert it, with a ValueError that is no TOMLDecodeError
 

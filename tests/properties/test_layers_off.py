@@ -8,21 +8,20 @@ from typing import Any
 
 import pytest
 from one_end import HANDOFF_ID, NOW, OTHER_ID, PAIRING, PAIRING_ID, STAMP, Tx, parts, sent, turn_of
-
-from device.companion import agent as companion_agent
-from device.companion.agent import CompanionAgent
-from device.elapsed import Stamp
-from device.grants.flight import Begun
-from device.grants.keeper import GrantKeeper
-from device.link import Link
-from device.phone import handoffs as phone_handoffs
-from device.phone.handoffs import Handoffs
-from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from relay.errors import PeerError
-from relay.handoff import CompanionStep, Dead, Gone, PhoneStep
-from relay.messages import Head, Hello, Lease, LeaseTerm, Rollback
-from relay.provider.outcome import Refreshed
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.companion import agent as companion_agent
+from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.flight import Begun
+from token_relay.agents.grants.keeper import GrantKeeper
+from token_relay.agents.link import Link
+from token_relay.agents.phone import handoffs as phone_handoffs
+from token_relay.agents.phone.handoffs import Handoffs
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.handoff import CompanionStep, Dead, Gone, PhoneStep
+from token_relay.protocol.messages import Head, Hello, Lease, LeaseTerm, Rollback
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.provider.outcome import Refreshed
 
 GRANT = Grant(
     "grant", PAIRING_ID, HANDOFF_ID, "https://contoso.example/", "client", "https://contoso.example/token", "",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-
-from device.grants import lease
-from device.ports import Now
+from token_relay.agents.grants import lease
+from token_relay.agents.ports import Now
 
 HOURS = st.floats(0.0, 48.0).map(lambda hours: hours * 3600.0)
 ROUNDING_S = 0.01

@@ -5,11 +5,10 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-from relay.envelope import NONCE_BYTES
-from relay.errors import PeerError
-from relay.identity import KeyPair
-from relay.pairing import (
+from token_relay.protocol.envelope import NONCE_BYTES
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.identity import KeyPair
+from token_relay.protocol.pairing import (
     Invitation,
     Pair1Fields,
     Pair2Fields,

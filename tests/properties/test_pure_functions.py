@@ -7,17 +7,22 @@ from itertools import product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from device.elapsed import Stamp, elapsed_s
-from device.grants import lifecycle, schedule
-from device.ports import Now
-from relay.delivery import RESEND_IDLE_S, PeerNumbers, peer_is_rolled_back, resend_delay_s, we_are_rolled_back
-from relay.errors import LocalError, VaultError
-from relay.pki import check_host, parse_csr
-from relay.provider.oauth import find_retry_after_s
-from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
-from relay.provider.profile import PROFILES, profile_for
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.grants import lifecycle, schedule
+from token_relay.agents.ports import Now
+from token_relay.pki.certificates import check_host, parse_csr
+from token_relay.protocol.delivery import (
+    RESEND_IDLE_S,
+    PeerNumbers,
+    peer_is_rolled_back,
+    resend_delay_s,
+    we_are_rolled_back,
+)
+from token_relay.protocol.errors import LocalError, VaultError
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.provider.oauth import find_retry_after_s
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
+from token_relay.provider.profile import PROFILES, profile_for
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 NOWS = st.builds(Now, st.sampled_from(["one", "two"]), FLOATS, FLOATS, st.booleans())

@@ -13,13 +13,13 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from provider_kit import response
-
-from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from relay.provider.native_auth.password_reset import PasswordReset
-from relay.provider.native_auth.service import CAPABILITIES, Service
-from relay.provider.native_auth.sign_in import SignIn
-from relay.provider.native_auth.sign_up import SignUp
-from relay.provider.native_auth.states import (
+from token_relay.protocol.secret import Code, Password, Secret
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.native_auth.password_reset import PasswordReset
+from token_relay.provider.native_auth.service import CAPABILITIES, Service
+from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.sign_up import SignUp
+from token_relay.provider.native_auth.states import (
     AttributesRequired,
     CodeRequired,
     MfaRequired,
@@ -29,14 +29,13 @@ from relay.provider.native_auth.states import (
     ResetPending,
     Step,
 )
-from relay.provider.profile import ENTRA
-from relay.sandbox.control import control
-from relay.sandbox.provider import Provider
-from relay.sandbox.rules import Places
-from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.values import Request
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
-from relay.secret import Code, Password, Secret
+from token_relay.provider.profile import ENTRA
+from token_relay.sandbox.control.api import control
+from token_relay.sandbox.provider.core import Provider
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.provider.world.rules import Places
 
 BASE = "http://127.0.0.1:8400"
 AUTHORITY = f"{BASE}/contoso.onmicrosoft.com"

@@ -10,9 +10,8 @@ from typing import Self
 from urllib.parse import parse_qsl
 
 from aiohttp import web
-
-from relay.provider.http import HttpResponse
-from relay.secret import Code, Password, RefreshToken
+from token_relay.protocol.secret import Code, Password, RefreshToken
+from token_relay.provider.http import HttpResponse
 
 MARK = "S3CRETMARK"  # in every secret of these tests, so that one search finds any leak
 REFRESH_TOKEN = RefreshToken(f"{MARK}-rt-0")

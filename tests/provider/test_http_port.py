@@ -26,10 +26,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
-
-from device.http import AioHttp
-from relay.provider.http import RESPONSE_BYTES_MAX, HttpRequest, HttpResponse, Lost, NotSent, url_problem
-from relay.secret import Secret
+from token_relay.host.http import AioHttp
+from token_relay.protocol.secret import Secret
+from token_relay.provider.http import RESPONSE_BYTES_MAX, HttpRequest, HttpResponse, Lost, NotSent, url_problem
 
 pytestmark = pytest.mark.asyncio
 
@@ -477,6 +476,6 @@ async def test_many_first_requests_share_one_session(http: AioHttp) -> None:
 
 
 async def test_importing_the_port_does_not_import_aiohttp() -> None:
-    code = "import sys, device.http; sys.exit('aiohttp' in sys.modules)"
+    code = "import sys, token_relay.host.http; sys.exit('aiohttp' in sys.modules)"
     done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=False, timeout=60)
     assert done.returncode == 0

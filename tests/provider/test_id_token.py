@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, RSAKey
 from provider_kit import MARK, assert_no_secret
-
-from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from relay.provider.id_token import Jwks, Subject, check_id_token, fetch_jwks, parse_jwks
-from relay.provider.outcome import Unavailable
-from relay.provider.tokens import ProviderError
-from relay.secret import IdToken
+from token_relay.protocol.secret import IdToken
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.id_token import Jwks, Subject, check_id_token, fetch_jwks, parse_jwks
+from token_relay.provider.outcome import Unavailable
+from token_relay.provider.tokens import ProviderError
 
 NOW_S = 1_800_000_000
 ISSUER = "https://p.example/v2.0"

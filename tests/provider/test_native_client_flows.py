@@ -22,9 +22,9 @@ from native_core import (
     wrong,
 )
 from provider_kit import CORRELATION_ID, MARK, TRACE_ID, entra_error
-
-from relay.provider.native_auth.flow import Flow
-from relay.provider.native_auth.states import (
+from token_relay.protocol.secret import Code, Password
+from token_relay.provider.native_auth.flow import Flow
+from token_relay.provider.native_auth.states import (
     Attribute,
     AttributesRequired,
     CodeRequired,
@@ -38,8 +38,7 @@ from relay.provider.native_auth.states import (
     ResetPending,
     Step,
 )
-from relay.provider.native_auth.wire import CODES_ONLY
-from relay.secret import Code, Password
+from token_relay.provider.native_auth.wire import CODES_ONLY
 
 pytestmark = pytest.mark.asyncio
 

@@ -24,11 +24,10 @@ from native_core import (
     wrong,
 )
 from provider_kit import CORRELATION_ID, TRACE_ID, entra_error
-
-from device.phone.native import POLL_WAIT_S_MAX, Conversation, NotSignedIn, SignedIn
-from device.phone.person import SignInLostError, SignInOptions
-from device.ports import Now
-from relay.errors import ConfigError, LocalError, PersonNeededError, TransientError
+from token_relay.agents.phone.native import POLL_WAIT_S_MAX, Conversation, NotSignedIn, SignedIn
+from token_relay.agents.phone.person import SignInLostError, SignInOptions
+from token_relay.agents.ports import Now
+from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, TransientError
 
 pytestmark = pytest.mark.asyncio
 Say = str | None | Callable[[], str]

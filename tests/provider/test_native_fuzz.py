@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from native_core import NEW, RIGHT
 from provider_kit import MARK, response
-
-from relay.provider.native_auth.password_reset import PasswordReset
-from relay.provider.native_auth.service import CAPABILITIES, Service
-from relay.provider.native_auth.sign_in import SignIn
-from relay.provider.native_auth.sign_up import SignUp
-from relay.provider.native_auth.states import (
+from token_relay.protocol.secret import Code
+from token_relay.provider.native_auth.password_reset import PasswordReset
+from token_relay.provider.native_auth.service import CAPABILITIES, Service
+from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.sign_up import SignUp
+from token_relay.provider.native_auth.states import (
     AttributesRequired,
     CodeRequired,
     Completed,
@@ -28,9 +28,8 @@ from relay.provider.native_auth.states import (
     ResetPending,
     Step,
 )
-from relay.provider.native_auth.wire import ENDPOINTS
-from relay.provider.profile import ENTRA
-from relay.secret import Code
+from token_relay.provider.native_auth.wire import ENDPOINTS
+from token_relay.provider.profile import ENTRA
 
 CODE = Code("12345678")
 STEPS_MAX = 12

@@ -18,16 +18,20 @@ from provider_kit import (
     assert_no_secret,
     entra_error,
 )
-
-from device.http import AioHttp
-from relay.errors import ConfigError
-from relay.provider.native_auth.places import discover_entra, entra_discovery_url, entra_token_endpoint, native_base
-from relay.provider.native_auth.service import Service
-from relay.provider.native_auth.sign_in import SignIn
-from relay.provider.native_auth.states import CodeRequired, Completed, Failed, PasswordRequired, Redirect
-from relay.provider.oauth import DiscoveryFailed, ProviderMetadata
-from relay.provider.profile import ENTRA
-from relay.secret import Code, RefreshToken
+from token_relay.host.http import AioHttp
+from token_relay.protocol.errors import ConfigError
+from token_relay.protocol.secret import Code, RefreshToken
+from token_relay.provider.native_auth.endpoints import (
+    discover_entra,
+    entra_discovery_url,
+    entra_token_endpoint,
+    native_base,
+)
+from token_relay.provider.native_auth.service import Service
+from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.states import CodeRequired, Completed, Failed, PasswordRequired, Redirect
+from token_relay.provider.oauth import DiscoveryFailed, ProviderMetadata
+from token_relay.provider.profile import ENTRA
 
 pytestmark = pytest.mark.asyncio
 

@@ -7,10 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from provider_kit import CODE, GOOD, MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, entra_error
-
-from device.http import AioHttp
-from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from relay.provider.oauth import (
+from token_relay.host.http import AioHttp
+from token_relay.protocol.secret import Code, RefreshToken
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.oauth import (
     DiscoveryFailed,
     ProviderMetadata,
     RevokeAccepted,
@@ -25,9 +25,8 @@ from relay.provider.oauth import (
     refresh,
     revoke,
 )
-from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
-from relay.provider.profile import AUTH0, ENTRA, STRICT
-from relay.secret import Code, RefreshToken
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
+from token_relay.provider.profile import AUTH0, ENTRA, STRICT
 
 pytestmark = pytest.mark.asyncio
 

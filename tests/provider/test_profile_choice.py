@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile, profile_for
+from token_relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile, profile_for
 
 
 @pytest.mark.parametrize(

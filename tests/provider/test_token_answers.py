@@ -8,12 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from provider_kit import CORRELATION_ID, GOOD, MARK, TRACE_ID, assert_no_secret, entra_error, response
-
-from relay.provider.http import HttpResponse, Lost, NotSent
-from relay.provider.oauth import classify
-from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
-from relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile
-from relay.secret import AccessToken, IdToken, RefreshToken
+from token_relay.protocol.secret import AccessToken, IdToken, RefreshToken
+from token_relay.provider.http import HttpResponse, Lost, NotSent
+from token_relay.provider.oauth import classify
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
+from token_relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile
 
 NEW = RefreshToken(f"{MARK}-rt-1")
 

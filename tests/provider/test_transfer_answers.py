@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from provider_kit import MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, response
-
-from device.http import AioHttp
-from relay.provider.http import Lost, NotSent
-from relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
-from relay.provider.profile import AUTH0, STRICT
-from relay.provider.session_transfer import (
+from token_relay.host.http import AioHttp
+from token_relay.protocol.secret import RefreshToken, SessionTransferToken
+from token_relay.provider.http import Lost, NotSent
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
+from token_relay.provider.profile import AUTH0, STRICT
+from token_relay.provider.session_transfer import (
     ISSUED_TOKEN_TYPE,
     TOKEN_CHARS_MAX,
     Exchanged,
@@ -21,7 +21,6 @@ from relay.provider.session_transfer import (
     exchange,
     for_grant,
 )
-from relay.secret import RefreshToken, SessionTransferToken
 
 GOOD: dict[str, object] = {
     "access_token": f"{MARK}-st",

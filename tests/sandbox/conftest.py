@@ -10,10 +10,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from sandbox_client import NOON, SandboxClient, Start
-
-from relay.sandbox.server import SandboxServer
-from relay.sandbox.signing import RsaSigner
-from relay.sandbox.world import DEFAULT_WORLD, ProfileName, World
+from token_relay.sandbox.provider.memory.signing import RsaSigner
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ProfileName, World
+from token_relay.sandbox.server import SandboxServer
 
 
 @pytest.fixture(scope="session")

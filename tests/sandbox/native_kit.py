@@ -10,13 +10,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from sandbox_client import NOON, SCOPE
-
-from relay.sandbox.control import control
-from relay.sandbox.provider import Provider
-from relay.sandbox.rules import Places
-from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.values import Request
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
+from token_relay.sandbox.control.api import control
+from token_relay.sandbox.provider.core import Provider
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
+from token_relay.sandbox.provider.world.rules import Places
 
 TYPES = "password oob redirect"
 CAPABILITIES = "mfa_required registration_required"

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from native_kit import MFA_USER, NEW_PASSWORD, PASSWORD_USER, REGISTER_USER, App
 from sandbox_client import SandboxClient, Start, query_of
-
-from relay.errors import ConfigError
-from relay.sandbox.main import SandboxOptions, run
-from relay.sandbox.world import CLIENT_ID, PASSWORD, parse_world
+from token_relay.protocol.errors import ConfigError
+from token_relay.sandbox.main import SandboxOptions, run
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD, parse_world
 
 # -- the browser -------------------------------------------------------------------------------------------------------
 

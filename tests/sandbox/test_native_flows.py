@@ -19,10 +19,9 @@ from native_kit import (
     App,
     claims_of,
 )
-
-from relay.sandbox.control import control
-from relay.sandbox.values import Request
-from relay.sandbox.world import PASSWORD
+from token_relay.sandbox.control.api import control
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.world.model import PASSWORD
 
 NEWCOMER = "new@contoso.example"
 

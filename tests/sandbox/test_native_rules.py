@@ -20,8 +20,7 @@ from native_kit import (
     App,
     other_code,
 )
-
-from relay.sandbox.world import CLIENT_ID, PASSWORD
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 ENDPOINTS = [
     *(f"oauth2/v2.0/{step}" for step in ("initiate", "challenge", "introspect", "token")),

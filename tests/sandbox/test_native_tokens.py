@@ -11,11 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1
 from native_kit import MFA_USER, NEW_PASSWORD, OTP_USER, PASSWORD_USER, App, claims_of
-
-from relay.sandbox.accounts import REVOKES
-from relay.sandbox.cors import origin_problem
-from relay.sandbox.signing import RsaSigner
-from relay.sandbox.world import CLIENT_ID
+from token_relay.sandbox.provider.cors import origin_problem
+from token_relay.sandbox.provider.memory.accounts import REVOKES
+from token_relay.sandbox.provider.memory.signing import RsaSigner
+from token_relay.sandbox.provider.world.model import CLIENT_ID
 
 DAY_S = 86_400
 SDK_CLAIMS = (

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_kit import CAPABILITIES, NEW_PASSWORD, TYPES, Answer, App
-
-from relay.sandbox.control import control
-from relay.sandbox.values import Request
-from relay.sandbox.world import CLIENT_ID, PASSWORD
+from token_relay.sandbox.control.api import control
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 PATHS = [
     *(f"oauth2/v2.0/{step}" for step in ("initiate", "challenge", "introspect", "token")),

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from sandbox_client import NOON, SandboxClient
-
-from relay.sandbox.control import control
-from relay.sandbox.links import Cut, Slow, Whole
-from relay.sandbox.network import Network
-from relay.sandbox.values import Request
+from token_relay.sandbox.control.api import control
+from token_relay.sandbox.links.network import Network
+from token_relay.sandbox.links.orders import Cut, Slow, Whole
+from token_relay.sandbox.provider.http_values import Request
 
 
 @pytest.fixture

@@ -20,9 +20,8 @@ from sandbox_client import (
     challenge_of,
     query_of,
 )
-
-from relay.sandbox.browser import is_redirect_uri
-from relay.sandbox.world import CLIENT_ID, PASSWORD, ClientModel
+from token_relay.sandbox.provider.web.browser import is_redirect_uri
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD, ClientModel
 
 DISCOVERY = "/.well-known/openid-configuration"
 

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sandbox_client import CHALLENGE, NOON, PASSWORD_USER, REDIRECT_URI, SCOPE
-
-from relay.sandbox.control import control
-from relay.sandbox.provider import Answer, Provider
-from relay.sandbox.rules import Places
-from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.state import TABLE_MAX, remember
-from relay.sandbox.values import Request
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD, ProfileName
+from token_relay.sandbox.control.api import control
+from token_relay.sandbox.provider.core import Answer, Provider
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
+from token_relay.sandbox.provider.memory.state import TABLE_MAX, remember
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, ProfileName
+from token_relay.sandbox.provider.world.rules import Places
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 PROFILES: list[ProfileName] = ["entra", "auth0", "strict"]

@@ -7,9 +7,8 @@ import json
 from urllib.parse import quote
 
 import pytest
-
-from relay.sandbox.leaks import MARK, Leak, find_marked
-from relay.sandbox.signing import SharedKeySigner
+from token_relay.sandbox.marked_tokens import MARK, Leak, find_marked
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 
 TOKEN = f"rt.{MARK}.0011223344556677"
 PLANTS = [

@@ -22,12 +22,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from sandbox_client import OTP_USER, PASSWORD_USER, SandboxClient
-
-from relay.errors import ConfigError
-from relay.sandbox.links import LINK_NAMES
-from relay.sandbox.main import SandboxOptions, run, world_of
-from relay.sandbox.server import SandboxServer, is_loopback, tls_context
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.protocol.errors import ConfigError
+from token_relay.sandbox.links.orders import LINK_NAMES
+from token_relay.sandbox.main import SandboxOptions, run, world_of
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.server import SandboxServer, is_loopback, tls_context
 
 
 async def running(options: SandboxOptions, said: asyncio.Queue[str]) -> None:

@@ -19,10 +19,9 @@ import pytest_asyncio
 from aiohttp import ClientSession, TCPConnector
 from sandbox_client import PASSWORD_USER, REDIRECT_URI, SandboxClient
 from test_sandbox_main import self_signed
-
-from relay.sandbox.server import SandboxServer, tls_context
-from relay.sandbox.signing import RsaSigner
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.provider.memory.signing import RsaSigner
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.server import SandboxServer, tls_context
 
 requests = pytest.importorskip("requests", reason="requests is not installed: MSAL for Python was not run")
 msal = pytest.importorskip("msal", reason="msal is not installed: MSAL for Python was not run")

@@ -8,8 +8,7 @@ import re
 
 import pytest
 from sandbox_client import OTP_USER, PASSWORD_USER, SCOPE, SandboxClient
-
-from relay.sandbox.world import CLIENT_ID, PASSWORD
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 pytestmark = pytest.mark.asyncio
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from sandbox_client import OTP_USER, PASSWORD_USER, SCOPE, SandboxClient
-
-from relay.sandbox.world import CLIENT_ID, PASSWORD
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 pytestmark = pytest.mark.asyncio
 DAY_S = 86_400

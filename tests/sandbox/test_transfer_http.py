@@ -10,9 +10,8 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 from sandbox_client import CHALLENGE, REDIRECT_URI, SandboxClient
 from structlog.testing import capture_logs
-
-from relay.sandbox.transfer_world import WEB_ID
-from relay.sandbox.world import CLIENT_ID, PASSWORD
+from token_relay.sandbox.provider.world.auth0_clients import WEB_ID
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 pytestmark = pytest.mark.asyncio
 ATTEMPTS = 1_000

@@ -7,12 +7,11 @@ from typing import Any, get_args
 
 import pytest
 from sandbox_client import PASSWORD_USER, SCOPE
+from token_relay.cli.commands.options import SANDBOX_PROFILES
+from token_relay.provider.profile import PROFILES, ProfileName
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, Policy, World
+from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
 from transfer_kit import CLIENT_ID, Browser, Desk, desk
-
-from device.commands.options import SANDBOX_PROFILES
-from relay.provider.profile import PROFILES, ProfileName
-from relay.sandbox.imitations import IMITATIONS
-from relay.sandbox.world import DEFAULT_WORLD, Policy, World
 
 OTHERS = [name for name in IMITATIONS if name not in {"entra", "auth0"}]
 DAY_S = 86_400

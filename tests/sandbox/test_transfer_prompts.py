@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from sandbox_client import OTP_USER, PASSWORD_USER, REDIRECT_URI
 from test_transfer_table import delegated
+from token_relay.sandbox.actions.worker import run
+from token_relay.sandbox.provider.memory.accounts import User
+from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
+from token_relay.sandbox.provider.world.model import PASSWORD
 from transfer_kit import (
     ABROAD,
     AUDIENCE,
@@ -25,11 +29,6 @@ from transfer_kit import (
     desk,
     web,
 )
-
-from relay.sandbox.accounts import User
-from relay.sandbox.action_worker import run
-from relay.sandbox.transfer_world import WEB_SECRET
-from relay.sandbox.world import PASSWORD
 
 MFA_USER = "mfa@contoso.example"
 

@@ -8,13 +8,13 @@ from html import unescape
 
 import pytest
 from sandbox_client import PASSWORD_USER
+from token_relay.sandbox.provider.memory.state import Assertions
+from token_relay.sandbox.provider.world.auth0_clients import SAML_ID
 from transfer_kit import ABROAD, BASE, HOME, Browser, Desk, Reply, desk
 
-from relay.sandbox.state import Assertions
-from relay.sandbox.transfer_world import SAML_ID
-
 signing = pytest.importorskip(
-    "relay.sandbox.saml_signing", reason="signxml is not installed: assertions were not signed and checked"
+    "token_relay.sandbox.provider.web.saml_signing",
+    reason="signxml is not installed: assertions were not signed and checked",
 )
 SP = "/sandbox/service-provider"
 

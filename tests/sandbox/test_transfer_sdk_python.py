@@ -15,13 +15,12 @@ import pytest_asyncio
 from aiohttp import ClientSession, TCPConnector
 from sandbox_client import REDIRECT_URI, SandboxClient, query_of
 from test_sandbox_main import self_signed
-
-from relay.sandbox.rules import user_id
-from relay.sandbox.server import SandboxServer, tls_context
-from relay.sandbox.session_transfer import ISSUED_TOKEN_TYPE
-from relay.sandbox.signing import RsaSigner
-from relay.sandbox.transfer_world import MANAGER_ID, MANAGER_SECRET, WEB_ID, WEB_SECRET
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.provider.memory.signing import RsaSigner
+from token_relay.sandbox.provider.tokens.session_transfer import ISSUED_TOKEN_TYPE
+from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_ID, WEB_SECRET
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.provider.world.rules import user_id
+from token_relay.sandbox.server import SandboxServer, tls_context
 
 authentication = pytest.importorskip(
     "auth0.authentication", reason="auth0-python is not installed: it was not run against the sandbox"

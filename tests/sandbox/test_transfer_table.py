@@ -6,9 +6,8 @@ from itertools import product
 
 import pytest
 from sandbox_client import NOON, PASSWORD_USER
+from token_relay.sandbox.provider.world.client_settings import Binding, SessionTransfer, effective_binding
 from transfer_kit import ABROAD, CLIENT_ID, HOME, NEIGHBOUR, OTHER_USER, SPA_ID, WEB_ID, Browser, desk, web
-
-from relay.sandbox.client_settings import Binding, SessionTransfer, effective_binding
 
 NOT_FOUND = "session transfer token not found or expired"
 PARENT = "parent refresh token not found"
@@ -175,7 +174,7 @@ def test_prompt_login_shows_the_form_and_leaves_the_token_alone() -> None:
 
 def delegated(one: object, **setting: object) -> str:
     """A token in one person's name that says that the other acts."""
-    from relay.sandbox.transfer_world import WEB_SECRET
+    from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
 
     assert isinstance(one, type(desk()))
     one.set(WEB_ID, session_transfer=web(can_create_session_transfer_token=True, **setting))
@@ -279,7 +278,7 @@ def test_of_two_bindings_the_stricter_counts_and_ip_where_nobody_set_one(
 
 
 def test_the_address_counts_from_forwarded_for_only_on_loopback() -> None:
-    from relay.sandbox.network_table import client_address
+    from token_relay.sandbox.provider.world.network_table import client_address
 
     assert client_address("127.0.0.1", "203.0.113.7, 10.0.0.1") == "203.0.113.7"
     assert client_address("::1", "2001:db8::1") == "2001:db8::1"

@@ -12,18 +12,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from sandbox_client import CHALLENGE, NOON, PASSWORD_USER, REDIRECT_URI, SCOPE, VERIFIER
-
-from relay.sandbox.client_settings import SessionTransfer
-from relay.sandbox.issued import find_refresh
-from relay.sandbox.network_table import NetworkTable, parse_network_table
-from relay.sandbox.provider import Provider
-from relay.sandbox.rules import Places, Rules, user_id
-from relay.sandbox.signing import SharedKeySigner
-from relay.sandbox.state import Assertions
-from relay.sandbox.transfer_world import MANAGER_ID, MANAGER_SECRET, SPA_ID, WEB_ID, WEB_SECRET
-from relay.sandbox.values import Request
-from relay.sandbox.verdicts import ActionWanted, Question, Verdict
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
+from token_relay.sandbox.provider.core import Provider
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.memory.signing import SharedKeySigner
+from token_relay.sandbox.provider.memory.state import Assertions
+from token_relay.sandbox.provider.memory.verdicts import ActionWanted, Question, Verdict
+from token_relay.sandbox.provider.tokens.issued import find_refresh
+from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, SPA_ID, WEB_ID, WEB_SECRET
+from token_relay.sandbox.provider.world.client_settings import SessionTransfer
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
+from token_relay.sandbox.provider.world.network_table import NetworkTable, parse_network_table
+from token_relay.sandbox.provider.world.rules import Places, Rules, user_id
 
 FORM = "application/x-www-form-urlencoded"
 BASE = "http://127.0.0.1:8400"

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-
-from relay.sandbox.contacts import mailbox
-from relay.sandbox.server import SandboxServer
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.provider.world.contacts import mailbox
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -22,9 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-
-from relay.sandbox.server import SandboxServer, tls_context
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD
+from token_relay.sandbox.server import SandboxServer, tls_context
 
 HERE = Path(__file__).parent
 CASES = re.findall(r'^test\("([^"]+)"', (HERE / "cases.mjs").read_text(encoding="utf-8"), re.MULTILINE)

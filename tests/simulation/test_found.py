@@ -6,17 +6,17 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants import lifecycle
+from token_relay.agents.grants.serving import state_of
+from token_relay.agents.phone.account import SignInLostError
+from token_relay.agents.ports import Now
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.simulation.ports.channel import Packet
+from token_relay.simulation.ports.http import HttpFault
+from token_relay.simulation.promises.settlement import View
+from token_relay.simulation.world.world import World
 
-from device.elapsed import Stamp
-from device.grants import lifecycle
-from device.grants.serving import state_of
-from device.phone.account import SignInLostError
-from device.ports import Now
-from device.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
-from device.simulation.broker import Packet
-from device.simulation.http import HttpFault
-from device.simulation.settlement import View
-from device.simulation.world import World
 from tests.simulation.test_promises import STAMP, grant, handoff, pairing
 
 

@@ -12,11 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from device.elapsed import Stamp
-from device.policy import Peer, Policy, Rule
-from device.ports import Now, Record
-from device.records import (
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.ports import Now, Record
+from token_relay.agents.records import (
     CachedToken,
     CompanionHandoff,
     Event,
@@ -26,18 +24,19 @@ from device.records import (
     PhoneHandoff,
     Seen,
 )
-from device.simulation.ledger import ViolationError
-from device.simulation.promises import Promises
-from device.simulation.settlement import View, judge
-from device.token_source import TokenGranted, TokenQuery, TokenRefused
-from relay.envelope import ENVELOPE_BYTES
-from relay.messages import envelope_digest
-from relay.provider.http import HttpRequest, HttpResponse, Lost
-from relay.sandbox.issued import refresh_value
-from relay.sandbox.leaks import MARK
-from relay.sandbox.rules import RULES
-from relay.sandbox.state import Family, RefreshEntry
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Peer, Policy, Rule
+from token_relay.protocol.envelope import ENVELOPE_BYTES
+from token_relay.protocol.messages import envelope_digest
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost
+from token_relay.sandbox.marked_tokens import MARK
+from token_relay.sandbox.provider.memory.state import Family, RefreshEntry
+from token_relay.sandbox.provider.tokens.issued import refresh_value
+from token_relay.sandbox.provider.world.rules import RULES
+from token_relay.simulation.promises.ledger import ViolationError
+from token_relay.simulation.promises.promises import Promises
+from token_relay.simulation.promises.settlement import View, judge
 
 NOW = Now("boot-1", 1000.0, 1_800_000_000.0, True)
 KEY = bytes(32)

@@ -10,17 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from device.client import ClientError, get_token
-from device.simulation.loop import DeadlockError
-from device.simulation.testkit import RelayWorld, TokenAnswer
-from device.simulation.testkit_sandbox import SandboxWorld
-from device.simulation.testkit_virtual import VirtualWorld
-from relay.sandbox.leaks import find_marked
+from token_relay.cli.client import ClientError, get_token
+from token_relay.sandbox.marked_tokens import find_marked
+from token_relay.simulation.loop import DeadlockError
+from token_relay.simulation.testkit.api import RelayWorld, TokenAnswer
+from token_relay.simulation.testkit.sandbox import SandboxWorld
+from token_relay.simulation.testkit.virtual import VirtualWorld
 
 pytest_plugins = ["pytester"]
 
-PLUGIN = ("-p", "device.simulation.pytest_plugin")
+PLUGIN = ("-p", "token_relay.simulation.pytest_plugin")
 # pytest-asyncio warns by itself until this is set
 QUIET = ("-W", "error", "-o", "asyncio_default_fixture_loop_scope=function")
 LINKS = "phone-broker, companion-broker, phone-provider, companion-provider"
@@ -107,7 +106,7 @@ def test_the_fixtures_work_in_both_modes_and_without_any_configuration(pytester:
 
 
 def test_a_conftest_may_name_the_plugin_and_a_failure_says_what_the_provider_saw(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest("pytest_plugins = ['device.simulation.pytest_plugin']")
+    pytester.makeconftest("pytest_plugins = ['token_relay.simulation.pytest_plugin']")
     pytester.makepyfile(FAILING)
     found = pytester.runpytest_subprocess(*QUIET, "-o", "asyncio_mode=auto")
     found.assert_outcomes(failed=1, errors=2)
@@ -124,12 +123,12 @@ def test_a_conftest_may_name_the_plugin_and_a_failure_says_what_the_provider_saw
 
 
 def test_tests_that_do_not_use_it_pay_for_one_small_module() -> None:
-    code = "import sys, pytest; before = set(sys.modules); import device.simulation.pytest_plugin; " + (
+    code = "import sys, pytest; before = set(sys.modules); import token_relay.simulation.pytest_plugin; " + (
         "print(sorted(name for name in set(sys.modules) - before if name.split('.')[0] in "
-        "('device', 'relay', 'tests', 'asyncio', 'pydantic', 'aiohttp')))"
+        "('token_relay', 'tests', 'asyncio', 'pydantic', 'aiohttp')))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "['device', 'device.simulation', 'device.simulation.pytest_plugin']"
+    assert ran.stdout.strip() == "['token_relay', 'token_relay.simulation', 'token_relay.simulation.pytest_plugin']"
 
 
 # -- Virtual time ------------------------------------------------------------------------------------------
@@ -377,7 +376,7 @@ async def test_an_app_that_speaks_http_gets_virtual_time_on_a_real_socket(world:
 async def test_a_request_on_the_socket_that_the_world_waits_for_ends_in_real_time(
     world: VirtualWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device.token_api.SOURCE_GRACE_S", 0.2)
+    monkeypatch.setattr("token_relay.apps.server.SOURCE_GRACE_S", 0.2)
     path = world.companion.token_socket
     await handed_off(world)
 

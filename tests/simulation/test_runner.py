@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 import structlog
-
-import device.simulation.__main__ as command
-from device.link import Link
-from device.phone import handoffs
-from device.simulation import coverage, runner
-from device.simulation.plan import NAMES, make_plan
-from device.simulation.schedule import run_schedule
-from device.simulation.tally import Failure, Progress, Tally
-from relay import handoff
-from relay.errors import VaultError
-from relay.provider import oauth
+import token_relay.simulation.__main__ as command
+from token_relay.agents.link import Link
+from token_relay.agents.phone import handoffs
+from token_relay.protocol import handoff
+from token_relay.protocol.errors import VaultError
+from token_relay.provider import oauth
+from token_relay.simulation.histories import runner
+from token_relay.simulation.histories.plan import NAMES, make_plan
+from token_relay.simulation.histories.schedule import run_schedule
+from token_relay.simulation.histories.tally import Failure, Progress, Tally
+from token_relay.simulation.promises import coverage
 
 SEEDS = 25
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ def test_a_plan_is_the_same_each_time_and_all_kinds_are_met() -> None:
 
 def test_the_same_seed_is_the_same_history_in_another_process_with_other_hashes() -> None:
     code = (
-        "from device.simulation.schedule import run_schedule\n"
+        "from token_relay.simulation.histories.schedule import run_schedule\n"
         "print(*(run_schedule(seed, has_trace=True).trace for seed in range(5)))"
     )
     traces = []
@@ -120,7 +120,7 @@ def test_a_broken_agent_is_found_and_can_be_replayed(
     assert command.main(["--seed", str(found.seed)]) == 1
     shown = capsys.readouterr().out
     assert f"promise {promise} " in shown
-    assert f"python -m device.simulation --seed {found.seed} --tier fast --show" in shown
+    assert f"python -m token_relay.simulation --seed {found.seed} --tier fast --show" in shown
 
 
 def test_one_seed_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-
-from device.simulation.ends import PowerCutError
-from device.simulation.history import Trace
-from device.simulation.http import HttpFault
-from device.simulation.world import TierName, World
-from relay.errors import RelayError
-from relay.sandbox.rules import KINDS, Kind
+from token_relay.protocol.errors import RelayError
+from token_relay.sandbox.provider.world.rules import KINDS, Kind
+from token_relay.simulation.histories.history import Trace
+from token_relay.simulation.ports.http import HttpFault
+from token_relay.simulation.world.devices import PowerCutError
+from token_relay.simulation.world.world import TierName, World
 
 EVERY_KIND: tuple[Kind, ...] = tuple(KINDS)
 

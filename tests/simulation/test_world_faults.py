@@ -7,17 +7,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-
-from device.records import Event, Grant, Outgoing, Pairing
-from device.simulation.ends import CompanionEnd, PhoneEnd, PowerCutError
-from device.simulation.http import HttpFault, HttpFaultKind
-from device.simulation.loop import DeadlockError, VirtualLoop
-from device.simulation.world import TierName, World
-from device.token_source import TokenGranted, TokenRefused
-from device.vault.errors import CorruptVaultError
-from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from relay.sandbox.rules import Kind
-from relay.sandbox.world import FaultModel
+from token_relay.agents.records import Event, Grant, Outgoing, Pairing
+from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.sandbox.provider.world.model import FaultModel
+from token_relay.sandbox.provider.world.rules import Kind
+from token_relay.simulation.loop import DeadlockError, VirtualLoop
+from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
+from token_relay.simulation.world.devices import CompanionEnd, PhoneEnd, PowerCutError
+from token_relay.simulation.world.world import TierName, World
+from token_relay.vault.errors import CorruptVaultError
 
 DAY = 86_400.0
 Story = Callable[[World, PhoneEnd, CompanionEnd], Awaitable[None]]
@@ -77,7 +76,7 @@ def test_a_wait_beyond_the_worlds_end_is_an_error_while_others_go_on() -> None:
 
 
 def test_a_moment_that_never_ends_is_an_error(loop: VirtualLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("device.simulation.loop.STEPS_AT_ONCE_MAX", 1000)
+    monkeypatch.setattr("token_relay.simulation.loop.STEPS_AT_ONCE_MAX", 1000)
 
     async def spins() -> None:
         while True:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from device.ports import Now
-from device.token_source import TokenGranted, TokenQuery, TokenRefused
-from relay.secret import AccessToken
+from token_relay.agents.ports import Now
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.protocol.secret import AccessToken
 
 TOKEN = "canary-access-token-4711"
 GRANTED = TokenGranted(

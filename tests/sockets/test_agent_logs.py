@@ -11,10 +11,9 @@ from enum import Enum, StrEnum
 
 import pytest
 import structlog
-
-from device import logs
-from relay.errors import VaultError
-from relay.secret import AccessToken
+from token_relay.host import logs
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import AccessToken
 
 CANARY = "canary-log-token-1234"
 

@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 import pytest
-
-from device.clock import SystemClock
-from device.policy import Peer, Policy, Rule
-from device.token_api import BadQuery, TokenApi, parse_query
-from device.token_source import TokenGranted, TokenQuery, TokenRefused
-from relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
-from relay.secret import AccessToken
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Peer, Policy, Rule
+from token_relay.apps.server import BadQuery, TokenApi, parse_query
+from token_relay.host.clock import SystemClock
+from token_relay.protocol.secret import AccessToken
+from token_relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
 
 OWNER = os.geteuid()
 APP = OWNER + 1001

@@ -17,11 +17,8 @@ import pytest
 import pytest_asyncio
 from sockets_kit import Marks, as_uid, exchange, raw_call, running
 from structlog.testing import capture_logs
-
-from device import control
-from device.client import ClientError, control_call
-from device.control import JSON, ControlServer, Exchange
-from relay.errors import (
+from token_relay.cli.client import ClientError, control_call
+from token_relay.protocol.errors import (
     ConfigError,
     GrantRevokedError,
     LocalError,
@@ -32,7 +29,9 @@ from relay.errors import (
     TransientError,
     VaultError,
 )
-from relay.secret import Password
+from token_relay.protocol.secret import Password
+from token_relay.service import control
+from token_relay.service.control import JSON, ControlServer, Exchange
 
 PASSWORD = "canary-password-0815"
 STATUS = b'{"v":1,"command":"status","args":{}}\n'

@@ -11,14 +11,13 @@ from typing import Any, Literal
 
 import pytest
 import structlog
-
-from device.board import read_board
-from device.client import ClientError, control_call, get_token
-from device.companion.serve import run_companion
-from device.config import CompanionConfig, Home, PhoneConfig, check_config
-from device.copied import is_copy
-from device.phone.serve import run_phone
-from device.setup import create_home
+from token_relay.cli.client import ClientError, control_call, get_token
+from token_relay.host.board import read_board
+from token_relay.host.config import CompanionConfig, Home, PhoneConfig, check_config
+from token_relay.host.home import create_home
+from token_relay.service.board_check import is_copy
+from token_relay.service.companion import run_companion
+from token_relay.service.phone import run_phone
 
 BROKER = '[broker]\nurl = "mqtt://127.0.0.1:1"\n'  # nobody listens there
 CONFIG = {

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from sockets_kit import as_uid
-
-from device import paths
-from relay.errors import ConfigError
+from token_relay.host import paths
+from token_relay.protocol.errors import ConfigError
 
 FULL = {
     "TOKEN_RELAY_HOME": "/chosen",

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-
-from device import metrics
-from device.elapsed import Stamp
-from device.metrics import Latency, MeasuredHttp, Seen, Stored
-from device.ports import Now
-from device.records import CachedToken, Grant, Outgoing
-from relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from relay.secret import AccessToken, RefreshToken
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.ports import Now
+from token_relay.agents.records import CachedToken, Grant, Outgoing
+from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.service import metrics
+from token_relay.service.metrics import Latency, MeasuredHttp, Seen, Stored
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
 NOW = Now("boot", 5_000.0, 1_800_000_000.0, True)
@@ -118,7 +117,8 @@ async def test_each_end_of_a_request_is_counted(answer: HttpResponse | NotSent |
 
 
 def test_an_agent_that_nobody_asks_does_not_load_prometheus() -> None:
-    code = "import sys, device.companion.serve, device.phone.serve; sys.exit('prometheus_client' in sys.modules)"
+    code = "import sys, token_relay.service.companion, token_relay.service.phone as _; "
+    code += "sys.exit('prometheus_client' in sys.modules)"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 0
 

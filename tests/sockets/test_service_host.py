@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from device.systemd import (
+from token_relay.host.systemd import (
     bind_listener,
     harden_process,
     inherit_listener,
@@ -22,7 +21,7 @@ from device.systemd import (
     peer_of,
     watchdog_interval_s,
 )
-from relay.errors import ConfigError
+from token_relay.protocol.errors import ConfigError
 
 # -- notify ------------------------------------------------------------------------------------------------
 
@@ -93,7 +92,7 @@ for number, name in ((3, "control"), (4, "token")):
     sock.listen()
     os.dup2(sock.fileno(), number, inheritable=True) if sock.fileno() != number else os.set_inheritable(number, True)
     sock.detach()
-from device.systemd import inherit_listener, listen_fds
+from token_relay.host.systemd import inherit_listener, listen_fds
 environment = {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "control:token"}}
 found = listen_fds(environment, pid=os.getpid())
 listeners = [inherit_listener(fd) for fd in found.values()]
@@ -194,7 +193,7 @@ def test_place_that_cannot_be_bound_is_a_clear_error(place: Path) -> None:
 def test_hardened_process_leaves_no_core_and_is_not_dumpable() -> None:
     code = """
 import ctypes, resource
-from device.systemd import harden_process
+from token_relay.host.systemd import harden_process
 print(harden_process(), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
@@ -206,5 +205,5 @@ def test_hardening_that_fails_is_reported_and_not_fatal(monkeypatch: pytest.Monk
         raise OSError("refused")
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    monkeypatch.setattr("device.systemd.ctypes.CDLL", refuse)
+    monkeypatch.setattr("token_relay.host.systemd.ctypes.CDLL", refuse)
     assert harden_process() == ("PR_SET_DUMPABLE", "RLIMIT_CORE")

@@ -14,16 +14,15 @@ from pathlib import Path
 
 import pytest
 from sockets_kit import TOKEN, Source, StillClock, as_uid, running
+from token_relay.agents.token_source import TokenRefused
+from token_relay.apps.policy import Policy
+from token_relay.apps.server import TokenApi
+from token_relay.cli.client import ClientError, connect, get_token, locate
+from token_relay.host import paths
+from token_relay.host.systemd import bind_listener
 
-from device import paths
-from device.client import ClientError, connect, get_token, locate
-from device.policy import Policy
-from device.systemd import bind_listener
-from device.token_api import TokenApi
-from device.token_source import TokenRefused
 
-
-@pytest.mark.parametrize("module", ["device.client", "device.paths"])
+@pytest.mark.parametrize("module", ["token_relay.cli.client", "token_relay.host.paths"])
 def test_client_imports_nothing_heavy(module: str) -> None:
     heavy = ("pydantic", "aiohttp", "structlog", "nacl", "asyncio", "cryptography", "http.client", "dataclasses")
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
@@ -32,7 +31,7 @@ def test_client_imports_nothing_heavy(module: str) -> None:
 
 
 def test_token_api_imports_no_aiohttp_before_it_starts() -> None:
-    code = "import sys, device.token_api; print('aiohttp' in sys.modules)"
+    code = "import sys, token_relay.apps.server; print('aiohttp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 

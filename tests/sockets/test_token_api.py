@@ -28,11 +28,10 @@ from sockets_kit import (
     running,
 )
 from structlog.testing import capture_logs
-
-from device.policy import Peer, Policy, Rule
-from device.token_api import BadQuery, RateLimit, TokenApi, parse_query
-from device.token_source import RefusalCode, TokenGranted, TokenQuery, TokenRefused
-from relay.errors import ConfigError, VaultError
+from token_relay.agents.token_source import RefusalCode, TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Peer, Policy, Rule
+from token_relay.apps.server import BadQuery, RateLimit, TokenApi, parse_query
+from token_relay.protocol.errors import ConfigError, VaultError
 
 OWNER = os.geteuid()
 REQUEST = b"GET /v1/token HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -553,7 +552,7 @@ async def test_passed_descriptor_is_served_and_its_file_left_alone(place: Path) 
 
 
 def test_reply_never_shows_its_token() -> None:
-    from device.token_replies import granted
+    from token_relay.apps.replies import granted
 
     assert TOKEN not in repr(granted(GRANTED))
     assert json.loads(granted(GRANTED).octets())["access_token"] == TOKEN

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from device.policy import Allowed, DeniedBecause, Peer, Policy, Rule, decide, parse_policy
-from device.token_source import TokenQuery
-from relay.errors import ConfigError
+from token_relay.agents.token_source import TokenQuery
+from token_relay.apps.policy import Allowed, DeniedBecause, Peer, Policy, Rule, decide, parse_policy
+from token_relay.protocol.errors import ConfigError
 
 OWNER = 1000
 APP = Peer(uid=1001, gid=1001, pid=7)

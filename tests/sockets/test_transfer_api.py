@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from sockets_kit import Source, StillClock, as_uid, exchange, parse_http, raw_call, running
 from structlog.testing import capture_logs
-
-from device.policy import Allowed, DeniedBecause, Peer, Policy, Rule, decide, parse_policy
-from device.token_api import TokenApi
-from device.token_source import TokenQuery, TokenRefused, TransferGranted, TransferQuery
-from device.transfer_api import BODY_BYTES_MAX, parse_body
-from relay.secret import SessionTransferToken
+from token_relay.agents.token_source import TokenQuery, TokenRefused, TransferGranted, TransferQuery
+from token_relay.apps.policy import Allowed, DeniedBecause, Peer, Policy, Rule, decide, parse_policy
+from token_relay.apps.server import TokenApi
+from token_relay.apps.session_transfer import BODY_BYTES_MAX, parse_body
+from token_relay.protocol.secret import SessionTransferToken
 
 OWNER = os.geteuid()
 APP = Peer(uid=1001, gid=1001, pid=7)

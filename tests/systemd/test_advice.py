@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
-
-from device.advice import REFUSED, WAITS, Adviser, advice
-from device.config import BrokerConfig
-from relay import pki
+from token_relay.host.config import BrokerConfig
+from token_relay.pki import certificates as pki
+from token_relay.service.broker_advice import REFUSED, WAITS, Adviser, advice
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 DEVICE = "a" * 26

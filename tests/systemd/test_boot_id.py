@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from device.clock import SystemClock, read_boot_id
-from device.elapsed import Stamp, elapsed_s
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.host.clock import SystemClock, read_boot_id
 
 ID = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 PLAIN = ID.replace("-", "")  # as systemd's specifier %b spells it

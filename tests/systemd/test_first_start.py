@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from device import setup
-from device.config import CompanionConfig
-from device.setup import FIRST_START_MARK, first_start
-from relay.errors import VaultError
+from token_relay.host import home as setup
+from token_relay.host.config import CompanionConfig
+from token_relay.host.home import FIRST_START_MARK, first_start
+from token_relay.protocol.errors import VaultError
 
 CONFIG = CompanionConfig.model_validate({"name": "watch", "broker": {"url": "mqtt://127.0.0.1:1"}})
 SEALED = CompanionConfig.model_validate(
@@ -67,7 +66,7 @@ def test_power_cut_in_the_middle_is_taken_up_by_the_next_start(
         raise PowerCutError
 
     with monkeypatch.context() as power:
-        power.setattr("device.csr.write_csr" if step == "csr" else f"device.setup.{step}", cut)
+        power.setattr(f"token_relay.host.{'device_key.write_csr' if step == 'csr' else 'home.' + step}", cut)
         with pytest.raises(PowerCutError):
             first_start(home, CONFIG, {})
     assert FIRST_START_MARK in names(home)

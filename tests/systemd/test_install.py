@@ -8,10 +8,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from token_relay.host import install as do
+from token_relay.host.config import CompanionConfig, PhoneConfig, load_config
+from token_relay.protocol.errors import ConfigError
 
-from device import install as do
-from device.config import CompanionConfig, PhoneConfig, load_config
-from relay.errors import ConfigError
 from tests.cli.cli_kit import run_process
 
 UNITS = Path(__file__).parents[2] / "systemd"
@@ -30,6 +30,10 @@ def tree(root: Path) -> dict[str, tuple[int, int, bytes]]:
         content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         found[str(path)] = (status.st_mode, status.st_mtime_ns, content)
     return found
+
+
+def test_a_checkout_has_its_units_beside_it() -> None:
+    assert do.sources() == UNITS
 
 
 def test_second_run_changes_nothing(places: do.Places) -> None:
@@ -122,6 +126,7 @@ def test_command_names_the_next_step_and_says_when_nothing_was_to_do(tmp_path: P
 def test_wheel_says_that_its_packages_are_typed(package: str) -> None:
     """PEP 561; without the mark a type checker takes all of it for Any. The booted test sees the installed ones."""
     root = UNITS.parent
-    assert (root / package / "py.typed").read_bytes() == b""
+    assert (root / package / "token_relay" / "py.typed").read_bytes() == b""
     wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert package in wheel["packages"] and not {"exclude", "only-include", "include"} & wheel.keys()
+    assert f"{package}/token_relay" in wheel["packages"] and not {"only-include", "include"} & wheel.keys()
+    assert wheel["exclude"] == ["/device/token_relay/py.typed"]  # one is enough, and two would be one file twice

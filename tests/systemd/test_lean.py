@@ -26,11 +26,19 @@ def loaded(statement: str) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["companion", "phone"])
 def test_agent_starts_without_what_is_for_terminals_tests_and_certificates(kind: str) -> None:
-    modules = loaded(f"import device.commands.serve, device.{kind}.serve")
+    modules = loaded(f"import token_relay.cli.commands.serve, token_relay.service.{kind}")
     assert "structlog" in modules and "aiomqtt" in modules
-    unwanted = ("rich", "pygments", "segno", "relay.sandbox", "device.simulation", "device.checks", "device.csr")
+    unwanted = (
+        "rich",
+        "pygments",
+        "segno",
+        "token_relay.sandbox",
+        "token_relay.simulation",
+        "token_relay.service.checks",
+        "token_relay.host.device_key",
+    )
     assert [name for name in modules if name.startswith(unwanted)] == []
 
 
 def test_rich_is_there_for_whoever_asks_later() -> None:
-    assert "rich.console" in loaded("import device.commands.serve; import rich.console")
+    assert "rich.console" in loaded("import token_relay.cli.commands.serve; import rich.console")

@@ -16,10 +16,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-
-from device.ports import Transaction
-from device.runtime import Runtime
-from relay.errors import VaultError
+from token_relay.agents.ports import Transaction
+from token_relay.protocol.errors import VaultError
+from token_relay.service.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
 STOP_S_MAX = 2.0
@@ -46,7 +45,7 @@ class Agent:
 def agent(tmp_path: Path) -> Iterator[Agent]:
     home = tmp_path / "c"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "device.cli", "companion"]
+    command = [sys.executable, "-m", "token_relay.cli.main", "companion"]
     subprocess.run(
         [*command, "init", "--home", str(home), "--broker", "mqtt://127.0.0.1:1", "--name", "watch"],
         check=True,

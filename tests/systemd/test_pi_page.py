@@ -6,7 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-from device import cli
+from token_relay.cli import main as cli
+
 from tests.booted import upkeep
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from device import cli
-from device.install import PROGRAM, SERVICES, SOCKETS
-from device.paths import CONTROL_SOCKET, SYSTEM_CONFIG_DIRECTORY, SYSTEM_SOCKET_DIRECTORY, TOKEN_SOCKET
+from token_relay.cli import main as cli
+from token_relay.host.install import PROGRAM, SERVICES, SOCKETS
+from token_relay.host.paths import CONTROL_SOCKET, SYSTEM_CONFIG_DIRECTORY, SYSTEM_SOCKET_DIRECTORY, TOKEN_SOCKET
 
 UNITS = Path(__file__).parents[2] / "systemd"
 # The set that every agent has; what each gives is told in docs/raspberry-pi.md.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from device.cli import main
+from token_relay.cli.main import main
 
 left = int(sys.argv[1])
 home = sys.argv[2]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from device.ports import Record
-from device.vault.store import SqliteVault
-from relay.secret import PrivateKey, RefreshToken
+from token_relay.agents.ports import Record
+from token_relay.protocol.secret import PrivateKey, RefreshToken
+from token_relay.vault.store import SqliteVault
 
 KEY = PrivateKey(bytes(range(32)))
 OTHER_KEY = PrivateKey(bytes(range(1, 33)))

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-
-from device.ports import Transaction, Vault
-from device.simulation.memory_vault import MemoryVault
-from device.vault.errors import CorruptVaultError
-from device.vault.records import VALUE_BYTES_MAX
-from relay.secret import AccessToken, PrivateKey, RefreshToken
+from token_relay.agents.ports import Transaction, Vault
+from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
+from token_relay.simulation.ports.memory_vault import MemoryVault
+from token_relay.vault.errors import CorruptVaultError
+from token_relay.vault.records import VALUE_BYTES_MAX
 
 from .samples import RECORDS, Colour, Counter, Grant, Identity, Mixed, Shared, open_vault
 

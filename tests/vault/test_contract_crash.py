@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-
-from device.ports import Record, Transaction, Vault
-from device.simulation.memory_vault import MemoryVault
-from device.vault.errors import CorruptVaultError
-from device.vault.store import SqliteVault
-from relay.errors import VaultError
-from relay.secret import RefreshToken
+from token_relay.agents.ports import Record, Transaction, Vault
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import RefreshToken
+from token_relay.simulation.ports.memory_vault import MemoryVault
+from token_relay.vault.errors import CorruptVaultError
+from token_relay.vault.store import SqliteVault
 
 from .power import write_image
 from .samples import GRANT, RECORDS, TOKEN, Counter, Grant, Mixed, Shared, open_vault

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-
-from device.ports import Record, Transaction
-from device.setup import open_vault as open_for_agent
-from device.vault import keys
-from device.vault.errors import CorruptVaultError, WrongVaultKeyError
-from device.vault.keys import MIB, KeyFile, PassphraseKey
-from device.vault.store import SqliteVault
-from relay.errors import VaultError
-from relay.secret import Password, PrivateKey, RefreshToken
+from token_relay.agents.ports import Record, Transaction
+from token_relay.host.home import open_vault as open_for_agent
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import Password, PrivateKey, RefreshToken
+from token_relay.vault import keys
+from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
+from token_relay.vault.keys import MIB, KeyFile, PassphraseKey
+from token_relay.vault.store import SqliteVault
 
 from .samples import KEY, RECORDS, Counter, Grant, Identity, Mixed, Shared, open_vault, raw
 

@@ -7,12 +7,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-
-from device.vault import store
-from device.vault.errors import CorruptVaultError
-from device.vault.files import set_aside
-from relay.errors import VaultError
-from relay.secret import RefreshToken
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import RefreshToken
+from token_relay.vault import store
+from token_relay.vault.errors import CorruptVaultError
+from token_relay.vault.files import set_aside
 
 from .samples import GRANT, KEY, RECORDS, TOKEN, Grant, Mixed, Shared, open_vault, raw
 

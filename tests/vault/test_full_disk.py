@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from device.vault import store
-from device.vault.database import is_outcome_unknown
-from relay.errors import VaultError
+from token_relay.protocol.errors import VaultError
+from token_relay.vault import store
+from token_relay.vault.database import is_outcome_unknown
 
 from .samples import GRANT, Counter, Grant, Mixed, open_vault
 
@@ -23,7 +22,7 @@ FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from relay.errors import VaultError
+from token_relay.protocol.errors import VaultError
 from tests.vault.samples import Counter, Mixed, open_vault
 
 async def main():

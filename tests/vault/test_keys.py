@@ -9,12 +9,11 @@ from pathlib import Path
 
 import nacl.pwhash.argon2id
 import pytest
-
-from device.vault import files
-from device.vault.errors import WrongVaultKeyError
-from device.vault.keys import MIB, KeyFile, KeySource, PassphraseKey, SystemdCredential
-from relay.errors import VaultError
-from relay.secret import Password, PrivateKey
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import Password, PrivateKey
+from token_relay.vault import files
+from token_relay.vault.errors import WrongVaultKeyError
+from token_relay.vault.keys import MIB, KeyFile, KeySource, PassphraseKey, SystemdCredential
 
 PASSPHRASE = Password("correct horse battery")
 FLOOR = {"passes": 3, "memory_bytes": 64 * MIB}

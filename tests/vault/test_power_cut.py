@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from device.ports import Record, Transaction
-from device.simulation.memory_vault import MemoryVault
-from device.vault.errors import CorruptVaultError
+from token_relay.agents.ports import Record, Transaction
+from token_relay.simulation.ports.memory_vault import MemoryVault
+from token_relay.vault.errors import CorruptVaultError
 
 from .power import Call, Disk, Image, Rename, Sync, Tally, Told, Unlink, Write, record, write_image
 from .power_child import STEPS, TOLD, erase

@@ -10,11 +10,10 @@ from typing import ClassVar, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from device.vault.errors import CorruptVaultError
-from device.vault.records import Layout, layouts_of
-from device.vault.sealing import mac_of
-from relay.secret import PrivateKey, RefreshToken, Secret
+from token_relay.protocol.secret import PrivateKey, RefreshToken, Secret
+from token_relay.vault.errors import CorruptVaultError
+from token_relay.vault.records import Layout, layouts_of
+from token_relay.vault.sealing import mac_of
 
 from .samples import Colour, Counter, Grant, Mixed
 

@@ -9,19 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from device import rekeying
-from device.config import CompanionConfig, check_config
-from device.ports import Record
-from device.records import RECORDS, SCHEMA_VERSION, Event, Grant, Identity
-from device.rekeying import Rekeyed, ToCredential, ToFile, ToPassphrase, rekey, with_setting
-from device.setup import create_home, key_source
-from device.vault import rekey as copies
-from device.vault.errors import WrongVaultKeyError
-from device.vault.keys import MIB, KeyFile
-from device.vault.store import SqliteVault
-from relay.errors import ConfigError, VaultError
-from relay.secret import Password, RefreshToken
+from token_relay.agents.ports import Record
+from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Event, Grant, Identity
+from token_relay.host.config import CompanionConfig, check_config
+from token_relay.host.home import create_home, key_source
+from token_relay.protocol.errors import ConfigError, VaultError
+from token_relay.protocol.secret import Password, RefreshToken
+from token_relay.service import rekey as rekeying
+from token_relay.service.rekey import Rekeyed, ToCredential, ToFile, ToPassphrase, rekey, with_setting
+from token_relay.vault import rekey as copies
+from token_relay.vault.errors import WrongVaultKeyError
+from token_relay.vault.keys import MIB, KeyFile
+from token_relay.vault.store import SqliteVault
 
 CONFIG = '# a comment of mine\nname = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n\n[vault]\n# key_file =\n'
 CHILD = Path(__file__).with_name("rekey_child.py")

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.encoding import RawEncoder
 from nacl.secret import SecretBox
-
-from device.vault.sealing import check_of, kek_of, open_cell, place_of, seal_cell, unwrap, wrap
-from relay.secret import PrivateKey, RefreshToken
+from token_relay.protocol.secret import PrivateKey, RefreshToken
+from token_relay.vault.sealing import check_of, kek_of, open_cell, place_of, seal_cell, unwrap, wrap
 
 KEY = PrivateKey(bytes(range(32)))
 DATA_KEY = PrivateKey(b"d" * 32)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-
-from device.vault import store
-from device.vault.errors import CorruptVaultError, WrongVaultKeyError
-from device.vault.store import SqliteVault
-from relay.errors import VaultError
-from relay.secret import PrivateKey, RefreshToken
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import PrivateKey, RefreshToken
+from token_relay.vault import store
+from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
+from token_relay.vault.store import SqliteVault
 
 from .samples import GRANT, KEY, OTHER_KEY, RECORDS, TOKEN, Counter, Grant, Identity, Mixed, open_vault, raw, spellings
 
@@ -197,8 +196,8 @@ async def test_a_missing_directory_is_an_error_with_a_hint(tmp_path: Path) -> No
 async def test_a_second_process_is_refused_and_let_in_after_the_first_has_closed(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from device.vault.store import SqliteVault; from relay.errors import VaultError\n"
-        "from relay.secret import PrivateKey\n"
+        "from token_relay.vault.store import SqliteVault; from token_relay.protocol.errors import VaultError\n"
+        "from token_relay.protocol.secret import PrivateKey\n"
         "try: SqliteVault.open(Path(sys.argv[2]), PrivateKey(bytes(range(32))), (), 1, create=False)\n"
         "except VaultError as exc: print('refused:', exc)\n"
         "else: print('opened')\n"

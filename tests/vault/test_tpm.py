@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from device.config import CompanionConfig, check_config
-from device.setup import create_home, key_source
-from device.vault.rekey import open_in_force
+from token_relay.host.config import CompanionConfig, check_config
+from token_relay.host.home import create_home, key_source
+from token_relay.vault.rekey import open_in_force
 
 CONFIG = 'name = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n'
 NAME = "token-relay-companion"
-CODE = "import sys; from device.cli import main; sys.exit(main())"
+CODE = "import sys; from token_relay.cli.main import main; sys.exit(main())"
 STARTED_S_MAX = 20.0
 
 

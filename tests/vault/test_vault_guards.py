@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from device.vault import database
-from device.vault.errors import CorruptVaultError
-from device.vault.files import check_directory, check_private, read_file
-from device.vault.keyring import KeyRing, new_data_key
-from device.vault.sealing import KEY_BYTES
-from device.vault.store import SqliteVault
-from relay.errors import VaultError
-from relay.secret import PrivateKey
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import PrivateKey
+from token_relay.vault import database
+from token_relay.vault.errors import CorruptVaultError
+from token_relay.vault.files import check_directory, check_private, read_file
+from token_relay.vault.keyring import KeyRing, new_data_key
+from token_relay.vault.sealing import KEY_BYTES
+from token_relay.vault.store import SqliteVault
 
 from .samples import RECORDS, Grant
 

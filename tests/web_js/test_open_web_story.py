@@ -12,10 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from token_relay.sandbox.provider.world.model import CLIENT_ID
+from token_relay.sandbox.server import SandboxServer
 from web_kit import PAT, Visitor, grant_of, sandbox, web_application
-
-from relay.sandbox.server import SandboxServer
-from relay.sandbox.world import CLIENT_ID
 
 ROOT = Path(__file__).parents[2]
 EXPRESS = ROOT / "docs" / "examples" / "express" / "app.mjs"
@@ -45,7 +44,7 @@ class Phone:
 
     async def _start(self, *words: str, stderr: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "device.cli", "phone", *words, "--home", str(self._home)),
+            *(sys.executable, "-m", "token_relay.cli.main", "phone", *words, "--home", str(self._home)),
             cwd=ROOT,
             env={**os.environ, **self._environment},
             stdin=asyncio.subprocess.PIPE,

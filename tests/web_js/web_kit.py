@@ -14,14 +14,13 @@ from random import Random
 from urllib.parse import urljoin
 
 import aiohttp
-
-from device.http import AioHttp
-from relay.provider import session_transfer
-from relay.provider.profile import AUTH0
-from relay.sandbox.server import SandboxServer
-from relay.sandbox.transfer_world import WEB_ID, WEB_SECRET
-from relay.sandbox.world import CLIENT_ID, DEFAULT_WORLD, PASSWORD
-from relay.secret import RefreshToken
+from token_relay.host.http import AioHttp
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider import session_transfer
+from token_relay.provider.profile import AUTH0
+from token_relay.sandbox.provider.world.auth0_clients import WEB_ID, WEB_SECRET
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.server import SandboxServer
 
 START_S_MAX = 60
 HOPS_MAX = 12

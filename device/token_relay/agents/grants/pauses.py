@@ -1,0 +1,65 @@
+"""After a failure: how long a grant is left alone, and why. In memory, since a start may try at once.
+
+Two ends, for two who ask. A program that wants a token waits 15 minutes at most for the next try. What the keeper does
+unasked may wait longer, since each try writes its intent and its result: a provider that cannot be reached for weeks
+must not wear an SD card out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from token_relay.agents.grants import schedule
+from token_relay.agents.ports import Clock, Now, Random
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """After failures: not before ``until_boot_s``, unasked not before ``unasked_boot_s``, and why."""
+
+    failures: int
+    until_boot_s: float
+    unasked_boot_s: float
+    reason: str
+
+
+class Pauses:
+    """The pauses of one keeper, by grant."""
+
+    def __init__(self, clock: Clock, random: Random) -> None:
+        self._clock = clock
+        self._random = random
+        self._pauses: dict[str, Pause] = {}
+
+    def get(self, grant_id: str) -> Pause | None:
+        """Return the last pause of a grant, over or not; None when its last request went well."""
+        return self._pauses.get(grant_id)
+
+    def is_on(self, grant_id: str, now: Now) -> bool:
+        """Say whether a program that asks now has to wait."""
+        pause = self._pauses.get(grant_id)
+        return pause is not None and pause.until_boot_s > now.boot_s
+
+    def fail(self, grant_id: str, reason: str, retry_after_s: float | None, *, is_written: bool = True) -> None:
+        """Pause after one more failure; ``is_written``: the try that failed has cost writes."""
+        before = self._pauses.get(grant_id)
+        failures = (before.failures if before else 0) + 1
+        share, now = self._random.uniform(0.0, 1.0), self._clock.now()
+        pause_s = schedule.backoff_s(failures=failures, share=share, retry_after_s=retry_after_s)
+        unasked_s = schedule.unasked_backoff_s(failures=failures, share=share) if is_written else 0.0
+        self._pauses[grant_id] = Pause(failures, now.boot_s + pause_s, now.boot_s + max(pause_s, unasked_s), reason)
+
+    def wait(self, grant_id: str, reason: str, until_boot_s: float) -> None:
+        """Pause until a moment, whoever asks; no failure."""
+        self._pauses[grant_id] = Pause(0, until_boot_s, until_boot_s, reason)
+
+    def note(self, grant_id: str, failure: tuple[str, float | None] | None) -> None:
+        """Follow the outcome of a request: None when it went well, else why it did not, and the provider's wish."""
+        if failure is None:
+            self._pauses.pop(grant_id, None)
+        else:
+            self.fail(grant_id, *failure)
+
+    def clear(self) -> None:
+        """The network may be back: try everything again."""
+        self._pauses.clear()

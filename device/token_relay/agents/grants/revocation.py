@@ -1,0 +1,42 @@
+"""Asking the provider to revoke a refresh token that is given up here. RFC 7009.
+
+One request of at most 10 s; the token lives in the call's memory alone. It is never tried again: to do that, the token
+would have to stay on the disk after its grant was erased.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from token_relay.agents.grants.serving import profile_of
+from token_relay.agents.ports import Http
+from token_relay.agents.records import Grant
+from token_relay.protocol.messages import ProviderSaid
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider import oauth
+
+
+def may_ask(grant: Grant, *, is_revoked: bool) -> bool:
+    """Say whether the provider of a grant can be asked, and whether that hits no other device's grant.
+
+    ``is_revoked``: the person took it away, so what is hit along with it is meant too.
+    """
+    profile = profile_of(grant)
+    is_safe = is_revoked or not profile.revoking_kills_siblings
+    return bool(grant.revocation_endpoint) and profile.can_revoke_token and is_safe
+
+
+async def ask(http: Http, grant: Grant, refresh_token: RefreshToken) -> ProviderSaid:
+    """Ask once; return what the provider said."""
+    outcome = await oauth.revoke(
+        http, revocation_endpoint=grant.revocation_endpoint, client_id=grant.client_id, token=refresh_token
+    )
+    match outcome:
+        case oauth.RevokeAccepted():
+            return "accepted"
+        case oauth.RevokeRefused():
+            return "refused"
+        case oauth.RevokeUnreachable():
+            return "unreachable"
+        case _:
+            assert_never(outcome)

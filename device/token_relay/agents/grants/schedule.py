@@ -1,0 +1,60 @@
+"""When to refresh without being asked, and how long to pause after a failure. Pure; randomness comes in.
+
+Refresh is on demand. Proactively only where it is safe and somebody cares: a token was asked for within the last
+lifetime, and the provider has leeway or does not invalidate on use. One keep-alive at half of the idle lifetime.
+"""
+
+from __future__ import annotations
+
+from token_relay.provider.profile import Profile
+
+PROACTIVE_SHARE_MIN = 0.6  # of an access token's lifetime; spread so that a fleet does not move in step
+PROACTIVE_SHARE_MAX = 0.8
+BACKOFF_FIRST_S = 2.0
+BACKOFF_S_MAX = 900.0
+UNASKED_S_MAX = 6 * 3600.0  # what nobody waits for; each try writes twice. Well under half of any idle lifetime
+WAIT_S_MAX = 86_400.0  # with nothing due: whoever changes something wakes the keeper, but nobody tells of a set clock
+
+
+def backoff_s(*, failures: int, share: float, retry_after_s: float | None) -> float:
+    """Return the pause after the ``failures``-th failure in a row: full jitter, at least what the provider asked for.
+
+    ``share`` is a random number from 0 to 1.
+    """
+    pause = share * min(BACKOFF_FIRST_S * 2.0 ** min(max(failures - 1, 0), 16), BACKOFF_S_MAX)
+    return max(pause, retry_after_s or 0.0)
+
+
+def unasked_backoff_s(*, failures: int, share: float) -> float:
+    """Return the pause after the ``failures``-th failure in a row for what nobody asked for, never below half of it."""
+    return (1.0 + share) / 2.0 * min(BACKOFF_FIRST_S * 2.0 ** min(max(failures - 1, 0), 16), UNASKED_S_MAX)
+
+
+def proactive_at_s(profile: Profile, *, expires_in_s: float, share: float) -> float | None:
+    """Return the age at which a token is refreshed unasked, None when this provider makes that a risk."""
+    if profile.invalidates_on_use and not profile.has_leeway:
+        return None
+    return expires_in_s * (PROACTIVE_SHARE_MIN + share * (PROACTIVE_SHARE_MAX - PROACTIVE_SHARE_MIN))
+
+
+def keep_alive_after_s(profile: Profile, *, is_otp: bool) -> float | None:
+    """Return the idle time after which a refresh keeps the grant itself alive, None when it never idles out."""
+    idle_s = profile.idle_lifetime_s
+    if is_otp and profile.otp_lifetime_s is not None:
+        idle_s = profile.otp_lifetime_s if idle_s is None else min(idle_s, profile.otp_lifetime_s)
+    return None if idle_s is None else idle_s / 2
+
+
+def grant_ends_at(profile: Profile, *, is_otp: bool, signed_in_at: int, refreshed_at: int) -> int | None:
+    """Return the Unix time at which the grant ends by the profile's lifetimes, None when it has none or is not known.
+
+    A one-time-code sign-in counts from the sign-in: whether its 24 hours slide is not established, so plan for less.
+    """
+    ends: list[float] = []
+    if profile.idle_lifetime_s is not None and refreshed_at:
+        ends.append(refreshed_at + profile.idle_lifetime_s)
+    if profile.absolute_lifetime_s is not None and signed_in_at:
+        ends.append(signed_in_at + profile.absolute_lifetime_s)
+    if is_otp and profile.otp_lifetime_s is not None and signed_in_at:
+        ends.append(signed_in_at + profile.otp_lifetime_s)
+    return int(min(ends)) if ends else None

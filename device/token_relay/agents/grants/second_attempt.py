@@ -1,0 +1,51 @@
+"""Before a refresh token is sent once more that an earlier request may have spent.
+
+A lost answer is repaired by sending the same value again: inside the provider's leeway, or once outside it. That
+chance must not be spent on a connection that loses the next answer too: at a provider whose leeway is for the previous
+token alone, the second lost answer costs the grant. So the provider is first asked for something that costs nothing,
+its metadata; whatever it says, it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from token_relay.agents.grants import lifecycle
+from token_relay.agents.grants.serving import profile_of, state_of
+from token_relay.agents.ports import Clock, Http
+from token_relay.agents.records import Grant
+from token_relay.provider import oauth
+
+RETRY_S = 1.0  # between attempts inside a provider's leeway, which is some tens of seconds
+RETRY_S_MAX = 5.0
+LAST_S = 5.0  # of a leeway: once the value is sent to a silent provider too, for after it it is worth less
+CHECK_S = 5.0  # for one answer, inside the leeway
+
+
+def retry_s(attempt: int) -> float:
+    """Return the pause before the ``attempt``-th try inside a leeway."""
+    return min(RETRY_S * attempt, RETRY_S_MAX)
+
+
+async def wait_for(http: Http, clock: Clock, grant: Grant) -> str:
+    """Wait, inside the leeway, until the provider answers; outside it, ask once. Returns why not, or nothing."""
+    attempt = 0
+    while True:
+        left_s = lifecycle.leeway_left_s(state_of(grant), profile_of(grant), clock.now())
+        blind_in_s = left_s - LAST_S if grant.intent_attempts == 1 else left_s
+        if left_s and blind_in_s <= 0:
+            return ""
+        silence = await _silence(http, grant, min(CHECK_S, blind_in_s) if left_s else None)
+        if not silence or not left_s:
+            return silence
+        attempt += 1
+        await clock.sleep(retry_s(attempt))
+
+
+async def _silence(http: Http, grant: Grant, timeout_s: float | None) -> str:
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await oauth.discover(http, grant.issuer)
+    except TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+    return found.reason if isinstance(found, oauth.DiscoveryFailed) and found.is_temporary else ""

@@ -1,0 +1,224 @@
+"""Which grant answers a question, and whether its cached access token will do. Pure decisions over records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal, assert_never
+
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.grants.lease import LeaseClock, left_s
+from token_relay.agents.grants.lifecycle import (
+    Dead,
+    GrantState,
+    Held,
+    Intent,
+    Locked,
+    NeedsHandoff,
+    Refreshing,
+    Uncertain,
+    serves_access_tokens,
+)
+from token_relay.agents.ports import Now, Transaction
+from token_relay.agents.records import CachedToken, Grant
+from token_relay.agents.token_source import TokenQuery
+from token_relay.protocol.errors import VaultError
+from token_relay.provider.profile import PROFILES, STRICT, Profile
+
+SCOPE_SETS_MAX = 8  # per grant
+YOUNG_S = 60.0  # no caller has a token refreshed that is younger: one program could spend the provider's patience
+
+
+# -- Records and states ------------------------------------------------------------------------------------
+
+
+def state_of(grant: Grant) -> GrantState:
+    """Read a grant's state out of its columns."""
+    match grant.state:
+        case "held":
+            return Held(grant.generation)
+        case "refreshing":
+            return Refreshing(grant.generation, _intent_of(grant))
+        case "uncertain":
+            return Uncertain(grant.generation, _intent_of(grant))
+        case "needs_handoff":
+            return NeedsHandoff(grant.generation, grant.reason)
+        case "locked":
+            return Locked(grant.generation, grant.reason)
+        case "dead":
+            return Dead(grant.generation, grant.reason)
+        case _:
+            raise VaultError("a stored grant is in no known state")
+
+
+def _intent_of(grant: Grant) -> Intent:
+    return Intent(Stamp.from_text(grant.intent), grant.intent_attempts, grant.intent_late)
+
+
+def with_state(grant: Grant, state: GrantState) -> Grant:
+    """Return the grant with the columns that spell this state."""
+    intent: Intent | None = None
+    reason = ""
+    match state:
+        case Held():
+            name = "held"
+        case Refreshing(_, intent):
+            name = "refreshing"
+        case Uncertain(_, intent):
+            name = "uncertain"
+        case NeedsHandoff(_, reason):
+            name = "needs_handoff"
+        case Locked(_, reason):
+            name = "locked"
+        case Dead(_, reason):
+            name = "dead"
+        case _:
+            assert_never(state)
+    return replace(
+        grant,
+        state=name,
+        reason=reason,
+        generation=state.generation,
+        intent=intent.started.to_text() if intent else "",
+        intent_attempts=intent.attempts if intent else 0,
+        intent_late=intent.late if intent else 0,
+    )
+
+
+def profile_of(grant: Grant) -> Profile:
+    """Return the grant's profile; a name that this program does not know counts as ``strict``."""
+    return PROFILES.get(grant.profile, STRICT)
+
+
+def lease_of(grant: Grant) -> LeaseClock | None:
+    """Read a grant's lease, None where it has none."""
+    if not grant.lease_days or not grant.lease_marked:
+        return None
+    return LeaseClock(grant.lease_days, grant.lease_used_s, Stamp.from_text(grant.lease_marked), grant.lease_wall)
+
+
+def is_lease_over(grant: Grant, now: Now) -> bool:
+    """Say whether the grant has a lease and it has ended; a dead grant has none."""
+    held = lease_of(grant) if grant.state != "dead" else None
+    left = left_s(held, now) if held is not None else None
+    return left is not None and left <= 0
+
+
+def with_lease(grant: Grant, lease: LeaseClock) -> Grant:
+    """Return the grant with the columns that spell this lease."""
+    return replace(
+        grant,
+        lease_days=lease.days,
+        lease_used_s=lease.used_s,
+        lease_marked=lease.marked.to_text(),
+        lease_wall=lease.given_wall_s,
+    )
+
+
+# -- Choosing ----------------------------------------------------------------------------------------------
+
+
+def normalise_scope(scope: str) -> str:
+    """Return a scope as sorted distinct words, so that equal sets have one spelling. RFC 6749 §3.3."""
+    return " ".join(sorted(set(scope.split())))
+
+
+def choose_grant(grants: Iterable[Grant], query: TokenQuery) -> Grant | None:
+    """Return the grant that answers the query: a usable one before a finished one, the newest of those."""
+    wanted = set(query.scope.split())
+    fitting = [
+        grant
+        for grant in grants
+        if (not query.account or query.account in (grant.account, grant.subject))
+        and (not query.audience or query.audience == grant.audience)
+        and wanted <= set(grant.scope.split())
+    ]
+    return max(fitting, key=lambda grant: (_usefulness(grant), grant.stored_at, grant.grant_id), default=None)
+
+
+def scope_to_ask(grant: Grant) -> str | None:
+    """A grant that was handed over may be narrower than its token: ask for no more than it says. RFC 6749 §6."""
+    return grant.scope if grant.handoff_id else None
+
+
+def _usefulness(grant: Grant) -> int:
+    match state_of(grant):
+        case Held() | Refreshing() | Uncertain():
+            return 3
+        case NeedsHandoff():
+            return 2
+        case Locked():
+            return 1
+        case Dead():
+            return 0
+
+
+def remaining_s(token: CachedToken, now: Now) -> float:
+    """Return the seconds that an access token certainly still lives; 0 when it does not, or no clock can say."""
+    elapsed = elapsed_s(Stamp.from_text(token.received), now)
+    return 0.0 if elapsed is None else max(0.0, token.expires_in_s - elapsed)
+
+
+def expires_at(token: CachedToken, now: Now) -> datetime:
+    """Return the end of an access token by the present wall clock, as aware UTC."""
+    return datetime.fromtimestamp(now.wall_s, UTC).replace(microsecond=0) + timedelta(
+        seconds=int(remaining_s(token, now))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Give this token out."""
+
+    token: CachedToken
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Refresh first; ``fallback`` is a token that still works, should that fail."""
+
+    fallback: CachedToken | None
+
+
+def serve_or_refresh(
+    state: GrantState, token: CachedToken | None, query: TokenQuery, now: Now
+) -> Serve | Refresh | Literal["refuse"]:
+    """Decide what a question gets, from disk alone."""
+    if not serves_access_tokens(state):
+        return "refuse"
+    if query.claims:  # a resource has refused the present token, so nothing that is cached will do
+        return "refuse" if isinstance(state, NeedsHandoff | Locked) else Refresh(None)
+    left = remaining_s(token, now) if token is not None and token.access_token is not None else 0.0
+    usable = token if left > 0 else None
+    if isinstance(state, NeedsHandoff | Locked):
+        return Serve(usable) if usable is not None else "refuse"
+    if usable is None:
+        return Refresh(None)
+    if query.force_refresh:
+        return Refresh(usable)
+    age = usable.expires_in_s - left
+    # A longer wish than any new token can meet gets the newest token, not another refresh.
+    if left >= query.min_valid_s or age < YOUNG_S or usable.expires_in_s <= query.min_valid_s:
+        return Serve(usable)
+    return Refresh(usable)
+
+
+def look(
+    tx: Transaction, query: TokenQuery, now: Now
+) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | Literal["refuse"]]:
+    """Return the grant that answers, its newest access token for that scope, and what to do.
+
+    A grant whose lease is over comes back as locked, and only where no other answers.
+    """
+    grants = tx.select(Grant)
+    leased = [grant for grant in grants if not is_lease_over(grant, now)]
+    grant = choose_grant(leased, query)
+    if grant is None or grant.state == "dead":
+        grant = choose_grant(grants, query)
+    if grant is None:
+        return None, None, "refuse"
+    token = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
+    if is_lease_over(grant, now):
+        return replace(grant, state="locked", reason="lease"), token, "refuse"
+    return grant, token, serve_or_refresh(state_of(grant), token, query, now)

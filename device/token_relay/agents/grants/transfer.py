@@ -1,0 +1,97 @@
+"""One exchange for a session transfer token, as the keeper's flight carries it.
+
+The token is held here from the provider's answer until the flight has settled: only then is the refresh token that
+came with it on disk. :meth:`Exchange.answer` gives it out once, and never for a grant that died meanwhile.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.grants.serving import profile_of
+from token_relay.agents.ports import Http, Now
+from token_relay.agents.records import Grant
+from token_relay.agents.token_source import TokenRefused, TransferGranted
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider import session_transfer
+from token_relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
+from token_relay.provider.session_transfer import Exchanged, ExchangeOutcome, ExchangeRefused
+
+PAUSE_S = 2.0  # between two exchanges of one grant: each may rotate its refresh token
+CHECK_CLIENT = "check at the provider that this client may create session transfer tokens"
+
+
+class Exchange:
+    """The exchange of one caller; nobody shares it, since its token is good once."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._outcome: ExchangeOutcome | None = None
+        self._sent: Stamp | None = None
+        self._issuer = ""
+        self._is_stored = False
+
+    async def send(self, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
+        """Send the request; return what it means to the grant."""
+        self._sent, self._issuer, self._is_stored = sent, grant.issuer, False
+        self._outcome = await session_transfer.exchange(
+            self._http,
+            profile_of(grant),
+            token_endpoint=grant.token_endpoint,
+            client_id=grant.client_id,
+            refresh_token=refresh_token,
+            audience=session_transfer.audience_of(grant.issuer),
+        )
+        return session_transfer.for_grant(self._outcome)
+
+    def settled(self, grant: Grant | None) -> None:
+        """The outcome is on disk; ``grant`` is None when it came too late for the grant."""
+        self._is_stored = grant is not None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the provider refused the exchange, and not the grant."""
+        return isinstance(self._outcome, ExchangeRefused)
+
+    def event(self) -> tuple[str, str] | None:
+        """Return name and detail of the event to write; None where it is that of a refresh."""
+        match self._outcome:
+            case Exchanged(token=None, problem=problem):
+                return "session_transfer_refused", problem
+            case Exchanged():
+                return "session_transfer_issued", ""
+            case ExchangeRefused(error=error):
+                return "session_transfer_refused", error
+            case _:
+                return None
+
+    def answer(self, now: Now) -> TransferGranted | TokenRefused | None:
+        """Return what the caller gets, after the flight; None when the grant itself has to say why not."""
+        outcome, self._outcome = self._outcome, None
+        if outcome is None or not self._is_stored:
+            return None
+        match outcome:
+            case Exchanged(token=None, problem=problem):
+                return TokenRefused("transfer_refused", f"no session transfer token: {problem}", CHECK_CLIENT)
+            case Exchanged(token=token, expires_in_s=expires_in_s):
+                assert token is not None and self._sent is not None
+                elapsed = elapsed_s(self._sent, now)
+                left = 0.0 if elapsed is None else expires_in_s - elapsed
+                if left <= 0:
+                    return TokenRefused("offline", "the session transfer token came too late to be used", "try again")
+                at = datetime.fromtimestamp(now.wall_s, UTC).replace(microsecond=0) + timedelta(seconds=int(left))
+                return TransferGranted(token, at, left, self._issuer)
+            case ExchangeRefused(error=error, retry_after_s=retry_after_s):
+                detail = f"the provider refuses the exchange: {error}"
+                return TokenRefused("transfer_refused", detail, CHECK_CLIENT, retry_after_s)
+            case Unavailable(reason=reason, retry_after_s=retry_after_s):
+                detail = f"the provider cannot be reached: {reason}"
+                return TokenRefused("offline", detail, "try again when the network is back", retry_after_s)
+            case OutcomeUnknown(reason=reason):
+                return TokenRefused("offline", f"the provider's answer was lost: {reason}", "try again")
+            case Denied():
+                return None
+            case _:
+                assert_never(outcome)

@@ -1,0 +1,34 @@
+"""What both agents do with the record of a pairing when another takes its place or a person ends it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.records import Outgoing, Pairing, Seen
+from token_relay.agents.turn import Turn
+from token_relay.protocol.delivery import is_given_up
+
+
+def retire_others(turn: Turn, pairing: Pairing) -> None:
+    """Retire older pairings with the same peer: they settle what is open, nothing new begins in them."""
+    for other in turn.tx.select(Pairing, peer_id=pairing.peer_id):
+        if other.pairing_id != pairing.pairing_id and other.state == "active":
+            turn.tx.put(replace(other, state="retired"))
+
+
+def give_up_old(turn: Turn, pairing: Pairing) -> None:
+    """Drop what a retired pairing has wanted to tell for too long: its peer may have deleted it."""
+    for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id):
+        if is_given_up(kind=row.type, age_s=elapsed_s(Stamp.from_text(row.queued), turn.now)):
+            turn.tx.delete(Outgoing, row.pairing_id, row.seq)
+            turn.settled.append(row)
+            turn.event("request_given_up", device=pairing.peer_id, handoff_id=row.handoff_id, detail=row.type)
+
+
+def delete_pairing(turn: Turn, pairing: Pairing) -> None:
+    """Delete a pairing with its window and its open requests."""
+    turn.settle(pairing.pairing_id)
+    for row in turn.tx.select(Seen, pairing_id=pairing.pairing_id):
+        turn.tx.delete(Seen, row.pairing_id, row.seq)
+    turn.tx.delete(Pairing, pairing.pairing_id)

@@ -1,0 +1,527 @@
+"""The phone's agent: the person's accounts, the devices, and what passes between them.
+
+Between ACCEPT and RELEASED lies the only step that needs the provider: obtaining the companion's token. ``branch``
+refreshes the phone's own grant, exclusively, and gives the new token away; ``mint`` has the person sign in; ``move``
+needs nothing. A crash in between leaves a token that nobody holds: it is counted as an orphan, and the step is done
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+from token_relay.agents.grants import lifecycle, schedule
+from token_relay.agents.grants.keeper import GrantKeeper
+from token_relay.agents.grants.serving import normalise_scope, profile_of, with_state
+from token_relay.agents.grants.tokens import erase_grant
+from token_relay.agents.link import Link
+from token_relay.agents.phone.account import Accounts, AccountSettings, NewGrant, Person, SignInLostError, SignInOptions
+from token_relay.agents.phone.handoff_rows import check_scope, state_of
+from token_relay.agents.phone.handoffs import LIVE, Handoffs
+from token_relay.agents.phone.pairing import PhonePairing
+from token_relay.agents.ports import Clock, Http, Random, Vault
+from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
+from token_relay.agents.turn import Turn
+from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
+from token_relay.protocol.handoff import Offered
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider import oauth
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.profile import Strategy
+
+log = structlog.get_logger()
+
+UNSAFE = {
+    "branch": "profile {name} invalidates a refresh token when it is used: two devices on one chain kill each other",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffWish:
+    """What `phone handoff` was asked for; ``lease_days`` None and ``strategy`` "" mean "as configured"."""
+
+    strategy: Strategy | None = None
+    scope: str = ""
+    lease_days: int | None = None
+    wait_s: float = 60.0
+    sign_in: SignInOptions | None = None
+
+
+class PhoneAgent:
+    """One phone: its protocol with its companions, and its accounts."""
+
+    def __init__(
+        self,
+        *,
+        vault: Vault,
+        http: Http,
+        clock: Clock,
+        random: Random,
+        identity: Identity,
+        name: str,
+        settings: AccountSettings,
+        strategy: Strategy | None,
+        lease_days: int,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._http = http
+        self._clock = clock
+        self._random = random
+        self._strategy = strategy
+        self._lease_days = lease_days
+        self.settings = settings
+        self.handoffs = Handoffs(may_release=lambda: settings.allow_refresh_token_access)
+        self.link = Link(vault=vault, clock=clock, random=random, identity=identity, handler=self.handoffs, tasks=tasks)
+        self.keeper = GrantKeeper(
+            link=self.link, vault=vault, http=http, clock=clock, random=random, tasks=tasks, watcher=self
+        )
+        self.accounts = Accounts(
+            link=self.link, keeper=self.keeper, http=http, clock=clock, random=random, settings=settings
+        )
+        self.pairing = PhonePairing(link=self.link, clock=clock, random=random, name=name)
+        self.reauth_action = "token-relay phone sign-in --username U, or --browser"
+        self.link.on_mailbox = self.pairing.receive
+        self.handoffs.on_obtain = self._start_obtaining
+        self.handoffs.on_pair4 = self.pairing.activated
+        self.handoffs.pulse = self._pulse
+        self._changed = asyncio.Event()
+        self._network = asyncio.Event()
+        self._obtaining: set[str] = set()
+        self._signing_in: dict[str, asyncio.Lock] = {}
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Pick up after a restart: count orphans, go on obtaining what was accepted."""
+
+        def step(turn: Turn) -> None:
+            for row in turn.tx.select(PhoneHandoff, is_obtaining=True):
+                turn.tx.put(replace(row, is_obtaining=False, orphans=row.orphans + 1))
+                turn.event(
+                    "orphan_left", handoff_id=row.handoff_id, detail="the agent stopped while a token was obtained"
+                )
+            for row in turn.tx.select(PhoneHandoff, state="offered", reason="accepted"):
+                turn.after.append(partial(self._start_obtaining, row.handoff_id))
+            for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
+                turn.tx.put(with_state(grant, lifecycle.Held(grant.generation)))  # an operator may have repaired it
+            for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
+                erase_grant(turn, grant)  # the agent stopped before the sign-in's id_token was checked
+                turn.tx.delete(Grant, grant.grant_id)
+
+        await self.link.turn(step)
+
+    async def tend(self) -> None:
+        """Give up offers that are too old; runs until cancelled."""
+        while True:
+            wait_s = schedule.BACKOFF_S_MAX
+            try:
+                wait_s = await self.link.turn(self.handoffs.clear_up)
+            except VaultError as exc:
+                log.error("vault_refused", detail=str(exc))
+            await self._clock.sleep(max(wait_s, 1.0))
+
+    def network_is_up(self) -> None:
+        """The broker is connected: what waits for the provider may try at once."""
+        self._network.set()
+        self._network = asyncio.Event()
+        self.keeper.network_is_up()
+
+    def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
+        """The keeper settled a refresh of the phone's own grant."""
+        if after.state in ("dead", "needs_handoff", "locked"):
+            turn.event("sign_in_needed", grant_id=after.grant_id, detail=after.reason)
+
+    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
+        """See :meth:`Accounts.on_late_token`."""
+        self.accounts.on_late_token(turn, grant, refresh_token)
+
+    def _pulse(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # -- devices ---------------------------------------------------------------------------------------
+
+    async def pairing_of(self, device: str) -> Pairing:
+        """Return the active pairing that a name, unique prefix or id means. Raises LocalError with the choice."""
+        rows = await self.link.turn(lambda turn: turn.tx.select(Pairing))
+        rows = [row for row in rows if row.state in ("active", "retired")]
+        newest = {row.peer_id: row for row in sorted(rows, key=lambda row: (row.state == "active", row.paired_at))}
+        exact = [row for row in newest.values() if device in (row.peer_id, row.peer_name)]
+        prefix = [row for row in newest.values() if row.peer_id.startswith(device) or row.peer_name.startswith(device)]
+        found = exact or prefix
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(f"{row.peer_name} ({row.peer_id[:6]})" for row in (found or newest.values())) or "none"
+        if found:
+            raise LocalError(f"{device!r} means several devices: {names}", hint="use a longer name or the id")
+        raise LocalError(f"no paired device is called {device!r}; paired: {names}", hint="token-relay phone pair")
+
+    # -- handoff ---------------------------------------------------------------------------------------
+
+    async def hand_off(self, device: str, wish: HandoffWish, person: Person) -> PhoneHandoff:
+        """Give the device a grant, or join the open handoff; returns when it is settled or ``wait_s`` is over.
+
+        Raises:
+            PolicyError: the application's gate is shut, or the strategy is unsafe with this provider.
+            PersonNeededError: somebody must sign in. LocalError: no such device, or the handoff failed.
+        """
+        self.accounts.require_refresh_token_access()
+        strategy = self._choose(wish.strategy)
+        pairing = await self.pairing_of(device)
+        if pairing.state != "active":
+            raise LocalError("this device is being unpaired", hint="pair again: token-relay phone pair")
+        own = await self._own_grant(strategy)
+        check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
+        issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
+        row = await self.link.turn(
+            partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)
+        )
+        ends_at = self._clock.now().boot_s + wish.wait_s
+        while True:
+            row = await self._reload(row.handoff_id)
+            match row.state:
+                case "done":
+                    return row
+                case "cancelling" | "cancelled" | "gone" | "revoking":
+                    why = row.problem or row.reason or row.state
+                    raise LocalError(f"the handoff did not come about: {why}", hint="see: token-relay phone status")
+                case "offered" if row.reason == "accepted" and row.strategy == "mint":
+                    await self._mint(row, wish.sign_in, person)
+                    continue
+                case _:
+                    pass
+            left_s = ends_at - self._clock.now().boot_s
+            if left_s <= 0:
+                return row
+            changed = self._changed
+            if (await self._reload(row.handoff_id)) == row:
+                await self._clock.wait(changed, left_s)
+
+    def _choose(self, wanted: Strategy | None) -> Strategy:
+        profile = self.settings.profile
+        strategy = wanted or self._strategy or profile.strategies[0]
+        if strategy not in profile.strategies:
+            reason = UNSAFE.get(strategy, "it is not safe with profile {name}").format(name=profile.name)
+            raise PolicyError(
+                f"strategy {strategy} is refused: {reason}", hint=f"use one of: {', '.join(profile.strategies)}"
+            )
+        return strategy
+
+    async def _own_grant(self, strategy: Strategy) -> Grant | None:
+        if strategy == "mint":
+            return None
+        for grant in reversed(await self.accounts.grants()):
+            is_ours = (grant.client_id, grant.profile) == (self.settings.client_id, self.settings.profile.name)
+            # Of an earlier configuration: the companion would refuse another client's grant after it has left, and
+            # another profile's strategy may spend it.
+            if is_ours and grant.refresh_token is not None and grant.state in ("held", "refreshing", "uncertain"):
+                return grant
+        raise PersonNeededError(
+            "nobody is signed in on this phone", hint="token-relay phone sign-in --username U, or --browser"
+        )
+
+    def _open(
+        self, turn: Turn, *, pairing: Pairing, strategy: Strategy, wish: HandoffWish, own: Grant | None, issuer: str
+    ) -> PhoneHandoff:
+        current = turn.tx.get(Pairing, pairing.pairing_id)
+        assert current is not None
+        if (row := self.handoffs.open_handoff(turn.tx, current)) is not None:
+            return row  # one open handoff per pairing: the second command joins it
+        turn.tx.put(replace(current, renew_denied=False))  # the person asks: the device may be renewed again
+        lease_days = self._lease_days if wish.lease_days is None else wish.lease_days
+        like = PhoneHandoff(
+            handoff_id="",
+            pairing_id=pairing.pairing_id,
+            grant_id=own.grant_id if own else "",
+            state="new",
+            reason="",
+            strategy=strategy,
+            scope=normalise_scope(wish.scope),
+            lease_days=lease_days,
+            created="",
+            created_at=0,
+            expires_at=0,
+            issuer=issuer,
+            client_id=self.settings.client_id,
+            subject=own.subject if own else "",
+            account=own.account if own else "",
+            profile=self.settings.profile.name,
+        )
+        return self.handoffs.offer(turn, current, like)
+
+    async def _reload(self, handoff_id: str) -> PhoneHandoff:
+        row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
+        if row is None:
+            raise LocalError("the device was forgotten meanwhile")
+        return row
+
+    # -- obtaining the companion's token ---------------------------------------------------------------
+
+    def _start_obtaining(self, handoff_id: str) -> None:
+        """ACCEPT is committed. ``mint`` waits for the person's command; the others go on by themselves."""
+        self._pulse()
+        if handoff_id not in self._obtaining:
+            self._obtaining.add(handoff_id)
+            self.link.spawn(self._obtain(handoff_id))
+
+    async def _obtain(self, handoff_id: str) -> None:
+        """Obtain and release, trying again until it works, is final, or the offer is over. Never raises."""
+        failures = 0
+        try:
+            while True:
+                row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
+                if row is None or state_of(row) != Offered(is_accepted=True):
+                    return
+                if row.strategy == "mint":
+                    await self._note(handoff_id, "waits for the person to sign in: token-relay phone handoff again")
+                    return
+                if row.strategy == "move":
+                    await self.keeper.exclusively(row.grant_id, partial(self._move, handoff_id))
+                else:
+                    await self.keeper.exclusively(row.grant_id, partial(self._branch, handoff_id))
+                row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
+                if row is None or state_of(row) != Offered(is_accepted=True):
+                    return
+                grant = await self.link.turn(partial(_grant, grant_id=row.grant_id))
+                if grant is not None and grant.state in ("refreshing", "uncertain"):
+                    await self.keeper.refresh(row.grant_id)  # finish the open intent first
+                failures += 1
+                pause_s = schedule.backoff_s(
+                    failures=failures, share=self._random.uniform(0.5, 1.0), retry_after_s=None
+                )
+                await self._clock.wait(self._network, pause_s)
+        except VaultError as exc:
+            log.error("vault_refused", detail=str(exc))
+        finally:
+            self._obtaining.discard(handoff_id)
+
+    async def _note(self, handoff_id: str, problem: str) -> None:
+        def step(turn: Turn) -> None:
+            row = turn.tx.get(PhoneHandoff, handoff_id)
+            if row is not None and row.problem != problem:
+                turn.tx.put(replace(row, problem=problem))
+                turn.after.append(self._pulse)
+
+        await self.link.turn(step)
+
+    async def _move(self, handoff_id: str) -> None:
+        def step(turn: Turn) -> None:
+            row = turn.tx.get(PhoneHandoff, handoff_id)
+            grant = turn.tx.get(Grant, row.grant_id) if row is not None else None
+            if row is None or grant is None or grant.refresh_token is None:
+                self._give_up(turn, handoff_id, "the phone has no token to move any more")
+            elif grant.state == "held":
+                pairing = turn.tx.get(Pairing, row.pairing_id)
+                assert pairing is not None
+                self.handoffs.release(turn, pairing, row, grant, grant.refresh_token)
+
+        await self._carefully(step)
+
+    async def _branch(self, handoff_id: str) -> None:
+        """Refresh the phone's own grant and give the *new* token away; the old one stays here, and good."""
+
+        def begin(turn: Turn) -> tuple[Grant, RefreshToken] | None:
+            row = turn.tx.get(PhoneHandoff, handoff_id)
+            if row is None or state_of(row) != Offered(is_accepted=True):
+                return None
+            grant = turn.tx.get(Grant, row.grant_id)
+            if grant is None or grant.refresh_token is None or grant.state == "dead":
+                self._give_up(turn, handoff_id, "the phone is no longer signed in")
+                return None
+            if grant.state != "held":
+                return None
+            orphans = row.orphans + (1 if row.is_obtaining else 0)
+            turn.tx.put(replace(row, is_obtaining=True, orphans=orphans))
+            return grant, grant.refresh_token
+
+        begun = await self.link.turn(begin)
+        if begun is None:
+            return
+        grant, refresh_token = begun
+        outcome = await oauth.refresh(
+            self._http,
+            profile_of(grant),
+            token_endpoint=grant.token_endpoint,
+            client_id=grant.client_id,
+            refresh_token=refresh_token,
+            client_info=grant.profile == "entra",
+        )
+        await self._carefully(lambda turn: self._branched(turn, handoff_id, outcome))
+
+    def _branched(self, turn: Turn, handoff_id: str, outcome: TokenOutcome) -> None:
+        row = turn.tx.get(PhoneHandoff, handoff_id)
+        if row is None:
+            return
+        grant = turn.tx.get(Grant, row.grant_id)
+        pairing = turn.tx.get(Pairing, row.pairing_id)
+        if grant is None or pairing is None:
+            return
+        # What came back without being released is nobody's: an answer that was lost, or a handoff ended meanwhile.
+        is_orphan = isinstance(outcome, OutcomeUnknown)
+        match outcome:
+            case Refreshed(refresh_token=RefreshToken() as new):
+                is_orphan = not self.handoffs.release(turn, pairing, row, grant, new)
+            case Refreshed():
+                self._give_up(turn, handoff_id, "the provider gives no second refresh token: branch cannot work")
+            case Denied(kind="final"):
+                erase_grant(turn, with_state(grant, lifecycle.Dead(grant.generation, "denied")))
+                turn.event("sign_in_needed", grant_id=grant.grant_id, detail="denied")
+                self._give_up(
+                    turn, handoff_id, f"the provider no longer accepts the phone's own grant: {outcome.error}"
+                )
+            case Denied(kind="person" | "configuration"):
+                self._give_up(turn, handoff_id, f"the provider refuses: {outcome.error} ({outcome.kind})")
+            case Denied():
+                self._put_problem(turn, handoff_id, f"the provider refuses for now: {outcome.error}")
+            case Unavailable(reason) | OutcomeUnknown(reason):
+                self._put_problem(turn, handoff_id, f"the provider cannot be reached: {reason}")
+        current = turn.tx.get(PhoneHandoff, handoff_id)
+        if current is not None and (current.is_obtaining or is_orphan):
+            turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + (1 if is_orphan else 0)))
+
+    def _put_problem(self, turn: Turn, handoff_id: str, problem: str) -> None:
+        row = turn.tx.get(PhoneHandoff, handoff_id)
+        if row is not None:
+            turn.tx.put(replace(row, problem=problem))
+            turn.after.append(self._pulse)
+
+    def _give_up(self, turn: Turn, handoff_id: str, problem: str) -> None:
+        row = turn.tx.get(PhoneHandoff, handoff_id)
+        pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
+        if row is not None and pairing is not None:
+            turn.tx.put(replace(row, problem=problem, is_obtaining=False))
+            self.handoffs.step(turn, pairing, handoff_id, "cancel")
+
+    async def _carefully(self, step: Callable[[Turn], None]) -> None:
+        """Commit what may be the only copy of a token, for as long as the disk takes."""
+        while True:
+            try:
+                return await self.link.turn(step)
+            except VaultError as exc:
+                log.error("token_not_stored", detail=str(exc))
+                await self._clock.sleep(1.0)
+
+    async def _mint(self, row: PhoneHandoff, options: SignInOptions | None, person: Person) -> None:
+        """Have the person sign in just for the companion; the token goes straight into the sealed TOKEN."""
+        lock = self._signing_in.setdefault(row.handoff_id, asyncio.Lock())
+        async with lock:
+            if state_of(await self._reload(row.handoff_id)) != Offered(is_accepted=True):
+                return
+            chosen = options or SignInOptions(username=await self._usual_username())
+
+            def begin(turn: Turn) -> None:
+                current = turn.tx.get(PhoneHandoff, row.handoff_id)
+                if current is not None:
+                    turn.tx.put(replace(current, is_obtaining=True))
+
+            def abandon(turn: Turn, orphans: int = 0) -> None:
+                current = turn.tx.get(PhoneHandoff, row.handoff_id)
+                if current is not None and current.is_obtaining:
+                    turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + orphans))
+
+            await self.link.turn(begin)
+            try:
+                new = await self.accounts.authenticate(person, chosen)
+            except BaseException as exc:
+                await self.link.turn(partial(abandon, orphans=int(isinstance(exc, SignInLostError))))
+                raise
+            try:
+                checked = await self.accounts.check(new)
+            except BaseException:
+                await self.link.turn(partial(abandon, orphans=1))  # a live token, and nobody holds it
+                raise
+            await self._carefully(partial(self._minted, handoff_id=row.handoff_id, new=checked))
+        self._signing_in.pop(row.handoff_id, None)
+
+    def _minted(self, turn: Turn, handoff_id: str, new: NewGrant) -> None:
+        row = turn.tx.get(PhoneHandoff, handoff_id)
+        pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
+        if row is None or pairing is None or new.tokens.refresh_token is None:
+            return
+        grant = self.accounts.grant_of(turn, new, new.tokens.refresh_token)
+        if not self.handoffs.release(turn, pairing, row, grant, new.tokens.refresh_token):
+            current = turn.tx.get(PhoneHandoff, handoff_id)  # release() may have given the handoff up
+            assert current is not None
+            turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + 1))
+
+    async def _usual_username(self) -> str:
+        own = await self.accounts.grants()
+        return own[-1].account if own else ""
+
+    # -- the rest of what a person asks ----------------------------------------------------------------
+
+    async def cancel(self, device: str) -> PhoneHandoff:
+        """Give up the open handoff of a device; what becomes of it only the companion's disk knows."""
+        pairing = await self.pairing_of(device)
+
+        def step(turn: Turn) -> str:
+            row = self.handoffs.open_handoff(turn.tx, pairing)
+            if row is None:
+                raise LocalError("no handoff to this device is open", hint="to end a finished one: phone revoke")
+            self.handoffs.step(turn, pairing, row.handoff_id, "cancel")
+            return row.handoff_id
+
+        handoff_id = await self.link.turn(step)
+        return await self._until(handoff_id, ("done", "cancelled", "gone"), wait_s=10.0)
+
+    async def revoke(self, device: str, *, wait_s: float) -> list[PhoneHandoff]:
+        """Take every grant of a device away; REVOKE is durable when this begins to wait, and never expires."""
+        pairing = await self.pairing_of(device)
+        ids = await self.link.turn(lambda turn: self.handoffs.revoke_device(turn, pairing.peer_id))
+        ends_at = self._clock.now().boot_s + wait_s
+        rows = []
+        for handoff_id in ids:
+            rows.append(await self._until(handoff_id, ("gone",), wait_s=ends_at - self._clock.now().boot_s))
+        return rows
+
+    async def unpair(self, device: str) -> list[PhoneHandoff]:
+        """Revoke what the device holds and retire the pairing; it is deleted when nothing is open any more."""
+        rows = await self.revoke(device, wait_s=10.0)
+        pairing = await self.pairing_of(device)
+
+        def step(turn: Turn) -> None:
+            if all(row.state == "gone" for row in rows):
+                self.handoffs.forget_device(turn, pairing.peer_id)
+            else:
+                for row in turn.tx.select(Pairing, peer_id=pairing.peer_id):
+                    turn.tx.put(replace(row, state="retired"))
+
+        await self.link.turn(step)
+        return rows
+
+    async def forget(self, device: str) -> int:
+        """Give a device up without asking it; returns how many live handoffs that ended."""
+        pairing = await self.pairing_of(device)
+        return await self.link.turn(lambda turn: self.handoffs.forget_device(turn, pairing.peer_id))
+
+    async def _until(self, handoff_id: str, states: tuple[str, ...], *, wait_s: float) -> PhoneHandoff:
+        ends_at = self._clock.now().boot_s + wait_s
+        while True:
+            changed = self._changed
+            row = await self._reload(handoff_id)
+            left_s = ends_at - self._clock.now().boot_s
+            if row.state in states or left_s <= 0:
+                return row
+            await self._clock.wait(changed, left_s)
+
+    async def live_handoffs(self, device_id: str) -> list[PhoneHandoff]:
+        """Return what a device holds or is about to hold."""
+
+        def step(turn: Turn) -> list[PhoneHandoff]:
+            pairings = turn.tx.select(Pairing, peer_id=device_id)
+            return [
+                row
+                for pairing in pairings
+                for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id)
+                if row.state in LIVE
+            ]
+
+        return await self.link.turn(step)
+
+
+def _grant(turn: Turn, grant_id: str) -> Grant | None:
+    return turn.tx.get(Grant, grant_id)

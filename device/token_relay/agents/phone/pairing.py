@@ -1,0 +1,148 @@
+"""The phone's side of pairing: read an invitation, speak in its mailbox, confirm the check number."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from token_relay.agents.link import Link
+from token_relay.agents.ports import Clock, Random
+from token_relay.agents.records import Pairing
+from token_relay.agents.turn import Turn
+from token_relay.protocol import pairing as wire
+from token_relay.protocol.errors import LocalError, PeerError, PersonNeededError, TransientError
+from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.protocol.messages import Pair3
+from token_relay.protocol.topics import mailbox_topic
+
+PAIR1_EVERY_S = 2.0  # the bytes are the same each time, so the companion answers the same
+PAIR1_WAIT_S = 60.0
+PAIR4_WAIT_S = 60.0
+
+
+class PhonePairing:
+    """Pairs with one companion at a time."""
+
+    def __init__(self, *, link: Link, clock: Clock, random: Random, name: str) -> None:
+        self._link = link
+        self._clock = clock
+        self._random = random
+        self._name = name
+        self._lock = asyncio.Lock()
+        self._mailbox = b""
+        self._inbox: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)  # more is noise: dropped, PAIR1 asks again
+        self._active: dict[str, asyncio.Event] = {}
+
+    async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
+        """Take what lies in a mailbox. Raises PeerError when nobody waits for it."""
+        if mailbox_id != self._mailbox or self._inbox.full():
+            raise PeerError("wrong_mailbox")
+        self._inbox.put_nowait(payload)
+
+    def activated(self, pairing: Pairing) -> None:
+        """PAIR4 is committed."""
+        if event := self._active.get(pairing.pairing_id):
+            event.set()
+
+    async def pair(self, text: str, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
+        """Pair with the companion that shows this invitation; durable on both ends when it returns.
+
+        ``confirm`` is given check number and device name and says whether the person agrees.
+
+        Raises:
+            PeerError, LocalError: not this invitation. TransientError: nobody answered.
+        """
+        invitation = wire.Invitation.from_text(text)
+        async with self._lock:
+            return await self._pair(invitation, confirm)
+
+    async def _pair(self, invitation: wire.Invitation, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
+        channel = self._link.channel
+        if channel is None or not channel.is_connected:
+            raise TransientError("the broker is not connected", hint="see: token-relay phone status")
+        if invitation.public_key == self._link.own.public_key:
+            raise LocalError("this is an invitation of this very device")
+        fresh = KeyPair.from_random(self._random.bytes(32))
+        fields = wire.Pair1Fields(
+            v=1,
+            type="PAIR1",
+            static_key=self._link.own.public_key.hex(),
+            name=self._name,
+            nonce=self._random.bytes(16).hex(),
+        )
+        pair1 = wire.seal_pair1(invitation, fresh=fresh, nonce=self._random.bytes(24), fields=fields)
+        topic = mailbox_topic(invitation.mailbox_id)
+        self._mailbox = invitation.mailbox_id
+        await channel.subscribe(topic)
+        try:
+            pair2, answer = await self._await_pair2(topic, invitation, pair1, fresh)
+        finally:
+            self._mailbox = b""
+            while not self._inbox.empty():
+                self._inbox.get_nowait()
+            await channel.unsubscribe(topic)
+        transcript = wire.transcript_hash(invitation, pair1, pair2)
+        if not await confirm(wire.check_number(transcript), answer.name):
+            raise PersonNeededError("the check number was not confirmed", hint="pair again when both numbers are equal")
+        return await self._confirm(answer, transcript)
+
+    async def _await_pair2(
+        self, topic: str, invitation: wire.Invitation, pair1: bytes, fresh: KeyPair
+    ) -> tuple[bytes, wire.Pair2Fields]:
+        ends_at = self._clock.now().boot_s + PAIR1_WAIT_S
+        while self._clock.now().boot_s < ends_at:
+            if self._link.channel is not None:
+                await self._link.channel.publish(topic, pair1)
+            try:
+                async with asyncio.timeout(PAIR1_EVERY_S):
+                    while True:
+                        payload = await self._inbox.get()
+                        if payload == pair1:
+                            continue  # our own, delivered to us as well
+                        try:
+                            return payload, wire.open_pair2(invitation, pair1, payload, fresh=fresh)
+                        except PeerError as exc:
+                            self._link.count_reject(exc.reason)
+            except TimeoutError:
+                continue
+        raise TransientError(
+            "the companion did not answer",
+            hint="is its agent connected to the same broker? an invitation works once and for ten minutes",
+        )
+
+    async def _confirm(self, answer: wire.Pair2Fields, transcript: bytes) -> Pairing:
+        peer_key = bytes.fromhex(answer.static_key)
+        event = self._active[answer.pairing_id] = asyncio.Event()
+
+        def step(turn: Turn) -> None:
+            for old in turn.tx.select(Pairing, state="pending"):
+                turn.settle(old.pairing_id)
+                turn.tx.delete(Pairing, old.pairing_id)
+            if turn.tx.get(Pairing, answer.pairing_id) is not None:
+                raise PeerError("pairing_id_reused")
+            turn.tx.put(
+                Pairing(
+                    pairing_id=answer.pairing_id,
+                    peer_id=device_id(peer_key),
+                    peer_key=peer_key,
+                    peer_name=answer.name,
+                    state="pending",
+                    transcript_hash=transcript,
+                    created=turn.stamp,
+                )
+            )
+            turn.request(answer.pairing_id, Pair3(transcript_hash=transcript.hex()))
+
+        try:
+            await self._link.turn(step)
+            async with asyncio.timeout(PAIR4_WAIT_S):
+                await event.wait()
+        except TimeoutError:
+            raise TransientError(
+                "the companion did not confirm the pairing", hint="it completes by itself when the companion is back"
+            ) from None
+        finally:
+            self._active.pop(answer.pairing_id, None)
+        pairing = await self._link.turn(lambda turn: turn.tx.get(Pairing, answer.pairing_id))
+        assert pairing is not None
+        return pairing

@@ -1,0 +1,266 @@
+"""What the agents keep in their vaults, one frozen dataclass a table.
+
+Plain fields lie in clear (states, times, counters, names of issuers); ``Secret`` fields are sealed. Moments are text
+made by :class:`token_relay.agents.elapsed.Stamp` where elapsed time matters, and Unix seconds (``*_at``) where a person
+reads them. Everything is keyed pairing × handoff × grant, so one phone has several companions and accounts, and the
+other way round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
+
+SCHEMA_VERSION = 2  # 2: Board
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """This device's static key pair; one row, ``name`` = "self"."""
+
+    table: ClassVar[str] = "identity"
+    key: ClassVar[tuple[str, ...]] = ("name",)
+    sealed_under: ClassVar[str] = "vault"
+
+    name: str
+    public_key: bytes
+    private_key: PrivateKey
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """One pairing with one peer and the numbers of its two directions.
+
+    ``state``: ``pending`` (PAIR1/PAIR2 done), ``active``, ``retired`` (a newer pairing with the same peer took over:
+    what was open is settled, nothing new begins). ``challenge`` is the one of our last HELLO, empty once answered.
+    """
+
+    table: ClassVar[str] = "pairings"
+    key: ClassVar[tuple[str, ...]] = ("pairing_id",)
+    sealed_under: ClassVar[str] = "vault"
+
+    pairing_id: str
+    peer_id: str
+    peer_key: bytes
+    peer_name: str
+    state: str
+    transcript_hash: bytes
+    created: str
+    paired_at: int = 0
+    seq_sent: int = 0
+    seq_high: int = 0
+    peer_accepted: int = 0
+    challenge: str = ""
+    challenged: str = ""  # when; a lease counts from here, so that a broker gains nothing by holding LEASE back
+    heard_at: int = 0
+    heard: str = ""
+    rollback: str = ""  # "", "peer" (it was restored from an older image) or "self" (we were)
+    renew_denied: bool = False  # `phone revoke` takes the right to renew away
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One accepted message of the replay window."""
+
+    table: ClassVar[str] = "seen"
+    key: ClassVar[tuple[str, ...]] = ("pairing_id", "seq")
+    sealed_under: ClassVar[str] = "vault"
+
+    pairing_id: str
+    seq: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One open request: its ciphertext, so that a resend is byte identical."""
+
+    table: ClassVar[str] = "outbox"
+    key: ClassVar[tuple[str, ...]] = ("pairing_id", "seq")
+    sealed_under: ClassVar[str] = "vault"
+
+    pairing_id: str
+    seq: int
+    type: str
+    handoff_id: str
+    envelope: bytes
+    queued: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneHandoff:
+    """The phone's end of one handoff. ``held_token`` is kept by ``move`` only, until the companion has decided."""
+
+    table: ClassVar[str] = "phone_handoffs"
+    key: ClassVar[tuple[str, ...]] = ("handoff_id",)
+    sealed_under: ClassVar[str] = "{handoff_id}"
+
+    handoff_id: str
+    pairing_id: str
+    grant_id: str  # the phone's own grant behind it
+    state: str
+    reason: str
+    strategy: str
+    scope: str
+    lease_days: int
+    created: str
+    created_at: int
+    expires_at: int
+    offer_hash: bytes = b""
+    one_time_key: bytes = b""
+    accept_hash: bytes = b""
+    is_obtaining: bool = False  # the request for the companion's token may have gone out
+    orphans: int = 0  # tokens that the provider may have issued and nobody holds
+    problem: str = ""
+    held_token: RefreshToken | None = None
+    renews: str = ""
+    is_renewal: bool = False
+    done_at: int = 0
+    device_state: str = ""
+    device_reason: str = ""
+    generation: int = 0
+    provider_said: str = ""
+    access_token_ends_at: int = 0
+    issuer: str = ""
+    client_id: str = ""
+    subject: str = ""
+    account: str = ""
+    is_otp: bool = False
+    signed_in_at: int = 0
+    profile: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompanionHandoff:
+    """The companion's end of one handoff; a ``dead`` row is the tombstone and stays as long as the pairing."""
+
+    table: ClassVar[str] = "companion_handoffs"
+    key: ClassVar[tuple[str, ...]] = ("handoff_id",)
+    sealed_under: ClassVar[str] = "{handoff_id}"
+
+    handoff_id: str
+    pairing_id: str
+    state: str
+    reason: str = ""
+    was_stored: bool = False
+    created_at: int = 0
+    offer_hash: bytes = b""
+    accept_hashes: bytes = b""  # 32 bytes each, of the ACCEPTs sent; TOKEN names the one that arrived
+    one_time_public: bytes = b""
+    one_time_key: PrivateKey | None = None
+    issuer: str = ""
+    client_id: str = ""
+    scope: str = ""
+    lease_days: int = 0
+    provider_said: str = ""
+    access_token_ends_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A grant and where it stands. On the phone ``pairing_id`` and ``handoff_id`` are empty."""
+
+    table: ClassVar[str] = "grants"
+    key: ClassVar[tuple[str, ...]] = ("grant_id",)
+    sealed_under: ClassVar[str] = "{grant_id}"
+
+    grant_id: str
+    pairing_id: str
+    handoff_id: str
+    issuer: str
+    client_id: str
+    token_endpoint: str
+    revocation_endpoint: str
+    scope: str
+    audience: str
+    subject: str
+    account: str
+    profile: str
+    signed_in_at: int
+    is_otp: bool
+    stored_at: int
+    refresh_token: RefreshToken | None
+    state: str = "held"
+    reason: str = ""
+    generation: int = 1
+    intent: str = ""
+    intent_late: int = 0
+    intent_attempts: int = 0
+    refreshed_at: int = 0
+    refreshed: str = ""
+    lease_days: int = 0
+    lease_used_s: float = 0.0
+    lease_marked: str = ""
+    lease_wall: float = 0.0
+    trace_id: str = ""
+    correlation_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedToken:
+    """The newest access token of a grant for one normalised scope set."""
+
+    table: ClassVar[str] = "access_tokens"
+    key: ClassVar[tuple[str, ...]] = ("grant_id", "scope")
+    sealed_under: ClassVar[str] = "{grant_id}"
+
+    grant_id: str
+    scope: str
+    granted_scope: str
+    token_type: str
+    received: str
+    expires_in_s: float
+    generation: int
+    access_token: AccessToken | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of the audit table, at most 1000, no secret in it."""
+
+    table: ClassVar[str] = "events"
+    key: ClassVar[tuple[str, ...]] = ("number",)
+    sealed_under: ClassVar[str] = "vault"
+
+    number: int
+    at: int
+    name: str
+    device: str
+    handoff_id: str
+    grant_id: str
+    generation: int
+    detail: str
+    trace_id: str
+    correlation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A durable counter, such as the number of the last event."""
+
+    table: ClassVar[str] = "counters"
+    key: ClassVar[tuple[str, ...]] = ("name",)
+    sealed_under: ClassVar[str] = "vault"
+
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Which device the vault belongs to; one row, ``name`` = "self". ``components`` is JSON: service.board_check."""
+
+    table: ClassVar[str] = "board"
+    key: ClassVar[tuple[str, ...]] = ("name",)
+    sealed_under: ClassVar[str] = "vault"
+
+    name: str
+    components: str
+    recorded_at: int
+
+
+RECORDS = (Identity, Pairing, Seen, Outgoing, PhoneHandoff, CompanionHandoff, Grant, CachedToken, Event, Counter, Board)
+EVENTS_MAX = 1000

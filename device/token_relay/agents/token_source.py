@@ -1,0 +1,86 @@
+"""What the token API asks of an agent, and what it may get back; the agents implement it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from token_relay.protocol.secret import AccessToken, SessionTransferToken
+
+RefusalCode = Literal["reauth_required", "locked", "denied", "offline", "not_found", "busy", "transfer_refused"]
+
+MIN_VALID_S_DEFAULT = 30.0  # shorter than any call an app would make with the token
+TIMEOUT_S_DEFAULT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenQuery:
+    """One question by one local program. Empty strings mean "not said".
+
+    ``claims`` is a claims challenge as it is sent to the provider (:func:`token_relay.provider.claims.read_claims`).
+    """
+
+    scope: str = ""
+    account: str = ""
+    audience: str = ""
+    min_valid_s: float = MIN_VALID_S_DEFAULT
+    timeout_s: float = TIMEOUT_S_DEFAULT
+    force_refresh: bool = False
+    claims: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGranted:
+    """An access token; ``expires_at`` is aware UTC."""
+
+    access_token: AccessToken
+    token_type: str
+    expires_at: datetime
+    scope: str
+    issuer: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefused:
+    """No token: why, in words, and the one action that would change it."""
+
+    error: RefusalCode
+    detail: str
+    action: str = ""
+    retry_after_s: float | None = None
+
+
+class TokenSource(Protocol):
+    """An agent, as the token API sees it."""
+
+    async def get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
+        """Answer within about ``query.timeout_s``; a value in every case."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TransferQuery:
+    """One wish for a session transfer token. Empty strings mean "not said"."""
+
+    account: str = ""
+    audience: str = ""
+    timeout_s: float = TIMEOUT_S_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class TransferGranted:
+    """A session transfer token of its own for this caller; ``expires_at`` is aware UTC."""
+
+    token: SessionTransferToken
+    expires_at: datetime
+    expires_in_s: float
+    issuer: str
+
+
+class TransferSource(Protocol):
+    """An agent whose grants can sign a browser in."""
+
+    async def get_session_transfer(self, query: TransferQuery) -> TransferGranted | TokenRefused:
+        """Answer within about ``query.timeout_s``; what the provider rotated is on disk before this returns."""
+        ...

@@ -1,0 +1,490 @@
+"""What apps on the device may ask: an access token or a session transfer token, over HTTP/1.1 on a Unix socket.
+
+``GET /v1/token?scope=&account=&audience=&min_valid_s=&timeout_s=&force_refresh=&claims=`` and ``POST
+/v1/session-transfer``, whose body is :mod:`token_relay.apps.session_transfer`'s. The kernel says who the peer is, the
+policy decides by that, the agent answers. This module knows HTTP, limits and words; no refresh token has a way to get
+in here.
+
+Invariants:
+
+* *one request per connection*: the connection is closed after the answer, so its limits are the request's limits.
+* *every limit is per connection or per uid*: head bytes, time until the head is whole, connections, tokens per
+  second; a program that exceeds one hurts only itself, except for the 64 connections that all share.
+* *the policy sees the token too*: a provider may grant more scopes than were asked for (RFC 6749 §3.3), so the policy
+  is asked again with the scopes that the token has.
+* *nothing is cached*: every answer says ``Cache-Control: no-store`` (RFC 6749 §5.1).
+
+aiohttp is imported by :meth:`TokenApi.start`, since the command line reads this module for its constants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from token_relay.agents.ports import Clock
+from token_relay.agents.token_source import (
+    MIN_VALID_S_DEFAULT,
+    TIMEOUT_S_DEFAULT,
+    RefusalCode,
+    TokenQuery,
+    TokenRefused,
+    TokenSource,
+    TransferSource,
+)
+from token_relay.apps.policy import ROOT_UID, Allowed, DeniedBecause, Peer, Policy, decide
+from token_relay.apps.rate_limit import TOKENS_PER_S_MAX, RateLimit
+from token_relay.apps.replies import Reply, granted, refused
+from token_relay.apps.session_transfer import BODY_BYTES_MAX, HOW, parse_body, transferred
+from token_relay.apps.session_transfer import PATH as TRANSFER_PATH
+from token_relay.host.logs import where
+from token_relay.host.systemd import UnixListener, open_listener, peer_of
+from token_relay.protocol.errors import RelayError
+from token_relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+log = structlog.get_logger(__name__)
+
+PATH = "/v1/token"
+SOCKET_MODE = 0o660
+
+CONNECTIONS_MAX = 64
+CONNECTIONS_PER_UID_MAX = 8
+HEAD_BYTES_MAX = 16_384
+HEAD_DEADLINE_S = 2.0  # a local program has no reason to be slower; slowloris has
+MIN_VALID_S_MAX = 86_400.0
+TIMEOUT_S_MAX = 60.0
+SOURCE_GRACE_S = 5.0  # how much longer than timeout_s the agent may take before we answer in its place
+
+STATUS: dict[RefusalCode, int] = {
+    "reauth_required": 401,
+    "locked": 423,
+    "denied": 403,
+    "offline": 503,
+    "not_found": 404,
+    "busy": 429,
+    "transfer_refused": 502,
+}
+
+
+# -- Query and answer --------------------------------------------------------------------------------------
+
+# RFC 6749 §3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E ), separated by single spaces.
+_Scope = Annotated[str, Field(max_length=2_048, pattern=r"^([\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*)?$")]
+_Name = Annotated[str, Field(max_length=512, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+
+
+class _QueryModel(BaseModel):
+    """The query's parameters as they stand in the URL; numbers are decimal text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    scope: _Scope = ""
+    account: _Name = ""
+    audience: _Name = ""
+    min_valid_s: Annotated[float, Field(ge=0, le=MIN_VALID_S_MAX, allow_inf_nan=False)] = MIN_VALID_S_DEFAULT
+    timeout_s: Annotated[float, Field(ge=0, le=TIMEOUT_S_MAX, allow_inf_nan=False)] = TIMEOUT_S_DEFAULT
+    force_refresh: Literal["true", "false", "1", "0"] = "false"
+    claims: Annotated[str, Field(max_length=CLAIMS_CHARS_MAX)] = ""
+
+
+PARAMETERS = tuple(_QueryModel.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class BadQuery:
+    """Why a query string is refused."""
+
+    detail: str
+
+
+def parse_query(text: str) -> TokenQuery | BadQuery:
+    """Read the part of the URL after ``?``. Unknown and repeated parameters are refused, never ignored."""
+    try:
+        pairs = (
+            urllib.parse.parse_qsl(
+                text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=2 * len(PARAMETERS)
+            )
+            if text
+            else []
+        )
+    except ValueError:
+        return BadQuery("the query is not name=value&… in percent-encoded UTF-8")
+    given = dict(pairs)
+    if len(given) != len(pairs):
+        return BadQuery("a parameter is given twice")
+    try:
+        model = _QueryModel.model_validate(given)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        return BadQuery(f"{str(first['loc'][0])[:64]!r}: {first['msg'].lower()}")
+    claims = read_claims(model.claims) if model.claims else ""
+    if claims is None:
+        return BadQuery("'claims': must be a claims challenge, as JSON or base64, with access_token alone")
+    return TokenQuery(
+        model.scope,
+        model.account,
+        model.audience,
+        model.min_valid_s,
+        model.timeout_s,
+        model.force_refresh in ("true", "1"),
+        claims,
+    )
+
+
+def _refusal(answer: TokenRefused) -> Reply:
+    retry_after_s = 1.0 if answer.error == "busy" and answer.retry_after_s is None else answer.retry_after_s
+    return refused(STATUS[answer.error], answer.error, answer.detail, answer.action, retry_after_s)
+
+
+def _denial(because: DeniedBecause) -> Reply:
+    action = f"to allow it, add to the policy:\n{because.line_to_add}" if because.line_to_add else ""
+    return refused(STATUS["denied"], "denied", because.detail, action)
+
+
+def _bad_request(detail: str) -> Reply:
+    return refused(400, "bad_request", detail, f"use GET {PATH} with any of: {', '.join(PARAMETERS)}")
+
+
+# -- Server ------------------------------------------------------------------------------------------------
+
+
+class TokenApi:
+    """Serves one agent's tokens on one socket. ``policy`` may be replaced while it runs (a reload).
+
+    Without ``transfers`` there is no session transfer here.
+    """
+
+    def __init__(
+        self,
+        source: TokenSource,
+        policy: Policy,
+        *,
+        clock: Clock,
+        transfers: TransferSource | None = None,
+        head_deadline_s: float = HEAD_DEADLINE_S,
+    ) -> None:
+        self.policy = policy
+        self._source = source
+        self._transfers = transfers
+        self._clock = clock
+        self._head_deadline_s = head_deadline_s
+        self._rate = RateLimit()
+        self._policy_rates: dict[int, RateLimit] = {}  # by requests a minute, as many as the policy has numbers
+        self._connections: dict[int, int] = {}  # uid → open connections
+        self._requests: set[asyncio.Task[object]] = set()
+        self._listener: UnixListener | None = None
+        self._server: asyncio.Server | None = None
+        self._http: web.Server | None = None
+
+    async def start(self, at: Path | int, *, gid: int | None = None) -> None:
+        """Listen at a path (mode 0660, group ``gid`` if given) or on a passed descriptor.
+
+        Raises:
+            ConfigError: somebody else listens there, or the place is not usable.
+        """
+        from aiohttp import web
+
+        protocol_type = _protocol_type()
+        listener = open_listener(at, mode=SOCKET_MODE, gid=gid)
+        # Cancelled with its client: a caller who went away must not hold a place. A refresh that he started goes on
+        # in the agent's own task.
+        http = web.Server(self._serve, handler_cancellation=True)
+        try:
+            # Not create_unix_server: since Python 3.13 that removes the socket's file on closing, the manager's too.
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: protocol_type(self, http), sock=listener.sock
+            )
+        except BaseException:
+            listener.close()
+            raise
+        self._listener, self._http = listener, http
+        log.info("token_api_started", path=None if listener.path is None else str(listener.path))
+
+    async def stop(self) -> None:
+        """Stop listening, end requests in flight without an answer, remove the socket."""
+        if self._server is None or self._listener is None or self._http is None:
+            return
+        self._server.close()
+        self._listener.close()
+        for connection in self._http.connections:
+            connection.force_close()
+        tasks = set(self._requests)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=SOURCE_GRACE_S)
+        self._server = self._listener = self._http = None
+
+    async def answer(self, peer: Peer, method: str, target: str, body: bytes = b"") -> Reply:
+        """Answer one request; ``target`` is the request line's, as it came."""
+        path, mark, query_text = target.partition("?")
+        transfers = self._transfers if path == TRANSFER_PATH else None
+        if path != PATH and transfers is None:
+            return refused(404, "unknown_path", f"{path[:64]!r} is not served here", f"use GET {PATH}")
+        served = "GET" if transfers is None else "POST"
+        if method != served:
+            return replace(
+                refused(405, "method_not_allowed", f"only {served} is served here"), headers={"Allow": served}
+            )
+        wait_s = self._rate.take(peer.uid, self._clock.now().boot_s)
+        if wait_s:
+            return _refusal(
+                TokenRefused(
+                    "busy",
+                    f"uid {peer.uid} asks for more than {TOKENS_PER_S_MAX:.0f} tokens a second",
+                    "keep the token until expires_at",
+                    wait_s,
+                )
+            )
+        if transfers is not None:
+            return await self._transfer(transfers, peer, body if not mark else b"")
+        if body:
+            return _bad_request("a request here has no body")
+        query = parse_query(query_text)
+        if isinstance(query, BadQuery):
+            return _bad_request(query.detail)
+        if query.force_refresh and peer.uid not in (self.policy.owner_uid, ROOT_UID):
+            detail = (
+                "only the agent's own user and root may force a refresh"  # others could spend the provider's patience
+            )
+            return refused(403, "denied", detail, "leave force_refresh out")
+        decision = decide(self.policy, peer, query)
+        if isinstance(decision, DeniedBecause):
+            log.warning("token_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
+            return _denial(decision)
+        if decision.per_minute is not None:
+            a_minute = decision.per_minute
+            rate = self._policy_rates.setdefault(a_minute, RateLimit(a_minute / 60, a_minute))
+            if wait_s := rate.take(peer.uid, self._clock.now().boot_s):
+                log.warning("token_denied", uid=peer.uid, pid=peer.pid, by=decision.by, detail="rate")
+                detail = f"the policy gives uid {peer.uid} {a_minute} tokens a minute"
+                return _refusal(TokenRefused("busy", detail, "keep the token until expires_at", wait_s))
+        return await self._ask_source(peer, query, decision)
+
+    async def _transfer(self, transfers: TransferSource, peer: Peer, body: bytes) -> Reply:
+        query = parse_body(body)
+        if isinstance(query, str):
+            return refused(400, "bad_request", query, HOW)
+        decision = decide(self.policy, peer, query)
+        if isinstance(decision, DeniedBecause):
+            log.warning("session_transfer_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
+            return _denial(decision)
+        try:
+            async with asyncio.timeout(query.timeout_s + SOURCE_GRACE_S):
+                answer = await transfers.get_session_transfer(query)
+        except TimeoutError:
+            answer = TokenRefused("offline", "the agent did not answer in time", "try again", 1.0)
+        except Exception as exc:
+            return internal_error(exc)
+        if isinstance(answer, TokenRefused):
+            return _refusal(answer)
+        log.info("session_transfer_given", uid=peer.uid, pid=peer.pid, by=decision.by)
+        return Reply(200, transferred(answer))
+
+    async def _ask_source(self, peer: Peer, query: TokenQuery, decision: Allowed) -> Reply:
+        try:
+            async with asyncio.timeout(query.timeout_s + SOURCE_GRACE_S):
+                answer = await self._source.get_token(query)
+        except TimeoutError:
+            answer = TokenRefused("offline", "the agent did not answer in time", "try again", 1.0)
+        except RelayError as exc:
+            log.error("token_source_failed", error_type=type(exc).__name__, detail=str(exc))
+            return refused(500, "internal_error", str(exc), exc.hint)
+        except Exception as exc:
+            return internal_error(exc)
+        if isinstance(answer, TokenRefused):
+            return _refusal(answer)
+        # Asked again with what the token carries, which a provider may have widened.
+        wide = decide(self.policy, peer, replace(query, scope=answer.scope or query.scope))
+        if isinstance(wide, DeniedBecause):
+            log.warning("token_wider_than_policy", uid=peer.uid, pid=peer.pid, scope=answer.scope)
+            return _denial(replace(wide, detail=f"the provider's token carries more scopes than asked; {wide.detail}"))
+        log.info("token_given", uid=peer.uid, pid=peer.pid, by=decision.by, scope=answer.scope)
+        return granted(answer)
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        from aiohttp import web
+
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+        connection = request.protocol
+        peer = connection.head_received()  # type: ignore[attr-defined]  # our subclass, see _protocol_type
+        if tuple(request.version) not in ((1, 0), (1, 1)):  # the parser lets a line without a version through as 0.9
+            reply = _bad_request("that is not an HTTP/1.1 request")
+        elif not request.can_read_body:
+            reply = await self.answer(peer, request.method, request.raw_path)
+        elif request.method != "POST":
+            reply = _bad_request("a request here has no body")
+        elif (body := await self._read_body(request)) is None:
+            reply = _bad_request(f"no whole body of at most {BODY_BYTES_MAX} bytes within {self._head_deadline_s:g} s")
+        else:
+            reply = await self.answer(peer, request.method, request.raw_path, body)
+        response = web.Response(status=reply.status, body=reply.octets(), headers=reply.all_headers())
+        response.force_close()
+        return response
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes | None:
+        """Return the body, None when it is too long, cut short or late."""
+        body = b""
+        try:
+            async with asyncio.timeout(self._head_deadline_s):
+                while len(body) <= BODY_BYTES_MAX and (chunk := await request.content.readany()):
+                    body += chunk
+        except (TimeoutError, ValueError, OSError):
+            return None
+        return body if len(body) <= BODY_BYTES_MAX else None
+
+    def admit(self, peer: Peer) -> Reply | None:
+        """Count a new connection; a reply when there are too many, and then it is not counted."""
+        mine = self._connections.get(peer.uid, 0)
+        if mine >= CONNECTIONS_PER_UID_MAX:
+            return _refusal(TokenRefused("busy", f"uid {peer.uid} has {mine} connections open", "close some"))
+        if sum(self._connections.values()) >= CONNECTIONS_MAX:
+            return _refusal(TokenRefused("busy", f"{CONNECTIONS_MAX} connections are open", "try again"))
+        self._connections[peer.uid] = mine + 1
+        return None
+
+    def dismiss(self, peer: Peer) -> None:
+        """Forget a connection that was counted."""
+        left = self._connections[peer.uid] - 1
+        if left:
+            self._connections[peer.uid] = left
+        else:
+            del self._connections[peer.uid]
+
+    @property
+    def head_deadline_s(self) -> float:
+        """How long a connection may take to send a whole request head, in seconds."""
+        return self._head_deadline_s
+
+
+def internal_error(exc: BaseException) -> Reply:
+    """Log where it happened, not what was said: an exception's text may quote anything."""
+    log.error("token_api_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
+    return refused(500, "internal_error", "internal error, see the log")
+
+
+def _protocol_type() -> Callable[[TokenApi, web.Server], asyncio.Protocol]:
+    """Make the connection class; in a function because its base comes from aiohttp.
+
+    Limit: a client that closes its sending half before the answer is taken for one that went away.
+    """
+    from aiohttp import web
+    from aiohttp.http_exceptions import HttpProcessingError
+    from aiohttp.web_protocol import RequestHandler
+
+    class Connection(RequestHandler):
+        """One connection of one peer: admitted or not, then at most one request."""
+
+        __slots__ = ("_api", "_deadline", "_head_bytes", "_is_admitted", "_peer", "_raw", "_tail")
+
+        def __init__(self, api: TokenApi, http: web.Server) -> None:
+            super().__init__(
+                http,
+                loop=asyncio.get_running_loop(),
+                keepalive_timeout=0,
+                tcp_keepalive=False,
+                access_log=None,  # type: ignore[arg-type]  # None means "no log"; the annotation forgot it
+                lingering_time=0,
+                # Ours is the smaller limit, so that one too long line and many short ones meet the same answer.
+                max_line_size=HEAD_BYTES_MAX,
+                max_field_size=HEAD_BYTES_MAX,
+            )
+            self._api = api
+            self._is_admitted = False
+            self._head_bytes = 0
+            self._tail = b""
+            self._deadline: asyncio.TimerHandle | None = None
+            self._peer: Peer | None = None
+            self._raw: asyncio.Transport | None = None
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self._raw = transport
+            sock: socket.socket = transport.get_extra_info("socket")
+            try:
+                self._peer = peer_of(sock)
+            except OSError:
+                transport.abort()
+                return
+            busy = self._api.admit(self._peer)
+            if busy is not None:
+                transport.write(busy.raw())
+                transport.close()
+                return
+            self._is_admitted = True
+            self._deadline = self._loop.call_later(self._api.head_deadline_s, self._head_is_late)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: BaseException | None) -> None:
+            if self._is_admitted and self._peer is not None:
+                self._cancel_deadline()
+                self._api.dismiss(self._peer)
+                super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if not self._is_admitted:
+                return
+            self._head_bytes += len(data)
+            if self._head_bytes <= HEAD_BYTES_MAX:
+                # Here already: the deadline must not fall between parsing and the handler's first step.
+                if b"\r\n\r\n" in self._tail + data:
+                    self._cancel_deadline()
+                self._tail = (self._tail + data)[-3:]
+                super().data_received(data)
+            elif self._deadline is None:
+                self.force_close()  # the head is long here; nobody who speaks to us has that much to add
+            else:
+                self._end(refused(431, "bad_request", f"the request head is longer than {HEAD_BYTES_MAX} bytes"))
+
+        def head_received(self) -> Peer:
+            """The head is whole and in time; return who sent it."""
+            self._cancel_deadline()
+            assert self._peer is not None
+            return self._peer
+
+        def handle_error(
+            self,
+            request: web.BaseRequest,
+            status: int = 500,
+            exc: BaseException | None = None,
+            message: str | None = None,
+        ) -> web.StreamResponse:
+            """Answer garbage in our own words; the parser's would quote it."""
+            self._cancel_deadline()
+            if isinstance(exc, HttpProcessingError):
+                reply = _bad_request("that is not an HTTP/1.1 request")
+            else:
+                reply = internal_error(exc or RuntimeError("unknown"))
+            response = web.Response(status=reply.status, body=reply.octets(), headers=reply.all_headers())
+            response.force_close()
+            return response
+
+        def _head_is_late(self) -> None:
+            self._deadline = None
+            self._end(refused(408, "bad_request", f"no whole request head within {self._api.head_deadline_s:g} s"))
+
+        def _end(self, reply: Reply) -> None:
+            self._cancel_deadline()
+            if self._raw is not None and not self._raw.is_closing():
+                self._raw.write(reply.raw())
+            self.force_close()
+
+        def _cancel_deadline(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+    return Connection

@@ -1,0 +1,284 @@
+"""The commands that ask the running agent over its control socket and show what it says.
+
+What a command *means* is the agent's affair. Here are: which question each command line becomes, where
+answers come from (:mod:`.asking`), and how the end is shown. Results are read leniently, since an agent may be
+newer than this program: of a result only ``pending`` (exit code 6), ``message`` and ``action`` have a meaning
+here, everything else is laid out as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Literal
+
+from token_relay.cli.client import JSON, JsonObject, control_call, locate
+from token_relay.cli.parsing import DONE, PENDING, Context, UsageError
+from token_relay.cli.prompts import Answers, Sources, read_argument_from_stdin, read_attributes
+from token_relay.cli.render import clean, duration, show, value_text
+from token_relay.protocol.errors import LocalError
+
+INVITATION_CHARS_MAX = 1_024  # an invitation has some 200 characters; the limit keeps a wrong file out
+
+
+def call(
+    args: argparse.Namespace,
+    context: Context,
+    command: str,
+    command_args: JsonObject | None = None,
+    *,
+    sources: Sources | None = None,
+    silence_s: float | None = None,
+) -> JsonObject:
+    """Ask the agent of this command line and return its result; progress goes to standard error.
+
+    Raises:
+        ClientError: it does not run, or refused; the error carries the exit code.
+    """
+    answers = Answers(context, sources or Sources())
+    path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket)
+    return control_call(
+        path,
+        command,
+        command_args,
+        on_progress=lambda step: _show_progress(context, step),
+        on_ask=answers.answer,
+        silence_s=silence_s,
+    )
+
+
+def finish(context: Context, result: JsonObject) -> int:
+    """Show a result and return its exit code: 6 when the agent goes on with it in the background."""
+    show(context, result)
+    if result.get("pending") is True:
+        context.note("accepted; the agent goes on with it in the background")
+        return PENDING
+    return DONE
+
+
+def _kind(args: argparse.Namespace) -> Literal["phone", "companion"]:
+    return "phone" if args.group == "phone" else "companion"
+
+
+def _show_progress(context: Context, step: Mapping[str, object]) -> None:
+    if number := step.get("check_number"):
+        name = step.get("device_name")
+        context.note(f"check number: {check_number_text(number)}" + (f"  ({clean(str(name))})" if name else ""))
+        return
+    if message := step.get("message"):
+        context.note(clean(str(message)))
+        return
+    context.note("  ".join(f"{clean(key)}: {value_text(key, value)}" for key, value in step.items()))
+
+
+def check_number_text(number: object) -> str:
+    """Spell the check number in two groups of three, as people read it aloud."""
+    digits = clean(str(number))
+    return f"{digits[:3]} {digits[3:]}" if len(digits) == 6 else digits
+
+
+# -- Both agents -------------------------------------------------------------------------------------------
+
+
+def status(args: argparse.Namespace, context: Context) -> int:
+    """``status``: 0 also when a person must act; the action stands in the result."""
+    return finish(context, call(args, context, "status", silence_s=30))
+
+
+def events(args: argparse.Namespace, context: Context) -> int:
+    """``events``."""
+    return finish(context, call(args, context, "events", {"limit": args.limit, "after": args.after}, silence_s=30))
+
+
+# -- Phone -------------------------------------------------------------------------------------------------
+
+
+def devices(args: argparse.Namespace, context: Context) -> int:
+    """``phone devices``."""
+    return finish(context, call(args, context, "devices", silence_s=30))
+
+
+def sign_in(args: argparse.Namespace, context: Context) -> int:
+    """``phone sign-in``."""
+    sources = _sign_in_sources(args)
+    result = call(args, context, "sign_in", _sign_in_args(args), sources=sources)
+    return finish(context, result)
+
+
+def sign_up(args: argparse.Namespace, context: Context) -> int:
+    """``phone sign-up``."""
+    command_args = {**_second_factor_args(args), "username": args.username, "with_password": not args.no_password}
+    if args.attributes_file is not None:
+        command_args["attributes"] = read_attributes(context, args.attributes_file)
+    sources = Sources(new_password_file=args.password_file, otp_file=args.otp_file, otp_command=args.otp_command)
+    return finish(context, call(args, context, "sign_up", command_args, sources=sources))
+
+
+def reset_password(args: argparse.Namespace, context: Context) -> int:
+    """``phone reset-password``."""
+    command_args = {**_second_factor_args(args), "username": args.username}
+    sources = Sources(new_password_file=args.new_password_file, otp_file=args.otp_file, otp_command=args.otp_command)
+    return finish(context, call(args, context, "reset_password", command_args, sources=sources))
+
+
+def sign_out(args: argparse.Namespace, context: Context) -> int:
+    """``phone sign-out``."""
+    return finish(context, call(args, context, "sign_out"))
+
+
+def import_token(args: argparse.Namespace, context: Context) -> int:
+    """``phone import``: the token goes to the agent as an answer, never as an argument."""
+    sources = Sources(refresh_token_file=args.refresh_token_file)
+    return finish(context, call(args, context, "import", sources=sources))
+
+
+def phone_pair(args: argparse.Namespace, context: Context) -> int:
+    """``phone pair``."""
+    invitation = args.invitation
+    if invitation == "-":
+        invitation = read_argument_from_stdin(context, "invitation").strip()
+    command_args: JsonObject = {"yes": args.yes}
+    if invitation is not None:
+        if len(invitation) > INVITATION_CHARS_MAX:
+            raise LocalError(f"an invitation has at most {INVITATION_CHARS_MAX} characters")
+        command_args["invitation"] = invitation
+    return finish(context, call(args, context, "pair", command_args, sources=Sources(is_confirmed=args.yes)))
+
+
+def handoff(args: argparse.Namespace, context: Context) -> int:
+    """``phone handoff``: 0 when the companion's word is here that the grant is on its disk."""
+    sources = _sign_in_sources(args)
+    if args.username is None and (args.mfa_method or args.register):
+        raise UsageError("--mfa-method and --register need --username")
+    command_args: JsonObject = {"device": args.device, "wait_s": args.wait}
+    optional: dict[str, JSON] = {"strategy": args.strategy, "scope": args.scope, "lease_days": args.lease_days}
+    command_args.update({key: value for key, value in optional.items() if value is not None})
+    if args.username is not None or args.browser:
+        command_args["sign_in"] = _sign_in_args(args)
+    return finish(context, call(args, context, "handoff", command_args, sources=sources))
+
+
+def cancel(args: argparse.Namespace, context: Context) -> int:
+    """``phone cancel``."""
+    return finish(context, call(args, context, "cancel", {"device": args.device}))
+
+
+def revoke(args: argparse.Namespace, context: Context) -> int:
+    """``phone revoke``."""
+    command_args: JsonObject = {"device": args.device, "lost": args.lost, "wait_s": args.wait}
+    return finish(context, call(args, context, "revoke", command_args))
+
+
+def unpair(args: argparse.Namespace, context: Context) -> int:
+    """``phone unpair``."""
+    return finish(context, call(args, context, "unpair", {"device": args.device}))
+
+
+def forget(args: argparse.Namespace, context: Context) -> int:
+    """``phone forget``."""
+    return finish(context, call(args, context, "forget", {"device": args.device}))
+
+
+def _sign_in_args(args: argparse.Namespace) -> JsonObject:
+    if args.browser:
+        return {"method": "browser", "open": not args.no_open}
+    return {"method": "native", "username": args.username, **_second_factor_args(args)}
+
+
+def _second_factor_args(args: argparse.Namespace) -> JsonObject:
+    given = {"mfa_method": args.mfa_method, "contact": args.register}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _sign_in_sources(args: argparse.Namespace) -> Sources:
+    if args.no_open and not args.browser:
+        raise UsageError("--no-open needs --browser")
+    if args.browser and (args.password_file or args.otp_file or args.otp_command):
+        raise UsageError("with --browser the secrets are typed there: no --password-file, --otp-file, --otp-command")
+    if args.browser and (args.mfa_method or args.register):
+        raise UsageError("with --browser a second factor is asked for there: no --mfa-method, --register")
+    return Sources(
+        password_file=args.password_file,
+        otp_file=args.otp_file,
+        otp_command=args.otp_command,
+        may_open_browser=not args.no_open,
+    )
+
+
+# -- Companion ---------------------------------------------------------------------------------------------
+
+
+def metrics(args: argparse.Namespace, context: Context) -> int:
+    """``companion metrics`` and ``phone metrics``: the text as it is, or inside an object with ``--json``."""
+    result = call(args, context, "metrics")
+    if context.as_json:
+        return finish(context, result)
+    context.out(str(result.get("text", "")).rstrip("\n"))
+    return DONE
+
+
+def adopt(args: argparse.Namespace, context: Context) -> int:
+    """``companion adopt`` and ``phone adopt``."""
+    return finish(context, call(args, context, "adopt"))
+
+
+def companion_pair(args: argparse.Namespace, context: Context) -> int:
+    """``companion pair``: the invitation is the last line of standard output, whatever comes after it.
+
+    With ``--json`` the invitation is shown on standard error while the phone is awaited, and stands in the one
+    object at the end.
+    """
+    shown: JsonObject = {}
+
+    def on_progress(step: JsonObject) -> None:
+        if isinstance(step.get("invitation"), str) and "invitation" not in shown:
+            shown.update(step)
+            _show_invitation(context, step, with_qr=not args.no_qr)
+        elif "check_number" in step:
+            shown.update(step)
+            _show_progress(context, step)
+            context.note("compare it with the phone's before you confirm there")
+        else:
+            _show_progress(context, step)
+
+    path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket)
+    answers = Answers(context, Sources())
+    result = control_call(path, "pair", {"wait": not args.no_wait}, on_progress=on_progress, on_ask=answers.answer)
+    if isinstance(result.get("invitation"), str) and "invitation" not in shown:
+        _show_invitation(context, result, with_qr=not args.no_qr)
+    if context.as_json:
+        show(context, {**shown, **result})
+    elif not args.no_wait:
+        context.note(clean(str(result.get("message") or "paired")))
+    if result.get("pending") is True and not args.no_wait:
+        return PENDING
+    return DONE
+
+
+def companion_forget(args: argparse.Namespace, context: Context) -> int:
+    """``companion forget``."""
+    return finish(context, call(args, context, "forget", {"pairing": args.pairing}))
+
+
+def _show_invitation(context: Context, step: Mapping[str, object], *, with_qr: bool) -> None:
+    invitation = clean(str(step["invitation"]))
+    expires_in_s = step.get("expires_in_s")
+    if isinstance(expires_in_s, int | float):
+        context.note(f"valid for {duration(expires_in_s)} and one phone: scan it, or type it there")
+    if context.as_json:
+        context.note(invitation)
+        return
+    if with_qr and _can_draw(context):
+        import segno
+
+        segno.make(invitation, micro=False).terminal(out=context.stdout, compact=True, border=2)
+    context.out(invitation)
+
+
+def _can_draw(context: Context) -> bool:
+    """Whether standard output can spell the half blocks that the QR code is drawn with."""
+    try:
+        "█▀▄".encode(context.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

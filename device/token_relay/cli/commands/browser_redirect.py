@@ -1,0 +1,141 @@
+"""A doorway on loopback through which one browser goes on to where it was sent.
+
+A browser is started with an address in its command line, which everybody on the machine can read. So it gets the
+address of this doorway, and the doorway redirects it to the one with the secret in it. That is done once, for the
+path that was drawn for it, and for a program of this user: the kernel's table of connections says whose the other end
+is. Everything else that connects is answered 404 and changes nothing.
+
+Limits: Linux, for the table; a browser that runs as another user is not let through.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from token_relay.protocol.errors import LocalError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+REQUEST_BYTES_MAX = 16_384
+REQUEST_TIMEOUT_S = 2.0  # browsers open connections ahead and leave them silent; the next one waits that long
+LOOK_EVERY_S = 0.5  # whether the browser failed to start
+CONNECTIONS = Path("/proc/net/tcp")
+
+_HEADERS = "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nContent-Length: 0\r\nConnection: close\r\n"
+_SORRY = b"You could not be signed in. The command that opened this page says why.\n"
+
+
+class Doorway:
+    """One redirect. Use with ``with``; the port is free again afterwards."""
+
+    def __init__(self) -> None:
+        if not CONNECTIONS.exists():
+            raise LocalError("this system does not tell whose a connection is", hint="use --print")
+        self._path = f"/{secrets.token_urlsafe(32)}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Doorway:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._listener.close()
+
+    @property
+    def url(self) -> str:
+        """The address to start the browser with."""
+        return f"http://127.0.0.1:{self._port}{self._path}"
+
+    def admit(self, arrive: Callable[[], str], *, wait_s: float, is_over: Callable[[], bool]) -> bool:
+        """Wait for the browser, then redirect it to what ``arrive`` returns; an empty string shows it an apology.
+
+        Returns False when nobody came within ``wait_s``, or before ``is_over`` said that nobody will. What ``arrive``
+        raises is raised here, after the apology.
+        """
+        ends_at = time.monotonic() + wait_s
+        while (left := ends_at - time.monotonic()) > 0 and not is_over():
+            self._listener.settimeout(min(left, LOOK_EVERY_S))
+            try:
+                connection, client = self._listener.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                if self._meets_browser(connection, client[1]):
+                    self._redirect(connection, arrive)
+                    return True
+        return False
+
+    def _meets_browser(self, connection: socket.socket, client_port: int) -> bool:
+        try:
+            connection.settimeout(REQUEST_TIMEOUT_S)
+            if self._is_the_browser(_head(connection), client_port):
+                return True
+            connection.sendall(f"HTTP/1.1 404 Not Found\r\n{_HEADERS}\r\n".encode())
+        except OSError:
+            pass  # somebody who does not finish a request gets no answer
+        return False
+
+    def _redirect(self, connection: socket.socket, arrive: Callable[[], str]) -> None:
+        location = ""
+        try:
+            location = arrive()
+        finally:  # whatever happened, the person looks at the browser
+            if location:
+                answer = f"HTTP/1.1 303 See Other\r\nLocation: {location}\r\n{_HEADERS}\r\n".encode()
+            else:
+                head = _HEADERS.replace("Content-Length: 0", f"Content-Length: {len(_SORRY)}")
+                answer = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\n{head}\r\n".encode() + _SORRY
+            with suppress(OSError):
+                connection.sendall(answer)
+
+    def _is_the_browser(self, head: bytes, client_port: int) -> bool:
+        lines = head.decode("latin-1").split("\r\n")
+        if not hmac.compare_digest(lines[0].encode("latin-1"), f"GET {self._path} HTTP/1.1".encode()):
+            return False
+        fields = [line.lower().partition(":")[::2] for line in lines[1:]]
+        # A browser that only looks ahead has not arrived; a page of a name pointed at 127.0.0.1 has its own Host.
+        is_ahead = any(name in ("purpose", "sec-purpose") for name, _ in fields)
+        hosts = [value.strip() for name, value in fields if name == "host"]
+        if is_ahead or hosts != [f"127.0.0.1:{self._port}"]:
+            return False
+        return owner_of(CONNECTIONS.read_text("ascii"), client_port, self._port) == os.getuid()
+
+
+def _head(connection: socket.socket) -> bytes:
+    head = b""
+    while b"\r\n\r\n" not in head and len(head) < REQUEST_BYTES_MAX:
+        received = connection.recv(REQUEST_BYTES_MAX)
+        if not received:
+            break
+        head += received
+    return head
+
+
+def owner_of(table: str, client_port: int, port: int) -> int | None:
+    """Return the uid whose socket has this end of a connection on 127.0.0.1, as /proc/net/tcp tells. proc(5)."""
+    wanted = [f"{_LOOPBACK}:{client_port:04X}", f"{_LOOPBACK}:{port:04X}"]
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 7 and fields[1:3] == wanted:
+            return int(fields[7])
+    return None
+
+
+# The table shows an address as a number in the machine's own byte order.
+_LOOPBACK = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"

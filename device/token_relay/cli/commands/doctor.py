@@ -1,0 +1,163 @@
+"""``doctor``: what is wrong here, one line per check.
+
+First what can be seen without the agent (home, configuration, clock, disk, key, certificates, broker, sockets, unit),
+then whether it runs and what it says of itself: its ``status``, and its command ``doctor`` where it has one
+(``{"checks": [{"name", "ok", "detail", "hint"}]}``). The checks themselves are in :mod:`token_relay.service.checks`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from token_relay.cli.client import JSON, ClientError, JsonObject
+from token_relay.cli.commands.agent_calls import call
+from token_relay.cli.parsing import DONE, FAILED, NOT_RUNNING, Context
+from token_relay.cli.render import clean, show
+from token_relay.host.clock import SystemClock
+from token_relay.host.config import CompanionConfig, Kind, PhoneConfig, load_config
+from token_relay.host.paths import agent_home, config_file, search_directories
+from token_relay.protocol.errors import ConfigError
+from token_relay.service.checks import broker, local, machine, provider
+from token_relay.service.checks.finding import Check
+
+SERVICE_HOMES = Path("/var/lib/token-relay")
+SILENCE_S = 30.0  # the agent's checks may include one question to the broker
+UNKNOWN_COMMAND = "unknown_command"
+LOCKED = frozenset({"copied"})  # actions without which the agent does nothing at all
+ISSUERS_MAX = 4  # a companion has one or two grants; more lines than this hide the others
+
+
+def run(args: argparse.Namespace, context: Context) -> int:
+    """Check, print, and return 0 when all is well, 3 when the agent does not run, 1 when a check failed."""
+    kind: Kind = "phone" if args.group == "phone" else "companion"
+    is_running = True
+    config, checks = _configured(args, context, kind)
+    if config is not None:
+        checks += _here(args, context, kind, config)
+    status: JsonObject = {}
+    try:
+        checks.append(Check("agent", True, "running"))
+        status = call(args, context, "status", silence_s=SILENCE_S)
+        checks += [*_from_status(status), *_own_checks(args, context)]
+    except ClientError as exc:
+        is_running = exc.code != "not_running"
+        checks = [check for check in checks if check.name != "agent"]
+        checks.append(Check("agent", False, str(exc), exc.hint))
+    if config is not None:
+        checks += _provider(config, status)
+    is_fine = all(check.is_ok for check in checks)
+    if context.as_json:
+        show(context, {"ok": is_fine, "checks": [check.as_json() for check in checks]})
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            context.out(f"{check.mark:<4}  {clean(check.name):<{width}}  {clean(check.detail)}".rstrip())
+            if check.hint:
+                context.out(f"      {'':<{width}}  try: {clean(check.hint)}")
+    if not is_running:
+        return NOT_RUNNING
+    return DONE if is_fine else FAILED
+
+
+def _configured(
+    args: argparse.Namespace, context: Context, kind: Kind
+) -> tuple[PhoneConfig | CompanionConfig | None, list[Check]]:
+    """Judge home and configuration; without the latter there is nothing more to look at."""
+    checks = [_home(home_of(kind, args, context), kind)]
+    try:
+        path = config_file(kind, context.env, home=args.home, config=args.config)
+        if path is None:
+            return None, [*checks, Check("configuration", False, "none found", f"token-relay {kind} init --help")]
+        config = load_config(PhoneConfig, path) if kind == "phone" else load_config(CompanionConfig, path)
+    except ConfigError as exc:
+        return None, [*checks, *(Check("configuration", False, line, exc.hint) for line in str(exc).split("\n"))]
+    return config, [*checks, Check("configuration", True, "; ".join((str(path), *config.warnings())))]
+
+
+def home_of(kind: Kind, args: argparse.Namespace, context: Context, services: Path = SERVICE_HOMES) -> Path:
+    """Return the home to look at: the service's, where nobody named one and this person has none."""
+    home = agent_home(kind, context.env, home=args.home).absolute()
+    is_named = args.home is not None or context.env.get("TOKEN_RELAY_HOME") or context.env.get("STATE_DIRECTORY")
+    return home if is_named or home.exists() or not (services / kind).exists() else services / kind
+
+
+def _home(home: Path, kind: Kind) -> Check:
+    try:
+        status = home.stat()
+    except OSError as exc:
+        return Check("home", False, f"{home}: {exc.strerror}", f"token-relay {kind} init --help")
+    if not stat.S_ISDIR(status.st_mode):
+        return Check("home", False, f"{home} is not a directory")
+    if status.st_mode & 0o022:  # reading it is left open: a service manager makes state directories 0755
+        return Check("home", False, f"others may write to {home}", f"chmod go-w {home}")
+    return Check("home", True, str(home))
+
+
+def _here(
+    args: argparse.Namespace, context: Context, kind: Kind, config: PhoneConfig | CompanionConfig
+) -> Iterator[Check]:
+    home = home_of(kind, args, context)
+    now = SystemClock().now()
+    yield machine.clock(now)
+    if home.is_dir():
+        yield machine.look_at_disk(home, mountinfo=machine.MOUNTINFO)
+        yield local.vault_key(home, config.vault, local.CREDENTIAL_STORES)
+    yield from broker.certificates(config.broker, now.wall_s)
+    yield broker.reach(config.broker)
+    yield broker.settings(config.broker, broker.confs_here(system=broker.SYSTEM_CONF))
+    yield local.sockets(home, search_directories(kind, context.env, home=args.home, socket=args.socket))
+    yield machine.look_at_unit(kind, context.env)
+
+
+def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Check]:
+    """Find the provider: the phone's from its settings, the companion's from the grants that it holds."""
+    if isinstance(config, PhoneConfig):
+        return [provider.discovery(config.provider.url, config.provider)]
+    grants = status.get("grants")
+    issuers = (
+        {_text(row.get("issuer")) for row in grants if isinstance(row, dict)} if isinstance(grants, list) else set()
+    )
+    if not issuers - {""}:
+        return [Check("provider", True, "none yet: it arrives with the grant")]
+    return [provider.discovery(issuer) for issuer in sorted(issuers - {""})[:ISSUERS_MAX]]
+
+
+def _own_checks(args: argparse.Namespace, context: Context) -> list[Check]:
+    try:
+        found = call(args, context, "doctor", silence_s=SILENCE_S).get("checks")
+    except ClientError as exc:
+        if exc.code != UNKNOWN_COMMAND:
+            raise
+        return []
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [
+        Check(_text(row.get("name")), row.get("ok") is True, _text(row.get("detail")), _text(row.get("hint")))
+        for row in rows
+    ]
+
+
+def _from_status(status: JsonObject) -> Iterator[Check]:
+    connection, action = _table(status, "broker"), _table(status, "action")
+    if connection:
+        error = _text(connection.get("last_error"))
+        yield Check(
+            "connection",
+            connection.get("connected") is True,
+            error or _text(connection.get("url")),
+            "" if connection.get("connected") is True else "not connected yet: ask again, or see `status`",
+        )
+    if action:
+        slug = _text(action.get("slug"))
+        yield Check("action", slug not in LOCKED, slug, _text(action.get("sentence")))
+
+
+def _table(status: JsonObject, name: str) -> JsonObject:
+    value = status.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: JSON) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,183 @@
+"""``init``: makes the home of an agent.
+
+Order matters for a person who has to repeat it: everything is checked before anything is written, and a
+configuration that this call wrote is taken away again when the vault could not be made, so that the same command
+line works once the reason is gone. What was there before is never removed; the vault is not even opened for writing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+from token_relay.cli.parsing import DONE, Context, UsageError
+from token_relay.cli.render import clean, show
+from token_relay.host.config import MODELS, CompanionConfig, Kind, PhoneConfig, check_config
+from token_relay.host.config_template import template
+from token_relay.host.device_key import CSR_NAME, KEY_NAME, unlink, write_atomic, write_csr
+from token_relay.host.paths import CONFIG_FILE, agent_home
+from token_relay.protocol.errors import ConfigError, LocalError
+
+VAULT_FILE = "vault.db"
+CERTIFICATE_FILE = "device.pem"  # what `certs sign` makes of device.csr
+CA_FILE = "ca.pem"
+NAME_CHARS_MAX = 64
+
+# Which option a person must change when a setting is wrong.
+OPTIONS = {
+    "name": "--name",
+    "http_route": "--http-route",
+    "broker.url": "--broker",
+    "broker.username": "--broker-username",
+    "broker.password_file": "--broker-password-file",
+    "broker.ca": "--ca",
+    "broker.cert": "--cert",
+    "broker.key": "--key",
+    "broker": "broker options",
+    "provider.url": "--provider",
+    "provider.client_id": "--client-id",
+    "provider.profile": "--profile",
+    "provider.tenant": "--tenant",
+    "provider.scope": "--scope",
+    "vault.passphrase_file": "--vault-passphrase-file",
+    "vault.credential": "--vault-credential",
+    "vault": "vault options",
+}
+
+
+def init(args: argparse.Namespace, context: Context) -> int:
+    """Make home, configuration, vault with identity, and the request for the broker's certificate."""
+    kind: Kind = "phone" if args.group == "phone" else "companion"
+    home = agent_home(kind, context.env, home=args.home).absolute()
+    config_path = home / CONFIG_FILE if args.config is None else Path(args.config).absolute()
+    if args.new_key and not args.force:
+        raise UsageError("--new-key needs --force")
+    existing = [path for path in (config_path, home / VAULT_FILE) if path.exists()]
+    if existing and not args.force:
+        raise LocalError(
+            f"{existing[0]} exists: nothing was changed",
+            hint="--force writes the configuration anew; the vault stays as it is",
+        )
+    text = template(kind, _values(args, kind, home=home, base=config_path.parent))
+    config = _checked(kind, text, config_path.parent)
+    from token_relay.host.home import create_home
+
+    was_there = config_path.exists()
+    _make_private_directory(home)
+    write_atomic(config_path, text.encode(), mode=0o600)
+    try:
+        device_id = create_home(kind, home, text, context.env).device_id
+    except BaseException:
+        if not was_there:
+            unlink(config_path)
+        raise
+    csr = home / CSR_NAME
+    # --force alone keeps the key: a changed setting must not cost the certificate that the CA has signed
+    if args.new_key or not csr.exists():
+        write_csr(home, device_id, force=args.new_key)
+    _report(context, kind, config, device_id=device_id, home=home, config_path=config_path, csr=csr)
+    return DONE
+
+
+def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> dict[str, str | int | bool]:
+    """Return the settings that the options chose, by dotted key."""
+
+    def in_home(name: str) -> str:
+        return name if base == home else str(home / name)
+
+    chosen: dict[str, str | int | bool | None] = {
+        "name": args.name or _host_name(kind),
+        "http_route": args.http_route,
+        "broker.url": args.broker,
+        "broker.username": args.broker_username,
+        "broker.password_file": _absolute(args.broker_password_file),
+        "broker.ca": _absolute(args.ca),
+        "broker.cert": _absolute(args.cert),
+        "broker.key": _absolute(args.key),
+        "vault.passphrase_file": _absolute(args.vault_passphrase_file),
+        "vault.credential": args.vault_credential,
+    }
+    if args.cert is not None and args.key is None:
+        chosen["broker.key"] = in_home(KEY_NAME)
+    if args.broker.startswith("mqtts://") and args.broker_username is None and args.cert is None and args.key is None:
+        # Mutual TLS with our own CA: the usual case, and the reason for device.csr. The agent says what is
+        # missing until the two certificates lie beside it.
+        chosen["broker.cert"] = in_home(CERTIFICATE_FILE)
+        chosen["broker.key"] = in_home(KEY_NAME)
+        chosen["broker.ca"] = chosen["broker.ca"] or in_home(CA_FILE)
+    if kind == "phone":
+        chosen |= {
+            "provider.url": args.provider,
+            "provider.client_id": args.client_id,
+            "provider.profile": args.profile,
+            "provider.tenant": args.tenant,
+            "provider.scope": args.scope,
+            "allow_refresh_token_access": args.allow_refresh_token_access or None,
+        }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _host_name(kind: Kind) -> str:
+    """Name the device after its host; a host without a usable name after its part."""
+    name = platform.node().partition(".")[0][:NAME_CHARS_MAX]
+    return name if name and name.isprintable() else kind
+
+
+def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig:
+    """Check the new configuration as the agent will, and name options instead of lines."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("an option is not text in this terminal's encoding") from None
+    result = check_config(MODELS[kind], text, base)
+    if isinstance(result, tuple):
+        raise ConfigError("\n".join(f"{OPTIONS.get(p.key, p.key)}: {p.message}" for p in result))
+    return result
+
+
+def _make_private_directory(home: Path) -> None:
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)  # an existing one keeps its mode; the vault refuses what is too open
+    except OSError as exc:
+        raise LocalError(f"cannot make the directory {home}: {exc.strerror}") from exc
+
+
+def _report(
+    context: Context,
+    kind: Kind,
+    config: PhoneConfig | CompanionConfig,
+    *,
+    device_id: str,
+    home: Path,
+    config_path: Path,
+    csr: Path,
+) -> None:
+    warnings = list(config.warnings())
+    for warning in warnings:
+        context.note(f"warning: {warning}")
+    if context.as_json:
+        show(
+            context,
+            {
+                "device_id": device_id,
+                "home": str(home),
+                "config": str(config_path),
+                "csr": str(csr),
+                "warnings": warnings,
+            },
+        )
+        return
+    context.note(f"configuration: {clean(str(config_path))}")
+    if config.broker.cert is not None and not config.broker.cert.exists():
+        context.note(f"sign {clean(str(csr))} with `token-relay certs sign`, and put here:")
+        for path in (config.broker.cert, config.broker.ca):
+            if path is not None and not path.exists():
+                context.note(f"  {clean(str(path))}")
+    context.note(f"then: token-relay {kind} run")
+    context.out(device_id)

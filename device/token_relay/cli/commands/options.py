@@ -1,0 +1,196 @@
+"""Groups of options that several commands share, apart from what the token's fast path needs. Tables only."""
+
+from __future__ import annotations
+
+from token_relay.cli.parsing import seconds, text, whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+EVENTS_LIMIT = 50  # two screens
+EVENTS_LIMIT_MAX = 1_000  # the audit table keeps no more
+# What a provider may be named as, in `phone init` and in `sandbox`.
+SANDBOX_PROFILES = (
+    "entra",
+    "auth0",
+    "strict",
+    "okta",
+    "keycloak",
+    "keycloak-rotating",
+    "oidc-provider",
+    "hydra",
+    "duende",
+    "duende-one-time",
+    "cognito",
+    "google",
+)
+PORT_MAX = 65_535
+
+
+def init_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``init`` takes for both agents: broker, name, source of the vault's key."""
+    parser.add_argument(
+        "--broker",
+        metavar="URL",
+        type=text,
+        required=True,
+        help="the MQTT broker: mqtts://HOST:PORT or mqtt://HOST:PORT",
+    )
+    parser.add_argument("--name", metavar="N", type=text, help="this device's name on the other; else the host's name")
+    group = parser.add_argument_group("how this device shows the broker who it is")
+    group.add_argument("--broker-username", metavar="U", type=text, help="user name, where it uses no certificates")
+    group.add_argument(
+        "--broker-password-file", metavar="F", type=text, help="file with its password in the first line"
+    )
+    group.add_argument("--ca", metavar="F", type=text, help="certificate of the CA that signed the broker's")
+    group.add_argument(
+        "--cert",
+        metavar="F",
+        type=text,
+        help="this device's certificate; with mqtts and no user name, device.pem in the home",
+    )
+    group.add_argument("--key", metavar="F", type=text, help="private key of --cert; else device.key in the home")
+    group = parser.add_argument_group("where the vault's key comes from (default: vault.key in the home)")
+    group.add_argument("--vault-passphrase-file", metavar="F", type=text, help="file with a passphrase")
+    group.add_argument("--vault-credential", metavar="NAME", type=text, help="a systemd credential of the service")
+    parser.add_argument(
+        "--http-route",
+        metavar="HOST:PORT",
+        type=text,
+        help="for tests: connect to the provider through this address of this machine, such as a link of the sandbox",
+    )
+    parser.add_argument(
+        "--new-key",
+        action="store_true",
+        help="with --force: also replace device.key and device.csr; the broker's CA has to sign the new request",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write config.toml anew on an existing home; the vault stays as it is"
+    )
+
+
+def sign_in_options(parser: argparse.ArgumentParser, *, is_required: bool) -> None:
+    """Add how a person signs in: user name and secrets' sources, or the browser."""
+    group = parser.add_argument_group("signing in" if is_required else "signing in once more (strategy mint)")
+    method = group.add_mutually_exclusive_group(required=is_required)
+    method.add_argument(
+        "--username", metavar="U", type=text, help="sign in as U without a browser, where the provider can"
+    )
+    method.add_argument("--browser", action="store_true", help="sign in with a browser on this machine")
+    group.add_argument("--no-open", action="store_true", help="with --browser: print the address, open nothing")
+    group.add_argument(
+        "--password-file",
+        metavar="F|-",
+        type=text,
+        help="file with the password in its first line, - for standard input; else asked for",
+    )
+    code_options(group)
+    second_factor_options(group)
+
+
+def new_account_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``sign-up`` takes."""
+    parser.add_argument("--username", metavar="U", type=text, required=True, help="e-mail address of the new account")
+    password = parser.add_mutually_exclusive_group()
+    password.add_argument(
+        "--password-file",
+        metavar="F|-",
+        type=text,
+        help="file with the new password in its first line, - for standard input; else asked for, twice",
+    )
+    password.add_argument(
+        "--no-password",
+        action="store_true",
+        help="an account that signs in with e-mail codes, where the tenant has them",
+    )
+    parser.add_argument(
+        "--attributes-file",
+        metavar="F|-",
+        type=text,
+        help="file with what the tenant wants to know, as a JSON object of names and texts; what is missing is asked "
+        "for",
+    )
+    code_options(parser)
+    second_factor_options(parser)
+
+
+def reset_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ``reset-password`` takes."""
+    parser.add_argument("--username", metavar="U", type=text, required=True, help="the account")
+    parser.add_argument(
+        "--new-password-file",
+        metavar="F|-",
+        type=text,
+        help="file with the new password in its first line, - for standard input; else asked for, twice",
+    )
+    code_options(parser)
+    second_factor_options(parser)
+
+
+def second_factor_options(parser: argparse._ActionsContainer) -> None:
+    """Add which second factor, and which to register where the account has none."""
+    parser.add_argument(
+        "--mfa-method",
+        metavar="M",
+        type=text,
+        help="second factor to use where the account has several: email, sms, or the masked address; else asked for",
+    )
+    parser.add_argument(
+        "--register",
+        metavar="CONTACT",
+        type=text,
+        help="e-mail address, or phone number with +, to register as second factor where the account must have one; "
+        "else asked for",
+    )
+
+
+def code_options(parser: argparse._ActionsContainer) -> None:
+    """Add where one-time codes come from."""
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument(
+        "--otp-file",
+        metavar="F|-",
+        type=text,
+        help="file into which the one-time code will be written, - for standard input: read only after the provider "
+        "has sent the code, and waited for; what already stands in it is not taken for the new code",
+    )
+    code.add_argument(
+        "--otp-command",
+        metavar="CMD",
+        type=text,
+        help="command that prints the one-time code, run without a shell after the provider has sent it",
+    )
+
+
+def device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add DEVICE."""
+    parser.add_argument(
+        "device", metavar="DEVICE", type=text, help="the companion: its name, a unique prefix of it, or its id"
+    )
+
+
+def wait_option(parser: argparse.ArgumentParser, default_s: float, what: str) -> None:
+    """Add ``--wait``."""
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=seconds,
+        default=default_s,
+        help=f"how long to wait for {what} (default {default_s:.0f}); "
+        "afterwards it goes on in the background, exit code 6",
+    )
+
+
+def events_options(parser: argparse.ArgumentParser) -> None:
+    """Add the window of ``events``."""
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=whole(1, EVENTS_LIMIT_MAX),
+        default=EVENTS_LIMIT,
+        help=f"how many at most, 1 to {EVENTS_LIMIT_MAX} (default {EVENTS_LIMIT})",
+    )
+    parser.add_argument(
+        "--after", metavar="ID", type=whole(0, 2**53 - 1), default=0, help="only events after the one with this id"
+    )

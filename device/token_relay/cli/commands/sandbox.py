@@ -1,0 +1,55 @@
+"""``sandbox`` and ``demo``: the only commands behind which the sandbox's provider and broker stand."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from token_relay.cli.commands.serve import configure_logs
+from token_relay.cli.parsing import DONE, Context, UsageError
+from token_relay.host.systemd import notify
+
+
+def sandbox(args: argparse.Namespace, context: Context) -> int:
+    """``sandbox``: provider and broker until a stop signal."""
+    from token_relay.sandbox.main import SandboxOptions, run
+
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise UsageError("--tls-cert and --tls-key belong together")
+    configure_logs(context)
+    options = SandboxOptions(
+        http_host=args.http_host,
+        http_port=args.http_port,
+        mqtt_port=args.mqtt_port,
+        profile=args.profile,
+        world=_path(args.world),
+        access_token_lifetime_s=args.access_token_lifetime,
+        tls_cert=_path(args.tls_cert),
+        tls_key=_path(args.tls_key),
+        as_json=context.as_json,
+        cors=tuple(args.cors),
+        seed=args.seed,
+        links=args.links,
+        network_table=_path(args.network_table),
+        actions=_path(args.actions),
+        issuer_path=args.issuer_path or "",
+    )
+
+    def announce(announcement: str) -> None:
+        context.out(announcement.removesuffix("\n"))
+        notify(context.env.get("NOTIFY_SOCKET"), READY=1)
+
+    asyncio.run(run(options, write=announce))  # it minds the stop signals itself
+    return DONE
+
+
+def demo(args: argparse.Namespace, context: Context) -> int:
+    """``demo``: its own exit code, 0 only if every part of the story held."""
+    from token_relay.cli.demo import DemoOptions, run_demo
+
+    return run_demo(DemoOptions(fast=args.fast, step=args.step, profile=args.profile))
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)

@@ -1,0 +1,121 @@
+"""The commands that need no agent: ``demo`` and ``sandbox``. Tables only; see :mod:`.parsing`."""
+
+from __future__ import annotations
+
+import argparse
+
+from token_relay.cli.commands.options import PORT_MAX, SANDBOX_PROFILES
+from token_relay.cli.parsing import Command, json_option, seconds, text, whole
+
+PROFILES = ("entra", "auth0", "strict")
+HTTP_PORT = 8400
+MQTT_PORT = 1884  # not 1883: a real broker may run beside the sandbox
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fast", action="store_true", help="no pauses for reading")
+    parser.add_argument("--step", action="store_true", help="wait for the return key before each part")
+    parser.add_argument("--profile", choices=PROFILES, default="entra", help="the provider to show (default entra)")
+
+
+def _sandbox(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--http-port",
+        metavar="PORT",
+        type=whole(0, PORT_MAX),
+        default=HTTP_PORT,
+        help=f"port of the provider on 127.0.0.1, 0 for any free one (default {HTTP_PORT})",
+    )
+    parser.add_argument(
+        "--mqtt-port",
+        metavar="PORT",
+        type=whole(0, PORT_MAX),
+        default=MQTT_PORT,
+        help=f"port of the embedded broker on 127.0.0.1, 0 for any free one (default {MQTT_PORT})",
+    )
+    parser.add_argument(
+        "--profile",
+        metavar="PROFILE",
+        choices=SANDBOX_PROFILES,
+        default="entra",
+        help="which provider to play (default entra); the names are in docs/spec/sandbox.md",
+    )
+    parser.add_argument(
+        "--world", metavar="F.toml", type=text, help="users, clients, policy and faults to start with, as TOML"
+    )
+    parser.add_argument(
+        "--access-token-lifetime",
+        metavar="SECONDS",
+        type=seconds,
+        help="how long access tokens live; else as the profile",
+    )
+    parser.add_argument(
+        "--http-host",
+        metavar="NAME",
+        type=text,
+        default="127.0.0.1",
+        help="name of the provider in its URLs (default 127.0.0.1); one that other machines use needs --tls-cert",
+    )
+    parser.add_argument("--tls-cert", metavar="F", type=text, help="serve https with this certificate")
+    parser.add_argument("--tls-key", metavar="F", type=text, help="private key of --tls-cert")
+    parser.add_argument(
+        "--issuer-path",
+        metavar="PATH",
+        type=text,
+        help="what the issuer has behind its host, for libraries that insist on something; not with profile entra",
+    )
+    parser.add_argument(
+        "--cors",
+        metavar="ORIGIN",
+        action="append",
+        type=text,
+        default=[],
+        help="let web pages of this origin call the provider, for development; may be given several times",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole(0, 2**31 - 1),
+        help="where the randomness starts: the same seed and clock give the same tokens",
+    )
+    parser.add_argument(
+        "--network-table",
+        metavar="F.toml",
+        type=text,
+        help="which address is in which autonomous system and country, as TOML",
+    )
+    parser.add_argument(
+        "--actions",
+        metavar="F.py",
+        type=text,
+        help="run the post-login Actions of this file, with profile auth0; it is a program, and runs as you",
+    )
+    parser.add_argument(
+        "--links",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="listen also on four links that lead to provider and broker and can be cut (default)",
+    )
+    json_option(parser)
+
+
+COMMANDS = {
+    "demo": Command(
+        "show the whole story on this machine, without root and network",
+        _demo,
+        "token_relay.cli.commands.sandbox:demo",
+        description="Show the whole story: sign-in, pairing, handoff, the phone away, revocation, against the "
+        "sandbox. Exits 0 only if all of it held.",
+        examples="  token-relay demo --fast\n  token-relay demo --step --profile auth0",
+    ),
+    "sandbox": Command(
+        "run an identity provider and a broker for development",
+        _sandbox,
+        "token_relay.cli.commands.sandbox:sandbox",
+        description="Run an identity provider and a small MQTT broker on this machine, for development and tests. "
+        "State is in memory. The control interface is under /sandbox/; `sandbox ctl` uses it: links are cut, faults "
+        "armed, the clock put forward. Not for real accounts.",
+        examples="  token-relay sandbox\n  token-relay sandbox --profile strict --access-token-lifetime 60 --json\n"
+        "  token-relay sandbox ctl cut companion-provider",
+    ),
+}

@@ -1,0 +1,134 @@
+"""``run``: finds home, sockets and configuration, and hands over to the agent until somebody stops it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+
+from token_relay.cli.parsing import DONE, Context
+from token_relay.cli.structlog_without_rich import structlog
+from token_relay.host.board import read_board
+from token_relay.host.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig, load_config
+from token_relay.host.logs import configure
+from token_relay.host.paths import CONTROL_SOCKET, agent_home, check_socket_path, config_file, socket_directory
+from token_relay.host.systemd import harden_process
+from token_relay.protocol.errors import ConfigError, RelayError
+
+log = structlog.get_logger()
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_agent(args: argparse.Namespace, context: Context) -> int:
+    """``phone run`` and ``companion run``: until SIGTERM or SIGINT, which are a proper end (exit code 0)."""
+    harden_process()
+    is_phone = args.group == "phone"
+    kind: Kind = "phone" if is_phone else "companion"
+    directory = agent_home(kind, context.env, home=args.home).absolute()
+    path = config_file(kind, context.env, home=args.home, config=args.config)
+    if path is None:
+        raise ConfigError(
+            f"no configuration in {directory} or /etc/token-relay", hint=f"make one: token-relay {kind} init --help"
+        )
+    sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
+    check_socket_path(sockets / CONTROL_SOCKET)
+    home = Home(directory, sockets, context.env, read_board(context.env))
+    configure_logs(context)
+    if is_phone:
+        phone_config = load_config(PhoneConfig, path)
+        _first_start(home, phone_config)
+        from token_relay.service.phone import run_phone
+
+        work = run_phone(home, phone_config)
+        warnings = phone_config.warnings()
+    else:
+        companion_config = load_config(CompanionConfig, path)
+        _first_start(home, companion_config)
+        from token_relay.service.companion import run_companion
+
+        work = run_companion(home, companion_config)
+        warnings = companion_config.warnings()
+    for warning in warnings:
+        context.note(f"warning: {warning}")
+    try:
+        asyncio.run(until_stopped(work))
+    except ExceptionGroup as exc:  # the agent's tasks live in a group; a person is told the reason, not the group
+        reason = _reason(exc)
+        if reason is None:
+            raise
+        raise reason from exc
+    return DONE
+
+
+def _reason(group: ExceptionGroup[Exception]) -> RelayError | None:
+    """Return the one error of ours that ended the agent; None when there were others, too: that is a bug."""
+    leaves: list[Exception] = []
+    pending: list[Exception] = [group]
+    while pending:
+        exc = pending.pop()
+        if isinstance(exc, ExceptionGroup):
+            pending.extend(exc.exceptions)
+        else:
+            leaves.append(exc)
+    return leaves[0] if len(leaves) == 1 and isinstance(leaves[0], RelayError) else None
+
+
+def _first_start(home: Home, config: AgentConfig) -> None:
+    """Make the home of a service that starts for the first time: its directory is the service manager's."""
+    if home.environment.get("STATE_DIRECTORY", "").split(":")[0] != str(home.directory):
+        return
+    from token_relay.host.home import first_start
+
+    made = first_start(home.directory, config, home.environment)
+    if made is not None:
+        from token_relay.host.device_key import CSR_NAME
+
+        log.info("home_made", device_id=made.device_id, sign=str(home.directory / CSR_NAME))
+
+
+async def until_stopped(work: Coroutine[object, object, None]) -> None:
+    """Run ``work`` and cancel it at the first stop signal; what it does with that is finished before we return.
+
+    A second signal does not hurry it: an agent may be between "the provider may have rotated" and "it is on disk".
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    is_stopped = False
+
+    def stop() -> None:
+        nonlocal is_stopped
+        if not is_stopped:
+            is_stopped = True
+            task.cancel()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not is_stopped:
+            raise
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def configure_logs(context: Context) -> None:
+    """Send the log of this process to standard error, in the form that fits what that is."""
+    # systemd.exec(5): JOURNAL_STREAM names the stream that standard error is connected to
+    configure(
+        context.stderr, environment=context.env, journal_prefix=_is_journal(context.env.get("JOURNAL_STREAM", ""))
+    )
+
+
+def _is_journal(stream: str) -> bool:
+    """Whether standard error goes to the journal: its device and inode are the ones that systemd announced."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return stream == f"{status.st_dev}:{status.st_ino}"

@@ -1,0 +1,116 @@
+"""The commands of the machine's services: ``token-relay service …``. Table and handlers; see :mod:`.host.install`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from token_relay.cli.parsing import DONE, Command, Context, UsageError, json_option, text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from token_relay.host.install import Places
+
+NEXT_STEP = """\
+next, for a companion (a phone's agent likewise):
+  1. its broker and name:   sudoedit /etc/token-relay/companion.toml
+  2. a key for its vault:   head -c 32 /dev/urandom | sudo systemd-creds encrypt - \\
+                              /etc/credstore.encrypted/token-relay-companion
+  3. start it:              sudo systemctl enable --now token-relay-companion
+  4. what is missing:       sudo token-relay companion doctor"""
+
+
+def _places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root", metavar="DIR", type=text, default="/", help="lay the files out below DIR, for a package (default /)"
+    )
+    parser.add_argument(
+        "--prefix", metavar="DIR", type=text, default="/usr/local", help="where units and link go (default /usr/local)"
+    )
+    parser.add_argument(
+        "--program",
+        metavar="DIR",
+        type=text,
+        help="environment of the program as the units will see it; else the one that runs this",
+    )
+    json_option(parser)
+
+
+COMMANDS = {
+    "install": Command(
+        "bring units and configuration into the system",
+        _places,
+        "token_relay.cli.commands.service:install",
+        description="Bring units, the group token-relay, manual pages, a commented configuration and the link "
+        "/usr/local/bin/token-relay into the system. Starts nothing. A second run changes nothing; configuration "
+        "that is there already stays.",
+        examples="  token-relay service install\n  token-relay service install --root package --prefix /usr",
+    ),
+    "uninstall": Command(
+        "stop the services and remove what install brought",
+        _places,
+        "token_relay.cli.commands.service:uninstall",
+        description="Stop and disable the services and remove what install brought. Data in /var/lib/token-relay, "
+        "sealed credentials, the group, and configuration that was changed stay. The program's own environment is "
+        "yours to remove.",
+        examples="  sudo token-relay service uninstall",
+    ),
+}
+
+
+def install(args: argparse.Namespace, context: Context) -> int:
+    """``service install``."""
+    from token_relay.host import install as do
+
+    places = _of(args)
+    changed = do.install(places, do.sources())
+    if do.is_booted(places.root) and changed:
+        do.tell_system(do.SETUP, context.note)
+    if context.as_json:
+        from token_relay.cli.render import show
+
+        show(context, {"changed": [str(path) for path in changed]})
+        return DONE
+    for path in changed:
+        context.out(f"installed {path}")
+    if not changed:
+        context.out("everything is in place: nothing was changed")
+    context.note(NEXT_STEP)
+    return DONE
+
+
+def uninstall(args: argparse.Namespace, context: Context) -> int:
+    """``service uninstall``."""
+    from token_relay.host import install as do
+
+    places = _of(args)
+    if do.is_booted(places.root):
+        do.tell_system((("systemctl", "disable", "--now", *do.SERVICES, *do.SOCKETS),), context.note)
+    removed, stays = do.uninstall(places, do.sources())
+    if do.is_booted(places.root):
+        do.tell_system((("systemctl", "daemon-reload"),), context.note)
+    if context.as_json:
+        from token_relay.cli.render import show
+
+        show(context, {"removed": [str(path) for path in removed], "kept": [str(path) for path in stays]})
+        return DONE
+    for path in removed:
+        context.out(f"removed {path}")
+    for path in stays:
+        context.out(f"kept {path}: it was changed")
+    context.note(
+        f"kept: data in /var/lib/token-relay, credentials, the group. The program: sudo rm -r {places.program}"
+    )
+    return DONE
+
+
+def _of(args: argparse.Namespace) -> Places:
+    from token_relay.host.install import Places
+
+    given = {"--root": args.root, "--prefix": args.prefix, "--program": args.program or sys.prefix}
+    for option, value in given.items():
+        if option != "--root" and (not value.startswith("/") or ".." in Path(value).parts):
+            raise UsageError(f"{option} must be an absolute path")
+    return Places(Path(args.root).absolute(), Path(args.prefix), Path(given["--program"]))

@@ -1,0 +1,180 @@
+"""What the demo shows: one line a step, sometimes a small picture, colours only where a terminal wants them.
+
+Plain text when the output is no terminal or ``NO_COLOR`` is set: no tables, no QR code, ASCII marks, lines of any
+length. What comes from programs is cleaned of everything that a terminal would obey and is never read as markup.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from token_relay.cli.demo.checks import StepFailedError
+from token_relay.cli.render import clean
+
+READING_S = 1.3  # after each step, for a person; ten of them and the story itself stay below 40 s
+INDENT = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A small table."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Text that is only a picture, such as a QR code: not for plain output."""
+
+    text: str
+
+
+Picture = Rows | Drawing
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a step has shown to be true: one sentence, details, pictures side by side."""
+
+    line: str
+    details: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+
+
+class Screen:
+    """Where the story is told."""
+
+    def __init__(
+        self, stdout: TextIO, stdin: TextIO, *, is_plain: bool, fast: bool = False, step: bool = False
+    ) -> None:
+        self._stdin = stdin
+        self._is_plain = is_plain or not stdout.isatty()
+        self._reading_s = 0.0 if fast or step or self._is_plain else READING_S
+        self._is_stepwise = step
+        self._console = Console(
+            file=stdout,
+            no_color=is_plain,
+            force_terminal=False if self._is_plain else None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=self._is_plain,
+        )
+        self._can_draw = not self._is_plain and _can_encode(stdout, "█▀▄✓✗─")
+
+    def title(self, text: str) -> None:
+        """Say what this is."""
+        self._console.print(Text(text, style="bold"))
+
+    def explain(self, number: int, title: str, why: str) -> None:
+        """With ``--step``: say what comes and why, and wait for the return key (or the end of input)."""
+        if not self._is_stepwise:
+            return
+        self._console.print()
+        self._console.print(Text(f"step {number}: {title}", style="bold"))
+        self._indented(Text(" ".join(why.split())), 3)
+        self._console.print(Text("   return key to go on ", style="dim"), end="")
+        if not self._stdin.readline().endswith("\n"):
+            self._console.print()
+
+    def working(self, number: int, title: str) -> AbstractContextManager[object]:
+        """Show that the step is under way, where something can move."""
+        if self._is_plain:
+            return contextlib.nullcontext()
+        return self._console.status(Text(f"{number:2}  {title} ..."), spinner="dots" if self._can_draw else "line")
+
+    def held(self, number: int, told: Told) -> None:
+        """Show a step that held."""
+        mark = "✓ " if self._can_draw else "ok"
+        line = Text.assemble((f"{mark} {number:2}  ", "green"), clean(told.line))
+        self._console.print(line)
+        for detail in told.details:
+            self._indented(Text(clean(detail), style="dim"), INDENT)
+        self._draw(told.pictures)
+        time.sleep(self._reading_s)  # for the reader; nothing waits for a program here
+
+    def failed(self, number: int, title: str, error: StepFailedError, logs: Sequence[tuple[str, list[str]]]) -> None:
+        """Show a step that did not hold: what was expected, what came, the last lines of the logs."""
+        mark = "✗ " if self._can_draw else "no"
+        self._console.print(Text(f"{mark} {number:2}  {title}", style="bold red"))
+        self._field("expected", error.expected)
+        self._field("got", error.got)
+        for name, lines in logs:
+            self._console.print(Text(f"{'':{INDENT}}last lines of the log of {name}:"))
+            for line in lines:
+                self._console.print(Text(f"{'':{INDENT + 2}}{clean(line)}", style="dim"))
+
+    def end(self, text: str, detail: str, *, is_good: bool) -> None:
+        """Say how it went."""
+        self._console.print(Text(text, style="bold green" if is_good else "bold red"))
+        self._indented(Text(detail, style="dim"), INDENT)
+
+    # -- drawing -------------------------------------------------------------------------------------------
+
+    def _indented(self, text: Text, columns: int) -> None:
+        """Print a paragraph: one long line in plain output, else wrapped under its indentation."""
+        if self._is_plain:
+            self._console.print(Text.assemble(" " * columns, text))
+        else:
+            self._console.print(Padding(text, (0, 0, 0, columns)))
+
+    def _field(self, name: str, text: str) -> None:
+        for number, line in enumerate(text.split("\n")):
+            self._console.print(Text(f"{'':{INDENT}}{'' if number else name + ':':<10}{clean(line)}"))
+
+    def _draw(self, pictures: tuple[Picture, ...]) -> None:
+        if self._is_plain:
+            for line in _plain_lines(pictures):
+                self._console.print(Text(f"{'':{INDENT}}{line}"))
+            return
+        side_by_side = Table.grid(padding=(0, 3))
+        shown: list[Table | Text] = []
+        for picture in pictures:
+            match picture:
+                case Rows(headers, rows):
+                    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="underline")
+                    for header in headers:
+                        table.add_column(Text(header), no_wrap=True)
+                    for row in rows:
+                        table.add_row(*(Text(clean(cell)) for cell in row))
+                    shown.append(table)
+                case Drawing(text) if self._can_draw:
+                    shown.append(Text(text.rstrip("\n"), style="white on black", no_wrap=True))
+                case Drawing():
+                    pass
+        if shown:
+            side_by_side.add_row(*shown)
+            self._console.print(Padding(side_by_side, (0, 0, 0, INDENT)))
+
+
+def _plain_lines(pictures: tuple[Picture, ...]) -> Iterator[str]:
+    for picture in pictures:
+        match picture:
+            case Rows((header,), rows):
+                yield f"{header}:"
+                yield from (f"  {clean(row[0])}" for row in rows)
+            case Rows(headers, rows):
+                table = [headers, *(tuple(clean(cell) for cell in row) for row in rows)]
+                widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
+                for row in table:
+                    yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            case Drawing():
+                pass
+
+
+def _can_encode(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

@@ -1,0 +1,240 @@
+"""The command ``token-relay``.
+
+``main`` finds out which command was given, builds the parser for that one only, imports its handler and turns
+what it raises into an exit code, a line on standard error and, with ``--json``, an object on standard output. It is
+the one place that reads the environment; handlers get it in a :class:`~token_relay.cli.parsing.Context`.
+
+A shell calls ``companion token`` often and on slow hardware, so this module and that command's way stay within the
+standard library; a test holds the list of what they import.
+
+Exit codes are those of ``--help``. An error has a message, a hint where there is one, and never a traceback unless
+``TOKEN_RELAY_TRACEBACK`` is set: this is also for our own bugs, since a traceback may quote what it failed on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from token_relay.cli.parsing import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    PERSON,
+    REFUSED,
+    USAGE,
+    Context,
+    Parser,
+    UsageError,
+    add_commands,
+    agent_options,
+)
+from token_relay.protocol.errors import ConfigError, PersonNeededError, PolicyError, RelayError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from token_relay.cli.parsing import Command
+
+AGENTS = ("phone", "companion")
+GROUPS = {
+    "demo": "show the whole story on this machine",
+    "sandbox": "run an identity provider and a broker for development",
+    "phone": "the phone's agent: sign in, pair, hand off, revoke",
+    "companion": "the companion's agent: pair, get access tokens",
+    "certs": "the broker's private CA",
+    "vault": "an agent's vault and its key",
+    "service": "the agents as services of this machine",
+}
+TABLES = {  # where a group's commands stand, by module
+    "demo": "sandbox_options",
+    "sandbox": "sandbox_options",
+    "sandbox ctl": "sandbox_ctl_options",
+}
+CTL = "control a running sandbox: links, faults, clock, revocations, events"
+DESCRIPTION = """\
+A person signs in once, on the phone; a companion device then gets access tokens by itself, until the person,
+the provider or the end of its lease says otherwise."""
+EXAMPLES = """\
+  token-relay demo --fast
+  token-relay phone --help
+  token-relay companion token --help"""
+ENVIRONMENT = """\
+environment:
+  TOKEN_RELAY_HOME       home of the agent, as --home
+  NO_COLOR               no colours in a terminal
+  TOKEN_RELAY_TRACEBACK  show where an internal error happened"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Prints; never raises for what a person or an agent did."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Before parsing: an error of the parser itself must know how to show itself.
+    context = Context.of_process(as_json="--json" in given)
+    try:
+        code = _run(context, given)
+        context.stdout.flush()
+    except BrokenPipeError:
+        # Who read our output has enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+def _run(context: Context, given: Sequence[str]) -> int:
+    try:
+        args = parse(given)
+        module, _, function = str(args.run).partition(":")
+        code: int = getattr(importlib.import_module(module), function)(args, context)
+    except SystemExit as exc:  # --help and --version end here
+        return exc.code if isinstance(exc.code, int) else DONE
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        context.note("interrupted")
+        return INTERRUPTED
+    except RelayError as exc:
+        return _fail(context, exc)
+    except Exception as exc:
+        return _internal_error(context, exc)
+    return code
+
+
+def parse(given: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Raises:
+        UsageError: it is wrong.
+        SystemExit: it asked for help or the version, which was printed.
+    """
+    # Options are built only for what the line names. A value that happens to be called like a command builds one
+    # parser too many, which is harmless; looking for "the first" would build the wrong one.
+    named = frozenset(given)
+    parser = Parser(
+        prog="token-relay",
+        description=DESCRIPTION,
+        examples=EXAMPLES + "\n\n" + ENVIRONMENT,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    groups = parser.add_subparsers(metavar="COMMAND", dest="group", required=True, parser_class=Parser)
+    for name, help_text in GROUPS.items():
+        if name not in named:
+            groups.add_parser(name, help=help_text, add_help=False)
+        elif name in AGENTS or name in ("certs", "service", "vault"):
+            _add_group(groups.add_parser(name, help=help_text, description=_sentence(help_text)), name, named)
+        else:
+            command = commands_of(name)[name]
+            leaf = groups.add_parser(name, help=help_text, description=command.description, examples=command.examples)
+            command.options(leaf)
+            leaf.set_defaults(run=command.run)
+            if name == "sandbox":
+                _add_ctl(leaf, named)
+    defaults = argparse.Namespace(home=None, config=None, socket=None, json=False)
+    return parser.parse_args(given, defaults)
+
+
+def commands_of(group: str) -> Mapping[str, Command]:
+    """Return the table of a group's commands; ``demo`` and ``sandbox`` share one."""
+    module = importlib.import_module(f"token_relay.cli.commands.{TABLES.get(group, group)}")
+    commands: Mapping[str, Command] = module.COMMANDS
+    return commands
+
+
+def _add_group(parser: argparse.ArgumentParser, name: str, named: frozenset[str]) -> None:
+    if name in AGENTS:
+        agent_options(parser, name)
+    add_commands(parser, commands_of(name), named)
+
+
+def _add_ctl(parser: argparse.ArgumentParser, named: frozenset[str]) -> None:
+    """Add ``ctl`` below ``sandbox``, which runs the sandbox when nothing follows."""
+    title = "a running sandbox"
+    below = parser.add_subparsers(title=title, metavar="ctl", dest="ctl", required=False, parser_class=Parser)
+    if "ctl" not in named:
+        below.add_parser("ctl", help=CTL, add_help=False)
+        return
+    add_commands(below.add_parser("ctl", help=CTL, description=_sentence(CTL)), commands_of("sandbox ctl"), named)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+class _Version(argparse.Action):
+    """Print the version of the installed distribution; its metadata is read only now."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("token-relay")
+        except PackageNotFoundError:
+            number = "(not installed)"
+        Context.of_process(as_json=False).out(f"token-relay {number}")
+        parser.exit()
+
+
+# -- Errors ------------------------------------------------------------------------------------------------
+
+
+def _fail(context: Context, error: RelayError) -> int:
+    """Say what went wrong and return the exit code that belongs to it."""
+    match error:
+        case UsageError():
+            slug, code = "usage", USAGE
+        case ConfigError():
+            slug, code = "config", USAGE
+        case PolicyError():
+            slug, code = "refused", REFUSED
+        case PersonNeededError():
+            slug, code = "person_needed", PERSON
+        case _:
+            slug, code = "failed", FAILED
+    # What comes from a running agent brings its own slug and code.
+    slug, code = str(getattr(error, "code", slug)), int(getattr(error, "exit_code", code))
+    if isinstance(error, UsageError) and error.usage:
+        context.note(error.usage)
+    _report(context, slug, str(error), error.hint, code)
+    return code
+
+
+def _internal_error(context: Context, error: Exception) -> int:
+    """Report a bug by its type and place only."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""  # noqa: PTH119  # pathlib is not imported on the fast path
+    _report(
+        context,
+        "internal_error",
+        f"internal error: {type(error).__name__}{place}",
+        "this is a bug; TOKEN_RELAY_TRACEBACK=1 shows more (look for secrets in it before you pass it on)",
+        FAILED,
+    )
+    if context.env.get("TOKEN_RELAY_TRACEBACK"):
+        sys.excepthook(type(error), error, error.__traceback__)
+    return FAILED
+
+
+def _report(context: Context, slug: str, message: str, hint: str, code: int) -> None:
+    if context.as_json:
+        import json
+
+        shown = {"code": slug, "message": message, "hint": hint, "exit": code}
+        context.out(json.dumps({"error": shown}))
+    for line in message.split("\n"):
+        context.note(f"token-relay: {_printable(line)}")
+    if hint:
+        context.note(f"  hint: {_printable(hint)}")
+
+
+def _printable(text: str) -> str:
+    """Keep text that came from elsewhere from moving the cursor."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

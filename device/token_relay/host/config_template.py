@@ -1,0 +1,57 @@
+"""The commented configuration that ``init`` writes, made from the models in :mod:`token_relay.host.config`. Pure.
+
+Every setting stands there with its explanation; what was not chosen stands as a comment that shows the default,
+so that a later version may change a default without editing anybody's file.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+
+from token_relay.host.config import MODELS, Kind, Section, settings
+
+COMMENT_CHARS_MAX = 98  # readable beside a shell on a small screen
+
+
+def template(kind: Kind, values: Mapping[str, str | int | bool]) -> str:
+    """Return a commented configuration: ``values`` (by dotted key) are set, all else stands as a comment."""
+    model = MODELS[kind]
+    unknown = set(values) - {key for key, _ in settings(model)}
+    assert not unknown, f"not settings: {unknown}"
+    top: list[str] = [
+        f"# Configuration of the {kind}'s agent of token-relay.",
+        "# A line with # before its setting shows the default. Relative paths start at this file's directory.",
+    ]
+    tables: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            tables += ["", "", *_comment(field.description or ""), f"[{name}]"]
+            for key, setting in field.annotation.model_fields.items():
+                tables += [
+                    "",
+                    *_comment(setting.description or ""),
+                    _line(key, values.get(f"{name}.{key}"), setting.default),
+                ]
+        else:
+            top += ["", *_comment(field.description or ""), _line(name, values.get(name), field.default)]
+    return "\n".join(top + tables) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, width=COMMENT_CHARS_MAX, initial_indent="# ", subsequent_indent="# ", break_long_words=False
+    )
+
+
+def _line(key: str, value: str | int | bool | None, default: object) -> str:
+    if value is not None:
+        return f"{key} = {_toml(value)}"
+    return f"# {key} = {_toml(default)}" if isinstance(default, str | int) else f"# {key} ="
+
+
+def _toml(value: str | int | bool) -> str:
+    # TOML's basic strings take JSON's escapes (TOML 1.0.0, String); DEL, the exception, is not printable
+    # and so refused by every check that a value meets before it gets here.
+    return json.dumps(value, ensure_ascii=False)

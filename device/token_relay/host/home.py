@@ -1,0 +1,161 @@
+"""Making a home: the vault with this device's identity in it, and finding the vault's key.
+
+What is there is never changed: a vault keeps its identity, a key file its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Identity
+from token_relay.host.clock import SystemRandom
+from token_relay.host.config import (
+    AgentConfig,
+    CompanionConfig,
+    Kind,
+    PhoneConfig,
+    VaultConfig,
+    check_config,
+    read_secret_file,
+)
+from token_relay.protocol.errors import ConfigError, VaultError
+from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.vault.errors import CorruptVaultError
+from token_relay.vault.files import set_aside
+from token_relay.vault.keys import KeyFile, KeySource, PassphraseKey, SystemdCredential
+from token_relay.vault.rekey import open_in_force
+from token_relay.vault.store import SqliteVault
+
+VAULT_FILE = "vault.db"
+KEY_FILE = "vault.key"
+PASSPHRASE_PARAMETERS_FILE = "vault.kdf"  # noqa: S105  # a file name
+FIRST_START_MARK = ".first-start"
+BROUGHT = frozenset({"ca.pem", "device.pem"})  # what the CA's owner may have put there before the first start
+
+
+@dataclass(frozen=True, slots=True)
+class InitResult:
+    """Who this device is."""
+
+    device_id: str
+
+
+def key_source(home: Path, config: VaultConfig, environment: Mapping[str, str]) -> KeySource:
+    """Return where the vault's key comes from. Raises ConfigError or VaultError when it cannot be had."""
+    if config.credential is not None:
+        return SystemdCredential.from_environment(config.credential, environment)
+    if config.passphrase_file is not None:
+        passphrase = read_secret_file(config.passphrase_file, "passphrase")
+        return PassphraseKey(home / PASSPHRASE_PARAMETERS_FILE, passphrase)
+    return KeyFile(config.key_file or home / KEY_FILE)
+
+
+def create_home(kind: Kind, home: Path, config_text: str, environment: Mapping[str, str] | None = None) -> InitResult:
+    """Make vault, vault key and identity where they are missing; durable when it returns.
+
+    Raises:
+        ConfigError, VaultError: nothing usable was made; the message says what to do.
+    """
+    parsed = (
+        check_config(PhoneConfig, config_text, home)
+        if kind == "phone"
+        else check_config(CompanionConfig, config_text, home)
+    )
+    if isinstance(parsed, tuple):
+        raise ConfigError("\n".join(problem.in_file("config.toml") for problem in parsed))
+    return _make(home, parsed.vault, environment or {})
+
+
+def first_start(home: Path, config: AgentConfig, environment: Mapping[str, str]) -> InitResult | None:
+    """Make vault, identity and signing request in a service's home that is empty; None when it is not.
+
+    A service's configuration lies in ``/etc`` and its home is made by the service manager under a user that exists
+    only while it runs, so ``init`` cannot be run for it. Only an empty home counts (certificates may have been
+    brought): a vault that went missing from among other files is never replaced. A power cut in between leaves a mark,
+    and the next start goes on.
+
+    Raises:
+        ConfigError, VaultError, LocalError: nothing usable was made; the message says what to do.
+    """
+    mark = home / FIRST_START_MARK
+    is_begun = mark.exists()
+    if not is_begun and (not home.is_dir() or any(entry.name not in BROUGHT for entry in home.iterdir())):
+        return None
+    from token_relay.host.device_key import CSR_NAME, unlink, write_atomic, write_csr  # late: X.509 is needed this once
+
+    if not is_begun:
+        key_source(home, config.vault, environment)  # refused before anything is written
+        write_atomic(mark, b"", mode=0o600)
+    made = _make(home, config.vault, environment)
+    if not (home / CSR_NAME).exists():
+        write_csr(home, made.device_id)
+    unlink(mark)
+    return made
+
+
+def _make(home: Path, config: VaultConfig, environment: Mapping[str, str]) -> InitResult:
+    source = key_source(home, config, environment)
+    vault_path = home / VAULT_FILE
+    if not vault_path.exists():
+        _create_key(source, home, config)
+    return asyncio.run(_open_or_create(vault_path, source))
+
+
+def _create_key(source: KeySource, home: Path, config: VaultConfig) -> None:
+    if isinstance(source, KeyFile) and not (config.key_file or home / KEY_FILE).exists():
+        source.create()
+    if isinstance(source, PassphraseKey) and not (home / PASSPHRASE_PARAMETERS_FILE).exists():
+        source.create()
+
+
+async def _open_or_create(path: Path, source: KeySource) -> InitResult:
+    async with SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION) as vault:
+        random = SystemRandom()
+
+        def step(tx: Transaction) -> Identity:
+            identity = tx.get(Identity, "self")
+            if identity is None:
+                keys = KeyPair.from_random(random.bytes(32))
+                identity = Identity("self", keys.public_key, keys.private_key, created_at=0)
+                tx.put(identity)
+            return identity
+
+        identity = await vault.run(step)
+        return InitResult(device_id(identity.public_key))
+
+
+async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> SqliteVault:
+    """Open an agent's vault and read all of it once. A damaged one is set aside, and said so; never reset silently.
+
+    A row shows its damage only when it is read. Found while the agent works, that would be an error at each question
+    and a status that cannot be shown; so all are read here, before anybody works with them.
+
+    Raises:
+        VaultError: it cannot be opened; the hint says what to do.
+    """
+    path = home / VAULT_FILE
+    if not path.exists():
+        raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
+    try:
+        vault = open_in_force(path, source)
+        try:
+            await vault.run(_read_everything)
+        except BaseException:
+            await vault.close()
+            raise
+    except CorruptVaultError as exc:
+        aside = set_aside(path, now_text)
+        raise VaultError(
+            f"the vault is damaged ({exc}) and was set aside as {aside}: this device is a stranger now",
+            hint=f"token-relay {kind} init --force …, then pair again; on the other device: forget this one",
+        ) from exc
+    return vault
+
+
+def _read_everything(tx: Transaction) -> None:
+    for record in RECORDS:
+        tx.select(record)

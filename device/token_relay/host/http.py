@@ -1,0 +1,269 @@
+"""The Http port over aiohttp: one request, whole answer or the honest reason why there is none.
+
+The one thing that must be right here is the border between :class:`NotSent` and :class:`Lost`. aiohttp tells the
+moment before the first byte of the request line is written; a failure before that moment was certainly not
+processed, anything after it may have been. Connections are never reused, so there is no request that
+dies on a connection that the provider had closed long before, and no silent repetition on a new one.
+
+Refused before anything happens: plain http to another machine, redirects, proxies and netrc from the environment,
+cookies, TLS without verification. This is one of the few doors where secrets are revealed: into the form body.
+
+aiohttp is imported at the first request: the commands that never make one should start quickly on slow hardware.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urlsplit
+
+from token_relay.protocol.secret import Secret
+from token_relay.provider.http import RESPONSE_BYTES_MAX, HttpRequest, HttpResponse, Lost, NotSent, url_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import SimpleNamespace
+
+    from aiohttp import ClientResponse, ClientSession, TraceConfig, TraceRequestHeadersSentParams
+    from aiohttp.abc import AbstractResolver
+
+CONNECTIONS_MAX = 16
+HEADER_BYTES_MAX = 16_384  # per line; a provider's cookies and policies come to a few KiB
+DNS_TTL_S = 10  # failures must be seen anew, answers may serve the two or three requests of one sign-in
+
+
+class _Progress:
+    """Whether the first byte of a request may have left."""
+
+    __slots__ = ("is_sent",)
+
+    def __init__(self) -> None:
+        self.is_sent = False
+
+
+class AioHttp:
+    """The Http port of production. Close it with :meth:`close`; safe to use from many tasks of one loop."""
+
+    def __init__(self, *, ca_file: Path | None = None, route: tuple[str, int] | None = None) -> None:
+        """``ca_file`` (PEM) adds a private CA to the system's; it is read at the first request.
+
+        ``route`` is the host and port that connections really go to. All else stays as the URL says: which URLs are
+        refused, the Host header, and the name that the certificate must have.
+        """
+        self._ca_file = ca_file
+        self._route = route
+        self._session: ClientSession | None = None
+        self._opening = asyncio.Lock()
+        self._is_closed = False
+
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+        """Send one request and wait at most ``request.timeout_s`` for the whole answer.
+
+        Every failure is a value. Cancelling closes the connection; the request may have been processed.
+        """
+        if (problem := url_problem(request.url)) != "":
+            return NotSent(f"refused: the URL {problem}")
+        try:
+            session = await self._open()
+        except OSError:  # ssl.SSLError is one
+            return NotSent(f"the CA file {self._ca_file} cannot be read")
+        if session is None:
+            return NotSent("the HTTP client is closed")
+        progress = _Progress()
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                return await _exchange(session, request, progress, self._route)
+        except TimeoutError:
+            reason = f"no answer within {request.timeout_s:g} s" if progress.is_sent else "no connection in time"
+        except Exception as error:
+            # aiohttp's own errors, and what lies under it (OSError, ssl, UnicodeError of a host name, zlib). An
+            # unknown one is no reason to fall: once bytes have left, only "lost" is true, whatever broke here.
+            reason = _describe(error, urlsplit(request.url).hostname or "")
+        return Lost(reason) if progress.is_sent else NotSent(reason)
+
+    async def close(self) -> None:
+        """Close all connections; later requests are answered :class:`NotSent`."""
+        self._is_closed = True
+        async with self._opening:
+            session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _open(self) -> ClientSession | None:
+        async with self._opening:
+            if self._session is None and not self._is_closed:
+                self._session = await _new_session(self._ca_file)
+            return self._session
+
+
+async def _new_session(ca_file: Path | None) -> ClientSession:
+    import aiohttp
+
+    # Reading some 140 certificates blocks for long enough on slow hardware to belong in a thread.
+    context = await asyncio.to_thread(_tls_context, ca_file)
+    connector = aiohttp.TCPConnector(
+        ssl=context,
+        force_close=True,
+        limit=CONNECTIONS_MAX,
+        ttl_dns_cache=DNS_TTL_S,
+        resolver=_resolver(),
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
+        trace_configs=[_trace()],
+        trust_env=False,
+        auto_decompress=False,
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+    )
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 §3.1.1
+    if ca_file is not None:
+        context.load_verify_locations(cafile=str(ca_file))
+    return context
+
+
+def _trace() -> TraceConfig:
+    import aiohttp
+
+    async def headers_sent(
+        session: ClientSession, context: SimpleNamespace, params: TraceRequestHeadersSentParams
+    ) -> None:
+        context.trace_request_ctx.is_sent = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(headers_sent)
+    return trace
+
+
+def _resolver() -> AbstractResolver:
+    import aiohttp
+    from aiohttp.abc import ResolveResult
+
+    class Resolver(aiohttp.ThreadedResolver):
+        """The system's resolver, except that ``localhost`` is never asked for (RFC 6761 §6.3).
+
+        Plain http is allowed to that name, so no hosts file and no DNS server may point it elsewhere.
+        """
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            if host.lower() != "localhost":
+                return await super().resolve(host, port, family)
+            known = (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
+            return [
+                ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)
+                for address, kind in known
+                if family in (socket.AF_UNSPEC, kind)
+            ]
+
+    return Resolver()
+
+
+async def _exchange(
+    session: ClientSession, request: HttpRequest, progress: _Progress, route: tuple[str, int] | None
+) -> HttpResponse | Lost:
+    from yarl import URL
+
+    headers = {"user-agent": "token-relay", "accept-encoding": "identity", **request.headers}
+    body: bytes | None = None
+    if request.form is not None:
+        headers["content-type"] = "application/x-www-form-urlencoded"
+        body = _encode_form(request.form)
+    url = URL(request.url, encoded=True)
+    server_hostname = None
+    if route is not None:
+        headers["Host"] = url.host_port_subcomponent or ""  # the URL was checked to have a host
+        server_hostname = url.host if url.scheme == "https" else None
+        url = url.with_host(route[0]).with_port(route[1])
+    async with session.request(
+        request.method,
+        url,
+        data=body,
+        headers=headers,
+        allow_redirects=False,
+        server_hostname=server_hostname,
+        trace_request_ctx=progress,
+    ) as response:
+        raw = await _read_at_most(response, RESPONSE_BYTES_MAX)
+        if raw is None:
+            return Lost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
+        decoded = _decode(raw, response.headers.get("content-encoding", ""))
+        if decoded is None:
+            return Lost("the answer is compressed in an unknown way, or too large when unpacked")
+        return HttpResponse(response.status, _lower(response.headers), decoded)
+
+
+async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes | None:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(16_384):
+        body += chunk
+        if len(body) > bytes_max:
+            return None
+    return bytes(body)
+
+
+def _decode(raw: bytes, encoding: str) -> bytes | None:
+    """Unpack what nobody asked to be packed, within the same limit; None when that cannot be done."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return raw
+        case "gzip" | "x-gzip" | "deflate":
+            unpacker = zlib.decompressobj(wbits=47)  # 15 + 32: zlib or gzip, by its header
+            try:
+                unpacked = unpacker.decompress(raw, RESPONSE_BYTES_MAX + 1)
+            except zlib.error:
+                return None
+            return unpacked if unpacker.eof and len(unpacked) <= RESPONSE_BYTES_MAX else None
+        case _:
+            return None
+
+
+def _encode_form(form: tuple[tuple[str, str | Secret[str]], ...]) -> bytes:
+    return urlencode([(name, value.reveal() if isinstance(value, Secret) else value) for name, value in form]).encode()
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    lowered: dict[str, str] = {}
+    for name, value in headers.items():
+        lowered.setdefault(name.lower(), value)  # the first one counts when a header came twice
+    return lowered
+
+
+def _describe(error: Exception, host: str) -> str:
+    """Name the failure in our words; an exception's own text may hold parts of the request or of the answer."""
+    import aiohttp
+
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the certificate of {host} is not accepted"
+        case aiohttp.ClientConnectorSSLError():
+            return f"TLS with {host} failed"
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {host} cannot be resolved"
+        case aiohttp.ClientConnectorError():
+            return f"no connection to {host}: {_errno_text(error.os_error)}"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientPayloadError():
+            return f"{host} closed the connection before the answer was complete"
+        case aiohttp.ClientResponseError():
+            return f"{host} did not answer in HTTP"
+        case OSError():
+            return f"the connection to {host} broke: {_errno_text(error)}"
+        case _:
+            return f"the exchange with {host} failed ({type(error).__name__})"
+
+
+def _errno_text(error: OSError) -> str:
+    import os
+
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else type(error).__name__

@@ -1,0 +1,247 @@
+"""Puts the units and what belongs to them into the system, and takes them out again.
+
+The program itself is there already: it lies in an environment of its own, normally ``/opt/token-relay``, made by
+``venv`` and ``pip``. What is brought beside it came with the wheel (``share/token-relay`` of that environment) or lies
+in the checkout. Everything is laid out below ``root``, which is ``/`` or the directory of a package that is being
+built; a real system is told afterwards (:func:`tell_system`).
+
+Invariants:
+
+* *a second run changes nothing*: a file is written only where its content or mode differs.
+* *what a person wrote stays*: configuration is written where there is none, and removed only while it is as written;
+  data, credentials and the group stay always.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from token_relay.host.config import Kind
+from token_relay.host.config_template import template
+from token_relay.host.device_key import write_atomic
+from token_relay.protocol.errors import ConfigError, LocalError
+
+PROGRAM = "/opt/token-relay"  # as it stands in the units
+COMMAND = "token-relay"
+HOMES = frozenset({"home", "root"})  # what ProtectHome= hides
+AGENTS: tuple[Kind, ...] = ("companion", "phone")
+SERVICES = ("token-relay-companion.service", "token-relay-phone.service", "token-relay-sandbox.service")
+SOCKETS = ("token-relay-companion.socket", "token-relay-companion-control.socket")
+CONFIGURATION = Path("etc/token-relay")
+POLICY = """\
+# Which local programs may ask the companion for access tokens. Root and the agent itself always may; everybody else
+# needs a rule here, and membership in the group token-relay to reach the socket. After a change:
+#     systemctl reload token-relay-companion
+# A refusal names the caller's uid and the lines to add.
+
+# [[allow]]
+# uid = 1001
+# scopes = ["openid", "profile"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things go: ``root`` is ``/`` or a package's directory, the others as the running system will see them."""
+
+    root: Path = Path("/")
+    prefix: Path = Path("/usr/local")
+    program: Path = Path(PROGRAM)
+
+    def under_prefix(self, *parts: str) -> Path:
+        """Return a path below the prefix, inside the root."""
+        return self.root.joinpath(*self.prefix.parts[1:], *parts)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file to be there: content and mode. ``is_kept`` where a person's own wins."""
+
+    path: Path
+    content: bytes
+    mode: int = 0o644
+    is_kept: bool = False
+
+
+def sources() -> Path:
+    """Return the directory with the units: the installed program's, else the checkout's.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    installed = Path(sys.prefix) / "share" / "token-relay" / "systemd"
+    checkout = Path(__file__).parents[3] / "systemd"
+    for place in (checkout, installed):
+        if (place / SERVICES[0]).is_file():
+            return place
+    raise ConfigError(f"the units are missing in {installed}", hint="install the program from its wheel")
+
+
+def files(places: Places, units: Path) -> Iterator[File]:
+    """Yield all that an installation consists of, apart from the link to the program."""
+    for name in (*SERVICES, *SOCKETS):
+        text = (units / name).read_text().replace(PROGRAM, str(places.program))
+        yield File(places.under_prefix("lib", "systemd", "system", name), text.encode())
+    yield File(
+        places.under_prefix("lib", "sysusers.d", "token-relay.conf"), (units / "token-relay.sysusers").read_bytes()
+    )
+    yield File(
+        places.under_prefix("lib", "tmpfiles.d", "token-relay.conf"), (units / "token-relay.tmpfiles").read_bytes()
+    )
+    for example in sorted((units / "examples").iterdir()):
+        yield File(
+            places.under_prefix("share", "doc", "token-relay", "examples", example.name),
+            example.read_bytes(),
+        )
+    for page in manual_pages(units):
+        yield File(places.under_prefix("share", "man", f"man{page.suffix[1:]}", page.name), page.read_bytes())
+    for kind in AGENTS:
+        yield File(
+            places.root / CONFIGURATION / f"{kind}.toml", service_template(kind).encode(), mode=0o644, is_kept=True
+        )
+    yield File(places.root / CONFIGURATION / "policy.toml", POLICY.encode(), mode=0o644, is_kept=True)
+
+
+def manual_pages(units: Path) -> list[Path]:
+    """Return the manual pages that came along: beside the units in the environment, or built in the checkout."""
+    places = (units.parent / "man", units.parent / "docs" / "man")
+    return sorted(page for place in places if place.is_dir() for page in place.glob("token-relay*.[15]"))
+
+
+def service_template(kind: Kind) -> str:
+    """Return the commented configuration of a service; name, broker and, on a phone, the provider are to be set."""
+    home = f"/var/lib/token-relay/{kind}"
+    values: dict[str, str | int | bool] = {
+        "broker.url": "mqtts://broker.invalid:8883",
+        "broker.ca": f"{home}/ca.pem",
+        "broker.cert": f"{home}/device.pem",
+        "broker.key": f"{home}/device.key",
+        "vault.credential": f"token-relay-{kind}",
+        "name": kind,
+    }
+    if kind == "phone":
+        values |= {"provider.url": "https://provider.invalid", "provider.client_id": "CLIENT-ID"}
+    else:
+        values |= {"token_api.policy_file": "/etc/token-relay/policy.toml"}
+    return template(kind, values)
+
+
+def check_program(program: Path) -> None:
+    """Refuse a program where the services, which see no home, could not run it.
+
+    Raises:
+        ConfigError: it lies in a home.
+    """
+    if len(program.parts) > 1 and program.parts[1] in HOMES:
+        raise ConfigError(
+            f"the services cannot see {program}: homes are hidden from them", hint=f"install the program in {PROGRAM}"
+        )
+
+
+# -- Doing it ----------------------------------------------------------------------------------------------
+
+
+def install(places: Places, units: Path) -> list[Path]:
+    """Bring every file and the link into place; return what changed.
+
+    Raises:
+        ConfigError: the services could not run the program where it lies.
+        LocalError: a place cannot be written. Run again after the cause is gone: what is right is left alone.
+    """
+    check_program(places.program)
+    changed: list[Path] = []
+    for file in files(places, units):
+        if _is_there(file):
+            continue
+        try:
+            file.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        except OSError as exc:
+            raise LocalError(f"cannot make {file.path.parent}: {exc.strerror}", hint="use sudo") from exc
+        write_atomic(file.path, file.content, mode=file.mode)
+        changed.append(file.path)
+    link, target = places.under_prefix("bin", COMMAND), places.program / "bin" / COMMAND
+    if not (link.is_symlink() and link.readlink() == target):
+        try:
+            link.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+        except OSError as exc:
+            raise LocalError(f"cannot make {link}: {exc.strerror}", hint="use sudo") from exc
+        changed.append(link)
+    return changed
+
+
+def uninstall(places: Places, units: Path) -> tuple[list[Path], list[Path]]:
+    """Remove what :func:`install` brought; return what was removed, and the configuration that was changed and stays.
+
+    Raises:
+        LocalError: something cannot be removed.
+    """
+    removed: list[Path] = []
+    stays: list[Path] = []
+    link = places.under_prefix("bin", COMMAND)
+    try:
+        if link.is_symlink() and link.readlink() == places.program / "bin" / COMMAND:
+            link.unlink()
+            removed.append(link)
+        for file in files(places, units):
+            if not file.path.exists():
+                continue
+            if file.is_kept and file.path.read_bytes() != file.content:
+                stays.append(file.path)
+                continue
+            file.path.unlink()
+            removed.append(file.path)
+    except OSError as exc:
+        raise LocalError(f"cannot remove {exc.filename}: {exc.strerror}", hint="use sudo") from exc
+    for directory in (
+        places.under_prefix("share", "doc", "token-relay", "examples"),
+        places.under_prefix("share", "doc", "token-relay"),
+        places.root / CONFIGURATION,
+    ):
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+    return removed, stays
+
+
+def _is_there(file: File) -> bool:
+    if not file.path.is_file():
+        return False
+    return file.is_kept or (file.path.read_bytes() == file.content and file.path.stat().st_mode & 0o7777 == file.mode)
+
+
+# -- The running system ------------------------------------------------------------------------------------
+
+SETUP = (
+    ("systemd-sysusers", "token-relay.conf"),
+    ("systemd-tmpfiles", "--create", "token-relay.conf"),
+    ("systemctl", "daemon-reload"),
+)
+
+
+def tell_system(commands: tuple[tuple[str, ...], ...], say: Callable[[str], object]) -> None:
+    """Run the service manager's own tools; one that is missing or fails is told and does not stop the rest."""
+    for command in commands:
+        program = shutil.which(command[0])
+        if program is None:
+            say(f"not run, since it is missing here: {' '.join(command)}")
+            continue
+        done = subprocess.run([program, *command[1:]], check=False, capture_output=True, text=True)  # noqa: S603
+        if done.returncode != 0:
+            say(f"{' '.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+
+
+def is_booted(root: Path) -> bool:
+    """Whether the root is that of a machine that systemd runs now. sd_booted(3)"""
+    return root == Path("/") and Path("/run/systemd/system").is_dir()
+
+
+def is_root() -> bool:
+    """Whether this process may change the system."""
+    return os.geteuid() == 0

@@ -1,0 +1,90 @@
+"""What a person should do when the broker cannot be reached, said once in the log for each new reason.
+
+The channel says in a few words why a connection failed; what is behind it often lies on this device's own disk: a
+certificate that has ended, one that is not there yet, a clock that was never set. So the files are looked at when
+the reason points to them, and only then; the X.509 library is loaded only then, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from token_relay.host.config import BrokerConfig
+
+log = structlog.get_logger()
+
+REFUSED = "certificate not accepted by the broker"
+OTHERS = {  # beginnings of the channel's reasons; docs/troubleshooting.md has all of them
+    "user name or password": "check broker.username and broker.password_file",
+    "not authorized": "check the broker's access list, and who this device is to it",
+    "client id not accepted": "does the same vault run twice, on a copied disk?",
+    "another connection uses this client id": "does the same vault run twice, on a copied disk?",
+    "the broker does not speak": 'set protocol = "3.1.1" under [broker]',
+    "host name": "check the name in broker.url, and this machine's DNS",
+    "TLS failed": "is the port in broker.url the one for TLS?",
+}
+WAITS = "it is tried again by itself, at least once a minute"
+
+
+def advice(reason: str, broker: BrokerConfig, now_s: float) -> str:
+    """Return one sentence: what to do about this reason. Blocks for reading the broker's three files."""
+    if reason.startswith("certificate"):
+        return _about_certificates(reason, broker, now_s)
+    return next((hint for beginning, hint in OTHERS.items() if reason.startswith(beginning)), WAITS)
+
+
+def _about_certificates(reason: str, broker: BrokerConfig, now_s: float) -> str:
+    from token_relay.service.checks.broker import certificates, trust_hint
+    from token_relay.service.checks.machine import BUILT_AT
+
+    for check in certificates(broker, now_s):
+        if not check.is_ok:
+            return f"{check.detail}; {check.hint}" if check.hint else check.detail
+    if now_s < BUILT_AT:
+        return f"the clock says {datetime.fromtimestamp(now_s, UTC):%Y-%m-%d}: set it, or wait until the network has"
+    if reason != REFUSED:
+        return trust_hint(reason)
+    if _is_of_another_ca(broker):
+        return f"{broker.cert} is of another CA than {broker.ca}: sign device.csr with the broker's CA"
+    return "revoked, or the broker trusts another CA: `token-relay certs list` on the CA's machine says"
+
+
+def _is_of_another_ca(broker: BrokerConfig) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from token_relay.host.device_key import read_bytes
+    from token_relay.pki import certificates as pki
+    from token_relay.service.checks.broker import PEM_BYTES_MAX
+
+    if broker.ca is None or broker.cert is None:
+        return False
+    authority, own = (
+        pki.parse_certificate(read_bytes(file, size_max=PEM_BYTES_MAX)) for file in (broker.ca, broker.cert)
+    )
+    try:
+        own.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return True
+    return False
+
+
+class Adviser:
+    """Remembers what was said, so that a broker that is away for a week fills no journal."""
+
+    def __init__(self, broker: BrokerConfig, wall_s: Callable[[], float]) -> None:
+        self._broker = broker
+        self._wall_s = wall_s
+        self._said = ""
+
+    def failed(self, reason: str) -> None:
+        """Say what to do about this reason, unless it was said already."""
+        if reason and reason != self._said:
+            self._said = reason
+            told: Any = log.error if reason.startswith("certificate") else log.warning
+            told("broker_unreachable", reason=reason, hint=advice(reason, self._broker, self._wall_s()))
+
+    def connected(self) -> None:
+        """All is well: the next failure is news again."""
+        self._said = ""

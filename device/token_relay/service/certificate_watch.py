@@ -1,0 +1,67 @@
+"""Notices renewed certificates, so that a connection that lasts for months does not outlive the one it began with.
+
+Looked at are the files' identities, not their content; a change counts when certificate and key belong together again,
+so that nothing happens between the copying of the one and the other.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from token_relay.host.config import BrokerConfig
+
+log = structlog.get_logger()
+
+LOOK_EVERY_S = 600.0  # three file lookups; a renewal is due weeks before the end
+
+_Identity = tuple[tuple[int, int, int] | None, ...]
+
+
+class CertificateWatch:
+    """Watches the broker's files of a configuration; ``on_renewed`` runs after each change."""
+
+    def __init__(self, broker: BrokerConfig, on_renewed: Callable[[], None]) -> None:
+        self._broker = broker
+        self._on_renewed = on_renewed
+        self._files = tuple(file for file in (broker.ca, broker.cert, broker.key) if file is not None)
+        self._seen = self._look()
+
+    async def run(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Look now and then, until cancelled."""
+        while True:
+            await sleep(LOOK_EVERY_S)
+            self.check()
+
+    def check(self) -> None:
+        """Look now."""
+        found = self._look()
+        if found == self._seen or not self._fits():
+            return
+        self._seen = found
+        log.info("certificates_renewed")
+        self._on_renewed()
+
+    def _look(self) -> _Identity:
+        return tuple(_identity(file) for file in self._files)
+
+    def _fits(self) -> bool:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self._broker.ca is not None:
+                context.load_verify_locations(self._broker.ca)
+            if self._broker.cert is not None:
+                context.load_cert_chain(self._broker.cert, self._broker.key, password=b"")
+        except OSError:  # ssl.SSLError is one
+            return False
+        return True
+
+
+def _identity(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

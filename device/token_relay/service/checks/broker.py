@@ -1,0 +1,234 @@
+"""The way to the broker as it can be seen without connecting as the device, which would end the agent's connection.
+
+Seen are: the device's certificate and key, whether the broker's address answers, whether both sides accept each
+other's certificates, and, where the broker runs on this machine, the settings that decide how fast it is and what it
+keeps. Of a broker elsewhere only its speed shows, as the round trip that the running agent measures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from token_relay.host.config import BrokerConfig
+from token_relay.host.device_key import read_bytes
+from token_relay.pki import certificates as pki
+from token_relay.protocol.errors import RelayError
+from token_relay.provider.http import is_loopback
+from token_relay.service.checks.finding import Check
+from token_relay.service.checks.machine import BUILT_AT
+
+CONNECT_S_MAX = 5.0
+VERDICT_S = 0.5  # with TLS 1.3 the broker's verdict on our certificate comes after the handshake, by then as a rule
+ENDS_SOON = timedelta(days=14)  # of ninety: enough for a person to come by, and longer than a holiday's half
+PEM_BYTES_MAX = 65_536
+SYSTEM_CONF = Path("/etc/mosquitto/mosquitto.conf")
+INCLUDES_MAX = 64
+# What the broker needs, and what it is without it. certs/README.md tells the measurements.
+SETTINGS = {
+    "set_tcp_nodelay": ("true", "a round trip takes 44 ms instead of 1"),
+    "persistence": ("true", "a restart of the broker loses what waits for a device"),
+    "autosave_on_changes": ("true", "kill -9 of the broker loses what it had acknowledged"),
+    "autosave_interval": ("1", "kill -9 of the broker loses what it had acknowledged"),
+}
+WANTED = {  # missing, or not readable by this user
+    "ca": "bring ca.pem from the CA's directory and make it readable to this user",
+    "cert": "`token-relay certs sign` makes it of device.csr; bring it and make it readable to this user",
+    "key": "`init --force --new-key` makes a new one; or make it readable to this user",
+}
+SIGN_AGAIN = "sign device.csr again: token-relay certs sign"
+
+
+# -- Certificates ------------------------------------------------------------------------------------------
+
+
+def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Check]:
+    """Judge the three files: there, readable, in time, and belonging to each other.
+
+    A clock that was never set judges no date; it has a line of its own.
+    """
+    now = datetime.fromtimestamp(now_s, UTC)
+    found: dict[str, x509.Certificate] = {}
+    for name, file in (("ca", broker.ca), ("cert", broker.cert)):
+        if file is None:
+            continue
+        try:
+            found[name] = pki.parse_certificate(read_bytes(file, size_max=PEM_BYTES_MAX))
+        except RelayError as exc:
+            yield Check(f"broker {name}", False, str(exc), WANTED[name])
+        except OSError as exc:
+            yield Check(f"broker {name}", False, f"{file}: {exc.strerror}", WANTED[name])
+        else:
+            yield _dates(f"broker {name}", file, found[name], now)
+    if broker.key is not None:
+        yield _key(broker.key, found.get("cert"))
+
+
+def _dates(name: str, file: Path, certificate: x509.Certificate, now: datetime) -> Check:
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now.timestamp() < BUILT_AT:
+        return Check(name, True, f"{file}, {begins:%Y-%m-%d} to {ends:%Y-%m-%d}: not judged by this clock")
+    again = SIGN_AGAIN if name == "broker cert" else "make a new CA: token-relay certs init --force"
+    if now < begins:
+        return Check(name, False, f"{file} is valid from {begins:%Y-%m-%d %H:%M}Z", "set the clock of this machine")
+    if now > ends:
+        return Check(name, False, f"{file} expired on {ends:%Y-%m-%d %H:%M}Z", again)
+    if ends - now < ENDS_SOON:
+        return Check(name, False, f"{file} ends on {ends:%Y-%m-%d}, in {(ends - now).days} days", again)
+    return Check(name, True, f"{file}, until {ends:%Y-%m-%d}")
+
+
+def _key(file: Path, certificate: x509.Certificate | None) -> Check:
+    try:
+        mode = file.stat().st_mode
+        key = pki.parse_private_key(read_bytes(file, size_max=PEM_BYTES_MAX))
+    except RelayError as exc:
+        return Check("broker key", False, str(exc), WANTED["key"])
+    except OSError as exc:
+        return Check("broker key", False, f"{file}: {exc.strerror}", WANTED["key"])
+    if mode & 0o077:
+        return Check("broker key", False, f"{file} is open to others (mode {mode & 0o777:o})", f"chmod 600 {file}")
+    certified = None if certificate is None else certificate.public_key()
+    if isinstance(certified, ec.EllipticCurvePublicKey) and certified != key.public_key():
+        return Check("broker key", False, f"{file} is not the key of the certificate", SIGN_AGAIN)
+    return Check("broker key", True, str(file))
+
+
+# -- Reachability ------------------------------------------------------------------------------------------
+
+
+def reach(broker: BrokerConfig) -> Check:
+    """Connect to the broker's port, with TLS where it is used, and leave again without a word of MQTT."""
+    place = f"{broker.host}:{broker.port}"
+    try:
+        began_s = time.monotonic()
+        with socket.create_connection((broker.host, broker.port), timeout=CONNECT_S_MAX) as plain:
+            took_s = time.monotonic() - began_s
+            how = ""
+            if broker.use_tls:
+                how = _shake_hands(broker, plain)
+    except ssl.SSLCertVerificationError as exc:
+        return Check("broker", False, f"{place}: {exc.verify_message}", trust_hint(exc.verify_message))
+    except ssl.SSLError as exc:
+        if "alert" in str(exc).lower():
+            return Check(
+                "broker",
+                False,
+                f"{place} refuses this device's certificate",
+                "expired, revoked, or of another CA: `token-relay certs list` on the CA's machine",
+            )
+        return Check(
+            "broker", False, f"{place}: no TLS there ({exc.reason or 'closed'})", "check port and scheme of broker.url"
+        )
+    except socket.gaierror:
+        return Check("broker", False, f"{broker.host} has no address", "check broker.url and the network's DNS")
+    except TimeoutError:
+        return Check("broker", False, f"{place} does not answer", "is the broker's machine on, and its firewall open?")
+    except OSError as exc:
+        return Check("broker", False, f"{place}: {exc.strerror or exc}", "is the broker running? check broker.url")
+    return Check("broker", True, f"{place} answers in {took_s * 1000:.0f} ms{how}")
+
+
+def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
+    context = ssl.create_default_context(cafile=None if broker.ca is None else str(broker.ca))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if broker.cert is not None and broker.key is not None:
+        with contextlib.suppress(OSError):  # missing or wrong files have lines of their own
+            context.load_cert_chain(broker.cert, broker.key, password=b"")
+    with context.wrap_socket(plain, server_hostname=broker.host) as sock:
+        sock.settimeout(VERDICT_S)
+        try:
+            if sock.recv(1) == b"":
+                raise ssl.SSLError(0, "alert: closed after the handshake")
+        except TimeoutError:
+            pass  # it waits for our CONNECT: we are welcome
+        return f", {sock.version()}"
+
+
+def trust_hint(message: str) -> str:
+    """Return what to do about a broker's certificate that OpenSSL refuses in these words."""
+    if "expired" in message or "not yet valid" in message:
+        return "`token-relay certs renew` on the CA's machine, or set the clock of this one"
+    if "mismatch" in message or "match" in message:
+        return "the broker's certificate has another name: `token-relay certs issue HOST`"
+    return "its certificate is of another CA: bring that CA's ca.pem"
+
+
+# -- Settings ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Conf:
+    """What a mosquitto.conf and the files that it includes say: the last value of each setting, and all ports."""
+
+    path: Path
+    values: Mapping[str, str]
+    ports: frozenset[int]
+
+
+def settings(broker: BrokerConfig, confs: Sequence[Path]) -> Check:
+    """Judge the configuration of a mosquitto on this machine; for one elsewhere say what to look at."""
+    name = "broker settings"
+    if not is_loopback(broker.host):
+        return Check(name, True, "the broker is on another machine; the round trip says whether it is fast")
+    for path in confs:
+        try:
+            conf = read_conf(path)
+        except OSError:
+            continue
+        if broker.port in conf.ports:
+            return judge(conf)
+    return Check(name, True, "no mosquitto.conf here names this port")
+
+
+def judge(conf: Conf) -> Check:
+    """Judge one configuration."""
+    missing = {key: why for key, (value, why) in SETTINGS.items() if conf.values.get(key) != value}
+    if missing:
+        lines = "; ".join(f"{key} {SETTINGS[key][0]}" for key in missing)
+        why = next(iter(missing.values()))
+        return Check("broker settings", False, f"{conf.path}: {why}", f"add: {lines}; then restart mosquitto")
+    return Check("broker settings", True, f"{conf.path}: set_tcp_nodelay, persistence and autosave are on")
+
+
+def read_conf(path: Path) -> Conf:
+    """Read a mosquitto.conf and what it includes. Raises OSError. mosquitto.conf(5)"""
+    values: dict[str, str] = {}
+    ports: set[int] = set()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.fullmatch(r"\s*([a-z_]+)\s+(.*?)\s*", line)
+        if match is None:
+            continue
+        key, value = match.groups()
+        if key == "include_dir":
+            for file in sorted(Path(value).glob("*.conf"))[:INCLUDES_MAX]:
+                inner = read_conf(file)
+                values |= inner.values
+                ports |= inner.ports
+        elif key in ("listener", "port") and (number := value.split()[0]).isdigit():
+            ports.add(int(number))
+        else:
+            values[key] = value
+    return Conf(path, values, frozenset(ports))
+
+
+def confs_here(proc: Path = Path("/proc"), system: Path = SYSTEM_CONF) -> list[Path]:
+    """Return the configurations of the mosquittos that run here, and the one of the distribution."""
+    found: list[Path] = []
+    for cmdline in proc.glob("[0-9]*/cmdline"):
+        try:
+            words = cmdline.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if Path(words[0]).name == "mosquitto" and "-c" in words[:-1]:
+            found.append(Path(words[words.index("-c") + 1]))
+    return [*found, system]

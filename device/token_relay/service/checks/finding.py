@@ -1,0 +1,28 @@
+"""One finding of ``doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from token_relay.cli.client import JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. ``hint`` says what to try; with ``is_ok`` it is a note: nothing is wrong, but know this."""
+
+    name: str
+    is_ok: bool
+    detail: str = ""
+    hint: str = ""
+
+    @property
+    def mark(self) -> str:
+        """Return the word at the start of the line."""
+        if not self.is_ok:
+            return "FAIL"
+        return "note" if self.hint else "ok"
+
+    def as_json(self) -> JsonObject:
+        """Return the shape of ``--json``."""
+        return {"name": self.name, "ok": self.is_ok, "detail": self.detail, "hint": self.hint}

@@ -1,0 +1,38 @@
+"""Whether the identity provider can be found: its metadata, over the same HTTP as the agent's requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from token_relay.host.config import ProviderConfig
+from token_relay.host.http import AioHttp
+from token_relay.provider import oauth
+from token_relay.provider.native_auth.endpoints import discover_entra, native_base
+from token_relay.service.checks.finding import Check
+
+DISCOVERY_S_MAX = 15.0
+
+
+def discovery(url: str, config: ProviderConfig | None = None) -> Check:
+    """Ask for the provider's metadata; with the phone's settings as it does, else by the issuer of a grant."""
+    name = "provider"
+    try:
+        found = asyncio.run(_discover(url, config))
+    except TimeoutError:
+        return Check(name, False, f"{url} does not answer", "is the network up?")
+    if isinstance(found, oauth.ProviderMetadata):
+        return Check(name, True, f"{found.issuer} answers")
+    hint = "try again later, and look at network and DNS" if found.is_temporary else "check provider.url and tenant"
+    return Check(name, False, f"{url}: {found.reason}", hint)
+
+
+async def _discover(url: str, config: ProviderConfig | None) -> oauth.ProviderMetadata | oauth.DiscoveryFailed:
+    http = AioHttp()
+    try:
+        async with asyncio.timeout(DISCOVERY_S_MAX):
+            if config is not None and config.resolved_profile.name == "entra":
+                base = native_base(config.url, config.tenant)
+                return await discover_entra(http, base)
+            return await oauth.discover(http, url)
+    finally:
+        await http.close()

@@ -1,0 +1,102 @@
+"""What an agent does with a vault that was copied from another device: nothing, until a person says it lives here.
+
+No connection to the broker (two devices of one name would throw each other out), no refresh, no token. The sockets
+answer: ``status`` says why, ``adopt`` makes this device the vault's own, an app gets ``locked``. The service manager
+sees a service that is ready and says so: starting again would change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+from pathlib import Path
+
+import structlog
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.server import TokenApi
+from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
+from token_relay.host.systemd import listen_fds, notify
+from token_relay.service import board_check as copied
+from token_relay.service.control import JSON, ControlServer, Exchange
+from token_relay.service.runtime import Runtime
+from token_relay.service.status import action, common
+
+log = structlog.get_logger()
+
+ANSWER_S_MAX = 2.0
+WHY = "this vault was copied from another device"
+
+
+async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
+    """Return at once when the vault is this device's own, else when a person has adopted it here.
+
+    Raises:
+        VaultError, ConfigError: as at a normal start.
+    """
+    here, now_s = runtime.home.board, int(runtime.clock.now().wall_s)
+    if not await runtime.vault.run(partial(copied.check_board, here=here, now_s=now_s)):
+        return
+    hint = _sentence(runtime)
+    log.error("vault_copied", detail=WHY, hint=hint)
+    locked = _Locked(runtime)
+    control = ControlServer(
+        {"status": locked.status, "events": runtime.events, "adopt": locked.adopt}, owner_uid=os.geteuid()
+    )
+    token_api = TokenApi(locked, runtime.policy(), clock=runtime.clock)
+    await control.start(_place(runtime, CONTROL_SOCKET))
+    try:
+        await token_api.start(_place(runtime, TOKEN_SOCKET))
+        watchdog = tasks.create_task(runtime.feed_watchdog(f"locked: {WHY}"))
+        notify(runtime.home.environment.get("NOTIFY_SOCKET"), READY=1, STATUS=f"locked: {WHY}; {hint}")
+        try:
+            await locked.adopted.wait()
+            await control.drain(ANSWER_S_MAX)  # who adopted must hear of it
+        finally:
+            watchdog.cancel()
+            await token_api.stop()
+    finally:
+        await control.stop()
+
+
+def _place(runtime: Runtime, name: str) -> Path | int:
+    """Return where to listen; of a passed socket a duplicate, since the normal start needs it again."""
+    passed = listen_fds(runtime.home.environment, pid=os.getpid())
+    return os.dup(passed[name]) if name in passed else runtime.home.sockets / name
+
+
+def _sentence(runtime: Runtime) -> str:
+    return str(action("copied")["sentence"]).replace("AGENT", runtime.kind)
+
+
+class _Locked:
+    """The token source and the commands of a locked agent."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.adopted = asyncio.Event()
+
+    async def get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
+        return TokenRefused("locked", WHY, _sentence(self._runtime))
+
+    async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Say where the agent stands: locked, and why."""
+        runtime = self._runtime
+        return {
+            **common(runtime.surroundings({}), runtime.clock.now()),
+            "action": {"slug": "copied", "sentence": _sentence(runtime)},
+        }
+
+    async def adopt(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Make this device the vault's own; the agent goes on with its normal start."""
+        runtime = self._runtime
+        here, now_s = runtime.home.board, int(runtime.clock.now().wall_s)
+        await runtime.vault.run(partial(copied.adopt, here=here, now_s=now_s))
+        log.warning("vault_adopted")
+        self.adopted.set()
+        return {"message": "this device is the vault's own now; the agent starts"}
+
+
+async def nothing_to_adopt(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+    """The command ``adopt`` of an agent that is not locked."""
+    return {"message": "this vault is at home here: nothing to do"}

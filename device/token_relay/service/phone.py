@@ -1,0 +1,322 @@
+"""The phone as a running program: its agent on the runtime, its commands on the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from token_relay.agents.phone.account import AccountSettings, SignInOptions
+from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
+from token_relay.agents.phone.native import NotSignedIn
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.host.config import Home, PhoneConfig
+from token_relay.protocol.errors import ConfigError, PersonNeededError
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider.profile import Strategy
+from token_relay.service import metrics
+from token_relay.service import round_trip as measuring
+from token_relay.service.control import JSON, Exchange
+from token_relay.service.copied_vault import nothing_to_adopt, until_at_home
+from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
+from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_status
+
+COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
+WAIT_S_MAX = 86_400.0
+ATTRIBUTES_MAX = 50
+_SIGN_IN: JSON = {"slug": "sign_in", "sentence": ACTIONS["sign_in"]}
+
+
+async def run_phone(home: Home, config: PhoneConfig) -> None:
+    """Run the phone's agent until it is cancelled."""
+    settings = AccountSettings(
+        url=config.provider.url,
+        client_id=config.provider.client_id,
+        tenant=config.provider.tenant,
+        scope=config.provider.scope,
+        profile=config.provider.resolved_profile,
+        audience=config.provider.audience or "",
+        allow_refresh_token_access=config.allow_refresh_token_access,
+    )
+    async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:
+        await until_at_home(runtime, tasks)
+        http = metrics.MeasuredHttp(runtime.http)
+        agent = PhoneAgent(
+            vault=runtime.vault,
+            http=http,
+            clock=runtime.clock,
+            random=runtime.random,
+            identity=runtime.identity,
+            name=config.name,
+            settings=settings,
+            strategy=config.handoff.strategy,
+            lease_days=config.handoff.lease_days,
+            tasks=tasks,
+        )
+        commands = _Commands(runtime, agent, http)
+        tending = tasks.create_task(agent.tend())
+        try:
+            await runtime.serve(
+                agent,
+                tasks,
+                handlers={
+                    "status": commands.status,
+                    "devices": commands.devices,
+                    "events": runtime.events,
+                    "sign_in": commands.sign_in,
+                    "sign_up": commands.sign_up,
+                    "reset_password": commands.reset_password,
+                    "sign_out": commands.sign_out,
+                    "import": commands.adopt,
+                    "pair": commands.pair,
+                    "handoff": commands.hand_off,
+                    "cancel": commands.cancel,
+                    "revoke": commands.revoke,
+                    "unpair": commands.unpair,
+                    "forget": commands.forget,
+                    "doctor": commands.doctor,
+                    "metrics": commands.metrics,
+                    "adopt": nothing_to_adopt,
+                },
+                goes_on=COMMANDS_THAT_GO_ON,
+                on_network=agent.network_is_up,
+            )
+        finally:
+            tending.cancel()
+
+
+class _Commands:
+    """What the command line may ask of the phone."""
+
+    def __init__(self, runtime: Runtime, agent: PhoneAgent, http: metrics.MeasuredHttp) -> None:
+        self._runtime = runtime
+        self._agent = agent
+        self._http = http
+
+    async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The numbers, as Prometheus reads them."""
+        runtime, agent = self._runtime, self._agent
+        seen = metrics.Seen(
+            runtime.clock.now(),
+            runtime.channel is not None and runtime.channel.is_connected,
+            agent.keeper.outcomes,
+            agent.link.rejects,
+            self._http.latency,
+        )
+        return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
+
+    async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """What only the running agent can measure."""
+        return await measuring.doctor(self._runtime.channel)
+
+    async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Where the phone stands."""
+
+        def read(tx: Transaction) -> dict[str, Any]:
+            return {
+                "pairings": tx.select(Pairing),
+                "outbox": tx.select(Outgoing),
+                "handoffs": tx.select(PhoneHandoff),
+                "grants": tx.select(Grant),
+                "tokens": tx.select(CachedToken),
+            }
+
+        rows = await self._runtime.vault.run(read)
+        problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
+        return phone_status(
+            self._runtime.surroundings(self._agent.link.rejects),
+            self._runtime.clock.now(),
+            problems=problems,
+            allow_refresh_token_access=self._agent.settings.allow_refresh_token_access,
+            estranged=self._agent.link.estranged(),
+            **rows,
+        )
+
+    async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The devices alone."""
+        return {"devices": (await self.status(args, exchange))["devices"]}
+
+    async def sign_in(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Sign in, asking for what the provider wants."""
+        grant = await self._agent.accounts.sign_in(exchange, _sign_in_options(args))
+        row = grant_row(grant, [], "", self._runtime.clock.now())
+        return {"account": grant.account, "grant": row, "message": f"signed in as {grant.account or grant.subject}"}
+
+    async def sign_up(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Make an account, and sign in with it."""
+        return self._ended(await self._agent.accounts.sign_up(exchange, _sign_in_options(args)))
+
+    async def reset_password(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Choose a new password, and sign in with it."""
+        return self._ended(await self._agent.accounts.reset_password(exchange, _sign_in_options(args)))
+
+    def _ended(self, outcome: Grant | NotSignedIn) -> dict[str, JSON]:
+        if isinstance(outcome, NotSignedIn):
+            done = {"account_created": "the account was made", "password_changed": "the password was changed"}
+            said = f"{done.get(outcome.done, 'done')}, but nobody is signed in: {outcome.reason}"
+            return {"signed_in": False, "account": "", "grant": None, "message": said, "action": _SIGN_IN}
+        row = grant_row(outcome, [], "", self._runtime.clock.now())
+        said = f"signed in as {outcome.account or outcome.subject}"
+        return {"signed_in": True, "account": outcome.account, "grant": row, "message": said}
+
+    async def sign_out(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Forget the phone's own tokens."""
+        accounts: list[JSON] = [dict(row) for row in await self._agent.accounts.sign_out()]
+        return {"accounts": accounts, "message": f"signed out of {len(accounts)} accounts"}
+
+    async def adopt(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Adopt a refresh token from elsewhere."""
+        value = await exchange.ask("refresh_token", "the refresh token")
+        if value is None or not value.strip():
+            raise PersonNeededError("no refresh token was given", hint="add --refresh-token-file FILE")
+        grant = await self._agent.accounts.adopt(RefreshToken(value.strip()), account=text_of(args, "account"))
+        row = grant_row(grant, [], "", self._runtime.clock.now())
+        return {"grant": row, "message": "adopted, and refreshed once"}
+
+    async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Pair with the companion that shows the invitation."""
+        invitation = text_of(args, "invitation")
+        if not invitation:
+            invitation = await exchange.ask("invitation", "the companion's invitation (RTR1:…)") or ""
+        if not invitation.strip():
+            raise PersonNeededError("no invitation was given", hint="token-relay companion pair shows one")
+        is_sure = args.get("yes") is True
+
+        async def confirm(number: str, name: str) -> bool:
+            await exchange.progress({"check_number": number, "device_name": name})
+            if is_sure:
+                return True
+            question = f"does {name} show {number[:3]} {number[3:]} too?"
+            return await exchange.ask("confirm", question, check_number=number, device_name=name) == "yes"
+
+        pairing = await self._agent.pairing.pair(invitation, confirm)
+        return {
+            "device_id": pairing.peer_id,
+            "device_name": pairing.peer_name,
+            "message": f"paired with {pairing.peer_name}",
+        }
+
+    async def hand_off(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Give a companion a grant."""
+        sign_in = args.get("sign_in")
+        lease = args.get("lease_days")
+        wish = HandoffWish(
+            strategy=_strategy(text_of(args, "strategy")),
+            scope=text_of(args, "scope"),
+            lease_days=None if lease is None else int(number_of(args, "lease_days", 0, low=0, high=365)),
+            wait_s=number_of(args, "wait_s", 60.0, low=0, high=WAIT_S_MAX),
+            sign_in=_sign_in_options(sign_in) if isinstance(sign_in, dict) else None,
+        )
+        row = await self._agent.hand_off(text_of(args, "device"), wish, exchange)
+        if row.state == "done":
+            return {**handoff_row(row), "message": "the companion has the grant on its disk"}
+        action: JSON = {
+            "slug": "bring_device_online",
+            "sentence": "bring the device online; the handoff goes on by itself",
+        }
+        waits = row.problem or "waiting for the companion"
+        return {**handoff_row(row), "pending": True, "message": waits, "action": action}
+
+    async def cancel(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Give up an open handoff."""
+        row = await self._agent.cancel(text_of(args, "device"))
+        message = {
+            "cancelled": "cancelled: the companion never stored it",
+            "done": "too late: the companion has it; to take it away: phone revoke",
+            "gone": "over: the companion has lost it",
+        }.get(row.state, "asked the companion; what becomes of it only its disk knows")
+        return {**handoff_row(row), "pending": row.state == "cancelling", "message": message}
+
+    async def revoke(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Take a device's grants away."""
+        device = text_of(args, "device")
+        wait_s = number_of(args, "wait_s", 10.0, low=0, high=WAIT_S_MAX)
+        pairing = await self._agent.pairing_of(device)
+        rows = await self._agent.revoke(device, wait_s=wait_s)
+        pending = any(row.state != "gone" for row in rows)
+        result: dict[str, JSON] = {
+            "device_id": pairing.peer_id,
+            "handoffs": [handoff_row(row) for row in rows],
+            "pending": pending,
+            "message": _revocation_message(len(rows), pending=pending),
+        }
+        if args.get("lost") is True:
+            result["steps"] = self._lost_steps(pairing.peer_id, pending=pending)
+        return result
+
+    def _lost_steps(self, device: str, *, pending: bool) -> list[JSON]:
+        """All that can be done about a lost device, what is done already first."""
+        steps: list[JSON] = [
+            "done: REVOKE is queued and goes out whenever the device connects"
+            if pending
+            else "done: the device has confirmed that it erased its grants",
+            "done: this phone gives it no lease and no renewal any more",
+        ]
+        if self._agent.settings.profile.name == "entra":
+            steps.append(
+                "to do, by an administrator: end all sessions of the user, "
+                "POST https://graph.microsoft.com/v1.0/users/{id}/revokeSignInSessions"
+            )
+        else:
+            steps.append("to do: revoke the user's refresh tokens in the provider's administration")
+        steps.append(f"to do, where the broker uses certificates: token-relay certs revoke {device}")
+        steps.append("known: an access token that it has already got works until its end")
+        return steps
+
+    async def unpair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """End a pairing in good order."""
+        rows = await self._agent.unpair(text_of(args, "device"))
+        pending = any(row.state != "gone" for row in rows)
+        message = "unpaired" if not pending else "unpaired here; the device is told when it connects"
+        return {"handoffs": [handoff_row(row) for row in rows], "pending": pending, "message": message}
+
+    async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Give a device up."""
+        count = await self._agent.forget(text_of(args, "device"))
+        return {"handoffs_ended": count, "message": "forgotten; what the device holds lives until its lease ends"}
+
+
+def _revocation_message(count: int, *, pending: bool) -> str:
+    if not count:
+        return "the device holds nothing of this phone"
+    if pending:
+        return "revocation is queued; the device has not confirmed yet"
+    return "the device has erased its grants"
+
+
+def _strategy(text: str) -> Strategy | None:
+    match text:
+        case "":
+            return None
+        case "branch" | "mint" | "move":
+            return text
+        case _:
+            raise ConfigError("strategy must be branch, mint or move")
+
+
+def _sign_in_options(args: dict[str, JSON]) -> SignInOptions:
+    method = text_of(args, "method")
+    if method not in ("", "native", "browser"):
+        raise ConfigError("method must be native or browser")
+    return SignInOptions(
+        method=method,
+        username=text_of(args, "username"),
+        open_browser=args.get("open") is not False,
+        mfa_method=text_of(args, "mfa_method"),
+        contact=text_of(args, "contact"),
+        attributes=_attributes(args.get("attributes")),
+        with_password=args.get("with_password") is not False,
+    )
+
+
+def _attributes(value: JSON) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > ATTRIBUTES_MAX:
+        raise ConfigError(f"attributes must be an object of at most {ATTRIBUTES_MAX} names with text")
+    found: dict[str, str] = {}
+    for name, text in value.items():
+        if not isinstance(text, str):
+            raise ConfigError("the value of an attribute must be text")
+        found[name] = text
+    return found

@@ -1,0 +1,60 @@
+"""What a running agent can say about its broker: how long a message to itself takes.
+
+Part of ``doctor``: the broker's configuration cannot be asked for over MQTT, but what it costs can be measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Protocol
+
+from token_relay.service.control import JSON
+
+PROBES = 5
+PROBE_S_MAX = 5.0
+# Nagle's algorithm against delayed ACK costs 40 ms at least (the kernel's smallest delayed acknowledgement). A network
+# that is as slow by itself shows the same, so this is a note and no failure.
+NAGLE_S = 0.040
+
+
+class Probed(Protocol):
+    """A channel that can send a message to itself."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is connected."""
+        ...
+
+    async def probe(self, timeout_s: float) -> bool:
+        """Say whether a message to ourselves came back."""
+        ...
+
+
+async def doctor(channel: Probed | None) -> dict[str, JSON]:
+    """The command ``doctor``: measure the round trip to the broker and back."""
+    if channel is None or not channel.is_connected:
+        return {"checks": []}  # that it is not connected stands in a line of its own
+    took_s: list[float] = []
+    for _ in range(PROBES):
+        began_s = time.monotonic()
+        if not await channel.probe(PROBE_S_MAX):
+            return {
+                "checks": [_row(False, "a message to ourselves did not come back", "look at the broker's access list")]
+            }
+        took_s.append(time.monotonic() - began_s)
+    return {"checks": [judged(statistics.median(took_s))]}
+
+
+def judged(round_trip_s: float) -> dict[str, JSON]:
+    """Return the line for one round trip."""
+    detail = f"{round_trip_s * 1000:.1f} ms"
+    if round_trip_s < NAGLE_S:
+        return _row(True, detail, "")
+    return _row(
+        True, detail, "where the network is faster than that: set_tcp_nodelay true in the broker's configuration"
+    )
+
+
+def _row(is_ok: bool, detail: str, hint: str) -> dict[str, JSON]:
+    return {"name": "round trip", "ok": is_ok, "detail": detail, "hint": hint}

@@ -1,0 +1,276 @@
+"""What both agents run on: vault, channel, sockets and the service manager, opened in order and closed in order.
+
+A stop is clean: no new work is taken, a refresh in flight may end (its answer may be the only copy of a rotated token),
+then everything is cancelled and the vault is closed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+from token_relay.agents.grants.keeper import GrantKeeper
+from token_relay.agents.link import Link
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import Event, Grant, Identity, Pairing
+from token_relay.apps.policy import Policy, parse_policy
+from token_relay.apps.server import TokenApi
+from token_relay.host.clock import SystemClock, SystemRandom
+from token_relay.host.config import AgentConfig, Home, Kind, read_own_text, read_secret_file
+from token_relay.host.home import key_source, open_vault
+from token_relay.host.http import AioHttp
+from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
+from token_relay.host.systemd import listen_fds, notify, watchdog_interval_s
+from token_relay.mqtt.channel import MqttChannel, MqttSettings
+from token_relay.protocol.errors import ConfigError, VaultError
+from token_relay.protocol.identity import device_id
+from token_relay.protocol.topics import inbox_filter
+from token_relay.service.broker_advice import Adviser
+from token_relay.service.certificate_watch import CertificateWatch
+from token_relay.service.control import JSON, ControlServer, Exchange, Handler
+from token_relay.service.status import Surroundings
+from token_relay.vault.store import SqliteVault
+
+log = structlog.get_logger()
+
+DRAIN_S = 1.5  # a clean stop takes at most two seconds
+EVENTS_SHOWN_MAX = 1000
+POLICY_BYTES_MAX = 65_536  # a rule has some 100 bytes
+
+
+class Agent(Protocol):
+    """What the runtime needs of either agent."""
+
+    link: Link
+    keeper: GrantKeeper
+
+    async def start(self) -> None:
+        """Pick up after a restart."""
+        ...
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The open resources of one agent."""
+
+    kind: Kind
+    home: Home
+    config: AgentConfig
+    vault: SqliteVault
+    identity: Identity
+    http: AioHttp
+    clock: SystemClock
+    random: SystemRandom
+    key_description: str
+    channel: MqttChannel | None = None
+
+    def surroundings(self, rejects: Mapping[str, int]) -> Surroundings:
+        """Return what ``status`` needs beside the records."""
+        channel = self.channel
+        return Surroundings(
+            kind=self.kind,
+            name=self.config.name,
+            device_id=device_id(self.identity.public_key),
+            broker_url=self.config.broker.url,
+            is_connected=channel is not None and channel.is_connected,
+            broker_error=channel.last_error if channel is not None else "",
+            vault_key=self.key_description,
+            rejects=rejects,
+            home=str(self.home.directory),
+        )
+
+    async def serve(
+        self,
+        agent: Agent,
+        tasks: asyncio.TaskGroup,
+        *,
+        handlers: Mapping[str, Handler],
+        goes_on: tuple[str, ...],
+        on_network: Callable[[], None],
+    ) -> None:
+        """Run the agent until it is cancelled."""
+        adviser = Adviser(self.config.broker, lambda: self.clock.now().wall_s)
+
+        async def connected(_present: bool) -> None:
+            adviser.connected()
+            await agent.link.connected()
+            on_network()
+
+        async def pause(seconds: float) -> None:  # the channel sleeps when, and only when, a connection has failed
+            adviser.failed(channel.last_error)
+            await self.clock.sleep(seconds)
+
+        channel = self.channel = MqttChannel(
+            self._mqtt_settings(),
+            on_message=agent.link.receive,
+            on_connected=connected,
+            sleep=pause,
+            uniform=self.random.uniform,
+            subscriptions=[inbox_filter(agent.link.own_id)],
+        )
+        agent.link.channel = channel
+        certificates = CertificateWatch(self.config.broker, channel.certificates_renewed)
+        await agent.start()
+        passed = listen_fds(self.home.environment, pid=os.getpid())
+        control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
+        token_api = TokenApi(agent.keeper, self.policy(), clock=self.clock, transfers=agent.keeper)
+        await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
+        try:
+            await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))
+            background = [
+                tasks.create_task(work)
+                for work in (
+                    channel.run(),
+                    agent.link.resend_loop(),
+                    agent.keeper.run(),
+                    agent.link.greet_loop(),
+                    self.feed_watchdog(),
+                    certificates.run(self.clock.sleep),
+                )
+            ]
+            address = self.home.environment.get("NOTIFY_SOCKET")
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, token_api, certificates)
+            notify(address, READY=1)
+            log.info("agent_started", kind=self.kind, device_id=agent.link.own_id)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                notify(address, STOPPING=1)
+                await token_api.stop()
+                await agent.keeper.drain(DRAIN_S)
+                for task in background:
+                    task.cancel()
+        finally:
+            await control.stop()
+
+    def _reload(self, token_api: TokenApi, certificates: CertificateWatch) -> None:
+        """At SIGHUP: read policy and certificates anew. A wrong policy is refused and the former stays in force."""
+        address = self.home.environment.get("NOTIFY_SOCKET")
+        notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+        try:
+            token_api.policy = self.policy()
+        except ConfigError as exc:
+            log.error("reload_refused", detail=str(exc), hint=exc.hint)
+        else:
+            log.info("policy_reloaded", rules=len(token_api.policy.rules))
+        certificates.check()
+        notify(address, READY=1)
+
+    async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The command ``events``: audit rows with a number above ``after``, the newest ``limit`` of them."""
+        limit = int(number_of(args, "limit", 50, low=1, high=EVENTS_SHOWN_MAX))
+        after = int(number_of(args, "after", 0, low=0, high=2**53))
+
+        def read(tx: Transaction) -> list[Event]:
+            return [row for row in tx.select(Event) if row.number > after]
+
+        rows = (await self.vault.run(read))[-limit:]
+        names = Event.__slots__
+        return {"events": [{name: getattr(row, name) for name in names if getattr(row, name) != ""} for row in rows]}
+
+    def _mqtt_settings(self) -> MqttSettings:
+        broker = self.config.broker
+        password = None
+        if broker.password_file is not None:
+            password = read_secret_file(broker.password_file, "broker password")
+        return MqttSettings(
+            host=broker.host,
+            port=broker.port,
+            client_id=device_id(self.identity.public_key),
+            protocol=broker.protocol,
+            use_tls=broker.use_tls,
+            ca_file=broker.ca,
+            cert_file=broker.cert,
+            key_file=broker.key,
+            username=broker.username or "",
+            password=password,
+        )
+
+    def policy(self) -> Policy:
+        """Read who may have tokens. Raises ConfigError: the file is unsafe or wrong."""
+        path = self.config.token_api.policy_file
+        if path is None:
+            return Policy(os.geteuid())
+        text = read_own_text(path, POLICY_BYTES_MAX, what="policy", forbidden=0o022)
+        return parse_policy(text, file=str(path), owner_uid=os.geteuid())
+
+    async def feed_watchdog(self, status: str = "") -> None:
+        """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts.
+
+        ``status`` is what the manager shows in place of the counts.
+        """
+        interval_s = watchdog_interval_s(self.home.environment, pid=os.getpid())
+        address = self.home.environment.get("NOTIFY_SOCKET")
+        while interval_s is not None and address:
+            try:
+                paired, grants = await self.vault.run(_counts)
+                connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
+                notify(address, WATCHDOG=1, STATUS=status or f"{paired} paired, {grants}, broker {connected}")
+            except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
+                log.error("vault_refused", detail=str(exc))
+            await self.clock.sleep(interval_s / 2)
+
+
+async def _connected(link: Link, on_network: Callable[[], None]) -> None:
+    await link.connected()
+    on_network()
+
+
+def _counts(tx: Transaction) -> tuple[int, str]:
+    """Return the number of active pairings, and the numbers of grants by state in words."""
+    states = Counter(grant.state for grant in tx.select(Grant))
+    words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return len(tx.select(Pairing, state="active")), f"grants: {words or 'none'}"
+
+
+@asynccontextmanager
+async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIterator[Runtime]:
+    """Open the vault and what needs no network; everything is closed again at the end.
+
+    Raises:
+        ConfigError, VaultError: the agent cannot run; the message says what to do.
+    """
+    source = key_source(home.directory, config.vault, home.environment)
+    if not home.directory.is_dir():
+        raise ConfigError(f"there is no home at {home.directory}", hint=f"token-relay {kind} init --help")
+    clock = SystemClock(boot_id=home.environment.get("TOKEN_RELAY_BOOT_ID", ""))
+    now_text = datetime.fromtimestamp(clock.now().wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    vault = await open_vault(home.directory, source, kind, now_text)
+    http = AioHttp(route=config.http_address)
+    try:
+        identity = await vault.run(lambda tx: tx.get(Identity, "self"))
+        if identity is None:
+            raise VaultError("the vault holds no identity", hint=f"token-relay {kind} init --force …")
+        yield Runtime(kind, home, config, vault, identity, http, clock, SystemRandom(), source.describe())
+    finally:
+        await http.close()
+        await vault.close()
+
+
+def text_of(args: Mapping[str, Any], name: str, default: str = "") -> str:
+    """Return a text argument of a command. Raises ConfigError for anything else."""
+    value = args.get(name, default)
+    if value is None:
+        return default
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} must be text")
+    return value
+
+
+def number_of(args: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+    """Return a number argument of a command, within its limits. Raises ConfigError for anything else."""
+    value = args.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{name} must be a number from {low:g} to {high:g}")
+    return float(value)

@@ -1,0 +1,303 @@
+"""What `status` says, built from records alone. Pure.
+
+One object for scripts and people: where this end stands, since when it has not heard the other, and ``action``: the
+one thing that a person must do, as a slug (explained in ``docs/troubleshooting.md``) and a sentence, or null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants import lease, schedule
+from token_relay.agents.grants.lifecycle import Dead, Locked, NeedsHandoff
+from token_relay.agents.grants.serving import lease_of, profile_of, remaining_s, state_of
+from token_relay.agents.ports import Now
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.provider.profile import PROFILES, STRICT
+
+Json = dict[str, Any]
+ENDS_SOON_S = 7 * 86_400
+OPEN = ("offered", "released", "cancelling")  # the one that is not decided is the latest, whatever the clock said
+
+ACTIONS: Mapping[str, str] = {
+    "pair": "pair the two devices: token-relay companion pair here, token-relay phone pair there",
+    "sign_in": "sign in: token-relay phone sign-in --username U, or --browser",
+    "pair_again": "one of the two lost this pairing; pair again: token-relay companion pair, token-relay phone pair",
+    "hand_off": "on the phone: token-relay phone handoff DEVICE",
+    "finish_handoff": "the handoff waits for the person to sign in: token-relay phone handoff DEVICE",
+    "hand_off_again": "the grant is over; on the phone: token-relay phone handoff DEVICE",
+    "bring_device_online": "bring the device online; the handoff goes on by itself when it is",
+    "bring_phone_online": "bring the phone online: the lease is over",
+    "lease_ends_soon": "bring the phone online before the lease ends",
+    "grant_ends_soon": "hand over anew before the grant ends: token-relay phone handoff DEVICE",
+    "restored_backup": "this disk was restored from an older image; on the phone: token-relay phone handoff DEVICE",
+    "copied": "this vault was copied from another device: token-relay AGENT adopt here, or pair anew",
+    "client_refused": "the provider refuses this client: check client_id and the provider's events, then restart",
+    "check_broker": "the broker cannot be reached: check its address, certificates and network",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a status needs beside the records."""
+
+    kind: str
+    name: str
+    device_id: str
+    broker_url: str
+    is_connected: bool
+    broker_error: str
+    vault_key: str
+    rejects: Mapping[str, int]
+    home: str
+
+
+def action(slug: str, device: str = "") -> Json:
+    """Return an action as ``status`` shows it."""
+    return {"slug": slug, "sentence": ACTIONS[slug].replace("DEVICE", device or "DEVICE")}
+
+
+def common(here: Surroundings, now: Now) -> Json:
+    """Return the part that both agents share."""
+    return {
+        "kind": here.kind,
+        "name": here.name,
+        "device_id": here.device_id,
+        "home": here.home,
+        "broker": {"url": here.broker_url, "connected": here.is_connected, "last_error": here.broker_error},
+        "vault": {"detail": here.vault_key},
+        "clock": {"synced": now.is_synced, "now": int(now.wall_s)},
+        "counters": dict(sorted(here.rejects.items())),
+    }
+
+
+def pairing_rows(pairings: Iterable[Pairing], outbox: Iterable[Outgoing]) -> list[Json]:
+    """Return one row a pairing: who, since when, last heard, what is unanswered."""
+    open_requests = list(outbox)
+    return [
+        {
+            "device_id": row.peer_id,
+            "name": row.peer_name,
+            "state": row.state,
+            "paired_at": row.paired_at,
+            "heard_at": row.heard_at,
+            "unanswered": [other.type for other in open_requests if other.pairing_id == row.pairing_id],
+            "rollback": row.rollback,
+        }
+        for row in pairings
+    ]
+
+
+def grant_row(grant: Grant, tokens: Iterable[CachedToken], problem: str, now: Now) -> Json:
+    """Return what is known of one grant; times are Unix seconds, 0 or null where there is none."""
+    held = lease_of(grant)
+    left = lease.left_s(held, now) if held is not None else None
+    longest = max((remaining_s(token, now) for token in tokens if token.grant_id == grant.grant_id), default=0.0)
+    return {
+        "grant_id": grant.grant_id,
+        "handoff_id": grant.handoff_id,
+        "account": grant.account,
+        "issuer": grant.issuer,
+        "client_id": grant.client_id,
+        "profile": grant.profile,
+        "scope": grant.scope,
+        "state": "locked" if left is not None and left <= 0 and grant.state != "dead" else grant.state,
+        "reason": "lease" if left is not None and left <= 0 and grant.state != "dead" else grant.reason,
+        "generation": grant.generation,
+        "stored_at": grant.stored_at,
+        "refreshed_at": grant.refreshed_at,
+        "access_token_ends_at": int(now.wall_s + longest) if longest > 0 else 0,
+        "grant_ends_at": schedule.grant_ends_at(
+            profile_of(grant), is_otp=grant.is_otp, signed_in_at=grant.signed_in_at, refreshed_at=grant.refreshed_at
+        ),
+        "lease_left_s": None if left is None else max(0, int(left)),
+        "problem": problem,
+        "trace_id": grant.trace_id,
+        "correlation_id": grant.correlation_id,
+    }
+
+
+def companion_status(
+    here: Surroundings,
+    now: Now,
+    *,
+    pairings: list[Pairing],
+    outbox: list[Outgoing],
+    grants: list[Grant],
+    tokens: list[CachedToken],
+    problems: Mapping[str, str],
+    estranged: Collection[str] = (),
+) -> Json:
+    """Return the companion's status; ``estranged`` are the peers of :meth:`token_relay.agents.link.Link.estranged`."""
+    grants = sorted(grants, key=lambda grant: (grant.stored_at, grant.grant_id))
+    rows = [grant_row(grant, tokens, problems.get(grant.grant_id, ""), now) for grant in grants]
+    return {
+        **common(here, now),
+        "phones": pairing_rows(pairings, outbox),
+        "grants": rows,
+        "action": _estranged_companion(pairings, estranged) or _companion_action(here, pairings, grants, rows, now),
+    }
+
+
+def _estranged_companion(pairings: list[Pairing], estranged: Collection[str]) -> Json | None:
+    """What a grant's state would have a phone do, a phone that lost the pairing cannot; another phone may."""
+    peers = {row.peer_id for row in pairings if row.state == "active"}
+    return action("pair_again") if peers and peers.issubset(estranged) else None
+
+
+def _companion_action(
+    here: Surroundings, pairings: list[Pairing], grants: list[Grant], rows: list[Json], now: Now
+) -> Json | None:
+    if not any(row.state == "active" for row in pairings):
+        return action("pair")
+    if not grants:
+        return action("hand_off", here.device_id) if here.is_connected else action("check_broker")
+    newest, row = grants[-1], rows[-1]
+    if row["reason"] == "lease":
+        return action("bring_phone_online")
+    match state_of(newest):
+        case Locked(reason="rollback"):
+            return action("restored_backup", here.device_id)
+        case Locked():
+            return action("client_refused")
+        case NeedsHandoff() | Dead():
+            return action("hand_off_again", here.device_id)
+        case _:
+            pass
+    ends_at, left_s = row["grant_ends_at"], row["lease_left_s"]
+    if ends_at is not None and _ends_soon(ends_at, newest.signed_in_at, now):
+        return action("grant_ends_soon", here.device_id)
+    if left_s is not None and left_s < min(lease.WARN_BEFORE_S, newest.lease_days * lease.DAY_S / 4):
+        return action("lease_ends_soon")
+    return None if here.is_connected else action("check_broker")
+
+
+def companions_grant_ends_at(row: PhoneHandoff, heard_at: int) -> int | None:
+    """Return when the companion's grant ends as far as the phone can know: it was alive when last heard."""
+    profile = PROFILES.get(row.profile, STRICT)
+    return schedule.grant_ends_at(
+        profile, is_otp=row.is_otp, signed_in_at=row.signed_in_at, refreshed_at=max(row.done_at, heard_at)
+    )
+
+
+def _ends_soon(ends_at: int, signed_in_at: int, now: Now) -> bool:
+    """Seven days before, or for a short grant in its last quarter."""
+    lifetime_s = ends_at - signed_in_at if signed_in_at else 4 * ENDS_SOON_S
+    return ends_at - now.wall_s < min(ENDS_SOON_S, lifetime_s / 4)
+
+
+def handoff_row(row: PhoneHandoff, heard_at: int = 0) -> Json:
+    """Return one handoff as the phone's status and commands show it."""
+    profile = PROFILES.get(row.profile, STRICT)
+    return {
+        "handoff_id": row.handoff_id,
+        "state": row.state,
+        "reason": row.reason,
+        "strategy": row.strategy,
+        "account": row.account,
+        "lease_days": row.lease_days,
+        "created_at": row.created_at,
+        "done_at": row.done_at,
+        "problem": row.problem,
+        "orphans": row.orphans,
+        "device_state": row.device_state,
+        "device_reason": row.device_reason,
+        "generation": row.generation,
+        "grant_ends_at": companions_grant_ends_at(row, heard_at) if row.state == "done" else None,
+        "device_confirmed": row.reason == "revoked" if row.state in ("revoking", "gone") else None,
+        "provider_revoked": _provider_says(row, can_revoke=profile.can_revoke_token),
+        "access_token_ends_at": row.access_token_ends_at,
+    }
+
+
+def _provider_says(row: PhoneHandoff, *, can_revoke: bool) -> str:
+    if row.state not in ("revoking", "gone"):
+        return ""
+    if row.provider_said == "accepted":
+        return "accepted by the provider"
+    if row.provider_said in ("refused", "unreachable"):
+        return f"not confirmed ({row.provider_said})"
+    if can_revoke:
+        return "only the device can tell this provider; it has not confirmed" if row.state == "revoking" else "unknown"
+    return "this provider cannot revoke one token; only all sessions of the user"
+
+
+def phone_status(
+    here: Surroundings,
+    now: Now,
+    *,
+    pairings: list[Pairing],
+    outbox: list[Outgoing],
+    handoffs: list[PhoneHandoff],
+    grants: list[Grant],
+    tokens: list[CachedToken],
+    problems: Mapping[str, str],
+    allow_refresh_token_access: bool,
+    estranged: Collection[str] = (),
+) -> Json:
+    """Return the phone's status; ``estranged`` are the peers of :meth:`token_relay.agents.link.Link.estranged`."""
+    own = sorted((grant for grant in grants if not grant.pairing_id), key=lambda grant: grant.stored_at)
+    devices = pairing_rows(pairings, outbox)
+    for device, pairing in zip(devices, pairings, strict=True):
+        mine = [row for row in handoffs if row.pairing_id == pairing.pairing_id]
+        mine.sort(key=_begun)
+        device["handoffs"] = [handoff_row(row, pairing.heard_at) for row in mine[-5:]]
+    return {
+        **common(here, now),
+        "allow_refresh_token_access": allow_refresh_token_access,
+        "accounts": [grant_row(grant, tokens, problems.get(grant.grant_id, ""), now) for grant in own],
+        "devices": devices,
+        "orphans": sum(row.orphans for row in handoffs),
+        "action": _estranged_device(pairings, estranged) or _phone_action(here, pairings, handoffs, own, now),
+    }
+
+
+def _estranged_device(pairings: list[Pairing], estranged: Collection[str]) -> Json | None:
+    names = [row.peer_name for row in pairings if row.state == "active" and row.peer_id in estranged]
+    return action("pair_again", names[0]) if names else None
+
+
+def _begun(row: PhoneHandoff) -> float:
+    """When a handoff began, finer than the seconds that people see: a script begins several within one."""
+    return Stamp.from_text(row.created).wall_s
+
+
+def _phone_action(
+    here: Surroundings, pairings: list[Pairing], handoffs: list[PhoneHandoff], own: list[Grant], now: Now
+) -> Json | None:
+    names = {pairing.pairing_id: pairing.peer_name for pairing in pairings if pairing.state == "active"}
+    heard = {pairing.pairing_id: pairing.heard_at for pairing in pairings}
+    latest: dict[str, PhoneHandoff] = {}
+    for row in sorted(handoffs, key=lambda row: (row.state in OPEN, _begun(row))):
+        if row.pairing_id in names:
+            latest[row.pairing_id] = row
+    live = [grant for grant in own if grant.state not in ("dead", "needs_handoff", "locked")]
+    for pairing_id, row in latest.items():
+        if row.state == "offered" and row.reason == "accepted" and row.strategy == "mint":
+            return action("finish_handoff", names[pairing_id])
+        if row.state == "done" and row.device_state in ("needs_handoff", "dead", "uncertain"):
+            if not live and row.strategy != "mint":  # mint signs in by itself; the others need what is gone here
+                return action("sign_in")
+            return action("hand_off_again", names[pairing_id])
+        if row.state == "done" and row.device_state == "locked":
+            return action("restored_backup", names[pairing_id])
+        ends_at = companions_grant_ends_at(row, heard[pairing_id]) if row.state == "done" else None
+        if ends_at is not None and _ends_soon(ends_at, row.signed_in_at, now):
+            return action("grant_ends_soon", names[pairing_id])
+    if not live and any(grant.reason not in ("moved", "") for grant in own):
+        return action("sign_in")
+    if not live and not latest:
+        return action("sign_in")
+    if not here.is_connected:
+        return action("check_broker")
+    if not names:
+        return action("pair")
+    for row in latest.values():
+        if row.state in ("offered", "released", "cancelling", "revoking"):
+            return action("bring_device_online", names[row.pairing_id])
+    if not any(row.state == "done" for row in latest.values()):
+        return action("hand_off", next(iter(names.values())))
+    return None

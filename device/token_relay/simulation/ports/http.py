@@ -1,0 +1,238 @@
+"""One device's way to the identity provider: the sandbox provider's core, with faults at each request.
+
+A request passes four points: it leaves, it arrives, it is carried out (the commit), its answer arrives. A fault decides
+at which of them it ends. :class:`HttpFault` is for this device alone; the provider's own faults
+(:class:`token_relay.sandbox.provider.faults.FaultBook`, armed at ``provider.faults``) meet whoever asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode, urlsplit
+
+from token_relay.agents.phone.account import SignInLostError
+from token_relay.protocol.errors import TransientError
+from token_relay.protocol.secret import Secret
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.oauth import classify
+from token_relay.provider.outcome import OutcomeUnknown, Refreshed
+from token_relay.sandbox.provider.faults import Admission
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.simulation.ports.clocks import EndClock
+
+if TYPE_CHECKING:
+    from token_relay.agents.phone.account import AccountSettings
+    from token_relay.simulation.world.devices import Power
+    from token_relay.simulation.world.world import World
+
+HttpFaultKind = Literal[
+    "not_sent",
+    "lost_before",
+    "lost_after",
+    "500",
+    "502",
+    "503",
+    "429",
+    "slow",
+    "html",
+    "cut_json",
+    "person",  # refused until the person does something, as Entra does it
+    "locked_out",  # refused for a while, as Entra does it
+    "unknown_client",  # the registration was taken away
+    "no_refresh_token",  # the answer leaves it out, as providers do that do not rotate
+]
+INSTEAD = ("500", "502", "503", "429", "html", "person", "locked_out", "unknown_client")
+REFUSALS: dict[str, tuple[int, bytes]] = {
+    "person": (400, b'{"error": "interaction_required", "error_description": "AADSTS50076", "error_codes": [50076]}'),
+    "locked_out": (400, b'{"error": "invalid_grant", "error_description": "AADSTS50053", "error_codes": [50053]}'),
+    "unknown_client": (401, b'{"error": "invalid_client", "error_description": "unknown client"}'),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpFault:
+    """What one request meets. ``seconds`` is for ``slow``, ``retry_after_s`` for ``429`` and ``503``.
+
+    ``committed``: the provider had carried it out before it gave the wrong answer.
+    """
+
+    kind: HttpFaultKind
+    seconds: float = 0.0
+    retry_after_s: int | None = None
+    committed: bool = False
+    path: str = ""
+    """Meets only requests whose URL ends so; empty: any."""
+
+
+class SimulatedHttp:
+    """The :class:`token_relay.provider.http.Http` port of one device.
+
+    ``fault`` is asked for each request that met none of :attr:`faults`: a kind of fault, or "" to carry it out.
+    While ``gate`` is clear, requests hang at the provider before they are carried out.
+    """
+
+    def __init__(self, world: World, name: str, clock: EndClock, power: Callable[[], Power]) -> None:
+        self.name = name
+        self.faults: deque[HttpFault] = deque()
+        self.fault: Callable[[HttpRequest], str | HttpFault] = lambda request: ""
+        self.requests: list[HttpRequest] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.is_cut = False
+        self.delay_s: tuple[float, float] = (0.0, 0.0)
+        """Bounds of the time that a request takes, and again its answer."""
+        self._world = world
+        self._clock = clock
+        self._power = power
+        self._random: Random = world.random(f"{name}-http")
+
+    # -- faults ----------------------------------------------------------------------------------------
+
+    def cut(self) -> None:
+        """The provider cannot be reached: nothing is sent."""
+        self.is_cut = True
+
+    def heal(self) -> None:
+        """It can again; planned faults are dropped."""
+        self.is_cut = False
+        self.faults.clear()
+        self.fault = lambda request: ""
+        self.delay_s = (0.0, 0.0)
+
+    def plan(self, fault: HttpFault | HttpFaultKind, times: int = 1) -> None:
+        """Let the next ``times`` requests that fit meet a fault."""
+        self.faults.extend([HttpFault(fault) if isinstance(fault, str) else fault] * times)
+
+    def _next_fault(self, request: HttpRequest) -> HttpFault | None:
+        for at, planned in enumerate(self.faults):
+            if not planned.path or urlsplit(request.url).path.endswith(planned.path):
+                del self.faults[at]
+                return planned
+        found = self.fault(request)
+        if isinstance(found, HttpFault):
+            return found
+        return HttpFault(found) if found else None  # type: ignore[arg-type]  # a kind by its name
+
+    # -- the port --------------------------------------------------------------------------------------
+
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+        """Carry a request out at the provider's core, as far as its faults let it come."""
+        power = self._power()
+        telling = self._world.telling
+        power.check()
+        self.requests.append(request)
+        fault = self._next_fault(request)
+        telling.requested(self.name, request)
+        answer: HttpResponse | NotSent | Lost
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                answer = await self._carry_out(request, fault)
+        except TimeoutError:
+            answer = Lost(f"no answer within {request.timeout_s:g} s")
+        await self._clock.awake()
+        power.check()
+        telling.answered(self.name, request, answer)
+        return answer
+
+    async def _carry_out(self, request: HttpRequest, fault: HttpFault | None) -> HttpResponse | NotSent | Lost:
+        kind = fault.kind if fault is not None else ""
+        if kind == "not_sent" or self.is_cut:
+            return NotSent("the network is down")
+        await self._pause()
+        await self.gate.wait()
+        if fault is not None and kind == "slow":
+            await asyncio.sleep(fault.seconds)
+        if kind == "lost_before":
+            return Lost("connection reset")
+        world = self._world
+        provider, now = world.provider, world.true_wall_s()
+        asked = as_request(request)
+        admission = provider.admit(asked, now)
+        if admission.wait_before is not None:
+            await asyncio.sleep(admission.wait_before.seconds)
+        if fault is not None and kind in INSTEAD and not fault.committed:
+            world.hear_provider()
+            return _wrong(fault)
+        if admission.cut == "before":
+            provider.lost(admission, world.true_wall_s(), was_committed=False)
+            world.hear_provider()
+            return Lost("connection reset")
+        response = self._commit(asked, admission)
+        if admission.wait_after is not None:
+            await asyncio.sleep(admission.wait_after.seconds)
+        await self._pause()
+        if kind == "lost_after" or admission.cut == "after" or self.is_cut:
+            provider.lost(admission, world.true_wall_s(), was_committed=True)
+            world.hear_provider()
+            return Lost("connection reset")
+        if fault is not None and kind in INSTEAD:
+            return _wrong(fault)
+        if kind == "no_refresh_token" and response.status == 200:
+            body = json.loads(response.body)
+            body.pop("refresh_token", None)
+            return HttpResponse(response.status, response.headers, json.dumps(body).encode())
+        if kind == "cut_json":
+            return HttpResponse(response.status, response.headers, response.body[: len(response.body) // 2])
+        return response
+
+    def _commit(self, asked: Request, admission: Admission) -> HttpResponse:
+        world = self._world
+        if asked.target.endswith("/sign-in") and not world.tier.signs:
+            answer = world.sign_in_directly(asked)
+        else:
+            answer = world.provider.commit(asked, admission, world.true_wall_s()).response
+        world.hear_provider()
+        headers = {name.lower(): value for name, value in answer.headers}
+        headers["content-type"] = answer.content_type
+        return HttpResponse(answer.status, headers, answer.body)
+
+    async def sign_in(self, username: str, settings: AccountSettings) -> Refreshed:
+        """Sign somebody in with the provider's core alone, without its pages; it meets the same faults.
+
+        Raises:
+            TransientError: it did not come about.
+        """
+        asked = HttpRequest("POST", f"{settings.url}/sign-in", form=(("username", username),))
+        outcome = classify(settings.profile, await self.request(asked))
+        if isinstance(outcome, OutcomeUnknown):
+            raise SignInLostError("the answer to the sign-in was lost")
+        if not isinstance(outcome, Refreshed):
+            raise TransientError("the sign-in did not come about")
+        return outcome
+
+    async def _pause(self) -> None:
+        low, high = self.delay_s
+        if high:
+            await asyncio.sleep(self._random.uniform(low, high))
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def as_request(request: HttpRequest) -> Request:
+    """Return a client's request as the provider's core takes it."""
+    parts = urlsplit(request.url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    headers: Mapping[str, str] = request.headers
+    body = b""
+    if request.form is not None:
+        body = urlencode([(k, v.reveal() if isinstance(v, Secret) else v) for k, v in request.form]).encode()
+        headers = {**headers, "content-type": "application/x-www-form-urlencoded"}
+    return Request(request.method, target, body, headers)
+
+
+def _wrong(fault: HttpFault) -> HttpResponse:
+    if fault.kind in REFUSALS:
+        status, body = REFUSALS[fault.kind]
+        return HttpResponse(status, {"content-type": "application/json"}, body)
+    headers = {"content-type": "text/html"}
+    if fault.retry_after_s is not None:
+        headers["retry-after"] = str(fault.retry_after_s)
+    status = 200 if fault.kind == "html" else int(fault.kind)
+    return HttpResponse(status, headers, b"<h1>not what you asked for</h1>")

@@ -1,0 +1,170 @@
+"""Which (state x event) pairs of the protocol's machines a run has reached, and which it must reach.
+
+The machines are not touched: while :func:`watching` is open, the names under which the agents call them lead through a
+wrapper that notes the pair. What cannot be reached by design is data here, with its reason, and so is what is too rare
+to be demanded; any other pair that ``make simulate`` never reaches fails it, and so does one that is reached although
+it is said to be unreachable: the plans are too tame, or the reason is wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import token_relay.agents.companion.agent as companion_agent
+import token_relay.agents.phone.handoffs as phone_handoffs
+from token_relay.agents.grants import lifecycle
+from token_relay.protocol import handoff
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+
+Pair = tuple[str, str, str]  # machine, state, event
+
+PHONE_STATES = ("new", "offered", "accepted", "released", "done", "cancelling", "cancelled", "revoking", "gone")
+COMPANION_STATES = ("none", "ready", "stored", "dead")
+GRANT_STATES = ("held", "refreshing", "uncertain", "needs_handoff", "locked", "dead")
+OUTCOMES = (
+    "refreshed",
+    "refreshed without a refresh token",
+    "denied final",
+    "denied person",
+    "denied configuration",
+    "denied temporary",
+    "unavailable",
+    "unknown",
+)
+
+
+def _pairs(machine: str, states: str, events: str, reason: str) -> dict[Pair, str]:
+    return {(machine, state, event): reason for state in states.split() for event in events.split()}
+
+
+UNREACHABLE: dict[Pair, str] = {
+    **_pairs("phone", "new", "sealed cancel revoke forget superseded", "is asked of a handoff that is on disk"),
+    **_pairs("phone", " ".join(PHONE_STATES[1:]), "offer", "a handoff's id is fresh: it is offered once, in NEW"),
+    **_pairs(
+        "phone", "offered accepted released cancelling cancelled revoking gone", "superseded", "is asked of DONE alone"
+    ),
+    **_pairs("phone", "offered released", "sealed", "release() follows ACCEPT, and works on a handoff once at a time"),
+    **_pairs("phone", "cancelled gone", "forget", "what is over is not asked to be forgotten"),
+    **_pairs("phone", "cancelled", "revoke", "nothing is there to be taken away, and it is not asked"),
+    **_pairs("phone", "revoking", "revoke", "it is under way, and not asked again"),
+    **_pairs("companion", "none ready dead", "ended", "only a stored grant can end"),
+    **_pairs("companion", "none stored dead", "replaced", "another OFFER replaces what is READY alone"),
+    **_pairs("companion", "none stored dead", "token", "only for READY is a TOKEN opened; else it is `bad_token`"),
+    **_pairs("grant", "dead", "begin", "its refresh token is erased, and the keeper looks there first"),
+}
+"""By design, whatever honest ends do, restored ones among them."""
+
+RARE: dict[Pair, str] = {
+    **_pairs(
+        "phone",
+        "new offered accepted released done cancelled revoking gone",
+        "lost reject revoked cancelled",
+        "an answer to a request that a restored phone has forgotten, or that came later than the next one",
+    ),
+    **_pairs("phone", "cancelled", "stored sealed", "cancelled, and only then the answer or a restored companion"),
+    **_pairs("phone", "done gone", "sealed", "settled by the companion while the provider is still asked"),
+    **_pairs(
+        "phone", "revoking cancelled", "cancel", "a new pairing settles the old one's handoffs, whatever they are"
+    ),
+    **_pairs("phone", "cancelling", "revoke", "the person changes his mind before CANCEL is answered"),
+    **_pairs(
+        "companion", "ready", "bad_token", "sealed to the key of an ACCEPT that a restored companion has forgotten"
+    ),
+    **_pairs("grant", "locked needs_handoff", "begin", "locked or refused between two attempts of one flight"),
+}
+"""Legal and met now and then; not demanded of ten thousand seeds. The tables in `tests/core` have each of them."""
+
+
+def every_pair() -> frozenset[Pair]:
+    """Return all pairs, reachable or not."""
+    pairs: set[Pair] = set()
+    pairs.update(("phone", state, event) for state in PHONE_STATES for event in get_args(handoff.PhoneEvent))
+    pairs.update(
+        ("companion", state, event) for state in COMPANION_STATES for event in get_args(handoff.CompanionEvent)
+    )
+    pairs.update(("grant", state, "begin") for state in GRANT_STATES)
+    pairs.update(("grant", "refreshing", outcome) for outcome in OUTCOMES)
+    return frozenset(pairs)
+
+
+def missing(reached: Counter[Pair]) -> list[Pair]:
+    """Return the pairs that should have been reached and were not."""
+    return sorted(every_pair() - set(UNREACHABLE) - set(RARE) - set(reached))
+
+
+def contradicted(reached: Counter[Pair]) -> list[Pair]:
+    """Return the pairs that were reached although they are said to be unreachable."""
+    return sorted(set(UNREACHABLE) & set(reached))
+
+
+@contextmanager
+def watching(reached: Counter[Pair]) -> Iterator[None]:
+    """Note every pair that the agents meet while this is open."""
+
+    def phone_step(state: handoff.PhoneState, event: handoff.PhoneEvent) -> handoff.PhoneStep:
+        reached["phone", _phone_name(state), event] += 1
+        return handoff.phone_step(state, event)
+
+    def companion_step(state: handoff.CompanionState, event: handoff.CompanionEvent) -> handoff.CompanionStep:
+        reached["companion", _companion_name(state), event] += 1
+        return handoff.companion_step(state, event)
+
+    begin, settle = lifecycle.begin_refresh, lifecycle.settle_refresh
+
+    def begin_refresh(state: lifecycle.GrantState, *args: Any, **named: Any) -> Any:
+        reached["grant", _grant_name(state), "begin"] += 1
+        return begin(state, *args, **named)
+
+    def settle_refresh(state: lifecycle.Refreshing, outcome: TokenOutcome, *args: Any) -> lifecycle.GrantState:
+        reached["grant", "refreshing", _outcome_name(outcome)] += 1
+        return settle(state, outcome, *args)
+
+    wrapped: list[tuple[Any, str, Callable[..., Any]]] = [
+        (phone_handoffs, "phone_step", phone_step),
+        (companion_agent, "companion_step", companion_step),
+        (lifecycle, "begin_refresh", begin_refresh),
+        (lifecycle, "settle_refresh", settle_refresh),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in wrapped]
+    for module, name, function in wrapped:
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for module, name, function in before:
+            setattr(module, name, function)
+
+
+def _phone_name(state: handoff.PhoneState) -> str:
+    return "accepted" if state == handoff.Offered(is_accepted=True) else type(state).__name__.lower()
+
+
+def _companion_name(state: handoff.CompanionState) -> str:
+    match state:
+        case handoff.NoHandoff():
+            return "none"
+        case handoff.HandoffStored():
+            return "stored"
+        case _:
+            return type(state).__name__.lower()
+
+
+def _grant_name(state: lifecycle.GrantState) -> str:
+    return "needs_handoff" if isinstance(state, lifecycle.NeedsHandoff) else type(state).__name__.lower()
+
+
+def _outcome_name(outcome: TokenOutcome) -> str:
+    match outcome:
+        case Refreshed(refresh_token=None):
+            return "refreshed without a refresh token"
+        case Refreshed():
+            return "refreshed"
+        case Denied(kind=kind):
+            return f"denied {kind}"
+        case Unavailable():
+            return "unavailable"
+        case OutcomeUnknown():
+            return "unknown"

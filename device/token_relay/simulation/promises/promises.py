@@ -1,0 +1,504 @@
+"""The promises, each a check that looks at every step of a simulated history.
+
+A check sees what the world sees (see :class:`token_relay.simulation.observer.Observer`), never an agent, and raises
+:class:`token_relay.simulation.promises.ledger.ViolationError` at the step that breaks its promise. What can be judged
+only when the faults have stopped (5, 6) is in :mod:`token_relay.simulation.promises.settlement`; 14, same seed, same
+history, is a comparison of two runs and lies with the runner.
+
+A disk that was put back to an older image cannot know it before its next contact. Until it has noticed, what it holds
+is in doubt: promises 1 and 3 look away from that end, and look again when it has noticed, and at the settlement.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+
+from token_relay.agents.ports import Now, Record
+from token_relay.agents.records import CompanionHandoff, Event, Grant, Pairing, PhoneHandoff, Seen
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.protocol.envelope import ENVELOPE_BYTES
+from token_relay.protocol.messages import envelope_digest
+from token_relay.protocol.secret import Secret
+from token_relay.protocol.topics import PREFIX
+from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.sandbox.marked_tokens import MARK, find_marked
+from token_relay.sandbox.provider.memory.state import State
+from token_relay.simulation.observer import Tables
+from token_relay.simulation.promises.ledger import USABLE, Check, Ledger, Use, form_of, rows, stored_here
+from token_relay.simulation.promises.local_promises import LeaseHeld, PolicyHeld
+
+MAILBOX_PREFIX = f"{PREFIX}/pair/"
+HOLDING: tuple[type[Record], ...] = (Grant, PhoneHandoff)
+
+
+class OneHolder(Check):
+    """1. A chain has at most one holder: an end whose disk has a link of it in a state in which it may be used."""
+
+    number = 1
+    title = "a chain has at most one holder"
+    tables = HOLDING
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """Compare with all other ends whenever grants change."""
+        self.look(end)
+
+    def invalidates_on_use(self) -> bool:
+        """Whether this provider's tokens are spent by their use."""
+        return self.ledger.provider is None or self.ledger.provider.rules.invalidates_on_use
+
+    def look(self, end: str, *, among: Iterable[str] | None = None) -> None:
+        """Compare one end with all others; at the judgement with those that it can have met since (``among``)."""
+        is_final = among is not None
+        if end in self.ledger.doubtful:
+            return
+        if not is_final and end in self.ledger.ever_restored and not self.invalidates_on_use():
+            return  # nothing is spent: a restored phone learns from the companion's next HELLO what it had moved
+        unsure = () if self.invalidates_on_use() else self.ledger.ever_restored
+        mine = self.ledger.holdings.get(end, frozenset())
+        for other, held in self.ledger.holdings.items():
+            is_sure = other in among if among is not None else other not in unsure
+            if other != end and is_sure and other not in self.ledger.doubtful:
+                both = mine & held
+                self.hold(not both, end, f"{other} and {end} both may use {', '.join(sorted(both))}")
+
+
+class ReuseOnlyAfterLoss(Check):
+    """2. The provider sees a link reused only after a crash, a lost answer or a rollback inside its intent."""
+
+    number = 2
+    title = "reuse is seen only after a crash, a lost answer or a rollback inside a refresh intent"
+
+    def provider_said(self, event: Mapping[str, object]) -> None:
+        """Look for the excuse of each reuse that the provider noticed."""
+        if event.get("kind") != "reuse_detected":
+            return
+        family, generation = str(event.get("family")), event.get("generation")
+        assert isinstance(generation, int)
+        link = (family, generation)
+        is_excused = link in self.ledger.excused or family in self.ledger.excused_families
+        by = next((use.end for use in reversed(self.ledger.uses) if use.link == link), "")
+        self.hold(is_excused, by, f"link {generation} of {family} was used again without need")
+
+
+class RevokedStaysRevoked(Check):
+    """3. After REVOKED is accepted by the phone, that handoff never holds a grant again."""
+
+    number = 3
+    title = "after REVOKED is accepted that handoff never holds a grant again"
+    tables = HOLDING
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.revoked: dict[str, tuple[str, str]] = {}  # handoff id → the phone, and its pairing
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """Remember what was revoked; look at what companions hold."""
+        for _, row in self.ledger.changed(before, after, PhoneHandoff):
+            if row is not None and (row.state, row.reason) == ("gone", "revoked") and row.handoff_id:
+                self.revoked[row.handoff_id] = (end, row.pairing_id)
+                self._look_everywhere(row.handoff_id)
+        if self.revoked:
+            for was, grant in self.ledger.changed(before, after, Grant):
+                if grant is not None and _holds(grant) and (was is None or not _holds(was)):
+                    self._look(end, grant)
+
+    def look_at_all(self, ends: Iterable[str]) -> None:
+        """Look at these ends, also at those that were in doubt.
+
+        A companion that was put back after its phone had unpaired it meets nobody any more who could tell it.
+        """
+        for end in ends:
+            for grant in rows(self.ledger.tables.get(end, {}), Grant).values():
+                if _holds(grant) and grant.handoff_id in self.revoked:
+                    phone, pairing_id = self.revoked[grant.handoff_id]
+                    is_paired = (pairing_id,) in rows(self.ledger.tables.get(phone, {}), Pairing)
+                    is_kept = end in self.ledger.ever_restored and not is_paired
+                    self.hold(is_kept, end, f"handoff {grant.handoff_id[:8]} was revoked and is held")
+                elif _holds(grant):
+                    self.hold(True, end, "")
+
+    def _look_everywhere(self, handoff_id: str) -> None:
+        for end, tables in self.ledger.tables.items():
+            for grant in rows(tables, Grant).values():
+                if grant.handoff_id == handoff_id and _holds(grant):
+                    self._look(end, grant)
+
+    def _look(self, end: str, grant: Grant) -> None:
+        if grant.handoff_id and end not in self.ledger.doubtful:
+            is_kept = grant.handoff_id not in self.revoked
+            self.hold(is_kept, end, f"handoff {grant.handoff_id[:8]} was revoked and is held ({grant.state})")
+
+
+class StoredMeansOnDisk(Check):
+    """4. When STORED is accepted, the companion's disk holds the grant or what legitimately became of it."""
+
+    number = 4
+    title = "STORED accepted means that the grant is on the companion's disk"
+    tables = (CompanionHandoff, PhoneHandoff)
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.stored_once: set[str] = set()
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """Remember what companions stored; compare when the phone comes to DONE."""
+        for _, row in self.ledger.changed(before, after, CompanionHandoff):
+            if row is not None and row.was_stored:
+                self.stored_once.add(row.handoff_id)
+        for was, mine in self.ledger.changed(before, after, PhoneHandoff):
+            if mine is not None and mine.state == "done" and (was is None or was.state != "done"):
+                self._compare(end, mine.handoff_id)
+
+    def _compare(self, end: str, handoff_id: str) -> None:
+        holders = {
+            name: found for name, tables in self.ledger.tables.items() if (found := stored_here(tables, handoff_id))
+        }
+        if not holders:
+            # forgotten by its person, or the disk was put back: then it was there once
+            self.hold(handoff_id in self.stored_once, end, f"no disk ever held handoff {handoff_id[:8]}")
+            return
+        for name, row in holders.items():
+            was_here = row.was_stored or (handoff_id in self.stored_once and name in self.ledger.ever_restored)
+            self.hold(was_here, end, f"{name} never stored handoff {handoff_id[:8]}: it is {row.state} {row.reason}")
+            grants = [g for g in rows(self.ledger.tables[name], Grant).values() if g.handoff_id == handoff_id]
+            if row.state == "stored":
+                is_there = any(grant.refresh_token is not None or not _holds(grant) for grant in grants)
+                self.hold(is_there, end, f"{name} says that it stored handoff {handoff_id[:8]} and has no grant of it")
+
+
+class DurableBeforeSent(Check):
+    """7. Every refresh-token value that is sent to a provider was durable at its sender before, with its intent."""
+
+    number = 7
+    title = "a refresh token is sent only after it and its intent are durable"
+    tables = (*HOLDING, Event)
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.intended: dict[str, list[Secret[str]]] = defaultdict(list)
+        self.durable: dict[str, list[Secret[str]]] = defaultdict(list)
+        self.dropped: Counter[str] = Counter()  # answers that came after their grant's end: to be revoked, not kept
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """Each commit of an intent permits one request."""
+        for _, event in self.ledger.changed(before, after, Event):
+            self.dropped[end] += event is not None and event.name == "late_answer_dropped"
+        for was, grant in self.ledger.changed(before, after, Grant):
+            if grant is None or grant.refresh_token is None:
+                continue
+            if was is None or was.refresh_token != grant.refresh_token:
+                self.durable[end].append(grant.refresh_token)
+            if grant.state == "refreshing":
+                self.intended[end].append(grant.refresh_token)
+        for was_handoff, row in self.ledger.changed(before, after, PhoneHandoff):
+            is_begun = row is not None and row.is_obtaining
+            if is_begun and row is not None and (grant := rows(after, Grant).get((row.grant_id,))) is not None:
+                is_new = was_handoff is None or not was_handoff.is_obtaining or was_handoff.orphans != row.orphans
+                if is_new and grant.refresh_token is not None:
+                    self.intended[end].append(grant.refresh_token)
+
+    def restored(self, end: str, tables: Tables) -> None:
+        """What an image holds is durable."""
+        for grant in rows(tables, Grant).values():
+            if grant.refresh_token is not None:
+                self.durable[end].append(grant.refresh_token)
+
+    def stopped(self, end: str, *, crashed: bool) -> None:
+        """What a process meant to do ends with it."""
+        self.intended.pop(end, None)
+        self.dropped.pop(end, None)
+
+    def requested(self, end: str, request: HttpRequest) -> None:
+        """Compare the value that leaves now with what the disk has had."""
+        form = form_of(request)
+        token = form.get("refresh_token")
+        if isinstance(token, Secret):
+            permitted = self.intended[end]
+            self.hold(token in permitted, end, "a refresh token was sent whose intent is not on disk")
+            permitted.remove(token)
+        revoked = form.get("token")
+        if isinstance(revoked, Secret) and revoked not in self.durable[end]:
+            self.hold(self.dropped[end] > 0, end, "a token was revoked that was never on disk")
+            self.dropped[end] -= 1
+        elif isinstance(revoked, Secret):
+            self.hold(True, end, "")
+
+
+class PubackMeansDurable(Check):
+    """8. PUBACK leaves only when the effect is durable, or the message was refused, or is a duplicate."""
+
+    number = 8
+    title = "PUBACK leaves only after the effect is durable"
+    tables = (Seen,)
+
+    def __init__(self, ledger: Ledger, refusals_of: Callable[[str], Mapping[str, int]]) -> None:
+        super().__init__(ledger)
+        self.refusals_of = refusals_of
+        self.before: dict[tuple[str, bytes], int] = {}
+        self.durable: dict[str, set[bytes]] = defaultdict(set)  # messages whose effect is on disk
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """Note what came into the window; a pairing that is deleted later takes its rows along, not their effect."""
+        self.durable[end].update(seen.digest for _, seen in self.ledger.changed(before, after, Seen) if seen)
+
+    def restored(self, end: str, tables: Tables) -> None:
+        """Only what the image has is durable."""
+        self.durable[end] = {seen.digest for seen in rows(tables, Seen).values()}
+
+    def delivered(self, end: str, topic: str, payload: bytes) -> None:
+        """Note how many messages the end had refused so far."""
+        self.before[end, payload] = sum(self.refusals_of(end).values())
+
+    def acknowledged(self, end: str, topic: str, payload: bytes) -> None:
+        """The window on disk has the message, or the end counted it as refused or repeated."""
+        refusals = self.refusals_of(end)
+        self.hold(not refusals.get("internal_error"), end, "a message met an internal error")
+        before = self.before.pop((end, payload), None)
+        if topic.startswith(MAILBOX_PREFIX):
+            return  # nothing in a mailbox has an effect that must last: PAIR3 proves the pairing
+        digest = envelope_digest(payload)
+        is_durable = digest in self.durable[end]
+        is_refused = before is not None and sum(refusals.values()) > before
+        self.hold(is_durable or is_refused, end, "a message was acknowledged and is neither on disk nor refused")
+
+
+class NoLeak(Check):
+    """9. No marked secret leaves but in envelopes, the provider's TLS request and the permitted reply."""
+
+    number = 9
+    title = "no secret leaves but by its doors"
+    tables = (Event, PhoneHandoff)
+
+    def __init__(self, ledger: Ledger, *, is_sealed: bool) -> None:
+        super().__init__(ledger)
+        self.is_sealed = is_sealed  # real envelopes; identity crypto shows what a seal would hide
+
+    def published(self, end: str, topic: str, payload: bytes) -> None:
+        """Topics are clear, payloads are envelopes."""
+        self.hold(MARK not in topic, end, "a token in a topic")
+        self.hold(len(payload) in ENVELOPE_BYTES or topic.startswith(MAILBOX_PREFIX), end, "a payload is no envelope")
+        if self.is_sealed:
+            self.hold(not find_marked(payload), end, f"a token in clear in a message to {topic}")
+
+    def served(self, end: str, query: TokenQuery, answer: TokenGranted | TokenRefused) -> None:
+        """A refusal holds no token, a reply no refresh token."""
+        if isinstance(answer, TokenRefused):
+            self.hold(MARK not in f"{answer.detail}{answer.action}", end, "a token in a refusal")
+        else:
+            link = self.ledger.link_of(answer.access_token)
+            self.hold(link is None, end, "a refresh token was given to an app")
+            self.hold(MARK not in f"{answer.scope}{answer.issuer}{answer.token_type}", end, "a token in a reply")
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """Clear columns are shown by `status` and `events`."""
+        for _, event in self.ledger.changed(before, after, Event):
+            if event is not None:
+                self.hold(MARK not in f"{event.detail}{event.device}{event.trace_id}", end, "a token in an event")
+        for _, row in self.ledger.changed(before, after, PhoneHandoff):
+            if row is not None:
+                self.hold(MARK not in f"{row.problem}{row.account}{row.subject}", end, "a token in a handoff's row")
+
+    def logged(self, text: str) -> None:
+        """What an agent writes to its log."""
+        self.hold(not find_marked(text.encode()), "", "a token in the log")
+
+
+class SequenceOnce(Check):
+    """10. A sequence number is accepted at most once per pairing and direction, across crashes."""
+
+    number = 10
+    title = "a sequence number is accepted once"
+    tables = (Seen,)
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.accepted: dict[tuple[str, str], dict[int, bytes]] = defaultdict(dict)
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """Compare each new row of the window with all that were ever in it."""
+        for was, seen in self.ledger.changed(before, after, Seen):
+            if seen is None:
+                continue
+            window = self.accepted[end, seen.pairing_id]
+            is_new = was is None and seen.seq not in window
+            self.hold(is_new, end, f"number {seen.seq} was accepted a second time")
+            window[seen.seq] = seen.digest
+
+    def restored(self, end: str, tables: Tables) -> None:
+        """An older window: what came after it may come again, and is noticed as a rollback."""
+        for seen in rows(tables, Seen).values():
+            self.accepted[end, seen.pairing_id][seen.seq] = seen.digest
+        for (name, pairing_id), window in self.accepted.items():
+            if name == end:
+                left = rows(tables, Pairing).get((pairing_id,))
+                high = left.seq_high if left is not None else 0
+                for seq in [seq for seq in window if seq > high or (pairing_id, seq) not in rows(tables, Seen)]:
+                    del window[seq]
+
+
+class OneInFlight(Check):
+    """13. At most one token request is in flight for each chain."""
+
+    number = 13
+    title = "at most one token request is in flight per chain"
+
+    def used(self, use: Use) -> None:
+        """Compare with every other request that is still out."""
+        # A restored phone that does not know yet that its grant was moved: promise 1 looks after it.
+        restored = self.ledger.ever_restored
+        others = [
+            it
+            for it in self.ledger.uses
+            if it is not use and it.fate == "open" and it.chain == use.chain
+            if it.end == use.end or restored.isdisjoint((it.end, use.end))
+        ]
+        self.hold(not others, use.end, f"two requests with {use.chain} at once")
+
+
+class Promises:
+    """All checks of one history; give it to the world as an observer.
+
+    ``provider`` is the simulated provider's memory, ``clock_of`` an end's clock reading, ``refusals_of`` what an end
+    has refused, by reason, ``lease_of_message`` reads (pairing_id, challenge) out of a LEASE that an end sends.
+    """
+
+    def __init__(
+        self,
+        provider: State | None = None,
+        *,
+        clock_of: Callable[[str], Now | None] = lambda end: None,
+        refusals_of: Callable[[str], Mapping[str, int]] = lambda end: {},
+        lease_of_message: Callable[[str, bytes], tuple[str, str] | None] = lambda end, payload: None,
+        is_sealed: bool = False,
+    ) -> None:
+        self.ledger = Ledger(provider=provider, clock_of=clock_of)
+        self.one_holder = OneHolder(self.ledger)
+        self.revoked = RevokedStaysRevoked(self.ledger)
+        self._stored = StoredMeansOnDisk(self.ledger)
+        self.policy = PolicyHeld(self.ledger)
+        self._in_flight = OneInFlight(self.ledger)
+        self._leaks = NoLeak(self.ledger, is_sealed=is_sealed)
+        self.checks: tuple[Check, ...] = (
+            self.one_holder,
+            ReuseOnlyAfterLoss(self.ledger),
+            self.revoked,
+            self._stored,
+            DurableBeforeSent(self.ledger),
+            PubackMeansDurable(self.ledger, refusals_of),
+            self._leaks,
+            SequenceOnce(self.ledger),
+            self.policy,
+            LeaseHeld(self.ledger, lease_of_message),
+            self._in_flight,
+        )
+        self._committed = [
+            (frozenset(check.tables), check.committed)  # type: ignore[union-attr]  # whoever names tables has it
+            for check in self.checks
+            if check.tables
+        ]
+        self._stopped = self._who("stopped")
+        self._restored = self._who("restored")
+        self._published = self._who("published")
+        self._delivered = self._who("delivered")
+        self._acknowledged = self._who("acknowledged")
+        self._requested = self._who("requested")
+        self._said = self._who("provider_said")
+        self._served = self._who("served")
+
+    @property
+    def handoffs(self) -> int:
+        """How many handoffs some companion has stored."""
+        return len(self._stored.stored_once)
+
+    def _who(self, name: str) -> list[Callable[..., None]]:
+        return [getattr(check, name) for check in self.checks if hasattr(check, name)]
+
+    def committed(self, end: str, before: Tables, after: Tables) -> None:
+        """A transaction of ``end`` has become durable."""
+        self.ledger.step += 1
+        self.ledger.changes.clear()
+        written = {record for record, held in after.items() if before.get(record) is not held}
+        if not written.isdisjoint(HOLDING):
+            self.ledger.committed(end, before, after)
+        else:
+            self.ledger.tables[end] = after
+        if end in self.ledger.doubtful and _has_noticed(self.ledger.changed(before, after, Pairing)):
+            self.ledger.doubtful.discard(end)
+            self.one_holder.look(end)
+        for tables, check in self._committed:
+            if not tables.isdisjoint(written):
+                check(end, before, after)
+
+    def stopped(self, end: str, *, crashed: bool) -> None:
+        """``end`` lost its power or was stopped."""
+        self.ledger.step += 1
+        self.ledger.stopped(end)
+        for check in self._stopped:
+            check(end, crashed=crashed)
+
+    def restored(self, end: str, tables: Tables) -> None:
+        """The disk of ``end`` was put back."""
+        self.ledger.step += 1
+        self.ledger.restored(end, tables)
+        _call(self._restored, end, tables)
+
+    def published(self, end: str, topic: str, payload: bytes) -> None:
+        """``end`` gave a message to the broker."""
+        self.ledger.step += 1
+        _call(self._published, end, topic, payload)
+
+    def delivered(self, end: str, topic: str, payload: bytes) -> None:
+        """The broker hands a message to ``end``."""
+        _call(self._delivered, end, topic, payload)
+
+    def acknowledged(self, end: str, topic: str, payload: bytes) -> None:
+        """PUBACK leaves now."""
+        self.ledger.step += 1
+        _call(self._acknowledged, end, topic, payload)
+
+    def requested(self, end: str, request: HttpRequest) -> None:
+        """``end`` sends a request to the provider."""
+        self.ledger.step += 1
+        use = self.ledger.requested(end, request)
+        if use is not None:
+            self._in_flight.used(use)
+        _call(self._requested, end, request)
+
+    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | Lost) -> None:
+        """What ``end`` gets to know of its request."""
+        self.ledger.step += 1
+        self.ledger.answered(end, request, answer)
+
+    def provider_said(self, event: Mapping[str, object]) -> None:
+        """The provider's event log got a new entry."""
+        self.ledger.provider_said(event)
+        _call(self._said, event)
+
+    def served(self, end: str, query: TokenQuery, answer: TokenGranted | TokenRefused) -> None:
+        """An app on ``end`` asked for an access token."""
+        self.ledger.step += 1
+        _call(self._served, end, query, answer)
+
+    def advanced(self, seconds: float) -> None:
+        """World time went on."""
+        self.ledger.time_s += seconds
+
+    def logged(self, text: str) -> None:
+        """An agent wrote this to its log."""
+        self._leaks.logged(text)
+
+
+def _call(checks: Iterable[Callable[..., None]], *arguments: object) -> None:
+    for check in checks:
+        check(*arguments)
+
+
+def _holds(grant: Grant) -> bool:
+    return grant.refresh_token is not None and grant.state in USABLE
+
+
+def _has_noticed(pairings: Iterable[tuple[Pairing | None, Pairing | None]]) -> bool:
+    return any(
+        row is not None and row.rollback == "self" and (was is None or was.rollback != "self") for was, row in pairings
+    )

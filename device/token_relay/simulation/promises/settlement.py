@@ -1,0 +1,226 @@
+"""The two promises that are judged when the faults have stopped: nothing waits in silence (5), nothing is lost (6).
+
+The person in the simulation does nothing between the last fault and this judgement, so what only a person can do may
+still be open; then each end must say so. What an end *says* is what ``status`` says, made from its records alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from token_relay.agents.grants.serving import is_lease_over
+from token_relay.agents.ports import Now
+from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.sandbox.provider.memory.state import Family, State
+from token_relay.service.status import Surroundings, companion_status, phone_status
+from token_relay.simulation.observer import Tables
+from token_relay.simulation.promises.ledger import Ledger, rows
+from token_relay.simulation.promises.promises import Promises
+
+SETTLE_HOURS = 8  # a request that nothing else moves is sent again every 6 hours, a quarter more with its jitter
+SETTLED = ("done", "cancelled", "gone")
+LET_GO = ("dead", "needs_handoff", "deleted", "handoff ")
+SILENT = "nothing waits in silence"
+LOST = "no chain is without a holder"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One end at the judgement. ``is_here`` is False for a device that was lost, for good."""
+
+    name: str
+    device_id: str
+    kind: str
+    tables: Tables
+    now: Now
+    is_connected: bool = True
+    is_here: bool = True
+
+    def status(self) -> dict[str, Any]:
+        """What ``status`` says there now."""
+        here = Surroundings(self.kind, self.name, self.device_id, "", self.is_connected, "", "", {}, "")
+        pairings = list(rows(self.tables, Pairing).values())
+        outbox = list(rows(self.tables, Outgoing).values())
+        grants = list(rows(self.tables, Grant).values())
+        tokens = list(rows(self.tables, CachedToken).values())
+        if self.kind == "companion":
+            return companion_status(
+                here, self.now, pairings=pairings, outbox=outbox, grants=grants, tokens=tokens, problems={}
+            )
+        return phone_status(
+            here,
+            self.now,
+            pairings=pairings,
+            outbox=outbox,
+            handoffs=list(rows(self.tables, PhoneHandoff).values()),
+            grants=grants,
+            tokens=tokens,
+            problems={},
+            allow_refresh_token_access=True,
+        )
+
+
+def judge(promises: Promises, views: Iterable[View], *, told: int = 0) -> None:
+    """Judge a world in which everything has worked again for a while; raises at the first broken promise.
+
+    ``told`` is how many sign-ins failed with an error that the person saw: each may have left a token at the provider.
+    """
+    everybody = list(views)
+    present = [view for view in everybody if view.is_here]
+    promises.ledger.step += 1
+    for view in present:
+        promises.ledger.doubtful.discard(view.name)
+    for view in present:
+        promises.one_holder.look(view.name, among=[other.name for other in present])
+    promises.revoked.look_at_all([view.name for view in present])
+    by_id = {view.device_id: view for view in everybody}
+    for view in present:
+        (_judge_companion if view.kind == "companion" else _judge_phone)(promises.ledger, view, by_id)
+    _judge_chains(promises.ledger, everybody, told)
+
+
+def is_quiet(tables: Tables) -> bool:
+    """Whether nothing is under way at an end, as far as its disk says."""
+    return (
+        not rows(tables, Outgoing)
+        and all(row.state in SETTLED for row in rows(tables, PhoneHandoff).values())
+        and all(row.state in ("stored", "dead") for row in rows(tables, CompanionHandoff).values())
+        and all(row.state not in ("refreshing", "uncertain") for row in rows(tables, Grant).values())
+    )
+
+
+# -- 5 -----------------------------------------------------------------------------------------------------
+
+
+def _judge_phone(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
+    status = view.status()
+    slug = status["action"]["slug"] if status["action"] else ""
+    shown = {row["handoff_id"]: (device, row) for device in status["devices"] for row in device["handoffs"]}
+    pairings = rows(view.tables, Pairing)
+    latest: dict[str, PhoneHandoff] = {}
+    for row in sorted(rows(view.tables, PhoneHandoff).values(), key=lambda row: row.created_at):
+        latest[row.pairing_id] = row
+        look(ledger, row.state in SETTLED or _may_wait(row, slug, view, by_id), view.name, _spell(row, slug))
+        if row.state not in SETTLED:
+            known = shown.get(row.handoff_id)
+            look(ledger, known is not None, view.name, f"status does not show {_spell(row, slug)}")
+    for pairing_id, row in latest.items():
+        pairing = pairings.get((pairing_id,))
+        peer = by_id.get(pairing.peer_id) if pairing is not None and pairing.state == "active" else None
+        if peer is not None and peer.is_here and row.state == "done":
+            _agree(ledger, view, peer, row, slug)
+    in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
+    for grant in rows(view.tables, Grant).values():
+        look(
+            ledger,
+            in_flight or grant.state != "refreshing",
+            view.name,
+            f"grant {grant.grant_id[:8]} is still refreshing",
+        )
+
+
+def _may_wait(row: PhoneHandoff, slug: str, view: View, by_id: Mapping[str, View]) -> bool:
+    """Whether an open handoff may wait: for the person, or a device that is lost or has forgotten us. Both named."""
+    pairing = rows(view.tables, Pairing).get((row.pairing_id,))
+    if (row.state, row.reason, row.strategy) == ("offered", "accepted", "mint"):
+        # One action at a time: another device may come first. Of a pairing that is over it is given up after 24 hours.
+        return bool(slug) or (pairing is not None and pairing.state == "retired")
+    peer = by_id.get(pairing.peer_id) if pairing is not None else None
+    theirs = rows(peer.tables, Pairing).get((row.pairing_id,)) if peer is not None and peer.is_here else None
+    knows_us = theirs is not None and theirs.state != "pending"  # pending: put back to the middle of the pairing
+    return not knows_us and (pairing is None or pairing.state != "active" or bool(slug))
+
+
+def _agree(ledger: Ledger, view: View, companion: View, row: PhoneHandoff, slug: str) -> None:
+    """A grant that is over on the companion is known to be over on the phone."""
+    pairing = rows(companion.tables, Pairing).get((row.pairing_id,))
+    if pairing is None or pairing.state != "active":
+        return  # a pairing that only the companion has finished: it has nobody to tell, and its person pairs again
+    theirs = rows(companion.tables, CompanionHandoff).get((row.handoff_id,))
+    grants = [grant for grant in rows(companion.tables, Grant).values() if grant.handoff_id == row.handoff_id]
+    is_over = theirs is not None and (theirs.state == "dead" or any(grant.state == "needs_handoff" for grant in grants))
+    if is_over:
+        look(ledger, row.device_state not in ("held", "refreshing"), view.name, f"thinks {_spell(row, slug)} is alive")
+
+
+def _judge_companion(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
+    status = view.status()
+    has_action = status["action"] is not None
+    for row in rows(view.tables, CompanionHandoff).values():
+        is_settled = row.state in ("stored", "dead") or has_action or _is_their_turn(row, by_id)
+        look(ledger, is_settled, view.name, f"handoff {row.handoff_id[:8]} is {row.state} and status asks for nothing")
+    grants = sorted(rows(view.tables, Grant).values(), key=lambda grant: (grant.stored_at, grant.grant_id))
+    in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
+    for grant in grants:
+        is_known = grant.state in ("held", "needs_handoff", "locked", "dead")
+        may_not = is_lease_over(grant, view.now)  # nothing is asked of the provider until the phone gives a lease
+        look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
+    if not any(grant.state in ("held", "refreshing") for grant in grants):
+        look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
+    peers = [peer for peer in by_id.values() if peer.is_here and peer is not view]
+    # pending: a disk that was put back to the middle of the pairing
+    known = {key for peer in peers for key, row in rows(peer.tables, Pairing).items() if row.state != "pending"}
+    for request in rows(view.tables, Outgoing).values():
+        is_answerable = request.type == "STORED" and (request.pairing_id,) in known
+        look(ledger, not is_answerable, view.name, f"STORED of {request.handoff_id[:8]} is unanswered by its phone")
+
+
+def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, View]) -> bool:
+    """Whether a phone waits with this handoff for its person, and says so; or every phone has forgotten us."""
+    phones = [view for view in by_id.values() if view.kind == "phone"]
+    found = [rows(view.tables, PhoneHandoff).get((row.handoff_id,)) for view in phones]
+    if any(theirs is not None and theirs.state == "offered" for theirs in found):
+        return True
+    return not any((row.pairing_id,) in rows(view.tables, Pairing) for view in phones if view.is_here)
+
+
+def _spell(row: PhoneHandoff, slug: str) -> str:
+    return f"handoff {row.handoff_id[:8]}: {row.state} {row.reason} ({row.strategy}); action {slug or 'none'}"
+
+
+def look(ledger: Ledger, is_kept: bool, end: str, seen: str) -> None:
+    ledger.checks[5] += 1
+    if not is_kept:
+        raise ledger.broken(5, SILENT, end, seen)
+
+
+# -- 6 -----------------------------------------------------------------------------------------------------
+
+
+def _judge_chains(ledger: Ledger, views: list[View], told: int) -> None:
+    """Count the living chains that nobody has: each needs a record that says why."""
+    state = ledger.provider
+    if state is None:
+        return
+    held = frozenset().union(*ledger.holdings.values(), *ledger.kept.values())
+    named = told
+    for view in views:
+        for row in rows(view.tables, PhoneHandoff).values():
+            named += row.orphans + (row.state not in ("done", "offered"))
+    unheld: list[str] = []
+    for chain in sorted(set(ledger.chains.values()) - held):
+        ledger.checks[6] += 1
+        is_over = not _lives(state, chain, ledger, max((view.now.wall_s for view in views), default=0.0))
+        why = ledger.given_up.get(chain, "")
+        was_restored = bool(ledger.held_ever[chain] & ledger.ever_restored)
+        if is_over or was_restored or any(word in why for word in LET_GO):
+            continue
+        unheld.append(chain)
+    is_forgotten = any(view.kind == "phone" and view.name in ledger.ever_restored for view in views)
+    if len(unheld) > named and not is_forgotten:
+        seen = f"{len(unheld)} living chains have no holder ({', '.join(unheld)}), and status accounts for {named}"
+        raise ledger.broken(6, LOST, "", seen)
+
+
+def _lives(state: State, chain: str, ledger: Ledger, now: float) -> bool:
+    """Whether the provider would still take the newest token of a chain."""
+    link = ledger.newest(chain)
+    family: Family | None = state.families.get(link[0]) if link is not None else None
+    if link is None or family is None or family.is_dead:
+        return False
+    user = state.users.get(family.username)
+    if user is None or family.born_at_seq < user.revoked_at_seq(family.method):
+        return False
+    return family.expires_at is None or now + state.clock_offset_s < family.expires_at

@@ -1,0 +1,431 @@
+"""A device of the simulated world: disk, clock, wire and way to the provider, and, while its power is on, its agent.
+
+What belongs to one power-on (:class:`Power`) ends with it: at a power cut the agent's tasks are cancelled wherever they
+are, and their ports are dead, so that no clean-up code of theirs reaches the world. What a person has asked of a device
+whose power goes ends in :class:`PowerCutError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.keeper import GrantKeeper
+from token_relay.agents.link import Link
+from token_relay.agents.phone.account import AccountSettings, NewGrant, Person, SignInOptions
+from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
+from token_relay.agents.ports import Record, Transaction
+from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.protocol.errors import LocalError
+from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.protocol.topics import inbox_filter
+from token_relay.provider.profile import Strategy
+from token_relay.sandbox.provider.world.model import CLIENT_ID
+from token_relay.simulation.loop import OWNER
+from token_relay.simulation.observer import Tables
+from token_relay.simulation.ports.channel import SimulatedChannel, Wire
+from token_relay.simulation.ports.clocks import EndClock, SeededPort
+from token_relay.simulation.ports.disk import Disk, SimulatedVault
+from token_relay.simulation.ports.http import SimulatedHttp
+from token_relay.simulation.world.signing_in import NONCE, SimulatedPerson, sign_in_by_form, subject_of
+
+if TYPE_CHECKING:
+    from token_relay.simulation.world.world import World
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+SCOPE = "offline_access openid profile"
+DRAIN_S = 1.5  # as the production runtime
+
+
+class PowerCutError(Exception):
+    """The device that somebody was using has lost its power, or is off."""
+
+
+class Power:
+    """One power-on of a device: while it lasts, ports work and tasks may be started."""
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+        self.is_on = True
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the device sleeps."""
+        return self._end.clock.is_suspended
+
+    def check(self) -> None:
+        """End the task that still runs although the power is gone."""
+        if not self.is_on:
+            raise asyncio.CancelledError
+
+    def cut(self) -> None:
+        """The power goes now."""
+        if self.is_on:
+            self._end.power_off(crashed=True)
+
+    def spawn(self, tasks: asyncio.TaskGroup, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a task of the device, which may have been asked for by somebody else's code."""
+        if self.is_on:
+            tasks.create_task(work(), context=self._end.context)
+
+
+class End:
+    """One device."""
+
+    agent: Any
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.context = contextvars.Context()
+        self.context.run(OWNER.set, name)
+        self.random = SeededPort(f"{world.seed}-{name}")
+        self.clock = EndClock(world.loop, name)
+        self.link = Wire(world.random(f"{name}-wire"))
+        self.power = Power(self)
+        self.power.is_on = False
+        self.http = SimulatedHttp(world, name, self.clock, lambda: self.power)
+        self.disk = Disk(world.tier.new_store(self))
+        self.identity = self._new_identity()
+        self.vault: SimulatedVault
+        self.channel: SimulatedChannel
+        self.main: asyncio.Task[None] | None = None
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._must_reboot = False
+        self.crashes = 0
+
+    def _new_identity(self) -> Identity:
+        pair = KeyPair.from_random(self.random.bytes(32))
+        return Identity("self", pair.public_key, pair.private_key, 0)
+
+    @property
+    def id(self) -> str:
+        """The device id."""
+        return device_id(self.identity.public_key)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it runs."""
+        return self.power.is_on
+
+    @property
+    def tables(self) -> Tables:
+        """What is durable now."""
+        return self.disk.store.tables
+
+    def build(self, tasks: asyncio.TaskGroup) -> Any:
+        """Return the agent on this device's ports."""
+        raise NotImplementedError
+
+    # -- power -----------------------------------------------------------------------------------------
+
+    async def start(self, *, connect: bool = True) -> None:
+        """Switch on; returns when the agent has started and all that it does at once is done.
+
+        Raises:
+            CorruptVaultError: the vault is damaged; see :meth:`set_aside`.
+        """
+        if self.is_on:
+            return
+        if self.main is not None:
+            await asyncio.wait({self.main})
+        self.disk.open()
+        if self._must_reboot:
+            self.clock.reboot()
+            self._must_reboot = False
+        self.power = Power(self)
+        started: asyncio.Future[None] = self.world.loop.create_future()
+        self.main = self.world.loop.create_task(
+            self._run(self.power, started, connect=connect), name=self.name, context=self.context
+        )
+        await asyncio.wait({started, self.main}, return_when=asyncio.FIRST_COMPLETED)
+        await self.world.loop.settle()
+
+    async def _run(self, power: Power, started: asyncio.Future[None], *, connect: bool) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self.vault = SimulatedVault(self.name, self.disk, power, self.world.telling)
+                self.agent = agent = self.build(tasks)
+                agent.link.make_box = self.world.tier.box
+                self.channel = SimulatedChannel(
+                    name=self.name,
+                    client_id=self.id,
+                    broker=self.world.broker,
+                    wire=self.link,
+                    loop=self.world.loop,
+                    power=power,
+                    telling=self.world.telling,
+                    tasks=tasks,
+                    inbox=inbox_filter(self.id),
+                    on_message=agent.link.receive,
+                    on_connected=self._connected,
+                )
+                agent.link.channel = self.channel
+                await agent.start()
+                for work in self._works():
+                    tasks.create_task(work)
+                started.set_result(None)
+                if connect:
+                    await self.channel.open()
+                await self.world.loop.create_future()
+        except* asyncio.CancelledError:
+            raise
+        except* Exception as group:
+            self.world.loop.fail(group)
+            raise
+        finally:
+            if power.is_on:  # not cut: the agent has ended by itself, which it never may
+                self.power_off(crashed=True)
+
+    def _works(self) -> list[Coroutine[Any, Any, None]]:
+        link: Link = self.agent.link
+        keeper: GrantKeeper = self.agent.keeper
+        return [link.resend_loop(), keeper.run(), link.greet_loop()]
+
+    async def _connected(self) -> None:
+        await self.agent.link.connected()
+        self.agent.network_is_up() if hasattr(self.agent, "network_is_up") else self.agent.keeper.network_is_up()
+
+    async def stop(self) -> None:
+        """Stop the service in good order: what is in flight may end, as long as the production runtime waits."""
+        if self.is_on:
+            drained = self.world.loop.create_task(self.agent.keeper.drain(DRAIN_S), context=self.context)
+            await asyncio.wait({drained})
+            if self.is_on:
+                self.power_off(crashed=False)
+        await self._ended()
+
+    async def crash(self) -> None:
+        """Cut the power now: nothing in memory survives, the disk is as the last commit left it."""
+        if self.is_on:
+            self.power_off(crashed=True)
+        await self._ended()
+
+    def power_off(self, *, crashed: bool) -> None:
+        """End everything that runs on this device, at once; its tasks find their ports dead."""
+        self.power.is_on = False
+        if self.link.channel is not None:
+            self.link.channel.drop()
+        self.clock.resume()
+        self.crashes += crashed
+        self._must_reboot = self._must_reboot or crashed
+        if self.main is not None:
+            self.main.cancel()
+        for call in self._calls:
+            call.cancel()
+        self.world.telling.stopped(self.name, crashed=crashed)
+        if self.disk.power_off(crashed=crashed):
+            self.world.telling.restored(self.name, self.tables)
+
+    async def _ended(self) -> None:
+        if self.main is not None:
+            await asyncio.wait({self.main})
+            if not self.main.cancelled():
+                self.main.exception()  # seen
+
+    async def suspend(self, seconds: float) -> None:
+        """Sleep as a whole: the connection is lost, boot time goes on, monotonic sleeps stand still."""
+        await self.world.loop.settle()
+        self.channel.drop()
+        self.clock.suspend(seconds)
+        await asyncio.sleep(seconds)
+        self.clock.resume()
+        if self.is_on:
+            self.channel.connect_soon()
+        await self.world.loop.settle()
+
+    # -- disk ------------------------------------------------------------------------------------------
+
+    def image(self) -> Any:
+        """Return what is durable, to be put back later."""
+        return self.disk.store.image()
+
+    async def restore(self, image: Any) -> None:
+        """Put an older image of the disk back; the device is off afterwards."""
+        await self.crash()
+        self.disk.store.restore(image)
+        self.world.telling.restored(self.name, self.tables)
+
+    async def set_aside(self) -> None:
+        """Begin with an empty vault, as after a damage: the device is a stranger now, with another identity."""
+        await self.crash()
+        self.disk.store.close()
+        self.disk = Disk(self.world.tier.new_store(self))
+        self.identity = self._new_identity()
+        self.world.telling.restored(self.name, self.tables)
+
+    def read(self, step: Callable[[Transaction], T]) -> T:
+        """Read what is durable, also while the device is off."""
+        return self.disk.store.read(step)
+
+    def rows(self, record: type[R], **equals: Any) -> list[R]:
+        """Return records of this disk."""
+        return self.read(lambda tx: tx.select(record, **equals))
+
+    # -- what people and programs ask --------------------------------------------------------------------
+
+    async def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something of the agent's, as a command of a person does.
+
+        Raises:
+            PowerCutError: the device is off, or its power went meanwhile.
+        """
+        if not self.is_on:
+            work.close()
+            raise PowerCutError(f"{self.name} is off")
+        power = self.power
+        await self.clock.awake()
+        task = self.world.loop.create_task(work, context=self.context.copy())
+        self._calls.add(task)
+        try:
+            await asyncio.wait({task})
+        except BaseException:
+            task.cancel()
+            raise
+        finally:
+            self._calls.discard(task)
+        if task.cancelled() or not power.is_on:
+            if not task.cancelled():
+                task.exception()  # seen
+            raise PowerCutError(f"the power of {self.name} went")
+        return task.result()
+
+    async def token(self, **query: Any) -> TokenGranted | TokenRefused:
+        """Ask for an access token as an app on the device does."""
+        asked = TokenQuery(**{"min_valid_s": 0.0, **query})
+        keeper: GrantKeeper = self.agent.keeper
+        answer = await self.call(keeper.get_token(asked))
+        self.world.telling.served(self.name, asked, answer)
+        return answer
+
+
+class PhoneEnd(End):
+    """A phone, and the person who holds it."""
+
+    agent: PhoneAgent
+    allow = True
+    lease_days = 90
+    strategy: Strategy | None = None
+
+    def build(self, tasks: asyncio.TaskGroup) -> PhoneAgent:
+        world = self.world
+        profile = world.client_profile
+        agent = PhoneAgent(
+            vault=self.vault,
+            http=self.http,
+            clock=self.clock,
+            random=self.random,
+            identity=self.identity,
+            name=self.name,
+            settings=AccountSettings(world.provider_url, CLIENT_ID, "contoso", SCOPE, profile, self.allow),
+            strategy=self.strategy,
+            lease_days=self.lease_days,
+            tasks=tasks,
+        )
+        if not world.tier.signs:
+            agent.accounts.authenticate = self._authenticate_directly  # type: ignore[method-assign]  # no pages
+            agent.accounts.check = self._believe  # type: ignore[method-assign]  # nothing is signed
+        elif profile.sign_in == "browser":
+            agent.accounts.authenticate = self._authenticate  # type: ignore[method-assign]  # no browser here
+        return agent
+
+    def _works(self) -> list[Coroutine[Any, Any, None]]:
+        return [*super()._works(), self.agent.tend()]
+
+    async def _authenticate(self, person: Person, options: SignInOptions) -> NewGrant:
+        metadata = await self.agent.accounts.discover()
+        sent = Stamp.of(self.clock.now())
+        tokens = await sign_in_by_form(self.http, self.agent.settings, metadata, options.username, self.random)
+        return NewGrant(tokens, metadata, sent, NONCE, is_otp=False, username=options.username)
+
+    async def _authenticate_directly(self, person: Person, options: SignInOptions) -> NewGrant:
+        username = options.username or self.world.usernames[0]
+        sent = Stamp.of(self.clock.now())
+        tokens = await self.http.sign_in(username, self.agent.settings)
+        return NewGrant(tokens, self.world.metadata, sent, None, is_otp=False, username=username)
+
+    async def _believe(self, new: NewGrant) -> NewGrant:
+        if new.tokens.refresh_token is None or new.tokens.id_token is None:
+            raise LocalError("the provider's answer cannot be used")
+        return replace(new, subject=subject_of(new.tokens.id_token))
+
+    def person(self, username: str = "") -> SimulatedPerson:
+        """Return who answers the questions of the command line."""
+        return SimulatedPerson(self.world.provider, username or self.world.usernames[0])
+
+    async def sign_in(self, username: str = "") -> Grant:
+        """Sign a person in, the world's first unless named."""
+        username = username or self.world.usernames[0]
+        return await self.call(self.agent.accounts.sign_in(self.person(username), SignInOptions(username=username)))
+
+    async def sign_out(self) -> list[dict[str, str]]:
+        """Sign everybody out."""
+        return await self.call(self.agent.accounts.sign_out())
+
+    async def pair(self, companion: CompanionEnd) -> Pairing:
+        """Pair with a companion: show, read, compare the numbers, confirm."""
+
+        async def confirm(number: str, name: str) -> bool:
+            progress = companion.agent.invitations.progress
+            return progress is not None and number == progress.check_number
+
+        text = await companion.call(companion.agent.invitations.show())
+        pairing = await self.call(self.agent.pairing.pair(text, confirm))
+        await self.world.loop.settle()
+        return pairing
+
+    async def hand_off(self, device: End | str = "watch", *, username: str = "", **wish: Any) -> PhoneHandoff:
+        """Hand a grant to a device; the wish's fields are :class:`token_relay.agents.phone.agent.HandoffWish`'s."""
+        if username:
+            wish.setdefault("sign_in", SignInOptions(username=username))
+        return await self.call(self.agent.hand_off(_name_of(device), HandoffWish(**wish), self.person(username)))
+
+    async def cancel(self, device: End | str = "watch") -> PhoneHandoff:
+        """Give an open handoff up."""
+        return await self.call(self.agent.cancel(_name_of(device)))
+
+    async def revoke(self, device: End | str = "watch", *, wait_s: float = 10.0) -> list[PhoneHandoff]:
+        """Take a device's grants away."""
+        return await self.call(self.agent.revoke(_name_of(device), wait_s=wait_s))
+
+    async def unpair(self, device: End | str = "watch") -> list[PhoneHandoff]:
+        """End a pairing in good order."""
+        return await self.call(self.agent.unpair(_name_of(device)))
+
+    async def forget(self, device: End | str = "watch") -> int:
+        """Give a device up without asking it."""
+        return await self.call(self.agent.forget(_name_of(device)))
+
+
+class CompanionEnd(End):
+    """A companion, and the apps on it."""
+
+    agent: CompanionAgent
+
+    def build(self, tasks: asyncio.TaskGroup) -> CompanionAgent:
+        return CompanionAgent(
+            vault=self.vault,
+            http=self.http,
+            clock=self.clock,
+            random=self.random,
+            identity=self.identity,
+            name=self.name,
+            broker_url="mqtts://broker.example:8883",
+            tasks=tasks,
+        )
+
+    async def forget(self, *, pairing: bool = False) -> dict[str, int]:
+        """Erase the grants here, and with ``pairing`` the pairings."""
+        return await self.call(self.agent.forget(pairing=pairing))
+
+
+def _name_of(device: End | str) -> str:
+    return device if isinstance(device, str) else device.id

@@ -1,0 +1,75 @@
+"""Worlds that begin in the middle: everybody signed in and paired, restored from one that did it live.
+
+A beginning is made once per process for each kind of provider and number of devices, always from the same seed, and
+holds what outlives the power: disks, identities, the provider's memory, the broker's sessions, the time. A world that
+takes it up switches its devices on as after a night; from there on its own seed decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from token_relay.agents.records import Identity
+from token_relay.sandbox.provider.memory.state import Event, State
+from token_relay.simulation.ports.channel import Session
+
+if TYPE_CHECKING:
+    from token_relay.simulation.world.world import World
+
+TABLES = ("users", "families", "refresh_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What outlives the power of all devices, at one moment."""
+
+    time_s: float
+    disks: tuple[tuple[Identity, Any, str], ...]
+    tables: dict[str, dict[str, Any]]
+    token_key: bytes
+    events: tuple[Event, ...]
+    next_event_id: int
+    filters: dict[str, frozenset[str]]
+
+
+def take_down(world: World) -> Beginning:
+    """Remember a world in which nothing is under way."""
+    state = world.provider.state
+    return Beginning(
+        world.time_s,
+        tuple((end.identity, end.image(), end.clock.boot_id) for end in world.ends),
+        _copies(state),
+        state.token_key,
+        tuple(state.events),
+        state.next_event_id,
+        {client_id: frozenset(session.filters) for client_id, session in world.broker.sessions.items()},
+    )
+
+
+def take_up(world: World, beginning: Beginning) -> None:
+    """Put a world that has not begun where another one was; its devices are off."""
+    world.loop.begin_at(beginning.time_s)
+    for end, (identity, image, _) in zip(world.ends, beginning.disks, strict=True):
+        end.identity = identity
+        end.disk.store.restore(image)
+        end.clock.reboot()
+    state = world.provider.state
+    for name in TABLES:
+        table = getattr(state, name)
+        table.clear()
+        table.update({key: copy(value) for key, value in beginning.tables[name].items()})
+    state.token_key = beginning.token_key
+    state.events = deque(beginning.events, maxlen=state.events.maxlen)
+    state.next_event_id = beginning.next_event_id
+    for client_id, filters in beginning.filters.items():
+        world.broker.sessions[client_id] = Session(client_id, set(filters))
+    world.hear_provider()
+    for end in world.ends:
+        world.telling.restored(end.name, end.tables)
+
+
+def _copies(state: State) -> dict[str, dict[str, Any]]:
+    return {name: {key: copy(value) for key, value in getattr(state, name).items()} for name in TABLES}

@@ -1,0 +1,323 @@
+"""A world of phones and companions, one broker and one provider, in virtual time; one seed is one history.
+
+The devices run the agents' real code on simulated ports: no thread, no socket, no real time. Time passes only when
+nobody can go on, so ``await world.advance(3600)`` costs what happens in that hour and nothing else::
+
+    world = World("strict", seed=7)
+
+    async def story() -> None:
+        await world.begin()                       # phone and watch are on, signed in, paired
+        await world.phones[0].hand_off("watch")
+        world.end("watch").http.plan("lost_after")
+        await world.advance(36 * 3600)
+
+    world.run(story())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine, Sequence
+from functools import cached_property
+from random import Random
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qs
+
+from token_relay.protocol.envelope import HEADER_BYTES
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.identity import KeyPair, raw_id
+from token_relay.protocol.messages import Message, decode
+from token_relay.protocol.secret import Password
+from token_relay.provider.oauth import ProviderMetadata
+from token_relay.provider.profile import PROFILES
+from token_relay.sandbox.provider.core import Provider
+from token_relay.sandbox.provider.http_values import Request, Response
+from token_relay.sandbox.provider.memory.refusals import Trace
+from token_relay.sandbox.provider.tokens import families as tokens
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, UserModel
+from token_relay.sandbox.provider.world.rules import KINDS, Kind, Places
+from token_relay.simulation.announcer import Telling
+from token_relay.simulation.loop import VirtualLoop
+from token_relay.simulation.observer import Observer
+from token_relay.simulation.ports.channel import Packet, SimulatedBroker
+from token_relay.simulation.ports.clocks import WALL_AT_START_S
+from token_relay.simulation.ports.real_disk import RealTier
+from token_relay.simulation.ports.tiers import FastTier, MemoryTier, Tier
+from token_relay.simulation.world.devices import SCOPE, CompanionEnd, End, PhoneEnd
+from token_relay.simulation.world.snapshots import Beginning, take_down, take_up
+
+T = TypeVar("T")
+TierName = Literal["fast", "memory", "real"]
+
+BASE = "https://provider.example"
+USERNAMES = ("password@contoso.example", "second@contoso.example")
+"""Who has a password; ``otp@contoso.example`` signs in by a code instead, where the provider has native sign-in."""
+
+PEOPLE = DEFAULT_WORLD.model_copy(
+    update={"users": [*DEFAULT_WORLD.users, UserModel(username=USERNAMES[1], password=Password(PASSWORD))]}
+)
+_BEGINNINGS: dict[tuple[object, ...], Beginning] = {}
+_TIERS: dict[TierName, Callable[[], Tier]] = {
+    "fast": FastTier,
+    "memory": MemoryTier,
+    "real": lambda: RealTier(MemoryTier().signer),
+}
+
+
+class World:
+    """See the module. ``profile`` is a kind of provider (:data:`token_relay.sandbox.provider.world.rules.KINDS`)."""
+
+    usernames = USERNAMES
+    phone_type = PhoneEnd
+    companion_type = CompanionEnd
+
+    def __init__(
+        self,
+        profile: Kind = "entra",
+        *,
+        seed: int = 1,
+        tier: TierName = "fast",
+        observers: Sequence[Observer] = (),
+        phones: int = 1,
+        companions: int = 1,
+        shuffles: bool = False,
+    ) -> None:
+        self.profile = profile
+        self.seed = seed
+        running = asyncio._get_running_loop()
+        if running is not None and not isinstance(running, VirtualLoop):
+            raise RuntimeError("a world needs virtual time: use World.run(), or a VirtualLoop as event loop")
+        self.loop = running if isinstance(running, VirtualLoop) else VirtualLoop()
+        self._owns_loop = self.loop is not running
+        if shuffles:
+            self.loop.choose(self.random("turns"))
+        self.telling = Telling(self.loop, observers)
+        if observers:
+            self.loop.on_time = self.telling.advanced
+        self.tier_name = tier
+        self.tier: Tier = _TIERS[tier]()
+        self.broker = SimulatedBroker(self.loop)
+        kind = KINDS[profile]
+        self.client_profile = PROFILES[kind.client]
+        self.provider = Provider(
+            PEOPLE,
+            Places(kind.rules.name, BASE, "contoso"),
+            self.random("provider"),
+            self.tier.signer,
+            now=self.true_wall_s(),
+            rules=kind.rules,
+        )
+        self._heard = 0
+        self.phones: list[PhoneEnd] = []
+        self.companions: list[CompanionEnd] = []
+        for _ in range(phones):
+            self.add_phone()
+        for _ in range(companions):
+            self.add_companion()
+
+    @property
+    def provider_url(self) -> str:
+        """What a phone's configuration says about the provider."""
+        return BASE if self.client_profile.name == "entra" else self.provider.state.places.issuer
+
+    @cached_property
+    def metadata(self) -> ProviderMetadata:
+        """What discovery says."""
+        places = self.provider.state.places
+        revokes = self.provider.state.rules.has_revocation
+        return ProviderMetadata(
+            issuer=places.issuer,
+            token_endpoint=places.url("token"),
+            revocation_endpoint=places.url("revoke") if revokes else None,
+        )
+
+    # -- devices ---------------------------------------------------------------------------------------
+
+    @property
+    def ends(self) -> list[End]:
+        """All devices."""
+        return [*self.phones, *self.companions]
+
+    def add_phone(self) -> PhoneEnd:
+        """Add a phone, switched off: "phone", "phone2", …"""
+        self.phones.append(self.phone_type(self, _numbered("phone", len(self.phones) + 1)))
+        return self.phones[-1]
+
+    def add_companion(self) -> CompanionEnd:
+        """Add a companion, switched off: "watch", "watch2", …"""
+        self.companions.append(self.companion_type(self, _numbered("watch", len(self.companions) + 1)))
+        return self.companions[-1]
+
+    def end(self, name: str) -> End:
+        """Return the device of that name."""
+        return next(end for end in self.ends if end.name == name)
+
+    async def begin(self, *, live: bool = False) -> None:
+        """Have everything on, the first person signed in on each phone, each phone paired with each companion.
+
+        Where nobody looks on at how it came about, that is taken over from a world that has done it before; ``live``
+        does it here.
+        """
+        beginning = None if live or self.loop.time() > 0 else _BEGINNINGS.get(self._shape())
+        if beginning is None:
+            await self._begin_live()
+            return
+        take_up(self, beginning)
+        for end in self.ends:
+            await end.start()
+
+    def _shape(self) -> tuple[object, ...]:
+        return self.profile, self.tier_name, len(self.phones), len(self.companions)
+
+    async def _begin_live(self) -> None:
+        for end in self.ends:
+            await end.start()
+        for phone in self.phones:
+            await phone.sign_in()
+            for companion in self.companions:
+                await phone.pair(companion)
+
+    def _prepare(self) -> None:
+        """Have a beginning of this shape at hand: run another world up to where all is paired and quiet."""
+        shape = self._shape()
+        if shape in _BEGINNINGS or not self.tier.takes_up:
+            return
+        other = World(
+            self.profile, seed=0, tier=self.tier_name, phones=len(self.phones), companions=len(self.companions)
+        )
+
+        async def story() -> Beginning:
+            await other._begin_live()
+            await other.advance(3600.0)
+            for end in other.ends:
+                await end.stop()
+            return take_down(other)
+
+        _BEGINNINGS[shape] = other._run(story())
+
+    # -- time ------------------------------------------------------------------------------------------
+
+    @property
+    def time_s(self) -> float:
+        """The world's time in seconds since its beginning."""
+        return self.loop.time()
+
+    def true_wall_s(self) -> float:
+        """What a clock that is right shows, in Unix seconds."""
+        return WALL_AT_START_S + self.loop.time()
+
+    def run(self, story: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, then switch everything off. A world is run once.
+
+        Raises:
+            DeadlockError: it waits for what will never come. Whatever the story or an observer raises.
+        """
+        self._prepare()
+        return self._run(story)
+
+    def _run(self, story: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self.loop.run_until_complete(self._tell(story))
+        finally:
+            self.close()
+
+    async def _tell(self, story: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await story
+        finally:
+            for end in self.ends:
+                await end.crash()
+
+    def close(self) -> None:
+        """Give up what the world holds, in whatever state it is."""
+        if self._owns_loop and not self.loop.is_closed():
+            leftover = asyncio.all_tasks(self.loop)
+            for task in leftover:
+                task.cancel()
+            if leftover:
+                self.loop.forgive()
+                self.loop.run_until_complete(asyncio.wait(leftover))
+            self.loop.close()
+        for end in self.ends:
+            end.disk.store.close()
+        self.tier.close()
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, and then what happens at that moment."""
+        await asyncio.sleep(seconds)
+        await self.loop.settle()
+
+    async def settle(self) -> None:
+        """Let everything happen that needs no time."""
+        await self.loop.settle()
+
+    def random(self, name: str) -> Random:
+        """Return a generator of the world's seed for one purpose."""
+        return Random(f"{self.seed}-{name}")  # noqa: S311  # reproducible histories are the point
+
+    def vault_key(self, name: str) -> bytes:
+        """Return the key of a device's vault: one for all worlds, since a disk may be taken over by another."""
+        return hashlib.blake2b(name.encode(), digest_size=32).digest()
+
+    # -- the broker and the provider -------------------------------------------------------------------
+
+    async def restart_broker(self, down_s: float = 0.0) -> None:
+        """Close all connections, stay away for a while, let everybody connect again; sessions stay."""
+        self.broker.go_down()
+        await asyncio.sleep(down_s)
+        self.broker.come_up([end.channel for end in self.ends if end.is_on])
+        await self.loop.settle()
+
+    def read(self, packet: Packet | bytes) -> Message | None:
+        """Open an envelope with its recipient's key, for a predicate that looks at the type; None for pairing."""
+        payload = packet if isinstance(packet, bytes) else packet.payload
+        sender, recipient = payload[4:20], payload[20:36]
+        by_id = {raw_id(end.identity.public_key): end for end in self.ends}
+        if len(payload) <= HEADER_BYTES or sender not in by_id or recipient not in by_id:
+            return None
+        own = by_id[recipient].identity
+        box = self.tier.box(KeyPair(own.public_key, own.private_key), by_id[sender].identity.public_key)
+        try:
+            return decode(box.open(payload))
+        except PeerError:
+            return None
+
+    def type_of(self, packet: Packet | bytes) -> str:
+        """Return a message's type, empty for what is none."""
+        message = self.read(packet)
+        return "" if message is None else message.head.type
+
+    def sign_in_directly(self, asked: Request) -> Response:
+        """Answer the fast tier's sign-in: a family of the person, as the pages would have begun it."""
+        state = self.provider.state
+        username = parse_qs(asked.body.decode())["username"][0]
+        trace = Trace("sign-in", "sign-in", self.provider.time(self.true_wall_s()), "token", "")
+        scope = tuple(SCOPE.split())
+        return tokens.sign_in(state, state.users[username], trace, client_id=CLIENT_ID, scope=scope, method="password")[
+            1
+        ]
+
+    def revoke_user(self, username: str = "") -> None:
+        """Revoke all that a person has signed in to, as an administrator does."""
+        trace = Trace("revocation", "revocation", self.provider.time(self.true_wall_s()), "", "")
+        tokens.revoke_user(self.provider.state, username or self.usernames[0], trace)
+        self.hear_provider()
+
+    def hear_provider(self) -> None:
+        """Tell the observers what the provider has noted since."""
+        state = self.provider.state
+        if not self.telling.is_heard or state.next_event_id == self._heard + 1:
+            return
+        new = [event for event in state.events_after(self._heard)]
+        self._heard = state.next_event_id - 1
+        for event in new:
+            self.telling.provider_said(event.as_json())
+
+    def kinds(self) -> list[str]:
+        """Return what the provider saw, in order."""
+        return [event.kind for event in self.provider.state.events]
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}{number}"

@@ -1,0 +1,294 @@
+"""The vault on disk: one SQLite database, one connection, one thread, one step after the other.
+
+The agents acknowledge to the world only what is on disk, and in the order of their steps; so there is exactly one
+writer, and :meth:`SqliteVault.run` returns when COMMIT did. A step that wrote nothing costs no disk access.
+
+Invariants: a step is kept whole or not at all; after an error the next step finds the state before it; no
+secret reaches SQLite unsealed; a transaction object is dead once its step has returned.
+
+Limits: a disk that lies about flushing defeats every store. A rolled-back copy of the whole file opens like the
+true one: only the other end can notice. Each row carries a MAC, so a changed octet shows; that a row is missing, or is
+an older one of its key, does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self, TypeVar
+
+from token_relay.agents.ports import Record, Transaction
+from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import PrivateKey
+from token_relay.vault.database import is_outcome_unknown, open_database, sqlite_errors_mapped
+from token_relay.vault.errors import CorruptVaultError
+from token_relay.vault.files import Lock, check_directory, lock_path
+from token_relay.vault.keyring import KeyRing
+from token_relay.vault.records import Column, Layout, StoredValue, layout_for, layouts_of
+from token_relay.vault.sealing import NONCE_BYTES, AnySecret, mac_of, open_cell, seal_cell
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+STEPS_WAITING_MAX = 1024  # some seconds of commits on an SD card; who is further ahead must be told, not queued
+
+
+class SqliteVault:
+    """The :class:`.agents.ports.Vault` of one agent. Make it with :meth:`open`, close it with ``async with``."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writer: ThreadPoolExecutor,
+        lock: Lock,
+        connection: sqlite3.Connection,
+        keys: KeyRing,
+        layouts: Mapping[type[Record], Layout[Record]],
+    ) -> None:
+        self._path = path
+        self._writer = writer
+        self._lock = lock
+        self._connection = connection
+        self._keys = keys
+        self._layouts = layouts
+        self._waiting = 0
+        self._closing: Future[None] | None = None
+        self._is_stopped = False
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        key: PrivateKey,
+        records: tuple[type[Record], ...],
+        schema_version: int,
+        *,
+        create: bool = True,
+    ) -> SqliteVault:
+        """Open the vault at ``path`` (``…/vault.db``), making it when it is absent and ``create``. Blocks.
+
+        ``schema_version`` is positive and grows whenever ``records`` change; an older vault gets the tables
+        that are new, a newer one is refused.
+
+        Raises:
+            CorruptVaultError: damaged; :func:`token_relay.vault.files.set_aside` moves it away, a person pairs again.
+            WrongVaultKeyError: whole, but made with another vault key.
+            VaultError: a second process, wrong mode or owner, disk, version; the hint says what to do.
+        """
+        layouts = layouts_of(records)
+        check_directory(path.parent)
+        lock = Lock(lock_path(path))
+        writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vault")
+        try:
+            connection, kek = writer.submit(
+                open_database, path, key, layouts.values(), schema_version, create=create
+            ).result()
+        except BaseException:
+            writer.shutdown()
+            lock.release()
+            raise
+        keys = KeyRing(connection, kek)
+        return cls(path, writer=writer, lock=lock, connection=connection, keys=keys, layouts=layouts)
+
+    async def run(self, step: Callable[[Transaction], T]) -> T:
+        """Run ``step`` in one transaction on the vault's thread, in order of calls; see
+        :class:`token_relay.agents.ports.Vault`.
+
+        Cancelling the caller returns at once, while a step that was handed over runs to its end; the next
+        ``run`` waits for it.
+
+        Raises:
+            VaultError: the disk refused (nothing was kept), the vault is closed or has stopped, or more than
+                ``STEPS_WAITING_MAX`` steps wait. CorruptVaultError: what the step read is damaged.
+        """
+        if self._closing is not None:
+            raise VaultError("the vault is closed")
+        if self._waiting >= STEPS_WAITING_MAX:
+            raise VaultError(f"more than {STEPS_WAITING_MAX} steps wait for the vault")
+        self._waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self._writer, self.transact, step)
+        future.add_done_callback(self._count_down)
+        return await asyncio.shield(future)
+
+    async def close(self) -> None:
+        """Let the steps that wait finish, close the file, let the next process in. May be called again."""
+        if self._closing is None:
+            self._closing = self._writer.submit(self._shut)
+            self._writer.shutdown(wait=False)
+        await asyncio.shield(asyncio.wrap_future(self._closing))
+
+    def close_now(self) -> None:
+        """Close as :meth:`close` does. Blocks; for who has no event loop."""
+        if self._closing is None:
+            self._closing = self._writer.submit(self._shut)
+            self._writer.shutdown(wait=False)
+        self._closing.result()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _count_down(self, _: object) -> None:
+        self._waiting -= 1
+
+    def _shut(self) -> None:
+        try:
+            self._connection.close()
+        finally:
+            self._keys.forget()
+            self._lock.release()
+
+    def transact(self, step: Callable[[Transaction], T]) -> T:
+        """Run ``step`` as :meth:`run` does, on the calling thread, which must be the one that opened the connection."""
+        if self._is_stopped:
+            raise VaultError("the vault has stopped after a disk error", hint="check the disk, restart the agent")
+        transaction = _Transaction(self._path, self._connection, self._keys, self._layouts)
+        try:
+            with sqlite_errors_mapped(self._path):
+                self._connection.execute("BEGIN IMMEDIATE")
+            result = step(transaction)
+            if asyncio.iscoroutine(result):
+                result.close()
+                raise TypeError("a step is a plain function, not a coroutine")
+            if transaction.failure is not None:  # the step swallowed it; SQLite may have rolled back already
+                raise transaction.failure
+            self._commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        finally:
+            transaction.end()
+        return result
+
+    def _commit(self) -> None:
+        try:
+            with sqlite_errors_mapped(self._path):
+                self._connection.execute("COMMIT")
+        except VaultError as exc:
+            if is_outcome_unknown(exc):
+                self._is_stopped = True
+                raise VaultError(
+                    "the disk failed while storing; what it holds now is unknown until the agent starts again",
+                    hint="check the disk, restart the agent",
+                ) from exc
+            raise
+
+    def _roll_back(self) -> None:
+        self._keys.forget()
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                # The file is untouched or its journal is: the next transaction plays that back, or fails as this one.
+                self._is_stopped = self._is_stopped or self._connection.in_transaction
+
+
+class _Transaction:
+    """What one step sees; lives on the writer thread for the length of the step."""
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        keys: KeyRing,
+        layouts: Mapping[type[Record], Layout[Record]],
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._keys = keys
+        self._layouts = layouts
+        self._has_ended = False
+        self.failure: VaultError | None = None
+
+    def get(self, record: type[R], *key: str | int) -> R | None:
+        layout = self._layout(record)
+        rows = self._execute(layout.get_sql, layout.check_key(key))
+        return self._record(layout, rows[0]) if rows else None
+
+    def select(self, record: type[R], **equals: str | int | bool | None) -> list[R]:
+        layout = self._layout(record)
+        stored = layout.check_equals(equals)
+        rows = self._execute(layout.select_sql(tuple(stored)), tuple(stored.values()))
+        return [self._record(layout, row) for row in rows]
+
+    def put(self, record: Record) -> None:
+        layout = self._layout(type(record))
+        row = layout.encode(record, self._seal)
+        self._execute(layout.put_sql, (*row, mac_of(layout.table, row, mac_key=self._keys.mac_key)))
+
+    def delete(self, record: type[R], *key: str | int) -> None:
+        layout = self._layout(record)
+        self._execute(layout.delete_sql, layout.check_key(key))
+
+    def erase_key(self, data_key: str) -> None:
+        self._check_usable()
+        with self._guarded():
+            self._keys.erase(data_key)
+
+    def end(self) -> None:
+        """Make every later use an error."""
+        self._has_ended = True
+
+    def _record(self, layout: Layout[R], found: Sequence[object]) -> R:
+        *row, mac = found
+        expected = mac_of(layout.table, row, mac_key=self._keys.mac_key)
+        if not isinstance(mac, bytes) or not hmac.compare_digest(mac, expected):
+            raise CorruptVaultError(f"a row of table {layout.table} in {self._path} is damaged")
+        return layout.decode(row, self._open)
+
+    def _seal(self, name: str, place: bytes, secret: AnySecret) -> bytes:
+        with self._guarded():
+            data_key = self._keys.get_or_make(name)
+        return seal_cell(secret, data_key=data_key, place=place, nonce=os.urandom(NONCE_BYTES))
+
+    def _open(self, name: str, place: bytes, column: Column, sealed: object) -> AnySecret:
+        with self._guarded():
+            data_key = self._keys.get(name)
+        if data_key is None:
+            raise CorruptVaultError("the data key of a secret is missing: erased, or damaged")
+        opened = open_cell(sealed, data_key=data_key, place=place) if isinstance(sealed, bytes) else None
+        if opened is None:
+            raise CorruptVaultError(f"a secret in {self._path} does not open")
+        return column.make_secret(opened)
+
+    def _execute(self, sql: str, values: Sequence[StoredValue]) -> list[tuple[object, ...]]:
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as exc:
+            self._fail(exc)
+
+    def _fail(self, error: sqlite3.Error) -> NoReturn:
+        with self._guarded():
+            raise error
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with sqlite_errors_mapped(self._path):
+                yield
+        except VaultError as exc:
+            self.failure = exc
+            raise
+
+    def _layout(self, record: type[R]) -> Layout[R]:
+        self._check_usable()
+        return layout_for(self._layouts, record)
+
+    def _check_usable(self) -> None:
+        if self._has_ended:
+            raise RuntimeError("a transaction was used after its step had returned")
+        if self.failure is not None:
+            raise self.failure

@@ -1,0 +1,60 @@
+"""Error families, split by what the caller does next.
+
+Expected outcomes are values, not exceptions (see :mod:`token_relay.provider.oauth`); these are for the rest.
+Messages are lower case, without a full stop and without any secret; they name the thing and the limit.
+``hint`` says what a person can try.
+"""
+
+from __future__ import annotations
+
+
+class RelayError(Exception):
+    """Root of the project's errors.
+
+    Attributes:
+        hint: what a person can try next, or an empty string.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class TransientError(RelayError):
+    """Nothing is lost; try again later."""
+
+
+class GrantRevokedError(RelayError):
+    """The grant is gone for good; ask for a new handoff."""
+
+
+class PeerError(RelayError):
+    """The other end, or whoever speaks in its name, broke the protocol: count it and drop the message.
+
+    Attributes:
+        reason: stable snake_case slug, listed in ``docs/spec/``.
+    """
+
+    def __init__(self, reason: str, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message or reason.replace("_", " "), hint=hint)
+        self.reason = reason
+
+
+class LocalError(RelayError):
+    """This end is set up or used wrongly; a person must change something here."""
+
+
+class ConfigError(LocalError):
+    """A configuration file or option is wrong; the message names file and key."""
+
+
+class PolicyError(LocalError):
+    """Refused by a rule that somebody set on purpose (exit code 5)."""
+
+
+class PersonNeededError(LocalError):
+    """Nothing goes on before a person acts; ``hint`` names the one action (exit code 4)."""
+
+
+class VaultError(LocalError):
+    """The vault cannot be opened, read or written; the state on disk is as it was before the call."""

@@ -1,0 +1,433 @@
+"""Every message that two paired devices exchange, as a strict model; and its bytes.
+
+A message is UTF-8 JSON inside an envelope: the head (version, type, pairing, from, to, seq, sent_at, in_reply_to)
+and a ``body`` whose fields depend on the type. Nothing is tolerated: unknown or missing fields, duplicate keys, wrong
+types, floats and integers outside 0 … 2^53 − 1 are refused. A type or version that we do not know is told apart
+(:class:`UnsupportedError`), since it is answered; everything else is counted and dropped.
+
+Binary values are lower-case hex; the sealed grant, which is long, is base64url without padding.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider.profile import Strategy
+
+VERSION = 1
+INTEGER_MAX = 2**53 - 1
+SEQUENCE_MAX = 2**52  # in what a peer says; the room above is ours, for the jump that a claim of rollback asks of us
+HANDOFFS_LISTED_MAX = 64
+SEALED_CHARS_MAX = 15_000  # of base64url: what fits the larger envelope beside the other fields
+
+Integer = Annotated[int, Field(ge=0, le=INTEGER_MAX)]
+Hex16: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\z")]
+Hex32: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
+DeviceId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z2-7]{26}\z")]
+Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}\z")]
+ProfileId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}\z")]  # oidc-provider, keycloak-rotating
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*\z"  # no control characters: a terminal may show it
+Text: TypeAlias = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
+Url: TypeAlias = Annotated[str, Field(min_length=1, max_length=512, pattern=_PRINTABLE)]
+Scope: TypeAlias = Annotated[str, Field(max_length=1024, pattern=_PRINTABLE)]
+Version1: TypeAlias = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take `true` as well
+
+
+class UnsupportedError(PeerError):
+    """A well-formed message of a type or version that this program does not speak: answer REJECT."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__("unsupported", f"message type {head.type!r} version {head.v} is not supported")
+        self.head = head
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+
+class Head(_Strict):
+    """What every message says first."""
+
+    v: Annotated[int, Field(ge=1, le=255)]
+    type: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,15}\z")]
+    pairing_id: Hex16
+    sender: DeviceId = Field(alias="from")
+    recipient: DeviceId = Field(alias="to")
+    seq: Annotated[int, Field(ge=1, le=INTEGER_MAX)]
+    sent_at: Integer  # Unix seconds by the sender's clock, 0 when it is not synced; never decides alone
+    in_reply_to: Integer | None
+
+
+class HandoffReport(_Strict):
+    """What one end knows of one live handoff."""
+
+    handoff_id: Hex16
+    state: Slug
+    generation: Integer
+
+
+class Hello(_Strict):
+    """Sent at each connection, answered once: a challenge, and what the sender has on disk."""
+
+    type: ClassVar = "HELLO"
+    challenge: Hex16
+    seq_sent: Integer
+    seq_accepted: Integer
+    handoffs: Annotated[list[HandoffReport], Field(max_length=HANDOFFS_LISTED_MAX)]
+
+
+class Offer(_Strict):
+    """The phone offers a grant. ``expires_at`` is Unix seconds, 0 when the phone's clock is not synced."""
+
+    type: ClassVar = "OFFER"
+    handoff_id: Hex16
+    strategy: Strategy
+    issuer: Url
+    client_id: Text
+    scope: Scope
+    account: Text
+    lease_days: Annotated[int, Field(ge=0, le=365)]
+    expires_at: Integer
+    renews: Hex16 | None
+
+
+class Accept(_Strict):
+    """The companion takes it, and shows the one-time key that the grant is to be sealed to."""
+
+    type: ClassVar = "ACCEPT"
+    handoff_id: Hex16
+    one_time_key: Hex32
+    offer_hash: Hex32
+
+
+class Token(_Strict):
+    """The grant itself, sealed to the one-time key: base64url of a :class:`GrantPayload`'s sealed bytes."""
+
+    type: ClassVar = "TOKEN"
+    handoff_id: Hex16
+    sealed: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\z", max_length=SEALED_CHARS_MAX)]
+
+
+class Stored(_Strict):
+    """The receipt: the grant is on the companion's disk."""
+
+    type: ClassVar = "STORED"
+    handoff_id: Hex16
+
+
+class Closed(_Strict):
+    """The phone has seen the receipt."""
+
+    type: ClassVar = "CLOSED"
+    handoff_id: Hex16
+
+
+class Cancel(_Strict):
+    """The phone wants the handoff back."""
+
+    type: ClassVar = "CANCEL"
+    handoff_id: Hex16
+
+
+class Cancelled(_Strict):
+    """The companion never stored it and never will."""
+
+    type: ClassVar = "CANCELLED"
+    handoff_id: Hex16
+
+
+class Revoke(_Strict):
+    """The person takes the grant away."""
+
+    type: ClassVar = "REVOKE"
+    handoff_id: Hex16
+
+
+ProviderSaid = Literal["accepted", "refused", "unreachable", "unsupported", "unknown"]
+
+
+class Revoked(_Strict):
+    """Erased on the companion; what the provider said is another matter.
+
+    ``access_token_ends_at``: Unix seconds until which an access token may still work, 0 when none or not known.
+    """
+
+    type: ClassVar = "REVOKED"
+    handoff_id: Hex16
+    provider: ProviderSaid
+    access_token_ends_at: Integer
+
+
+class Lost(_Strict):
+    """A TOKEN came that cannot be opened any more; this handoff is dead."""
+
+    type: ClassVar = "LOST"
+    handoff_id: Hex16
+
+
+RenewReason = Literal["uncertain", "denied", "person", "expired", "locked", "forgotten"]
+
+
+class Renew(_Strict):
+    """The companion cannot go on with this grant. Only ``uncertain`` may be served without the person.
+
+    ``generation`` is the grant's: 1 means that already its first refresh failed.
+    """
+
+    type: ClassVar = "RENEW"
+    handoff_id: Hex16
+    reason: RenewReason
+    generation: Integer
+
+
+class Reject(_Strict):
+    """A refusal, with its reason; ``handoff_id`` is null where none is meant."""
+
+    type: ClassVar = "REJECT"
+    handoff_id: Hex16 | None
+    reason: Slug
+
+
+class LeaseTerm(_Strict):
+    """One grant's lease, counted from now; 0 days = no lease."""
+
+    handoff_id: Hex16
+    lease_days: Annotated[int, Field(ge=0, le=365)]
+
+
+class Lease(_Strict):
+    """The phone's fresh word: answers the challenge of the companion's own HELLO, for the grants it names."""
+
+    type: ClassVar = "LEASE"
+    challenge: Hex16
+    handoffs: Annotated[list[LeaseTerm], Field(max_length=HANDOFFS_LISTED_MAX)]
+
+
+class Rollback(_Strict):
+    """You have been restored from an older image; these are the numbers that I have on disk."""
+
+    type: ClassVar = "ROLLBACK"
+    seq_sent: Integer
+    seq_accepted: Integer
+
+
+class Pair3(_Strict):
+    """The phone owns its static key and has seen this transcript."""
+
+    type: ClassVar = "PAIR3"
+    transcript_hash: Hex32
+
+
+class Pair4(_Strict):
+    """So has the companion; the pairing is active."""
+
+    type: ClassVar = "PAIR4"
+    transcript_hash: Hex32
+
+
+Body: TypeAlias = (
+    Hello
+    | Offer
+    | Accept
+    | Token
+    | Stored
+    | Closed
+    | Cancel
+    | Cancelled
+    | Revoke
+    | Revoked
+    | Lost
+    | Renew
+    | Reject
+    | Lease
+    | Rollback
+    | Pair3
+    | Pair4
+)
+BODIES: dict[str, type[Body]] = {body.type: body for body in Body.__args__}
+
+REQUESTS = frozenset({"OFFER", "TOKEN", "STORED", "CANCEL", "REVOKE", "RENEW", "PAIR3"})
+
+
+class GrantPayload(_Strict):
+    """What the sealed TOKEN holds. The first seven fields tie it to one pairing, one handoff, one exchange."""
+
+    v: Version1
+    pairing_id: Hex16
+    handoff_id: Hex16
+    phone_key: Hex32
+    companion_key: Hex32
+    one_time_key: Hex32
+    offer_hash: Hex32
+    accept_hash: Hex32
+    refresh_token: RefreshToken
+    issuer: Url
+    client_id: Text
+    token_endpoint: Url
+    revocation_endpoint: Url | None
+    scope: Scope
+    audience: Text
+    subject: Text
+    account: Text
+    profile: ProfileId
+    signed_in_at: Integer
+    is_otp: bool
+
+
+class Message(_Strict):
+    """A head with its body."""
+
+    head: Head
+    body: Body
+
+
+def plaintext_hash(plaintext: bytes) -> bytes:
+    """Return the BLAKE2b-256 by which OFFER and ACCEPT are named inside TOKEN: over the bytes before padding."""
+    return hashlib.blake2b(plaintext, digest_size=32, person=b"rtr1-msg").digest()
+
+
+def envelope_digest(envelope: bytes) -> bytes:
+    """Return the 16 bytes that the replay window keeps of an accepted envelope."""
+    return hashlib.blake2b(envelope, digest_size=16, person=b"rtr1-env").digest()
+
+
+def encode(head: Head, body: Body) -> bytes:
+    """Return a message's plaintext."""
+    assert head.type == body.type
+    value = head.model_dump(mode="json", by_alias=True)
+    value["body"] = body.model_dump(mode="json")
+    return encode_json(value)
+
+
+def decode(plaintext: bytes) -> Message:
+    """Parse a message's plaintext.
+
+    Raises:
+        UnsupportedError: a type or version that we do not speak; answer REJECT ``unsupported``.
+        PeerError: ``bad_json``, ``duplicate_key`` or ``bad_field``; drop the message.
+    """
+    value = parse_object(plaintext)
+    body = value.pop("body", None)
+    try:
+        head = Head.model_validate(value, by_name=False)  # on the wire only the aliases count
+    except ValidationError:
+        raise PeerError("bad_field") from None  # the original shows what the peer sent
+    if head.seq > SEQUENCE_MAX:
+        raise PeerError("bad_field")
+    model = BODIES.get(head.type)
+    if head.v != VERSION or model is None:
+        raise UnsupportedError(head)
+    try:
+        message = Message.model_construct(head=head, body=model.model_validate(body))
+    except ValidationError:
+        raise PeerError("bad_field") from None
+    match message.body:
+        case Hello(seq_sent=sent, seq_accepted=accepted) | Rollback(seq_sent=sent, seq_accepted=accepted):
+            if max(sent, accepted) > SEQUENCE_MAX:
+                raise PeerError("bad_field")
+        case _:
+            pass
+    return message
+
+
+def encode_grant(payload: GrantPayload) -> bytes:
+    """Return the bytes to be sealed to the one-time key. One of the few places that reveal a refresh token."""
+    value = payload.model_dump(mode="json", exclude={"refresh_token"})
+    value["refresh_token"] = payload.refresh_token.reveal()
+    return encode_json(value)
+
+
+def decode_grant(plaintext: bytes) -> GrantPayload:
+    """Parse what :func:`encode_grant` made.
+
+    Raises:
+        PeerError: ``bad_grant``.
+    """
+    try:
+        return GrantPayload.model_validate(parse_object(plaintext))
+    except (ValidationError, PeerError):
+        raise PeerError("bad_grant") from None
+
+
+def encode_base64url(data: bytes) -> str:
+    """Spell bytes as base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def decode_base64url(text: str) -> bytes:
+    """Read base64url without padding; the spelling must be the one that :func:`encode_base64url` gives.
+
+    Raises:
+        PeerError: ``bad_field``.
+    """
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError as exc:
+        raise PeerError("bad_field") from exc
+    if encode_base64url(data) != text:
+        raise PeerError("bad_field")
+    return data
+
+
+def encode_json(value: dict[str, Any]) -> bytes:
+    """Return compact UTF-8 JSON."""
+    return _ENCODER.encode(value).encode()
+
+
+def parse_object(plaintext: bytes) -> dict[str, Any]:
+    """Parse one JSON object without duplicate keys; its numbers are integers from 0 to 2^53 - 1, wherever they stand.
+
+    Raises:
+        PeerError: ``bad_json``, ``duplicate_key`` or ``bad_field``.
+    """
+    try:
+        value = _DECODER.decode(plaintext.decode("utf-8"))
+    except (ValueError, RecursionError) as exc:
+        raise PeerError("bad_json") from exc
+    if not isinstance(value, dict):
+        raise PeerError("bad_json")
+    return value
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise PeerError("duplicate_key")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > len(str(INTEGER_MAX)) or text.startswith("-") or int(text) > INTEGER_MAX:
+        raise PeerError("bad_field")  # "-0" too, which some parsers read as a float
+    return int(text)
+
+
+def _refuse_float(text: str) -> None:
+    raise PeerError("bad_field")
+
+
+def _refuse_constant(text: str) -> None:
+    raise PeerError("bad_json")  # NaN and Infinity are no JSON. RFC 8259 §6
+
+
+# Made once: json.loads and json.dumps would make one for each message.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates,
+    parse_int=_integer,
+    parse_float=_refuse_float,
+    parse_constant=_refuse_constant,
+)

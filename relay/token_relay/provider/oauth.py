@@ -1,0 +1,426 @@
+"""The OAuth client: discovery, refresh, code exchange, revocation; every outcome is a value.
+
+:func:`classify` is the one place where a provider's answer to a token request is judged. Its order is its
+theory. First, what may be the only live token is taken out of any success. Then the provider's clear "no" is
+told apart by what the holder does next. Then comes what was certainly not processed. Everything else after
+the first byte of the request left is :class:`OutcomeUnknown`, because at a provider that rotates refresh
+tokens "probably not processed" is how a grant dies.
+
+Nothing here stores, retries, sleeps or logs; callers do, with the intent on disk before they call.
+RFC 6749, RFC 7009, RFC 7636, RFC 8414, OpenID Connect Discovery 1.0, RFC 9700.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
+from typing import assert_never
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from token_relay.protocol.secret import Code, RefreshToken, Secret
+from token_relay.provider.http import Http, HttpRequest, HttpResponse, Lost, NotSent, is_loopback, url_problem
+from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.profile import Profile
+from token_relay.provider.tokens import ErrorAnswer, check_token_answer, find_error, find_refresh_token, parse_object
+
+RETRY_AFTER_S_MAX = 3_600.0  # a provider that asks for more is asked again in an hour, not in a year
+RETRY_AFTER_S_DEFAULT = 60.0  # for a date that cannot be turned into a distance
+REVOKE_TIMEOUT_S = 10.0
+
+Form = tuple[tuple[str, str | Secret[str]], ...]
+
+# What an error code means for the holder of the token. Codes of RFC 6749 §5.2, OpenID Connect Core §3.1.2.6,
+# RFC 8707 §2, RFC 9449 §5, and Auth0's mfa_required.
+_PERSON = frozenset(
+    {
+        "access_denied",
+        "account_selection_required",
+        "consent_required",
+        "interaction_required",
+        "login_required",
+        "mfa_required",
+    }
+)
+_UNAVAILABLE = frozenset({"temporarily_unavailable", "too_many_requests", "slow_down"})
+
+
+# -- Judging a token answer --------------------------------------------------------------------------------
+
+
+def classify(profile: Profile, answer: HttpResponse | NotSent | Lost) -> TokenOutcome:
+    """Judge what a token request came to under ``profile``. Pure; never raises, whatever the provider sent."""
+    match answer:
+        case NotSent(reason):
+            return Unavailable(reason)
+        case Lost(reason):
+            return OutcomeUnknown(reason)
+        case HttpResponse():
+            return _classify_response(profile, answer)
+        case _:
+            assert_never(answer)
+
+
+def _classify_response(profile: Profile, response: HttpResponse) -> TokenOutcome:
+    status = response.status
+    parsed = parse_object(response.body)
+    if 200 <= status < 300:
+        return _classify_success(parsed)
+    if parsed and not parsed[1] and (error := find_error(parsed[0])) is not None:
+        outcome = _classify_error(profile, response, error)
+        if outcome is not None:
+            return outcome
+    retry_after_s = find_retry_after_s(response.headers)
+    if status == 429:
+        return Unavailable("too many requests (HTTP 429)", retry_after_s)
+    if status == 503 and retry_after_s is not None:
+        return Unavailable("service unavailable (HTTP 503)", retry_after_s)
+    if 300 <= status < 400:
+        return OutcomeUnknown(f"a redirect (HTTP {status}), which is never followed")
+    return OutcomeUnknown(f"HTTP {status} without a well-formed OAuth answer")
+
+
+def _classify_success(parsed: tuple[dict[str, object], bool] | None) -> TokenOutcome:
+    if parsed is None:
+        return OutcomeUnknown("a success that is not a JSON object")
+    answer, has_duplicates = parsed
+    refresh_token, is_malformed = find_refresh_token(answer)
+    if is_malformed:
+        return OutcomeUnknown("a success whose refresh_token cannot be kept")
+    checked = "a key came twice" if has_duplicates else check_token_answer(answer)
+    if isinstance(checked, str):
+        if refresh_token is None:
+            return OutcomeUnknown(f"a success without a usable token: {checked}")
+        return Refreshed(refresh_token, None, token_type="", expires_in_s=0.0, scope="", problem=checked)
+    return Refreshed(
+        refresh_token,
+        checked.access_token,
+        token_type=checked.token_type,
+        expires_in_s=checked.expires_in,
+        scope=checked.scope,
+        id_token=checked.id_token,
+        refresh_token_expires_in_s=checked.refresh_token_expires_in,
+    )
+
+
+def _classify_error(profile: Profile, response: HttpResponse, error: ErrorAnswer) -> TokenOutcome | None:
+    """Judge a well-formed error; None when the status decides (a 5xx may have been processed all the same)."""
+    retry_after_s = find_retry_after_s(response.headers)
+    is_refusal = 400 <= response.status < 500
+    if error.error in _UNAVAILABLE and (is_refusal or response.status == 503):
+        return Unavailable(f"{error.error} (HTTP {response.status})", retry_after_s)
+    if not is_refusal or error.error == "server_error":
+        return None
+    codes = frozenset(error.codes)
+    kind: DenialKind
+    if error.error in _PERSON or codes & profile.person_codes:
+        kind = "person"
+    elif error.error == "invalid_grant":
+        kind = "temporary" if codes & profile.temporary_codes else "final"
+    elif response.status == 429:
+        return None
+    else:
+        # invalid_client, unauthorized_client, invalid_scope, unsupported_grant_type, invalid_request, and what
+        # we do not know: keep the token and let an operator look, which loses nothing.
+        kind = "configuration"
+    return Denied(
+        kind,
+        error.error,
+        suberror=error.suberror,
+        codes=error.codes,
+        trace_id=error.trace_id,
+        correlation_id=error.correlation_id,
+        retry_after_s=retry_after_s,
+    )
+
+
+def find_retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return ``Retry-After`` in seconds, 0 to ``RETRY_AFTER_S_MAX``; None when absent or unreadable.
+
+    A date is measured against the answer's own ``Date``: the device's clock may be wrong. RFC 9110 §10.2.3.
+    """
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,18}", value, re.ASCII):
+        return min(float(value), RETRY_AFTER_S_MAX)
+    until_at = _http_date_s(value)
+    if until_at is None:
+        return None
+    now_at = _http_date_s(headers.get("date", ""))
+    if now_at is None:
+        return RETRY_AFTER_S_DEFAULT
+    return min(max(until_at - now_at, 0.0), RETRY_AFTER_S_MAX)
+
+
+def _http_date_s(text: str) -> float | None:
+    try:
+        parsed = parsedate_tz(text[:64])
+        return None if parsed is None else float(mktime_tz(parsed))
+    except (ValueError, TypeError, OverflowError, IndexError):  # the parser is lenient, and trips over itself
+        return None
+
+
+# -- Token requests ----------------------------------------------------------------------------------------
+
+
+async def refresh(
+    http: Http,
+    profile: Profile,
+    *,
+    token_endpoint: str,
+    client_id: str,
+    refresh_token: RefreshToken,
+    scope: str | None = None,
+    client_info: bool = False,
+    claims: str = "",
+) -> TokenOutcome:
+    """Send one refresh request. The caller has its intent on disk; a cancelled call is an unknown outcome.
+
+    ``scope`` None asks for what the grant has; ``client_info`` is Entra's; ``claims`` is a claims request, OpenID
+    Connect Core §5.5. RFC 6749 §6.
+    """
+    form: list[tuple[str, str | Secret[str]]] = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", refresh_token),
+        ("client_id", client_id),
+    ]
+    if scope:
+        form.append(("scope", scope))
+    if client_info:
+        form.append(("client_info", "1"))
+    if claims:
+        form.append(("claims", claims))
+    return classify(profile, await http.request(post(token_endpoint, tuple(form))))
+
+
+async def exchange_code(
+    http: Http,
+    profile: Profile,
+    *,
+    token_endpoint: str,
+    client_id: str,
+    code: Code,
+    code_verifier: Code,
+    redirect_uri: str,
+) -> TokenOutcome:
+    """Trade an authorization code for tokens, once: a code is single-use. RFC 6749 §4.1.3, RFC 7636 §4.5."""
+    form: Form = (
+        ("grant_type", "authorization_code"),
+        ("code", code),
+        ("redirect_uri", redirect_uri),
+        ("client_id", client_id),
+        ("code_verifier", code_verifier),
+    )
+    return classify(profile, await http.request(post(token_endpoint, form)))
+
+
+def post(url: str, form: Form, *, timeout_s: float = 30.0) -> HttpRequest:
+    """Build a form request that asks for JSON. RFC 6749 §3.2."""
+    return HttpRequest("POST", url, form=form, headers={"accept": "application/json"}, timeout_s=timeout_s)
+
+
+# -- Revocation --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeAccepted:
+    """The provider answered 200. No proof: it says so for unknown tokens and, some, for other clients' tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeRefused:
+    """The provider said no, and asking again will not change it."""
+
+    error: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeUnreachable:
+    """No usable answer: the token has to be taken for alive."""
+
+    reason: str
+    retry_after_s: float | None = None
+
+
+RevokeOutcome = RevokeAccepted | RevokeRefused | RevokeUnreachable
+
+
+async def revoke(
+    http: Http,
+    *,
+    revocation_endpoint: str,
+    client_id: str,
+    token: RefreshToken,
+    timeout_s: float = REVOKE_TIMEOUT_S,
+) -> RevokeOutcome:
+    """Ask the provider to revoke a refresh token, once, within ``timeout_s``. RFC 7009 §2."""
+    form: Form = (("token", token), ("token_type_hint", "refresh_token"), ("client_id", client_id))
+    answer = await http.request(post(revocation_endpoint, form, timeout_s=timeout_s))
+    match answer:
+        case NotSent(reason) | Lost(reason):
+            return RevokeUnreachable(reason)
+        case HttpResponse(status=200 | 204):
+            return RevokeAccepted()
+        case HttpResponse(status=status) if 400 <= status < 500 and status not in (408, 429):
+            parsed = parse_object(answer.body)
+            error = find_error(parsed[0]) if parsed else None
+            return RevokeRefused(error.error if error else "no_oauth_error", status)
+        case HttpResponse(status=status):
+            return RevokeUnreachable(f"HTTP {status}", find_retry_after_s(answer.headers))
+        case _:
+            assert_never(answer)
+
+
+# -- Authorization request ---------------------------------------------------------------------------------
+
+
+def pkce_pair(random32: bytes) -> tuple[Code, str]:
+    """Return (code_verifier, code_challenge) from 32 fresh random bytes, method S256. RFC 7636 §4.1, §4.2."""
+    if len(random32) != 32:
+        raise ValueError("a code verifier is made of 32 random bytes")
+    verifier = _base64url(random32)
+    return Code(verifier), _base64url(hashlib.sha256(verifier.encode()).digest())
+
+
+def authorization_url(
+    *,
+    authorization_endpoint: str,
+    client_id: str,
+    redirect_uri: str,
+    scope: str,
+    state: str,
+    nonce: str,
+    code_challenge: str,
+    prompt: str | None = None,
+    audience: str | None = None,
+) -> str:
+    """Build the URL for the person's browser. ``audience`` is Auth0's. RFC 6749 §4.1.1, RFC 7636 §4.3."""
+    query = [
+        ("response_type", "code"),
+        ("client_id", client_id),
+        ("redirect_uri", redirect_uri),
+        ("scope", scope),
+        ("state", state),
+        ("nonce", nonce),
+        ("code_challenge", code_challenge),
+        ("code_challenge_method", "S256"),
+    ]
+    query += [("prompt", prompt)] if prompt else []
+    query += [("audience", audience)] if audience else []
+    parts = urlsplit(authorization_endpoint)
+    joined = "&".join(filter(None, (parts.query, urlencode(query))))  # §3.1: a query of the endpoint's own stays
+    return urlunsplit(parts._replace(query=joined))
+
+
+def _base64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+# -- Discovery ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderMetadata:
+    """Where a provider listens; every URL is https, or loopback when the document came from loopback."""
+
+    issuer: str
+    token_endpoint: str
+    authorization_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    jwks_uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryFailed:
+    """No metadata. ``is_temporary``: asking later may help; otherwise a person must correct something."""
+
+    reason: str
+    is_temporary: bool
+
+
+async def discover(http: Http, issuer: str) -> ProviderMetadata | DiscoveryFailed:
+    """Read the provider's metadata: the OpenID Connect form first, then RFC 8414's.
+
+    The document must name exactly the issuer that was asked for (RFC 8414 §3.3): otherwise one provider
+    could answer in another's name.
+    """
+    if (problem := _issuer_problem(issuer)) != "":
+        return DiscoveryFailed(f"the issuer {problem}", is_temporary=False)
+    found: ProviderMetadata | DiscoveryFailed | None = None
+    for url in discovery_urls(issuer):
+        found = await read_metadata(http, url)
+        if found is not None:
+            break
+    if found is None:
+        return DiscoveryFailed("the provider has no discovery document at either known place", is_temporary=False)
+    if isinstance(found, ProviderMetadata) and found.issuer != issuer:
+        return DiscoveryFailed(
+            f"the provider calls itself {found.issuer}, asked for was {issuer}; they must be equal to the letter",
+            is_temporary=False,
+        )
+    return found
+
+
+def discovery_urls(issuer: str) -> tuple[str, str]:
+    """Return where the document may be: OpenID Connect appends, RFC 8414 §3 inserts before the path."""
+    parts = urlsplit(issuer)
+    path = parts.path.rstrip("/")
+    return (
+        urlunsplit(parts._replace(path=f"{path}/.well-known/openid-configuration")),
+        urlunsplit(parts._replace(path=f"/.well-known/oauth-authorization-server{path}")),
+    )
+
+
+async def read_metadata(http: Http, url: str) -> ProviderMetadata | DiscoveryFailed | None:
+    """Fetch and check one document without asking whose it is; None when there is none (a 4xx)."""
+    answer = await http.request(HttpRequest("GET", url, headers={"accept": "application/json"}))
+    match answer:
+        case NotSent(reason) | Lost(reason):
+            return DiscoveryFailed(reason, is_temporary=True)
+        case HttpResponse(status=200):
+            return _check_metadata(answer.body, is_local=is_loopback(urlsplit(url).hostname or ""))
+        case HttpResponse(status=status) if status >= 500 or status in (408, 429):
+            return DiscoveryFailed(f"HTTP {status} instead of a discovery document", is_temporary=True)
+        case HttpResponse(status=status) if status >= 400:
+            return None
+        case HttpResponse(status=status):
+            return DiscoveryFailed(f"HTTP {status} instead of a discovery document", is_temporary=False)
+        case _:
+            assert_never(answer)
+
+
+def _check_metadata(body: bytes, *, is_local: bool) -> ProviderMetadata | DiscoveryFailed:
+    parsed = parse_object(body)
+    if parsed is None or parsed[1]:
+        return DiscoveryFailed("the discovery document is not a JSON object with distinct keys", is_temporary=False)
+    urls: dict[str, str] = {}
+    for name in ("issuer", "token_endpoint", "authorization_endpoint", "revocation_endpoint", "jwks_uri"):
+        value = parsed[0].get(name)
+        if value is None:
+            continue
+        problem = url_problem(value) if isinstance(value, str) else "is not a string"
+        if not problem and isinstance(value, str):
+            urls[name] = value
+            # A document from elsewhere must not point at a port on which any local program may listen.
+            problem = (
+                "" if is_local or urlsplit(value).scheme == "https" else "is plain http in a document from elsewhere"
+            )
+        if problem:
+            return DiscoveryFailed(f"{name} in the discovery document {problem}", is_temporary=False)
+    for name in ("issuer", "token_endpoint"):
+        if name not in urls:
+            return DiscoveryFailed(f"the discovery document has no {name}", is_temporary=False)
+    return ProviderMetadata(
+        issuer=urls["issuer"],
+        token_endpoint=urls["token_endpoint"],
+        authorization_endpoint=urls.get("authorization_endpoint"),
+        revocation_endpoint=urls.get("revocation_endpoint"),
+        jwks_uri=urls.get("jwks_uri"),
+    )
+
+
+def _issuer_problem(issuer: str) -> str:
+    return "holds a query" if "?" in issuer else url_problem(issuer)

@@ -1,0 +1,151 @@
+"""Session transfer: a refresh token traded for a token that signs a browser in, once, within a minute.
+
+The request is a refresh with an audience of its own, so everything that holds for a refresh holds here: the provider
+may rotate the refresh token, and an answer that got lost may have done so. :func:`classify_exchange` therefore takes
+what may be the only live refresh token out of any success first, and judges the rest afterwards.
+
+What came as ``access_token`` becomes a :class:`~token_relay.protocol.secret.SessionTransferToken` only if
+``issued_token_type`` says so. A provider that does not know the audience answers with an ordinary access token, which
+lives long and works many times; that value is dropped here and never gets near a URL.
+
+A refusal of the exchange says nothing about the grant, unless it is ``invalid_grant``: a client that may not trade its
+refresh token can still use it. So it comes back as :class:`ExchangeRefused`, which leaves the grant alone.
+
+Pure but for :func:`exchange`, which stores, retries and logs nothing. Source: Auth0's documents of Native to Web SSO;
+RFC 8693 §2.2.1 for the shape of the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import assert_never
+from urllib.parse import urlsplit
+
+from token_relay.protocol.secret import RefreshToken, Secret, SessionTransferToken
+from token_relay.provider.http import Http, HttpResponse, Lost, NotSent
+from token_relay.provider.oauth import classify, post
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.profile import Profile
+from token_relay.provider.tokens import find_refresh_token, parse_object
+
+ISSUED_TOKEN_TYPE = "urn:auth0:params:oauth:token-type:session_transfer_token"  # noqa: S105  # a type's name
+PARAMETER = "session_transfer_token"  # of a web application's login address, and of /authorize
+COOKIE = "auth0_session_transfer_token"  # on the provider's domain
+EXPIRES_IN_S_DEFAULT = 60.0  # what the documents say; for an answer that leaves it out
+EXPIRES_IN_S_MAX = 300.0  # a longer life would be something else than a token for the next step of a browser
+TOKEN_CHARS_MAX = 1_024  # it has to fit into an address of URL_CHARS_MAX, beside the web application's own part
+
+_VALUE = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)  # unreserved (RFC 3986 §2.3): the same in a URL and in a cookie
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """A success. Store ``refresh_token`` (when there is one) before looking at anything else.
+
+    ``token`` is None when the answer holds no session transfer token; ``problem`` then says why. ``expires_in_s`` is
+    counted from the moment the request was sent.
+    """
+
+    refresh_token: RefreshToken | None
+    token: SessionTransferToken | None
+    expires_in_s: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRefused:
+    """The provider refused the exchange, not the grant: the refresh token is as good as it was."""
+
+    error: str
+    retry_after_s: float | None = None
+
+
+ExchangeOutcome = Exchanged | ExchangeRefused | Denied | Unavailable | OutcomeUnknown
+
+
+async def exchange(
+    http: Http, profile: Profile, *, token_endpoint: str, client_id: str, refresh_token: RefreshToken, audience: str
+) -> ExchangeOutcome:
+    """Send one exchange. The caller has its intent on disk; a cancelled call is an unknown outcome."""
+    form: tuple[tuple[str, str | Secret[str]], ...] = (
+        ("grant_type", "refresh_token"),
+        ("client_id", client_id),
+        ("refresh_token", refresh_token),
+        ("audience", audience),
+    )
+    return classify_exchange(profile, await http.request(post(token_endpoint, form)))
+
+
+def audience_of(issuer: str) -> str:
+    """Return the audience of the exchange at this issuer: its host, without a port."""
+    return f"urn:{cookie_domain(issuer)}:session_transfer"
+
+
+def cookie_domain(issuer: str) -> str:
+    """Return the host on which the provider reads its cookies, as far as the issuer tells."""
+    return (urlsplit(issuer).hostname or "").lower()
+
+
+def classify_exchange(profile: Profile, answer: HttpResponse | NotSent | Lost) -> ExchangeOutcome:
+    """Judge what an exchange came to. Never raises, whatever the provider sent."""
+    if isinstance(answer, HttpResponse) and 200 <= answer.status < 300:
+        return _classify_success(parse_object(answer.body))
+    outcome = classify(profile, answer)
+    match outcome:
+        case Denied(kind="person" | "configuration" | "temporary"):
+            return ExchangeRefused(outcome.error, outcome.retry_after_s)
+        case Denied() | Unavailable() | OutcomeUnknown():
+            return outcome
+        case Refreshed():
+            raise AssertionError("only a 2xx is a success")
+        case _:
+            assert_never(outcome)
+
+
+def _classify_success(parsed: tuple[dict[str, object], bool] | None) -> ExchangeOutcome:
+    if parsed is None:
+        return OutcomeUnknown("a success that is not a JSON object")
+    answer, has_duplicates = parsed
+    refresh_token, is_malformed = find_refresh_token(answer)
+    if is_malformed:
+        return OutcomeUnknown("a success whose refresh_token cannot be kept")
+    value, expires_in_s = answer.get("access_token"), _seconds(answer.get("expires_in"))
+    if has_duplicates:
+        problem = "a key came twice"
+    elif answer.get("issued_token_type") != ISSUED_TOKEN_TYPE:
+        problem = "the provider answered with a token of another type"
+    elif not isinstance(value, str) or len(value) > TOKEN_CHARS_MAX or not _VALUE.fullmatch(value):
+        problem = "access_token missing, malformed or unusable"
+    elif expires_in_s is None:
+        problem = "expires_in malformed or unusable"
+    else:
+        return Exchanged(refresh_token, SessionTransferToken(value), expires_in_s)
+    if refresh_token is None and not isinstance(value, str):
+        return OutcomeUnknown(f"a success without any token: {problem}")
+    return Exchanged(refresh_token, None, problem=problem)
+
+
+def _seconds(value: object) -> float | None:
+    """Read ``expires_in``, a number or a numeric string."""
+    if value is None:
+        return EXPIRES_IN_S_DEFAULT
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value, re.ASCII):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return None
+    return float(min(value, EXPIRES_IN_S_MAX))
+
+
+def for_grant(outcome: ExchangeOutcome) -> TokenOutcome:
+    """Return what the exchange means to the grant behind it: to its lifecycle it is a refresh like any other."""
+    match outcome:
+        case Exchanged(refresh_token=refresh_token, problem=problem):
+            return Refreshed(refresh_token, None, token_type="", expires_in_s=0.0, scope="", problem=problem)
+        case ExchangeRefused(error=error, retry_after_s=retry_after_s):
+            # Not processed as far as the refresh token goes; "temporary" keeps the grant as it was.
+            return Denied("temporary", error, retry_after_s=retry_after_s)
+        case Denied() | Unavailable() | OutcomeUnknown():
+            return outcome
+        case _:
+            assert_never(outcome)

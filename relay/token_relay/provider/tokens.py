@@ -1,0 +1,226 @@
+"""What providers send, as strict models: token answers and error answers.
+
+This module knows shapes, not meanings: what an answer comes to is decided in
+:func:`token_relay.provider.oauth.classify` alone. Two promises hold here. A ``refresh_token`` is found even when
+everything around it is wrong, because at a provider that rotates it is the only live token left. And nothing a provider
+wrote reaches a person as it is: error codes are reduced to slugs, ids to GUIDs, names to printable text; descriptions
+are read for codes and dropped.
+
+Names nobody asked for are ignored (``extra="ignore"``): providers add fields whenever they like. RFC 6749 §5.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WrapValidator, field_validator
+from pydantic import ValidationInfo as FieldInfo
+from pydantic import ValidatorFunctionWrapHandler as Handler
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.secret import SECRET_CHARS_MAX, AccessToken, Code, IdToken, RefreshToken
+
+EXPIRES_IN_S_DEFAULT = 300.0  # RFC 6749 §5.1 lets a provider leave it out; five minutes errs towards asking again
+EXPIRES_IN_S_MAX = 30 * 86_400.0  # the longest access token in the field lives 28 h; beyond a month it is a mistake
+SCOPE_CHARS_MAX = 4_096
+ERROR_CODES_MAX = 16  # Entra sends one, rarely two
+SHOWN_CHARS_MAX = 128
+
+_SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)  # the shape of every registered code, and of no token
+_VSCHAR = re.compile(r"[\x21-\x7e]+", re.ASCII)  # what may follow "Bearer " in a header: RFC 6750 §2.1, no space
+_SCOPE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*", re.ASCII)  # RFC 6749 §3.3
+_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_AADSTS = re.compile(r"AADSTS([0-9]{4,9}):", re.ASCII)
+_TRACE_ID = re.compile(r"Trace ID: (" + _GUID.pattern + ")", re.ASCII)
+_CORRELATION_ID = re.compile(r"Correlation ID: (" + _GUID.pattern + ")", re.ASCII)
+
+
+class ProviderError(PeerError):
+    """The provider, or whoever speaks in its name, sent something that cannot be accepted."""
+
+
+def slug(text: object, *, otherwise: str = "unrecognised_error") -> str:
+    """Return a provider's code when it is shaped like one, else ``otherwise``: safe to print and to log."""
+    return text if isinstance(text, str) and _SLUG.fullmatch(text) else otherwise
+
+
+def shown(text: object, *, chars_max: int = SHOWN_CHARS_MAX) -> str:
+    """Return text meant for a person's eyes: printable characters only, cut at ``chars_max``."""
+    if not isinstance(text, str):
+        return ""
+    return "".join(char if char.isprintable() else "?" for char in text[:chars_max])
+
+
+def parse_object(body: bytes) -> tuple[dict[str, object], bool] | None:
+    """Parse a JSON object and say whether any key came twice (the last one counts); None when it is not one."""
+    has_duplicates = False
+
+    def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        nonlocal has_duplicates
+        found = dict(pairs)
+        has_duplicates |= len(found) < len(pairs)
+        return found
+
+    try:
+        value: object = json.loads(body, object_pairs_hook=collect)
+    except (ValueError, RecursionError):  # ValueError covers bad JSON, bad UTF-8 and numbers of 5 000 digits
+        return None
+    return (value, has_duplicates) if isinstance(value, dict) else None
+
+
+def find_refresh_token(answer: dict[str, object]) -> tuple[RefreshToken | None, bool]:
+    """Return the refresh token, and whether there is something in its place that is none.
+
+    An empty string and null count as absent (RFC 6749 §3.2). What can be neither kept nor sent (a number, a
+    lone surrogate, more than ``SECRET_CHARS_MAX``) is reported, because then the old token may be dead too.
+    """
+    value = answer.get("refresh_token")
+    if value is None or value == "":
+        return None, False
+    if not isinstance(value, str) or len(value) > SECRET_CHARS_MAX or not _is_encodable(value):
+        return None, True
+    return RefreshToken(value), False
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _only(pattern: re.Pattern[str]) -> BeforeValidator:
+    def check(value: object) -> object:
+        if isinstance(value, str) and not pattern.fullmatch(value):
+            raise ValueError("holds characters that do not belong there")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _drop(value: object, handler: Handler, info: FieldInfo) -> object:
+    try:
+        checked: object = handler(value)
+    except ValidationError:
+        return None
+    return checked
+
+
+Dropped = WrapValidator(_drop)  # a field that helps but carries nothing: when malformed, it was never there
+
+
+class TokenAnswer(BaseModel):
+    """The part of a token answer that an access token depends on. RFC 6749 §5.1."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    access_token: Annotated[AccessToken, _only(_VSCHAR)]
+    token_type: str
+    expires_in: float = EXPIRES_IN_S_DEFAULT
+    scope: Annotated[str, _only(_SCOPE)] = ""
+    id_token: Annotated[IdToken | None, Dropped] = None
+    refresh_token_expires_in: Annotated[float | None, Dropped] = None
+
+    @field_validator("token_type")
+    @classmethod
+    def _bearer(cls, value: str) -> str:
+        # RFC 6749 §7.1: a token of a type that the client does not know must not be used.
+        if value.casefold() != "bearer":
+            raise ValueError("is not Bearer")
+        return "Bearer"
+
+    @field_validator("expires_in", "refresh_token_expires_in", mode="before")
+    @classmethod
+    def _seconds(cls, value: object, info: FieldInfo) -> object:
+        if value is None and info.field_name == "expires_in":
+            return EXPIRES_IN_S_DEFAULT
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value, re.ASCII):
+            value = int(value)  # some providers send a numeric string
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value  # refused as a wrong type, or None
+        if not value > 0:
+            raise ValueError("is not positive")
+        if info.field_name == "expires_in":
+            return float(min(value, EXPIRES_IN_S_MAX))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("is not a number of seconds")
+        return float(min(value, 10**12))
+
+    @field_validator("scope", mode="before")
+    @classmethod
+    def _scope(cls, value: object) -> object:
+        if value is None:
+            return ""
+        if isinstance(value, str) and len(value) > SCOPE_CHARS_MAX:
+            raise ValueError(f"is longer than {SCOPE_CHARS_MAX}")
+        return value
+
+
+def check_token_answer(answer: dict[str, object]) -> TokenAnswer | str:
+    """Return the checked answer, or which field is wrong; the text names fields, never values."""
+    try:
+        return TokenAnswer.model_validate(answer)
+    except ValidationError as error:
+        # Only the location: the error object itself holds the whole answer and must not leave this function.
+        fields = sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False, include_url=False)})
+    return f"{' and '.join(fields)} missing, malformed or unusable"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """A provider's error, reduced to what may be shown. RFC 6749 §5.2, with Entra's additions."""
+
+    error: str
+    suberror: str = ""
+    codes: tuple[int, ...] = ()
+    trace_id: str = ""
+    correlation_id: str = ""
+    continuation_token: Code | None = None
+
+
+def find_error(answer: dict[str, object]) -> ErrorAnswer | None:
+    """Read an error answer; None when there is no ``error`` string. Malformed side fields count as absent.
+
+    Codes come from ``error_codes``, else from ``AADSTSnnnnn:`` in the description, which is not kept.
+    """
+    error = answer.get("error")
+    if not isinstance(error, str) or not error:
+        return None
+    suberror = answer.get("suberror")
+    description = answer.get("error_description")
+    description = description if isinstance(description, str) else ""
+    listed = answer.get("error_codes")
+    codes = [
+        code
+        for code in (listed[:ERROR_CODES_MAX] if isinstance(listed, list) else ())
+        if isinstance(code, int) and not isinstance(code, bool) and 0 < code < 10**9
+    ]
+    if not codes:
+        codes = [int(code) for code in _AADSTS.findall(description)[:ERROR_CODES_MAX]]
+    return ErrorAnswer(
+        error=slug(error),
+        suberror=slug(suberror) if suberror else "",
+        codes=tuple(codes),
+        trace_id=_guid(answer.get("trace_id"), _TRACE_ID, description),
+        correlation_id=_guid(answer.get("correlation_id"), _CORRELATION_ID, description),
+        continuation_token=find_code(answer, "continuation_token"),
+    )
+
+
+def find_code(answer: dict[str, object], name: str) -> Code | None:
+    """Return the short-lived secret ``name`` of an answer, or None when it is absent or unusable."""
+    value = answer.get(name)
+    if not isinstance(value, str) or not value or len(value) > SECRET_CHARS_MAX or not _is_encodable(value):
+        return None
+    return Code(value)
+
+
+def _guid(value: object, label: re.Pattern[str], description: str) -> str:
+    if isinstance(value, str) and _GUID.fullmatch(value):
+        return value.lower()
+    found = label.search(description)
+    return found.group(1).lower() if found else ""

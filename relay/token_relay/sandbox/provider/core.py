@@ -1,0 +1,284 @@
+"""The sandbox provider's core: ``(request, now) -> answer and events``. No socket, no clock, no asyncio.
+
+One request is two calls, so that a driver can wait in between: :meth:`Provider.admit` looks at it and decides which
+fault it meets, :meth:`Provider.commit` carries it out, whole or not at all. Between them nothing is held: a driver
+whose client has gone away just does not commit. The HTTP server and a simulation in virtual time drive the same
+object.
+
+``now`` is the driver's wall clock in Unix seconds; the provider's own time is that plus an offset that the control
+interface can advance. Randomness comes from the generator given at the start: same seed, same requests at the
+same times, same tokens (under a signer whose key is the same).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+from token_relay.sandbox.provider import cors, metadata
+from token_relay.sandbox.provider import token_endpoint as grants
+from token_relay.sandbox.provider.faults import Admission, FaultBook, wrong_answer
+from token_relay.sandbox.provider.http_values import (
+    GUID,
+    JsonValue,
+    Refusal,
+    Request,
+    Response,
+    body_params,
+    json_response,
+    query_params,
+    with_basic,
+)
+from token_relay.sandbox.provider.management import clients as management_clients
+from token_relay.sandbox.provider.management import grants as management_grants
+from token_relay.sandbox.provider.management.api import manage
+from token_relay.sandbox.provider.memory import refusals
+from token_relay.sandbox.provider.memory.refusals import Trace
+from token_relay.sandbox.provider.memory.signing import Signer
+from token_relay.sandbox.provider.memory.state import Assertions, Event, State
+from token_relay.sandbox.provider.memory.tenant_logs import LogRecord
+from token_relay.sandbox.provider.memory.verdicts import Verdict
+from token_relay.sandbox.provider.throttle import count_request
+from token_relay.sandbox.provider.tokens import dpop
+from token_relay.sandbox.provider.tokens.resource import look_at_access_token
+from token_relay.sandbox.provider.web import account_pages, browser, saml
+from token_relay.sandbox.provider.world.model import ClientModel, EndpointName, World
+from token_relay.sandbox.provider.world.network_table import NetworkTable, Place, address_of, client_address
+from token_relay.sandbox.provider.world.rules import Places, Rules
+
+GETS: frozenset[EndpointName] = frozenset(
+    {"authorize", "discovery", "jwks", "resource", "userinfo", "logout", "samlp", "wsfed", "activate"}
+)
+HOST_CHARS_MAX = 300
+USER_AGENT_CHARS_MAX = 500
+MANAGEMENT_ROUTES = (*management_clients.ROUTES, *management_grants.ROUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request came to: the answer, and what happened, in order; ``logs`` is the tenant's log of it."""
+
+    response: Response
+    events: tuple[Event, ...]
+    logs: tuple[LogRecord, ...] = ()
+
+
+class Provider:
+    """The provider. All methods return at once and change the state entirely or not at all."""
+
+    def __init__(
+        self,
+        world: World,
+        places: Places,
+        rng: Random,
+        signer: Signer,
+        *,
+        now: float,
+        cors_origins: frozenset[str] = frozenset(),
+        rules: Rules | None = None,
+        networks: NetworkTable | None = None,
+        has_actions: bool = False,
+        assertions: Assertions | None = None,
+    ) -> None:
+        """Prepare; web pages of ``cors_origins`` may call from there.
+
+        ``rules``: others than the profile's own, for providers of another kind. With ``has_actions`` the driver answers
+        :class:`ActionWanted`; without ``assertions`` there is no SAML.
+        """
+        self.state = State.from_world(world, places, rng, signer, rules)
+        self.state.networks = networks or NetworkTable()
+        self.state.has_actions, self.state.assertions = has_actions, assertions
+        self._cors_origins = cors_origins
+        self.faults = FaultBook()
+        for fault in world.faults:
+            self.faults.arm(fault, now)
+
+    def time(self, now: float) -> float:
+        """Return the provider's time for this reading of the driver's clock."""
+        return now + self.state.clock_offset_s
+
+    def admit(self, request: Request, now: float) -> Admission:
+        """Take a request in: note it, and say what the driver has to do around its commit. Changes no token."""
+        state = self.state
+        endpoint = state.places.endpoint(request.path)
+        grant_type, client_id = _peek(state, request) if endpoint == "token" else ("", "")
+        trace_id = state.guid()
+        correlation_id = _correlation_id(request)
+        trace = Trace(
+            trace_id=trace_id,
+            correlation_id=correlation_id or trace_id,
+            now=self.time(now),
+            endpoint=endpoint or "",
+            grant_type=grant_type,
+            place=self._place(request),
+            host=request.headers.get("host", "")[:HOST_CHARS_MAX],
+        )
+        if endpoint is None or cors.is_preflight(self._cors_origins, request):
+            return Admission(trace, None)
+        if endpoint == "token":
+            received: dict[str, str | int] = {"grant_type": grant_type, "client_id": client_id}
+            state.note("token_request_received", trace.now, trace_id=trace_id, **received)
+        admission = self.faults.admit(trace, endpoint, request.method)
+        if admission.fault is not None:
+            self._note(admission, now, "fault_met")
+        if admission.wait_before is not None:
+            self._note(admission, now, "request_held", when="before_commit")
+        return admission
+
+    def commit(self, request: Request, admission: Admission, now: float, verdict: Verdict | None = None) -> Answer:
+        """Carry the request out at time ``now`` and return the answer that the client is to see.
+
+        Raises:
+            ActionWanted: an Action has to speak first, and nothing was changed; commit again with its verdict.
+        """
+        first, first_log = self.state.next_event_id, self.state.next_log_number
+        fault = admission.fault
+        trace = replace(admission.trace, now=self.time(now), verdict=verdict)
+        instead = wrong_answer(fault, self.state.places.profile, trace) if fault is not None else None
+        if fault is not None and instead is not None:
+            if fault.committed:
+                self._dispatch(request, admission.endpoint, trace)
+                self._note(admission, now, "answer_lost")
+            response = instead
+        else:
+            response = self._dispatch(request, admission.endpoint, trace)
+        if fault is not None and fault.name == "cut_json":
+            response = replace(response, body=response.body[: len(response.body) // 2])
+            self._note(admission, now, "answer_lost")
+        if admission.wait_after is not None:
+            self._note(admission, now, "request_held", when="after_commit")
+        response = cors.with_leave(self._cors_origins, request, response)
+        logs = tuple(self.state.logs_after(first_log - 1))
+        return Answer(response, tuple(self.state.events_after(first - 1)), logs)
+
+    def lost(self, admission: Admission, now: float, *, was_committed: bool) -> None:
+        """Note that the connection ended without the answer, by a fault or because the client went away."""
+        self._note(admission, now, "answer_lost" if was_committed else "request_lost")
+
+    def answered(self, admission: Admission, answer: Answer, now: float) -> None:
+        """Note that the answer to a token request has left: whole, on a connection that was open."""
+        if admission.endpoint == "token":
+            self._note(admission, now, "token_request_answered", status=answer.response.status)
+
+    def _note(self, admission: Admission, now: float, kind: str, **more: str | int) -> None:
+        trace = admission.trace
+        known = {
+            "trace_id": trace.trace_id,
+            "endpoint": trace.endpoint,
+            "grant_type": trace.grant_type,
+            "fault": admission.fault.name if admission.fault is not None else "",
+        }
+        self.state.note(kind, self.time(now), **known, **more)
+
+    def _dispatch(self, request: Request, endpoint: EndpointName | None, trace: Trace) -> Response:
+        profile = self.state.places.profile
+        if cors.is_preflight(self._cors_origins, request):
+            return cors.preflight(request)
+        try:
+            if endpoint is None:
+                return self._nowhere(request)
+            allowed = "GET" if endpoint in GETS else "POST"
+            if request.method != allowed and endpoint != "management":
+                text = f"The endpoint only accepts {allowed} requests. Received a {_shown_method(request)} request."
+                raise Refusal("invalid_request", text, code=900561, status=405)
+            response = self._answer(request, endpoint, trace)
+        except Refusal as refusal:
+            status = self.state.policy.refused_grant_status
+            response = refusals.render(profile, refusal, trace, refused_grant_status=status)
+            if refusal.status == 405:
+                response = response.with_headers(("Allow", "GET" if endpoint in GETS else "POST"))
+        if self.state.rules.has_sessions and "dpop" in request.headers:  # RFC 9449 §8.2
+            return response.with_headers(("DPoP-Nonce", dpop.nonce(self.state, trace.now)))
+        if profile != "entra":
+            return response
+        return response.with_headers(("x-ms-request-id", trace.trace_id), ("client-request-id", trace.correlation_id))
+
+    def _nowhere(self, request: Request) -> Response:
+        if self.state.places.is_in_other_tenant(request.path):
+            raise Refusal("invalid_tenant", "The tenant was not found; check its name.", code=90002)
+        body: dict[str, JsonValue] = {
+            "error": "not_found",
+            "error_description": "nothing is at this path in this profile",
+        }
+        return json_response(body, 404)
+
+    def _answer(self, request: Request, endpoint: EndpointName, trace: Trace) -> Response:
+        state = self.state
+        match endpoint:
+            case "discovery":
+                return metadata.discovery(state)
+            case "jwks":
+                return metadata.jwks(state)
+            case "resource" | "userinfo":
+                look = look_at_access_token if endpoint == "resource" else account_pages.userinfo
+                shown: str | Response = request.headers.get("authorization", "")
+                if state.rules.has_sessions:
+                    shown = dpop.shown_token(state, request, trace)
+                return shown if isinstance(shown, Response) else look(state, shown, trace)
+            case "authorize":
+                return browser.authorize(state, query_params(request), request.cookies, trace)
+            case "login":
+                return browser.login(state, body_params(request, takes_json=False), request.cookies, trace)
+            case "logout":
+                return account_pages.logout(state, query_params(request), request.cookies, trace)
+            case "management":
+                return manage(state, request, MANAGEMENT_ROUTES, trace)
+            case "activate":
+                return browser.activate(state, query_params(request), request.cookies, trace)
+            case "samlp" | "wsfed":
+                client_id, params = request.path.split("/", 2)[2].strip("/"), query_params(request)
+                return saml.sign_in(state, client_id, params, request.cookies, trace=trace, protocol=endpoint)
+            case "service_provider":
+                return saml.consume(state, body_params(request, takes_json=False), trace)
+            case _:
+                params = body_params(request, takes_json=not state.rules.is_native)
+                if not state.rules.is_native:
+                    params = with_basic(params, request.headers.get("authorization", ""))
+                client = state.clients.get(params.get("client_id"))
+                if trace.verdict is None:  # else it was counted when the Action was asked for
+                    count_request(state, params.get("client_id"), trace.now)
+                if state.rules.has_sessions and endpoint == "token":
+                    thumbprint = dpop.prove(state, request, trace, client=client)
+                    trace = replace(trace, key_thumbprint=thumbprint, place=self._told_place(request, client, trace))
+                return grants.form(endpoint, state, params, trace)
+
+    def _told_place(self, request: Request, client: ClientModel | None, trace: Trace) -> Place:
+        """Return where a request counts as coming from: a trusted client, which proves itself next, says for whom."""
+        told = request.headers.get("auth0-forwarded-for", "").partition(",")[0].strip()
+        if not told or client is None or not client.is_token_endpoint_ip_header_trusted:
+            return trace.place
+        return self.state.networks.place(address_of(told) or trace.place.ip, trace.place.user_agent)
+
+    def _place(self, request: Request) -> Place:
+        ip = client_address(request.peer, request.headers.get("x-forwarded-for", ""))
+        return self.state.networks.place(ip, request.headers.get("user-agent", "")[:USER_AGENT_CHARS_MAX])
+
+
+def _correlation_id(request: Request) -> str:
+    """Return what the client calls the request: in a header, or, for the JavaScript SDK's refresh, in the query."""
+    given = request.headers.get("client-request-id", "")
+    if not given:
+        try:
+            given = query_params(request).get("client-request-id")
+        except Refusal:
+            return ""
+    return given if GUID.fullmatch(given) else ""
+
+
+def _shown_method(request: Request) -> str:
+    return (
+        request.method
+        if request.method in {"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "POST"}
+        else "different"
+    )
+
+
+def _peek(state: State, request: Request) -> tuple[str, str]:
+    """Return grant type and client, for events and faults; only words that are known, never what somebody mistyped."""
+    try:
+        params = body_params(request, takes_json=not state.rules.is_native)
+    except Refusal:
+        return "", ""
+    grant_type, client_id = params.get("grant_type"), params.get("client_id")
+    shown = grant_type if grant_type in grants.GRANT_TYPES else "other"
+    return (shown if grant_type else ""), (client_id if client_id in state.clients else "")

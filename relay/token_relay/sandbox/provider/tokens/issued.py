@@ -1,0 +1,97 @@
+"""What a token says about itself, so that the provider need not remember it.
+
+An old refresh token may stay good for months after its use, and every access token lives its hour. A table of them
+would grow with each refresh, and one with a limit would forget somebody's living token under load. So, as at the real
+services:
+
+* **Refresh tokens** carry family, generation and idle end under a keyed MAC; nobody can make or change one without
+  the key, and each is the only one of its generation. A row in the table is kept only while a use would still change
+  it (:mod:`token_relay.sandbox.provider.tokens.rotation`). One without a row was superseded long ago.
+* **Access tokens and id_tokens** are signed anyway. Their ``jti`` names family, generation and the event after which
+  they were made. What is remembered is which of them were revoked one by one.
+
+A token signed with a key that is no longer published is unknown.
+"""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import blake2b
+from math import inf
+from typing import Literal
+
+from token_relay.sandbox.marked_tokens import MARK
+from token_relay.sandbox.provider.memory.state import AccessEntry, Family, RefreshEntry, State, digest
+
+MAC_BYTES = 16
+_BEGINS = f"rt.{MARK}."
+
+
+# -- refresh tokens ------------------------------------------------------------------------------------------------
+
+
+def find_refresh(state: State, value: str) -> RefreshEntry | None:
+    """Return what is known of a refresh token, or None when the provider did not issue it."""
+    return state.refresh_tokens.get(digest(value)) or read_refresh(state.token_key, value)
+
+
+def refresh_value(key: bytes, entry: RefreshEntry) -> str:
+    """Write a refresh token."""
+    idle = "" if entry.idle_expires_at is None else entry.idle_expires_at.hex()
+    text = f"{entry.family_id} {entry.generation} {idle}".encode()
+    return _BEGINS + (text + _mac(key, text)).hex()
+
+
+def read_refresh(key: bytes, value: str) -> RefreshEntry | None:
+    """Read a refresh token that is genuine; as it was when it was issued, and superseded."""
+    begins, rest = value[: len(_BEGINS)], value[len(_BEGINS) :]
+    try:
+        octets = bytes.fromhex(rest)
+    except ValueError:
+        return None
+    text, mac = octets[:-MAC_BYTES], octets[-MAC_BYTES:]
+    is_spelled_so = begins == _BEGINS and octets.hex() == rest  # one token has one spelling
+    if not is_spelled_so or not hmac.compare_digest(mac, _mac(key, text)):
+        return None
+    family_id, generation, idle = text.decode().split(" ")  # ours: the MAC is right
+    return RefreshEntry(family_id, int(generation), float.fromhex(idle) if idle else None, superseded_at=-inf)
+
+
+def _mac(key: bytes, text: bytes) -> bytes:
+    return blake2b(text, key=key, digest_size=MAC_BYTES, person=b"sandbox-refresh").digest()
+
+
+# -- access tokens and id_tokens -----------------------------------------------------------------------------------
+
+
+def token_id(state: State, family: Family, kind: Literal["at", "id"] = "at") -> str:
+    """Return the ``jti`` of a token that is about to be made."""
+    number = state.rng.randbytes(16).hex()
+    return f"{MARK}-{kind}.{family.family_id}.{family.generation}.{state.next_event_id}.{number}"
+
+
+def find_access(state: State, value: str, kind: Literal["at", "id"] = "at") -> AccessEntry | None:
+    """Return what an access token (or id_token) says, or None when it is none of ours. Its end may be past."""
+    claims = state.signer.verify(value)
+    if claims is None:
+        return None
+    scope = claims.get("scp") or claims.get("scope") or ""
+    match claims.get("jti"), claims.get("exp"), scope:
+        case str(name), int(expires_at), str(words) if name.startswith(f"{MARK}-{kind}."):
+            _, family_id, generation, seq, _ = name.split(".")  # ours: the signature is right
+            is_cae = state.places.profile == "entra" and "xms_cc" in claims
+            return AccessEntry(
+                name.removeprefix(f"{MARK}-"), family_id, words, expires_at, int(seq), is_cae, int(generation)
+            )
+        case _:
+            return None
+
+
+def is_revoked(state: State, entry: AccessEntry, family: Family) -> bool:
+    """Return whether an access token was taken back: with its family, by itself, or by the next use of its grant."""
+    if family.access_tokens_dead or entry.token_id in state.revoked_access_tokens:
+        return True
+    if not state.rules.use_kills_issued or entry.generation == 0:
+        return False
+    rows = [state.refresh_tokens.get(name) for name in family.rows]
+    return not any(row and row.generation == entry.generation and row.superseded_at is None for row in rows)

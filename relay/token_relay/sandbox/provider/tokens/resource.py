@@ -1,0 +1,63 @@
+"""A protected resource: who an access token speaks for, or 401. RFC 6750 §3.
+
+A token under continuous access evaluation is also refused once something has happened to the account, and then the
+answer says what would help: a token issued later. A refresh brings one, unless the grant is gone too.
+"""
+
+from __future__ import annotations
+
+from token_relay.sandbox.provider.http_values import Response, json_response
+from token_relay.sandbox.provider.memory.refusals import Trace
+from token_relay.sandbox.provider.memory.state import AccessEntry, Family, State
+from token_relay.sandbox.provider.tokens.claims import challenge_header
+from token_relay.sandbox.provider.tokens.issued import find_access, is_revoked
+from token_relay.sandbox.provider.tokens.token_answer import subject
+
+
+def look_at_access_token(state: State, authorization: str, trace: Trace) -> Response:
+    """Answer a request that shows this ``Authorization``."""
+    kind, _, value = authorization.partition(" ")
+    if kind.lower() != "bearer" or not value:
+        return json_response({"error": "missing_token"}, 401).with_headers(("WWW-Authenticate", "Bearer"))
+    entry = find_access(state, value.strip())
+    family = state.families.get(entry.family_id) if entry is not None else None
+    problem = ""
+    if entry is None or family is None:
+        problem = "the access token is unknown"
+    elif is_revoked(state, entry, family):
+        problem = "the access token was revoked"
+    elif trace.now >= entry.expires_at:
+        problem = "the access token is expired"
+    if problem or entry is None or family is None:
+        challenge = f'Bearer error="invalid_token", error_description="{problem}"'
+        refused = json_response({"error": "invalid_token", "error_description": problem}, 401)
+        return refused.with_headers(("WWW-Authenticate", challenge))
+    not_before = _called_back_at(state, entry, family)
+    if not_before is not None:
+        text = "the account has changed; a token issued since then is needed"
+        refused = json_response({"error": "insufficient_claims", "error_description": text}, 401)
+        state.note(
+            "claims_challenge_sent",
+            trace.now,
+            trace_id=trace.trace_id,
+            username=family.username,
+            family=family.family_id,
+        )
+        return refused.with_headers(("WWW-Authenticate", challenge_header(state.places.url("authorize"), not_before)))
+    return json_response(
+        {
+            "sub": subject(state, family.username, family.client_id),
+            "username": family.username,
+            "client_id": family.client_id,
+            "scope": entry.scope,
+            "exp": entry.expires_at,
+        }
+    )
+
+
+def _called_back_at(state: State, entry: AccessEntry, family: Family) -> int | None:
+    """Return the moment before which tokens of this account no longer count, or None while this one does."""
+    user = state.users.get(family.username)
+    if not entry.is_cae or user is None or entry.born_at_seq > user.challenged_at_seq:
+        return None
+    return int(user.challenged_at)

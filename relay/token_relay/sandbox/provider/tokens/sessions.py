@@ -1,0 +1,110 @@
+"""Sessions at the provider: who is signed in in this browser, known by a cookie.
+
+The cookie's value is random and kept as a digest only. Over HTTPS it is ``Secure; SameSite=None``, as at the real
+service; over plain HTTP, where browsers refuse that, ``SameSite=Lax``. Delegated sessions last two hours and their
+cookie ends with the browser.
+"""
+
+from __future__ import annotations
+
+from token_relay.sandbox.provider.http_values import Response
+from token_relay.sandbox.provider.memory.refusals import Trace
+from token_relay.sandbox.provider.memory.state import Family, Session, State, digest, remember
+from token_relay.sandbox.provider.tokens.cascade import setting_of
+from token_relay.sandbox.provider.world.model import ClientModel
+
+COOKIE = "auth0"
+TRANSFER_COOKIES = ("auth0_session_transfer_token", "session_transfer_token")  # the second: documents of SAML
+DELEGATED_S = 7_200.0
+
+
+def session_of(state: State, cookie: str, now: float) -> Session | None:
+    """Return the live session of this cookie."""
+    session = state.sessions.get(state.session_cookies.get(digest(cookie), "")) if cookie else None
+    return session if session is not None and session.is_alive(now) else None
+
+
+def open_session(
+    state: State,
+    username: str,
+    client_id: str,
+    trace: Trace,
+    *,
+    parent: Family | None = None,
+    actor: str = "",
+    has_second_factor: bool = False,
+) -> tuple[Session, str]:
+    """Open a session and return it with its cookie's value. ``parent``: the grant whose token opens it."""
+    value = state.token("ss")
+    policy = state.policy
+    absolute_s = DELEGATED_S if actor else policy.session_absolute_lifetime_s
+    idle_s = policy.session_idle_lifetime_s
+    session = Session(
+        session_id=f"sess-{state.rng.randbytes(16).hex()}",
+        username=username,
+        created_at=trace.now,
+        authenticated_at=trace.now if parent is None else parent.born_at,
+        expires_at=None if absolute_s is None else trace.now + absolute_s,
+        idle_expires_at=None if idle_s is None else trace.now + idle_s,
+        cookie=digest(value),
+        updated_at=trace.now,
+        clients=[client_id],
+        parent_family_id="" if parent is None else parent.family_id,
+        is_delegated=bool(actor),
+        actor=actor,
+        has_second_factor=has_second_factor,
+        initial_place=trace.place,
+        last_place=trace.place,
+    )
+    remember(state.sessions, session.session_id, session)
+    remember(state.session_cookies, session.cookie, session.session_id)
+    state.note(
+        "session_opened",
+        trace.now,
+        trace_id=trace.trace_id,
+        username=username,
+        client_id=client_id,
+        session=session.session_id,
+        parent_family=session.parent_family_id,
+    )
+    return session, value
+
+
+def granted_scope(
+    state: State, client: ClientModel, session: Session | None, scope: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the scope without the words for a refresh token, where this session gives none. That is no error."""
+    if session is None:
+        return scope
+    is_allowed = not session.parent_family_id or setting_of(state, client.client_id).allow_refresh_token
+    if is_allowed and not session.is_delegated:
+        return scope
+    return tuple(word for word in scope if word not in {"offline_access", "online_access"})
+
+
+def touch(state: State, session: Session, client_id: str, trace: Trace) -> None:
+    """Use a session: its idle time counts anew."""
+    idle_s = state.policy.session_idle_lifetime_s
+    session.updated_at = trace.now
+    session.idle_expires_at = None if idle_s is None else trace.now + idle_s
+    session.last_place = trace.place
+    if client_id not in session.clients:
+        session.clients.append(client_id)
+
+
+def with_cookie(state: State, response: Response, value: str, session: Session, now: float) -> Response:
+    """Set the session's cookie."""
+    end = session.expires_at
+    lasts = "" if session.is_delegated or end is None else f"; Max-Age={max(0, int(end - now))}"
+    return response.with_headers(("Set-Cookie", f"{COOKIE}={value}; Path=/; HttpOnly{lasts}{_site(state)}"))
+
+
+def without_cookies(state: State, response: Response, *names: str) -> Response:
+    """Take cookies away."""
+    for name in names:
+        response = response.with_headers(("Set-Cookie", f"{name}=; Path=/; HttpOnly; Max-Age=0{_site(state)}"))
+    return response
+
+
+def _site(state: State) -> str:
+    return "; Secure; SameSite=None" if state.places.base_url.startswith("https:") else "; SameSite=Lax"

@@ -1,0 +1,142 @@
+"""The body of a successful token answer, and the claims inside its JWTs. RFC 6749 §5.1, OpenID Connect Core §2."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+
+from token_relay.sandbox.provider.http_values import JsonValue, Response, json_response
+from token_relay.sandbox.provider.memory.accounts import User
+from token_relay.sandbox.provider.memory.refusals import Trace
+from token_relay.sandbox.provider.memory.state import Family, State
+from token_relay.sandbox.provider.memory.verdicts import Command, SetClaim
+from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims
+from token_relay.sandbox.provider.tokens.issued import token_id
+from token_relay.sandbox.provider.world.rules import guid_of, user_id
+
+
+def token_answer(
+    state: State,
+    family: Family,
+    user: User,
+    trace: Trace,
+    scope: tuple[str, ...],
+    *,
+    refresh_token: str,
+    nonce: str = "",
+    audience: str = "",
+    jti: str = "",
+    is_refresh: bool = False,
+    claims: Claims = NO_CLAIMS,
+    commands: Sequence[Command] = (),
+) -> Response:
+    """Issue an access token (and id_token) of the family and wrap it up with ``refresh_token``, if there is one.
+
+    ``audience``: an API other than the grant's own. Where the request has proven a key, the token is bound to it.
+    """
+    is_entra = state.places.profile == "entra"
+    issued_at = int(trace.now)
+    is_cae = is_entra and state.policy.cae and claims.can_be_challenged
+    lifetime_s = int(state.policy.cae_access_token_lifetime_s if is_cae else state.policy.access_token_lifetime_s)
+    # The real service leaves offline_access out of the answer's scope.
+    shown = " ".join(word for word in scope if not (is_entra and word == "offline_access"))
+    common: dict[str, JsonValue] = {
+        "iss": state.places.issuer,
+        "sub": subject(state, user.username, family.client_id),
+        "iat": issued_at,
+        "exp": issued_at + lifetime_s,
+    }
+    if is_entra:
+        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.places.tenant_id, "ver": "2.0"}
+    access: dict[str, JsonValue] = {
+        **common,
+        "aud": audience or family.audience or f"{state.places.base_url}/sandbox/resource",
+        "azp": family.client_id,
+        "jti": jti or token_id(state, family),
+    }
+    if trace.key_thumbprint:
+        access["cnf"] = {"jkt": trace.key_thumbprint}  # RFC 9449 §6.1
+    access |= {"scp": shown, "azpacr": "0"} if is_entra else {"scope": shown}
+    access |= _of_session(family) | custom_claims(commands, "access_token", taken=access)
+    if is_cae:
+        access["xms_cc"] = ["CP1"]
+    access_token = state.signer.sign(access)
+    body: dict[str, JsonValue] = {
+        "token_type": "DPoP" if trace.key_thumbprint else "Bearer",
+        "scope": shown,
+        "expires_in": lifetime_s,
+        "access_token": access_token,
+    }
+    if is_entra:
+        body["ext_expires_in"] = lifetime_s
+        info = json.dumps({"uid": user.oid, "utid": state.places.tenant_id}).encode()
+        body["client_info"] = base64.urlsafe_b64encode(info).rstrip(b"=").decode()
+    if refresh_token:
+        body["refresh_token"] = refresh_token
+    if "openid" in scope or (is_entra and is_refresh):
+        if claims.wants_login_hint:
+            common["login_hint"] = user.username
+        if nonce:
+            common["nonce"] = nonce  # OpenID Connect Core §3.1.2.1
+        body["id_token"] = _id_token(state, family, user, scope, common=common, commands=commands)
+    return json_response(body)
+
+
+def identity_token(state: State, family: Family, user: User, scope: tuple[str, ...], trace: Trace) -> str:
+    """Return an id_token alone."""
+    issued_at = int(trace.now)
+    common: dict[str, JsonValue] = {
+        "iss": state.places.issuer,
+        "sub": subject(state, user.username, family.client_id),
+        "iat": issued_at,
+        "exp": issued_at + int(state.policy.access_token_lifetime_s),
+    }
+    return _id_token(state, family, user, scope, common=common)
+
+
+def custom_claims(commands: Sequence[Command], of: str, taken: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return what an Action has added; a claim that the token has anyway stays as it is."""
+    found: dict[str, JsonValue] = {}
+    for one in commands:
+        if isinstance(one, SetClaim) and one.of == of and one.name not in taken:
+            found[one.name] = one.value
+    return found
+
+
+def _of_session(family: Family) -> dict[str, JsonValue]:
+    return {"act": {"sub": family.actor}} if family.actor else {}
+
+
+def _id_token(
+    state: State,
+    family: Family,
+    user: User,
+    scope: tuple[str, ...],
+    *,
+    common: dict[str, JsonValue],
+    commands: Sequence[Command] = (),
+) -> str:
+    claims = {**common, "aud": family.client_id, "jti": token_id(state, family, "id")}
+    claims |= {"name": user.name, "preferred_username": user.username}
+    if "email" in scope or state.places.profile != "entra":
+        claims["email"] = user.username
+    if family.session_id:
+        claims["sid"] = family.session_id
+        claims["auth_time"] = int(family.authenticated_at)
+    if family.organization:
+        claims["org_id"] = family.organization
+    claims |= _of_session(family)
+    claims |= custom_claims(commands, "id_token", taken=claims)
+    return state.signer.sign(claims)
+
+
+def subject(state: State, username: str, client_id: str) -> str:
+    """Return ``sub``: pairwise under entra (another one for each client), else the same for all clients."""
+    match state.places.profile:
+        case "entra":
+            return guid_of("sub", username, client_id).replace("-", "")
+        case "auth0":
+            return user_id(username)
+        case "strict":
+            return guid_of("user", username)

@@ -1,0 +1,53 @@
+"""``/userinfo`` and logout of the profile that keeps sessions. OpenID Connect Core §5.3, RP-Initiated Logout 1.0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from token_relay.sandbox.provider.http_values import JsonValue, Params, Response, html_response, json_response
+from token_relay.sandbox.provider.memory.refusals import Trace
+from token_relay.sandbox.provider.memory.state import State
+from token_relay.sandbox.provider.tokens.cascade import end_session
+from token_relay.sandbox.provider.tokens.issued import find_access, is_revoked
+from token_relay.sandbox.provider.tokens.sessions import COOKIE, session_of, without_cookies
+from token_relay.sandbox.provider.tokens.token_answer import subject
+from token_relay.sandbox.provider.web.browser import is_redirect_uri
+from token_relay.sandbox.provider.web.pages import error_page, page
+
+
+def userinfo(state: State, authorization: str, trace: Trace) -> Response:
+    """Say who the access token speaks for."""
+    kind, _, value = authorization.partition(" ")
+    entry = find_access(state, value.strip()) if kind.lower() == "bearer" else None
+    family = state.families.get(entry.family_id) if entry is not None else None
+    user = state.users.get(family.username) if family is not None else None
+    is_dead = entry is None or family is None or is_revoked(state, entry, family)
+    if is_dead or entry is None or family is None or user is None or trace.now >= entry.expires_at:
+        refused = json_response({"error": "invalid_token", "error_description": "the access token is not valid"}, 401)
+        return refused.with_headers(("WWW-Authenticate", 'Bearer error="invalid_token"'))
+    body: dict[str, JsonValue] = {"sub": subject(state, user.username, family.client_id)}
+    words = entry.scope.split()
+    if "profile" in words:
+        body |= {"name": user.name, "nickname": user.username.partition("@")[0]}
+    if "email" in words:
+        body |= {"email": user.username, "email_verified": True}
+    return json_response(body)
+
+
+def logout(state: State, params: Params, cookies: Mapping[str, str], trace: Trace) -> Response:
+    """End the browser's session and send it back where its client allows; no upward propagation to the native grant."""
+    names = (COOKIE,) if state.rules.has_sessions else ()
+    session = session_of(state, cookies.get(COOKIE, ""), trace.now)
+    if session is not None:
+        state.log("slo", trace, client_id=params.get("client_id"), username=session.username)
+        end_session(state, session, trace, reason="logout")
+    back = params.get("returnTo") or params.get("post_logout_redirect_uri")
+    if not back:
+        return without_cookies(state, html_response(page("Signed out", "<p>You are signed out.</p>")), *names)
+    asked = state.clients.get(params.get("client_id"))
+    clients = [asked] if asked is not None else list(state.clients.values())
+    if not any(back in client.allowed_logout_urls or is_redirect_uri(client, back) for client in clients):
+        return without_cookies(state, error_page("The address to return to is not allowed."), *names)
+    query = params.get("state")
+    location = f"{back}{'&' if '?' in back else '?'}state={query}" if query.isalnum() else back
+    return without_cookies(state, html_response("", 303).with_headers(("Location", location)), *names)

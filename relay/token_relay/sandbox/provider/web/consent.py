@@ -1,0 +1,43 @@
+"""May this application have that? Asked of a person who is signed in, before the application hears anything.
+
+First-party clients are not asked about. A client with ``is_first_party`` false is, once for each scope of each API;
+``prompt=consent`` asks anybody's, and a device that shows a user code is always asked about (RFC 8628 §5.4). Where no
+page may be shown the answer is ``consent_required``, in a delegated session ``interaction_required``.
+
+The form is bound to its request by a ticket and to the person by the session of the browser that posts it.
+"""
+
+from __future__ import annotations
+
+from token_relay.sandbox.provider.http_values import Response
+from token_relay.sandbox.provider.memory.accounts import User
+from token_relay.sandbox.provider.memory.state import Authorization, Session, State, digest, remember
+from token_relay.sandbox.provider.web.pages import consent_page
+from token_relay.sandbox.provider.world.model import ClientModel
+
+
+def is_needed(state: State, client: ClientModel, authorization: Authorization, user: User) -> bool:
+    """Return whether this person has to be asked."""
+    if authorization.device or "consent" in authorization.prompts:
+        return True
+    if client.is_first_party or authorization.protocol != "oidc-basic-profile":
+        return False
+    return not _wanted(authorization) <= state.consents.get((user.username, client.client_id), frozenset())
+
+
+def ask(state: State, client: ClientModel, authorization: Authorization, session: Session, question: str) -> Response:
+    """Show the page; its answer comes to the login address."""
+    authorization.is_consenting, authorization.session_id = True, session.session_id
+    ticket = state.token("lt")
+    remember(state.logins, digest(ticket), authorization)
+    return consent_page(state, ticket, question=question, scope=authorization.scope)
+
+
+def give(state: State, authorization: Authorization) -> None:
+    """Keep a yes."""
+    key = (authorization.username, authorization.client_id)
+    remember(state.consents, key, state.consents.get(key, frozenset()) | _wanted(authorization))
+
+
+def _wanted(authorization: Authorization) -> frozenset[str]:
+    return frozenset({f"{authorization.audience} {word}" for word in authorization.scope} | {authorization.audience})
