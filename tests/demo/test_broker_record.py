@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from token_relay.sandbox.control.api import BrokerRecord, control
+from token_relay.sandbox.control.api import control
 from token_relay.sandbox.mqtt.broker import SEEN_MAX, Broker
+from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_relay.agents.token_source import TokenQuery
-from token_relay.apps.policy import Allowed, DeniedBecause, Peer, Policy, Rule, decide, parse_policy
+from token_relay.agents.token_source import Peer, TokenQuery
+from token_relay.apps.policy import Allowed, DeniedBecause, Policy, Rule, decide, parse_policy
 
 IDS = st.sampled_from([1001, 1002, 1003])
 WORDS = ("a", "b", "c")

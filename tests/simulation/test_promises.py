@@ -24,8 +24,8 @@ from token_relay.agents.records import (
     PhoneHandoff,
     Seen,
 )
-from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
-from token_relay.apps.policy import Peer, Policy, Rule
+from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Policy, Rule
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 from token_relay.protocol.messages import envelope_digest
 from token_relay.protocol.secret import AccessToken, RefreshToken

@@ -28,8 +28,8 @@ from sockets_kit import (
     running,
 )
 from structlog.testing import capture_logs
-from token_relay.agents.token_source import RefusalCode, TokenGranted, TokenQuery, TokenRefused
-from token_relay.apps.policy import Peer, Policy, Rule
+from token_relay.agents.token_source import Peer, RefusalCode, TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.server import BadQuery, RateLimit, TokenApi, parse_query
 from token_relay.protocol.errors import ConfigError, VaultError
 

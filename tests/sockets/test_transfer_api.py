@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from sockets_kit import Source, StillClock, as_uid, exchange, parse_http, raw_call, running
 from structlog.testing import capture_logs
-from token_relay.agents.token_source import TokenQuery, TokenRefused, TransferGranted, TransferQuery
-from token_relay.apps.policy import Allowed, DeniedBecause, Peer, Policy, Rule, decide, parse_policy
+from token_relay.agents.token_source import Peer, TokenQuery, TokenRefused, TransferGranted, TransferQuery
+from token_relay.apps.policy import Allowed, DeniedBecause, Policy, Rule, decide, parse_policy
 from token_relay.apps.server import TokenApi
 from token_relay.apps.session_transfer import BODY_BYTES_MAX, parse_body
 from token_relay.protocol.secret import SessionTransferToken

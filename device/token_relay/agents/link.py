@@ -19,14 +19,14 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.failures import guarded, where
 from token_relay.agents.pairings import give_up_old
 from token_relay.agents.ports import Channel, Clock, Now, Random, Transaction, Vault
 from token_relay.agents.records import Identity, Outgoing, Pairing, Seen
 from token_relay.agents.turn import Turn
-from token_relay.host.logs import where
 from token_relay.protocol import delivery
 from token_relay.protocol.envelope import PeerBox, parse_header
-from token_relay.protocol.errors import PeerError, RelayError, TransientError, VaultError
+from token_relay.protocol.errors import PeerError, TransientError, VaultError
 from token_relay.protocol.identity import KeyPair, device_id, id_text
 from token_relay.protocol.messages import (
     REQUESTS,
@@ -153,7 +153,7 @@ class Link:
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run work beside everything else; a failure that a later try can mend is logged and ends nothing."""
-        self._tasks.create_task(_guarded(work))
+        self._tasks.create_task(guarded(work, event="task_failed"))
 
     def _finish(self, turn: Turn) -> None:
         for row in turn.settled:
@@ -448,12 +448,3 @@ class Link:
             self._wake.clear()
             next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + IDLE_S) - now.boot_s
             await self._clock.wait(self._wake, max(next_s, 0.05))
-
-
-async def _guarded(work: Coroutine[Any, Any, object]) -> None:
-    try:
-        await work
-    except RelayError as exc:
-        log.error("task_failed", error=type(exc).__name__, detail=str(exc))
-    except Exception as exc:  # raised in the agent's group it would cancel every refresh in flight
-        log.error("task_failed", error=type(exc).__name__, where=where(exc.__traceback__))

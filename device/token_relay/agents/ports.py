@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
-from token_relay.provider.http import Http as Http  # noqa: PLC0414  # explicit re-export: a port like the others
-
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
 

@@ -1,4 +1,4 @@
-"""What the token API asks of an agent, and what it may get back; the agents implement it."""
+"""Who asks an agent for a token, what may be asked, and what comes back; the agents implement it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ RefusalCode = Literal["reauth_required", "locked", "denied", "offline", "not_fou
 
 MIN_VALID_S_DEFAULT = 30.0  # shorter than any call an app would make with the token
 TIMEOUT_S_DEFAULT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a Unix socket; ``pid`` for logs only, ``groups`` supplementary ones if known."""
+
+    uid: int
+    gid: int
+    pid: int
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from token_relay.agents.token_source import TokenQuery, TransferQuery
+from token_relay.agents.token_source import Peer, TokenQuery, TransferQuery
 from token_relay.protocol.errors import ConfigError
 
 POLICY_CHARS_MAX = 65_536
@@ -41,16 +41,6 @@ ID_MAX = 2**32 - 2  # (uid_t)-1 means "leave as it is" in chown(2) and is nobody
 # for it would be a rule for all of them.
 OVERFLOW_ID = 65_534
 ROOT_UID = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end of a Unix socket; ``pid`` for logs only, ``groups`` supplementary ones if known."""
-
-    uid: int
-    gid: int
-    pid: int
-    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

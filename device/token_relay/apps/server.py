@@ -29,22 +29,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from token_relay.agents.failures import where
 from token_relay.agents.ports import Clock
 from token_relay.agents.token_source import (
     MIN_VALID_S_DEFAULT,
     TIMEOUT_S_DEFAULT,
+    Peer,
     RefusalCode,
     TokenQuery,
     TokenRefused,
     TokenSource,
     TransferSource,
 )
-from token_relay.apps.policy import ROOT_UID, Allowed, DeniedBecause, Peer, Policy, decide
+from token_relay.apps.policy import ROOT_UID, Allowed, DeniedBecause, Policy, decide
 from token_relay.apps.rate_limit import TOKENS_PER_S_MAX, RateLimit
 from token_relay.apps.replies import Reply, granted, refused
 from token_relay.apps.session_transfer import BODY_BYTES_MAX, HOW, parse_body, transferred
 from token_relay.apps.session_transfer import PATH as TRANSFER_PATH
-from token_relay.host.logs import where
 from token_relay.host.systemd import UnixListener, open_listener, peer_of
 from token_relay.protocol.errors import RelayError
 from token_relay.provider.claims import CLAIMS_CHARS_MAX, read_claims

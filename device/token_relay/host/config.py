@@ -36,9 +36,10 @@ from pydantic import (
     model_validator,
 )
 from token_relay.protocol.errors import ConfigError
+from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Password
 from token_relay.provider.http import is_loopback
-from token_relay.provider.profile import PROFILES, Profile, ProfileName, Strategy, profile_for
+from token_relay.provider.profile import PROFILES, Profile, ProfileName, profile_for
 
 Kind = Literal["phone", "companion"]
 

@@ -20,15 +20,13 @@ import contextlib
 import json
 import logging
 import sys
-import traceback
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TextIO, cast
 
 import structlog
+from token_relay.agents.failures import where
 from token_relay.protocol.errors import RelayError
 from token_relay.protocol.secret import Secret
 
@@ -36,7 +34,6 @@ Style = Literal["auto", "console", "json"]
 Value = str | int | float | bool | None
 
 TEXT_CHARS_MAX = 512  # a longer text is cut: a log line is not a place for documents
-FRAMES_MAX = 8  # innermost places of a traceback
 
 # sd-daemon(3): <N> at the start of a line is its priority.
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
@@ -134,12 +131,6 @@ def places(logger: object, method: str, event: MutableMapping[str, Any]) -> Muta
         if isinstance(error, RelayError):
             event["error"] = str(error)
     return event
-
-
-def where(trace: TracebackType | None) -> str:
-    """Name the places of a traceback, innermost first, without any value."""
-    frames = traceback.extract_tb(trace)[-FRAMES_MAX:]
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
 class _Lines:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from token_relay.apps.policy import Peer
+from token_relay.agents.token_source import Peer
 from token_relay.host.paths import check_socket_path
 from token_relay.protocol.errors import ConfigError
 

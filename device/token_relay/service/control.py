@@ -26,8 +26,9 @@ from typing import Annotated, Literal, Protocol
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
-from token_relay.apps.policy import ROOT_UID, Peer
-from token_relay.host.logs import where
+from token_relay.agents.failures import where
+from token_relay.agents.token_source import Peer
+from token_relay.apps.policy import ROOT_UID
 from token_relay.host.systemd import UnixListener, open_listener, peer_of
 from token_relay.protocol.errors import (
     ConfigError,

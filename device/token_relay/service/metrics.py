@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from token_relay.agents.ports import Http, Now, Transaction
+from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, PhoneHandoff
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import Http, HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.service.status import grant_row
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from token_relay.agents.ports import Transaction
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.host.config import Home, PhoneConfig
 from token_relay.protocol.errors import ConfigError, PersonNeededError
+from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
-from token_relay.provider.profile import Strategy
 from token_relay.service import metrics
 from token_relay.service import round_trip as measuring
 from token_relay.service.control import JSON, Exchange

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Literal, assert_never
 
+Strategy = Literal["branch", "mint", "move"]  # how the companion's chain comes about; a provider's profile chooses
+
 # -- The phone's end ---------------------------------------------------------------------------------------
 
 

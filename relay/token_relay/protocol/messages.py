@@ -17,8 +17,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from token_relay.protocol.errors import PeerError
+from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
-from token_relay.provider.profile import Strategy
 
 VERSION = 1
 INTEGER_MAX = 2**53 - 1

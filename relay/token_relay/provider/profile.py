@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
+from token_relay.protocol.handoff import Strategy
+
 DAY_S = 86_400.0
-Strategy = Literal["branch", "mint", "move"]
 SignIn = Literal["native", "browser"]
 ProfileName = Literal[
     "entra",

@@ -27,8 +27,9 @@ from aiohttp import web
 from token_relay.protocol.errors import ConfigError
 from token_relay.provider.http import is_loopback
 from token_relay.sandbox.actions.runner import ActionRunner
-from token_relay.sandbox.control.api import PREFIX, BrokerRecord, control
+from token_relay.sandbox.control.api import PREFIX, control
 from token_relay.sandbox.control.links import LinkBook
+from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Answer, Provider
 from token_relay.sandbox.provider.faults import Admission, Wait
 from token_relay.sandbox.provider.http_values import BODY_BYTES_MAX, JsonValue, Request, Response, json_response

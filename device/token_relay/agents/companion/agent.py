@@ -22,7 +22,7 @@ from token_relay.agents.grants.serving import lease_of, state_of, with_lease, wi
 from token_relay.agents.grants.tokens import access_token_ends_at, erase_grant
 from token_relay.agents.link import Link
 from token_relay.agents.pairings import delete_pairing
-from token_relay.agents.ports import Clock, Http, Random, Transaction, Vault
+from token_relay.agents.ports import Clock, Random, Transaction, Vault
 from token_relay.agents.records import CompanionHandoff, Grant, Identity, Outgoing, Pairing
 from token_relay.agents.turn import Turn
 from token_relay.protocol.envelope import open_once
@@ -64,6 +64,7 @@ from token_relay.protocol.messages import (
     plaintext_hash,
 )
 from token_relay.protocol.secret import RefreshToken
+from token_relay.provider.http import Http
 
 ACCEPTS_KEPT = 32  # hashes of the ACCEPTs sent for one OFFER; the phone names the one that reached it
 HANDOFFS_MAX = 4096  # rows of one pairing; a tombstone is small, but a phone gone mad must not fill the disk

@@ -23,6 +23,7 @@ from typing import Any
 
 import structlog
 from token_relay.agents.elapsed import Stamp
+from token_relay.agents.failures import where
 from token_relay.agents.grants import lease, lifecycle, schedule
 from token_relay.agents.grants import second_attempt as again
 from token_relay.agents.grants.answers import event_of, granted, refusal
@@ -47,13 +48,13 @@ from token_relay.agents.grants.serving import (
 from token_relay.agents.grants.tokens import cache_token, erase_grant
 from token_relay.agents.grants.transfer import PAUSE_S, Exchange
 from token_relay.agents.link import Link
-from token_relay.agents.ports import Clock, Http, Random, Vault
+from token_relay.agents.ports import Clock, Random, Vault
 from token_relay.agents.records import CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
 from token_relay.agents.turn import Turn
-from token_relay.host.logs import where
 from token_relay.protocol.errors import RelayError, VaultError
 from token_relay.provider import oauth
+from token_relay.provider.http import Http
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 
 log = structlog.get_logger()

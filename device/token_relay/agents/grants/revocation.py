@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import assert_never
 
 from token_relay.agents.grants.serving import profile_of
-from token_relay.agents.ports import Http
 from token_relay.agents.records import Grant
 from token_relay.protocol.messages import ProviderSaid
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import oauth
+from token_relay.provider.http import Http
 
 
 def may_ask(grant: Grant, *, is_revoked: bool) -> bool:

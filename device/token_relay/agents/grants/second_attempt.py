@@ -12,9 +12,10 @@ import asyncio
 
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import profile_of, state_of
-from token_relay.agents.ports import Clock, Http
+from token_relay.agents.ports import Clock
 from token_relay.agents.records import Grant
 from token_relay.provider import oauth
+from token_relay.provider.http import Http
 
 RETRY_S = 1.0  # between attempts inside a provider's leeway, which is some tens of seconds
 RETRY_S_MAX = 5.0

@@ -11,11 +11,12 @@ from typing import assert_never
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.grants.serving import profile_of
-from token_relay.agents.ports import Http, Now
+from token_relay.agents.ports import Now
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenRefused, TransferGranted
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import session_transfer
+from token_relay.provider.http import Http
 from token_relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
 from token_relay.provider.session_transfer import Exchanged, ExchangeOutcome, ExchangeRefused
 

@@ -25,7 +25,7 @@ from token_relay.agents.phone import native
 from token_relay.agents.phone.person import Person as Person  # noqa: PLC0414  # re-export: the accounts' own words
 from token_relay.agents.phone.person import SignInLostError as SignInLostError  # noqa: PLC0414  # as above
 from token_relay.agents.phone.person import SignInOptions as SignInOptions  # noqa: PLC0414  # as above
-from token_relay.agents.ports import Clock, Http, Random
+from token_relay.agents.ports import Clock, Random
 from token_relay.agents.records import CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
@@ -41,6 +41,7 @@ from token_relay.protocol.errors import (
 from token_relay.protocol.messages import ProviderSaid
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import oauth
+from token_relay.provider.http import Http
 from token_relay.provider.native_auth.endpoints import discover_entra, native_base
 from token_relay.provider.native_auth.service import CAPABILITIES, Service
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable

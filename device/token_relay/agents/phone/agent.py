@@ -23,15 +23,15 @@ from token_relay.agents.phone.account import Accounts, AccountSettings, NewGrant
 from token_relay.agents.phone.handoff_rows import check_scope, state_of
 from token_relay.agents.phone.handoffs import LIVE, Handoffs
 from token_relay.agents.phone.pairing import PhonePairing
-from token_relay.agents.ports import Clock, Http, Random, Vault
+from token_relay.agents.ports import Clock, Random, Vault
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
-from token_relay.protocol.handoff import Offered
+from token_relay.protocol.handoff import Offered, Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import oauth
+from token_relay.provider.http import Http
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from token_relay.provider.profile import Strategy
 
 log = structlog.get_logger()
 

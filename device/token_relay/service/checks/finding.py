@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from token_relay.cli.client import JsonObject
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -23,6 +21,6 @@ class Check:
             return "FAIL"
         return "note" if self.hint else "ok"
 
-    def as_json(self) -> JsonObject:
+    def as_json(self) -> dict[str, str | bool]:
         """Return the shape of ``--json``."""
         return {"name": self.name, "ok": self.is_ok, "detail": self.detail, "hint": self.hint}

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from token_relay.agents.records import Grant, Pairing
-from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
-from token_relay.apps.policy import Peer, Policy, Rule
+from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.replies import Reply
 from token_relay.apps.server import TokenApi, parse_query
 from token_relay.protocol.errors import RelayError

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, TypeAlias
 
-from token_relay.provider.profile import PROFILES, Strategy
+from token_relay.protocol.handoff import Strategy
+from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
 
 HOUR_S = 3_600.0

@@ -9,8 +9,8 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
-from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
-from token_relay.apps.policy import Peer, Policy
+from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Policy
 from token_relay.simulation.observer import Tables
 from token_relay.simulation.promises.ledger import Check, Ledger, rows
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from token_relay.cli.client import ClientError as ClientError  # noqa: PLC0414  # what every verb may raise
 from token_relay.cli.client import JsonObject
-from token_relay.provider.profile import Strategy
+from token_relay.protocol.handoff import Strategy
 from token_relay.sandbox.links.orders import LINK_NAMES, Direction, How
 
 T = TypeVar("T")

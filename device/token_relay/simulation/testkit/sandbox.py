@@ -27,8 +27,8 @@ from token_relay.cli.demo.programs import WITHIN_S, Programs
 from token_relay.cli.demo.sandbox import Sandbox
 from token_relay.cli.demo.views import SandboxFacts
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
+from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import AccessToken
-from token_relay.provider.profile import Strategy
 from token_relay.sandbox.control.api import PREFIX
 from token_relay.sandbox.provider.world.model import PASSWORD, ProfileName
 from token_relay.simulation.testkit import api as testkit

@@ -22,12 +22,12 @@ from typing import Any, TypeVar, get_args
 from urllib.parse import urlencode
 
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
-from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
-from token_relay.apps.policy import Peer, Policy
+from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
+from token_relay.apps.policy import Policy
 from token_relay.apps.server import PATH, TokenApi
 from token_relay.cli.client import EXIT_NOT_RUNNING, ClientError, JsonObject
 from token_relay.protocol.errors import RelayError
-from token_relay.provider.profile import Strategy
+from token_relay.protocol.handoff import Strategy
 from token_relay.sandbox.control import api as control
 from token_relay.sandbox.links.orders import LINK_NAMES, Cut, LinkReport, LinkState, Slow, Whole
 from token_relay.sandbox.provider.http_values import Request

@@ -23,9 +23,9 @@ from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.errors import LocalError
+from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.topics import inbox_filter
-from token_relay.provider.profile import Strategy
 from token_relay.sandbox.provider.world.model import CLIENT_ID
 from token_relay.simulation.loop import OWNER
 from token_relay.simulation.observer import Tables

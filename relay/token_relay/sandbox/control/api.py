@@ -9,12 +9,13 @@ only published again (``broker/replay``).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from token_relay.sandbox.control.links import LinkBook, LinkOrder, carry_out, event_fields, shown
+from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Request, Response, json_response, query_params
 from token_relay.sandbox.provider.memory.accounts import AccountEvent, User
@@ -69,27 +70,6 @@ class ReplayModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
     after: int = Field(ge=0, le=2**53 - 1)
     until: int = Field(ge=1, le=2**53 - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerMessage:
-    """One message that the broker took, by number from 1."""
-
-    number: int
-    topic: str
-    payload_bytes: int
-
-
-class BrokerRecord(Protocol):
-    """What the control interface may know of a broker that records."""
-
-    def messages(self) -> Sequence[BrokerMessage]:
-        """Return the latest messages, oldest first; how many are kept is the broker's affair."""
-        ...
-
-    def replay(self, numbers: Sequence[int]) -> None:
-        """Publish recorded messages again, in this order; every number is one of :meth:`messages`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from token_relay.protocol.errors import ConfigError
-from token_relay.sandbox.control.api import BrokerMessage
 from token_relay.sandbox.mqtt import encode
 from token_relay.sandbox.mqtt.filters import is_filter, is_topic
 from token_relay.sandbox.mqtt.packets import (
@@ -45,6 +44,7 @@ from token_relay.sandbox.mqtt.packets import (
     Subscribe,
     Unsubscribe,
 )
+from token_relay.sandbox.mqtt.record import BrokerMessage
 from token_relay.sandbox.mqtt.session import IN_FLIGHT_MAX, NEVER, RETAIN_AS_PUBLISHED, Session, Waiting
 
 PACKET_BYTES_MAX = 20_480  # an envelope has 16.5 KiB; the same limit stands in our mosquitto.conf

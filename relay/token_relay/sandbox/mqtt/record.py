@@ -1,0 +1,28 @@
+"""What a broker remembers of the messages it took, as the control interface may see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerMessage:
+    """One message that the broker took, by number from 1."""
+
+    number: int
+    topic: str
+    payload_bytes: int
+
+
+class BrokerRecord(Protocol):
+    """What the control interface may know of a broker that records."""
+
+    def messages(self) -> Sequence[BrokerMessage]:
+        """Return the latest messages, oldest first; the broker decides how many it keeps."""
+        ...
+
+    def replay(self, numbers: Sequence[int]) -> None:
+        """Publish recorded messages again, in this order; every number is one of :meth:`messages`."""
+        ...
