@@ -209,7 +209,7 @@ async def test_an_answer_that_comes_too_late_is_neither_stored_nor_served(change
         cached = await world.watch.rows(CachedToken)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        world.watch.agent.keeper._fly(grant.grant_id, "")
+        world.watch.agent.keeper.flights.fly(grant.grant_id, "")
         await world.clock.advance(1)
         begun = await world.watch.grant()
         assert begun.state == "refreshing"
@@ -230,7 +230,7 @@ async def test_a_deleted_grant_is_not_written_again_by_a_late_answer() -> None:
         await world.clock.advance(3)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        world.watch.agent.keeper._fly(grant.grant_id, "")
+        world.watch.agent.keeper.flights.fly(grant.grant_id, "")
         await world.clock.advance(1)
         await world.watch.vault.run(lambda tx: tx.delete(Grant, grant.grant_id))
         world.watch.http.gate.set()

@@ -336,7 +336,7 @@ async def test_branch_waits_for_a_refresh_in_flight() -> None:
                 in_flight.pop()
 
         world.phone.http.request = counted  # type: ignore[method-assign, assignment]  # to count what overlaps
-        world.phone.agent.keeper._fly(own.grant_id, "")
+        world.phone.agent.keeper.flights.fly(own.grant_id, "")
         assert (await world.phone.hand_off()).state == "done"
         assert max(most) == 1
 
@@ -439,7 +439,7 @@ async def test_an_answer_that_the_disk_refuses_is_kept_until_it_takes_it() -> No
             return ""
 
         world.watch.http.fault = fault
-        world.watch.agent.keeper._fly(before.grant_id, "")
+        world.watch.agent.keeper.flights.fly(before.grant_id, "")
         await world.clock.advance(30)
         world.watch.vault.failure = None
         world.watch.http.fault = lambda request: ""

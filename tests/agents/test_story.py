@@ -235,7 +235,7 @@ async def test_a_crash_with_an_open_intent_is_a_lost_answer(profile: str) -> Non
         await world.clock.advance(2)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        task = world.watch.agent.keeper._fly(grant.grant_id, "")  # the request hangs, then the power goes
+        task = world.watch.agent.keeper.flights.fly(grant.grant_id, "")  # the request hangs, then the power goes
         await settle()
         assert (await world.watch.grant()).state == "refreshing"
         await world.watch.stop()
@@ -292,7 +292,7 @@ async def test_a_device_in_flight_and_revoked_stores_nothing() -> None:
         await world.clock.advance(2)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        world.watch.agent.keeper._fly(grant.grant_id, "")
+        world.watch.agent.keeper.flights.fly(grant.grant_id, "")
         await settle()
         await world.within(world.phone.agent.revoke("watch", wait_s=0))
         await settle()

@@ -127,7 +127,7 @@ def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: str)
     tx = Tx(PAIRING, waiting if state == "refreshing" else replace(waiting, state=state, reason="lease"))
     begun = Begun("grant", waiting, RefreshToken("rt-1"), "", Stamp.of(NOW), "")
     outcome = Refreshed(RefreshToken("rt-2"), AccessToken("at-2"), "Bearer", 60.0, "openid")
-    settled = keeper._record(turn_of(tx), begun, outcome)
+    settled = keeper.flights._record(turn_of(tx), begun, outcome)
     kept = tx.get(Grant, "grant").refresh_token.reveal()
     assert (settled is not None, kept) == ((True, "rt-2") if state == "refreshing" else (False, "rt-1"))
 
@@ -182,12 +182,12 @@ async def test_a_branch_waits_for_the_refresh_in_flight_and_holds_off_the_next()
 
         async def branch() -> None:
             order.append("branch begins")
-            assert keeper._fly("grant", "") is keeper._flights["grant"]  # whoever asks now shares it
+            assert keeper.flights.fly("grant", "") is keeper.flights._running["grant"]  # whoever asks now shares it
             await asyncio.sleep(0)
             order.append("branch ends")
 
-        keeper._flights["grant"] = tasks.create_task(refresh())
-        waiting = tasks.create_task(keeper.exclusively("grant", branch))
+        keeper.flights._running["grant"] = tasks.create_task(refresh())
+        waiting = tasks.create_task(keeper.flights.exclusively("grant", branch))
         for _ in range(5):
             await asyncio.sleep(0)
         assert order == ["refresh begins"]

@@ -107,7 +107,7 @@ class _Commands:
         seen = metrics.Seen(
             runtime.clock.now(),
             runtime.channel is not None and runtime.channel.is_connected,
-            agent.keeper.outcomes,
+            agent.keeper.flights.outcomes,
             agent.link.rejects,
             self._http.latency,
         )

@@ -146,7 +146,7 @@ class Runtime:
             finally:
                 notify(address, STOPPING=1)
                 await token_api.stop()
-                await agent.keeper.drain(DRAIN_S)
+                await agent.keeper.flights.drain(DRAIN_S)
                 for task in background:
                     task.cancel()
         finally:

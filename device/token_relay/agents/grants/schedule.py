@@ -6,6 +6,11 @@ lifetime, and the provider has leeway or does not invalidate on use. One keep-al
 
 from __future__ import annotations
 
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.grants import lifecycle
+from token_relay.agents.grants.serving import profile_of, remaining_s, state_of
+from token_relay.agents.ports import Now
+from token_relay.agents.records import CachedToken, Grant
 from token_relay.provider.profile import Profile
 
 PROACTIVE_SHARE_MIN = 0.6  # of an access token's lifetime; spread so that a fleet does not move in step
@@ -58,3 +63,32 @@ def grant_ends_at(profile: Profile, *, is_otp: bool, signed_in_at: int, refreshe
     if is_otp and profile.otp_lifetime_s is not None and signed_in_at:
         ends.append(signed_in_at + profile.otp_lifetime_s)
     return int(min(ends)) if ends else None
+
+
+def due_in_s(
+    grant: Grant, token: CachedToken | None, now: Now, *, asked_boot_s: float | None, share: float
+) -> float | None:
+    """Return the seconds until the next refresh, at most 0 when it is due; None when there is none.
+
+    ``token`` is the newest access token, ``asked_boot_s`` when a program last asked for one, ``share`` from 0 to 1
+    spreads a fleet.
+    """
+    state, profile = state_of(grant), profile_of(grant)
+    if grant.refresh_token is None:
+        return None
+    if isinstance(state, lifecycle.Refreshing | lifecycle.Uncertain):
+        return 0.0
+    if not isinstance(state, lifecycle.Held):
+        return None
+    if not grant.refreshed:
+        return 0.0  # the first refresh proves the grant and spends the value that travelled
+    due: list[float] = []
+    since_refresh = elapsed_s(Stamp.from_text(grant.refreshed), now)
+    keep_alive = keep_alive_after_s(profile, is_otp=grant.is_otp)
+    if keep_alive is not None and since_refresh is not None:
+        due.append(keep_alive - since_refresh)
+    if token is not None and asked_boot_s is not None and now.boot_s - asked_boot_s <= token.expires_in_s:
+        at_s = proactive_at_s(profile, expires_in_s=token.expires_in_s, share=share)
+        if at_s is not None and token.expires_in_s >= 2 * BACKOFF_FIRST_S:
+            due.append(at_s - (token.expires_in_s - remaining_s(token, now)))
+    return min(due, default=None)

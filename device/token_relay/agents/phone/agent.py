@@ -280,9 +280,9 @@ class PhoneAgent:
                     await self._note(handoff_id, "waits for the person to sign in: token-relay phone handoff again")
                     return
                 if row.strategy == "move":
-                    await self.keeper.exclusively(row.grant_id, partial(self._move, handoff_id))
+                    await self.keeper.flights.exclusively(row.grant_id, partial(self._move, handoff_id))
                 else:
-                    await self.keeper.exclusively(row.grant_id, partial(self._branch, handoff_id))
+                    await self.keeper.flights.exclusively(row.grant_id, partial(self._branch, handoff_id))
                 row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
                 if row is None or state_of(row) != Offered(is_accepted=True):
                     return

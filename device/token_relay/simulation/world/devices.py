@@ -197,7 +197,7 @@ class End:
     async def stop(self) -> None:
         """Stop the service in good order: what is in flight may end, as long as the production runtime waits."""
         if self.is_on:
-            drained = self.world.loop.create_task(self.agent.keeper.drain(DRAIN_S), context=self.context)
+            drained = self.world.loop.create_task(self.agent.keeper.flights.drain(DRAIN_S), context=self.context)
             await asyncio.wait({drained})
             if self.is_on:
                 self.power_off(crashed=False)
