@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import token_relay.agents.phone.handoffs
+import token_relay.agents.phone.steps
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
@@ -43,7 +43,7 @@ async def test_a_sealed_grant_that_differs_in_one_point_is_not_stored(
 ) -> None:
     encode = m.encode_grant
     monkeypatch.setattr(
-        token_relay.agents.phone.handoffs,
+        token_relay.agents.phone.steps,
         "encode_grant",
         lambda payload: encode(payload.model_copy(update={field: OTHERWISE[field]})),
     )

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from token_relay.agents.phone.devices import revoke_device
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted
 from token_relay.protocol import messages as m
@@ -73,7 +74,7 @@ async def test_a_companion_cannot_block_its_own_revocation():
 
 
 async def test_a_phone_cannot_grow_the_companions_table():
-    import token_relay.agents.companion.agent as a
+    import token_relay.agents.companion.steps as a
 
     async with running("entra") as world:
         a_max, a.HANDOFFS_MAX = a.HANDOFFS_MAX, 50
@@ -364,9 +365,7 @@ async def test_connected_does_not_forget_what_is_queued_meanwhile():
         link._vault = Stalled()
         greeting = asyncio.ensure_future(link.connected())
         await asyncio.sleep(0)
-        revoking = asyncio.ensure_future(
-            link.turn(lambda turn: phone.agent.handoffs.revoke_device(turn, world.watch.id))
-        )
+        revoking = asyncio.ensure_future(link.turn(lambda turn: revoke_device(turn, phone.agent.steps, world.watch.id)))
         await asyncio.gather(greeting, revoking)
         assert {(row.pairing_id, row.seq) for row in await phone.rows(Outgoing)} == set(link._due)
 

@@ -115,6 +115,6 @@ async def test_a_superseded_grants_late_token_is_revoked_once_for_each_value() -
         older = await world.watch.grant()
         await answered_late(world, world.watch, older)
         world.watch.http.delay_s = (0.0, 0.0)
-        await world.watch.agent.link.turn(lambda turn: world.watch.agent.end_grant(turn, older, "superseded"))
+        await world.watch.agent.link.turn(lambda turn: world.watch.agent.steps.end_grant(turn, older, "superseded"))
         await world.clock.advance(30)
         assert len(revoked(world.watch.http)) == len(set(revoked(world.watch.http))) == 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
-import token_relay.agents.phone.handoffs
+import token_relay.agents.phone.steps
+from token_relay.agents.phone.devices import clear_up
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted
 from token_relay.protocol import messages as m
@@ -123,7 +125,7 @@ async def test_age_gives_up_an_offer_and_takes_no_released_token_back() -> None:
         world.broker.hold = lambda packet: len(world.broker.seen) > begun + 2
         assert (await world.phone.hand_off(strategy="move", wait_s=1)).state == "released"
         await world.clock.advance(3 * DAY)
-        await world.phone.agent.link.turn(world.phone.agent.handoffs.clear_up)
+        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
         row = await world.phone.handoff()
         assert (row.state, row.held_token is not None) == ("released", True)
         own = await world.phone.one(Grant)
@@ -139,7 +141,7 @@ async def test_an_offer_ages_by_a_synced_clock_alone(age_s: float, synced: bool)
         if not synced:
             world.clock.lose_sync()
         await world.clock.advance(age_s)
-        await world.phone.agent.link.turn(world.phone.agent.handoffs.clear_up)
+        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
         row = await world.phone.handoff()
         assert row.state == ("cancelling" if synced and age_s > DAY else "offered")
 
@@ -152,7 +154,7 @@ async def test_an_offer_made_without_a_clock_does_not_age() -> None:
         await world.clock.advance(3 * DAY)
         for clock in world.clock.all:
             clock.is_synced = True
-        await world.phone.agent.link.turn(world.phone.agent.handoffs.clear_up)
+        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
         assert (await world.phone.handoff()).state == "offered"
 
 
@@ -161,10 +163,10 @@ async def test_a_retired_pairing_stays_until_nothing_in_it_is_alive() -> None:
         await world.phone.hand_off()
         await world.clock.advance(3)
         await world.phone.edit(await world.phone.one(Pairing), state="retired")
-        await world.phone.agent.link.turn(world.phone.agent.handoffs.clear_up)
+        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
         assert len(await world.phone.rows(Pairing)) == 1
         await world.phone.edit(await world.phone.handoff(), state="gone", reason="revoked")
-        await world.phone.agent.link.turn(world.phone.agent.handoffs.clear_up)
+        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
         assert await world.phone.rows(Pairing) == []
 
 
@@ -453,7 +455,7 @@ async def test_branch_gives_the_new_token_and_keeps_the_old(monkeypatch: pytest.
     given: list[RefreshToken] = []
     encode = m.encode_grant
     monkeypatch.setattr(
-        token_relay.agents.phone.handoffs,
+        token_relay.agents.phone.steps,
         "encode_grant",
         lambda payload: given.append(payload.refresh_token) or encode(payload),
     )

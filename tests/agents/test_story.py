@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
+from token_relay.agents.phone.devices import clear_up
 from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.identity import KeyPair
@@ -156,7 +158,7 @@ async def test_an_offer_is_given_up_after_a_day_through_cancel() -> None:
         world.watch.channel.cut()
         await world.phone.hand_off(wait_s=0)
         await world.clock.advance(90_000)
-        await world.phone.agent.link.turn(world.phone.agent.handoffs.clear_up)
+        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
         assert (await world.phone.handoff()).state == "cancelling"
         await world.watch.channel.connect()
         await world.clock.advance(2)
@@ -308,7 +310,7 @@ async def test_an_accept_with_a_key_of_low_order_costs_no_token(profile: str, mo
     async with running(profile) as world:
         minted = world.kinds().count("refresh_committed") + world.kinds().count("signed_in")
         monkeypatch.setattr(
-            "token_relay.agents.companion.agent.KeyPair", SimpleNamespace(from_random=lambda random: bad)
+            "token_relay.agents.companion.steps.KeyPair", SimpleNamespace(from_random=lambda random: bad)
         )
         row = await world.phone.hand_off(wait_s=60)
         assert (row.state, row.reason, row.orphans) == ("offered", "", 0)

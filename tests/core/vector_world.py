@@ -10,6 +10,7 @@ from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.link import Handler, Link, Turn
 from token_relay.agents.phone.handoffs import Handoffs
+from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Now, Record, Transaction
 from token_relay.agents.records import RECORDS, CompanionHandoff, Identity, Pairing, Seen
 from token_relay.protocol.envelope import PeerBox
@@ -138,10 +139,9 @@ async def _receive(case: v.Case, topic: str, payload: bytes, agent: bool, row: C
             )
             link = companion.link
         else:
-            handoffs = Handoffs(may_release=lambda: True)
+            handoffs = Handoffs(PhoneSteps(), may_release=lambda: True)
             handler: Handler = handoffs if agent else recorder
             link = Link(vault=vault, clock=clock, random=random, identity=identity, handler=handler, tasks=tasks)
-            handoffs.link = link
         link.channel = outbox
         await link.receive(topic, payload)
     reasons = list(link.rejects.elements())

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 from one_end import HANDOFF_ID, NOW, OTHER_ID, PAIRING, PAIRING_ID, STAMP, Tx, parts, sent, turn_of
-from token_relay.agents.companion import agent as companion_agent
+from token_relay.agents.companion import steps as companion_steps
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.flight import Begun
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.link import Link
-from token_relay.agents.phone import handoffs as phone_handoffs
+from token_relay.agents.phone import steps as phone_steps
 from token_relay.agents.phone.handoffs import Handoffs
+from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import CompanionStep, Dead, Gone, PhoneStep
@@ -37,7 +38,7 @@ def _companion() -> CompanionAgent:
 
 
 def _phone() -> Handoffs:
-    return Handoffs(may_release=lambda: True)
+    return Handoffs(PhoneSteps(), may_release=lambda: True)
 
 
 def _hello(*, sent_before: int, seq: int = 11) -> tuple[Head, Hello]:
@@ -52,10 +53,10 @@ def _hello(*, sent_before: int, seq: int = 11) -> tuple[Head, Hello]:
 def test_a_repeated_message_moves_nothing_at_the_companion_whatever_the_core_says(
     monkeypatch: pytest.MonkeyPatch, is_duplicate: bool
 ) -> None:
-    monkeypatch.setattr(companion_agent, "companion_step", lambda state, event: CompanionStep(Dead("lost")))
+    monkeypatch.setattr(companion_steps, "companion_step", lambda state, event: CompanionStep(Dead("lost")))
     tx = Tx(PAIRING, CompanionHandoff(HANDOFF_ID, PAIRING_ID, "stored", was_stored=True), GRANT)
     turn = turn_of(tx, is_duplicate=is_duplicate)
-    _companion()._step(turn, PAIRING, HANDOFF_ID, "token")
+    _companion().steps.step(turn, PAIRING, HANDOFF_ID, "token")
     assert tx.get(CompanionHandoff, HANDOFF_ID).state == ("stored" if is_duplicate else "dead")
 
 
@@ -63,9 +64,9 @@ def test_a_repeated_message_moves_nothing_at_the_companion_whatever_the_core_say
 def test_a_repeated_message_moves_nothing_at_the_phone_whatever_the_core_says(
     monkeypatch: pytest.MonkeyPatch, is_duplicate: bool
 ) -> None:
-    monkeypatch.setattr(phone_handoffs, "phone_step", lambda state, event: PhoneStep(Gone("lost")))
+    monkeypatch.setattr(phone_steps, "phone_step", lambda state, event: PhoneStep(Gone("lost")))
     tx = Tx(PAIRING, PHONE_ROW)
-    _phone().step(turn_of(tx, is_duplicate=is_duplicate), PAIRING, HANDOFF_ID, "stored")
+    PhoneSteps().step(turn_of(tx, is_duplicate=is_duplicate), PAIRING, HANDOFF_ID, "stored")
     assert tx.get(PhoneHandoff, HANDOFF_ID).state == ("done" if is_duplicate else "gone")
 
 

@@ -14,7 +14,7 @@ import pytest
 import structlog
 import token_relay.simulation.__main__ as command
 from token_relay.agents.link import Link
-from token_relay.agents.phone import handoffs
+from token_relay.agents.phone import steps
 from token_relay.protocol import handoff
 from token_relay.protocol.errors import VaultError
 from token_relay.provider import oauth
@@ -76,7 +76,7 @@ def take_back_when_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
             return handoff.PhoneStep(handoff.Cancelled(), (fx.SETTLE, fx.RETURN_TOKEN))
         return honest(state, event)
 
-    monkeypatch.setattr(handoffs, "phone_step", step)
+    monkeypatch.setattr(steps, "phone_step", step)
 
 
 def acknowledge_what_the_disk_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
 """The companion's agent: takes grants from its phones, keeps them alive, gives them up when told to.
 
-Each message is applied by :meth:`CompanionAgent.on_message` inside one transaction:
-:func:`token_relay.protocol.handoff.companion_step` decides, this module writes. What a change of a grant means to the
-phone (RENEW, the end of a handoff) happens in the transaction of the change. The world is reached only through the
-ports that come in.
+Each message is applied by :meth:`CompanionAgent.on_message` inside one transaction; what changes a handoff goes through
+:mod:`.steps`. What a change of a grant means to the phone (RENEW, the end of a handoff) happens in the transaction of
+the change. The world is reached only through the ports that come in.
 """
 
 from __future__ import annotations
@@ -12,52 +11,36 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 
-from token_relay.agents.companion.handoff_rows import stored_state, with_stored_state
 from token_relay.agents.companion.invitations import Invitations
+from token_relay.agents.companion.steps import REASONS, CompanionSteps
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.grants import lease, lifecycle
-from token_relay.agents.grants import revocation as revoking
+from token_relay.agents.grants import lease, lifecycle, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import lease_of, state_of, with_lease, with_state
-from token_relay.agents.grants.tokens import access_token_ends_at, erase_grant
 from token_relay.agents.link import Link
 from token_relay.agents.pairings import delete_pairing
 from token_relay.agents.ports import Clock, Random, Transaction, Vault
 from token_relay.agents.records import CompanionHandoff, Grant, Identity, Outgoing, Pairing
 from token_relay.agents.turn import Turn
 from token_relay.protocol.envelope import open_once
-from token_relay.protocol.errors import PeerError, TransientError
+from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import (
-    CompanionEffect,
     CompanionEvent,
-    HandoffStored,
-    NoHandoff,
-    Ready,
-    companion_step,
 )
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.messages import (
     HANDOFFS_LISTED_MAX,
-    REQUESTS,
-    Accept,
     Cancel,
-    Cancelled,
     Closed,
     GrantPayload,
     HandoffReport,
     Hello,
     Lease,
-    Lost,
     Message,
     Offer,
     Pair3,
-    ProviderSaid,
     Reject,
-    Renew,
-    RenewReason,
     Revoke,
-    Revoked,
-    Stored,
     Token,
     decode_base64url,
     decode_grant,
@@ -65,12 +48,6 @@ from token_relay.protocol.messages import (
 )
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider.http import Http
-
-ACCEPTS_KEPT = 32  # hashes of the ACCEPTs sent for one OFFER; the phone names the one that reached it
-HANDOFFS_MAX = 4096  # rows of one pairing; a tombstone is small, but a phone gone mad must not fill the disk
-
-RECEIPT = frozenset({"STORED"})
-REASONS: dict[str, RenewReason] = {"uncertain": "uncertain", "person": "person", "denied": "denied"}
 
 
 class CompanionAgent:
@@ -88,11 +65,11 @@ class CompanionAgent:
         broker_url: str,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self._http = http
         self.link = Link(vault=vault, clock=clock, random=random, identity=identity, handler=self, tasks=tasks)
         self.keeper = GrantKeeper(
             link=self.link, vault=vault, http=http, clock=clock, random=random, tasks=tasks, watcher=self
         )
+        self.steps = CompanionSteps(link=self.link, keeper=self.keeper, http=http)
         self.invitations = Invitations(link=self.link, clock=clock, random=random, name=name, broker_url=broker_url)
         self.link.on_mailbox = self.invitations.receive
         self.reauth_action = f"on the phone: token-relay phone handoff {self.link.own_id}"
@@ -107,11 +84,11 @@ class CompanionAgent:
             case Token() as token:
                 self._released(turn, pairing, token, message.head.sent_at)
             case Cancel(handoff_id=handoff_id):
-                self._step(turn, pairing, handoff_id, "cancel")
+                self.steps.step(turn, pairing, handoff_id, "cancel")
             case Revoke(handoff_id=handoff_id):
-                self._step(turn, pairing, handoff_id, "revoke")
+                self.steps.step(turn, pairing, handoff_id, "revoke")
             case Closed(handoff_id=handoff_id):
-                self._step(turn, pairing, handoff_id, "closed")
+                self.steps.step(turn, pairing, handoff_id, "closed")
             case Reject() as reject:
                 self._rejected(turn, pairing, reject, message.head.in_reply_to)
             case Lease() as terms:
@@ -129,7 +106,7 @@ class CompanionAgent:
                 turn.answer(pairing.pairing_id, Reject(handoff_id=offer.handoff_id, reason=reason or "gone"))
                 return
             for other in turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready"):
-                self._step(turn, pairing, other.handoff_id, "replaced")
+                self.steps.step(turn, pairing, other.handoff_id, "replaced")
             turn.settle(pairing.pairing_id, types=frozenset({"RENEW"}))
             row = CompanionHandoff(
                 handoff_id=offer.handoff_id,
@@ -144,7 +121,7 @@ class CompanionAgent:
             )
         elif row.offer_hash != plaintext_hash(plaintext) and row.state == "ready":
             raise PeerError("offer_changed")
-        self._step(turn, pairing, offer.handoff_id, "offer", row=row)
+        self.steps.step(turn, pairing, offer.handoff_id, "offer", row=row)
 
     def _refusal(self, turn: Turn, pairing: Pairing, offer: Offer) -> str:
         """Say why an OFFER is not taken, or return an empty string."""
@@ -152,10 +129,7 @@ class CompanionAgent:
             return "not_active"
         if offer.expires_at and turn.now.is_synced and turn.now.wall_s > offer.expires_at:
             return "expired"
-        return "too_many_handoffs" if self._is_full(turn, pairing) else ""
-
-    def _is_full(self, turn: Turn, pairing: Pairing) -> bool:
-        return len(turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id)) >= HANDOFFS_MAX
+        return "too_many_handoffs" if self.steps.is_full(turn, pairing) else ""
 
     def _released(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
         row = turn.tx.get(CompanionHandoff, token.handoff_id)
@@ -167,7 +141,7 @@ class CompanionAgent:
                 reason = exc.reason
                 turn.after.append(lambda: self.link.count_reject(reason))
         event: CompanionEvent = "bad_token" if payload is None else "token"
-        self._step(turn, pairing, token.handoff_id, event, payload=payload)
+        self.steps.step(turn, pairing, token.handoff_id, event, payload=payload)
         if payload is not None and sent_at:
             self._count_delay(turn, token.handoff_id, sent_at)
 
@@ -208,7 +182,7 @@ class CompanionAgent:
                 turn.event("renewal_refused", device=pairing.peer_id, handoff_id=row.handoff_id, detail=reject.reason)
                 return
         if reject.handoff_id is not None:
-            self._step(turn, pairing, reject.handoff_id, "reject")
+            self.steps.step(turn, pairing, reject.handoff_id, "reject")
 
     def _leased(self, turn: Turn, pairing: Pairing, terms: Lease) -> None:
         if not pairing.challenge or terms.challenge != pairing.challenge:
@@ -222,166 +196,6 @@ class CompanionAgent:
                     given = lease.LeaseClock(term.lease_days, 0.0, challenged, wall_s)
                     turn.tx.put(with_lease(grant, given))
         turn.after.append(self.keeper.wake)
-
-    # -- the step: decide, write -----------------------------------------------------------------------
-
-    def _step(
-        self,
-        turn: Turn,
-        pairing: Pairing,
-        handoff_id: str,
-        event: CompanionEvent,
-        *,
-        row: CompanionHandoff | None = None,
-        payload: GrantPayload | None = None,
-    ) -> None:
-        row = row or turn.tx.get(CompanionHandoff, handoff_id)
-        if row is None:
-            if self._is_full(turn, pairing):
-                # No room for a tombstone, and no need of one: no OFFER is taken any more, so nothing can be stored.
-                raise PeerError("too_many_handoffs")
-            row = CompanionHandoff(handoff_id, pairing.pairing_id, "none", created_at=turn.wall)
-        if row.pairing_id != pairing.pairing_id:
-            raise PeerError("wrong_pairing")
-        before = stored_state(row)
-        step = companion_step(before, event)
-        if turn.is_duplicate and step.state != before:
-            return  # a repeated message asks again, it never moves anything
-        row = with_stored_state(row, step.state)
-        if step.state != NoHandoff():
-            turn.tx.put(row)
-        for effect in step.effects:
-            row = self._perform(turn, pairing, row, effect, payload)
-        if step.state != before:
-            turn.event(f"handoff_{row.state}", device=pairing.peer_id, handoff_id=handoff_id, detail=row.reason)
-        if before == Ready() and event in ("cancel", "reject", "bad_token"):
-            self._ask_for_what_waited(turn, pairing)
-
-    def _perform(
-        self,
-        turn: Turn,
-        pairing: Pairing,
-        row: CompanionHandoff,
-        effect: CompanionEffect,
-        payload: GrantPayload | None,
-    ) -> CompanionHandoff:
-        handoff_id = row.handoff_id
-        match effect:
-            case CompanionEffect.MAKE_KEY:
-                one_time = KeyPair.from_random(turn.random.bytes(32))
-                row = replace(row, one_time_public=one_time.public_key, one_time_key=one_time.private_key)
-                turn.tx.put(row)
-            case CompanionEffect.SEND_ACCEPT:
-                accept = Accept(
-                    handoff_id=handoff_id, one_time_key=row.one_time_public.hex(), offer_hash=row.offer_hash.hex()
-                )
-                digest = plaintext_hash(turn.answer(pairing.pairing_id, accept))
-                row = replace(row, accept_hashes=(row.accept_hashes + digest)[-32 * ACCEPTS_KEPT :])
-                turn.tx.put(row)
-            case CompanionEffect.STORE_GRANT:
-                assert payload is not None
-                self._store(turn, pairing, row, payload)
-            case CompanionEffect.ERASE_KEY:
-                row = replace(row, one_time_key=None)
-                turn.tx.put(row)
-                turn.tx.erase_key(handoff_id)
-            case CompanionEffect.ERASE_GRANT:
-                row = self._erase(turn, row)
-            case CompanionEffect.SEND_STORED:
-                if not turn.resend(pairing.pairing_id, handoff_id=handoff_id, types=RECEIPT):
-                    turn.request(pairing.pairing_id, Stored(handoff_id=handoff_id), handoff_id)
-            case CompanionEffect.SEND_CANCELLED:
-                turn.answer(pairing.pairing_id, Cancelled(handoff_id=handoff_id))
-            case CompanionEffect.SEND_LOST:
-                turn.answer(pairing.pairing_id, Lost(handoff_id=handoff_id))
-            case CompanionEffect.SEND_REVOKED:
-                if row.provider_said != "asking":
-                    turn.answer(pairing.pairing_id, _revoked(row))
-            case CompanionEffect.SETTLE:
-                everything = row.reason == "revoked"
-                turn.settle(pairing.pairing_id, handoff_id=handoff_id, types=REQUESTS if everything else RECEIPT)
-        return row
-
-    def _store(self, turn: Turn, pairing: Pairing, row: CompanionHandoff, payload: GrantPayload) -> None:
-        grant = Grant(
-            grant_id=turn.new_id(),
-            pairing_id=pairing.pairing_id,
-            handoff_id=row.handoff_id,
-            issuer=payload.issuer,
-            client_id=payload.client_id,
-            token_endpoint=payload.token_endpoint,
-            revocation_endpoint=payload.revocation_endpoint or "",
-            scope=payload.scope,
-            audience=payload.audience,
-            subject=payload.subject,
-            account=payload.account,
-            profile=payload.profile,
-            signed_in_at=payload.signed_in_at,
-            is_otp=payload.is_otp,
-            stored_at=turn.wall,
-            refresh_token=payload.refresh_token,
-        )
-        grant = with_lease(grant, lease.give(row.lease_days, turn.now))
-        for older in turn.tx.select(
-            Grant, pairing_id=pairing.pairing_id, issuer=grant.issuer, client_id=grant.client_id, subject=grant.subject
-        ):
-            if older.state != "dead":
-                self.end_grant(turn, older, "superseded")
-            turn.tx.delete(Grant, older.grant_id)
-        if pairing.rollback == "self":
-            turn.tx.put(replace(_fresh(turn, pairing), rollback=""))
-        turn.tx.put(grant)
-        turn.event(
-            "grant_stored", device=pairing.peer_id, handoff_id=row.handoff_id, grant_id=grant.grant_id, generation=1
-        )
-        turn.after.append(self.keeper.wake)
-
-    def _erase(self, turn: Turn, row: CompanionHandoff) -> CompanionHandoff:
-        """Destroy the grant of a handoff; what a REVOKE is owed at the provider goes on in memory, once."""
-        for grant in turn.tx.select(Grant, handoff_id=row.handoff_id):
-            if grant.state == "dead":
-                continue
-            ends_at = access_token_ends_at(turn, grant.grant_id)
-            said: str = "unsupported"
-            refresh_token = grant.refresh_token
-            if refresh_token is not None and revoking.may_ask(grant, is_revoked=row.reason == "revoked"):
-                said = "asking" if row.reason == "revoked" else "unknown"
-                turn.after.append(partial(self._revoke_later, grant, refresh_token))
-            row = replace(row, provider_said=said, access_token_ends_at=ends_at)
-            turn.tx.put(row)
-            dead = with_state(grant, lifecycle.Dead(grant.generation, row.reason))
-            erase_grant(turn, dead)
-        return row
-
-    def _revoke_later(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        self.link.spawn(self._revoke_at_provider(grant, refresh_token))
-
-    async def _revoke_at_provider(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        said = await revoking.ask(self._http, grant, refresh_token)
-
-        def step(turn: Turn) -> None:
-            row = turn.tx.get(CompanionHandoff, grant.handoff_id)
-            turn.event("revoked_at_provider", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail=said)
-            if row is not None:
-                row = replace(row, provider_said=said)
-                turn.tx.put(row)
-                if row.reason == "revoked" and turn.tx.get(Pairing, row.pairing_id) is not None:
-                    turn.answer(row.pairing_id, _revoked(row))
-
-        await self.link.turn(step)
-
-    def end_grant(self, turn: Turn, grant: Grant, reason: str) -> None:
-        """End a grant for a reason other than the phone's word; its handoff becomes a tombstone."""
-        row = turn.tx.get(CompanionHandoff, grant.handoff_id)
-        pairing = turn.tx.get(Pairing, grant.pairing_id)
-        if row is not None and pairing is not None and isinstance(stored_state(row), HandoffStored):
-            is_duplicate, turn.is_duplicate = turn.is_duplicate, False
-            self._step(turn, pairing, grant.handoff_id, "ended")
-            turn.is_duplicate = is_duplicate
-        current = turn.tx.get(Grant, grant.grant_id)
-        if current is not None:
-            dead = with_state(current, lifecycle.Dead(current.generation, reason))
-            erase_grant(turn, dead)
 
     # -- what the link and the keeper ask --------------------------------------------------------------
 
@@ -405,9 +219,9 @@ class CompanionAgent:
             listed = {report.handoff_id for report in hello.handoffs}
             for row in turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready"):
                 if row.handoff_id not in listed:  # it came before this HELLO, so the phone has ended it since
-                    self._step(turn, pairing, row.handoff_id, "reject")
+                    self.steps.step(turn, pairing, row.handoff_id, "reject")
         for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id, state="needs_handoff", reason="uncertain"):
-            self._ask_renewal(turn, grant, "uncertain")
+            self.steps.ask_renewal(turn, grant, "uncertain")
         return True
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None:
@@ -417,7 +231,7 @@ class CompanionAgent:
         for row in turn.tx.select(CompanionHandoff, state="ready"):
             of = turn.tx.get(Pairing, row.pairing_id)
             if of is not None:  # its TOKEN may have come already, and have been taken away again
-                self._step(turn, of, row.handoff_id, "replaced")
+                self.steps.step(turn, of, row.handoff_id, "replaced")
         for grant in turn.tx.select(Grant):
             if grant.state not in ("dead", "locked"):
                 locked = lifecycle.Locked(grant.generation, "rollback")
@@ -429,38 +243,19 @@ class CompanionAgent:
         match state_of(after):
             case lifecycle.Dead(reason=reason):
                 turn.event("grant_erased", handoff_id=after.handoff_id, grant_id=after.grant_id, detail=reason)
-                self.end_grant(turn, after, reason)
-                self._ask_renewal(turn, after, REASONS.get(reason, "denied"))
+                self.steps.end_grant(turn, after, reason)
+                self.steps.ask_renewal(turn, after, REASONS.get(reason, "denied"))
             case lifecycle.NeedsHandoff(reason=reason):
                 turn.event("handoff_needed", handoff_id=after.handoff_id, grant_id=after.grant_id, detail=reason)
-                self._ask_renewal(turn, after, REASONS.get(reason, "person"))
+                self.steps.ask_renewal(turn, after, REASONS.get(reason, "person"))
             case _:
                 pass
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
         """A refresh was under way when its grant was erased: the provider is told of what it brought, as of the old."""
         row = turn.tx.get(CompanionHandoff, grant.handoff_id)
-        if revoking.may_ask(grant, is_revoked=row is not None and row.reason == "revoked"):
-            turn.after.append(partial(self._revoke_later, grant, refresh_token))
-
-    def _ask_renewal(self, turn: Turn, grant: Grant, reason: RenewReason) -> None:
-        pairing = turn.tx.get(Pairing, grant.pairing_id)
-        if pairing is None or pairing.state != "active":
-            return
-        open_rows = turn.tx.select(Outgoing, pairing_id=pairing.pairing_id, type="RENEW", handoff_id=grant.handoff_id)
-        ready = turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready")
-        if not open_rows and not ready:
-            body = Renew(handoff_id=grant.handoff_id, reason=reason, generation=grant.generation)
-            try:
-                turn.request(pairing.pairing_id, body, grant.handoff_id)
-            except TransientError as exc:  # this may be the transaction that stores a rotated token
-                turn.event("renewal_not_asked", handoff_id=grant.handoff_id, detail=str(exc))
-
-    def _ask_for_what_waited(self, turn: Turn, pairing: Pairing) -> None:
-        """While a handoff was READY nothing was asked for; it came to nothing, so the phone must hear of it now."""
-        for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id):
-            if grant.state == "needs_handoff" or (grant.state, grant.reason) == ("dead", "denied"):
-                self._ask_renewal(turn, grant, REASONS.get(grant.reason, "person"))
+        if revocation.may_ask(grant, is_revoked=row is not None and row.reason == "revoked"):
+            turn.after.append(partial(self.steps.revoke_later, grant, refresh_token))
 
     # -- commands --------------------------------------------------------------------------------------
 
@@ -470,8 +265,8 @@ class CompanionAgent:
         def step(turn: Turn) -> dict[str, int]:
             grants = [grant for grant in turn.tx.select(Grant) if grant.state != "dead"]
             for grant in grants:
-                self.end_grant(turn, grant, "forgotten")
-                self._ask_renewal(turn, grant, "forgotten")
+                self.steps.end_grant(turn, grant, "forgotten")
+                self.steps.ask_renewal(turn, grant, "forgotten")
             pairings = turn.tx.select(Pairing) if pairing else []
             for row in pairings:
                 delete_pairing(turn, row)
@@ -493,16 +288,3 @@ class CompanionAgent:
                 turn.tx.put(with_state(grant, lifecycle.Held(grant.generation)))
 
         await self.link.turn(step)
-
-
-def _revoked(row: CompanionHandoff) -> Revoked:
-    said: ProviderSaid = "unknown"
-    if row.provider_said in ("accepted", "refused", "unreachable", "unsupported"):
-        said = row.provider_said  # type: ignore[assignment]  # just checked
-    return Revoked(handoff_id=row.handoff_id, provider=said, access_token_ends_at=row.access_token_ends_at)
-
-
-def _fresh(turn: Turn, pairing: Pairing) -> Pairing:
-    current = turn.tx.get(Pairing, pairing.pairing_id)
-    assert current is not None
-    return current

@@ -436,6 +436,11 @@ class Accounts:
         rows = await self._link.turn(lambda turn: turn.tx.select(Grant, pairing_id=""))
         return sorted(rows, key=lambda grant: (grant.stored_at, grant.grant_id))
 
+    async def usual_username(self) -> str:
+        """Return whom a sign-in is for when nobody says so; empty when nobody is signed in."""
+        own = await self.grants()
+        return own[-1].account if own else ""
+
     # -- the opt-in API --------------------------------------------------------------------------------
 
     async def get_access_token(

@@ -1,37 +1,35 @@
 """The phone's agent: the person's accounts, the devices, and what passes between them.
 
-Between ACCEPT and RELEASED lies the only step that needs the provider: obtaining the companion's token. ``branch``
-refreshes the phone's own grant, exclusively, and gives the new token away; ``mint`` has the person sign in; ``move``
-needs nothing. A crash in between leaves a token that nobody holds: it is counted as an orphan, and the step is done
-again.
+Here is what a person asks for; how a companion's token is obtained stands in :mod:`.obtaining`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 from token_relay.agents.grants import lifecycle, schedule
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import normalise_scope, profile_of, with_state
+from token_relay.agents.grants.serving import normalise_scope, with_state
 from token_relay.agents.grants.tokens import erase_grant
 from token_relay.agents.link import Link
-from token_relay.agents.phone.account import Accounts, AccountSettings, NewGrant, Person, SignInLostError, SignInOptions
-from token_relay.agents.phone.handoff_rows import check_scope, state_of
-from token_relay.agents.phone.handoffs import LIVE, Handoffs
+from token_relay.agents.phone.account import Accounts, AccountSettings
+from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
+from token_relay.agents.phone.handoff_rows import check_scope
+from token_relay.agents.phone.handoffs import Handoffs
+from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.pairing import PhonePairing
+from token_relay.agents.phone.person import Person, SignInOptions
+from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Clock, Random, Vault
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
-from token_relay.protocol.handoff import Offered, Strategy
+from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
-from token_relay.provider import oauth
 from token_relay.provider.http import Http
-from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 
 log = structlog.get_logger()
 
@@ -68,13 +66,12 @@ class PhoneAgent:
         lease_days: int,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self._http = http
         self._clock = clock
-        self._random = random
         self._strategy = strategy
         self._lease_days = lease_days
         self.settings = settings
-        self.handoffs = Handoffs(may_release=lambda: settings.allow_refresh_token_access)
+        self.steps = PhoneSteps()
+        self.handoffs = Handoffs(self.steps, may_release=lambda: settings.allow_refresh_token_access)
         self.link = Link(vault=vault, clock=clock, random=random, identity=identity, handler=self.handoffs, tasks=tasks)
         self.keeper = GrantKeeper(
             link=self.link, vault=vault, http=http, clock=clock, random=random, tasks=tasks, watcher=self
@@ -82,16 +79,22 @@ class PhoneAgent:
         self.accounts = Accounts(
             link=self.link, keeper=self.keeper, http=http, clock=clock, random=random, settings=settings
         )
+        self.obtaining = Obtaining(
+            steps=self.steps,
+            link=self.link,
+            keeper=self.keeper,
+            accounts=self.accounts,
+            http=http,
+            clock=clock,
+            random=random,
+        )
         self.pairing = PhonePairing(link=self.link, clock=clock, random=random, name=name)
         self.reauth_action = "token-relay phone sign-in --username U, or --browser"
         self.link.on_mailbox = self.pairing.receive
-        self.handoffs.on_obtain = self._start_obtaining
+        self.steps.on_obtain = self.obtaining.start
         self.handoffs.on_pair4 = self.pairing.activated
-        self.handoffs.pulse = self._pulse
+        self.steps.pulse = self._pulse
         self._changed = asyncio.Event()
-        self._network = asyncio.Event()
-        self._obtaining: set[str] = set()
-        self._signing_in: dict[str, asyncio.Lock] = {}
 
     # -- running ---------------------------------------------------------------------------------------
 
@@ -99,13 +102,7 @@ class PhoneAgent:
         """Pick up after a restart: count orphans, go on obtaining what was accepted."""
 
         def step(turn: Turn) -> None:
-            for row in turn.tx.select(PhoneHandoff, is_obtaining=True):
-                turn.tx.put(replace(row, is_obtaining=False, orphans=row.orphans + 1))
-                turn.event(
-                    "orphan_left", handoff_id=row.handoff_id, detail="the agent stopped while a token was obtained"
-                )
-            for row in turn.tx.select(PhoneHandoff, state="offered", reason="accepted"):
-                turn.after.append(partial(self._start_obtaining, row.handoff_id))
+            self.obtaining.resume(turn)
             for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
                 turn.tx.put(with_state(grant, lifecycle.Held(grant.generation)))  # an operator may have repaired it
             for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
@@ -119,15 +116,14 @@ class PhoneAgent:
         while True:
             wait_s = schedule.BACKOFF_S_MAX
             try:
-                wait_s = await self.link.turn(self.handoffs.clear_up)
+                wait_s = await self.link.turn(partial(clear_up, steps=self.steps))
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
             await self._clock.sleep(max(wait_s, 1.0))
 
     def network_is_up(self) -> None:
         """The broker is connected: what waits for the provider may try at once."""
-        self._network.set()
-        self._network = asyncio.Event()
+        self.obtaining.network_is_up()
         self.keeper.network_is_up()
 
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
@@ -190,7 +186,7 @@ class PhoneAgent:
                     why = row.problem or row.reason or row.state
                     raise LocalError(f"the handoff did not come about: {why}", hint="see: token-relay phone status")
                 case "offered" if row.reason == "accepted" and row.strategy == "mint":
-                    await self._mint(row, wish.sign_in, person)
+                    await self.obtaining.mint(row, wish.sign_in, person)
                     continue
                 case _:
                     pass
@@ -229,7 +225,7 @@ class PhoneAgent:
     ) -> PhoneHandoff:
         current = turn.tx.get(Pairing, pairing.pairing_id)
         assert current is not None
-        if (row := self.handoffs.open_handoff(turn.tx, current)) is not None:
+        if (row := self.steps.open_handoff(turn.tx, current)) is not None:
             return row  # one open handoff per pairing: the second command joins it
         turn.tx.put(replace(current, renew_denied=False))  # the person asks: the device may be renewed again
         lease_days = self._lease_days if wish.lease_days is None else wish.lease_days
@@ -251,206 +247,13 @@ class PhoneAgent:
             account=own.account if own else "",
             profile=self.settings.profile.name,
         )
-        return self.handoffs.offer(turn, current, like)
+        return self.steps.offer(turn, current, like)
 
     async def _reload(self, handoff_id: str) -> PhoneHandoff:
         row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
         if row is None:
             raise LocalError("the device was forgotten meanwhile")
         return row
-
-    # -- obtaining the companion's token ---------------------------------------------------------------
-
-    def _start_obtaining(self, handoff_id: str) -> None:
-        """ACCEPT is committed. ``mint`` waits for the person's command; the others go on by themselves."""
-        self._pulse()
-        if handoff_id not in self._obtaining:
-            self._obtaining.add(handoff_id)
-            self.link.spawn(self._obtain(handoff_id))
-
-    async def _obtain(self, handoff_id: str) -> None:
-        """Obtain and release, trying again until it works, is final, or the offer is over. Never raises."""
-        failures = 0
-        try:
-            while True:
-                row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
-                if row is None or state_of(row) != Offered(is_accepted=True):
-                    return
-                if row.strategy == "mint":
-                    await self._note(handoff_id, "waits for the person to sign in: token-relay phone handoff again")
-                    return
-                if row.strategy == "move":
-                    await self.keeper.flights.exclusively(row.grant_id, partial(self._move, handoff_id))
-                else:
-                    await self.keeper.flights.exclusively(row.grant_id, partial(self._branch, handoff_id))
-                row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
-                if row is None or state_of(row) != Offered(is_accepted=True):
-                    return
-                grant = await self.link.turn(partial(_grant, grant_id=row.grant_id))
-                if grant is not None and grant.state in ("refreshing", "uncertain"):
-                    await self.keeper.refresh(row.grant_id)  # finish the open intent first
-                failures += 1
-                pause_s = schedule.backoff_s(
-                    failures=failures, share=self._random.uniform(0.5, 1.0), retry_after_s=None
-                )
-                await self._clock.wait(self._network, pause_s)
-        except VaultError as exc:
-            log.error("vault_refused", detail=str(exc))
-        finally:
-            self._obtaining.discard(handoff_id)
-
-    async def _note(self, handoff_id: str, problem: str) -> None:
-        def step(turn: Turn) -> None:
-            row = turn.tx.get(PhoneHandoff, handoff_id)
-            if row is not None and row.problem != problem:
-                turn.tx.put(replace(row, problem=problem))
-                turn.after.append(self._pulse)
-
-        await self.link.turn(step)
-
-    async def _move(self, handoff_id: str) -> None:
-        def step(turn: Turn) -> None:
-            row = turn.tx.get(PhoneHandoff, handoff_id)
-            grant = turn.tx.get(Grant, row.grant_id) if row is not None else None
-            if row is None or grant is None or grant.refresh_token is None:
-                self._give_up(turn, handoff_id, "the phone has no token to move any more")
-            elif grant.state == "held":
-                pairing = turn.tx.get(Pairing, row.pairing_id)
-                assert pairing is not None
-                self.handoffs.release(turn, pairing, row, grant, grant.refresh_token)
-
-        await self._carefully(step)
-
-    async def _branch(self, handoff_id: str) -> None:
-        """Refresh the phone's own grant and give the *new* token away; the old one stays here, and good."""
-
-        def begin(turn: Turn) -> tuple[Grant, RefreshToken] | None:
-            row = turn.tx.get(PhoneHandoff, handoff_id)
-            if row is None or state_of(row) != Offered(is_accepted=True):
-                return None
-            grant = turn.tx.get(Grant, row.grant_id)
-            if grant is None or grant.refresh_token is None or grant.state == "dead":
-                self._give_up(turn, handoff_id, "the phone is no longer signed in")
-                return None
-            if grant.state != "held":
-                return None
-            orphans = row.orphans + (1 if row.is_obtaining else 0)
-            turn.tx.put(replace(row, is_obtaining=True, orphans=orphans))
-            return grant, grant.refresh_token
-
-        begun = await self.link.turn(begin)
-        if begun is None:
-            return
-        grant, refresh_token = begun
-        outcome = await oauth.refresh(
-            self._http,
-            profile_of(grant),
-            token_endpoint=grant.token_endpoint,
-            client_id=grant.client_id,
-            refresh_token=refresh_token,
-            client_info=grant.profile == "entra",
-        )
-        await self._carefully(lambda turn: self._branched(turn, handoff_id, outcome))
-
-    def _branched(self, turn: Turn, handoff_id: str, outcome: TokenOutcome) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
-        if row is None:
-            return
-        grant = turn.tx.get(Grant, row.grant_id)
-        pairing = turn.tx.get(Pairing, row.pairing_id)
-        if grant is None or pairing is None:
-            return
-        # What came back without being released is nobody's: an answer that was lost, or a handoff ended meanwhile.
-        is_orphan = isinstance(outcome, OutcomeUnknown)
-        match outcome:
-            case Refreshed(refresh_token=RefreshToken() as new):
-                is_orphan = not self.handoffs.release(turn, pairing, row, grant, new)
-            case Refreshed():
-                self._give_up(turn, handoff_id, "the provider gives no second refresh token: branch cannot work")
-            case Denied(kind="final"):
-                erase_grant(turn, with_state(grant, lifecycle.Dead(grant.generation, "denied")))
-                turn.event("sign_in_needed", grant_id=grant.grant_id, detail="denied")
-                self._give_up(
-                    turn, handoff_id, f"the provider no longer accepts the phone's own grant: {outcome.error}"
-                )
-            case Denied(kind="person" | "configuration"):
-                self._give_up(turn, handoff_id, f"the provider refuses: {outcome.error} ({outcome.kind})")
-            case Denied():
-                self._put_problem(turn, handoff_id, f"the provider refuses for now: {outcome.error}")
-            case Unavailable(reason) | OutcomeUnknown(reason):
-                self._put_problem(turn, handoff_id, f"the provider cannot be reached: {reason}")
-        current = turn.tx.get(PhoneHandoff, handoff_id)
-        if current is not None and (current.is_obtaining or is_orphan):
-            turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + (1 if is_orphan else 0)))
-
-    def _put_problem(self, turn: Turn, handoff_id: str, problem: str) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
-        if row is not None:
-            turn.tx.put(replace(row, problem=problem))
-            turn.after.append(self._pulse)
-
-    def _give_up(self, turn: Turn, handoff_id: str, problem: str) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
-        pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
-        if row is not None and pairing is not None:
-            turn.tx.put(replace(row, problem=problem, is_obtaining=False))
-            self.handoffs.step(turn, pairing, handoff_id, "cancel")
-
-    async def _carefully(self, step: Callable[[Turn], None]) -> None:
-        """Commit what may be the only copy of a token, for as long as the disk takes."""
-        while True:
-            try:
-                return await self.link.turn(step)
-            except VaultError as exc:
-                log.error("token_not_stored", detail=str(exc))
-                await self._clock.sleep(1.0)
-
-    async def _mint(self, row: PhoneHandoff, options: SignInOptions | None, person: Person) -> None:
-        """Have the person sign in just for the companion; the token goes straight into the sealed TOKEN."""
-        lock = self._signing_in.setdefault(row.handoff_id, asyncio.Lock())
-        async with lock:
-            if state_of(await self._reload(row.handoff_id)) != Offered(is_accepted=True):
-                return
-            chosen = options or SignInOptions(username=await self._usual_username())
-
-            def begin(turn: Turn) -> None:
-                current = turn.tx.get(PhoneHandoff, row.handoff_id)
-                if current is not None:
-                    turn.tx.put(replace(current, is_obtaining=True))
-
-            def abandon(turn: Turn, orphans: int = 0) -> None:
-                current = turn.tx.get(PhoneHandoff, row.handoff_id)
-                if current is not None and current.is_obtaining:
-                    turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + orphans))
-
-            await self.link.turn(begin)
-            try:
-                new = await self.accounts.authenticate(person, chosen)
-            except BaseException as exc:
-                await self.link.turn(partial(abandon, orphans=int(isinstance(exc, SignInLostError))))
-                raise
-            try:
-                checked = await self.accounts.check(new)
-            except BaseException:
-                await self.link.turn(partial(abandon, orphans=1))  # a live token, and nobody holds it
-                raise
-            await self._carefully(partial(self._minted, handoff_id=row.handoff_id, new=checked))
-        self._signing_in.pop(row.handoff_id, None)
-
-    def _minted(self, turn: Turn, handoff_id: str, new: NewGrant) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
-        pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
-        if row is None or pairing is None or new.tokens.refresh_token is None:
-            return
-        grant = self.accounts.grant_of(turn, new, new.tokens.refresh_token)
-        if not self.handoffs.release(turn, pairing, row, grant, new.tokens.refresh_token):
-            current = turn.tx.get(PhoneHandoff, handoff_id)  # release() may have given the handoff up
-            assert current is not None
-            turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + 1))
-
-    async def _usual_username(self) -> str:
-        own = await self.accounts.grants()
-        return own[-1].account if own else ""
 
     # -- the rest of what a person asks ----------------------------------------------------------------
 
@@ -459,10 +262,10 @@ class PhoneAgent:
         pairing = await self.pairing_of(device)
 
         def step(turn: Turn) -> str:
-            row = self.handoffs.open_handoff(turn.tx, pairing)
+            row = self.steps.open_handoff(turn.tx, pairing)
             if row is None:
                 raise LocalError("no handoff to this device is open", hint="to end a finished one: phone revoke")
-            self.handoffs.step(turn, pairing, row.handoff_id, "cancel")
+            self.steps.step(turn, pairing, row.handoff_id, "cancel")
             return row.handoff_id
 
         handoff_id = await self.link.turn(step)
@@ -471,7 +274,7 @@ class PhoneAgent:
     async def revoke(self, device: str, *, wait_s: float) -> list[PhoneHandoff]:
         """Take every grant of a device away; REVOKE is durable when this begins to wait, and never expires."""
         pairing = await self.pairing_of(device)
-        ids = await self.link.turn(lambda turn: self.handoffs.revoke_device(turn, pairing.peer_id))
+        ids = await self.link.turn(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
         ends_at = self._clock.now().boot_s + wait_s
         rows = []
         for handoff_id in ids:
@@ -485,7 +288,7 @@ class PhoneAgent:
 
         def step(turn: Turn) -> None:
             if all(row.state == "gone" for row in rows):
-                self.handoffs.forget_device(turn, pairing.peer_id)
+                forget_device(turn, self.steps, pairing.peer_id)
             else:
                 for row in turn.tx.select(Pairing, peer_id=pairing.peer_id):
                     turn.tx.put(replace(row, state="retired"))
@@ -496,7 +299,7 @@ class PhoneAgent:
     async def forget(self, device: str) -> int:
         """Give a device up without asking it; returns how many live handoffs that ended."""
         pairing = await self.pairing_of(device)
-        return await self.link.turn(lambda turn: self.handoffs.forget_device(turn, pairing.peer_id))
+        return await self.link.turn(lambda turn: forget_device(turn, self.steps, pairing.peer_id))
 
     async def _until(self, handoff_id: str, states: tuple[str, ...], *, wait_s: float) -> PhoneHandoff:
         ends_at = self._clock.now().boot_s + wait_s
@@ -507,21 +310,3 @@ class PhoneAgent:
             if row.state in states or left_s <= 0:
                 return row
             await self._clock.wait(changed, left_s)
-
-    async def live_handoffs(self, device_id: str) -> list[PhoneHandoff]:
-        """Return what a device holds or is about to hold."""
-
-        def step(turn: Turn) -> list[PhoneHandoff]:
-            pairings = turn.tx.select(Pairing, peer_id=device_id)
-            return [
-                row
-                for pairing in pairings
-                for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id)
-                if row.state in LIVE
-            ]
-
-        return await self.link.turn(step)
-
-
-def _grant(turn: Turn, grant_id: str) -> Grant | None:
-    return turn.tx.get(Grant, grant_id)

@@ -9,6 +9,8 @@ from token_relay.protocol.errors import ConfigError, PersonNeededError
 from token_relay.protocol.handoff import Cancelled, Cancelling, Done, Gone, New, Offered, PhoneState, Released, Revoking
 from token_relay.protocol.messages import Offer
 
+LIVE = ("offered", "released", "done", "cancelling", "revoking")  # the companion has a part in it, or may have
+
 
 def offer_body(row: PhoneHandoff) -> Offer:
     if row.strategy not in ("branch", "mint", "move"):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
 
-import token_relay.agents.companion.agent as companion_agent
-import token_relay.agents.phone.handoffs as phone_handoffs
+import token_relay.agents.companion.steps as companion_steps
+import token_relay.agents.phone.steps as phone_steps
 from token_relay.agents.grants import lifecycle
 from token_relay.protocol import handoff
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
@@ -123,8 +123,8 @@ def watching(reached: Counter[Pair]) -> Iterator[None]:
         return settle(state, outcome, *args)
 
     wrapped: list[tuple[Any, str, Callable[..., Any]]] = [
-        (phone_handoffs, "phone_step", phone_step),
-        (companion_agent, "companion_step", companion_step),
+        (phone_steps, "phone_step", phone_step),
+        (companion_steps, "companion_step", companion_step),
         (lifecycle, "begin_refresh", begin_refresh),
         (lifecycle, "settle_refresh", settle_refresh),
     ]

@@ -1,0 +1,80 @@
+"""What a person ends, and what time ends: a device's handoffs, its pairings, old offers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.pairings import delete_pairing
+from token_relay.agents.phone.handoff_rows import LIVE
+from token_relay.agents.phone.steps import PhoneSteps
+from token_relay.agents.records import Pairing, PhoneHandoff
+from token_relay.agents.turn import Turn
+from token_relay.protocol.pairing import INVITATION_LIFETIME_S
+
+FORGOTTEN_AFTER_S = 30 * 24 * 3600  # rows of a deleted pairing: no message reaches them, a person may look at events
+
+
+def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[str]:
+    """Queue REVOKE for every live handoff of a device and take its right to renew away; returns their ids."""
+    touched = []
+    for pairing in turn.tx.select(Pairing, peer_id=device_id):
+        turn.tx.put(replace(pairing, renew_denied=True))
+        for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id):
+            if row.state in LIVE or (row.state, row.reason) == ("gone", "rollback"):
+                if row.state != "revoking":
+                    steps.step(turn, pairing, row.handoff_id, "revoke")
+                touched.append(row.handoff_id)
+    return touched
+
+
+def forget_device(turn: Turn, steps: PhoneSteps, device_id: str) -> int:
+    """Give a device up: its handoffs are GONE, its pairings deleted; nothing is sent."""
+    count = 0
+    for pairing in turn.tx.select(Pairing, peer_id=device_id):
+        for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id):
+            if row.state in LIVE:
+                steps.step(turn, pairing, row.handoff_id, "forget")
+                count += 1
+        delete_pairing(turn, pairing)
+    turn.event("device_forgotten", device=device_id)
+    return count
+
+
+def clear_up(turn: Turn, steps: PhoneSteps) -> float:
+    """Drop pairings that came to nothing or are over, give up old offers; return seconds until the next look."""
+    for pairing in turn.tx.select(Pairing, state="pending"):
+        age_s = elapsed_s(Stamp.from_text(pairing.created), turn.now)
+        if age_s is None or age_s > INVITATION_LIFETIME_S:
+            delete_pairing(turn, pairing)
+    for pairing in turn.tx.select(Pairing, state="retired"):
+        rows = turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id)
+        if all(row.state not in LIVE for row in rows):
+            delete_pairing(turn, pairing)
+    _forget_old(turn)
+    return _expire_offers(turn, steps)
+
+
+def _forget_old(turn: Turn) -> None:
+    """Delete finished handoffs of pairings that are deleted; of one that lives, a restored companion may ask."""
+    for row in turn.tx.select(PhoneHandoff) if turn.now.is_synced else ():
+        is_old = turn.wall - row.created_at > FORGOTTEN_AFTER_S and row.state not in LIVE and not row.orphans
+        if is_old and turn.tx.get(Pairing, row.pairing_id) is None:
+            turn.tx.delete(PhoneHandoff, row.handoff_id)
+            turn.tx.erase_key(row.handoff_id)
+
+
+def _expire_offers(turn: Turn, steps: PhoneSteps) -> float:
+    """Give up offers older than 24 h, through CANCEL; judged only by a synced clock."""
+    next_s = 3600.0  # what is offered meanwhile is found in good time: it lives for a day
+    if not turn.now.is_synced:
+        return next_s
+    for row in turn.tx.select(PhoneHandoff, state="offered"):
+        if row.expires_at and turn.wall <= row.expires_at:
+            next_s = min(next_s, row.expires_at + 1 - turn.now.wall_s)
+        elif row.expires_at:
+            pairing = turn.tx.get(Pairing, row.pairing_id)
+            if pairing is not None:
+                steps.note(turn, row.handoff_id, problem="the offer was not taken within 24 hours")
+                steps.step(turn, pairing, row.handoff_id, "cancel")
+    return next_s
