@@ -28,7 +28,8 @@ from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.ports import Record, Transaction, Vault
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, PhoneHandoff
 from token_relay.agents.turn import Turn
-from token_relay.host.config import CompanionConfig, Home, PhoneConfig, load_config
+from token_relay.host.config import CompanionConfig, Home, PhoneConfig
+from token_relay.host.config_file import load_config
 from token_relay.host.logs import configure
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.service.control import JSON, Exchange, Handler

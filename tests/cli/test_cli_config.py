@@ -10,17 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from token_relay.host.config import (
-    CONFIG_BYTES_MAX,
-    MODELS,
-    CompanionConfig,
-    PhoneConfig,
-    check_config,
-    is_loopback,
-    load_config,
-    read_secret_file,
-    settings,
-)
+from token_relay.host.config import MODELS, CompanionConfig, PhoneConfig, is_loopback, settings
+from token_relay.host.config_file import CONFIG_BYTES_MAX, check_config, load_config, read_secret_file
 from token_relay.host.config_template import template
 from token_relay.protocol.errors import ConfigError
 from token_relay.provider.profile import AUTH0, ENTRA, STRICT

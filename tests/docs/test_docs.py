@@ -24,7 +24,8 @@ from token_relay.apps.policy import parse_policy
 from token_relay.apps.server import PARAMETERS, STATUS
 from token_relay.cli import main as cli
 from token_relay.cli.parsing import EXIT_CODES, INTERRUPTED, Parser, UsageError
-from token_relay.host.config import CompanionConfig, PhoneConfig, check_config, settings
+from token_relay.host.config import CompanionConfig, PhoneConfig, settings
+from token_relay.host.config_file import check_config
 from token_relay.protocol.handoff import PhoneState
 from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.control.api import _HANDLERS as CONTROL_HANDLERS

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from token_relay.apps import server as token_api
 from token_relay.apps.policy import parse_policy
-from token_relay.host import config
+from token_relay.host import config, config_file
 from token_relay.protocol.envelope import NONCE_BYTES, PeerBox, open_once, pad, parse_header, seal_once, unpad
 from token_relay.protocol.errors import ConfigError, PeerError
 from token_relay.protocol.identity import KeyPair
@@ -204,7 +204,7 @@ def config_toml(data: bytes) -> None:
     """A configuration of either agent."""
     text = data.decode("utf-8", "replace")
     for model in (config.PhoneConfig, config.CompanionConfig):
-        found = config.check_config(model, text, Path("/nowhere"))
+        found = config_file.check_config(model, text, Path("/nowhere"))
         if isinstance(found, tuple):
             assert found and all(problem.in_file("file") for problem in found)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from token_relay.apps.policy import parse_policy
-from token_relay.host.config import CompanionConfig, check_config
+from token_relay.host.config import CompanionConfig
+from token_relay.host.config_file import check_config
 from token_relay.protocol.errors import ConfigError
 from token_relay.provider.id_token import parse_jwks
 from token_relay.provider.tokens import ProviderError

@@ -13,7 +13,8 @@ import pytest
 import structlog
 from token_relay.cli.client import ClientError, control_call, get_token
 from token_relay.host.board import read_board
-from token_relay.host.config import CompanionConfig, Home, PhoneConfig, check_config
+from token_relay.host.config import CompanionConfig, Home, PhoneConfig
+from token_relay.host.config_file import check_config
 from token_relay.host.home import create_home
 from token_relay.service.board_check import is_copy
 from token_relay.service.companion import run_companion

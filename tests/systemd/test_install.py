@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from token_relay.host import install as do
-from token_relay.host.config import CompanionConfig, PhoneConfig, load_config
+from token_relay.host.config import CompanionConfig, PhoneConfig
+from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import ConfigError
 
 from tests.cli.cli_kit import run_process

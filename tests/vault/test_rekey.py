@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from token_relay.agents.ports import Record
 from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Event, Grant, Identity
-from token_relay.host.config import CompanionConfig, check_config
+from token_relay.host.config import CompanionConfig
+from token_relay.host.config_file import check_config
 from token_relay.host.home import create_home, key_source
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password, RefreshToken

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from token_relay.host.config import CompanionConfig, check_config
+from token_relay.host.config import CompanionConfig
+from token_relay.host.config_file import check_config
 from token_relay.host.home import create_home, key_source
 from token_relay.vault.rekey import open_in_force
 

@@ -13,15 +13,8 @@ from pathlib import Path
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Identity
 from token_relay.host.clock import SystemRandom
-from token_relay.host.config import (
-    AgentConfig,
-    CompanionConfig,
-    Kind,
-    PhoneConfig,
-    VaultConfig,
-    check_config,
-    read_secret_file,
-)
+from token_relay.host.config import AgentConfig, CompanionConfig, Kind, PhoneConfig, VaultConfig
+from token_relay.host.config_file import check_config, read_secret_file
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.vault.errors import CorruptVaultError

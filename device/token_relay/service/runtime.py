@@ -25,7 +25,8 @@ from token_relay.agents.records import Event, Grant, Identity, Pairing
 from token_relay.apps.policy import Policy, parse_policy
 from token_relay.apps.server import TokenApi
 from token_relay.host.clock import SystemClock, SystemRandom
-from token_relay.host.config import AgentConfig, Home, Kind, read_own_text, read_secret_file
+from token_relay.host.config import AgentConfig, Home, Kind
+from token_relay.host.config_file import read_own_text, read_secret_file
 from token_relay.host.home import key_source, open_vault
 from token_relay.host.http import AioHttp
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET

@@ -17,7 +17,8 @@ from token_relay.cli.commands.agent_calls import call
 from token_relay.cli.parsing import DONE, FAILED, NOT_RUNNING, Context
 from token_relay.cli.render import clean, show
 from token_relay.host.clock import SystemClock
-from token_relay.host.config import CompanionConfig, Kind, PhoneConfig, load_config
+from token_relay.host.config import CompanionConfig, Kind, PhoneConfig
+from token_relay.host.config_file import load_config
 from token_relay.host.paths import agent_home, config_file, search_directories
 from token_relay.protocol.errors import ConfigError
 from token_relay.service.checks import broker, local, machine, provider

@@ -12,7 +12,8 @@ from collections.abc import Coroutine
 from token_relay.cli.parsing import DONE, Context
 from token_relay.cli.structlog_without_rich import structlog
 from token_relay.host.board import read_board
-from token_relay.host.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig, load_config
+from token_relay.host.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig
+from token_relay.host.config_file import load_config
 from token_relay.host.logs import configure
 from token_relay.host.paths import CONTROL_SOCKET, agent_home, check_socket_path, config_file, socket_directory
 from token_relay.host.systemd import harden_process

@@ -108,7 +108,7 @@ def _home(args: argparse.Namespace, context: Context) -> Path:
 
 
 def _target(args: argparse.Namespace) -> Target:
-    from token_relay.host.config import read_secret_file
+    from token_relay.host.config_file import read_secret_file
     from token_relay.service.rekey import ToCredential, ToFile, ToPassphrase
     from token_relay.vault.files import read_file
 
