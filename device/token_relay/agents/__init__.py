@@ -1,1 +1,5 @@
-"""The programs at either end of the relay: the phone's agent, the companion's agent, their vault and command line."""
+"""What an agent decides, and in which transaction.
+
+Ports only: it may wait, but channel, vault, HTTP, clock and randomness are handed to it (:mod:`.ports`), so the same
+objects run in production and in the simulation. It knows no socket, file or process, and not how a person is asked.
+"""

@@ -1,4 +1,5 @@
-"""What passes between phone and companion: envelope, protocol, channel, and the provider as its client sees it.
+"""What two paired devices say to each other: secrets, identities, envelope, messages, pairing, numbers, handoff.
 
-Nothing in here knows of :mod:`device`; the import direction is held by ``tests/core/test_structure.py``.
+Pure: bytes, values and ``now`` come in, values go out. It knows no socket, file, clock or randomness, and not which of
+the two ends calls it; formats are those of ``docs/spec/``.
 """

@@ -1,4 +1,5 @@
-"""The sandbox: an identity provider, a broker and a network that misbehave on command, over real sockets.
+"""A world to try things in: an identity provider, a broker and a network that misbehave on command, on real sockets.
 
-Production code never imports from here; only the demo, the simulation and the ``sandbox`` command do.
+``provider/`` is a pure core; server, broker, links and Actions around it are I/O. Production code never imports from
+here: only the demo, the simulation, the ``sandbox`` command and the examples do.
 """
