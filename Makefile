@@ -11,7 +11,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
-.PHONY: help demo test check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
+.PHONY: help demo test check bench vectors openapi docs-img fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,9 @@ vectors: $(VENV)/.development  ## make tests/vectors anew
 
 openapi: $(VENV)/.development  ## make docs/api anew: OpenAPI and Postman, out of the client's models
 	@$(BIN)/python tests/api/make.py
+
+docs-img: $(VENV)/bin/python  ## draw the rooms anew from the imports: docs/img/rooms.svg, the table in docs/architecture.md
+	@$(BIN)/python docs/img/make_rooms.py
 
 fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, TARGET=, SEED=, REPLAY=FILE
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(T),10) $(if $(TARGET),--target $(TARGET)) \

@@ -43,7 +43,7 @@ from token_relay.service.status import ACTIONS, grant_row, handoff_row
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "certs" / "README.md", *DOCS.rglob("*.md")], key=str)
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "certs" / "README.md", *DOCS.rglob("*.md")], key=str)
 GROUPS = ("phone", "companion", "certs", "vault", "sandbox", "sandbox ctl", "demo")
 BLANK_NOW = Now(wall_s=1e9, is_synced=True, boot_s=1.0, boot_id="0" * 32)
 
