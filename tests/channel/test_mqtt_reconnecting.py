@@ -62,7 +62,7 @@ async def test_only_a_healthy_minute_resets_the_backoff(embedded: Broker) -> Non
     assert end.pauses[:4] == [1.0, 2.0, 1.0, 2.0]
 
 
-async def test_reconnect_now_ends_the_pause(embedded: Broker) -> None:
+async def test_renewed_certificates_end_the_pause(embedded: Broker) -> None:
     never = asyncio.Event()
 
     async def sleep(seconds: float) -> None:
@@ -74,7 +74,7 @@ async def test_reconnect_now_ends_the_pause(embedded: Broker) -> None:
         await end.up()
         embedded.drop(ME)
         assert await end.down() == "connection lost"
-        end.channel.reconnect_now()
+        end.channel.certificates_renewed()
         assert await end.up() is True
 
 

@@ -20,7 +20,6 @@ from structlog.testing import capture_logs
 from token_relay.cli.client import ClientError, control_call
 from token_relay.protocol.errors import (
     ConfigError,
-    GrantRevokedError,
     LocalError,
     PeerError,
     PersonNeededError,
@@ -32,6 +31,7 @@ from token_relay.protocol.errors import (
 from token_relay.protocol.secret import Password
 from token_relay.service import control
 from token_relay.service.control import JSON, ControlServer, Exchange
+from token_relay.vault.errors import CorruptVaultError
 
 PASSWORD = "canary-password-0815"
 STATUS = b'{"v":1,"command":"status","args":{}}\n'
@@ -175,9 +175,9 @@ async def test_without_somebody_to_ask_every_ask_is_declined(world: World) -> No
         (PersonNeededError("no", hint="set x"), "person_needed", 4),
         (ConfigError("no", hint="set x"), "wrong_usage", 2),
         (PeerError("bad_seal", "no", hint="set x"), "bad_seal", 1),
-        (GrantRevokedError("no", hint="set x"), "grant_revoked", 1),
         (TransientError("no", hint="set x"), "try_later", 1),
         (VaultError("no", hint="set x"), "vault", 1),
+        (CorruptVaultError("no", hint="set x"), "vault", 1),
         (LocalError("no", hint="set x"), "failed", 1),
         (RelayError("no", hint="set x"), "failed", 1),
     ],

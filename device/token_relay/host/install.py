@@ -14,7 +14,6 @@ Invariants:
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -240,8 +239,3 @@ def tell_system(commands: tuple[tuple[str, ...], ...], say: Callable[[str], obje
 def is_booted(root: Path) -> bool:
     """Whether the root is that of a machine that systemd runs now. sd_booted(3)"""
     return root == Path("/") and Path("/run/systemd/system").is_dir()
-
-
-def is_root() -> bool:
-    """Whether this process may change the system."""
-    return os.geteuid() == 0

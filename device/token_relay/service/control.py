@@ -32,7 +32,6 @@ from token_relay.apps.policy import ROOT_UID
 from token_relay.host.systemd import UnixListener, open_listener, peer_of
 from token_relay.protocol.errors import (
     ConfigError,
-    GrantRevokedError,
     PeerError,
     PersonNeededError,
     PolicyError,
@@ -179,8 +178,6 @@ def error_line(exc: RelayError) -> dict[str, JSON]:
             code, exit_code = "wrong_usage", EXIT_USAGE
         case PeerError():
             code = exc.reason
-        case GrantRevokedError():
-            code = "grant_revoked"
         case TransientError():
             code = "try_later"
         case VaultError():

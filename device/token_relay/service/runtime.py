@@ -221,11 +221,6 @@ class Runtime:
             await self.clock.sleep(interval_s / 2)
 
 
-async def _connected(link: Link, on_network: Callable[[], None]) -> None:
-    await link.connected()
-    on_network()
-
-
 def _counts(tx: Transaction) -> tuple[int, str]:
     """Return the number of active pairings, and the numbers of grants by state in words."""
     states = Counter(grant.state for grant in tx.select(Grant))

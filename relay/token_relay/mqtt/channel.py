@@ -150,13 +150,10 @@ class MqttChannel:
         finally:
             del self._probes[token]
 
-    def reconnect_now(self) -> None:
-        """End the present pause, if there is one: somebody knows that the network is back."""
-        self._wake.set()
-
     def certificates_renewed(self) -> None:
-        """End the present connection: the next one reads the certificate files anew."""
+        """End the present connection or pause at once: the next connection reads the certificate files anew."""
         self._renewed.set()
+        self._wake.set()
 
     # -- the supervisor --------------------------------------------------------------------------------
 

@@ -24,10 +24,6 @@ class TransientError(RelayError):
     """Nothing is lost; try again later."""
 
 
-class GrantRevokedError(RelayError):
-    """The grant is gone for good; ask for a new handoff."""
-
-
 class PeerError(RelayError):
     """The other end, or whoever speaks in its name, broke the protocol: count it and drop the message.
 

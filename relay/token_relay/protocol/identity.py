@@ -18,7 +18,7 @@ from token_relay.protocol.secret import PrivateKey
 
 DEVICE_ID_CHARS = 26
 RAW_ID_BYTES = 16
-DEVICE_ID_PATTERN = re.compile(r"[a-z2-7]{26}", re.ASCII)
+DEVICE_ID_PATTERN = re.compile(rf"[a-z2-7]{{{DEVICE_ID_CHARS}}}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

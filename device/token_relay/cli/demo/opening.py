@@ -10,6 +10,7 @@ from token_relay.cli.demo.screen import Drawing, Rows, Told
 from token_relay.cli.demo.stage import Stage
 from token_relay.cli.demo.views import AuditRow
 from token_relay.protocol.envelope import ENVELOPE_BYTES
+from token_relay.protocol.identity import DEVICE_ID_CHARS
 
 GATE = "allow_refresh_token_access"
 CHECK_NUMBER = r"check number: (\d{3} \d{3})"
@@ -118,7 +119,7 @@ def event_text(row: AuditRow) -> str:
 
 def short_topic(topic: str) -> str:
     """Shorten the device ids in a topic, for a narrow screen."""
-    return re.sub(rf"([a-z2-7]{{{ID_SHOWN}}})[a-z2-7]{{{26 - ID_SHOWN}}}", r"\1..", topic)
+    return re.sub(rf"([a-z2-7]{{{ID_SHOWN}}})[a-z2-7]{{{DEVICE_ID_CHARS - ID_SHOWN}}}", r"\1..", topic)
 
 
 def _ids(names: dict[str, str]) -> str:

@@ -106,11 +106,6 @@ class Disk:
         """Take all of it back, but for a damage that is done."""
         self.is_full, self._failing, self._crash, self._lose = False, 0, None, 0
 
-    @property
-    def crash_is_armed(self) -> bool:
-        """Whether a power cut waits for a commit."""
-        return self._crash is not None
-
     # -- what the vault and the device ask ---------------------------------------------------------------
 
     def open(self) -> None:

@@ -8,7 +8,7 @@ leaves those of a code sign-in alone. Source of the table: Microsoft's documenta
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from token_relay.protocol.secret import Password
 from token_relay.sandbox.provider.world.contacts import Channel, contact
@@ -25,7 +25,6 @@ AccountEvent = Literal[
     "single_sign_out",
     "claims_challenge",  # ours: only access tokens under continuous access evaluation are called back
 ]
-ACCOUNT_EVENTS: tuple[str, ...] = get_args(AccountEvent)
 # event: (ends what was signed in by password, ends what was signed in otherwise)
 REVOKES: dict[AccountEvent, tuple[bool, bool]] = {
     "password_expired": (False, False),
