@@ -69,7 +69,7 @@ install: $(VENV)/bin/python  ## as root: program, units, configuration: DESTDIR=
 
 uninstall:  ## as root: remove what install brought; data, credentials and changed configuration stay
 	@place="$(DESTDIR)/opt/token-relay"; [ -x "$$place/bin/python" ] || { echo "nothing is installed at $$place"; exit 0; }; \
-	"$$place/bin/python" -I -m token_relay.cli.main service uninstall --root "$(or $(DESTDIR),/)" \
+	"$$place/bin/python" -I -m token_relay.cli service uninstall --root "$(or $(DESTDIR),/)" \
 		--prefix "$(or $(PREFIX),/usr/local)" --program /opt/token-relay && rm -rf "$$place"
 
 test-booted: $(VENV)/.development  ## as root: the services in a booted container: ARCH=arm64 SUITE=trixie KEEP=1

@@ -54,7 +54,7 @@ async def _measure(place: Path, port: int, count: int, *, starts: int) -> tuple[
     home = place / "p"
     identity = await asyncio.to_thread(make_home, "phone", home, f"mqtt://127.0.0.1:{port}")
     await asyncio.to_thread(write_companions, home, count, seen=WINDOW)
-    command = [sys.executable, "-m", "token_relay.cli.main", "phone", "run", "--home", str(home)]
+    command = [sys.executable, "-m", "token_relay.cli", "phone", "run", "--home", str(home)]
     greetings_ms: list[float] = []
     for start in range(starts):
         # a new listener each time: what it has not read of the last greeting must not count for this one

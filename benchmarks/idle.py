@@ -72,7 +72,7 @@ def run(bench: Bench) -> Section:
 
 def companion_command(home: Path) -> list[str | Path]:
     """Return how the companion is started, as the installed command does."""
-    return [sys.executable, "-m", "token_relay.cli.main", "companion", "run", "--home", home]
+    return [sys.executable, "-m", "token_relay.cli", "companion", "run", "--home", home]
 
 
 def _floor_start_ms() -> float:

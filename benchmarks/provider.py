@@ -27,7 +27,7 @@ def run(bench: Bench) -> Section:
     """Refresh with many clients; compare the memory after the first tenth with that at the end."""
     place = bench.place("p")
     ports = ["--http-port", str(free_port()), "--mqtt-port", str(free_port()), "--no-links"]
-    command = [sys.executable, "-m", "token_relay.cli.main", "sandbox", "--profile", "entra", "--json", *ports]
+    command = [sys.executable, "-m", "token_relay.cli", "sandbox", "--profile", "entra", "--json", *ports]
     count = bench.count(100_000, 2_000)
     with Program(command, log=place / "sandbox") as sandbox:
         sandbox.wait_for('"authority"')

@@ -32,7 +32,7 @@ def run(bench: Bench) -> Section:
     """Refresh again and again, and tell the provider's share from ours."""
     place = bench.place("r")
     (place / "w").mkdir(mode=0o700)
-    sandbox_command = [sys.executable, "-m", "token_relay.cli.main", "sandbox", "--profile", PROFILE, "--json"]
+    sandbox_command = [sys.executable, "-m", "token_relay.cli", "sandbox", "--profile", PROFILE, "--json"]
     ports = ["--http-port", str(free_port()), "--mqtt-port", str(free_port())]
     with Program([*sandbox_command, *ports], log=place / "sandbox") as sandbox:
         sandbox.wait_for('"issuer"')

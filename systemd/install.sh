@@ -45,5 +45,5 @@ if [ "$(cat "$mark" 2>/dev/null)" != "$this" ]; then
     mkdir -p "$(dirname "$mark")"
     echo "$this" > "$mark"
 fi
-exec "$place/bin/python" -I -m token_relay.cli.main service install \
+exec "$place/bin/python" -I -m token_relay.cli service install \
     --root "${DESTDIR:-/}" --prefix "${PREFIX:-/usr/local}" --program "$program"

@@ -138,7 +138,7 @@ def program(root: Path) -> list[str]:
     shutil.rmtree(place, ignore_errors=True)
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(place)
-    return ["env", f"PYTHONPATH={place}", sys.executable, "-P", "-m", "token_relay.cli.main"]
+    return ["env", f"PYTHONPATH={place}", sys.executable, "-P", "-m", "token_relay.cli"]
 
 
 def _pip(command: list[str]) -> None:

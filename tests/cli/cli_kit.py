@@ -88,9 +88,8 @@ def run_process(
     *arguments: str, env: Mapping[str, str], cwd: Path, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run ``token-relay`` as a process of its own, as a person's shell does."""
-    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-m", "token_relay.cli", *arguments],
         env={"PATH": os.environ["PATH"], "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path), **env},
         cwd=cwd,
         input=stdin,

@@ -164,8 +164,7 @@ def test_transcripts_cover_every_group() -> None:
 def test_sandbox_announces_itself_and_stops_at_sigterm(tmp_path: Path) -> None:
     import json
 
-    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "sandbox", "--http-port", "0", "--mqtt-port", "0", "--json"]
+    command = [sys.executable, "-m", "token_relay.cli", "sandbox", "--http-port", "0", "--mqtt-port", "0", "--json"]
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
@@ -182,10 +181,9 @@ def test_sandbox_announces_itself_and_stops_at_sigterm(tmp_path: Path) -> None:
 def test_output_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
     with os.fdopen(writer, "wb") as closed:
         ran = subprocess.run(
-            [sys.executable, "-c", code, "--help"],
+            [sys.executable, "-m", "token_relay.cli", "--help"],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=closed,
             stderr=subprocess.PIPE,
@@ -195,3 +193,10 @@ def test_output_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
         )
     assert "Traceback" not in ran.stderr
     assert ran.returncode == 1
+
+
+def test_the_package_runs_where_nothing_put_the_command_on_the_path(tmp_path: Path) -> None:
+    words = [sys.executable, "-I", "-m", "token_relay.cli", "certs", "nonsense"]
+    ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("usage: token-relay certs")

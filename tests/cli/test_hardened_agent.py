@@ -12,7 +12,6 @@ from token_relay.protocol.secret import Password
 from token_relay.vault.keys import PassphraseKey
 
 PASSPHRASE = "correct horse battery staple"
-CODE = "import sys; from token_relay.cli.main import main; sys.exit(main())"
 
 
 def test_running_agent_leaves_no_core_and_shows_no_secret(short_path: Path) -> None:
@@ -27,7 +26,7 @@ def test_running_agent_leaves_no_core_and_shows_no_secret(short_path: Path) -> N
     create_home("companion", home, config)
     key = PassphraseKey(home / "vault.kdf", Password(PASSPHRASE)).load().reveal()
 
-    command = [sys.executable, "-c", CODE, "companion", "run", "--home", str(home)]
+    command = [sys.executable, "-m", "token_relay.cli", "companion", "run", "--home", str(home)]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as agent:
         try:

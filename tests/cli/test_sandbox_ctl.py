@@ -195,9 +195,8 @@ def test_more_events_than_one_answer_holds_are_all_listed(running: Running, monk
 def test_followed_events_come_as_they_happen_and_end_cleanly_at_an_interrupt(running: Running, is_json: bool) -> None:
     running("heal", "phone-broker")
     words = ["sandbox", "ctl", "events", "--follow", "--url", running.url, *(["--json"] if is_json else [])]
-    code = "import sys; from token_relay.cli.main import main; sys.exit(main())"
     with subprocess.Popen(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, "-m", "token_relay.cli", *words],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -37,7 +37,7 @@ def place() -> Iterator[Path]:
 def demo(place: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """Start the demo in a session of its own; whatever happens, that session is over at the end."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(place), "TMPDIR": str(place), "LANG": "C.UTF-8"}
-    words = [sys.executable, "-W", "error", "-m", "token_relay.cli.main", "demo", *options]
+    words = [sys.executable, "-W", "error", "-m", "token_relay.cli", "demo", *options]
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=place, start_new_session=True
     )

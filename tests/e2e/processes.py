@@ -19,7 +19,7 @@ T = TypeVar("T")
 WITHIN_S = 20.0  # for anything that takes a fraction of a second on a quiet machine
 POLL_S = 0.03
 _SCRIPT = Path(sys.executable).parent / "token-relay"
-COMMAND = (str(_SCRIPT),) if _SCRIPT.exists() else (sys.executable, "-m", "token_relay.cli.main")
+COMMAND = (str(_SCRIPT),) if _SCRIPT.exists() else (sys.executable, "-m", "token_relay.cli")
 
 
 async def eventually(what: str, look: Callable[[], Awaitable[T | None]], *, within_s: float = WITHIN_S) -> T:

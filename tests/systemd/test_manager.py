@@ -45,7 +45,7 @@ class Agent:
 def agent(tmp_path: Path) -> Iterator[Agent]:
     home = tmp_path / "c"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "token_relay.cli.main", "companion"]
+    command = [sys.executable, "-m", "token_relay.cli", "companion"]
     subprocess.run(
         [*command, "init", "--home", str(home), "--broker", "mqtt://127.0.0.1:1", "--name", "watch"],
         check=True,

@@ -17,7 +17,7 @@ ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTW
 
 def companion(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "token_relay.cli.main", "companion", *arguments],
+        [sys.executable, "-m", "token_relay.cli", "companion", *arguments],
         check=False,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -19,7 +19,6 @@ from token_relay.vault.rekey import open_in_force
 
 CONFIG = 'name = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n'
 NAME = "token-relay-companion"
-CODE = "import sys; from token_relay.cli.main import main; sys.exit(main())"
 STARTED_S_MAX = 20.0
 
 
@@ -83,7 +82,7 @@ def test_vault_opens_with_the_tpm_that_sealed_its_key_and_with_no_other(tmp_path
         assert len(opened.stdout) == 32, opened.stderr
         assert opened.stdout not in sealed.stdout
 
-        command = [sys.executable, "-c", CODE, "vault", "rekey", "--home", str(home), "--to", "credential"]
+        command = [sys.executable, "-m", "token_relay.cli", "vault", "rekey", "--home", str(home), "--to", "credential"]
         command += ["--credential", NAME, "--credential-from", "-"]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
         ran = subprocess.run(

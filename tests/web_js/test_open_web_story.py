@@ -44,7 +44,7 @@ class Phone:
 
     async def _start(self, *words: str, stderr: int) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "token_relay.cli.main", "phone", *words, "--home", str(self._home)),
+            *(sys.executable, "-m", "token_relay.cli", "phone", *words, "--home", str(self._home)),
             cwd=ROOT,
             env={**os.environ, **self._environment},
             stdin=asyncio.subprocess.PIPE,

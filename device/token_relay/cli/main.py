@@ -234,7 +234,3 @@ def _report(context: Context, slug: str, message: str, hint: str, code: int) -> 
 def _printable(text: str) -> str:
     """Keep text that came from elsewhere from moving the cursor."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

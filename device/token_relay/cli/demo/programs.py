@@ -30,7 +30,7 @@ from token_relay.cli.demo.checks import StepFailedError, expect
 from token_relay.cli.demo.interrupts import Interrupts
 from token_relay.sandbox.marked_tokens import find_marked
 
-COMMAND = (sys.executable, "-m", "token_relay.cli.main")
+COMMAND = (sys.executable, "-m", "token_relay.cli")
 WITHIN_S = 20.0  # for anything that takes a fraction of a second on a quiet machine
 END_S_MAX = 4.0  # agents and sandbox promise two seconds
 READ_BYTES = 65_536
