@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import pytest
 from sandbox_client import PASSWORD_USER, SCOPE
-from token_relay.cli.commands.options import SANDBOX_PROFILES
+from token_relay.cli.commands.options import profile_option
 from token_relay.provider.profile import PROFILES, ProfileName
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, Policy, World
 from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
@@ -45,7 +46,10 @@ def sign_in(one: Desk) -> dict[str, Any]:
 
 
 def test_the_names_are_the_same_everywhere() -> None:
-    assert list(IMITATIONS) == list(PROFILES) == list(get_args(ProfileName)) == list(SANDBOX_PROFILES)
+    parser = ArgumentParser()
+    profile_option(parser, "any")
+    (*_, option) = parser._actions
+    assert list(IMITATIONS) == list(PROFILES) == list(get_args(ProfileName)) == list(option.choices or ())
     assert all(profile.name == name for name, profile in PROFILES.items())
 
 

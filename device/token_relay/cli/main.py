@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from token_relay.cli.parsing import Command
 
+PACKAGE = "token_relay.cli.commands"  # of tables and handlers
 AGENTS = ("phone", "companion")
 GROUPS = {
     "demo": "show the whole story on this machine",
@@ -88,7 +89,7 @@ def _run(context: Context, given: Sequence[str]) -> int:
     try:
         args = parse(given)
         module, _, function = str(args.run).partition(":")
-        code: int = getattr(importlib.import_module(module), function)(args, context)
+        code: int = getattr(importlib.import_module(f"{PACKAGE}.{module}"), function)(args, context)
     except SystemExit as exc:  # --help and --version end here
         return exc.code if isinstance(exc.code, int) else DONE
     except BrokenPipeError:
@@ -138,7 +139,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
 
 def commands_of(group: str) -> Mapping[str, Command]:
     """Return the table of a group's commands; ``demo`` and ``sandbox`` share one."""
-    module = importlib.import_module(f"token_relay.cli.commands.{TABLES.get(group, group)}")
+    module = importlib.import_module(f"{PACKAGE}.{TABLES.get(group, group)}")
     commands: Mapping[str, Command] = module.COMMANDS
     return commands
 

@@ -77,16 +77,20 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message, usage=self.format_usage().strip(), hint=f"{self.prog} --help")
 
 
+def no_options(parser: argparse.ArgumentParser) -> None:
+    """Add nothing."""
+
+
 class Command:
-    """One subcommand: its help, the function that adds its options, and the handler as ``module:function``."""
+    """One subcommand: its help, the handler as ``module:function`` of the package commands, what adds its options."""
 
     __slots__ = ("description", "examples", "help", "options", "run")
 
     def __init__(
         self,
         help: str,
-        options: Callable[[argparse.ArgumentParser], None],
         run: str,
+        options: Callable[[argparse.ArgumentParser], None] = no_options,
         *,
         description: str = "",
         examples: str = "",
@@ -122,6 +126,22 @@ class Context:
     def note(self, text: str) -> None:
         """Print one line for the person: progress, warnings, questions. Never part of the result."""
         print(text, file=self.stderr, flush=True)
+
+
+def with_common(
+    common: Callable[[argparse.ArgumentParser], None], commands: Mapping[str, Command]
+) -> Mapping[str, Command]:
+    """Return the commands of a group with what all of them take, after the options that each has of its own."""
+
+    def with_both(command: Command) -> Command:
+        def options(parser: argparse.ArgumentParser) -> None:
+            command.options(parser)
+            common(parser)
+
+        words = {"description": command.description, "examples": command.examples}
+        return Command(command.help, command.run, options, **words)
+
+    return {name: with_both(command) for name, command in commands.items()}
 
 
 def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command], named: frozenset[str]) -> None:

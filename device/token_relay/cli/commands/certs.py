@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from token_relay.cli.commands.options import PORT_MAX
-from token_relay.cli.parsing import DONE, PERSON, Command, Context, json_option, text, whole
+from token_relay.cli.parsing import DONE, PERSON, Command, Context, json_option, text, whole, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,30 +40,26 @@ def _init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="set an existing CA aside: every device needs a new certificate then"
     )
-    _common(parser)
 
 
 def _sign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csr", metavar="CSR", type=text, help="the device's request, device.csr")
     parser.add_argument("--out", metavar="F", type=text, help="where the certificate goes; else beside CSR, as .pem")
-    _common(parser)
 
 
 def _issue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("host", metavar="HOST", type=text, nargs="+", help="host name or IP address of the broker")
-    _common(parser)
 
 
 def _revoke(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", type=text, help="a device id, or a host of the broker")
-    _common(parser)
 
 
-COMMANDS = {
+_OWN = {
     "init": Command(
         "make a CA and the broker's configuration",
+        "certs:init",
         _init,
-        "token_relay.cli.commands.certs:init",
         description="Make a private CA and, in its directory broker/, all that mosquitto needs: configuration, "
         "access list, revocation list and, with --host, the broker's certificate.",
         examples="  token-relay certs init --host broker.example --host 192.168.1.10\n"
@@ -71,8 +67,8 @@ COMMANDS = {
     ),
     "sign": Command(
         "sign a device's request, the first time or to renew",
+        "certs:sign",
         _sign,
-        "token_relay.cli.commands.certs:sign",
         description="Sign the device.csr that `init` wrote on a device. Look at the id on the device's own screen "
         "first: the first signature is on trust. The device needs the certificate and ca.pem in its "
         "home.",
@@ -80,28 +76,28 @@ COMMANDS = {
     ),
     "issue": Command(
         "make a new key and certificate for the broker",
+        "certs:issue",
         _issue,
-        "token_relay.cli.commands.certs:issue",
         examples="  token-relay certs issue broker.example 192.168.1.10",
     ),
     "renew": Command(
         "renew the broker's certificate if it ends soon, and name the devices that are due",
-        _common,
-        "token_relay.cli.commands.certs:renew",
+        "certs:renew",
         description="Renew the broker's certificate when it ends within 30 days, and name the devices whose "
         "certificates do: sign their device.csr again. Does nothing when there is nothing to do; made "
         "for a timer.",
     ),
     "revoke": Command(
         "put a device's certificates on the revocation list",
+        "certs:revoke",
         _revoke,
-        "token_relay.cli.commands.certs:revoke",
         description="Put every certificate of a device id on the revocation list. The broker learns of it when it "
         "starts again. This closes the broker's door; the grant is taken away by `phone revoke`.",
         examples="  token-relay certs revoke abcdefghijklmnopqrstuvwxyz",
     ),
-    "list": Command("list the certificates that were signed", _common, "token_relay.cli.commands.certs:list_all"),
+    "list": Command("list the certificates that were signed", "certs:list_all"),
 }
+COMMANDS = with_common(_common, _OWN)
 
 
 # -- Handlers ----------------------------------------------------------------------------------------------

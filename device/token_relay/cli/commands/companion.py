@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from token_relay.cli.parsing import Command, agent_options, seconds, text
+from token_relay.cli.parsing import Command, agent_options, seconds, text, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,39 +11,30 @@ if TYPE_CHECKING:
 KIND = "companion"
 
 
-def plain(parser: argparse.ArgumentParser) -> None:
-    """Add only what every command of the agent takes."""
-    agent_options(parser, KIND)
-
-
 def _init(parser: argparse.ArgumentParser) -> None:
     from token_relay.cli.commands.options import init_options
 
     init_options(parser)
-    agent_options(parser, KIND)
 
 
 def _events(parser: argparse.ArgumentParser) -> None:
     from token_relay.cli.commands.options import events_options
 
     events_options(parser)
-    agent_options(parser, KIND)
 
 
 def _forget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairing", action="store_true", help="forget the phone as well: a new pairing is needed before a handoff"
     )
-    agent_options(parser, KIND)
 
 
 def _pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-qr", action="store_true", help="print only the invitation's text, no QR code")
     parser.add_argument("--no-wait", action="store_true", help="return at once, do not wait for the phone")
-    agent_options(parser, KIND)
 
 
-def token_options(parser: argparse.ArgumentParser, kind: str = KIND) -> None:
+def token_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``token``, the same for both agents."""
     parser.add_argument("--scope", metavar="S", type=text, help="a subset of what was granted; else all of it")
     parser.add_argument("--account", metavar="A", type=text, help="the account, where the agent has several")
@@ -66,10 +57,9 @@ def token_options(parser: argparse.ArgumentParser, kind: str = KIND) -> None:
         action="store_true",
         help="print the token's header and claims instead of the token; never its signature",
     )
-    agent_options(parser, kind)
 
 
-def open_web_options(parser: argparse.ArgumentParser, kind: str = KIND) -> None:
+def open_web_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``open-web``, the same for both agents."""
     parser.add_argument("url", metavar="URL", type=text, help="the login address of the web application, https only")
     parser.add_argument("--account", metavar="A", type=text, help="the account, where the agent has several")
@@ -89,7 +79,6 @@ def open_web_options(parser: argparse.ArgumentParser, kind: str = KIND) -> None:
         type=text,
         help="the provider's host as the web application names it (a custom domain); else the issuer's",
     )
-    agent_options(parser, kind)
 
 
 OPEN_WEB_HELP = """\
@@ -106,11 +95,32 @@ A valid token comes from the agent's memory without network. Never prints a refr
 4 means that the grant is gone or locked and a person must act; 1 that a token cannot be had now (offline,
 busy, unknown scope); 5 that the agent's policy does not let this user have one."""
 
-COMMANDS = {
+UPKEEP = {  # the same for both agents
+    "metrics": Command(
+        "print the agent's numbers for Prometheus",
+        "agent_calls:metrics",
+        description="Print grants by state, refreshes by outcome, what waits in the outbox and the like in Prometheus' "
+        "text format. A timer that writes it into node_exporter's textfile directory is enough.",
+    ),
+    "adopt": Command(
+        "make this device the home of a copied vault",
+        "agent_calls:adopt",
+        description="An agent whose vault was copied from another device stays locked. This command says that the "
+        "vault lives here from now on. Only when the other device is gone for good: two copies end each "
+        "other's access, and the provider may revoke both.",
+    ),
+    "doctor": Command(
+        "check the installation and say what is wrong with it",
+        "doctor:run",
+        description="Check home, configuration, clock, disk, vault key, certificates, broker, sockets, unit, agent and "
+        "provider, one line each. Exits 1 when a check failed.",
+    ),
+}
+_OWN = {
     "init": Command(
         "make this device's home, key and configuration",
+        "init:init",
         _init,
-        "token_relay.cli.commands.init:init",
         description="Make the home of the companion's agent: config.toml with every setting explained, the vault "
         "with this device's key, device.key and device.csr for the broker's CA. Prints the device id. "
         "On an existing home it changes nothing without --force, and never touches the vault.",
@@ -119,50 +129,27 @@ COMMANDS = {
     ),
     "run": Command(
         "run the agent until it is stopped",
-        plain,
-        "token_relay.cli.commands.serve:run_agent",
+        "serve:run_agent",
         description="Run the companion's agent in the foreground until SIGTERM or SIGINT; logs go to standard error.",
     ),
     "status": Command(
         "say what the agent holds, what it waits for and what to do",
-        plain,
-        "token_relay.cli.commands.agent_calls:status",
+        "agent_calls:status",
         examples="  token-relay companion status\n  token-relay companion status --json | jq -r .action.slug",
     ),
-    "events": Command("list what happened, newest last", _events, "token_relay.cli.commands.agent_calls:events"),
-    "metrics": Command(
-        "print the agent's numbers for Prometheus",
-        plain,
-        "token_relay.cli.commands.agent_calls:metrics",
-        description="Print grants by state, refreshes by outcome, what waits in the outbox and the like in Prometheus' "
-        "text format. A timer that writes it into node_exporter's textfile directory is enough.",
-    ),
-    "adopt": Command(
-        "make this device the home of a copied vault",
-        plain,
-        "token_relay.cli.commands.agent_calls:adopt",
-        description="An agent whose vault was copied from another device stays locked. This command says that the "
-        "vault lives here from now on. Only when the other device is gone for good: two copies end each "
-        "other's access, and the provider may revoke both.",
-    ),
-    "doctor": Command(
-        "check the installation and say what is wrong with it",
-        plain,
-        "token_relay.cli.commands.doctor:run",
-        description="Check home, configuration, clock, disk, vault key, certificates, broker, sockets, unit, agent and "
-        "provider, one line each. Exits 1 when a check failed.",
-    ),
+    "events": Command("list what happened, newest last", "agent_calls:events", _events),
+    **UPKEEP,
     "forget": Command(
         "erase the grant here (and the pairing)",
+        "agent_calls:companion_forget",
         _forget,
-        "token_relay.cli.commands.agent_calls:companion_forget",
         description="Erase the grant on this device: no token can be had until the next handoff. The phone is told. "
         "This does not revoke the grant at the provider; `phone revoke` does what can be done there.",
     ),
     "pair": Command(
         "show an invitation for the phone and wait for it",
+        "agent_calls:companion_pair",
         _pair,
-        "token_relay.cli.commands.agent_calls:companion_pair",
         description="Show a new invitation as QR code and text: valid for 10 minutes and for one phone. The text "
         "stands alone on the last line of standard output. Then waits for the phone and prints, on "
         "standard error, the check number that both devices must show.",
@@ -171,8 +158,8 @@ COMMANDS = {
     ),
     "token": Command(
         "print an access token",
+        "token:run",
         token_options,
-        "token_relay.cli.commands.token:run",
         description=ACCESS_HELP,
         examples='  curl -H "Authorization: Bearer $(token-relay companion token)" https://api.example/me\n'
         "  token-relay companion token --scope 'openid' --min-valid 300\n"
@@ -180,10 +167,11 @@ COMMANDS = {
     ),
     "open-web": Command(
         "open a web application already signed in",
+        "open_web:run",
         open_web_options,
-        "token_relay.cli.commands.open_web:run",
         description=OPEN_WEB_HELP,
         examples="  token-relay companion open-web https://shop.example/login\n"
         "  token-relay companion open-web https://shop.example/ --cookie-jar jar --cookie-domain id.shop.example",
     ),
 }
+COMMANDS = with_common(lambda parser: agent_options(parser, KIND), _OWN)

@@ -10,22 +10,17 @@ if TYPE_CHECKING:
 
 EVENTS_LIMIT = 50  # two screens
 EVENTS_LIMIT_MAX = 1_000  # the audit table keeps no more
-# What a provider may be named as, in `phone init` and in `sandbox`.
-SANDBOX_PROFILES = (
-    "entra",
-    "auth0",
-    "strict",
-    "okta",
-    "keycloak",
-    "keycloak-rotating",
-    "oidc-provider",
-    "hydra",
-    "duende",
-    "duende-one-time",
-    "cognito",
-    "google",
-)
 PORT_MAX = 65_535
+
+
+def profile_option(parser: argparse._ActionsContainer, help: str, *, default: str | None = None) -> None:
+    """Add ``--profile``: what a provider may be named as, in `phone init` and in `sandbox`."""
+    from typing import get_args
+
+    from token_relay.provider.profile import ProfileName
+
+    choices = get_args(ProfileName)
+    parser.add_argument("--profile", metavar="PROFILE", choices=choices, default=default, help=help)
 
 
 def init_options(parser: argparse.ArgumentParser) -> None:

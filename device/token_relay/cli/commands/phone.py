@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from token_relay.cli.commands.companion import ACCESS_HELP, OPEN_WEB_HELP, open_web_options, token_options
+from token_relay.cli.commands.companion import ACCESS_HELP, OPEN_WEB_HELP, UPKEEP, open_web_options, token_options
 from token_relay.cli.commands.options import (
-    SANDBOX_PROFILES,
     device_argument,
     events_options,
     init_options,
     new_account_options,
+    profile_option,
     reset_options,
     sign_in_options,
     wait_option,
 )
-from token_relay.cli.parsing import Command, agent_options, text, whole
+from token_relay.cli.parsing import Command, agent_options, text, whole, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,19 +26,12 @@ HANDOFF_WAIT_S = 60.0  # a companion on a slow network needs seconds; a person w
 REVOKE_WAIT_S = 10.0  # the answer of a companion that is on line; one that is not may take days
 
 
-def _plain(parser: argparse.ArgumentParser) -> None:
-    agent_options(parser, KIND)
-
-
 def _init(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("provider")
     group.add_argument("--provider", metavar="URL", type=text, required=True, help="the identity provider's issuer URL")
     group.add_argument("--client-id", metavar="ID", type=text, required=True, help="the application's client id there")
-    group.add_argument(
-        "--profile",
-        metavar="PROFILE",
-        choices=SANDBOX_PROFILES,
-        help="what the provider does with refresh tokens, a name that sandbox --profile knows too; else guessed",
+    profile_option(
+        group, "what the provider does with refresh tokens, a name that sandbox --profile knows too; else guessed"
     )
     group.add_argument("--tenant", metavar="T", type=text, help="Entra: the tenant, such as contoso")
     group.add_argument(
@@ -50,35 +43,10 @@ def _init(parser: argparse.ArgumentParser) -> None:
         help="let refresh tokens leave the account: `phone handoff` is refused without it",
     )
     init_options(parser)
-    agent_options(parser, KIND)
-
-
-def _events(parser: argparse.ArgumentParser) -> None:
-    events_options(parser)
-    agent_options(parser, KIND)
-
-
-def _token(parser: argparse.ArgumentParser) -> None:
-    token_options(parser, KIND)
-
-
-def _open_web(parser: argparse.ArgumentParser) -> None:
-    open_web_options(parser, KIND)
 
 
 def _sign_in(parser: argparse.ArgumentParser) -> None:
     sign_in_options(parser, is_required=True)
-    agent_options(parser, KIND)
-
-
-def _sign_up(parser: argparse.ArgumentParser) -> None:
-    new_account_options(parser)
-    agent_options(parser, KIND)
-
-
-def _reset(parser: argparse.ArgumentParser) -> None:
-    reset_options(parser)
-    agent_options(parser, KIND)
 
 
 def _import(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +57,6 @@ def _import(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="file with the refresh token in its first line, - for standard input",
     )
-    agent_options(parser, KIND)
 
 
 def _pair(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +68,6 @@ def _pair(parser: argparse.ArgumentParser) -> None:
         help="what the companion shows, RTR1:…; - reads it from standard input; asked for when absent",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask whether both devices show the same number")
-    agent_options(parser, KIND)
 
 
 def _handoff(parser: argparse.ArgumentParser) -> None:
@@ -118,12 +84,6 @@ def _handoff(parser: argparse.ArgumentParser) -> None:
     )
     wait_option(parser, HANDOFF_WAIT_S, "the companion to say that the grant is on its disk")
     sign_in_options(parser, is_required=False)
-    agent_options(parser, KIND)
-
-
-def _device(parser: argparse.ArgumentParser) -> None:
-    device_argument(parser)
-    agent_options(parser, KIND)
 
 
 def _revoke(parser: argparse.ArgumentParser) -> None:
@@ -134,14 +94,13 @@ def _revoke(parser: argparse.ArgumentParser) -> None:
         help="the device is lost or stolen: do all that can be done and print it as a list",
     )
     wait_option(parser, REVOKE_WAIT_S, "the companion to confirm")
-    agent_options(parser, KIND)
 
 
-COMMANDS = {
+_OWN = {
     "init": Command(
         "make this device's home, key and configuration",
+        "init:init",
         _init,
-        "token_relay.cli.commands.init:init",
         description="Make the home of the phone's agent: config.toml with every setting explained, the vault with "
         "this device's key, device.key and device.csr for the broker's CA. Prints the device id. On an "
         "existing home it changes nothing without --force, and never touches the vault.",
@@ -152,38 +111,34 @@ COMMANDS = {
     ),
     "run": Command(
         "run the agent until it is stopped",
-        _plain,
-        "token_relay.cli.commands.serve:run_agent",
+        "serve:run_agent",
         description="Run the phone's agent in the foreground until SIGTERM or SIGINT; logs go to standard error.",
     ),
     "status": Command(
         "say what the agent holds, what it waits for and what to do",
-        _plain,
-        "token_relay.cli.commands.agent_calls:status",
+        "agent_calls:status",
         examples="  token-relay phone status\n  token-relay phone status --json | jq -r .action.slug",
     ),
-    "devices": Command(
-        "list the paired companions and their handoffs", _plain, "token_relay.cli.commands.agent_calls:devices"
-    ),
-    "events": Command("list what happened, newest last", _events, "token_relay.cli.commands.agent_calls:events"),
+    "devices": Command("list the paired companions and their handoffs", "agent_calls:devices"),
+    "events": Command("list what happened, newest last", "agent_calls:events", events_options),
     "token": Command(
         "print an access token of the signed-in account",
-        _token,
-        "token_relay.cli.commands.token:run",
+        "token:run",
+        token_options,
         description=ACCESS_HELP,
         examples="  token-relay phone token --scope openid\n  token-relay phone token --inspect",
     ),
     "open-web": Command(
         "open a web application already signed in",
-        _open_web,
-        "token_relay.cli.commands.open_web:run",
+        "open_web:run",
+        open_web_options,
         description=OPEN_WEB_HELP,
         examples="  token-relay phone open-web https://shop.example/login",
     ),
     "sign-in": Command(
         "sign in at the provider",
+        "agent_calls:sign_in",
         _sign_in,
-        "token_relay.cli.commands.agent_calls:sign_in",
         description="Sign in at the provider, without a browser (password or e-mail code, where the provider has "
         "such endpoints) or with one. What else the provider wants is asked for: which second factor, or which address "
         "to register as one. An empty answer to a code has a new one sent. Secrets come from prompts, files, standard "
@@ -196,8 +151,8 @@ COMMANDS = {
     ),
     "sign-up": Command(
         "make an account at the provider and sign in with it",
-        _sign_up,
-        "token_relay.cli.commands.agent_calls:sign_up",
+        "agent_calls:sign_up",
+        new_account_options,
         description="Make an account at the provider, without a browser, where the provider has such endpoints. A code "
         "proves the address, then a password is chosen and the tenant's questions are answered. The person is signed "
         "in afterwards if the provider lets it; exit code 0 means that the account exists.",
@@ -206,8 +161,8 @@ COMMANDS = {
     ),
     "reset-password": Command(
         "choose a new password at the provider",
-        _reset,
-        "token_relay.cli.commands.agent_calls:reset_password",
+        "agent_calls:reset_password",
+        reset_options,
         description="Choose a new password, without a browser: a code proves the address. Only accounts with a "
         "password can do it. The provider then revokes what was signed in with the old one, the companions' grants "
         "too. The person is signed in afterwards if the provider lets it; exit code 0 means that the password is "
@@ -217,31 +172,30 @@ COMMANDS = {
     ),
     "sign-out": Command(
         "forget the phone's own tokens",
-        _plain,
-        "token_relay.cli.commands.agent_calls:sign_out",
+        "agent_calls:sign_out",
         description="Forget the phone's own tokens (and revoke them, where the provider can). What companions hold "
         "is theirs and stays; see `phone revoke`.",
     ),
     "import": Command(
         "adopt a refresh token that was obtained elsewhere",
+        "agent_calls:import_token",
         _import,
-        "token_relay.cli.commands.agent_calls:import_token",
         description="Adopt a refresh token that an SDK obtained with its own opt-in. It is refreshed once at once: "
         "that proves it. The file is read, not removed.",
         examples="  token-relay phone import --refresh-token-file - < token",
     ),
     "pair": Command(
         "pair with a companion that shows an invitation",
+        "agent_calls:phone_pair",
         _pair,
-        "token_relay.cli.commands.agent_calls:phone_pair",
         description="Pair with a companion. Both devices show a check number of six digits; confirm it only when "
         "they are equal.",
         examples="  token-relay phone pair\n  token-relay phone pair - < invitation",
     ),
     "handoff": Command(
         "give a companion a grant of its own",
+        "agent_calls:handoff",
         _handoff,
-        "token_relay.cli.commands.agent_calls:handoff",
         description="Give a companion a grant of its own and wait until it says that the grant is on its disk. A "
         "second handoff to the same device joins the open one. Needs allow_refresh_token_access = true.\n\n"
         "strategies:\n"
@@ -254,53 +208,33 @@ COMMANDS = {
     ),
     "cancel": Command(
         "give up a handoff that is not finished",
-        _device,
-        "token_relay.cli.commands.agent_calls:cancel",
+        "agent_calls:cancel",
+        device_argument,
         description="Give up a handoff that is not finished. Whether the companion stored the grant first, only its "
         "disk knows: then the handoff stands, and `phone revoke` ends it.",
     ),
     "revoke": Command(
         "take the grant away from a companion",
+        "agent_calls:revoke",
         _revoke,
-        "token_relay.cli.commands.agent_calls:revoke",
         description="Tell the companion to erase its grant, and the provider where it can be told. `status` keeps "
         "apart: provider revoked, device confirmed, last access token ends.",
         examples="  token-relay phone revoke kitchen\n  token-relay phone revoke kitchen --lost",
     ),
     "unpair": Command(
         "end a pairing in good order",
-        _device,
-        "token_relay.cli.commands.agent_calls:unpair",
+        "agent_calls:unpair",
+        device_argument,
         description="End a pairing in good order: what the device holds is revoked first, then this phone forgets it. "
         "The device keeps an empty pairing until `companion forget --pairing`.",
     ),
     "forget": Command(
         "forget a companion without asking it",
-        _device,
-        "token_relay.cli.commands.agent_calls:forget",
+        "agent_calls:forget",
+        device_argument,
         description="Forget a companion that will never answer again. What it holds lives on until its lease ends "
         "or the provider revokes it: `phone revoke DEVICE --lost` comes first.",
     ),
-    "metrics": Command(
-        "print the agent's numbers for Prometheus",
-        _plain,
-        "token_relay.cli.commands.agent_calls:metrics",
-        description="Print grants by state, refreshes by outcome, what waits in the outbox and the like in Prometheus' "
-        "text format. A timer that writes it into node_exporter's textfile directory is enough.",
-    ),
-    "adopt": Command(
-        "make this device the home of a copied vault",
-        _plain,
-        "token_relay.cli.commands.agent_calls:adopt",
-        description="An agent whose vault was copied from another device stays locked. This command says that the "
-        "vault lives here from now on. Only when the other device is gone for good: two copies end each "
-        "other's access, and the provider may revoke both.",
-    ),
-    "doctor": Command(
-        "check the installation and say what is wrong with it",
-        _plain,
-        "token_relay.cli.commands.doctor:run",
-        description="Check home, configuration, clock, disk, vault key, certificates, broker, sockets, unit, agent and "
-        "provider, one line each. Exits 1 when a check failed.",
-    ),
+    **UPKEEP,
 }
+COMMANDS = with_common(lambda parser: agent_options(parser, KIND), _OWN)

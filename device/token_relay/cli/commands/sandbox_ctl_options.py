@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from token_relay.cli.parsing import Command, json_option, seconds, text, whole
+from token_relay.cli.parsing import Command, json_option, seconds, text, whole, with_common
 
 URL = "http://127.0.0.1:8400"  # where `sandbox` listens without options
 FUTURE_S_MAX = 10 * 365 * 86_400.0  # as far as the provider's clock goes
@@ -30,10 +30,6 @@ def _link(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _links(parser: argparse.ArgumentParser) -> None:
-    _common(parser)
-
-
 def _cut(parser: argparse.ArgumentParser) -> None:
     _link(parser)
     parser.add_argument(
@@ -47,12 +43,6 @@ def _cut(parser: argparse.ArgumentParser) -> None:
         choices=("both", "up", "down"),
         help="only what the device sends (up) or what it is sent (down); with drop (default both)",
     )
-    _common(parser)
-
-
-def _heal(parser: argparse.ArgumentParser) -> None:
-    _link(parser)
-    _common(parser)
 
 
 def _slow(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +53,6 @@ def _slow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", metavar="BYTES", type=whole(1, 1_000_000_000), help="bytes per second, in each direction"
     )
-    _common(parser)
 
 
 def _fault(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +64,10 @@ def _fault(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grant-type", metavar="G", type=text, help="only token requests of this kind")
     parser.add_argument("--seconds", metavar="S", type=seconds, help="how long a hold or slow waits; slow needs it")
     parser.add_argument("--retry-after", metavar="S", type=whole(0, 86_400), help="the Retry-After of 429 and 5xx")
-    _common(parser)
 
 
 def _faults(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clear", action="store_true", help="disarm all, and let held requests go on")
-    _common(parser)
 
 
 def _clock(parser: argparse.ArgumentParser) -> None:
@@ -91,12 +78,10 @@ def _clock(parser: argparse.ArgumentParser) -> None:
         type=duration,
         help="by how much: +36h, 90s, 5m, 2d; without a unit seconds; left out: only show it",
     )
-    _common(parser)
 
 
 def _revoke(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("user", metavar="USER", type=text, help="user name")
-    _common(parser)
 
 
 def _events(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +90,6 @@ def _events(parser: argparse.ArgumentParser) -> None:
         "--after", metavar="ID", type=whole(0, 2**53 - 1), default=0, help="only events after the one with this id"
     )
     parser.add_argument("--follow", action="store_true", help="go on with new ones until interrupted")
-    _common(parser)
 
 
 def duration(value: str) -> float:
@@ -117,50 +101,49 @@ def duration(value: str) -> float:
     return amount_s
 
 
-COMMANDS = {
-    "links": Command("show the links and what has passed them", _links, "token_relay.cli.commands.sandbox_ctl:links"),
+_OWN = {
+    "links": Command("show the links and what has passed them", "sandbox_ctl:links"),
     "cut": Command(
         "cut a link between an end and the broker or the provider",
+        "sandbox_ctl:cut",
         _cut,
-        "token_relay.cli.commands.sandbox_ctl:cut",
         examples="  token-relay sandbox ctl cut companion-provider\n"
         "  token-relay sandbox ctl cut all --how drop\n"
         "  token-relay sandbox ctl cut phone-provider --how drop --direction down",
     ),
-    "heal": Command("let everything pass a link again", _heal, "token_relay.cli.commands.sandbox_ctl:heal"),
+    "heal": Command("let everything pass a link again", "sandbox_ctl:heal", _link),
     "slow": Command(
         "make a link slow",
+        "sandbox_ctl:slow",
         _slow,
-        "token_relay.cli.commands.sandbox_ctl:slow",
         examples="  token-relay sandbox ctl slow phone-broker --latency 2 --rate 1000",
     ),
     "fault": Command(
         "let the next request to the provider go wrong",
+        "sandbox_ctl:fault",
         _fault,
-        "token_relay.cli.commands.sandbox_ctl:fault",
         examples="  token-relay sandbox ctl fault drop_after_commit --endpoint token\n"
         "  token-relay sandbox ctl fault error_503 --times 3 --retry-after 5",
     ),
-    "faults": Command(
-        "list the faults that are armed, and the names of all", _faults, "token_relay.cli.commands.sandbox_ctl:faults"
-    ),
+    "faults": Command("list the faults that are armed, and the names of all", "sandbox_ctl:faults", _faults),
     "clock": Command(
         "put the provider's clock forward",
+        "sandbox_ctl:clock",
         _clock,
-        "token_relay.cli.commands.sandbox_ctl:clock",
         description="Put the provider's clock forward, never back. The clocks of the agents stay as they are.",
         examples="  token-relay sandbox ctl clock +36h",
     ),
     "revoke": Command(
         "end all that a person has signed in to, as an administrator can",
+        "sandbox_ctl:revoke",
         _revoke,
-        "token_relay.cli.commands.sandbox_ctl:revoke",
         examples="  token-relay sandbox ctl revoke password@contoso.example",
     ),
     "events": Command(
         "list what has happened at the provider, newest last",
+        "sandbox_ctl:events",
         _events,
-        "token_relay.cli.commands.sandbox_ctl:events",
         examples="  token-relay sandbox ctl events --follow",
     ),
 }
+COMMANDS = with_common(_common, _OWN)

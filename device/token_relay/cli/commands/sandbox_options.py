@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from token_relay.cli.commands.options import PORT_MAX, SANDBOX_PROFILES
+from token_relay.cli.commands.options import PORT_MAX, profile_option
 from token_relay.cli.parsing import Command, json_option, seconds, text, whole
 
 PROFILES = ("entra", "auth0", "strict")
@@ -33,12 +33,8 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         default=MQTT_PORT,
         help=f"port of the embedded broker on 127.0.0.1, 0 for any free one (default {MQTT_PORT})",
     )
-    parser.add_argument(
-        "--profile",
-        metavar="PROFILE",
-        choices=SANDBOX_PROFILES,
-        default="entra",
-        help="which provider to play (default entra); the names are in docs/spec/sandbox.md",
+    profile_option(
+        parser, "which provider to play (default entra); the names are in docs/spec/sandbox.md", default="entra"
     )
     parser.add_argument(
         "--world", metavar="F.toml", type=text, help="users, clients, policy and faults to start with, as TOML"
@@ -102,16 +98,16 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "demo": Command(
         "show the whole story on this machine, without root and network",
+        "sandbox:demo",
         _demo,
-        "token_relay.cli.commands.sandbox:demo",
         description="Show the whole story: sign-in, pairing, handoff, the phone away, revocation, against the "
         "sandbox. Exits 0 only if all of it held.",
         examples="  token-relay demo --fast\n  token-relay demo --step --profile auth0",
     ),
     "sandbox": Command(
         "run an identity provider and a broker for development",
+        "sandbox:sandbox",
         _sandbox,
-        "token_relay.cli.commands.sandbox:sandbox",
         description="Run an identity provider and a small MQTT broker on this machine, for development and tests. "
         "State is in memory. The control interface is under /sandbox/; `sandbox ctl` uses it: links are cut, faults "
         "armed, the clock put forward. Not for real accounts.",

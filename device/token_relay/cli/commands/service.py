@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from token_relay.cli.parsing import DONE, Command, Context, UsageError, json_option, text
+from token_relay.cli.parsing import DONE, Command, Context, UsageError, json_option, text, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +38,10 @@ def _places(parser: argparse.ArgumentParser) -> None:
     json_option(parser)
 
 
-COMMANDS = {
+_OWN = {
     "install": Command(
         "bring units and configuration into the system",
-        _places,
-        "token_relay.cli.commands.service:install",
+        "service:install",
         description="Bring units, the group token-relay, manual pages, a commented configuration and the link "
         "/usr/local/bin/token-relay into the system. Starts nothing. A second run changes nothing; configuration "
         "that is there already stays.",
@@ -50,14 +49,14 @@ COMMANDS = {
     ),
     "uninstall": Command(
         "stop the services and remove what install brought",
-        _places,
-        "token_relay.cli.commands.service:uninstall",
+        "service:uninstall",
         description="Stop and disable the services and remove what install brought. Data in /var/lib/token-relay, "
         "sealed credentials, the group, and configuration that was changed stay. The program's own environment is "
         "yours to remove.",
         examples="  sudo token-relay service uninstall",
     ),
 }
+COMMANDS = with_common(_places, _OWN)
 
 
 def install(args: argparse.Namespace, context: Context) -> int:

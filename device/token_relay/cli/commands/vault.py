@@ -48,8 +48,8 @@ def _rekey(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "rekey": Command(
         "move the vault to another key",
+        "vault:rekey",
         _rekey,
-        "token_relay.cli.commands.vault:rekey",
         description="Copy the vault to a new key and let the copy take its place. The agent must be stopped. A power "
         "cut at any moment leaves a vault that opens with the key the configuration names. Where the configuration "
         "cannot be written here, the copy waits and the setting to write is printed: exit code 6.",
