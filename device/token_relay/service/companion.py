@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from token_relay.agents.companion.agent import CompanionAgent
-from token_relay.agents.ports import Transaction
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
 from token_relay.host.config import CompanionConfig, Home
 from token_relay.protocol.errors import TransientError
 from token_relay.service import metrics
-from token_relay.service import round_trip as measuring
+from token_relay.service.commands import AgentCommands
 from token_relay.service.control import JSON, Exchange
-from token_relay.service.copied_vault import nothing_to_adopt, until_at_home
-from token_relay.service.runtime import Runtime, open_runtime
+from token_relay.service.copied_vault import until_at_home
+from token_relay.service.runtime import open_runtime
 from token_relay.service.status import companion_status
 
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget",)
@@ -40,47 +37,22 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
             agent,
             tasks,
             handlers={
+                **commands.shared,
                 "status": commands.status,
-                "events": runtime.events,
                 "pair": commands.pair,
                 "forget": commands.forget,
-                "doctor": commands.doctor,
-                "metrics": commands.metrics,
-                "adopt": nothing_to_adopt,
             },
             goes_on=COMMANDS_THAT_GO_ON,
             on_network=agent.keeper.network_is_up,
         )
 
 
-class _Commands:
+class _Commands(AgentCommands[CompanionAgent]):
     """What the command line may ask of the companion."""
-
-    def __init__(self, runtime: Runtime, agent: CompanionAgent, http: metrics.MeasuredHttp) -> None:
-        self._runtime = runtime
-        self._agent = agent
-        self._http = http
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Where the companion stands."""
-
-        def read(tx: Transaction) -> dict[str, Any]:
-            return {
-                "pairings": tx.select(Pairing),
-                "outbox": tx.select(Outgoing),
-                "grants": tx.select(Grant),
-                "tokens": tx.select(CachedToken),
-            }
-
-        rows = await self._runtime.vault.run(read)
-        problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
-        return companion_status(
-            self._runtime.surroundings(self._agent.link.rejects),
-            self._runtime.clock.now(),
-            problems=problems,
-            estranged=self._agent.link.estranged(),
-            **rows,
-        )
+        return await self._stand(companion_status, {})
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""
@@ -100,22 +72,6 @@ class _Commands:
                 await invitations.close()
                 return {**step, "device_id": paired.device_id, "message": f"paired with {paired.device_name}"}
             await exchange.progress(step)
-
-    async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """The numbers, as Prometheus reads them."""
-        runtime, agent = self._runtime, self._agent
-        seen = metrics.Seen(
-            runtime.clock.now(),
-            runtime.channel is not None and runtime.channel.is_connected,
-            agent.keeper.flights.outcomes,
-            agent.link.rejects,
-            self._http.latency,
-        )
-        return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
-
-    async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """What only the running agent can measure."""
-        return await measuring.doctor(self._runtime.channel)
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Erase the grants here, and with ``pairing`` the pairings."""

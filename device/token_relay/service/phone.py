@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from token_relay.agents.phone.account import AccountSettings, SignInOptions
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.native import NotSignedIn
-from token_relay.agents.ports import Transaction
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import Grant, PhoneHandoff
 from token_relay.host.config import Home, PhoneConfig
 from token_relay.protocol.errors import ConfigError, PersonNeededError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.service import metrics
-from token_relay.service import round_trip as measuring
+from token_relay.service.commands import AgentCommands
 from token_relay.service.control import JSON, Exchange
-from token_relay.service.copied_vault import nothing_to_adopt, until_at_home
-from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
+from token_relay.service.copied_vault import until_at_home
+from token_relay.service.runtime import number_of, open_runtime, text_of
 from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_status
 
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
@@ -60,9 +58,9 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
                 agent,
                 tasks,
                 handlers={
+                    **commands.shared,
                     "status": commands.status,
                     "devices": commands.devices,
-                    "events": runtime.events,
                     "sign_in": commands.sign_in,
                     "sign_up": commands.sign_up,
                     "reset_password": commands.reset_password,
@@ -74,9 +72,6 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
                     "revoke": commands.revoke,
                     "unpair": commands.unpair,
                     "forget": commands.forget,
-                    "doctor": commands.doctor,
-                    "metrics": commands.metrics,
-                    "adopt": nothing_to_adopt,
                 },
                 goes_on=COMMANDS_THAT_GO_ON,
                 on_network=agent.network_is_up,
@@ -85,52 +80,13 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
             tending.cancel()
 
 
-class _Commands:
+class _Commands(AgentCommands[PhoneAgent]):
     """What the command line may ask of the phone."""
-
-    def __init__(self, runtime: Runtime, agent: PhoneAgent, http: metrics.MeasuredHttp) -> None:
-        self._runtime = runtime
-        self._agent = agent
-        self._http = http
-
-    async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """The numbers, as Prometheus reads them."""
-        runtime, agent = self._runtime, self._agent
-        seen = metrics.Seen(
-            runtime.clock.now(),
-            runtime.channel is not None and runtime.channel.is_connected,
-            agent.keeper.flights.outcomes,
-            agent.link.rejects,
-            self._http.latency,
-        )
-        return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
-
-    async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """What only the running agent can measure."""
-        return await measuring.doctor(self._runtime.channel)
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Where the phone stands."""
-
-        def read(tx: Transaction) -> dict[str, Any]:
-            return {
-                "pairings": tx.select(Pairing),
-                "outbox": tx.select(Outgoing),
-                "handoffs": tx.select(PhoneHandoff),
-                "grants": tx.select(Grant),
-                "tokens": tx.select(CachedToken),
-            }
-
-        rows = await self._runtime.vault.run(read)
-        problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
-        return phone_status(
-            self._runtime.surroundings(self._agent.link.rejects),
-            self._runtime.clock.now(),
-            problems=problems,
-            allow_refresh_token_access=self._agent.settings.allow_refresh_token_access,
-            estranged=self._agent.link.estranged(),
-            **rows,
-        )
+        gate = self._agent.settings.allow_refresh_token_access
+        return await self._stand(phone_status, {"handoffs": PhoneHandoff}, allow_refresh_token_access=gate)
 
     async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """The devices alone."""

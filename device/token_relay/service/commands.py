@@ -1,0 +1,70 @@
+"""What the command line may ask of either agent; each adds commands of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from token_relay.agents.ports import Record, Transaction
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
+from token_relay.service import metrics, round_trip
+from token_relay.service.control import JSON, Exchange, Handler
+from token_relay.service.copied_vault import nothing_to_adopt
+from token_relay.service.runtime import Agent, Runtime
+
+A = TypeVar("A", bound=Agent)
+SHOWN: dict[str, type[Record]] = {"pairings": Pairing, "outbox": Outgoing, "grants": Grant, "tokens": CachedToken}
+
+
+class AgentCommands(Generic[A]):
+    """The commands that both agents have."""
+
+    def __init__(self, runtime: Runtime, agent: A, http: metrics.MeasuredHttp) -> None:
+        self._runtime = runtime
+        self._agent = agent
+        self._http = http
+
+    @property
+    def shared(self) -> dict[str, Handler]:
+        """Their handlers by name."""
+        return {
+            "events": self._runtime.events,
+            "doctor": self.doctor,
+            "metrics": self.metrics,
+            "adopt": nothing_to_adopt,
+        }
+
+    async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """The numbers, as Prometheus reads them."""
+        runtime, agent = self._runtime, self._agent
+        seen = metrics.Seen(
+            runtime.clock.now(),
+            runtime.channel is not None and runtime.channel.is_connected,
+            agent.keeper.flights.outcomes,
+            agent.link.rejects,
+            self._http.latency,
+        )
+        return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
+
+    async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """What only the running agent can measure."""
+        return await round_trip.doctor(self._runtime.channel)
+
+    async def _stand(
+        self, show: Callable[..., dict[str, JSON]], more: Mapping[str, type[Record]], **known: Any
+    ) -> dict[str, JSON]:
+        """Read the rows that a status is made of, in one transaction, and have ``show`` make it."""
+
+        def read(tx: Transaction) -> dict[str, Any]:
+            return {name: tx.select(kind) for name, kind in (*SHOWN.items(), *more.items())}
+
+        rows = await self._runtime.vault.run(read)
+        problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
+        return show(
+            self._runtime.surroundings(self._agent.link.rejects),
+            self._runtime.clock.now(),
+            problems=problems,
+            estranged=self._agent.link.estranged(),
+            **known,
+            **rows,
+        )
