@@ -375,7 +375,7 @@ def with_table(page: str, edges: Edges) -> str:
     _, after, end = rest.partition(END)
     if not between or not after:
         raise SystemExit(f"{PAGE.name} has lost its marks: {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n{table(edges)}\n{END}{end}"
+    return f"{before}{BEGIN}\n\n{table(edges)}\n\n{END}{end}"
 
 
 def check_rooms(files: Iterable[str]) -> None:

@@ -260,7 +260,7 @@ def test_the_page_tells_the_token_s_way_through_every_room_it_passes() -> None:
     passed = [
         "agents/phone/account.py", "provider/oauth.py", "protocol/messages.py", "protocol/envelope.py",
         "protocol/handoff.py", "mqtt/channel.py", "agents/link.py", "agents/companion/agent.py", "vault/store.py",
-        "agents/grants/keeper.py",
+        "agents/grants/flight.py",
     ]  # fmt: skip
     places = [order.index(path) for path in passed]
     assert places == sorted(places)
