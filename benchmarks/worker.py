@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from token_relay.agents.companion.agent import CompanionAgent
-from token_relay.agents.phone.account import AccountSettings
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
+from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
 from token_relay.agents.ports import Record, Transaction, Vault
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.host.config import CompanionConfig, Home, PhoneConfig
 from token_relay.host.config_file import load_config
 from token_relay.host.logs import configure
+from token_relay.host.loopback_receiver import LoopbackReceiver
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
@@ -136,21 +137,27 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
     """Run the phone until it is stopped."""
     async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:
         vault = TimedVault(runtime.vault)
+        http = InstantProvider()
+        settings = AccountSettings(
+            url=config.provider.url,
+            client_id=config.provider.client_id,
+            tenant=None,
+            scope=config.provider.scope,
+            profile=config.provider.resolved_profile,
+            allow_refresh_token_access=True,
+        )
+        sign_in_port = ProviderSignIn(
+            http=http, clock=runtime.clock, random=runtime.random, settings=settings, new_receiver=LoopbackReceiver
+        )
         agent = PhoneAgent(
             vault=vault,
-            http=InstantProvider(),
+            http=http,
+            sign_in=sign_in_port,
             clock=runtime.clock,
             random=runtime.random,
             identity=runtime.identity,
             name=config.name,
-            settings=AccountSettings(
-                url=config.provider.url,
-                client_id=config.provider.client_id,
-                tenant=None,
-                scope=config.provider.scope,
-                profile=config.provider.resolved_profile,
-                allow_refresh_token_access=True,
-            ),
+            settings=settings,
             strategy=None,
             lease_days=90,
             tasks=tasks,
@@ -246,9 +253,7 @@ async def _serve(
                 await asyncio.sleep(0.02)
         return {}
 
-    await runtime.serve(
-        agent, tasks, handlers={**handlers, "connected": connected}, goes_on=(), on_network=lambda: None
-    )
+    await runtime.serve(agent, tasks, handlers={**handlers, "connected": connected}, goes_on=())
 
 
 def main(arguments: list[str]) -> None:

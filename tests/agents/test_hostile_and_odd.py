@@ -299,7 +299,7 @@ async def test_mint_that_fails_its_check_is_counted():
         async def bad(new):
             raise TransientError("keys cannot be had")
 
-        world.phone.agent.accounts.check = bad
+        world.phone.agent.obtaining._sign_in.check = bad
         world.kinds().count("refresh_token_issued")
         with pytest.raises(TransientError):
             await world.phone.hand_off(strategy="mint")

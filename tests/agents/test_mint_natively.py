@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from token_relay.agents.phone.account import SignInOptions
 from token_relay.agents.phone.agent import HandoffWish
+from token_relay.agents.phone.person import SignInOptions
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenGranted
 from token_relay.protocol.errors import PersonNeededError

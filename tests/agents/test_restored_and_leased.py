@@ -541,7 +541,7 @@ async def test_the_companion_forgets_and_says_so() -> None:
 
 async def test_sign_in_with_a_wrong_password_ends_after_three_tries() -> None:
     async with running("entra", paired=False) as world:
-        from token_relay.agents.phone.account import SignInOptions
+        from token_relay.agents.phone.person import SignInOptions
 
         with pytest.raises(PersonNeededError, match="password"):
             await world.phone.agent.accounts.sign_in(

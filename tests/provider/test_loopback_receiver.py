@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from provider_kit import MARK, assert_no_secret
-from token_relay.host.loopback_receiver import CodeReceived, LoopbackReceiver, SignInRefused
+from token_relay.agents.phone.person import CodeReceived, SignInRefused
+from token_relay.host.loopback_receiver import LoopbackReceiver
 from token_relay.protocol.secret import Code
 
 pytestmark = pytest.mark.asyncio

@@ -9,7 +9,7 @@ import pytest
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import state_of
-from token_relay.agents.phone.account import SignInLostError
+from token_relay.agents.phone.person import SignInLostError
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.simulation.ports.channel import Packet

@@ -1,7 +1,8 @@
-"""The five ports through which an agent reaches the world: Channel, Vault, Http, Clock, Random.
+"""The ports through which an agent reaches the world: Channel, Vault, Clock, Random.
 
-Production and simulation differ only in what stands behind these. ``Http`` is defined with the provider's
-client in :mod:`token_relay.provider.http`, since ``relay`` may not look here.
+Production and simulation differ only in what stands behind these and two more: ``Http``, defined with the provider's
+client in :mod:`token_relay.provider.http`, since ``relay`` may not look here; and ``SignIn``, which only a phone has
+(:mod:`token_relay.agents.phone.person`).
 """
 
 from __future__ import annotations

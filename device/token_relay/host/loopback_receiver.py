@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qsl, urlsplit
 
+from token_relay.agents.phone.person import CodeReceived, SignInRefused
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code
 from token_relay.provider.tokens import slug
 
@@ -32,22 +32,10 @@ _HEADERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CodeReceived:
-    """The provider sent the browser back with an authorization code."""
-
-    code: Code
-
-
-@dataclass(frozen=True, slots=True)
-class SignInRefused:
-    """The provider sent the browser back with an error; ``error`` is its code, reduced to a slug."""
-
-    error: str
-
-
 class LoopbackReceiver:
-    """Waits for one redirect. Use with ``async with``; the port is free again afterwards.
+    """The :class:`~token_relay.agents.phone.person.RedirectReceiver` of one sign-in, on a port of this machine.
+
+    Use with ``async with``; the port is free again afterwards.
 
     ``issuer``, when given, must equal an ``iss`` in the redirect, if there is one. RFC 9207 §2.4.
     """

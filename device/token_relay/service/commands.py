@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from token_relay.agents.agent import Agent
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
 from token_relay.service import metrics, round_trip
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.copied_vault import nothing_to_adopt
-from token_relay.service.runtime import Agent, Runtime
+from token_relay.service.runtime import Runtime
 
 A = TypeVar("A", bound=Agent)
 SHOWN: dict[str, type[Record]] = {"pairings": Pairing, "outbox": Outgoing, "grants": Grant, "tokens": CachedToken}

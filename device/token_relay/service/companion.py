@@ -43,7 +43,6 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
                 "forget": commands.forget,
             },
             goes_on=COMMANDS_THAT_GO_ON,
-            on_network=agent.keeper.network_is_up,
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from token_relay.agents.phone.account import AccountSettings, SignInOptions
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
-from token_relay.agents.phone.native import NotSignedIn
+from token_relay.agents.phone.person import NotSignedIn, SignInOptions
+from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
 from token_relay.agents.records import Grant, PhoneHandoff
 from token_relay.host.config import Home, PhoneConfig
+from token_relay.host.loopback_receiver import LoopbackReceiver
 from token_relay.protocol.errors import ConfigError, PersonNeededError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
@@ -39,11 +40,15 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
     async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:
         await until_at_home(runtime, tasks)
         http = metrics.MeasuredHttp(runtime.http)
+        clock, random = runtime.clock, runtime.random
         agent = PhoneAgent(
             vault=runtime.vault,
             http=http,
-            clock=runtime.clock,
-            random=runtime.random,
+            sign_in=ProviderSignIn(
+                http=http, clock=clock, random=random, settings=settings, new_receiver=LoopbackReceiver
+            ),
+            clock=clock,
+            random=random,
             identity=runtime.identity,
             name=config.name,
             settings=settings,
@@ -52,32 +57,27 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
             tasks=tasks,
         )
         commands = _Commands(runtime, agent, http)
-        tending = tasks.create_task(agent.tend())
-        try:
-            await runtime.serve(
-                agent,
-                tasks,
-                handlers={
-                    **commands.shared,
-                    "status": commands.status,
-                    "devices": commands.devices,
-                    "sign_in": commands.sign_in,
-                    "sign_up": commands.sign_up,
-                    "reset_password": commands.reset_password,
-                    "sign_out": commands.sign_out,
-                    "import": commands.adopt,
-                    "pair": commands.pair,
-                    "handoff": commands.hand_off,
-                    "cancel": commands.cancel,
-                    "revoke": commands.revoke,
-                    "unpair": commands.unpair,
-                    "forget": commands.forget,
-                },
-                goes_on=COMMANDS_THAT_GO_ON,
-                on_network=agent.network_is_up,
-            )
-        finally:
-            tending.cancel()
+        await runtime.serve(
+            agent,
+            tasks,
+            handlers={
+                **commands.shared,
+                "status": commands.status,
+                "devices": commands.devices,
+                "sign_in": commands.sign_in,
+                "sign_up": commands.sign_up,
+                "reset_password": commands.reset_password,
+                "sign_out": commands.sign_out,
+                "import": commands.adopt,
+                "pair": commands.pair,
+                "handoff": commands.hand_off,
+                "cancel": commands.cancel,
+                "revoke": commands.revoke,
+                "unpair": commands.unpair,
+                "forget": commands.forget,
+            },
+            goes_on=COMMANDS_THAT_GO_ON,
+        )
 
 
 class _Commands(AgentCommands[PhoneAgent]):

@@ -11,15 +11,14 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
-from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.link import Link
+from token_relay.agents.agent import Agent
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Event, Grant, Identity, Pairing
 from token_relay.apps.policy import Policy, parse_policy
@@ -46,17 +45,6 @@ log = structlog.get_logger()
 DRAIN_S = 1.5  # a clean stop takes at most two seconds
 EVENTS_SHOWN_MAX = 1000
 POLICY_BYTES_MAX = 65_536  # a rule has some 100 bytes
-
-
-class Agent(Protocol):
-    """What the runtime needs of either agent."""
-
-    link: Link
-    keeper: GrantKeeper
-
-    async def start(self) -> None:
-        """Pick up after a restart."""
-        ...
 
 
 @dataclass(slots=True)
@@ -96,7 +84,6 @@ class Runtime:
         *,
         handlers: Mapping[str, Handler],
         goes_on: tuple[str, ...],
-        on_network: Callable[[], None],
     ) -> None:
         """Run the agent until it is cancelled."""
         adviser = Adviser(self.config.broker, lambda: self.clock.now().wall_s)
@@ -104,7 +91,7 @@ class Runtime:
         async def connected(_present: bool) -> None:
             adviser.connected()
             await agent.link.connected()
-            on_network()
+            agent.network_is_up()
 
         async def pause(seconds: float) -> None:  # the channel sleeps when, and only when, a connection has failed
             adviser.failed(channel.last_error)
@@ -131,9 +118,7 @@ class Runtime:
                 tasks.create_task(work)
                 for work in (
                     channel.run(),
-                    agent.link.resend_loop(),
-                    agent.keeper.run(),
-                    agent.link.greet_loop(),
+                    *agent.works(),
                     self.feed_watchdog(),
                     certificates.run(self.clock.sleep),
                 )

@@ -8,8 +8,10 @@ the change. The world is reached only through the ports that come in.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from token_relay.agents.companion.invitations import Invitations
 from token_relay.agents.companion.steps import REASONS, CompanionSteps
@@ -288,3 +290,11 @@ class CompanionAgent:
                 turn.tx.put(with_state(grant, lifecycle.Held(grant.generation)))
 
         await self.link.turn(step)
+
+    def works(self) -> list[Coroutine[Any, Any, None]]:
+        """See :class:`token_relay.agents.agent.Agent`."""
+        return [self.link.resend_loop(), self.keeper.run(), self.link.greet_loop()]
+
+    def network_is_up(self) -> None:
+        """The broker is connected: what waits for the provider may try at once."""
+        self.keeper.network_is_up()

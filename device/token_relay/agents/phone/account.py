@@ -1,8 +1,8 @@
 """The phone's accounts: signing in, the opt-in refresh-token API, signing out.
 
-A sign-in ends in a :class:`NewGrant`. For the phone's own account it is stored before it is judged: a 200 with a
-refresh token is on disk first, then the id_token is checked, and a sign-in that fails the check is revoked and
-erased again. A token that is minted for a companion is never kept here.
+A sign-in (:class:`token_relay.agents.phone.person.SignIn`) ends in a ``NewGrant``. For the phone's own account it is
+stored before it is judged: a 200 with a refresh token is on disk first, then the id_token is checked, and a sign-in
+that fails the check is revoked and erased again. A token that is minted for a companion is never kept here.
 
 The refresh token leaves by :meth:`Accounts.get_access_token` alone, with two gates: the application's
 (``allow_refresh_token_access``) and the call's (``return_refresh_token=True``, the shape of MSAL's
@@ -11,7 +11,6 @@ The refresh token leaves by :meth:`Accounts.get_access_token` alone, with two ga
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 
 from token_relay.agents.elapsed import Stamp
@@ -21,60 +20,19 @@ from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import choose_grant, normalise_scope, with_state
 from token_relay.agents.grants.tokens import cache_token, erase_grant
 from token_relay.agents.link import Link
-from token_relay.agents.phone import native
-from token_relay.agents.phone.person import Person as Person  # noqa: PLC0414  # re-export: the accounts' own words
-from token_relay.agents.phone.person import SignInLostError as SignInLostError  # noqa: PLC0414  # as above
-from token_relay.agents.phone.person import SignInOptions as SignInOptions  # noqa: PLC0414  # as above
-from token_relay.agents.ports import Clock, Random
+from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
+from token_relay.agents.phone.sign_in import AccountSettings, discover, shown_name
+from token_relay.agents.ports import Clock
 from token_relay.agents.records import CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
-from token_relay.host.loopback_receiver import CodeReceived, LoopbackReceiver, SignInRefused
-from token_relay.protocol.errors import (
-    ConfigError,
-    LocalError,
-    PersonNeededError,
-    PolicyError,
-    RelayError,
-    TransientError,
-)
+from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, RelayError, TransientError
 from token_relay.protocol.messages import ProviderSaid
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import oauth
 from token_relay.provider.http import Http
-from token_relay.provider.native_auth.endpoints import discover_entra, native_base
-from token_relay.provider.native_auth.service import CAPABILITIES, Service
-from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from token_relay.provider.profile import Profile
-
-ACCOUNT_CHARS_MAX = 200
-BROWSER_WAIT_S = 600.0  # a person finds a password, a second device, and comes back
-
-
-@dataclass(frozen=True, slots=True)
-class AccountSettings:
-    """What the configuration says about the provider; see :class:`token_relay.host.config.ProviderConfig`."""
-
-    url: str
-    client_id: str
-    tenant: str | None
-    scope: str
-    profile: Profile
-    allow_refresh_token_access: bool
-    audience: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NewGrant:
-    """Tokens of a sign-in, and where they come from. ``subject`` is empty until the id_token is checked."""
-
-    tokens: Refreshed
-    metadata: oauth.ProviderMetadata
-    sent: Stamp
-    nonce: str | None
-    is_otp: bool
-    username: str
-    subject: str = ""
+from token_relay.provider.native_auth.states import Done, Failed
+from token_relay.provider.outcome import Refreshed
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +47,13 @@ class Accounts:
     """The phone's own grants at its provider."""
 
     def __init__(
-        self, *, link: Link, keeper: GrantKeeper, http: Http, clock: Clock, random: Random, settings: AccountSettings
+        self, *, link: Link, keeper: GrantKeeper, sign_in: SignIn, http: Http, clock: Clock, settings: AccountSettings
     ) -> None:
         self._link = link
         self._keeper = keeper
+        self._sign_in = sign_in
         self._http = http
         self._clock = clock
-        self._random = random
         self.settings = settings
 
     # -- signing in ------------------------------------------------------------------------------------
@@ -107,88 +65,46 @@ class Accounts:
             PersonNeededError: the provider wants something that this way of signing in cannot do.
             LocalError, TransientError: it failed; the message says why and what to try.
         """
-        return await self._keep(await self.authenticate(person, options))
+        return await self._keep(await self._sign_in.authenticate(person, options, self.note_refusal))
 
     async def _keep(self, new: NewGrant) -> Grant:
         """Store, then judge, then adopt or discard."""
         grant = await self._link.turn(lambda turn: self._store(turn, new))
         try:
-            checked = await self.check(new)
+            checked = await self._sign_in.check(new)
         except RelayError:
             await self._discard(grant)
             raise
         return await self._link.turn(lambda turn: self._adopt(turn, grant.grant_id, checked))
 
-    async def authenticate(self, person: Person, options: SignInOptions) -> NewGrant:
-        """Have the person sign in; the tokens are in memory only and not yet judged.
-
-        Raises:
-            PersonNeededError, LocalError, TransientError: as :meth:`sign_in`.
-        """
-        if (options.method or self.settings.profile.sign_in) == "native":
-            return await self._native(person, options)
-        return await self._browser(person, options)
-
-    async def _native(self, person: Person, options: SignInOptions) -> NewGrant:
-        conversation, metadata = await self._conversation(person, options)
-        try:
-            signed_in = await conversation.sign_in()
-        except (RelayError, asyncio.CancelledError):  # cancelled: the person has gone, having seen the refusal
-            await self._note_refusal(conversation)
-            raise
-        return _new_grant(signed_in, metadata, options)
-
-    async def sign_up(self, person: Person, options: SignInOptions) -> Grant | native.NotSignedIn:
+    async def sign_up(self, person: Person, options: SignInOptions) -> Grant | NotSignedIn:
         """Make an account, natively, and keep the grant of the sign-in that follows where the provider lets it.
 
         Raises:
             PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; there is no account then.
         """
-        return await self._native_then_signed_in(person, options, is_new=True)
+        outcome = await self._sign_in.sign_up(person, options, self.note_refusal)
+        return await self._keep_if_signed_in(outcome, "account_created")
 
-    async def reset_password(self, person: Person, options: SignInOptions) -> Grant | native.NotSignedIn:
+    async def reset_password(self, person: Person, options: SignInOptions) -> Grant | NotSignedIn:
         """Change a password, natively, and keep the grant of the sign-in that follows where the provider lets it.
 
         Raises:
             PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; what became of the password is said.
         """
-        return await self._native_then_signed_in(person, options, is_new=False)
+        outcome = await self._sign_in.reset_password(person, options, self.note_refusal)
+        return await self._keep_if_signed_in(outcome, "password_changed")
 
-    async def _native_then_signed_in(
-        self, person: Person, options: SignInOptions, *, is_new: bool
-    ) -> Grant | native.NotSignedIn:
-        conversation, metadata = await self._conversation(person, options)
-        try:
-            outcome = await (conversation.sign_up() if is_new else conversation.reset_password())
-        except (RelayError, asyncio.CancelledError):  # cancelled: the person has gone, having seen the refusal
-            await self._note_refusal(conversation)
-            raise
-        if isinstance(outcome, native.NotSignedIn):
-            await self._note_refusal(conversation)
+    async def _keep_if_signed_in(self, outcome: NewGrant | NotSignedIn, done: Done) -> Grant | NotSignedIn:
+        if isinstance(outcome, NotSignedIn):
             return outcome
         try:
-            return await self._keep(_new_grant(outcome, metadata, options))
+            return await self._keep(outcome)
         except RelayError as exc:
-            return native.NotSignedIn("account_created" if is_new else "password_changed", str(exc))
+            return NotSignedIn(done, str(exc))
 
-    async def _conversation(
-        self, person: Person, options: SignInOptions
-    ) -> tuple[native.Conversation, oauth.ProviderMetadata]:
-        profile = self.settings.profile
-        if profile.sign_in != "native":
-            raise ConfigError(f"profile {profile.name} has no native sign-in", hint="use: phone sign-in --browser")
-        if not options.username:
-            raise ConfigError("native authentication needs a user name", hint="add --username")
-        base = native_base(self.settings.url, self.settings.tenant)
-        metadata = _found(await discover_entra(self._http, base))
-        service = Service(
-            self._http, profile, base, self.settings.client_id, self.settings.scope, capabilities=CAPABILITIES
-        )
-        return native.Conversation(service, person, options, self._clock), metadata
-
-    async def _note_refusal(self, conversation: native.Conversation) -> None:
-        """Leave the last refusal in the audit table, with the ids that the provider's support asks for."""
-        failure = conversation.failure
+    async def note_refusal(self, failure: Failed | None) -> None:
+        """Leave a refusal in the audit table, with the ids that the provider's support asks for; None: nothing."""
         if failure is None:
             return
         codes = (str(code) for code in failure.codes)
@@ -200,85 +116,6 @@ class Accounts:
             )
 
         await self._link.turn(step)
-
-    async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
-        metadata = await self.discover()
-        if metadata.authorization_endpoint is None:
-            raise LocalError("the provider has no authorization endpoint", hint="is the provider's URL right?")
-        state, nonce = self._random.bytes(16).hex(), self._random.bytes(16).hex()
-        verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
-        async with LoopbackReceiver(state) as receiver:
-            url = oauth.authorization_url(
-                authorization_endpoint=metadata.authorization_endpoint,
-                client_id=self.settings.client_id,
-                redirect_uri=receiver.redirect_uri,
-                scope=self.settings.scope,
-                state=state,
-                nonce=nonce,
-                code_challenge=challenge,
-                audience=self.settings.audience or None,
-            )
-            shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
-            if shown is None:
-                raise PersonNeededError("nobody is there to sign in with a browser", hint="run the command again")
-            try:
-                async with asyncio.timeout(BROWSER_WAIT_S):
-                    answer = await receiver.wait()
-            except TimeoutError:
-                raise PersonNeededError("nobody signed in within ten minutes", hint="run the command again") from None
-            match answer:
-                case SignInRefused(error=error):
-                    raise PersonNeededError(f"the provider refused the sign-in: {error}", hint="sign in again")
-                case CodeReceived(code=code):
-                    sent = Stamp.of(self._clock.now())
-                    outcome = await oauth.exchange_code(
-                        self._http,
-                        self.settings.profile,
-                        token_endpoint=metadata.token_endpoint,
-                        client_id=self.settings.client_id,
-                        code=code,
-                        code_verifier=verifier,
-                        redirect_uri=receiver.redirect_uri,
-                    )
-        return NewGrant(_tokens(outcome), metadata, sent, nonce, is_otp=False, username=options.username)
-
-    async def discover(self) -> oauth.ProviderMetadata:
-        """Return where the provider listens. Raises LocalError or TransientError, as the reason is."""
-        if self.settings.profile.name == "entra":
-            base = native_base(self.settings.url, self.settings.tenant)
-            return _found(await discover_entra(self._http, base))
-        return _found(await oauth.discover(self._http, self.settings.url))
-
-    async def check(self, new: NewGrant) -> NewGrant:
-        """Judge a sign-in: tokens complete, id_token genuine, from this issuer, for this client, of this sign-in.
-
-        Raises:
-            LocalError: it must not be used.
-            TransientError: the provider's keys cannot be had now.
-        """
-        if new.tokens.refresh_token is None:
-            raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
-        if new.tokens.problem:
-            raise LocalError(f"the provider's answer cannot be used: {new.tokens.problem}")
-        if new.tokens.id_token is None or new.metadata.jwks_uri is None:
-            if "openid" in self.settings.scope.split():
-                raise LocalError("the provider gave no id_token although scope has openid")
-            return new
-        from token_relay.provider.id_token import check_id_token, fetch_jwks  # joserfc costs start-up time and memory
-
-        jwks = await fetch_jwks(self._http, new.metadata.jwks_uri)
-        if isinstance(jwks, Unavailable):
-            raise TransientError(f"the provider's keys cannot be had: {jwks.reason}", hint="try again later")
-        subject = check_id_token(
-            new.tokens.id_token,
-            jwks,
-            issuer=new.metadata.issuer,
-            client_id=self.settings.client_id,
-            nonce=new.nonce,
-            now_wall_s=self._clock.now().wall_s,
-        )
-        username = subject.username or new.username or subject.name
-        return replace(new, subject=subject.sub, username=_shown(username))
 
     def grant_of(self, turn: Turn, new: NewGrant, refresh_token: RefreshToken) -> Grant:
         return Grant(
@@ -344,6 +181,10 @@ class Accounts:
 
         await self._link.turn(step)
 
+    async def discover(self) -> oauth.ProviderMetadata:
+        """Return where the provider listens. Raises ConfigError or TransientError, as the reason is."""
+        return await discover(self._http, self.settings)
+
     # -- adopting and giving up ------------------------------------------------------------------------
 
     async def adopt(self, refresh_token: RefreshToken, *, account: str) -> Grant:
@@ -360,7 +201,7 @@ class Accounts:
             Stamp.of(self._clock.now()),
             None,
             is_otp=False,
-            username=_shown(account),
+            username=shown_name(account),
         )
 
         def step(turn: Turn) -> Grant:
@@ -476,40 +317,9 @@ class Accounts:
             )
 
 
-def _shown(username: str) -> str:
-    """A name that comes from a provider, fit for an OFFER and for a terminal."""
-    return "".join(c for c in username if c.isprintable())[:ACCOUNT_CHARS_MAX]
-
-
 def _granted(answered: str, requested: str) -> str:
     """The grant's scope: what the answer says, and of ours the words that answers like to leave out."""
     if not answered:
         return normalise_scope(requested)
     silent = set(requested.split()) & {"openid", "profile", "email", "offline_access"}
     return normalise_scope(f"{answered} {' '.join(silent)}")
-
-
-def _found(found: oauth.ProviderMetadata | oauth.DiscoveryFailed) -> oauth.ProviderMetadata:
-    if isinstance(found, oauth.DiscoveryFailed):
-        if found.is_temporary:
-            raise TransientError(f"the provider cannot be reached: {found.reason}", hint="try again later")
-        raise ConfigError(f"the provider cannot be used: {found.reason}", hint="check provider.url in config.toml")
-    return found
-
-
-def _new_grant(signed_in: native.SignedIn, metadata: oauth.ProviderMetadata, options: SignInOptions) -> NewGrant:
-    return NewGrant(
-        signed_in.tokens, metadata, signed_in.sent, None, is_otp=signed_in.is_by_code, username=options.username
-    )
-
-
-def _tokens(outcome: TokenOutcome) -> Refreshed:
-    match outcome:
-        case Refreshed():
-            return outcome
-        case Denied():
-            raise PersonNeededError(f"the provider refused the sign-in: {outcome.error}{native.support(outcome)}")
-        case Unavailable(reason=reason):
-            raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
-        case OutcomeUnknown(reason=reason):
-            raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")

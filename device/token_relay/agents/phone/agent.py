@@ -6,8 +6,10 @@ Here is what a person asks for; how a companion's token is obtained stands in :m
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import structlog
 from token_relay.agents.grants import lifecycle, schedule
@@ -15,13 +17,14 @@ from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import normalise_scope, with_state
 from token_relay.agents.grants.tokens import erase_grant
 from token_relay.agents.link import Link
-from token_relay.agents.phone.account import Accounts, AccountSettings
+from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
 from token_relay.agents.phone.handoff_rows import check_scope
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.pairing import PhonePairing
-from token_relay.agents.phone.person import Person, SignInOptions
+from token_relay.agents.phone.person import Person, SignIn, SignInOptions
+from token_relay.agents.phone.sign_in import AccountSettings
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Clock, Random, Vault
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
@@ -57,6 +60,7 @@ class PhoneAgent:
         *,
         vault: Vault,
         http: Http,
+        sign_in: SignIn,
         clock: Clock,
         random: Random,
         identity: Identity,
@@ -77,13 +81,14 @@ class PhoneAgent:
             link=self.link, vault=vault, http=http, clock=clock, random=random, tasks=tasks, watcher=self
         )
         self.accounts = Accounts(
-            link=self.link, keeper=self.keeper, http=http, clock=clock, random=random, settings=settings
+            link=self.link, keeper=self.keeper, sign_in=sign_in, http=http, clock=clock, settings=settings
         )
         self.obtaining = Obtaining(
             steps=self.steps,
             link=self.link,
             keeper=self.keeper,
             accounts=self.accounts,
+            sign_in=sign_in,
             http=http,
             clock=clock,
             random=random,
@@ -111,7 +116,11 @@ class PhoneAgent:
 
         await self.link.turn(step)
 
-    async def tend(self) -> None:
+    def works(self) -> list[Coroutine[Any, Any, None]]:
+        """See :class:`token_relay.agents.agent.Agent`."""
+        return [self.link.resend_loop(), self.keeper.run(), self.link.greet_loop(), self._tend()]
+
+    async def _tend(self) -> None:
         """Give up offers that are too old; runs until cancelled."""
         while True:
             wait_s = schedule.BACKOFF_S_MAX

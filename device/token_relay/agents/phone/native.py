@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.phone.person import Person, SignInLostError, SignInOptions
+from token_relay.agents.phone.person import NotSignedIn, Person, SignInLostError, SignInOptions
 from token_relay.agents.ports import Clock
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, Password
@@ -28,7 +28,6 @@ from token_relay.provider.native_auth.states import (
     AttributesRequired,
     CodeRequired,
     Completed,
-    Done,
     Failed,
     Method,
     MfaRequired,
@@ -60,14 +59,6 @@ class SignedIn:
     tokens: Refreshed
     sent: Stamp
     is_by_code: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NotSignedIn:
-    """What was asked for has come about (``done``), but the sign-in after it has not: ``reason``."""
-
-    done: Done
-    reason: str
 
 
 class Conversation:

@@ -19,9 +19,9 @@ from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import profile_of, with_state
 from token_relay.agents.grants.tokens import erase_grant
 from token_relay.agents.link import Link
-from token_relay.agents.phone.account import Accounts, NewGrant
+from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.handoff_rows import state_of
-from token_relay.agents.phone.person import Person, SignInLostError, SignInOptions
+from token_relay.agents.phone.person import NewGrant, Person, SignIn, SignInLostError, SignInOptions
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Clock, Random
 from token_relay.agents.records import Grant, Pairing, PhoneHandoff
@@ -48,6 +48,7 @@ class Obtaining:
         link: Link,
         keeper: GrantKeeper,
         accounts: Accounts,
+        sign_in: SignIn,
         http: Http,
         clock: Clock,
         random: Random,
@@ -56,6 +57,7 @@ class Obtaining:
         self._link = link
         self._keeper = keeper
         self._accounts = accounts
+        self._sign_in = sign_in
         self._http = http
         self._clock = clock
         self._random = random
@@ -236,12 +238,12 @@ class Obtaining:
 
             await self._link.turn(begin)
             try:
-                new = await self._accounts.authenticate(person, chosen)
+                new = await self._sign_in.authenticate(person, chosen, self._accounts.note_refusal)
             except BaseException as exc:
                 await self._link.turn(partial(abandon, orphans=int(isinstance(exc, SignInLostError))))
                 raise
             try:
-                checked = await self._accounts.check(new)
+                checked = await self._sign_in.check(new)
             except BaseException:
                 await self._link.turn(partial(abandon, orphans=1))  # a live token, and nobody holds it
                 raise

@@ -1,16 +1,27 @@
-"""Who sits at the command line, and what he has said beforehand about the way to sign in."""
+"""Signing in on the phone: who does it, how they want it, what comes of it, and the two ports that it needs.
+
+:class:`SignIn` is the phone's way to the identity provider's sign-in, :class:`RedirectReceiver` the browser's way back
+from there. What stands behind them in production is in :mod:`token_relay.agents.phone.sign_in` and
+:mod:`token_relay.host.loopback_receiver`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
+from token_relay.agents.elapsed import Stamp
 from token_relay.protocol.errors import TransientError
+from token_relay.protocol.secret import Code
+from token_relay.provider.native_auth.states import Done, Failed
+from token_relay.provider.oauth import ProviderMetadata
+from token_relay.provider.outcome import Refreshed
 
 
 class Person(Protocol):
-    """Whoever sits at the command line, as :class:`token_relay.service.control.Exchange` offers him."""
+    """Whoever sits at the command line, as :class:`token_relay.service.control.Exchange` offers them."""
 
     async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
         """Ask; None when nobody answers."""
@@ -40,3 +51,101 @@ class SignInOptions:
 
 class SignInLostError(TransientError):
     """The answer to the last step of a sign-in was lost: the provider may have issued a token that nobody has."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewGrant:
+    """Tokens of a sign-in, and where they come from. ``subject`` is empty until the id_token is checked."""
+
+    tokens: Refreshed
+    metadata: ProviderMetadata
+    sent: Stamp
+    nonce: str | None
+    is_otp: bool
+    username: str
+    subject: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSignedIn:
+    """What was asked for has come about (``done``), but the sign-in after it has not: ``reason``."""
+
+    done: Done
+    reason: str
+
+
+RefusalNote = Callable[[Failed | None], Awaitable[None]]
+"""Takes the provider's last refusal, if there was one, of a sign-in that did not come about; for the audit table."""
+
+
+class SignIn(Protocol):
+    """The provider's sign-in. Its tokens are in memory only; whoever calls stores them.
+
+    Each way of signing in raises PersonNeededError (the provider wants something that this way cannot do), LocalError
+    or TransientError (it failed); the message says why and what to try.
+    """
+
+    async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
+        """Have the person sign in; the tokens are not yet judged."""
+        ...
+
+    async def sign_up(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
+        """Make an account natively, and sign in where the provider lets it. When it raises there is no account."""
+        ...
+
+    async def reset_password(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
+        """Change a password natively, and sign in where the provider lets it."""
+        ...
+
+    async def check(self, new: NewGrant) -> NewGrant:
+        """Judge a sign-in; returns it with the subject that the id_token proves.
+
+        Raises:
+            LocalError: it must not be used.
+            TransientError: the provider's keys cannot be had now.
+        """
+        ...
+
+
+# -- the browser's way back --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CodeReceived:
+    """The provider sent the browser back with an authorization code."""
+
+    code: Code
+
+
+@dataclass(frozen=True, slots=True)
+class SignInRefused:
+    """The provider sent the browser back with an error; ``error`` is its code, reduced to a slug."""
+
+    error: str
+
+
+class RedirectReceiver(Protocol):
+    """Waits where the provider sends the browser at the end of one sign-in, from ``async with`` on. RFC 8252 §7."""
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Listen no more."""
+        ...
+
+    @property
+    def redirect_uri(self) -> str:
+        """The URI for the authorization request."""
+        ...
+
+    async def wait(self) -> CodeReceived | SignInRefused:
+        """Wait for the redirect of this sign-in; the caller limits the time."""
+        ...
+
+
+NewReceiver = Callable[[str], RedirectReceiver]
+"""Makes the receiver for the sign-in with this ``state``."""

@@ -16,18 +16,13 @@ from random import Random
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode, urlsplit
 
-from token_relay.agents.phone.account import SignInLostError
-from token_relay.protocol.errors import TransientError
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from token_relay.provider.oauth import classify
-from token_relay.provider.outcome import OutcomeUnknown, Refreshed
 from token_relay.sandbox.provider.faults import Admission
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.simulation.ports.clocks import EndClock
 
 if TYPE_CHECKING:
-    from token_relay.agents.phone.account import AccountSettings
     from token_relay.simulation.world.devices import Power
     from token_relay.simulation.world.world import World
 
@@ -191,20 +186,6 @@ class SimulatedHttp:
         headers = {name.lower(): value for name, value in answer.headers}
         headers["content-type"] = answer.content_type
         return HttpResponse(answer.status, headers, answer.body)
-
-    async def sign_in(self, username: str, settings: AccountSettings) -> Refreshed:
-        """Sign somebody in with the provider's core alone, without its pages; it meets the same faults.
-
-        Raises:
-            TransientError: it did not come about.
-        """
-        asked = HttpRequest("POST", f"{settings.url}/sign-in", form=(("username", username),))
-        outcome = classify(settings.profile, await self.request(asked))
-        if isinstance(outcome, OutcomeUnknown):
-            raise SignInLostError("the answer to the sign-in was lost")
-        if not isinstance(outcome, Refreshed):
-            raise TransientError("the sign-in did not come about")
-        return outcome
 
     async def _pause(self) -> None:
         low, high = self.delay_s

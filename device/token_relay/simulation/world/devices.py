@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from token_relay.agents.agent import Agent
 from token_relay.agents.companion.agent import CompanionAgent
-from token_relay.agents.elapsed import Stamp
-from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.link import Link
-from token_relay.agents.phone.account import AccountSettings, NewGrant, Person, SignInOptions
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
+from token_relay.agents.phone.person import SignIn, SignInOptions
+from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
-from token_relay.protocol.errors import LocalError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.topics import inbox_filter
@@ -33,7 +30,7 @@ from token_relay.simulation.ports.channel import SimulatedChannel, Wire
 from token_relay.simulation.ports.clocks import EndClock, SeededPort
 from token_relay.simulation.ports.disk import Disk, SimulatedVault
 from token_relay.simulation.ports.http import SimulatedHttp
-from token_relay.simulation.world.signing_in import NONCE, SimulatedPerson, sign_in_by_form, subject_of
+from token_relay.simulation.world.signing_in import DirectSignIn, FormSignIn, SimulatedPerson, no_browser
 
 if TYPE_CHECKING:
     from token_relay.simulation.world.world import World
@@ -80,7 +77,7 @@ class Power:
 class End:
     """One device."""
 
-    agent: Any
+    agent: Agent
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -121,7 +118,7 @@ class End:
         """What is durable now."""
         return self.disk.store.tables
 
-    def build(self, tasks: asyncio.TaskGroup) -> Any:
+    def build(self, tasks: asyncio.TaskGroup) -> Agent:
         """Return the agent on this device's ports."""
         raise NotImplementedError
 
@@ -170,7 +167,7 @@ class End:
                 )
                 agent.link.channel = self.channel
                 await agent.start()
-                for work in self._works():
+                for work in agent.works():
                     tasks.create_task(work)
                 started.set_result(None)
                 if connect:
@@ -185,14 +182,9 @@ class End:
             if power.is_on:  # not cut: the agent has ended by itself, which it never may
                 self.power_off(crashed=True)
 
-    def _works(self) -> list[Coroutine[Any, Any, None]]:
-        link: Link = self.agent.link
-        keeper: GrantKeeper = self.agent.keeper
-        return [link.resend_loop(), keeper.run(), link.greet_loop()]
-
     async def _connected(self) -> None:
         await self.agent.link.connected()
-        self.agent.network_is_up() if hasattr(self.agent, "network_is_up") else self.agent.keeper.network_is_up()
+        self.agent.network_is_up()
 
     async def stop(self) -> None:
         """Stop the service in good order: what is in flight may end, as long as the production runtime waits."""
@@ -301,8 +293,7 @@ class End:
     async def token(self, **query: Any) -> TokenGranted | TokenRefused:
         """Ask for an access token as an app on the device does."""
         asked = TokenQuery(**{"min_valid_s": 0.0, **query})
-        keeper: GrantKeeper = self.agent.keeper
-        answer = await self.call(keeper.get_token(asked))
+        answer = await self.call(self.agent.keeper.get_token(asked))
         self.world.telling.served(self.name, asked, answer)
         return answer
 
@@ -318,44 +309,27 @@ class PhoneEnd(End):
     def build(self, tasks: asyncio.TaskGroup) -> PhoneAgent:
         world = self.world
         profile = world.client_profile
-        agent = PhoneAgent(
+        settings = AccountSettings(world.provider_url, CLIENT_ID, "contoso", SCOPE, profile, self.allow)
+        return PhoneAgent(
             vault=self.vault,
             http=self.http,
+            sign_in=self._new_sign_in(settings),
             clock=self.clock,
             random=self.random,
             identity=self.identity,
             name=self.name,
-            settings=AccountSettings(world.provider_url, CLIENT_ID, "contoso", SCOPE, profile, self.allow),
+            settings=settings,
             strategy=self.strategy,
             lease_days=self.lease_days,
             tasks=tasks,
         )
-        if not world.tier.signs:
-            agent.accounts.authenticate = self._authenticate_directly  # type: ignore[method-assign]  # no pages
-            agent.accounts.check = self._believe  # type: ignore[method-assign]  # nothing is signed
-        elif profile.sign_in == "browser":
-            agent.accounts.authenticate = self._authenticate  # type: ignore[method-assign]  # no browser here
-        return agent
 
-    def _works(self) -> list[Coroutine[Any, Any, None]]:
-        return [*super()._works(), self.agent.tend()]
-
-    async def _authenticate(self, person: Person, options: SignInOptions) -> NewGrant:
-        metadata = await self.agent.accounts.discover()
-        sent = Stamp.of(self.clock.now())
-        tokens = await sign_in_by_form(self.http, self.agent.settings, metadata, options.username, self.random)
-        return NewGrant(tokens, metadata, sent, NONCE, is_otp=False, username=options.username)
-
-    async def _authenticate_directly(self, person: Person, options: SignInOptions) -> NewGrant:
-        username = options.username or self.world.usernames[0]
-        sent = Stamp.of(self.clock.now())
-        tokens = await self.http.sign_in(username, self.agent.settings)
-        return NewGrant(tokens, self.world.metadata, sent, None, is_otp=False, username=username)
-
-    async def _believe(self, new: NewGrant) -> NewGrant:
-        if new.tokens.refresh_token is None or new.tokens.id_token is None:
-            raise LocalError("the provider's answer cannot be used")
-        return replace(new, subject=subject_of(new.tokens.id_token))
+    def _new_sign_in(self, settings: AccountSettings) -> SignIn:
+        ports: dict[str, Any] = {"http": self.http, "clock": self.clock, "random": self.random}
+        ports |= {"settings": settings, "new_receiver": no_browser}
+        if not self.world.tier.signs:
+            return DirectSignIn(metadata=self.world.metadata, usual=self.world.usernames[0], **ports)
+        return (FormSignIn if settings.profile.sign_in == "browser" else ProviderSignIn)(**ports)
 
     def person(self, username: str = "") -> SimulatedPerson:
         """Return who answers the questions of the command line."""

@@ -1,18 +1,27 @@
-"""People who sign in at the sandbox provider: they type what they are asked for, or fill in its one-form page."""
+"""Signing in at the sandbox provider: a person who types what is asked for, and ways that need no browser."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
-from token_relay.agents.phone.account import AccountSettings, SignInLostError
-from token_relay.agents.ports import Random
-from token_relay.protocol.errors import TransientError
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.phone.person import (
+    NewGrant,
+    Person,
+    RedirectReceiver,
+    RefusalNote,
+    SignInLostError,
+    SignInOptions,
+)
+from token_relay.agents.phone.sign_in import ProviderSignIn, discover
+from token_relay.protocol.errors import LocalError, TransientError
 from token_relay.protocol.secret import Code, IdToken
 from token_relay.provider import oauth
-from token_relay.provider.http import Http, HttpRequest, HttpResponse
-from token_relay.provider.outcome import OutcomeUnknown, Refreshed
+from token_relay.provider.http import HttpRequest, HttpResponse
+from token_relay.provider.outcome import OutcomeUnknown, Refreshed, TokenOutcome
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.world.model import PASSWORD
 from token_relay.simulation.ports.tiers import claims_of
@@ -22,7 +31,7 @@ REDIRECT_URI = "http://127.0.0.1:9999/callback"
 
 
 class SimulatedPerson:
-    """Implements :class:`token_relay.agents.phone.account.Person`: knows the password, and reads the mailbox."""
+    """Implements :class:`token_relay.agents.phone.person.Person`: knows the password, and reads the mailbox."""
 
     def __init__(self, provider: Provider, username: str) -> None:
         self._provider = provider
@@ -41,53 +50,89 @@ class SimulatedPerson:
         """Look on."""
 
 
-async def sign_in_by_form(
-    http: Http, settings: AccountSettings, metadata: oauth.ProviderMetadata, username: str, random: Random
-) -> Refreshed:
-    """Sign in with code and PKCE, filling the provider's page in as a browser would.
+class FormSignIn(ProviderSignIn):
+    """Signs in as a browser would, by filling the provider's one page in."""
 
-    Raises:
-        TransientError: any step of it did not come about.
-    """
-    verifier, challenge = oauth.pkce_pair(random.bytes(32))
-    if metadata.authorization_endpoint is None:
-        raise TransientError("no authorization endpoint")
-    url = oauth.authorization_url(
-        authorization_endpoint=metadata.authorization_endpoint,
-        client_id=settings.client_id,
-        redirect_uri=REDIRECT_URI,
-        scope=settings.scope,
-        state="0123456789abcdef0123",
-        nonce=NONCE,
-        code_challenge=challenge,
-    )
-    page = await http.request(HttpRequest("GET", url))
-    html = page.body.decode() if isinstance(page, HttpResponse) and page.status == 200 else ""
-    ticket = re.search(r'name="ticket" value="([^"]+)"', html)
-    action = re.search(r'action="([^"]+)"', html)
-    if ticket is None or action is None:
-        raise TransientError("the sign-in page did not come")
-    fields = (("ticket", ticket[1]), ("username", username), ("password", PASSWORD))
-    sent = await http.request(HttpRequest("POST", urljoin(url, action[1]), form=fields))
-    if not isinstance(sent, HttpResponse) or sent.status not in (302, 303):
-        raise TransientError("the sign-in was not accepted")
-    code = parse_qs(urlsplit(sent.headers["location"]).query)["code"][0]
-    outcome = await oauth.exchange_code(
-        http,
-        settings.profile,
-        token_endpoint=metadata.token_endpoint,
-        client_id=settings.client_id,
-        code=Code(code),
-        code_verifier=verifier,
-        redirect_uri=REDIRECT_URI,
-    )
-    if isinstance(outcome, OutcomeUnknown):
-        raise SignInLostError("the answer to the sign-in was lost")
-    if not isinstance(outcome, Refreshed):
-        raise TransientError("the code was not redeemed")
-    return outcome
+    async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
+        """Sign in with code and PKCE. Raises TransientError: any step of it did not come about."""
+        metadata = await discover(self._http, self._settings)
+        sent = Stamp.of(self._clock.now())
+        tokens = await self._fill_in(metadata, options.username)
+        return NewGrant(tokens, metadata, sent, NONCE, is_otp=False, username=options.username)
+
+    async def _fill_in(self, metadata: oauth.ProviderMetadata, username: str) -> Refreshed:
+        verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
+        if metadata.authorization_endpoint is None:
+            raise TransientError("no authorization endpoint")
+        url = oauth.authorization_url(
+            authorization_endpoint=metadata.authorization_endpoint,
+            client_id=self._settings.client_id,
+            redirect_uri=REDIRECT_URI,
+            scope=self._settings.scope,
+            state="0123456789abcdef0123",
+            nonce=NONCE,
+            code_challenge=challenge,
+        )
+        page = await self._http.request(HttpRequest("GET", url))
+        html = page.body.decode() if isinstance(page, HttpResponse) and page.status == 200 else ""
+        ticket = re.search(r'name="ticket" value="([^"]+)"', html)
+        action = re.search(r'action="([^"]+)"', html)
+        if ticket is None or action is None:
+            raise TransientError("the sign-in page did not come")
+        fields = (("ticket", ticket[1]), ("username", username), ("password", PASSWORD))
+        sent = await self._http.request(HttpRequest("POST", urljoin(url, action[1]), form=fields))
+        if not isinstance(sent, HttpResponse) or sent.status not in (302, 303):
+            raise TransientError("the sign-in was not accepted")
+        code = parse_qs(urlsplit(sent.headers["location"]).query)["code"][0]
+        outcome = await oauth.exchange_code(
+            self._http,
+            self._settings.profile,
+            token_endpoint=metadata.token_endpoint,
+            client_id=self._settings.client_id,
+            code=Code(code),
+            code_verifier=verifier,
+            redirect_uri=REDIRECT_URI,
+        )
+        return _tokens(outcome, "the code was not redeemed")
+
+
+class DirectSignIn(ProviderSignIn):
+    """Signs in with the provider's core alone: no pages, and no signatures to check. It meets the same faults."""
+
+    def __init__(self, *, metadata: oauth.ProviderMetadata, usual: str, **ports: Any) -> None:
+        super().__init__(**ports)
+        self._metadata = metadata
+        self._usual = usual
+
+    async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
+        """Sign in, as ``usual`` unless the options name somebody. Raises TransientError: it did not come about."""
+        username = options.username or self._usual
+        sent = Stamp.of(self._clock.now())
+        asked = HttpRequest("POST", f"{self._settings.url}/sign-in", form=(("username", username),))
+        outcome = oauth.classify(self._settings.profile, await self._http.request(asked))
+        tokens = _tokens(outcome, "the sign-in did not come about")
+        return NewGrant(tokens, self._metadata, sent, None, is_otp=False, username=username)
+
+    async def check(self, new: NewGrant) -> NewGrant:
+        """Believe what the id_token says. Raises LocalError: something is missing."""
+        if new.tokens.refresh_token is None or new.tokens.id_token is None:
+            raise LocalError("the provider's answer cannot be used")
+        return replace(new, subject=subject_of(new.tokens.id_token))
 
 
 def subject_of(id_token: IdToken) -> str:
     """Read who signed in out of an id_token that :class:`token_relay.simulation.ports.tiers.PlainSigner` made."""
     return str(claims_of(id_token.reveal())["sub"])
+
+
+def no_browser(state: str) -> RedirectReceiver:
+    """Refuse to wait for a browser."""
+    raise LocalError("there is no browser in a simulation", hint="sign in as the profile does")
+
+
+def _tokens(outcome: TokenOutcome, problem: str) -> Refreshed:
+    if isinstance(outcome, OutcomeUnknown):
+        raise SignInLostError("the answer to the sign-in was lost")
+    if not isinstance(outcome, Refreshed):
+        raise TransientError(problem)
+    return outcome

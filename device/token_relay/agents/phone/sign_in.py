@@ -1,0 +1,207 @@
+"""Signing in at the provider: natively, as a conversation, or with a browser that comes back by a redirect.
+
+The result is a :class:`~token_relay.agents.phone.person.NewGrant` in memory; nothing is stored here. It is judged apart
+(:meth:`ProviderSignIn.check`), since a refresh token must be on disk before anything else is asked of the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.phone.native import Conversation, SignedIn, support
+from token_relay.agents.phone.person import (
+    CodeReceived,
+    NewGrant,
+    NewReceiver,
+    NotSignedIn,
+    Person,
+    RefusalNote,
+    SignInLostError,
+    SignInOptions,
+    SignInRefused,
+)
+from token_relay.agents.ports import Clock, Random
+from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
+from token_relay.provider import oauth
+from token_relay.provider.http import Http
+from token_relay.provider.native_auth.endpoints import discover_entra, native_base
+from token_relay.provider.native_auth.service import CAPABILITIES, Service
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.profile import Profile
+
+ACCOUNT_CHARS_MAX = 200
+BROWSER_WAIT_S = 600.0  # a person finds a password, a second device, and comes back
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSettings:
+    """What the configuration says about the provider; see :class:`token_relay.host.config.ProviderConfig`."""
+
+    url: str
+    client_id: str
+    tenant: str | None
+    scope: str
+    profile: Profile
+    allow_refresh_token_access: bool
+    audience: str = ""
+
+
+class ProviderSignIn:
+    """The :class:`~token_relay.agents.phone.person.SignIn` of production."""
+
+    def __init__(
+        self, *, http: Http, clock: Clock, random: Random, settings: AccountSettings, new_receiver: NewReceiver
+    ) -> None:
+        self._http = http
+        self._clock = clock
+        self._random = random
+        self._settings = settings
+        self._new_receiver = new_receiver
+
+    async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
+        """See :meth:`SignIn.authenticate`."""
+        if (options.method or self._settings.profile.sign_in) != "native":
+            return await self._browser(person, options)
+        new = await self._native(person, options, note, Conversation.sign_in)
+        assert isinstance(new, NewGrant), "a sign-in has no other end"
+        return new
+
+    async def sign_up(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
+        """See :meth:`SignIn.sign_up`."""
+        return await self._native(person, options, note, Conversation.sign_up)
+
+    async def reset_password(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
+        """See :meth:`SignIn.reset_password`."""
+        return await self._native(person, options, note, Conversation.reset_password)
+
+    async def _native(
+        self,
+        person: Person,
+        options: SignInOptions,
+        note: RefusalNote,
+        talk: Callable[[Conversation], Awaitable[SignedIn | NotSignedIn]],
+    ) -> NewGrant | NotSignedIn:
+        settings, profile = self._settings, self._settings.profile
+        if profile.sign_in != "native":
+            raise ConfigError(f"profile {profile.name} has no native sign-in", hint="use: phone sign-in --browser")
+        if not options.username:
+            raise ConfigError("native authentication needs a user name", hint="add --username")
+        base = native_base(settings.url, settings.tenant)
+        metadata = _found(await discover_entra(self._http, base))
+        service = Service(self._http, profile, base, settings.client_id, settings.scope, capabilities=CAPABILITIES)
+        conversation = Conversation(service, person, options, self._clock)
+        try:
+            outcome = await talk(conversation)
+        except (RelayError, asyncio.CancelledError):  # cancelled: the person has gone, having seen the refusal
+            await note(conversation.failure)
+            raise
+        if isinstance(outcome, NotSignedIn):
+            await note(conversation.failure)
+            return outcome
+        sent, is_otp = outcome.sent, outcome.is_by_code
+        return NewGrant(outcome.tokens, metadata, sent, None, is_otp=is_otp, username=options.username)
+
+    async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
+        metadata = await discover(self._http, self._settings)
+        if metadata.authorization_endpoint is None:
+            raise LocalError("the provider has no authorization endpoint", hint="is the provider's URL right?")
+        state, nonce = self._random.bytes(16).hex(), self._random.bytes(16).hex()
+        verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
+        async with self._new_receiver(state) as receiver:
+            url = oauth.authorization_url(
+                authorization_endpoint=metadata.authorization_endpoint,
+                client_id=self._settings.client_id,
+                redirect_uri=receiver.redirect_uri,
+                scope=self._settings.scope,
+                state=state,
+                nonce=nonce,
+                code_challenge=challenge,
+                audience=self._settings.audience or None,
+            )
+            shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
+            if shown is None:
+                raise PersonNeededError("nobody is there to sign in with a browser", hint="run the command again")
+            try:
+                async with asyncio.timeout(BROWSER_WAIT_S):
+                    answer = await receiver.wait()
+            except TimeoutError:
+                raise PersonNeededError("nobody signed in within ten minutes", hint="run the command again") from None
+            match answer:
+                case SignInRefused(error=error):
+                    raise PersonNeededError(f"the provider refused the sign-in: {error}", hint="sign in again")
+                case CodeReceived(code=code):
+                    sent = Stamp.of(self._clock.now())
+                    outcome = await oauth.exchange_code(
+                        self._http,
+                        self._settings.profile,
+                        token_endpoint=metadata.token_endpoint,
+                        client_id=self._settings.client_id,
+                        code=code,
+                        code_verifier=verifier,
+                        redirect_uri=receiver.redirect_uri,
+                    )
+        return NewGrant(_tokens(outcome), metadata, sent, nonce, is_otp=False, username=options.username)
+
+    async def check(self, new: NewGrant) -> NewGrant:
+        """Judge a sign-in: tokens complete, id_token genuine, from this issuer, for this client, of this sign-in.
+
+        Raises: as :meth:`SignIn.check`.
+        """
+        if new.tokens.refresh_token is None:
+            raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
+        if new.tokens.problem:
+            raise LocalError(f"the provider's answer cannot be used: {new.tokens.problem}")
+        if new.tokens.id_token is None or new.metadata.jwks_uri is None:
+            if "openid" in self._settings.scope.split():
+                raise LocalError("the provider gave no id_token although scope has openid")
+            return new
+        from token_relay.provider.id_token import check_id_token, fetch_jwks  # joserfc costs start-up time and memory
+
+        jwks = await fetch_jwks(self._http, new.metadata.jwks_uri)
+        if isinstance(jwks, Unavailable):
+            raise TransientError(f"the provider's keys cannot be had: {jwks.reason}", hint="try again later")
+        subject = check_id_token(
+            new.tokens.id_token,
+            jwks,
+            issuer=new.metadata.issuer,
+            client_id=self._settings.client_id,
+            nonce=new.nonce,
+            now_wall_s=self._clock.now().wall_s,
+        )
+        username = subject.username or new.username or subject.name
+        return replace(new, subject=subject.sub, username=shown_name(username))
+
+
+async def discover(http: Http, settings: AccountSettings) -> oauth.ProviderMetadata:
+    """Return where the provider listens. Raises ConfigError or TransientError, as the reason is."""
+    if settings.profile.name == "entra":
+        return _found(await discover_entra(http, native_base(settings.url, settings.tenant)))
+    return _found(await oauth.discover(http, settings.url))
+
+
+def shown_name(username: str) -> str:
+    """A name that comes from a provider, fit for an OFFER and for a terminal."""
+    return "".join(c for c in username if c.isprintable())[:ACCOUNT_CHARS_MAX]
+
+
+def _found(found: oauth.ProviderMetadata | oauth.DiscoveryFailed) -> oauth.ProviderMetadata:
+    if isinstance(found, oauth.DiscoveryFailed):
+        if found.is_temporary:
+            raise TransientError(f"the provider cannot be reached: {found.reason}", hint="try again later")
+        raise ConfigError(f"the provider cannot be used: {found.reason}", hint="check provider.url in config.toml")
+    return found
+
+
+def _tokens(outcome: TokenOutcome) -> Refreshed:
+    match outcome:
+        case Refreshed():
+            return outcome
+        case Denied():
+            raise PersonNeededError(f"the provider refused the sign-in: {outcome.error}{support(outcome)}")
+        case Unavailable(reason=reason):
+            raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
+        case OutcomeUnknown(reason=reason):
+            raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
