@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Pairing
 from token_relay.protocol import messages as m
 
-from tests.agents.world_kit import End, World
+from tests.agents.world_kit import End, World, settle
 
 T = TypeVar("T")
 UNKNOWN = "ab" * 16  # a handoff that nobody has heard of
@@ -49,7 +50,8 @@ async def say(end: End, body: m.Body, *, head: dict[str, Any] | None = None, pai
         sent.append(turn.outgoing[-1][1])
 
     await end.agent.link.turn(step)
-    await end.world.clock.advance(0.5)
+    await asyncio.sleep(0.5)
+    await settle()
     return sent[0]
 
 

@@ -300,11 +300,11 @@ async def test_mint_that_fails_its_check_is_counted():
             raise TransientError("keys cannot be had")
 
         world.phone.agent.obtaining._sign_in.check = bad
-        world.kinds().count("refresh_token_issued")
+        world.provider.kinds().count("refresh_token_issued")
         with pytest.raises(TransientError):
             await world.phone.hand_off(strategy="mint")
         row = await world.phone.handoff()
-        assert row.orphans == 1 or "revoked" in " ".join(world.kinds()[-3:])
+        assert row.orphans == 1 or "revoked" in " ".join(world.provider.kinds()[-3:])
 
 
 async def test_a_restored_phone_can_still_revoke_what_its_disk_has_forgotten():

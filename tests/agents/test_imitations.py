@@ -44,7 +44,7 @@ async def test_a_grant_travels_and_lives_without_the_phone(name: str) -> None:
             assert isinstance(answer, TokenGranted)
             tokens.add(answer.access_token.reveal())
         assert len(tokens) == 4
-        assert "reuse_detected" not in world.kinds()
+        assert "reuse_detected" not in world.provider.kinds()
         assert (await world.watch.grant()).state == "held"
 
 
@@ -53,7 +53,7 @@ async def test_a_lost_answer_costs_what_the_row_says(name: str) -> None:
     async with running(name) as world:
         await handed_over(world, name)
         fault = FaultModel(name="drop_after_commit", grant_type="refresh_token", times=1)
-        world.provider.faults.arm(fault, world.true_wall_s())
+        world.provider.faults.arm(fault, world.provider.true_wall_s())
         await world.clock.advance(90_000)
         await world.watch.token()
         await world.clock.advance(7_200)
@@ -61,7 +61,7 @@ async def test_a_lost_answer_costs_what_the_row_says(name: str) -> None:
         profile = PROFILES[name]
         if profile.old_token_s is None or profile.has_leeway:
             assert isinstance(answer, TokenGranted)
-            assert "reuse_detected" not in world.kinds()
+            assert "reuse_detected" not in world.provider.kinds()
         else:
             assert isinstance(answer, TokenRefused) and answer.error == "reauth_required"
 
@@ -78,4 +78,4 @@ async def test_the_person_takes_it_back(name: str) -> None:
         assert (await world.watch.grant()).refresh_token is None
         row = await world.phone.handoff()
         assert row.state == "gone"
-        assert ("token_revoked" in world.kinds()) is PROFILES[name].can_revoke_token
+        assert ("token_revoked" in world.provider.kinds()) is PROFILES[name].can_revoke_token

@@ -34,7 +34,7 @@ async def answered_late(world: World, end: PhoneEnd | CompanionEnd, grant: Grant
     end.http.delay_s = (2.0, 2.0)
     end.agent.link.spawn(end.agent.keeper.refresh(grant.grant_id))
     await world.clock.advance(2.5)
-    assert world.kinds()[-1] == "refresh_committed"
+    assert world.provider.kinds()[-1] == "refresh_committed"
 
 
 async def test_a_token_that_comes_after_revoke_is_revoked_at_the_provider_too() -> None:

@@ -48,7 +48,7 @@ async def test_a_connection_that_loses_answers_for_20_seconds_costs_one_use_and_
         await world.clock.advance(10)
         after = await world.watch.grant()
         assert (after.state, after.generation, refreshes(world.watch)) == ("held", grant.generation + 1, 2)
-        assert "reuse_detected" not in world.kinds()
+        assert "reuse_detected" not in world.provider.kinds()
 
 
 @pytest.mark.parametrize("profile", ["auth0", "strict"])
@@ -68,7 +68,7 @@ async def test_a_provider_that_is_silent_for_an_hour_does_not_use_up_the_late_at
         assert isinstance(await world.watch.token(), TokenGranted)
         after = await world.watch.grant()
         assert (after.state, after.generation) == ("held", grant.generation + 1)
-        assert "reuse_detected" not in world.kinds()
+        assert "reuse_detected" not in world.provider.kinds()
 
 
 async def test_where_only_the_metadata_is_away_the_value_is_sent_again_before_the_leeway_ends() -> None:
@@ -82,7 +82,7 @@ async def test_where_only_the_metadata_is_away_the_value_is_sent_again_before_th
         await world.clock.advance(6)
         after = await world.watch.grant()
         assert (after.state, after.generation, refreshes(world.watch)) == ("held", grant.generation + 1, 2)
-        assert "reuse_detected" not in world.kinds()
+        assert "reuse_detected" not in world.provider.kinds()
 
 
 async def test_a_provider_that_hangs_is_not_waited_for_until_the_leeway_is_over() -> None:

@@ -152,7 +152,7 @@ async def test_a_revoked_grant_is_erased_and_a_device_without_one_says_who_must_
         nothing = await transfer(world.watch)
         assert isinstance(nothing, TokenRefused) and nothing.error == "not_found"
         watch = await handed_over(world)
-        world.revoke_user()
+        world.provider.revoke_user()
         answer = await transfer(watch)
         assert isinstance(answer, TokenRefused) and answer.error == "reauth_required"
         assert (await watch.grant()).refresh_token is None

@@ -67,7 +67,7 @@ async def test_revoke_reaches_the_device_when_it_comes_back() -> None:
         assert isinstance(answer, TokenRefused) and answer.error == "reauth_required"
         row = await world.phone.handoff()
         assert (row.state, row.reason, row.provider_said) == ("gone", "revoked", "accepted")
-        assert "token_revoked" in world.kinds()
+        assert "token_revoked" in world.provider.kinds()
         assert (await world.watch.grant()).refresh_token is None
         assert await world.phone.rows(Outgoing) == []
 
@@ -212,13 +212,13 @@ async def test_a_lost_answer_is_handled_as_the_provider_allows(profile: str) -> 
         await world.clock.advance(5)
         after = await world.watch.grant()
         if profile == "strict":
-            assert after.state == "uncertain" and "reuse_detected" not in world.kinds()
+            assert after.state == "uncertain" and "reuse_detected" not in world.provider.kinds()
             await world.clock.advance(100_000)  # the access token ends; then the one late attempt
             after = await world.watch.grant()
             assert (after.state, after.reason, after.refresh_token) == ("needs_handoff", "uncertain", None)
             refused = await world.watch.token()
             assert isinstance(refused, TokenRefused) and refused.error == "reauth_required"
-            assert world.kinds().count("reuse_detected") == 1
+            assert world.provider.kinds().count("reuse_detected") == 1
             await world.phone.start()
             await world.clock.advance(5)
             assert (await world.phone.handoff()).device_reason == "uncertain"
@@ -227,7 +227,7 @@ async def test_a_lost_answer_is_handled_as_the_provider_allows(profile: str) -> 
         else:
             assert after.state == "held" and after.generation >= grant.generation
             assert isinstance(await world.watch.token(force_refresh=True), TokenGranted)
-            assert "reuse_detected" not in world.kinds()
+            assert "reuse_detected" not in world.provider.kinds()
 
 
 @EVERY
@@ -253,7 +253,7 @@ async def test_a_crash_with_an_open_intent_is_a_lost_answer(profile: str) -> Non
             assert (await world.watch.grant()).state == "held"  # nothing had been committed
         else:
             assert after.state == "held"
-        assert "reuse_detected" not in world.kinds()
+        assert "reuse_detected" not in world.provider.kinds()
 
 
 async def test_a_provider_that_revokes_is_obeyed_and_told_to_the_phone() -> None:
@@ -308,11 +308,11 @@ async def test_a_device_in_flight_and_revoked_stores_nothing() -> None:
 async def test_an_accept_with_a_key_of_low_order_costs_no_token(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = KeyPair(bytes(32), KeyPair.from_random(bytes(32)).private_key)
     async with running(profile) as world:
-        minted = world.kinds().count("refresh_committed") + world.kinds().count("signed_in")
+        minted = world.provider.kinds().count("refresh_committed") + world.provider.kinds().count("signed_in")
         monkeypatch.setattr(
             "token_relay.agents.companion.steps.KeyPair", SimpleNamespace(from_random=lambda random: bad)
         )
         row = await world.phone.hand_off(wait_s=60)
         assert (row.state, row.reason, row.orphans) == ("offered", "", 0)
         assert world.phone.agent.link.rejects["bad_point"] > 0
-        assert world.kinds().count("refresh_committed") + world.kinds().count("signed_in") == minted
+        assert world.provider.kinds().count("refresh_committed") + world.provider.kinds().count("signed_in") == minted

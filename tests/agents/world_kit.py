@@ -48,8 +48,6 @@ class Nobody:
 class End(ends.End):
     """What both ends' disks are asked."""
 
-    world: World
-
     async def rows(self, record: type[R], **equals: Any) -> list[R]:  # type: ignore[override]  # a coroutine here
         return ends.End.rows(self, record, **equals)
 

@@ -41,7 +41,7 @@ def test_a_hello_that_was_overtaken_does_not_bring_a_dead_grant_back_to_life() -
         watch.link.heal()
         await world.advance(5)
         assert len(world.broker.held) == 1
-        world.revoke_user()
+        world.provider.revoke_user()
         await watch.token(force_refresh=True)
         await world.advance(5)
         (row,) = phone.rows(PhoneHandoff)
@@ -143,7 +143,7 @@ def test_a_renewal_that_overtakes_the_receipt_is_not_forgotten() -> None:
         world.broker.hold = lambda packet: world.type_of(packet) == "STORED"
         watch.http.cut()
         await phone.hand_off(watch, wait_s=1.0)
-        world.revoke_user()
+        world.provider.revoke_user()
         watch.http.heal()
         await world.advance(120)  # the first refresh is denied: RENEW is here, STORED is not
         world.broker.release()
@@ -295,7 +295,7 @@ def test_a_grant_that_ended_while_an_offer_was_open_is_told_of_when_the_offer_co
         await phone.hand_off(watch, strategy="mint", wait_s=1.0)
         assert "ready" in [row.state for row in watch.rows(CompanionHandoff)]
         if why == "denied":
-            world.revoke_user()
+            world.provider.revoke_user()
         else:
             watch.http.plan("lost_after")
         await watch.token()

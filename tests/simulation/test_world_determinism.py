@@ -13,7 +13,7 @@ from token_relay.protocol.errors import RelayError
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
 from token_relay.simulation.histories.history import Trace
 from token_relay.simulation.ports.http import HttpFault
-from token_relay.simulation.world.devices import PowerCutError
+from token_relay.simulation.ports.power import PowerCutError
 from token_relay.simulation.world.world import TierName, World
 
 EVERY_KIND: tuple[Kind, ...] = tuple(KINDS)

@@ -14,7 +14,8 @@ from token_relay.sandbox.provider.world.model import FaultModel
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.loop import DeadlockError, VirtualLoop
 from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
-from token_relay.simulation.world.devices import CompanionEnd, PhoneEnd, PowerCutError
+from token_relay.simulation.ports.power import PowerCutError
+from token_relay.simulation.world.devices import CompanionEnd, PhoneEnd
 from token_relay.simulation.world.world import TierName, World
 from token_relay.vault.errors import CorruptVaultError
 
@@ -439,14 +440,14 @@ def test_a_request_meets_the_fault_that_was_planned(kind: HttpFaultKind) -> None
     heard = Heard()
 
     async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
-        commits, begun = world.kinds().count("refresh_committed"), world.time_s
+        commits, begun = world.provider.kinds().count("refresh_committed"), world.time_s
         del heard.answers[:]
         watch.http.plan(HttpFault(kind, seconds=7.0))
         await watch.token(force_refresh=True, timeout_s=20)
         assert heard.answers[0] == ("watch", ANSWERS[kind])
         is_committed = kind in ("lost_after", "slow", "cut_json")
         retries = len(heard.answers) - 1
-        assert world.kinds().count("refresh_committed") - commits == is_committed + retries
+        assert world.provider.kinds().count("refresh_committed") - commits == is_committed + retries
         assert (world.time_s - begun >= 7) is (kind == "slow")
 
     tell(story, observers=(heard,))
@@ -455,11 +456,11 @@ def test_a_request_meets_the_fault_that_was_planned(kind: HttpFaultKind) -> None
 def test_the_providers_own_faults_and_slow_answers_count_in_virtual_time() -> None:
     async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
         armed = FaultModel(name="drop_after_commit", grant_type="refresh_token")
-        world.provider.faults.arm(armed, world.provider.time(world.true_wall_s()))
+        world.provider.faults.arm(armed, world.provider.time(world.provider.true_wall_s()))
         watch.http.delay_s = (1.0, 2.0)
         begun = world.time_s
         assert isinstance(await watch.token(force_refresh=True, timeout_s=20), TokenGranted)
-        assert "answer_lost" in world.kinds()
+        assert "answer_lost" in world.provider.kinds()
         assert 2 <= world.time_s - begun <= 10
 
     tell(story)
@@ -467,7 +468,7 @@ def test_the_providers_own_faults_and_slow_answers_count_in_virtual_time() -> No
 
 def test_a_user_may_be_revoked_at_any_time() -> None:
     async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
-        world.revoke_user()
+        world.provider.revoke_user()
         await watch.token(force_refresh=True, timeout_s=5)
         assert (grant_of(watch).state, grant_of(watch).reason) == ("dead", "denied")
 
@@ -483,7 +484,7 @@ def _refresh_twice(world: World, phone: PhoneEnd, pause_s: float) -> Callable[[]
             ("refresh_token", value),
             ("client_id", phone.agent.settings.client_id),
         )
-        answer = await phone.http.request(HttpRequest("POST", world.metadata.token_endpoint, form=form))
+        answer = await phone.http.request(HttpRequest("POST", world.provider.metadata.token_endpoint, form=form))
         assert isinstance(answer, HttpResponse)
         return answer
 
@@ -524,7 +525,7 @@ def test_each_kind_of_provider_treats_a_second_use_in_its_own_way(
 def test_branches_within_the_grace_period_live_on_independently() -> None:
     async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
         assert await _refresh_twice(world, phone, 10)() == [200, 200, 200]
-        assert world.kinds().count("family_killed") == 0
+        assert world.provider.kinds().count("family_killed") == 0
 
     tell(story, "grace", hands_off=False)
 

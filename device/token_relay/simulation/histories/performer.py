@@ -25,9 +25,10 @@ from token_relay.protocol.errors import RelayError
 from token_relay.simulation.histories.plan import Plan, Step
 from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
+from token_relay.simulation.ports.power import PowerCutError
 from token_relay.simulation.promises.promises import Promises
 from token_relay.simulation.promises.settlement import SETTLE_HOURS, View, is_quiet, judge, look
-from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd, PowerCutError
+from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd
 from token_relay.simulation.world.world import World
 from token_relay.vault.errors import CorruptVaultError
 
@@ -298,7 +299,7 @@ class People:
         await end.crash()
 
     async def _provider_revokes(self, step: Step) -> None:
-        self.world.revoke_user()
+        self.world.provider.revoke_user()
 
     # -- what apps do ----------------------------------------------------------------------------------
 

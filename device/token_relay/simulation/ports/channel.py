@@ -14,14 +14,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from token_relay.protocol.errors import VaultError
+from token_relay.simulation.announcer import Telling
 from token_relay.simulation.loop import VirtualLoop
-
-if TYPE_CHECKING:
-    from token_relay.simulation.announcer import Telling
-    from token_relay.simulation.world.devices import Power
+from token_relay.simulation.ports.power import Power
 
 QUEUE_MAX = 1000  # per session, as mosquitto's max_queued_messages; what comes beyond is dropped
 KEEPALIVE_S = 90.0  # after this long a connection that is dead in one direction falls

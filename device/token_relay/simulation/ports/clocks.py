@@ -115,6 +115,11 @@ class EndClock:
         await self._awake.wait()
 
 
+def seeded(seed: int, name: str) -> SeededRandom:
+    """Return a generator of a world's seed for one purpose."""
+    return SeededRandom(f"{seed}-{name}")  # noqa: S311  # reproducible histories are the point
+
+
 class SeededPort:
     """The Random port over a seed."""
 

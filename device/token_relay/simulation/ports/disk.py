@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
 from token_relay.simulation.announcer import Telling
 from token_relay.simulation.observer import Tables
+from token_relay.simulation.ports.power import Power
 from token_relay.vault.errors import CorruptVaultError
-
-if TYPE_CHECKING:
-    from token_relay.simulation.world.devices import Power
 
 T = TypeVar("T")
 

@@ -13,18 +13,16 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from token_relay.sandbox.provider.faults import Admission
 from token_relay.sandbox.provider.http_values import Request
+from token_relay.simulation.announcer import Telling
 from token_relay.simulation.ports.clocks import EndClock
-
-if TYPE_CHECKING:
-    from token_relay.simulation.world.devices import Power
-    from token_relay.simulation.world.world import World
+from token_relay.simulation.ports.power import Power
+from token_relay.simulation.ports.provider import SimulatedProvider
 
 HttpFaultKind = Literal[
     "not_sent",
@@ -72,7 +70,16 @@ class SimulatedHttp:
     While ``gate`` is clear, requests hang at the provider before they are carried out.
     """
 
-    def __init__(self, world: World, name: str, clock: EndClock, power: Callable[[], Power]) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        clock: EndClock,
+        power: Callable[[], Power],
+        provider: SimulatedProvider,
+        telling: Telling,
+        random: Random,
+    ) -> None:
         self.name = name
         self.faults: deque[HttpFault] = deque()
         self.fault: Callable[[HttpRequest], str | HttpFault] = lambda request: ""
@@ -82,10 +89,11 @@ class SimulatedHttp:
         self.is_cut = False
         self.delay_s: tuple[float, float] = (0.0, 0.0)
         """Bounds of the time that a request takes, and again its answer."""
-        self._world = world
         self._clock = clock
         self._power = power
-        self._random: Random = world.random(f"{name}-http")
+        self._provider = provider
+        self._telling = telling
+        self._random = random
 
     # -- faults ----------------------------------------------------------------------------------------
 
@@ -119,11 +127,10 @@ class SimulatedHttp:
     async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
         """Carry a request out at the provider's core, as far as its faults let it come."""
         power = self._power()
-        telling = self._world.telling
         power.check()
         self.requests.append(request)
         fault = self._next_fault(request)
-        telling.requested(self.name, request)
+        self._telling.requested(self.name, request)
         answer: HttpResponse | NotSent | Lost
         try:
             async with asyncio.timeout(request.timeout_s):
@@ -132,7 +139,7 @@ class SimulatedHttp:
             answer = Lost(f"no answer within {request.timeout_s:g} s")
         await self._clock.awake()
         power.check()
-        telling.answered(self.name, request, answer)
+        self._telling.answered(self.name, request, answer)
         return answer
 
     async def _carry_out(self, request: HttpRequest, fault: HttpFault | None) -> HttpResponse | NotSent | Lost:
@@ -145,26 +152,27 @@ class SimulatedHttp:
             await asyncio.sleep(fault.seconds)
         if kind == "lost_before":
             return Lost("connection reset")
-        world = self._world
-        provider, now = world.provider, world.true_wall_s()
+        provider = self._provider
         asked = as_request(request)
-        admission = provider.admit(asked, now)
+        admission = provider.admit(asked, provider.true_wall_s())
         if admission.wait_before is not None:
             await asyncio.sleep(admission.wait_before.seconds)
         if fault is not None and kind in INSTEAD and not fault.committed:
-            world.hear_provider()
+            provider.tell()
             return _wrong(fault)
         if admission.cut == "before":
-            provider.lost(admission, world.true_wall_s(), was_committed=False)
-            world.hear_provider()
+            provider.lost(admission, provider.true_wall_s(), was_committed=False)
+            provider.tell()
             return Lost("connection reset")
-        response = self._commit(asked, admission)
+        answer = provider.answer(asked, admission)
+        headers = {name.lower(): value for name, value in answer.headers}
+        response = HttpResponse(answer.status, headers | {"content-type": answer.content_type}, answer.body)
         if admission.wait_after is not None:
             await asyncio.sleep(admission.wait_after.seconds)
         await self._pause()
         if kind == "lost_after" or admission.cut == "after" or self.is_cut:
-            provider.lost(admission, world.true_wall_s(), was_committed=True)
-            world.hear_provider()
+            provider.lost(admission, provider.true_wall_s(), was_committed=True)
+            provider.tell()
             return Lost("connection reset")
         if fault is not None and kind in INSTEAD:
             return _wrong(fault)
@@ -175,17 +183,6 @@ class SimulatedHttp:
         if kind == "cut_json":
             return HttpResponse(response.status, response.headers, response.body[: len(response.body) // 2])
         return response
-
-    def _commit(self, asked: Request, admission: Admission) -> HttpResponse:
-        world = self._world
-        if asked.target.endswith("/sign-in") and not world.tier.signs:
-            answer = world.sign_in_directly(asked)
-        else:
-            answer = world.provider.commit(asked, admission, world.true_wall_s()).response
-        world.hear_provider()
-        headers = {name.lower(): value for name, value in answer.headers}
-        headers["content-type"] = answer.content_type
-        return HttpResponse(answer.status, headers, answer.body)
 
     async def _pause(self) -> None:
         low, high = self.delay_s

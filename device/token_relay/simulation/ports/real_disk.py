@@ -10,6 +10,7 @@ then finds on the file what the last COMMIT left.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import RECORDS, SCHEMA_VERSION
@@ -32,9 +33,6 @@ from token_relay.vault.files import Lock, lock_path
 from token_relay.vault.keyring import KeyRing
 from token_relay.vault.records import layouts_of
 from token_relay.vault.store import SqliteVault
-
-if TYPE_CHECKING:
-    from token_relay.simulation.world.devices import End
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
@@ -211,10 +209,10 @@ class RealTier:
         self._directory = Path(tempfile.mkdtemp(prefix="token-relay-world-", dir=parent))
         self._count = 0
 
-    def new_store(self, end: End) -> RealStore:
+    def new_store(self, name: str) -> RealStore:
         self._count += 1
-        key = PrivateKey(end.world.vault_key(end.name))
-        return RealStore(self._directory / f"{end.name}-{self._count}" / "vault.db", key)
+        key = PrivateKey(hashlib.blake2b(name.encode(), digest_size=32).digest())  # another world may take a disk over
+        return RealStore(self._directory / f"{name}-{self._count}" / "vault.db", key)
 
     def close(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from token_relay.agents.records import RECORDS
 from token_relay.protocol.envelope import (
@@ -29,9 +29,6 @@ from token_relay.sandbox.provider.http_values import JsonValue
 from token_relay.sandbox.provider.memory.signing import RsaSigner, Signer
 from token_relay.simulation.ports.disk import Store
 from token_relay.simulation.ports.memory_vault import MemoryVault
-
-if TYPE_CHECKING:
-    from token_relay.simulation.world.devices import End
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
@@ -98,8 +95,8 @@ class Tier(Protocol):
     box: type[PeerBox]
     signer: Signer
 
-    def new_store(self, end: End) -> Store:
-        """Return an empty disk."""
+    def new_store(self, name: str) -> Store:
+        """Return an empty disk for the device of that name."""
         ...
 
     def close(self) -> None:
@@ -115,7 +112,7 @@ class FastTier:
     box: type[PeerBox] = IdentityBox
     signer: Signer = PlainSigner()
 
-    def new_store(self, end: End) -> Store:
+    def new_store(self, name: str) -> Store:
         return MemoryVault(RECORDS, checks_values=False)
 
     def close(self) -> None:
@@ -137,7 +134,7 @@ class MemoryTier:
             _RSA.append(RsaSigner())
         self.signer = _RSA[0]
 
-    def new_store(self, end: End) -> Store:
+    def new_store(self, name: str) -> Store:
         return MemoryVault(RECORDS)
 
     def close(self) -> None:

@@ -35,10 +35,12 @@ from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.service.control import error_line
 from token_relay.service.status import Surroundings, companion_status, phone_status
 from token_relay.simulation.loop import VirtualLoop
+from token_relay.simulation.ports.power import PowerCutError
+from token_relay.simulation.ports.provider import SimulatedProvider
 from token_relay.simulation.testkit import api as testkit
 from token_relay.simulation.testkit.api import Json, control_answer, event_line, seconds_of
 from token_relay.simulation.testkit.socket import TokenSocket
-from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd, PowerCutError
+from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd
 from token_relay.simulation.world.world import TierName, World
 
 T = TypeVar("T")
@@ -95,12 +97,13 @@ class VirtualLinks:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._states: dict[str, tuple[LinkState, float]] = {name: (Whole(), world.true_wall_s()) for name in LINK_NAMES}
+        now = world.provider.true_wall_s()
+        self._states: dict[str, tuple[LinkState, float]] = {name: (Whole(), now) for name in LINK_NAMES}
 
     def set(self, state: LinkState, *names: str) -> None:
         """Bring these links, or all, into one state."""
         for name in names or LINK_NAMES:
-            self._states[name] = (state, self._world.true_wall_s())
+            self._states[name] = (state, self._world.provider.true_wall_s())
             device, _, server = name.partition("-")
             end: End = self._world.phones[0] if device == "phone" else self._world.companions[0]
             (_set_wire if server == "broker" else _set_http)(end, state)
@@ -319,15 +322,16 @@ class VirtualCompanion(_Device, testkit.Companion):
         await self._steps.run(self._refresh_and_crash(fault))
 
     async def _refresh_and_crash(self, fault: str) -> None:
-        world, state = self._end.world, self._end.world.provider.state
-        _control(world, None, "POST", "faults", {"name": fault, "grant_type": "refresh_token"})
-        mark, ends_at = state.next_event_id - 1, world.time_s + REFRESH_S_MAX
+        loop, provider = self._end.loop, self._end.provider
+        state = provider.state
+        _control(provider, None, "POST", "faults", {"name": fault, "grant_type": "refresh_token"})
+        mark, ends_at = state.next_event_id - 1, loop.time() + REFRESH_S_MAX
         asking = asyncio.ensure_future(self.token(force_refresh=True))
-        await world.settle()
+        await loop.settle()
         while not any(event.kind == "request_held" for event in state.events_after(mark)):
-            if asking.done() and asking.result() and world.time_s < ends_at:
+            if asking.done() and asking.result() and loop.time() < ends_at:
                 asking = asyncio.ensure_future(self.token(force_refresh=True))  # it shared one that had begun before
-            elif asking.done() or world.time_s >= ends_at:
+            elif asking.done() or loop.time() >= ends_at:
                 raise ClientError("failed", f"no refresh began: {await asking}")
             await asyncio.wait({asking}, timeout=testkit.POLL_S)
         await self.crash()
@@ -357,7 +361,7 @@ class VirtualWorld(testkit.RelayWorld):
         self.engine = engine = self._steps.call(lambda: World(profile, seed=seed, tier=tier))
         self._steps.loop = engine.loop
         self._links = VirtualLinks(engine)
-        self._began_at = engine.true_wall_s()
+        self._began_at = engine.provider.true_wall_s()
         self.phone = VirtualPhone(self._steps, engine.phones[0])
         self.companion = VirtualCompanion(self._steps, engine.companions[0])
         self.provider = testkit.Provider(self._ask, self._resource)
@@ -416,13 +420,13 @@ class VirtualWorld(testkit.RelayWorld):
 
     async def _ask(self, method: str, path: str, value: Mapping[str, object] | None) -> Json:
         async def ask() -> Json:
-            return _control(self.engine, self._links, method, path, value)
+            return _control(self.engine.provider, self._links, method, path, value)
 
         return await self._steps.run(ask())
 
     async def _resource(self, access_token: str) -> int:
         async def look() -> int:
-            now = self.engine.true_wall_s()
+            now = self.engine.provider.true_wall_s()
             provider = self.engine.provider
             asked = Request("GET", "/sandbox/resource", b"", {"authorization": f"Bearer {access_token}"})
             return provider.commit(asked, provider.admit(asked, now), now).response.status
@@ -435,11 +439,11 @@ def _by_name(links: VirtualLinks) -> list[tuple[str, LinkReport]]:
 
 
 def _control(
-    world: World, links: VirtualLinks | None, method: str, path: str, value: Mapping[str, object] | None
+    provider: SimulatedProvider, links: VirtualLinks | None, method: str, path: str, value: Mapping[str, object] | None
 ) -> Json:
     """Use the sandbox's control interface without its server. Raises ValueError for what it refuses."""
     body = b"" if value is None else json.dumps(value).encode()
     asked = Request(method, f"{control.PREFIX}{path}", body, {"content-type": "application/json"})
-    response = control.control(world.provider, asked, world.true_wall_s(), links=links).response
-    world.hear_provider()
+    response = control.control(provider, asked, provider.true_wall_s(), links=links).response
+    provider.tell()
     return control_answer(response.status, response.body)

@@ -1,8 +1,8 @@
 """A device of the simulated world: disk, clock, wire and way to the provider, and, while its power is on, its agent.
 
-What belongs to one power-on (:class:`Power`) ends with it: at a power cut the agent's tasks are cancelled wherever they
-are, and their ports are dead, so that no clean-up code of theirs reaches the world. What a person has asked of a device
-whose power goes ends in :class:`PowerCutError`.
+What belongs to one power-on (:mod:`token_relay.simulation.ports.power`) ends with it: at a power cut the agent's tasks
+are cancelled wherever they are, and their ports are dead, so that no clean-up code of theirs reaches the world. What a
+person has asked of a device whose power goes ends in ``PowerCutError``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from token_relay.agents.agent import Agent
 from token_relay.agents.companion.agent import CompanionAgent
@@ -24,54 +25,22 @@ from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.topics import inbox_filter
 from token_relay.sandbox.provider.world.model import CLIENT_ID
-from token_relay.simulation.loop import OWNER
+from token_relay.simulation.announcer import Telling
+from token_relay.simulation.loop import OWNER, VirtualLoop
 from token_relay.simulation.observer import Tables
-from token_relay.simulation.ports.channel import SimulatedChannel, Wire
-from token_relay.simulation.ports.clocks import EndClock, SeededPort
+from token_relay.simulation.ports.channel import SimulatedBroker, SimulatedChannel, Wire
+from token_relay.simulation.ports.clocks import EndClock, SeededPort, seeded
 from token_relay.simulation.ports.disk import Disk, SimulatedVault
 from token_relay.simulation.ports.http import SimulatedHttp
+from token_relay.simulation.ports.power import Power, PowerCutError
+from token_relay.simulation.ports.provider import SCOPE, USERNAMES, SimulatedProvider
+from token_relay.simulation.ports.tiers import Tier
 from token_relay.simulation.world.signing_in import DirectSignIn, FormSignIn, SimulatedPerson, no_browser
-
-if TYPE_CHECKING:
-    from token_relay.simulation.world.world import World
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
-SCOPE = "offline_access openid profile"
 DRAIN_S = 1.5  # as the production runtime
-
-
-class PowerCutError(Exception):
-    """The device that somebody was using has lost its power, or is off."""
-
-
-class Power:
-    """One power-on of a device: while it lasts, ports work and tasks may be started."""
-
-    def __init__(self, end: End) -> None:
-        self._end = end
-        self.is_on = True
-
-    @property
-    def is_suspended(self) -> bool:
-        """Whether the device sleeps."""
-        return self._end.clock.is_suspended
-
-    def check(self) -> None:
-        """End the task that still runs although the power is gone."""
-        if not self.is_on:
-            raise asyncio.CancelledError
-
-    def cut(self) -> None:
-        """The power goes now."""
-        if self.is_on:
-            self._end.power_off(crashed=True)
-
-    def spawn(self, tasks: asyncio.TaskGroup, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a task of the device, which may have been asked for by somebody else's code."""
-        if self.is_on:
-            tasks.create_task(work(), context=self._end.context)
 
 
 class End:
@@ -79,18 +48,39 @@ class End:
 
     agent: Agent
 
-    def __init__(self, world: World, name: str) -> None:
-        self.world = world
+    def __init__(
+        self,
+        name: str,
+        *,
+        seed: int,
+        tier: Tier,
+        loop: VirtualLoop,
+        telling: Telling,
+        broker: SimulatedBroker,
+        provider: SimulatedProvider,
+    ) -> None:
         self.name = name
+        self.tier = tier
+        self.loop = loop
+        self.telling = telling
+        self.broker = broker
+        self.provider = provider
         self.context = contextvars.Context()
         self.context.run(OWNER.set, name)
-        self.random = SeededPort(f"{world.seed}-{name}")
-        self.clock = EndClock(world.loop, name)
-        self.link = Wire(world.random(f"{name}-wire"))
-        self.power = Power(self)
+        self.random = SeededPort(f"{seed}-{name}")
+        self.clock = EndClock(loop, name)
+        self.link = Wire(seeded(seed, f"{name}-wire"))
+        self.power = self._new_power()
         self.power.is_on = False
-        self.http = SimulatedHttp(world, name, self.clock, lambda: self.power)
-        self.disk = Disk(world.tier.new_store(self))
+        self.http = SimulatedHttp(
+            name=name,
+            clock=self.clock,
+            power=lambda: self.power,
+            provider=provider,
+            telling=telling,
+            random=seeded(seed, f"{name}-http"),
+        )
+        self.disk = Disk(tier.new_store(name))
         self.identity = self._new_identity()
         self.vault: SimulatedVault
         self.channel: SimulatedChannel
@@ -98,6 +88,9 @@ class End:
         self._calls: set[asyncio.Task[Any]] = set()
         self._must_reboot = False
         self.crashes = 0
+
+    def _new_power(self) -> Power:
+        return Power(self.clock, self.context, partial(self.power_off, crashed=True))
 
     def _new_identity(self) -> Identity:
         pair = KeyPair.from_random(self.random.bytes(32))
@@ -138,28 +131,28 @@ class End:
         if self._must_reboot:
             self.clock.reboot()
             self._must_reboot = False
-        self.power = Power(self)
-        started: asyncio.Future[None] = self.world.loop.create_future()
-        self.main = self.world.loop.create_task(
+        self.power = self._new_power()
+        started: asyncio.Future[None] = self.loop.create_future()
+        self.main = self.loop.create_task(
             self._run(self.power, started, connect=connect), name=self.name, context=self.context
         )
         await asyncio.wait({started, self.main}, return_when=asyncio.FIRST_COMPLETED)
-        await self.world.loop.settle()
+        await self.loop.settle()
 
     async def _run(self, power: Power, started: asyncio.Future[None], *, connect: bool) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                self.vault = SimulatedVault(self.name, self.disk, power, self.world.telling)
+                self.vault = SimulatedVault(self.name, self.disk, power, self.telling)
                 self.agent = agent = self.build(tasks)
-                agent.link.make_box = self.world.tier.box
+                agent.link.make_box = self.tier.box
                 self.channel = SimulatedChannel(
                     name=self.name,
                     client_id=self.id,
-                    broker=self.world.broker,
+                    broker=self.broker,
                     wire=self.link,
-                    loop=self.world.loop,
+                    loop=self.loop,
                     power=power,
-                    telling=self.world.telling,
+                    telling=self.telling,
                     tasks=tasks,
                     inbox=inbox_filter(self.id),
                     on_message=agent.link.receive,
@@ -172,11 +165,11 @@ class End:
                 started.set_result(None)
                 if connect:
                     await self.channel.open()
-                await self.world.loop.create_future()
+                await self.loop.create_future()
         except* asyncio.CancelledError:
             raise
         except* Exception as group:
-            self.world.loop.fail(group)
+            self.loop.fail(group)
             raise
         finally:
             if power.is_on:  # not cut: the agent has ended by itself, which it never may
@@ -189,7 +182,7 @@ class End:
     async def stop(self) -> None:
         """Stop the service in good order: what is in flight may end, as long as the production runtime waits."""
         if self.is_on:
-            drained = self.world.loop.create_task(self.agent.keeper.flights.drain(DRAIN_S), context=self.context)
+            drained = self.loop.create_task(self.agent.keeper.flights.drain(DRAIN_S), context=self.context)
             await asyncio.wait({drained})
             if self.is_on:
                 self.power_off(crashed=False)
@@ -213,9 +206,9 @@ class End:
             self.main.cancel()
         for call in self._calls:
             call.cancel()
-        self.world.telling.stopped(self.name, crashed=crashed)
+        self.telling.stopped(self.name, crashed=crashed)
         if self.disk.power_off(crashed=crashed):
-            self.world.telling.restored(self.name, self.tables)
+            self.telling.restored(self.name, self.tables)
 
     async def _ended(self) -> None:
         if self.main is not None:
@@ -225,14 +218,14 @@ class End:
 
     async def suspend(self, seconds: float) -> None:
         """Sleep as a whole: the connection is lost, boot time goes on, monotonic sleeps stand still."""
-        await self.world.loop.settle()
+        await self.loop.settle()
         self.channel.drop()
         self.clock.suspend(seconds)
         await asyncio.sleep(seconds)
         self.clock.resume()
         if self.is_on:
             self.channel.connect_soon()
-        await self.world.loop.settle()
+        await self.loop.settle()
 
     # -- disk ------------------------------------------------------------------------------------------
 
@@ -244,15 +237,15 @@ class End:
         """Put an older image of the disk back; the device is off afterwards."""
         await self.crash()
         self.disk.store.restore(image)
-        self.world.telling.restored(self.name, self.tables)
+        self.telling.restored(self.name, self.tables)
 
     async def set_aside(self) -> None:
         """Begin with an empty vault, as after a damage: the device is a stranger now, with another identity."""
         await self.crash()
         self.disk.store.close()
-        self.disk = Disk(self.world.tier.new_store(self))
+        self.disk = Disk(self.tier.new_store(self.name))
         self.identity = self._new_identity()
-        self.world.telling.restored(self.name, self.tables)
+        self.telling.restored(self.name, self.tables)
 
     def read(self, step: Callable[[Transaction], T]) -> T:
         """Read what is durable, also while the device is off."""
@@ -275,7 +268,7 @@ class End:
             raise PowerCutError(f"{self.name} is off")
         power = self.power
         await self.clock.awake()
-        task = self.world.loop.create_task(work, context=self.context.copy())
+        task = self.loop.create_task(work, context=self.context.copy())
         self._calls.add(task)
         try:
             await asyncio.wait({task})
@@ -294,7 +287,7 @@ class End:
         """Ask for an access token as an app on the device does."""
         asked = TokenQuery(**{"min_valid_s": 0.0, **query})
         answer = await self.call(self.agent.keeper.get_token(asked))
-        self.world.telling.served(self.name, asked, answer)
+        self.telling.served(self.name, asked, answer)
         return answer
 
 
@@ -307,9 +300,8 @@ class PhoneEnd(End):
     strategy: Strategy | None = None
 
     def build(self, tasks: asyncio.TaskGroup) -> PhoneAgent:
-        world = self.world
-        profile = world.client_profile
-        settings = AccountSettings(world.provider_url, CLIENT_ID, "contoso", SCOPE, profile, self.allow)
+        provider = self.provider
+        settings = AccountSettings(provider.url, CLIENT_ID, "contoso", SCOPE, provider.client_profile, self.allow)
         return PhoneAgent(
             vault=self.vault,
             http=self.http,
@@ -327,17 +319,17 @@ class PhoneEnd(End):
     def _new_sign_in(self, settings: AccountSettings) -> SignIn:
         ports: dict[str, Any] = {"http": self.http, "clock": self.clock, "random": self.random}
         ports |= {"settings": settings, "new_receiver": no_browser}
-        if not self.world.tier.signs:
-            return DirectSignIn(metadata=self.world.metadata, usual=self.world.usernames[0], **ports)
+        if not self.tier.signs:
+            return DirectSignIn(metadata=self.provider.metadata, usual=USERNAMES[0], **ports)
         return (FormSignIn if settings.profile.sign_in == "browser" else ProviderSignIn)(**ports)
 
     def person(self, username: str = "") -> SimulatedPerson:
         """Return who answers the questions of the command line."""
-        return SimulatedPerson(self.world.provider, username or self.world.usernames[0])
+        return SimulatedPerson(self.provider, username or USERNAMES[0])
 
     async def sign_in(self, username: str = "") -> Grant:
         """Sign a person in, the world's first unless named."""
-        username = username or self.world.usernames[0]
+        username = username or USERNAMES[0]
         return await self.call(self.agent.accounts.sign_in(self.person(username), SignInOptions(username=username)))
 
     async def sign_out(self) -> list[dict[str, str]]:
@@ -353,7 +345,7 @@ class PhoneEnd(End):
 
         text = await companion.call(companion.agent.invitations.show())
         pairing = await self.call(self.agent.pairing.pair(text, confirm))
-        await self.world.loop.settle()
+        await self.loop.settle()
         return pairing
 
     async def hand_off(self, device: End | str = "watch", *, username: str = "", **wish: Any) -> PhoneHandoff:

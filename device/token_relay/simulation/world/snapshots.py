@@ -8,16 +8,17 @@ takes it up switches its devices on as after a night; from there on its own seed
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from token_relay.agents.records import Identity
 from token_relay.sandbox.provider.memory.state import Event, State
-from token_relay.simulation.ports.channel import Session
-
-if TYPE_CHECKING:
-    from token_relay.simulation.world.world import World
+from token_relay.simulation.loop import VirtualLoop
+from token_relay.simulation.ports.channel import Session, SimulatedBroker
+from token_relay.simulation.ports.provider import SimulatedProvider
+from token_relay.simulation.world.devices import End
 
 TABLES = ("users", "families", "refresh_tokens")
 
@@ -27,7 +28,7 @@ class Beginning:
     """What outlives the power of all devices, at one moment."""
 
     time_s: float
-    disks: tuple[tuple[Identity, Any, str], ...]
+    disks: tuple[tuple[Identity, Any], ...]
     tables: dict[str, dict[str, Any]]
     token_key: bytes
     events: tuple[Event, ...]
@@ -35,28 +36,36 @@ class Beginning:
     filters: dict[str, frozenset[str]]
 
 
-def take_down(world: World) -> Beginning:
+def take_down(
+    ends: Sequence[End], provider: SimulatedProvider, broker: SimulatedBroker, loop: VirtualLoop
+) -> Beginning:
     """Remember a world in which nothing is under way."""
-    state = world.provider.state
+    state = provider.state
     return Beginning(
-        world.time_s,
-        tuple((end.identity, end.image(), end.clock.boot_id) for end in world.ends),
+        loop.time(),
+        tuple((end.identity, end.image()) for end in ends),
         _copies(state),
         state.token_key,
         tuple(state.events),
         state.next_event_id,
-        {client_id: frozenset(session.filters) for client_id, session in world.broker.sessions.items()},
+        {client_id: frozenset(session.filters) for client_id, session in broker.sessions.items()},
     )
 
 
-def take_up(world: World, beginning: Beginning) -> None:
+def take_up(
+    beginning: Beginning,
+    ends: Sequence[End],
+    provider: SimulatedProvider,
+    broker: SimulatedBroker,
+    loop: VirtualLoop,
+) -> None:
     """Put a world that has not begun where another one was; its devices are off."""
-    world.loop.begin_at(beginning.time_s)
-    for end, (identity, image, _) in zip(world.ends, beginning.disks, strict=True):
+    loop.begin_at(beginning.time_s)
+    for end, (identity, image) in zip(ends, beginning.disks, strict=True):
         end.identity = identity
         end.disk.store.restore(image)
         end.clock.reboot()
-    state = world.provider.state
+    state = provider.state
     for name in TABLES:
         table = getattr(state, name)
         table.clear()
@@ -65,10 +74,10 @@ def take_up(world: World, beginning: Beginning) -> None:
     state.events = deque(beginning.events, maxlen=state.events.maxlen)
     state.next_event_id = beginning.next_event_id
     for client_id, filters in beginning.filters.items():
-        world.broker.sessions[client_id] = Session(client_id, set(filters))
-    world.hear_provider()
-    for end in world.ends:
-        world.telling.restored(end.name, end.tables)
+        broker.sessions[client_id] = Session(client_id, set(filters))
+    provider.tell()
+    for end in ends:
+        end.telling.restored(end.name, end.tables)
 
 
 def _copies(state: State) -> dict[str, dict[str, Any]]:

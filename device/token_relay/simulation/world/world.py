@@ -17,46 +17,30 @@ nobody can go on, so ``await world.advance(3600)`` costs what happens in that ho
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine, Sequence
-from functools import cached_property
 from random import Random
 from typing import Any, Literal, TypeVar
-from urllib.parse import parse_qs
 
 from token_relay.protocol.envelope import HEADER_BYTES
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import KeyPair, raw_id
 from token_relay.protocol.messages import Message, decode
-from token_relay.protocol.secret import Password
-from token_relay.provider.oauth import ProviderMetadata
-from token_relay.provider.profile import PROFILES
-from token_relay.sandbox.provider.core import Provider
-from token_relay.sandbox.provider.http_values import Request, Response
-from token_relay.sandbox.provider.memory.refusals import Trace
-from token_relay.sandbox.provider.tokens import families as tokens
-from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, UserModel
-from token_relay.sandbox.provider.world.rules import KINDS, Kind, Places
+from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.announcer import Telling
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.observer import Observer
 from token_relay.simulation.ports.channel import Packet, SimulatedBroker
-from token_relay.simulation.ports.clocks import WALL_AT_START_S
+from token_relay.simulation.ports.clocks import seeded
+from token_relay.simulation.ports.provider import USERNAMES, SimulatedProvider
 from token_relay.simulation.ports.real_disk import RealTier
 from token_relay.simulation.ports.tiers import FastTier, MemoryTier, Tier
-from token_relay.simulation.world.devices import SCOPE, CompanionEnd, End, PhoneEnd
+from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd
 from token_relay.simulation.world.snapshots import Beginning, take_down, take_up
 
 T = TypeVar("T")
+E = TypeVar("E", bound=End)
 TierName = Literal["fast", "memory", "real"]
 
-BASE = "https://provider.example"
-USERNAMES = ("password@contoso.example", "second@contoso.example")
-"""Who has a password; ``otp@contoso.example`` signs in by a code instead, where the provider has native sign-in."""
-
-PEOPLE = DEFAULT_WORLD.model_copy(
-    update={"users": [*DEFAULT_WORLD.users, UserModel(username=USERNAMES[1], password=Password(PASSWORD))]}
-)
 _BEGINNINGS: dict[tuple[object, ...], Beginning] = {}
 _TIERS: dict[TierName, Callable[[], Tier]] = {
     "fast": FastTier,
@@ -98,39 +82,20 @@ class World:
         self.tier_name = tier
         self.tier: Tier = _TIERS[tier]()
         self.broker = SimulatedBroker(self.loop)
-        kind = KINDS[profile]
-        self.client_profile = PROFILES[kind.client]
-        self.provider = Provider(
-            PEOPLE,
-            Places(kind.rules.name, BASE, "contoso"),
+        self.provider = SimulatedProvider(
+            profile,
             self.random("provider"),
             self.tier.signer,
-            now=self.true_wall_s(),
-            rules=kind.rules,
+            loop=self.loop,
+            telling=self.telling,
+            has_pages=self.tier.signs,
         )
-        self._heard = 0
         self.phones: list[PhoneEnd] = []
         self.companions: list[CompanionEnd] = []
         for _ in range(phones):
             self.add_phone()
         for _ in range(companions):
             self.add_companion()
-
-    @property
-    def provider_url(self) -> str:
-        """What a phone's configuration says about the provider."""
-        return BASE if self.client_profile.name == "entra" else self.provider.state.places.issuer
-
-    @cached_property
-    def metadata(self) -> ProviderMetadata:
-        """What discovery says."""
-        places = self.provider.state.places
-        revokes = self.provider.state.rules.has_revocation
-        return ProviderMetadata(
-            issuer=places.issuer,
-            token_endpoint=places.url("token"),
-            revocation_endpoint=places.url("revoke") if revokes else None,
-        )
 
     # -- devices ---------------------------------------------------------------------------------------
 
@@ -141,13 +106,24 @@ class World:
 
     def add_phone(self) -> PhoneEnd:
         """Add a phone, switched off: "phone", "phone2", …"""
-        self.phones.append(self.phone_type(self, _numbered("phone", len(self.phones) + 1)))
+        self.phones.append(self._new(self.phone_type, _numbered("phone", len(self.phones) + 1)))
         return self.phones[-1]
 
     def add_companion(self) -> CompanionEnd:
         """Add a companion, switched off: "watch", "watch2", …"""
-        self.companions.append(self.companion_type(self, _numbered("watch", len(self.companions) + 1)))
+        self.companions.append(self._new(self.companion_type, _numbered("watch", len(self.companions) + 1)))
         return self.companions[-1]
+
+    def _new(self, kind: type[E], name: str) -> E:
+        return kind(
+            name,
+            seed=self.seed,
+            tier=self.tier,
+            loop=self.loop,
+            telling=self.telling,
+            broker=self.broker,
+            provider=self.provider,
+        )
 
     def end(self, name: str) -> End:
         """Return the device of that name."""
@@ -163,7 +139,7 @@ class World:
         if beginning is None:
             await self._begin_live()
             return
-        take_up(self, beginning)
+        take_up(beginning, self.ends, self.provider, self.broker, self.loop)
         for end in self.ends:
             await end.start()
 
@@ -192,7 +168,7 @@ class World:
             await other.advance(3600.0)
             for end in other.ends:
                 await end.stop()
-            return take_down(other)
+            return take_down(other.ends, other.provider, other.broker, other.loop)
 
         _BEGINNINGS[shape] = other._run(story())
 
@@ -202,10 +178,6 @@ class World:
     def time_s(self) -> float:
         """The world's time in seconds since its beginning."""
         return self.loop.time()
-
-    def true_wall_s(self) -> float:
-        """What a clock that is right shows, in Unix seconds."""
-        return WALL_AT_START_S + self.loop.time()
 
     def run(self, story: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end, then switch everything off. A world is run once.
@@ -254,13 +226,9 @@ class World:
 
     def random(self, name: str) -> Random:
         """Return a generator of the world's seed for one purpose."""
-        return Random(f"{self.seed}-{name}")  # noqa: S311  # reproducible histories are the point
+        return seeded(self.seed, name)
 
-    def vault_key(self, name: str) -> bytes:
-        """Return the key of a device's vault: one for all worlds, since a disk may be taken over by another."""
-        return hashlib.blake2b(name.encode(), digest_size=32).digest()
-
-    # -- the broker and the provider -------------------------------------------------------------------
+    # -- the broker ------------------------------------------------------------------------------------
 
     async def restart_broker(self, down_s: float = 0.0) -> None:
         """Close all connections, stay away for a while, let everybody connect again; sessions stay."""
@@ -287,36 +255,6 @@ class World:
         """Return a message's type, empty for what is none."""
         message = self.read(packet)
         return "" if message is None else message.head.type
-
-    def sign_in_directly(self, asked: Request) -> Response:
-        """Answer the fast tier's sign-in: a family of the person, as the pages would have begun it."""
-        state = self.provider.state
-        username = parse_qs(asked.body.decode())["username"][0]
-        trace = Trace("sign-in", "sign-in", self.provider.time(self.true_wall_s()), "token", "")
-        scope = tuple(SCOPE.split())
-        return tokens.sign_in(state, state.users[username], trace, client_id=CLIENT_ID, scope=scope, method="password")[
-            1
-        ]
-
-    def revoke_user(self, username: str = "") -> None:
-        """Revoke all that a person has signed in to, as an administrator does."""
-        trace = Trace("revocation", "revocation", self.provider.time(self.true_wall_s()), "", "")
-        tokens.revoke_user(self.provider.state, username or self.usernames[0], trace)
-        self.hear_provider()
-
-    def hear_provider(self) -> None:
-        """Tell the observers what the provider has noted since."""
-        state = self.provider.state
-        if not self.telling.is_heard or state.next_event_id == self._heard + 1:
-            return
-        new = [event for event in state.events_after(self._heard)]
-        self._heard = state.next_event_id - 1
-        for event in new:
-            self.telling.provider_said(event.as_json())
-
-    def kinds(self) -> list[str]:
-        """Return what the provider saw, in order."""
-        return [event.kind for event in self.provider.state.events]
 
 
 def _numbered(name: str, number: int) -> str:
