@@ -38,11 +38,13 @@ def test_a_plan_is_the_same_each_time_and_all_kinds_are_met() -> None:
 
 def test_the_same_seed_is_the_same_history_in_another_process_with_other_hashes() -> None:
     code = (
+        "from token_relay.simulation.histories.plan import make_plan\n"
         "from token_relay.simulation.histories.schedule import run_schedule\n"
-        "print(*(run_schedule(seed, has_trace=True).trace for seed in range(5)))"
+        "print(*(run_schedule(seed, has_trace=True).trace for seed in (*range(5), 128)), sep='\\n')\n"
+        "print(*map(make_plan, range(300)), sep='\\n')"
     )
-    traces = []
-    for seed in ("1", "2"):
+    histories = []
+    for seed in ("0", "1"):  # under these a set of two names has another order
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code],
             env={"PYTHONHASHSEED": seed, "PATH": ""},
@@ -51,9 +53,9 @@ def test_the_same_seed_is_the_same_history_in_another_process_with_other_hashes(
             check=True,
             text=True,
         )
-        traces.append(done.stdout.splitlines()[-1])
-    assert traces[0] == traces[1]
-    assert len(set(traces[0].split())) == 5
+        histories.append(done.stdout.splitlines()[-306:])  # before these come log lines, with the time of day
+    assert histories[0] == histories[1]
+    assert len(set(histories[0])) == 306
 
 
 def test_a_chunk_holds_every_promise_and_counts_what_happened() -> None:

@@ -170,7 +170,7 @@ def _life(draft: _Draft) -> None:
         end = random.choice(draft.companions) if random.random() < 0.85 else random.choice(draft.phones)
         if random.random() < 0.3 or sum(step.is_fault for step in draft.steps) < FAULTS_MIN:
             _fault(draft, 20.0, near=(end,))
-        for other in {end, *(draft.companions if random.random() < 0.2 else ())}:
+        for other in sorted({end, *(draft.companions if random.random() < 0.2 else ())}):
             is_forced = random.random() < 0.9
             uid = random.choices((0, 1000, 1001), (86, 7, 7))[0]
             draft.add(draft.now_s, "token", other, "force" if is_forced else "", uid)
