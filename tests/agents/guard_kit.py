@@ -13,13 +13,15 @@ from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Pairing
 from token_relay.protocol import messages as m
 
-from tests.agents.world_kit import End, World, settle
+from tests.agents.world_kit import SimulatedDevice, World, settle
 
 T = TypeVar("T")
 UNKNOWN = "ab" * 16  # a handoff that nobody has heard of
 
 
-async def say(end: End, body: m.Body, *, head: dict[str, Any] | None = None, pairing: Pairing | None = None) -> bytes:
+async def say(
+    end: SimulatedDevice, body: m.Body, *, head: dict[str, Any] | None = None, pairing: Pairing | None = None
+) -> bytes:
     """Send a well-formed message that this end's own program never would; returns its envelope.
 
     ``head`` overrides fields of the head by their names on the wire.
@@ -55,7 +57,7 @@ async def say(end: End, body: m.Body, *, head: dict[str, Any] | None = None, pai
     return sent[0]
 
 
-def between(world: World, sender: End, recipient: End) -> Iterator[m.Message]:
+def between(world: World, sender: SimulatedDevice, recipient: SimulatedDevice) -> Iterator[m.Message]:
     """Yield every message of one direction, opened, in the order of sending."""
     box = recipient.agent.link._box(sender.agent.link.own.public_key)
     for packet in world.broker.seen:
@@ -63,18 +65,18 @@ def between(world: World, sender: End, recipient: End) -> Iterator[m.Message]:
             yield m.decode(box.open(packet.payload))
 
 
-def last(world: World, sender: End, recipient: End, kind: type[T]) -> T:
+def last(world: World, sender: SimulatedDevice, recipient: SimulatedDevice, kind: type[T]) -> T:
     """Return the newest message of one kind that was sent in one direction."""
     bodies = [message.body for message in between(world, sender, recipient)]
     return [body for body in bodies if isinstance(body, kind)][-1]
 
 
-def count(world: World, sender: End, recipient: End, kind: type[m.Body]) -> int:
+def count(world: World, sender: SimulatedDevice, recipient: SimulatedDevice, kind: type[m.Body]) -> int:
     """Return how many messages of one kind were sent in one direction."""
     return sum(isinstance(message.body, kind) for message in between(world, sender, recipient))
 
 
-def deafen(world: World, end: End) -> None:
+def deafen(world: World, end: SimulatedDevice) -> None:
     """Let nothing reach this end any more, so that a test can speak in its place."""
     world.broker.hold = lambda packet: packet.topic.startswith(f"relay/v1/{end.id}/from/")
 
@@ -97,7 +99,7 @@ def an_offer(handoff_id: str = UNKNOWN, **changes: Any) -> m.Offer:
 
 
 @contextmanager
-def watching(end: End, look: Callable[[Transaction], None]) -> Iterator[None]:
+def watching(end: SimulatedDevice, look: Callable[[Transaction], None]) -> Iterator[None]:
     """Call ``look`` with what each step would commit, in its transaction, after the step; it may assert or raise."""
     run = end.vault.run
 
@@ -130,7 +132,7 @@ class _Noting:
 
 
 @contextmanager
-def erasures(end: End) -> Iterator[list[str]]:
+def erasures(end: SimulatedDevice) -> Iterator[list[str]]:
     """Collect the names of the data keys that this end erases."""
     run = end.vault.run
     erased: list[str] = []

@@ -17,17 +17,19 @@ from token_relay.protocol.errors import LocalError, PeerError, TransientError, V
 from token_relay.protocol.identity import KeyPair
 
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, last, say, watching
-from tests.agents.world_kit import End, World, form_value, running
+from tests.agents.world_kit import SimulatedDevice, World, form_value, running
 
 pytestmark = pytest.mark.asyncio
 OTHER = "cd" * 16
 
 
-def to(end: End, sender: End) -> str:
+def to(end: SimulatedDevice, sender: SimulatedDevice) -> str:
     return f"relay/v1/{end.id}/from/{sender.id}"
 
 
-async def deliver_one(world: World, recipient: End, sender: End, kind: str) -> tuple[str, bytes]:
+async def deliver_one(
+    world: World, recipient: SimulatedDevice, sender: SimulatedDevice, kind: str
+) -> tuple[str, bytes]:
     """Hold everything from the message of this kind on; returns its topic and envelope, not yet delivered."""
     found = [
         packet
@@ -126,7 +128,7 @@ async def test_a_resent_request_is_the_same_bytes() -> None:
 # -- Intent, request, token, answer ------------------------------------------------------------------------
 
 
-def on_disk(end: End) -> tuple[Callable[[Transaction], None], dict[str, Grant]]:
+def on_disk(end: SimulatedDevice) -> tuple[Callable[[Transaction], None], dict[str, Grant]]:
     """Return a look that remembers the grant as the last step would commit it."""
     grants: dict[str, Grant] = {}
 

@@ -10,14 +10,14 @@ from token_relay.protocol import messages as m
 from token_relay.service.status import Surroundings, companion_status, phone_status
 
 from tests.agents.guard_kit import count
-from tests.agents.world_kit import CompanionEnd, PhoneEnd, World, running
+from tests.agents.world_kit import SimulatedCompanion, SimulatedPhone, World, running
 
 pytestmark = pytest.mark.asyncio
 
 HOUR = 3600.0
 
 
-def here(end: PhoneEnd | CompanionEnd) -> Surroundings:
+def here(end: SimulatedPhone | SimulatedCompanion) -> Surroundings:
     return Surroundings("", end.name, end.id, "", True, "", "", {}, "")
 
 

@@ -11,7 +11,7 @@ from token_relay.protocol import messages as m
 from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
 
 from tests.agents.guard_kit import between
-from tests.agents.world_kit import CompanionEnd, PhoneEnd, World, form_value, running
+from tests.agents.world_kit import SimulatedCompanion, SimulatedPhone, World, form_value, running
 
 pytestmark = pytest.mark.asyncio
 
@@ -29,7 +29,7 @@ def details(events: Iterable[Event], name: str) -> list[str]:
     return [event.detail for event in events if event.name == name]
 
 
-async def answered_late(world: World, end: PhoneEnd | CompanionEnd, grant: Grant) -> None:
+async def answered_late(world: World, end: SimulatedPhone | SimulatedCompanion, grant: Grant) -> None:
     """Begin a refresh that the provider carries out in two seconds and answers in four; two and a half have passed."""
     end.http.delay_s = (2.0, 2.0)
     end.agent.link.spawn(end.agent.keeper.refresh(grant.grant_id))

@@ -12,7 +12,7 @@ from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.ports.http import HttpFault
 
-from tests.agents.world_kit import CompanionEnd, World, running
+from tests.agents.world_kit import SimulatedCompanion, World, running
 
 pytestmark = pytest.mark.asyncio
 
@@ -21,7 +21,7 @@ def is_refresh(request: HttpRequest) -> bool:
     return any(name == "refresh_token" for name, _ in request.form or ())
 
 
-def refreshes(watch: CompanionEnd) -> int:
+def refreshes(watch: SimulatedCompanion) -> int:
     return sum(map(is_refresh, watch.http.requests))
 
 

@@ -11,7 +11,7 @@ from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyErr
 from token_relay.protocol.pairing import Invitation
 from token_relay.simulation.ports.http import SimulatedHttp
 
-from tests.agents.world_kit import CompanionEnd, Nobody, form_value, running, settle
+from tests.agents.world_kit import Nobody, SimulatedCompanion, form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
 DAY = 86_400
@@ -232,7 +232,7 @@ async def test_an_ended_lease_survives_a_start_without_a_clock() -> None:
 # -- Renewal without the person ----------------------------------------------------------------------------
 
 
-async def _make_uncertain(watch: CompanionEnd) -> None:
+async def _make_uncertain(watch: SimulatedCompanion) -> None:
     """Plant the one state that may be renewed silently."""
 
     def step(turn: object) -> None:

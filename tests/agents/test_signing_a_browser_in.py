@@ -12,13 +12,13 @@ from token_relay.protocol.errors import VaultError
 from token_relay.provider.http import HttpRequest
 
 from tests.agents.guard_kit import watching
-from tests.agents.world_kit import CompanionEnd, World, form_value, running, settle
+from tests.agents.world_kit import SimulatedCompanion, World, form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
 TOKENS = "/oauth/token"
 
 
-async def handed_over(world: World) -> CompanionEnd:
+async def handed_over(world: World) -> SimulatedCompanion:
     await world.phone.hand_off()
     await world.clock.advance(5)
     return world.watch

@@ -17,7 +17,7 @@ from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.model import PASSWORD
 from token_relay.simulation.loop import VirtualLoop
-from token_relay.simulation.ports.clocks import EndClock
+from token_relay.simulation.ports.clocks import SimulatedClock
 from token_relay.simulation.world import devices as ends
 from token_relay.simulation.world import world
 
@@ -45,14 +45,14 @@ class Nobody:
         return None
 
 
-class End(ends.End):
+class SimulatedDevice(ends.SimulatedDevice):
     """What both ends' disks are asked."""
 
     async def rows(self, record: type[R], **equals: Any) -> list[R]:  # type: ignore[override]  # a coroutine here
-        return ends.End.rows(self, record, **equals)
+        return ends.SimulatedDevice.rows(self, record, **equals)
 
     async def one(self, record: type[R], **equals: Any) -> R:
-        (row,) = ends.End.rows(self, record, **equals)
+        (row,) = ends.SimulatedDevice.rows(self, record, **equals)
         return row
 
     async def edit(self, row: Record, **changes: Any) -> None:
@@ -60,7 +60,7 @@ class End(ends.End):
         self.disk.store.transact(lambda tx: tx.put(replace(row, **changes)), lambda: None)  # type: ignore[type-var]  # any
 
 
-class PhoneEnd(End, ends.PhoneEnd):
+class SimulatedPhone(SimulatedDevice, ends.SimulatedPhone):
     async def hand_off(self, device: str = "watch", **wish: Any) -> PhoneHandoff:
         """Straight to the agent: a test may have put something in its place."""
         person = Nobody(password=PASSWORD)
@@ -70,9 +70,9 @@ class PhoneEnd(End, ends.PhoneEnd):
         return (await self.rows(PhoneHandoff, **equals))[-1]
 
 
-class CompanionEnd(End, ends.CompanionEnd):
+class SimulatedCompanion(SimulatedDevice, ends.SimulatedCompanion):
     async def token(self, **query: Any) -> TokenGranted | TokenRefused:
-        return await ends.CompanionEnd.token(self, **{"timeout_s": 0.2, **query})
+        return await ends.SimulatedCompanion.token(self, **{"timeout_s": 0.2, **query})
 
     async def grant(self) -> Grant:
         rows = await self.rows(Grant)
@@ -89,7 +89,7 @@ class Clocks:
         self._world = world
 
     @property
-    def all(self) -> list[EndClock]:
+    def all(self) -> list[SimulatedClock]:
         return [end.clock for end in self._world.ends]
 
     def now(self) -> Now:
@@ -117,24 +117,24 @@ class Clocks:
 class World(world.World):
     """A phone and a watch, by these names; more devices on request."""
 
-    phone_type = PhoneEnd
-    companion_type = CompanionEnd
-    phones: list[PhoneEnd]
-    companions: list[CompanionEnd]
+    phone_type = SimulatedPhone
+    companion_type = SimulatedCompanion
+    phones: list[SimulatedPhone]
+    companions: list[SimulatedCompanion]
 
     @property
     def clock(self) -> Clocks:
         return Clocks(self)
 
     @property
-    def phone(self) -> PhoneEnd:
+    def phone(self) -> SimulatedPhone:
         return self.phones[0]
 
     @property
-    def watch(self) -> CompanionEnd:
+    def watch(self) -> SimulatedCompanion:
         return self.companions[0]
 
-    async def pair(self, phone: PhoneEnd | None = None, watch: CompanionEnd | None = None) -> Pairing:
+    async def pair(self, phone: SimulatedPhone | None = None, watch: SimulatedCompanion | None = None) -> Pairing:
         return await (phone or self.phone).pair(watch or self.watch)
 
     async def within(self, work: Awaitable[T], *, seconds: float = 120.0) -> T:

@@ -15,12 +15,12 @@ from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.loop import DeadlockError, VirtualLoop
 from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
 from token_relay.simulation.ports.power import PowerCutError
-from token_relay.simulation.world.devices import CompanionEnd, PhoneEnd
+from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedPhone
 from token_relay.simulation.world.world import TierName, World
 from token_relay.vault.errors import CorruptVaultError
 
 DAY = 86_400.0
-Story = Callable[[World, PhoneEnd, CompanionEnd], Awaitable[None]]
+Story = Callable[[World, SimulatedPhone, SimulatedCompanion], Awaitable[None]]
 
 
 def tell(
@@ -40,7 +40,7 @@ def tell(
     return world
 
 
-def grant_of(watch: CompanionEnd) -> Grant:
+def grant_of(watch: SimulatedCompanion) -> Grant:
     return max(watch.rows(Grant), key=lambda grant: grant.stored_at)
 
 
@@ -68,7 +68,7 @@ def test_who_waits_for_nothing_is_named_and_does_not_hang(loop: VirtualLoop) -> 
 
 
 def test_a_wait_beyond_the_worlds_end_is_an_error_while_others_go_on() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         world.loop.horizon_s = world.time_s + 10 * DAY
         await asyncio.Event().wait()
 
@@ -109,7 +109,7 @@ def test_a_world_in_real_time_is_refused() -> None:
 
 
 def test_sixty_days_offline_cost_what_happens_in_them_and_no_more() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         watch.link.cut()
         watch.http.cut()
         await world.advance(1)
@@ -126,7 +126,7 @@ def test_sixty_days_offline_cost_what_happens_in_them_and_no_more() -> None:
 def test_a_suspended_device_sleeps_late_and_its_boot_time_goes_on() -> None:
     woke: list[float] = []
 
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         begun, boot_s = world.time_s, watch.clock.now().boot_s
 
         async def sleeper(seconds: float) -> None:
@@ -153,7 +153,7 @@ def test_a_suspended_device_sleeps_late_and_its_boot_time_goes_on() -> None:
 
 
 def test_a_suspended_device_takes_messages_and_answers_when_it_wakes() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         sleeping = asyncio.ensure_future(watch.suspend(7200))
         await world.advance(10)
         rows = await phone.revoke(watch, wait_s=60)
@@ -195,7 +195,7 @@ def test_wall_clocks_jump_stop_and_begin_in_1970() -> None:
 @pytest.mark.parametrize("tier", ["fast", "real"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_the_power_goes_at_a_commit_and_the_commit_is_kept_or_not(moment: str, tier: TierName) -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         before = grant_of(watch)
         watch.disk.crash_at(1, moment)  # type: ignore[arg-type]  # one of the two
         with pytest.raises(PowerCutError):
@@ -217,7 +217,7 @@ def test_the_power_goes_at_a_commit_and_the_commit_is_kept_or_not(moment: str, t
 
 @pytest.mark.parametrize("tier", ["fast", "real"])
 def test_commits_that_were_never_flushed_are_gone_after_a_power_cut(tier: TierName) -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         before = grant_of(watch)
         watch.disk.lose_at_crash(2)  # intent and result of one refresh
         assert isinstance(await watch.token(force_refresh=True), TokenGranted)
@@ -231,7 +231,7 @@ def test_commits_that_were_never_flushed_are_gone_after_a_power_cut(tier: TierNa
 
 @pytest.mark.parametrize("tier", ["fast", "real"])
 def test_a_full_disk_refuses_writes_and_keeps_what_it_has(tier: TierName) -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         watch.disk.is_full = True
         before = watch.tables
         assert isinstance(await watch.token(), TokenGranted)  # from the cache: no write
@@ -247,7 +247,7 @@ def test_a_full_disk_refuses_writes_and_keeps_what_it_has(tier: TierName) -> Non
 
 @pytest.mark.parametrize("tier", ["fast", "real"])
 def test_a_torn_vault_does_not_open_and_the_device_begins_anew(tier: TierName) -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         await watch.crash()
         watch.disk.tear()
         with pytest.raises(CorruptVaultError):
@@ -265,7 +265,7 @@ def test_a_torn_vault_does_not_open_and_the_device_begins_anew(tier: TierName) -
 
 @pytest.mark.parametrize("tier", ["fast", "real"])
 def test_an_older_image_can_be_put_back(tier: TierName) -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         image, rows = watch.image(), watch.rows(Event)
         assert isinstance(await watch.token(force_refresh=True), TokenGranted)
         assert len(watch.rows(Event)) > len(rows)
@@ -277,7 +277,7 @@ def test_an_older_image_can_be_put_back(tier: TierName) -> None:
 
 
 def test_a_commit_that_the_file_does_not_hold_is_a_violation() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         store: Any = watch.disk.store
         await watch.crash()
         (grant,) = watch.rows(Grant)
@@ -289,7 +289,7 @@ def test_a_commit_that_the_file_does_not_hold_is_a_violation() -> None:
 
 
 def test_whoever_uses_a_device_that_is_off_is_told() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         await watch.stop()
         with pytest.raises(PowerCutError):
             await watch.token()
@@ -301,7 +301,7 @@ def test_whoever_uses_a_device_that_is_off_is_told() -> None:
 
 
 def test_a_cut_wire_keeps_messages_until_it_is_healed() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         watch.link.cut()
         assert not watch.channel.is_connected
         rows = await phone.revoke(watch, wait_s=30)
@@ -315,7 +315,7 @@ def test_a_cut_wire_keeps_messages_until_it_is_healed() -> None:
 
 @pytest.mark.parametrize("way", ["out", "in"])
 def test_a_one_way_partition_lets_the_other_way_through_until_it_is_noticed(way: str) -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         watch.link.cut(way)  # type: ignore[arg-type]  # one of the two
         await phone.revoke(watch, wait_s=30)
         assert watch.channel.is_connected
@@ -332,7 +332,7 @@ def test_a_one_way_partition_lets_the_other_way_through_until_it_is_noticed(way:
 
 
 def test_lost_doubled_late_and_reordered_packets_end_well() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         for end in world.ends:
             for direction in (end.link.out, end.link.inward):
                 direction.loss, direction.duplicate, direction.reorder = 0.2, 0.3, 0.5
@@ -348,7 +348,7 @@ def test_lost_doubled_late_and_reordered_packets_end_well() -> None:
 
 
 def test_a_broker_that_forgets_makes_everybody_connect_anew() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         watch.link.cut()
         await phone.revoke(watch, wait_s=1)
         assert world.broker.sessions[watch.id].waiting
@@ -363,7 +363,7 @@ def test_a_broker_that_forgets_makes_everybody_connect_anew() -> None:
 
 
 def test_a_broker_that_lies_acknowledges_and_drops() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         world.broker.lie = lambda packet: packet.sender == "phone"
         await phone.revoke(watch, wait_s=30)
         assert grant_of(watch).state == "held"
@@ -375,7 +375,7 @@ def test_a_broker_that_lies_acknowledges_and_drops() -> None:
 
 
 def test_a_broker_may_hold_one_kind_of_message_back_and_deliver_the_rest() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         world.broker.hold = lambda packet: world.type_of(packet) == "REVOKE"
         await phone.revoke(watch, wait_s=30)
         await world.advance(2 * DAY)
@@ -391,7 +391,7 @@ def test_a_broker_may_hold_one_kind_of_message_back_and_deliver_the_rest() -> No
 
 
 def test_old_packets_can_be_replayed_and_the_broker_restarted() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         before = grant_of(watch)
         for number in range(len(world.broker.seen)):
             world.broker.replay(number)
@@ -439,7 +439,7 @@ def test_a_request_meets_the_fault_that_was_planned(kind: HttpFaultKind) -> None
 
     heard = Heard()
 
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         commits, begun = world.provider.kinds().count("refresh_committed"), world.time_s
         del heard.answers[:]
         watch.http.plan(HttpFault(kind, seconds=7.0))
@@ -454,7 +454,7 @@ def test_a_request_meets_the_fault_that_was_planned(kind: HttpFaultKind) -> None
 
 
 def test_the_providers_own_faults_and_slow_answers_count_in_virtual_time() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         armed = FaultModel(name="drop_after_commit", grant_type="refresh_token")
         world.provider.faults.arm(armed, world.provider.time(world.provider.true_wall_s()))
         watch.http.delay_s = (1.0, 2.0)
@@ -467,7 +467,7 @@ def test_the_providers_own_faults_and_slow_answers_count_in_virtual_time() -> No
 
 
 def test_a_user_may_be_revoked_at_any_time() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         world.provider.revoke_user()
         await watch.token(force_refresh=True, timeout_s=5)
         assert (grant_of(watch).state, grant_of(watch).reason) == ("dead", "denied")
@@ -475,7 +475,7 @@ def test_a_user_may_be_revoked_at_any_time() -> None:
     tell(story, "strict")
 
 
-def _refresh_twice(world: World, phone: PhoneEnd, pause_s: float) -> Callable[[], Awaitable[list[int]]]:
+def _refresh_twice(world: World, phone: SimulatedPhone, pause_s: float) -> Callable[[], Awaitable[list[int]]]:
     """Spend one value twice, then its successor; return the three answers' statuses."""
 
     async def spend(value: object) -> HttpResponse:
@@ -516,14 +516,14 @@ def _refresh_twice(world: World, phone: PhoneEnd, pause_s: float) -> Callable[[]
 def test_each_kind_of_provider_treats_a_second_use_in_its_own_way(
     profile: Kind, pause_s: float, expected: list[int]
 ) -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         assert await _refresh_twice(world, phone, pause_s)() == expected
 
     tell(story, profile, hands_off=False)
 
 
 def test_branches_within_the_grace_period_live_on_independently() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         assert await _refresh_twice(world, phone, 10)() == [200, 200, 200]
         assert world.provider.kinds().count("family_killed") == 0
 
@@ -574,7 +574,7 @@ def test_a_world_that_begins_in_the_middle_is_as_one_that_did_it_live(tier: Tier
 
 
 def test_a_second_person_signs_in_beside_the_first() -> None:
-    async def story(world: World, phone: PhoneEnd, watch: CompanionEnd) -> None:
+    async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
         await phone.sign_in(world.usernames[1])
         assert sorted(grant.account for grant in phone.rows(Grant)) == sorted(world.usernames)
 

@@ -15,7 +15,7 @@ from token_relay.simulation.observer import Observer, Tables
 HEARD = tuple(name for name in vars(Observer) if not name.startswith("_"))
 
 
-class Telling:
+class Announcer:
     """An :class:`~token_relay.simulation.observer.Observer` in front of all others; see there for the methods."""
 
     def __init__(self, loop: VirtualLoop, observers: Sequence[Observer]) -> None:

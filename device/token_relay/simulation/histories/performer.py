@@ -28,7 +28,7 @@ from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
 from token_relay.simulation.ports.power import PowerCutError
 from token_relay.simulation.promises.promises import Promises
 from token_relay.simulation.promises.settlement import SETTLE_HOURS, View, is_quiet, judge, look
-from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd
+from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
 from token_relay.simulation.world.world import World
 from token_relay.vault.errors import CorruptVaultError
 
@@ -43,18 +43,18 @@ REFRESHES_MIN = 3  # a schedule that saw less goes on until it did
 class _Source:
     """The keeper of a device, as its token API sees it; what it serves is seen by the checks."""
 
-    def __init__(self, world: World, end: End) -> None:
+    def __init__(self, world: World, end: SimulatedDevice) -> None:
         self._world = world
         self._end = end
 
     async def get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
         """Ask the agent that runs now."""
         answer: TokenGranted | TokenRefused = await self._end.agent.keeper.get_token(query)
-        self._world.telling.served(self._end.name, query, answer)
+        self._world.announcer.served(self._end.name, query, answer)
         return answer
 
 
-class People:
+class Performer:
     """Everybody and everything that acts on a world from outside."""
 
     def __init__(
@@ -142,7 +142,7 @@ class People:
             if not self.plan.settles_long and all(is_quiet(end.tables) for end in self._present()):
                 return
 
-    def _present(self) -> list[End]:
+    def _present(self) -> list[SimulatedDevice]:
         return [end for end in self.world.ends if end.name not in self.lost]
 
     def judge(self) -> None:
@@ -151,7 +151,7 @@ class People:
             View(
                 end.name,
                 end.id,
-                "phone" if isinstance(end, PhoneEnd) else "companion",
+                "phone" if isinstance(end, SimulatedPhone) else "companion",
                 end.tables,
                 end.clock.now(),
                 is_connected=end.is_on and end.channel.is_connected,
@@ -163,7 +163,7 @@ class People:
 
     # -- beginning and end -----------------------------------------------------------------------------
 
-    def _latency(self, end: End) -> None:
+    def _latency(self, end: SimulatedDevice) -> None:
         end.link.out.delay_s = end.link.inward.delay_s = LATENCY_S
         end.http.delay_s = LATENCY_S
 
@@ -187,7 +187,7 @@ class People:
             await self._switch_on(end)
         await self._broker_up(Step(0.0, "broker_up"))
 
-    async def _switch_on(self, end: End) -> None:
+    async def _switch_on(self, end: SimulatedDevice) -> None:
         """Switch a device on; one whose vault is damaged begins anew, and its person pairs it again."""
         if end.name in self.lost or end.is_on or end.disk.is_full:
             return
@@ -201,15 +201,15 @@ class People:
             await end.start()
             self._go(self._pair_anew(end), f"{end.name} begins anew")
 
-    async def _pair_anew(self, end: End) -> None:
+    async def _pair_anew(self, end: SimulatedDevice) -> None:
         """A device that is a stranger now: its person forgets the old entry, signs in, pairs."""
-        if isinstance(end, PhoneEnd):
+        if isinstance(end, SimulatedPhone):
             await self._sign_in_at(end)
             for companion in self.world.companions:
                 if companion.is_on:
                     await end.pair(companion)
             return
-        assert isinstance(end, CompanionEnd)
+        assert isinstance(end, SimulatedCompanion)
         for phone in self.world.phones:
             for pairing in phone.rows(Pairing):
                 if pairing.peer_name == end.name and pairing.peer_id != end.id:
@@ -240,14 +240,14 @@ class People:
 
     # -- what people do --------------------------------------------------------------------------------
 
-    def _phone(self, step: Step) -> PhoneEnd:
+    def _phone(self, step: Step) -> SimulatedPhone:
         end = self.world.end(step.end)
-        assert isinstance(end, PhoneEnd)
+        assert isinstance(end, SimulatedPhone)
         return end
 
-    def _watch(self, name: object) -> CompanionEnd:
+    def _watch(self, name: object) -> SimulatedCompanion:
         end = self.world.end(str(name))
-        assert isinstance(end, CompanionEnd)
+        assert isinstance(end, SimulatedCompanion)
         return end
 
     async def _hand_off(self, step: Step) -> None:
@@ -258,7 +258,9 @@ class People:
             wish["strategy"] = strategy
         self._go(self._handing_off(phone, self._watch(watch), username, wish), step.text())
 
-    async def _handing_off(self, phone: PhoneEnd, watch: End, username: str, wish: dict[str, Any]) -> None:
+    async def _handing_off(
+        self, phone: SimulatedPhone, watch: SimulatedDevice, username: str, wish: dict[str, Any]
+    ) -> None:
         row = await phone.hand_off(watch, username=username, **wish)
         self.done.append(row.state)
 
@@ -280,7 +282,7 @@ class People:
     async def _sign_in(self, step: Step) -> None:
         self._go(self._sign_in_at(self._phone(step)), step.text())
 
-    async def _sign_in_at(self, phone: PhoneEnd) -> None:
+    async def _sign_in_at(self, phone: SimulatedPhone) -> None:
         try:
             await phone.sign_in(self.random.choice(self.world.usernames) if self.random.random() < 0.15 else "")
         except (RelayError, PowerCutError):
@@ -308,7 +310,7 @@ class People:
         if end.is_on:
             self._go(self._ask(end, int(step.args[1]) or OWNER_UID, is_forced=step.args[0] == "force"), step.text())
 
-    async def _ask(self, end: End, uid: int, *, is_forced: bool) -> None:
+    async def _ask(self, end: SimulatedDevice, uid: int, *, is_forced: bool) -> None:
         peer = Peer(uid, uid, 1)
         parameters: dict[str, str] = {"min_valid_s": "60"}
         if uid != OWNER_UID:
@@ -461,7 +463,7 @@ class People:
             self._go(end.suspend(float(step.args[0])), step.text())
 
 
-def _are_paired(phone: PhoneEnd, watch: CompanionEnd) -> bool:
+def _are_paired(phone: SimulatedPhone, watch: SimulatedCompanion) -> bool:
     here, there = (
         {row.pairing_id for row in end.rows(Pairing) if row.state == "active" and row.peer_id == to.id}
         for end, to in ((phone, watch), (watch, phone))

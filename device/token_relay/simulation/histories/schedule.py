@@ -15,7 +15,7 @@ from token_relay.agents.ports import Now
 from token_relay.protocol.messages import Lease
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.simulation.histories.history import History, Trace
-from token_relay.simulation.histories.performer import People
+from token_relay.simulation.histories.performer import Performer
 from token_relay.simulation.histories.plan import Plan, make_plan
 from token_relay.simulation.promises.ledger import ViolationError
 from token_relay.simulation.promises.promises import Promises
@@ -100,11 +100,11 @@ def run_schedule(
         history.type_of = world.type_of
         history.names = lambda: {end.id: end.name for end in world.ends}
     outcome = Outcome(seed, plan.kind)
-    people = People(world, plan, promises, history.note if history is not None else lambda line: None)
+    performer = Performer(world, plan, promises, history.note if history is not None else lambda line: None)
 
     async def story() -> None:
         await world.begin(live=plan.pairs_live)
-        await people.run()
+        await performer.run()
 
     told = story()
     try:

@@ -17,7 +17,7 @@ from random import Random
 from typing import Literal
 
 from token_relay.protocol.errors import VaultError
-from token_relay.simulation.announcer import Telling
+from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.ports.power import Power
 
@@ -223,7 +223,7 @@ class SimulatedChannel:
         wire: Wire,
         loop: VirtualLoop,
         power: Power,
-        telling: Telling,
+        announcer: Announcer,
         tasks: asyncio.TaskGroup,
         inbox: str,
         on_message: Callable[[str, bytes], Awaitable[None]],
@@ -236,7 +236,7 @@ class SimulatedChannel:
         self._wire = wire
         self._loop = loop
         self._power = power
-        self._telling = telling
+        self._announcer = announcer
         self._tasks = tasks
         self._on_message = on_message
         self._on_connected = on_connected
@@ -259,7 +259,7 @@ class SimulatedChannel:
         """Publish, when the connection stands; True when the broker's PUBACK comes back."""
         if self._session is None or not self._power.is_on:
             return False
-        self._telling.published(self.name, topic, payload)
+        self._announcer.published(self.name, topic, payload)
         out = self._wire.out
         if out.is_cut:
             return False
@@ -375,7 +375,7 @@ class SimulatedChannel:
                 session = self._session
                 if session is None or connection != self._connection:
                     continue
-                self._telling.delivered(self.name, packet.topic, packet.payload)
+                self._announcer.delivered(self.name, packet.topic, packet.payload)
                 try:
                     await self._on_message(packet.topic, packet.payload)
                 except VaultError:
@@ -383,7 +383,7 @@ class SimulatedChannel:
                     self._loop.call_later(RECONNECT_S, self.connect_soon, context=WORLD)
                     continue
                 self._power.check()  # the power may have gone since: then no PUBACK leaves
-                self._telling.acknowledged(self.name, packet.topic, packet.payload)
+                self._announcer.acknowledged(self.name, packet.topic, packet.payload)
                 if self._session is session and not self._wire.out.is_cut:
                     session.waiting.pop(number, None)
         finally:

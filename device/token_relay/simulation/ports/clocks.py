@@ -18,7 +18,7 @@ WALL_AT_START_S = 1_800_000_000.0
 BOOT_S_AT_POWER_ON = 100.0
 
 
-class EndClock:
+class SimulatedClock:
     """The :class:`token_relay.agents.ports.Clock` of one device, and what may be done to it."""
 
     def __init__(self, loop: VirtualLoop, name: str, *, wall_s: float = WALL_AT_START_S) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
-from token_relay.simulation.announcer import Telling
+from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.observer import Tables
 from token_relay.simulation.ports.power import Power
 from token_relay.vault.errors import CorruptVaultError
@@ -155,11 +155,11 @@ class _PowerGoesError(Exception):
 class SimulatedVault:
     """The :class:`token_relay.agents.ports.Vault` of one device while its power is on."""
 
-    def __init__(self, name: str, disk: Disk, power: Power, telling: Telling) -> None:
+    def __init__(self, name: str, disk: Disk, power: Power, announcer: Announcer) -> None:
         self._name = name
         self._disk = disk
         self._power = power
-        self._telling = telling
+        self._announcer = announcer
         self.failure: VaultError | None = None
         """Raised by every step while it is set."""
 
@@ -193,7 +193,7 @@ class SimulatedVault:
             raise
         after = disk.store.tables
         if after is not before:
-            self._telling.committed(self._name, before, after)
+            self._announcer.committed(self._name, before, after)
         if moment == "after":
             power.cut()
             raise asyncio.CancelledError

@@ -19,8 +19,8 @@ from urllib.parse import urlencode, urlsplit
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.sandbox.provider.http_values import Request
-from token_relay.simulation.announcer import Telling
-from token_relay.simulation.ports.clocks import EndClock
+from token_relay.simulation.announcer import Announcer
+from token_relay.simulation.ports.clocks import SimulatedClock
 from token_relay.simulation.ports.power import Power
 from token_relay.simulation.ports.provider import SimulatedProvider
 
@@ -74,10 +74,10 @@ class SimulatedHttp:
         self,
         *,
         name: str,
-        clock: EndClock,
+        clock: SimulatedClock,
         power: Callable[[], Power],
         provider: SimulatedProvider,
-        telling: Telling,
+        announcer: Announcer,
         random: Random,
     ) -> None:
         self.name = name
@@ -92,7 +92,7 @@ class SimulatedHttp:
         self._clock = clock
         self._power = power
         self._provider = provider
-        self._telling = telling
+        self._announcer = announcer
         self._random = random
 
     # -- faults ----------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class SimulatedHttp:
         power.check()
         self.requests.append(request)
         fault = self._next_fault(request)
-        self._telling.requested(self.name, request)
+        self._announcer.requested(self.name, request)
         answer: HttpResponse | NotSent | Lost
         try:
             async with asyncio.timeout(request.timeout_s):
@@ -139,7 +139,7 @@ class SimulatedHttp:
             answer = Lost(f"no answer within {request.timeout_s:g} s")
         await self._clock.awake()
         power.check()
-        self._telling.answered(self.name, request, answer)
+        self._announcer.answered(self.name, request, answer)
         return answer
 
     async def _carry_out(self, request: HttpRequest, fault: HttpFault | None) -> HttpResponse | NotSent | Lost:

@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from token_relay.simulation.ports.clocks import EndClock
+from token_relay.simulation.ports.clocks import SimulatedClock
 
 
 class PowerCutError(Exception):
@@ -20,7 +20,7 @@ class Power:
     ``cut`` is what a power cut does to the device.
     """
 
-    def __init__(self, clock: EndClock, context: contextvars.Context, cut: Callable[[], None]) -> None:
+    def __init__(self, clock: SimulatedClock, context: contextvars.Context, cut: Callable[[], None]) -> None:
         self._clock = clock
         self._context = context
         self._cut = cut

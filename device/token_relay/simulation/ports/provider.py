@@ -17,7 +17,7 @@ from token_relay.sandbox.provider.memory.signing import Signer
 from token_relay.sandbox.provider.tokens import families
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, UserModel
 from token_relay.sandbox.provider.world.rules import KINDS, Kind, Places
-from token_relay.simulation.announcer import Telling
+from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.ports.clocks import WALL_AT_START_S
 
@@ -35,10 +35,10 @@ class SimulatedProvider(Provider):
     """A provider of one kind. Where it has no pages, a phone signs in by a request of its own to ``/sign-in``."""
 
     def __init__(
-        self, kind: Kind, random: Random, signer: Signer, *, loop: VirtualLoop, telling: Telling, has_pages: bool
+        self, kind: Kind, random: Random, signer: Signer, *, loop: VirtualLoop, announcer: Announcer, has_pages: bool
     ) -> None:
         self._loop = loop
-        self._telling = telling
+        self._announcer = announcer
         self._has_pages = has_pages
         self._heard = 0
         rules = KINDS[kind].rules
@@ -92,12 +92,12 @@ class SimulatedProvider(Provider):
     def tell(self) -> None:
         """Tell the observers what has been noted since."""
         state = self.state
-        if not self._telling.is_heard or state.next_event_id == self._heard + 1:
+        if not self._announcer.is_heard or state.next_event_id == self._heard + 1:
             return
         new = [event for event in state.events_after(self._heard)]
         self._heard = state.next_event_id - 1
         for event in new:
-            self._telling.provider_said(event.as_json())
+            self._announcer.provider_said(event.as_json())
 
     def kinds(self) -> list[str]:
         """Return the kinds of what has been noted, in order."""

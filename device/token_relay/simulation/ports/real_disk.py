@@ -200,7 +200,6 @@ class RealTier:
     """Everything as in production, but for the network and the time."""
 
     signs = True
-    takes_up = True
     box: type[PeerBox] = PeerBox
 
     def __init__(self, signer: Signer) -> None:

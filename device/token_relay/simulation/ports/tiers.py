@@ -90,8 +90,6 @@ class Tier(Protocol):
 
     signs: bool
     """Whether tokens are signed and signatures checked, sign-ins go through the provider's pages."""
-    takes_up: bool
-    """Whether a world may begin with disks that another one has written."""
     box: type[PeerBox]
     signer: Signer
 
@@ -108,7 +106,6 @@ class FastTier:
     """See the module."""
 
     signs = False
-    takes_up = True
     box: type[PeerBox] = IdentityBox
     signer: Signer = PlainSigner()
 
@@ -126,7 +123,6 @@ class MemoryTier:
     """See the module."""
 
     signs = True
-    takes_up = True
     box: type[PeerBox] = PeerBox
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ from token_relay.simulation.ports.provider import SimulatedProvider
 from token_relay.simulation.testkit import api as testkit
 from token_relay.simulation.testkit.api import Json, control_answer, event_line, seconds_of
 from token_relay.simulation.testkit.socket import TokenSocket
-from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd
+from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
 from token_relay.simulation.world.world import TierName, World
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class VirtualLinks:
         for name in names or LINK_NAMES:
             self._states[name] = (state, self._world.provider.true_wall_s())
             device, _, server = name.partition("-")
-            end: End = self._world.phones[0] if device == "phone" else self._world.companions[0]
+            end: SimulatedDevice = self._world.phones[0] if device == "phone" else self._world.companions[0]
             (_set_wire if server == "broker" else _set_http)(end, state)
 
     def status(self) -> Sequence[LinkReport]:
@@ -116,7 +116,7 @@ class VirtualLinks:
         ]
 
 
-def _set_wire(end: End, state: LinkState) -> None:
+def _set_wire(end: SimulatedDevice, state: LinkState) -> None:
     wire = end.link
     if isinstance(state, Cut) and state.how != "drop":
         wire.cut()
@@ -131,7 +131,7 @@ def _set_wire(end: End, state: LinkState) -> None:
             wire.cut("in")
 
 
-def _set_http(end: End, state: LinkState) -> None:
+def _set_http(end: SimulatedDevice, state: LinkState) -> None:
     http = end.http
     http.heal()
     http.gate.set()
@@ -151,7 +151,7 @@ def _set_http(end: End, state: LinkState) -> None:
 class _Device(testkit.Device):
     """What both devices have."""
 
-    def __init__(self, steps: Steps, end: End) -> None:
+    def __init__(self, steps: Steps, end: SimulatedDevice) -> None:
         self._steps = steps
         self._end = end
         self.name = end.name
@@ -251,7 +251,7 @@ class _Device(testkit.Device):
 class VirtualPhone(_Device, testkit.Phone):
     """The phone in virtual time."""
 
-    _end: PhoneEnd
+    _end: SimulatedPhone
 
     async def sign_in(self, username: str = "") -> None:
         await self._command(lambda: self._end.sign_in(username))
@@ -299,7 +299,7 @@ class VirtualPhone(_Device, testkit.Phone):
 class VirtualCompanion(_Device, testkit.Companion):
     """The companion in virtual time."""
 
-    _end: CompanionEnd
+    _end: SimulatedCompanion
 
     async def status(self) -> Json:
         async def look() -> Json:

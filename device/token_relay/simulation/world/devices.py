@@ -25,11 +25,11 @@ from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.topics import inbox_filter
 from token_relay.sandbox.provider.world.model import CLIENT_ID
-from token_relay.simulation.announcer import Telling
+from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.loop import OWNER, VirtualLoop
 from token_relay.simulation.observer import Tables
 from token_relay.simulation.ports.channel import SimulatedBroker, SimulatedChannel, Wire
-from token_relay.simulation.ports.clocks import EndClock, SeededPort, seeded
+from token_relay.simulation.ports.clocks import SeededPort, SimulatedClock, seeded
 from token_relay.simulation.ports.disk import Disk, SimulatedVault
 from token_relay.simulation.ports.http import SimulatedHttp
 from token_relay.simulation.ports.power import Power, PowerCutError
@@ -43,7 +43,7 @@ R = TypeVar("R", bound=Record)
 DRAIN_S = 1.5  # as the production runtime
 
 
-class End:
+class SimulatedDevice:
     """One device."""
 
     agent: Agent
@@ -55,20 +55,20 @@ class End:
         seed: int,
         tier: Tier,
         loop: VirtualLoop,
-        telling: Telling,
+        announcer: Announcer,
         broker: SimulatedBroker,
         provider: SimulatedProvider,
     ) -> None:
         self.name = name
         self.tier = tier
         self.loop = loop
-        self.telling = telling
+        self.announcer = announcer
         self.broker = broker
         self.provider = provider
         self.context = contextvars.Context()
         self.context.run(OWNER.set, name)
         self.random = SeededPort(f"{seed}-{name}")
-        self.clock = EndClock(loop, name)
+        self.clock = SimulatedClock(loop, name)
         self.link = Wire(seeded(seed, f"{name}-wire"))
         self.power = self._new_power()
         self.power.is_on = False
@@ -77,7 +77,7 @@ class End:
             clock=self.clock,
             power=lambda: self.power,
             provider=provider,
-            telling=telling,
+            announcer=announcer,
             random=seeded(seed, f"{name}-http"),
         )
         self.disk = Disk(tier.new_store(name))
@@ -142,7 +142,7 @@ class End:
     async def _run(self, power: Power, started: asyncio.Future[None], *, connect: bool) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                self.vault = SimulatedVault(self.name, self.disk, power, self.telling)
+                self.vault = SimulatedVault(self.name, self.disk, power, self.announcer)
                 self.agent = agent = self.build(tasks)
                 agent.link.make_box = self.tier.box
                 self.channel = SimulatedChannel(
@@ -152,7 +152,7 @@ class End:
                     wire=self.link,
                     loop=self.loop,
                     power=power,
-                    telling=self.telling,
+                    announcer=self.announcer,
                     tasks=tasks,
                     inbox=inbox_filter(self.id),
                     on_message=agent.link.receive,
@@ -206,9 +206,9 @@ class End:
             self.main.cancel()
         for call in self._calls:
             call.cancel()
-        self.telling.stopped(self.name, crashed=crashed)
+        self.announcer.stopped(self.name, crashed=crashed)
         if self.disk.power_off(crashed=crashed):
-            self.telling.restored(self.name, self.tables)
+            self.announcer.restored(self.name, self.tables)
 
     async def _ended(self) -> None:
         if self.main is not None:
@@ -237,7 +237,7 @@ class End:
         """Put an older image of the disk back; the device is off afterwards."""
         await self.crash()
         self.disk.store.restore(image)
-        self.telling.restored(self.name, self.tables)
+        self.announcer.restored(self.name, self.tables)
 
     async def set_aside(self) -> None:
         """Begin with an empty vault, as after a damage: the device is a stranger now, with another identity."""
@@ -245,7 +245,7 @@ class End:
         self.disk.store.close()
         self.disk = Disk(self.tier.new_store(self.name))
         self.identity = self._new_identity()
-        self.telling.restored(self.name, self.tables)
+        self.announcer.restored(self.name, self.tables)
 
     def read(self, step: Callable[[Transaction], T]) -> T:
         """Read what is durable, also while the device is off."""
@@ -287,11 +287,11 @@ class End:
         """Ask for an access token as an app on the device does."""
         asked = TokenQuery(**{"min_valid_s": 0.0, **query})
         answer = await self.call(self.agent.keeper.get_token(asked))
-        self.telling.served(self.name, asked, answer)
+        self.announcer.served(self.name, asked, answer)
         return answer
 
 
-class PhoneEnd(End):
+class SimulatedPhone(SimulatedDevice):
     """A phone, and the person who holds it."""
 
     agent: PhoneAgent
@@ -336,7 +336,7 @@ class PhoneEnd(End):
         """Sign everybody out."""
         return await self.call(self.agent.accounts.sign_out())
 
-    async def pair(self, companion: CompanionEnd) -> Pairing:
+    async def pair(self, companion: SimulatedCompanion) -> Pairing:
         """Pair with a companion: show, read, compare the numbers, confirm."""
 
         async def confirm(number: str, name: str) -> bool:
@@ -348,30 +348,32 @@ class PhoneEnd(End):
         await self.loop.settle()
         return pairing
 
-    async def hand_off(self, device: End | str = "watch", *, username: str = "", **wish: Any) -> PhoneHandoff:
+    async def hand_off(
+        self, device: SimulatedDevice | str = "watch", *, username: str = "", **wish: Any
+    ) -> PhoneHandoff:
         """Hand a grant to a device; the wish's fields are :class:`token_relay.agents.phone.agent.HandoffWish`'s."""
         if username:
             wish.setdefault("sign_in", SignInOptions(username=username))
         return await self.call(self.agent.hand_off(_name_of(device), HandoffWish(**wish), self.person(username)))
 
-    async def cancel(self, device: End | str = "watch") -> PhoneHandoff:
+    async def cancel(self, device: SimulatedDevice | str = "watch") -> PhoneHandoff:
         """Give an open handoff up."""
         return await self.call(self.agent.cancel(_name_of(device)))
 
-    async def revoke(self, device: End | str = "watch", *, wait_s: float = 10.0) -> list[PhoneHandoff]:
+    async def revoke(self, device: SimulatedDevice | str = "watch", *, wait_s: float = 10.0) -> list[PhoneHandoff]:
         """Take a device's grants away."""
         return await self.call(self.agent.revoke(_name_of(device), wait_s=wait_s))
 
-    async def unpair(self, device: End | str = "watch") -> list[PhoneHandoff]:
+    async def unpair(self, device: SimulatedDevice | str = "watch") -> list[PhoneHandoff]:
         """End a pairing in good order."""
         return await self.call(self.agent.unpair(_name_of(device)))
 
-    async def forget(self, device: End | str = "watch") -> int:
+    async def forget(self, device: SimulatedDevice | str = "watch") -> int:
         """Give a device up without asking it."""
         return await self.call(self.agent.forget(_name_of(device)))
 
 
-class CompanionEnd(End):
+class SimulatedCompanion(SimulatedDevice):
     """A companion, and the apps on it."""
 
     agent: CompanionAgent
@@ -393,5 +395,5 @@ class CompanionEnd(End):
         return await self.call(self.agent.forget(pairing=pairing))
 
 
-def _name_of(device: End | str) -> str:
+def _name_of(device: SimulatedDevice | str) -> str:
     return device if isinstance(device, str) else device.id

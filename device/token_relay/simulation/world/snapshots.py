@@ -1,6 +1,6 @@
 """Worlds that begin in the middle: everybody signed in and paired, restored from one that did it live.
 
-A beginning is made once per process for each kind of provider and number of devices, always from the same seed, and
+A snapshot is made once per process for each kind of provider and number of devices, always from the same seed, and
 holds what outlives the power: disks, identities, the provider's memory, the broker's sessions, the time. A world that
 takes it up switches its devices on as after a night; from there on its own seed decides.
 """
@@ -18,13 +18,13 @@ from token_relay.sandbox.provider.memory.state import Event, State
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.ports.channel import Session, SimulatedBroker
 from token_relay.simulation.ports.provider import SimulatedProvider
-from token_relay.simulation.world.devices import End
+from token_relay.simulation.world.devices import SimulatedDevice
 
 TABLES = ("users", "families", "refresh_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class Snapshot:
     """What outlives the power of all devices, at one moment."""
 
     time_s: float
@@ -36,12 +36,12 @@ class Beginning:
     filters: dict[str, frozenset[str]]
 
 
-def take_down(
-    ends: Sequence[End], provider: SimulatedProvider, broker: SimulatedBroker, loop: VirtualLoop
-) -> Beginning:
+def capture(
+    ends: Sequence[SimulatedDevice], provider: SimulatedProvider, broker: SimulatedBroker, loop: VirtualLoop
+) -> Snapshot:
     """Remember a world in which nothing is under way."""
     state = provider.state
-    return Beginning(
+    return Snapshot(
         loop.time(),
         tuple((end.identity, end.image()) for end in ends),
         _copies(state),
@@ -52,16 +52,16 @@ def take_down(
     )
 
 
-def take_up(
-    beginning: Beginning,
-    ends: Sequence[End],
+def restore(
+    snapshot: Snapshot,
+    ends: Sequence[SimulatedDevice],
     provider: SimulatedProvider,
     broker: SimulatedBroker,
     loop: VirtualLoop,
 ) -> None:
     """Put a world that has not begun where another one was; its devices are off."""
-    loop.begin_at(beginning.time_s)
-    for end, (identity, image) in zip(ends, beginning.disks, strict=True):
+    loop.begin_at(snapshot.time_s)
+    for end, (identity, image) in zip(ends, snapshot.disks, strict=True):
         end.identity = identity
         end.disk.store.restore(image)
         end.clock.reboot()
@@ -69,15 +69,15 @@ def take_up(
     for name in TABLES:
         table = getattr(state, name)
         table.clear()
-        table.update({key: copy(value) for key, value in beginning.tables[name].items()})
-    state.token_key = beginning.token_key
-    state.events = deque(beginning.events, maxlen=state.events.maxlen)
-    state.next_event_id = beginning.next_event_id
-    for client_id, filters in beginning.filters.items():
+        table.update({key: copy(value) for key, value in snapshot.tables[name].items()})
+    state.token_key = snapshot.token_key
+    state.events = deque(snapshot.events, maxlen=state.events.maxlen)
+    state.next_event_id = snapshot.next_event_id
+    for client_id, filters in snapshot.filters.items():
         broker.sessions[client_id] = Session(client_id, set(filters))
     provider.tell()
     for end in ends:
-        end.telling.restored(end.name, end.tables)
+        end.announcer.restored(end.name, end.tables)
 
 
 def _copies(state: State) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,7 @@ from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import KeyPair, raw_id
 from token_relay.protocol.messages import Message, decode
 from token_relay.sandbox.provider.world.rules import Kind
-from token_relay.simulation.announcer import Telling
+from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.observer import Observer
 from token_relay.simulation.ports.channel import Packet, SimulatedBroker
@@ -34,14 +34,14 @@ from token_relay.simulation.ports.clocks import seeded
 from token_relay.simulation.ports.provider import USERNAMES, SimulatedProvider
 from token_relay.simulation.ports.real_disk import RealTier
 from token_relay.simulation.ports.tiers import FastTier, MemoryTier, Tier
-from token_relay.simulation.world.devices import CompanionEnd, End, PhoneEnd
-from token_relay.simulation.world.snapshots import Beginning, take_down, take_up
+from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
+from token_relay.simulation.world.snapshots import Snapshot, capture, restore
 
 T = TypeVar("T")
-E = TypeVar("E", bound=End)
+E = TypeVar("E", bound=SimulatedDevice)
 TierName = Literal["fast", "memory", "real"]
 
-_BEGINNINGS: dict[tuple[object, ...], Beginning] = {}
+_SNAPSHOTS: dict[tuple[object, ...], Snapshot] = {}
 _TIERS: dict[TierName, Callable[[], Tier]] = {
     "fast": FastTier,
     "memory": MemoryTier,
@@ -53,8 +53,8 @@ class World:
     """See the module. ``profile`` is a kind of provider (:data:`token_relay.sandbox.provider.world.rules.KINDS`)."""
 
     usernames = USERNAMES
-    phone_type = PhoneEnd
-    companion_type = CompanionEnd
+    phone_type = SimulatedPhone
+    companion_type = SimulatedCompanion
 
     def __init__(
         self,
@@ -76,9 +76,9 @@ class World:
         self._owns_loop = self.loop is not running
         if shuffles:
             self.loop.choose(self.random("turns"))
-        self.telling = Telling(self.loop, observers)
+        self.announcer = Announcer(self.loop, observers)
         if observers:
-            self.loop.on_time = self.telling.advanced
+            self.loop.on_time = self.announcer.advanced
         self.tier_name = tier
         self.tier: Tier = _TIERS[tier]()
         self.broker = SimulatedBroker(self.loop)
@@ -87,11 +87,11 @@ class World:
             self.random("provider"),
             self.tier.signer,
             loop=self.loop,
-            telling=self.telling,
+            announcer=self.announcer,
             has_pages=self.tier.signs,
         )
-        self.phones: list[PhoneEnd] = []
-        self.companions: list[CompanionEnd] = []
+        self.phones: list[SimulatedPhone] = []
+        self.companions: list[SimulatedCompanion] = []
         for _ in range(phones):
             self.add_phone()
         for _ in range(companions):
@@ -100,16 +100,16 @@ class World:
     # -- devices ---------------------------------------------------------------------------------------
 
     @property
-    def ends(self) -> list[End]:
+    def ends(self) -> list[SimulatedDevice]:
         """All devices."""
         return [*self.phones, *self.companions]
 
-    def add_phone(self) -> PhoneEnd:
+    def add_phone(self) -> SimulatedPhone:
         """Add a phone, switched off: "phone", "phone2", …"""
         self.phones.append(self._new(self.phone_type, _numbered("phone", len(self.phones) + 1)))
         return self.phones[-1]
 
-    def add_companion(self) -> CompanionEnd:
+    def add_companion(self) -> SimulatedCompanion:
         """Add a companion, switched off: "watch", "watch2", …"""
         self.companions.append(self._new(self.companion_type, _numbered("watch", len(self.companions) + 1)))
         return self.companions[-1]
@@ -120,12 +120,12 @@ class World:
             seed=self.seed,
             tier=self.tier,
             loop=self.loop,
-            telling=self.telling,
+            announcer=self.announcer,
             broker=self.broker,
             provider=self.provider,
         )
 
-    def end(self, name: str) -> End:
+    def end(self, name: str) -> SimulatedDevice:
         """Return the device of that name."""
         return next(end for end in self.ends if end.name == name)
 
@@ -135,11 +135,11 @@ class World:
         Where nobody looks on at how it came about, that is taken over from a world that has done it before; ``live``
         does it here.
         """
-        beginning = None if live or self.loop.time() > 0 else _BEGINNINGS.get(self._shape())
-        if beginning is None:
+        snapshot = None if live or self.loop.time() > 0 else _SNAPSHOTS.get(self._shape())
+        if snapshot is None:
             await self._begin_live()
             return
-        take_up(beginning, self.ends, self.provider, self.broker, self.loop)
+        restore(snapshot, self.ends, self.provider, self.broker, self.loop)
         for end in self.ends:
             await end.start()
 
@@ -157,20 +157,20 @@ class World:
     def _prepare(self) -> None:
         """Have a beginning of this shape at hand: run another world up to where all is paired and quiet."""
         shape = self._shape()
-        if shape in _BEGINNINGS or not self.tier.takes_up:
+        if shape in _SNAPSHOTS:
             return
         other = World(
             self.profile, seed=0, tier=self.tier_name, phones=len(self.phones), companions=len(self.companions)
         )
 
-        async def story() -> Beginning:
+        async def story() -> Snapshot:
             await other._begin_live()
             await other.advance(3600.0)
             for end in other.ends:
                 await end.stop()
-            return take_down(other.ends, other.provider, other.broker, other.loop)
+            return capture(other.ends, other.provider, other.broker, other.loop)
 
-        _BEGINNINGS[shape] = other._run(story())
+        _SNAPSHOTS[shape] = other._run(story())
 
     # -- time ------------------------------------------------------------------------------------------
 
