@@ -25,6 +25,7 @@ from token_relay.agents.phone.person import (
 )
 from token_relay.agents.ports import Clock, Random
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
+from token_relay.protocol.secret import Code
 from token_relay.provider import oauth
 from token_relay.provider.http import Http
 from token_relay.provider.native_auth.endpoints import discover_entra, native_base
@@ -106,21 +107,10 @@ class ProviderSignIn:
 
     async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
         metadata = await discover(self._http, self._settings)
-        if metadata.authorization_endpoint is None:
-            raise LocalError("the provider has no authorization endpoint", hint="is the provider's URL right?")
         state, nonce = self._random.bytes(16).hex(), self._random.bytes(16).hex()
         verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
         async with self._new_receiver(state) as receiver:
-            url = oauth.authorization_url(
-                authorization_endpoint=metadata.authorization_endpoint,
-                client_id=self._settings.client_id,
-                redirect_uri=receiver.redirect_uri,
-                scope=self._settings.scope,
-                state=state,
-                nonce=nonce,
-                code_challenge=challenge,
-                audience=self._settings.audience or None,
-            )
+            url = self._url(metadata, receiver.redirect_uri, state=state, nonce=nonce, challenge=challenge)
             shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
             if shown is None:
                 raise PersonNeededError("nobody is there to sign in with a browser", hint="run the command again")
@@ -134,16 +124,37 @@ class ProviderSignIn:
                     raise PersonNeededError(f"the provider refused the sign-in: {error}", hint="sign in again")
                 case CodeReceived(code=code):
                     sent = Stamp.of(self._clock.now())
-                    outcome = await oauth.exchange_code(
-                        self._http,
-                        self._settings.profile,
-                        token_endpoint=metadata.token_endpoint,
-                        client_id=self._settings.client_id,
-                        code=code,
-                        code_verifier=verifier,
-                        redirect_uri=receiver.redirect_uri,
-                    )
+                    outcome = await self._redeem(metadata, receiver.redirect_uri, code, verifier)
         return NewGrant(_tokens(outcome), metadata, sent, nonce, is_otp=False, username=options.username)
+
+    def _url(
+        self, metadata: oauth.ProviderMetadata, redirect_uri: str, *, state: str, nonce: str, challenge: str
+    ) -> str:
+        if metadata.authorization_endpoint is None:
+            raise LocalError("the provider has no authorization endpoint", hint="is the provider's URL right?")
+        return oauth.authorization_url(
+            authorization_endpoint=metadata.authorization_endpoint,
+            client_id=self._settings.client_id,
+            redirect_uri=redirect_uri,
+            scope=self._settings.scope,
+            state=state,
+            nonce=nonce,
+            code_challenge=challenge,
+            audience=self._settings.audience or None,
+        )
+
+    async def _redeem(
+        self, metadata: oauth.ProviderMetadata, redirect_uri: str, code: Code, verifier: Code
+    ) -> TokenOutcome:
+        return await oauth.exchange_code(
+            self._http,
+            self._settings.profile,
+            token_endpoint=metadata.token_endpoint,
+            client_id=self._settings.client_id,
+            code=code,
+            code_verifier=verifier,
+            redirect_uri=redirect_uri,
+        )
 
     async def check(self, new: NewGrant) -> NewGrant:
         """Judge a sign-in: tokens complete, id_token genuine, from this issuer, for this client, of this sign-in.

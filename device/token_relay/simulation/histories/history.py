@@ -15,7 +15,7 @@ from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairin
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.topics import parse_topic
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
-from token_relay.simulation.observer import Tables
+from token_relay.simulation.observer import Observer, Tables
 from token_relay.simulation.promises.ledger import changed, form_of
 
 LINES_SHOWN = 40
@@ -23,7 +23,7 @@ LINES_KEPT = 100_000
 SHOWN: tuple[type[Record], ...] = (PhoneHandoff, CompanionHandoff, Grant, Pairing, Outgoing)
 
 
-class Trace:
+class Trace(Observer):
     """A digest over every event. Two runs of one seed have the same; nothing in it depends on memory addresses."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Trace:
         self._add("time", seconds)
 
 
-class History:
+class History(Observer):
     """One line an event. ``type_of`` names a message; ``time_of`` is the world's time in seconds."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefus
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.sandbox.provider.memory.state import State
-from token_relay.simulation.observer import Tables
+from token_relay.simulation.observer import Observer, Tables
 from token_relay.simulation.promises.ledger import USABLE, Check, Ledger, Use, form_of, rows, stored_here
 from token_relay.simulation.promises.local_promises import LeaseHeld, PolicyHeld
 from token_relay.simulation.promises.message_promises import NoLeak, PubackMeansDurable, SequenceOnce
@@ -240,7 +240,7 @@ class OneInFlight(Check):
         self.hold(not others, use.end, f"two requests with {use.chain} at once")
 
 
-class Promises:
+class Promises(Observer):
     """All checks of one history; give it to the world as an observer.
 
     ``provider`` is the simulated provider's memory, ``clock_of`` an end's clock reading, ``refusals_of`` what an end

@@ -62,17 +62,7 @@ class FormSignIn(ProviderSignIn):
 
     async def _fill_in(self, metadata: oauth.ProviderMetadata, username: str) -> Refreshed:
         verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
-        if metadata.authorization_endpoint is None:
-            raise TransientError("no authorization endpoint")
-        url = oauth.authorization_url(
-            authorization_endpoint=metadata.authorization_endpoint,
-            client_id=self._settings.client_id,
-            redirect_uri=REDIRECT_URI,
-            scope=self._settings.scope,
-            state="0123456789abcdef0123",
-            nonce=NONCE,
-            code_challenge=challenge,
-        )
+        url = self._url(metadata, REDIRECT_URI, state="0123456789abcdef0123", nonce=NONCE, challenge=challenge)
         page = await self._http.request(HttpRequest("GET", url))
         html = page.body.decode() if isinstance(page, HttpResponse) and page.status == 200 else ""
         ticket = re.search(r'name="ticket" value="([^"]+)"', html)
@@ -84,15 +74,7 @@ class FormSignIn(ProviderSignIn):
         if not isinstance(sent, HttpResponse) or sent.status not in (302, 303):
             raise TransientError("the sign-in was not accepted")
         code = parse_qs(urlsplit(sent.headers["location"]).query)["code"][0]
-        outcome = await oauth.exchange_code(
-            self._http,
-            self._settings.profile,
-            token_endpoint=metadata.token_endpoint,
-            client_id=self._settings.client_id,
-            code=Code(code),
-            code_verifier=verifier,
-            redirect_uri=REDIRECT_URI,
-        )
+        outcome = await self._redeem(metadata, REDIRECT_URI, Code(code), verifier)
         return _tokens(outcome, "the code was not redeemed")
 
 
