@@ -355,19 +355,27 @@ def test_the_default_world_is_told_where_a_person_looks_for_it() -> None:
             assert f"`{profile}`" in page
 
 
-def handlers(name: str) -> set[str]:
-    """Return the commands that an agent serves on its control socket."""
-    for node in ast.walk(ast.parse(read(name))):
+def handlers(kind: str) -> set[str]:
+    """Return the commands that an agent serves on its control socket: its own, and those that both agents share."""
+    found: list[ast.Dict] = []
+    for node in ast.walk(ast.parse(read(f"device/token_relay/service/{kind}.py"))):
         if isinstance(node, ast.keyword) and node.arg == "handlers" and isinstance(node.value, ast.Dict):
-            return {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
-    raise AssertionError("no handlers")
+            found.append(node.value)
+            assert [ast.unparse(node.value.values[i]) for i, key in enumerate(node.value.keys) if key is None] == [
+                "commands.shared"
+            ]
+    for node in ast.walk(ast.parse(read("device/token_relay/service/commands.py"))):
+        if isinstance(node, ast.FunctionDef) and node.name == "shared":
+            found += [one for one in ast.walk(node) if isinstance(one, ast.Dict)]
+    assert len(found) == 2
+    return {str(key.value) for one in found for key in one.keys if isinstance(key, ast.Constant)}
 
 
 @pytest.mark.parametrize("kind", ["phone", "companion"])
 def test_every_command_of_the_control_socket_is_listed(kind: str) -> None:
     page = read("docs/spec/local-api.md")
     rows = re.findall(rf"^\| (?:both|{kind}) \| ([^|]*) \|", page, re.MULTILINE)
-    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(handlers(f"device/token_relay/service/{kind}.py"))
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(handlers(kind))
 
 
 def test_every_question_of_an_agent_is_listed() -> None:
