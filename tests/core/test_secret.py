@@ -329,7 +329,6 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
     "relay/token_relay/sandbox/control/api.py": {"_mailbox": (1, "the sandbox's own one-time code, as its e-mail")},
     # tools beside production: the provider they talk to is the sandbox
     "device/token_relay/cli/demo/sandbox.py": {
-        "Sandbox.fill_in_form": (1, "the password of the demo's made-up person, into the sandbox's sign-in page"),
         "Sandbox.show_to_resource": (1, "access token to the demo's resource server"),
     },
     "device/token_relay/simulation/ports/http.py": {"as_request": (1, "form of a request to the simulated provider")},

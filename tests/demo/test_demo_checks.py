@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 import token_relay.cli.demo as demo
+from token_relay.cli.demo import STORY, Step, tell
 from token_relay.cli.demo.checks import StepFailedError, differences, expect, expect_equal, lasting
-from token_relay.cli.demo.interrupts import Interrupts
-from token_relay.cli.demo.opening import short_topic
-from token_relay.cli.demo.programs import Programs, log_line
+from token_relay.cli.demo.programs import Interrupts, Programs, log_line
 from token_relay.cli.demo.screen import Drawing, Rows, Screen, Told
 from token_relay.cli.demo.stage import Stage
-from token_relay.cli.demo.story import STORY, Step, tell
+from token_relay.cli.demo.steps import short_topic
 from token_relay.protocol.errors import ConfigError
 
 TOKEN = "rt.SANDBOXMARK.00"

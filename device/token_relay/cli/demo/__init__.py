@@ -4,24 +4,25 @@ Phone, companion and sandbox (provider and broker) are separate real processes o
 plays the person, an app, and the hand that pulls the plug. Nothing is shown that was not checked: ten steps, exit code
 0 only if all of them held and no marked token stands in anything that a program wrote.
 
-Needs no root, no network and no broker. Leaves no process and no file, also after a failure or Ctrl-C; limits in
-:mod:`token_relay.cli.demo.interrupts`. The only real waiting is for access tokens to end, a few seconds.
+Needs no root, no network and no broker. Leaves no process and no file, also after a failure or Ctrl-C; the limit is
+in :mod:`.programs`. The only real waiting is for access tokens to end, a few seconds.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from token_relay.cli.demo import steps as play
 from token_relay.cli.demo.checks import StepFailedError, expect_equal
-from token_relay.cli.demo.interrupts import Interrupts
-from token_relay.cli.demo.programs import Programs
-from token_relay.cli.demo.screen import Screen
+from token_relay.cli.demo.programs import Interrupts, Programs
+from token_relay.cli.demo.screen import Screen, Told
 from token_relay.cli.demo.stage import Stage
-from token_relay.cli.demo.story import STORY, tell
 from token_relay.cli.parsing import DONE, FAILED, Context
-from token_relay.sandbox.marked_tokens import find_marked
+from token_relay.protocol.errors import RelayError
 
 # Of access tokens, seconds. The provider counts whole ones: a fresh token lives at least one second less than that.
 LIFETIME_S = 3
@@ -35,6 +36,80 @@ class DemoOptions:
     fast: bool = False
     step: bool = False
     profile: Literal["entra", "auth0", "strict"] | str = "entra"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: what it is called, why it is told, and the play that checks it."""
+
+    title: str
+    why: str
+    play: Callable[[Stage], Told]
+
+
+STORY: tuple[Step, ...] = (
+    Step(
+        "provider and broker",
+        """One process plays the identity provider and an MQTT broker, two more are the agents of a phone and of a
+        companion device. They are started as anybody would start them and share nothing but sockets.""",
+        play.start_everything,
+    ),
+    Step(
+        "the person signs in",
+        """This is the only sign-in on the phone. What it brings, a refresh token among it, stays sealed in the phone's
+        vault.""",
+        play.sign_in,
+    ),
+    Step(
+        "the gate",
+        """A refresh token leaves the phone only if the application allows it, as with the opt-in of an SDK. The
+        setting is off by default, so the first handoff is refused and says which setting that was.""",
+        play.open_the_gate,
+    ),
+    Step(
+        "pairing",
+        """The companion shows its public key and a one-time secret as a QR code. Afterwards both compute six digits
+        from all that was said; if somebody sat in the middle, they would differ.""",
+        play.pair,
+    ),
+    Step(
+        "handoff",
+        """The companion gets a token of its own, sealed to a key that it made for this handoff and has erased since.
+        The broker carries sealed envelopes of one size and learns who writes to whom, and when, and no more.""",
+        play.hand_off,
+    ),
+    Step(
+        "the phone goes away",
+        """From here on the companion must do without the phone: in a drawer, in another country, at the bottom of a
+        lake.""",
+        play.switch_the_phone_off,
+    ),
+    Step(
+        "alone",
+        """Access tokens end after a few seconds here. The companion fetches a new one only when an app asks, puts the
+        provider's answer on its disk, and only then gives the token away. The generation counts the stored tokens.""",
+        play.refresh_on_demand,
+    ),
+    Step(
+        "two power cuts",
+        """The power fails inside a refresh: (a) before the provider has done anything, (b) after it has issued the
+        next token, with the answer still on its way. What (b) costs depends on the provider: where the old token
+        still works nothing, where its use counts as theft a new handoff.""",
+        play.cut_the_power,
+    ),
+    Step(
+        "revocation",
+        """The person takes the grant away. The companion erases it and confirms; what the provider can be told, it is
+        told; what nobody can call back is said as well.""",
+        play.revoke,
+    ),
+    Step(
+        "replay",
+        """Who records the broker's traffic can send it again. Both ends know every message that they have accepted,
+        also after a restart, so nothing comes of it: the revoked grant stays revoked.""",
+        play.replay,
+    ),
+)
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -53,7 +128,7 @@ def run_demo(options: DemoOptions) -> int:
         with Interrupts() as interrupts, Programs(context.env, interrupts) as programs:
             stage = Stage(programs, options.profile, LIFETIME_FAST_S if options.fast else LIFETIME_S)
             has_held = tell(STORY, stage, screen)
-            searched, leaks = search_for_tokens(programs)
+            searched, leaks = programs.search()
         expect_equal(programs.count_left(), 0, "processes that are left")
     except StepFailedError as exc:  # of the clean-up
         screen.end("the demo did not clean up", f"expected: {exc.expected}; got: {exc.got}", is_good=False)
@@ -71,11 +146,19 @@ def run_demo(options: DemoOptions) -> int:
     return DONE
 
 
-def search_for_tokens(programs: Programs) -> tuple[int, list[str]]:
-    """Search all that the programs wrote for the sandbox's marked tokens; returns the bytes searched and the finds."""
-    searched, found = 0, []
-    for name, data in programs.written():
-        searched += len(data)
-        if find_marked(data):
-            found.append(name)
-    return searched, found
+def tell(steps: Sequence[Step], stage: Stage, screen: Screen) -> bool:
+    """Play every step and show it; False at the first that does not hold."""
+    for number, step in enumerate(steps, 1):
+        screen.explain(number, step.title, step.why)
+        try:
+            with screen.working(number, step.title):
+                told = step.play(stage)
+        except (RelayError, LookupError, TypeError, json.JSONDecodeError) as exc:
+            if not isinstance(exc, RelayError):
+                failure = StepFailedError("an answer of the known shape", f"{type(exc).__name__}: {exc}")
+            else:
+                failure = exc if isinstance(exc, StepFailedError) else StepFailedError("no error", f"{exc} {exc.hint}")
+            screen.failed(number, step.title, failure, list(stage.programs.log_tails()))
+            return False
+        screen.held(number, told)
+    return True

@@ -7,13 +7,14 @@ Values that come from a program are shortened; a token has no way in, since no c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from token_relay.protocol.errors import RelayError
 
 SHOWN_CHARS_MAX = 300  # of what came instead; the logs have the rest
 
 Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+Answer: TypeAlias = dict[str, Any]  # of a program; the tests of `--json` and of the sandbox hold its shape
 
 # What changes by itself in a status: time, traffic, and what counts traffic.
 VOLATILE = frozenset({"clock", "counters", "broker", "heard_at", "lease_left_s"})
@@ -29,21 +30,13 @@ class StepFailedError(RelayError):
 
 
 def expect(holds: bool, expected: str, got: object) -> None:
-    """Go on if it holds.
-
-    Raises:
-        StepFailedError: it does not; says ``expected`` and what came instead.
-    """
+    """Go on if it holds; else raise StepFailedError with ``expected`` and what came instead."""
     if not holds:
         raise StepFailedError(expected, got)
 
 
 def expect_equal(got: object, wanted: object, what: str) -> None:
-    """Go on if both are equal.
-
-    Raises:
-        StepFailedError: they are not.
-    """
+    """Go on if both are equal. Raises StepFailedError."""
     expect(got == wanted, f"{what}: {wanted}", got)
 
 

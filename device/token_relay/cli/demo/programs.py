@@ -3,17 +3,19 @@
 Every program is ``token-relay`` itself, started as a person would start it: this interpreter, a command line, an
 environment that has nothing of the person's own. Nothing is called in-process.
 
-Invariants: a process is in the list before a signal can reach us (:mod:`.interrupts`); leaving the ``with`` ends every
-process (SIGTERM, after ``END_S_MAX`` SIGKILL) and removes the directory, whatever happened inside. Every wait has a
-limit. What programs wrote is kept until the end, so that it can be searched for tokens.
+Invariants: a process is in the list before a signal can reach us; leaving the ``with`` ends every process (SIGTERM,
+after ``END_S_MAX`` SIGKILL) and removes the directory, whatever happened inside. Every wait has a limit. What programs
+write goes into files of that directory, so that it can be searched for tokens at the end.
+
+Limit: SIGKILL ends the demo without a clean-up; what it started then runs on and its directory stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-import selectors
 import shutil
 import signal
 import subprocess
@@ -23,22 +25,69 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Self
 
 from token_relay.cli.demo.checks import StepFailedError, expect
-from token_relay.cli.demo.interrupts import Interrupts
 from token_relay.sandbox.marked_tokens import find_marked
 
 COMMAND = (sys.executable, "-m", "token_relay.cli")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal was closed
 WITHIN_S = 20.0  # for anything that takes a fraction of a second on a quiet machine
 END_S_MAX = 4.0  # agents and sandbox promise two seconds
-READ_BYTES = 65_536
-OUTPUT_BYTES_MAX = 4_194_304  # of one program; a QR code has 6 KiB
+POLL_S = 0.02  # between two looks at what a program has written
 DIRECTORY_BYTES_MAX = 60  # "/phone/control.sock" follows, and a socket's path has 107 bytes at most
 LOG_LINES = 6
 # Of the person's environment programs get what an interpreter may need to start, nothing that configures an agent.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT", "PYTHONPYCACHEPREFIX")
+
+
+class Interrupts:
+    """Turns stop signals into exceptions for as long as the ``with`` lasts.
+
+    They are raised in the main thread, but never between the start of a child process and the moment when it is in the
+    list, and never into the clean-up itself.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._pending: int | None = None
+        self._restore = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        for number in SIGNALS:
+            before = signal.signal(number, self._arrived)
+            if before is not None:  # None: set by something that is not Python, and not to be named here
+                self._restore.callback(signal.signal, number, before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore.close()
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        self._pending = number
+        if not self._depth:
+            self._raise()
+
+    def _raise(self) -> None:
+        number, self._pending = self._pending, None
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number is not None:
+            raise SystemExit(128 + number)  # as a shell reports it
+
+    @contextlib.contextmanager
+    def held(self, *, are_dropped: bool = False) -> Iterator[None]:
+        """Hold signals back; afterwards they are raised, or forgotten with ``are_dropped``."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if are_dropped:
+                self._pending = None
+        if not self._depth and not are_dropped:
+            self._raise()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,127 +110,80 @@ class Ran:
         return self.out.rstrip("\n").rpartition("\n")[2]
 
 
+@dataclass(frozen=True, slots=True)
 class Program:
-    """One process; what it writes is read while somebody waits for it."""
+    """One process, and the files that it writes to."""
 
-    def __init__(self, words: tuple[str, ...], popen: subprocess.Popen[bytes]) -> None:
-        self.words = "token-relay " + " ".join(words)
-        self.popen = popen
-        self._selector = selectors.DefaultSelector()
-        self._texts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
-        for name, stream in (("out", popen.stdout), ("err", popen.stderr)):
-            if stream is not None:
-                self._selector.register(stream, selectors.EVENT_READ, name)
+    words: str
+    popen: subprocess.Popen[bytes]
+    out: Path
+    err: Path
 
     @property
     def pid(self) -> int:
         """Process id."""
         return self.popen.pid
 
-    @property
-    def written(self) -> bytes:
-        """All that has been read of it."""
-        return bytes(self._texts["out"] + b"\n" + self._texts["err"])
-
-    def find(self, pattern: str, *, stream: str = "out", within_s: float = WITHIN_S) -> re.Match[str]:
-        """Wait for a whole line that matches. Raises StepFailedError."""
-        ends_at = time.monotonic() + within_s
+    def find(self, pattern: str) -> re.Match[str]:
+        """Wait for a whole line of its output that matches. Raises StepFailedError."""
+        ends_at = time.monotonic() + WITHIN_S
         while True:
-            for line in self._text(stream).split("\n")[:-1]:
-                if match := re.search(pattern, line):
-                    return match
-            if not self._read(ends_at - time.monotonic()):
-                raise StepFailedError(f"a line that matches {pattern!r} from: {self.words}", self._text("err") or "-")
+            is_over = self.popen.poll() is not None or time.monotonic() > ends_at
+            lines = self.out.read_text(errors="replace").rpartition("\n")[0]
+            if match := re.search(pattern, lines, re.MULTILINE):
+                return match
+            if is_over:
+                said = self.err.read_text(errors="replace")
+                raise StepFailedError(f"a line that matches {pattern!r} from: {self.words}", said or "-")
+            time.sleep(POLL_S)
 
     def finish(self, within_s: float = 2 * WITHIN_S) -> Ran:
         """Wait for its end. Raises StepFailedError."""
-        ends_at = time.monotonic() + within_s
-        while self._selector.get_map() and self._read(ends_at - time.monotonic()):
-            pass
         try:
-            code = self.popen.wait(max(0.0, ends_at - time.monotonic()))
+            code = self.popen.wait(within_s)
         except subprocess.TimeoutExpired:
             raise StepFailedError(f"an end within {within_s:g} s of: {self.words}", "it still runs") from None
-        return Ran(self.words, code, self._text("out"), self._text("err"))
+        return Ran(self.words, code, *(path.read_text(errors="replace") for path in (self.out, self.err)))
 
-    def end(self, number: signal.Signals, within_s: float = END_S_MAX) -> int:
+    def end(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end; returns the exit code (negative: that signal)."""
-        if self.popen.poll() is None:
-            self.popen.send_signal(number)
-        return self.finish(within_s).code
-
-    def close(self) -> None:
-        """Close its pipes; it has ended."""
-        self._selector.close()
-        for stream in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
-            if stream is not None:
-                stream.close()
-
-    def _text(self, name: str) -> str:
-        return self._texts[name].decode(errors="replace")
-
-    def _read(self, within_s: float) -> bool:
-        """Read once; False when there is nothing more to come, or not in time."""
-        if not self._selector.get_map():
-            return False
-        ready = self._selector.select(max(0.0, within_s))
-        for key, _ in ready:
-            part = os.read(key.fd, READ_BYTES)
-            text = self._texts[str(key.data)]
-            if not part:
-                self._selector.unregister(key.fileobj)
-            elif len(text) < OUTPUT_BYTES_MAX:
-                text += part
-        return bool(ready)
+        self.popen.send_signal(number)  # which does nothing to one that has ended
+        return self.finish(END_S_MAX).code
 
 
 class Programs:
     """All processes of one demo, and its directory."""
 
+    directory: Path  # where everything lives, while it lives
+
     def __init__(self, environment: Mapping[str, str], interrupts: Interrupts) -> None:
         self._interrupts = interrupts
         self._kept = {name: environment[name] for name in KEPT if name in environment}
         self._all: list[Program] = []
-        self._directory: Path | None = None
-
-    @property
-    def directory(self) -> Path:
-        """Where everything lives, while it lives."""
-        assert self._directory is not None, "use it in a with statement"
-        return self._directory
 
     def __enter__(self) -> Self:
         base = tempfile.gettempdir()
         if len(os.fsencode(base)) > DIRECTORY_BYTES_MAX - len("/trd-01234567"):
             base = "/tmp"  # noqa: S108  # mkdtemp below makes a private directory in it
         with self._interrupts.held():
-            self._directory = Path(tempfile.mkdtemp(prefix="trd-", dir=base))
+            self.directory = Path(tempfile.mkdtemp(prefix="trd-", dir=base))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._interrupts.held(are_dropped=True):  # it takes a few seconds at most, and half of it helps nobody
-            self._end_all()
+            running = [program.popen for program in reversed(self._all) if program.popen.poll() is None]
+            for popen in running:
+                popen.terminate()
+            ends_at = time.monotonic() + END_S_MAX
+            for popen in running:
+                try:
+                    popen.wait(max(0.0, ends_at - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    popen.kill()
+                    popen.wait()
             shutil.rmtree(self.directory, ignore_errors=True)
         if self.directory.exists():
             raise StepFailedError(f"no file is left in {self.directory}", "it could not be removed")
-
-    def _end_all(self) -> None:
-        running = [program for program in reversed(self._all) if program.popen.poll() is None]
-        for program in running:
-            program.popen.terminate()
-        ends_at = time.monotonic() + END_S_MAX
-        for program in running:
-            try:
-                program.popen.wait(max(0.0, ends_at - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                program.popen.kill()
-                program.popen.wait()
-        for program in self._all:
-            program.close()
-
-    # -- starting ------------------------------------------------------------------------------------------
 
     def start(self, *words: str, stdin: str = "", log: str = "") -> Program:
         """Start ``token-relay`` with these words; with ``log`` its standard error goes to that file."""
@@ -192,30 +194,23 @@ class Programs:
             "PYTHONUTF8": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),  # also when the package is not installed
         }
-        with self._interrupts.held():
-            # Opened by us, so that a restart goes on in the same file.
-            error = (self.directory / log).open("ab") if log else None
-            try:
-                popen = subprocess.Popen(  # noqa: S603  # our own program, and words without a shell
-                    (*COMMAND, *words),
-                    stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=error if error is not None else subprocess.PIPE,
-                    env=environment,
-                    cwd=self.directory,
-                    bufsize=0,
-                )
-            finally:
-                if error is not None:
-                    error.close()
-            program = Program(words, popen)
+        out = self.directory / f"{len(self._all)}.out"
+        err = self.directory / (log or f"{len(self._all)}.err")  # of a log, a restart goes on in the same file
+        with self._interrupts.held(), out.open("wb") as output, err.open("ab") as errors:
+            popen = subprocess.Popen(  # noqa: S603  # our own program, and words without a shell
+                (*COMMAND, *words),
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                env=environment,
+                cwd=self.directory,
+                bufsize=0,
+            )
+            program = Program("token-relay " + " ".join(words), popen, out, err)
             self._all.append(program)
         if popen.stdin is not None:
-            try:
+            with popen.stdin, contextlib.suppress(BrokenPipeError):  # it has said no before it read
                 popen.stdin.write(stdin.encode())  # a line or two: it fits into the pipe
-            except BrokenPipeError:
-                pass  # it has said no before it read
-            popen.stdin.close()
         return program
 
     def run(self, *words: str, stdin: str = "") -> Ran:
@@ -230,13 +225,20 @@ class Programs:
             lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
             yield path.stem, ["(withheld)" if find_marked(line.encode()) else log_line(line) for line in lines]
 
-    def written(self) -> Iterator[tuple[str, bytes]]:
-        """Yield all that the programs wrote: what they printed, their logs, their homes."""
-        for program in self._all:
-            yield program.words, program.written
+    def search(self) -> tuple[int, list[str]]:
+        """Search all that the programs wrote (output, logs, homes) for the sandbox's marked tokens.
+
+        Returns the bytes searched, and where one stands: a file, or the command that printed it.
+        """
+        printed = {path: program.words for program in self._all for path in (program.out, program.err)}
+        searched, found = 0, []
         for path in sorted(self.directory.rglob("*")):
             if path.is_file():
-                yield path.name, path.read_bytes()
+                data = path.read_bytes()
+                searched += len(data)
+                if find_marked(data):
+                    found.append(printed.get(path, path.name))
+        return searched, found
 
     def count_left(self) -> int:
         """How many of the processes still run."""

@@ -1,20 +1,36 @@
-"""The stage of the demo: the sandbox, the two agents, and what the story remembers from step to step."""
+"""The stage of the demo: the two agents, the sandbox, and what the story remembers from step to step.
+
+The agents are driven by command line, control socket, token socket and signals, as anybody can: what a person would
+type is run as a command; what a person would look at again and again is asked over the control socket, as the command
+does it. Of an access token the demo is one more app on the device.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
+import signal
+import sqlite3
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from token_relay.cli.demo.agents import Agent
-from token_relay.cli.demo.checks import expect, expect_equal
-from token_relay.cli.demo.programs import Programs, Ran
+from token_relay.agents.records import CachedToken, CompanionHandoff, Event, Grant, Outgoing, PhoneHandoff
+from token_relay.cli.client import ClientError, JsonObject, control_call, get_token
+from token_relay.cli.demo.checks import Answer, Json, StepFailedError, expect, expect_equal
+from token_relay.cli.demo.programs import WITHIN_S, Program, Programs, Ran
 from token_relay.cli.demo.sandbox import Sandbox
-from token_relay.cli.demo.views import BrokerMessage, ProviderEvent, SandboxFacts
+from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.protocol.secret import AccessToken
 
-# What the sandbox says of a token it commits; how a person would put it.
+POLL_S = 0.03  # between two looks at a status
+TABLES = tuple(kind.table for kind in (Grant, CachedToken, CompanionHandoff, PhoneHandoff, Outgoing, Event))
+TOLD = ("grants", "accounts", "devices", "phones", "action")  # of a status, when a wait for it fails
+# What the sandbox notes, beside a token that it commits; how a person would put it.
 SPOKEN = {
     "request_held": "holds the request, as it was told",
     "request_lost": "client gone: nothing committed",
@@ -26,6 +42,142 @@ SPOKEN = {
 }
 
 
+class Agent:
+    """One agent with its home; started and ended as often as the story wants."""
+
+    def __init__(self, programs: Programs, kind: Literal["phone", "companion"], name: str) -> None:
+        self._programs = programs
+        self.kind = kind
+        self.name = name
+        self.home: Path = programs.directory / name
+        self.device_id = ""
+        self.program: Program | None = None
+
+    # -- its process ---------------------------------------------------------------------------------------
+
+    def begin(self, *words: str, stdin: str = "") -> Program:
+        """Start one of its commands."""
+        return self._programs.start(self.kind, *words, "--home", str(self.home), stdin=stdin)
+
+    def __call__(self, *words: str, stdin: str = "") -> Ran:
+        """Run one of its commands to the end."""
+        return self.begin(*words, stdin=stdin).finish()
+
+    def start(self) -> None:
+        """Start the agent and wait until it is connected. Raises StepFailedError."""
+        self.spawn()
+        self.until_connected()
+
+    def spawn(self) -> None:
+        """Start the agent."""
+        words = (self.kind, "run", "--home", str(self.home))
+        self.program = self._programs.start(*words, log=f"{self.name}.log")
+
+    def until_connected(self) -> None:
+        """Wait until it has reached the broker. Raises StepFailedError."""
+        self.until(f"the {self.kind} is connected to the broker", lambda status: bool(status["broker"]["connected"]))
+
+    @property
+    def running(self) -> Program:
+        """Its process."""
+        assert self.program is not None, "start it first"
+        return self.program
+
+    def stop(self) -> None:
+        """End it properly. Raises StepFailedError."""
+        expect_equal(self.running.end(signal.SIGTERM), 0, f"exit code of the {self.kind} after SIGTERM")
+
+    def kill(self) -> None:
+        """End it as a power cut does. Raises StepFailedError."""
+        expect_equal(self.running.end(signal.SIGKILL), -signal.SIGKILL, f"end of the {self.kind} by SIGKILL")
+
+    def edit_config(self, old: str, new: str) -> None:
+        """Change its configuration; that counts from its next start. Raises StepFailedError."""
+        path = self.home / "config.toml"
+        text = path.read_text()
+        expect(old in text, f"{old!r} stands in {path.name}", "it does not")
+        path.write_text(text.replace(old, new))
+
+    # -- looking at it -------------------------------------------------------------------------------------
+
+    def ask(self, command: str, args: JsonObject | None = None) -> Answer:
+        """Ask it on its control socket. Raises ClientError."""
+        return control_call(self.home / CONTROL_SOCKET, command, args, silence_s=WITHIN_S)
+
+    def status(self) -> Answer:
+        """Return what ``status --json`` prints. Raises ClientError."""
+        return self.ask("status")
+
+    def until(self, what: str, holds: Callable[[Answer], bool]) -> Answer:
+        """Look at its status until the condition holds, and return it. Raises StepFailedError."""
+        ends_at = time.monotonic() + WITHIN_S
+        got = "no answer"
+        while time.monotonic() < ends_at:
+            try:
+                status = self.status()
+            except ClientError as exc:
+                got = str(exc)
+                if self.program is not None and self.program.popen.poll() is not None:
+                    raise StepFailedError(what, f"the {self.kind} has ended: {got}") from exc
+            else:
+                if holds(status):
+                    return status
+                got = json.dumps({key: status[key] for key in TOLD if status.get(key)})
+            time.sleep(POLL_S)
+        raise StepFailedError(what, got)
+
+    def events(self, after: int = 0) -> list[Answer]:
+        """Return its audit table after that row."""
+        return list(self.ask("events", {"limit": 1000, "after": after})["events"])
+
+    def event_mark(self) -> int:
+        """Return the number of the last row of its audit table."""
+        return max((int(row["number"]) for row in self.events()), default=0)
+
+    def vault_rows(self) -> Json:
+        """Return the rows of its vault that make a difference, sealed columns as they lie on the disk."""
+        path = self.home / "vault.db"
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            there = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+            return {table: _rows(connection, table) for table in TABLES if table in there}
+
+    # -- as an app -----------------------------------------------------------------------------------------
+
+    def ask_for_token(self, *, force_refresh: bool = False) -> tuple[int, Answer]:
+        """Ask for an access token on the Unix socket, as an app does; returns the HTTP status and the answer."""
+        query = {"force_refresh": "true"} if force_refresh else {}
+        return get_token(self.home / TOKEN_SOCKET, query, timeout_s=WITHIN_S)
+
+
+def _rows(connection: sqlite3.Connection, table: str) -> list[Json]:
+    rows = connection.execute(f'SELECT * FROM "{table}" ORDER BY 1, 2')  # noqa: S608  # names from our records
+    return [[cell.hex() if isinstance(cell, bytes) else cell for cell in row] for row in rows]
+
+
+# -- Of a status -------------------------------------------------------------------------------------------
+
+
+def grant_of(status: Answer) -> tuple[str, str, int]:
+    """Return state, reason and generation of a companion's newest grant."""
+    if not status["grants"]:
+        return "none", "", 0
+    newest: Answer = status["grants"][-1]
+    return newest["state"], newest["reason"], newest["generation"]
+
+
+def slug_of(status: Answer) -> str:
+    """Return the slug of what a person must do, or an empty string."""
+    return str((status["action"] or {"slug": ""})["slug"])
+
+
+def is_settled(status: Answer) -> bool:
+    """Whether every request to the other end has its answer."""
+    return not any(peer["unanswered"] for peer in (*status.get("devices", ()), *status.get("phones", ())))
+
+
+# -- All of it ------------------------------------------------------------------------------------------
+
+
 @dataclass(slots=True)
 class Stage:
     """One demo's world."""
@@ -33,22 +185,21 @@ class Stage:
     programs: Programs
     profile: str
     lifetime_s: int  # of access tokens, seconds
-    _sandbox: Sandbox | None = None
+    sandbox: Sandbox = field(init=False)  # step 1 starts it
     phone: Agent = field(init=False)
     companion: Agent = field(init=False)
     restart_s: float = 1.0  # how long the companion takes to come up here, measured after the first power cut
     token_here_at: float = 0.0  # monotonic; the newest access token is older than this
-    handoff_messages: list[BrokerMessage] = field(default_factory=list)
+    handoff_messages: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.phone = Agent(self.programs, "phone", "phone")
         self.companion = Agent(self.programs, "companion", "watch")
 
     @property
-    def sandbox(self) -> Sandbox:
-        """The sandbox, once started."""
-        assert self._sandbox is not None, "step 1 starts it"
-        return self._sandbox
+    def agents(self) -> tuple[Agent, Agent]:
+        """Both."""
+        return self.phone, self.companion
 
     @property
     def strategy(self) -> str:
@@ -59,32 +210,36 @@ class Stage:
         """Start provider and broker on free ports; returns the process id. Raises StepFailedError."""
         words = ("sandbox", "--json", "--http-port", "0", "--mqtt-port", "0", "--profile", self.profile)
         program = self.programs.start(*words, "--access-token-lifetime", str(self.lifetime_s), log="sandbox.log")
-        line = program.find(r"^\{.*\}$")[0]
-        self._sandbox = Sandbox(SandboxFacts.model_validate_json(line))
+        self.sandbox = Sandbox(program.find(r"^\{.*\}$")[0])
         return program.pid
 
     def init_agents(self) -> None:
         """Make both homes, side by side. Raises StepFailedError."""
         facts = self.sandbox.facts
-        provider = facts.http if self.profile == "entra" else facts.issuer
-        words = ["--provider", provider, "--client-id", facts.client_id, "--profile", self.profile]
-        if self.profile == "entra":
-            words += ["--tenant", facts.tenant]
+        words = ["--client-id", facts["client_id"], "--profile", self.profile, "--provider"]
+        words += [facts["http"], "--tenant", facts["tenant"]] if self.profile == "entra" else [facts["issuer"]]
         begun = [
-            (self.phone, self.phone.begin("init", "--broker", facts.mqtt, "--name", self.phone.name, *words)),
-            (self.companion, self.companion.begin("init", "--broker", facts.mqtt, "--name", self.companion.name)),
+            agent.begin("init", "--broker", facts["mqtt"], "--name", agent.name, *more)
+            for agent, more in ((self.phone, words), (self.companion, []))
         ]
-        for agent, program in begun:
+        for agent, program in zip(self.agents, begun, strict=True):
             agent.device_id = program.finish().expect(0).last_line
+
+    def start_agents(self) -> None:
+        """Start both, side by side, and wait until they are connected. Raises StepFailedError."""
+        for agent in self.agents:
+            agent.spawn()
+        for agent in self.agents:
+            agent.until_connected()
 
     # -- people and apps -----------------------------------------------------------------------------------
 
     def sign_in(self, *words: str) -> Ran:
         """Run a command of the phone at which the person signs in, and be that person. Raises StepFailedError."""
         if self.profile == "entra":
-            user = self.sandbox.otp_user.username
+            user = self.sandbox.otp_username
             script = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
-            mailbox = f"{self.sandbox.facts.http}/sandbox/mailbox/{user}?wait_s=10"
+            mailbox = f"{self.sandbox.facts['http']}/sandbox/mailbox/{user}?wait_s=10"
             command = shlex.join((sys.executable, "-c", script, mailbox))
             return self.phone(*words, "--username", user, "--otp-command", command).expect(0)
         program = self.phone.begin(*words, "--browser", "--no-open")
@@ -99,11 +254,10 @@ class Stage:
     def get_token(self, *, force_refresh: bool = False) -> AccessToken:
         """Get an access token as an app on the companion does. Raises StepFailedError."""
         status, reply = self.companion.ask_for_token(force_refresh=force_refresh)
-        said = f"{status} {reply.error} {reply.detail}"
+        said = f"{status} {reply.get('error')} {reply.get('detail')}"
         expect(status == 200, "the app gets an access token from the Unix socket", said)
-        assert reply.access_token is not None, "200 holds one"
         self.token_is_here()
-        return reply.access_token
+        return AccessToken(reply["access_token"])
 
     def prove(self, token: AccessToken) -> None:
         """Show a token to the protected resource. Raises StepFailedError."""
@@ -119,14 +273,14 @@ class Stage:
 
     def generation(self) -> int:
         """Return the generation of the companion's newest grant."""
-        return self.companion.status().grant.generation
+        return grant_of(self.companion.status())[2]
 
-    def tell_events(self, events: list[ProviderEvent]) -> tuple[tuple[str, ...], ...]:
-        """Spell the provider's events as rows of one column."""
+    def happened(self, mark: int) -> tuple[tuple[str, ...], ...]:
+        """Spell what happened at the provider since then as rows of one column."""
         rows: list[tuple[str, ...]] = []
-        for event in events:
-            if event.kind == "refresh_committed":
-                rows.append((f"takes token {event.used_generation}, issues token {event.generation}",))
-            elif event.kind in SPOKEN:
-                rows.append((SPOKEN[event.kind],))
+        for event in self.sandbox.events(mark):
+            if event["kind"] == "refresh_committed":
+                rows.append((f"takes token {event['used_generation']}, issues token {event['generation']}",))
+            elif event["kind"] in SPOKEN:
+                rows.append((SPOKEN[event["kind"]],))
         return tuple(rows)

@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from token_relay.cli.client import ClientError, JsonObject, control_call, get_token
-from token_relay.cli.demo.agents import Agent
-from token_relay.cli.demo.interrupts import Interrupts
-from token_relay.cli.demo.programs import WITHIN_S, Programs
+from token_relay.cli.demo.programs import WITHIN_S, Interrupts, Programs
 from token_relay.cli.demo.sandbox import Sandbox
-from token_relay.cli.demo.views import SandboxFacts
+from token_relay.cli.demo.stage import Agent
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import AccessToken
@@ -45,7 +43,7 @@ class Person:
 
     def __init__(self, sandbox: Sandbox, username: str) -> None:
         self._sandbox = sandbox
-        self._owner = sandbox.password_user.username
+        self._owner = str(sandbox.password_user["username"])
         self.username = username or self._owner
 
     def __call__(self, ask: JsonObject) -> str | None:
@@ -103,7 +101,7 @@ class _Device(testkit.Device):
     def wait_until_started(self, *, is_connected: bool) -> None:
         """Wait until it answers on its socket, and has reached the broker. Raises StepFailedError."""
         what = f"the {self._agent.kind} runs" + (" and is connected" if is_connected else "")
-        self._agent.until(what, lambda status: status.broker.connected or not is_connected)
+        self._agent.until(what, lambda status: status["broker"]["connected"] or not is_connected)
 
     async def stop(self) -> None:
         if self.is_on:
@@ -178,7 +176,7 @@ class SandboxCompanion(_Device, testkit.Companion):
 
     def _is_held(self, mark: int) -> bool:
         """Say whether the provider holds a request; waits a moment for it."""
-        return any(event.kind == "request_held" for event in self._sandbox.events(mark, HELD_POLL_S).events)
+        return any(event["kind"] == "request_held" for event in self._sandbox.events(mark, HELD_POLL_S))
 
 
 class SandboxWorld(testkit.RelayWorld):
@@ -204,11 +202,11 @@ class SandboxWorld(testkit.RelayWorld):
             if access_token_lifetime_s is not None:
                 words += ["--access-token-lifetime", f"{access_token_lifetime_s:g}"]
             announced = self._programs.start(*words, log="sandbox.log").find(r"^\{.*\}$")[0]
-            self._sandbox = Sandbox(SandboxFacts.model_validate_json(announced))
-            self.sandbox_url = self._sandbox.facts.http
+            self._sandbox = Sandbox(announced)
+            self.sandbox_url = str(self._sandbox.facts["http"])
             self.provider = testkit.Provider(self._ask, self._resource)
             self.links = testkit.Links(self._ask)
-            self._start_devices(json.loads(announced)["init"])
+            self._start_devices(self._sandbox.facts["init"])
         except BaseException:
             self._stack.close()
             raise
