@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_kit import Pipe, Terminal, context
 from token_relay.cli.parsing import Context
-from token_relay.cli.prompts import CODE_WAIT_S_MAX, POLL_S, Answers, Sources
+from token_relay.cli.prompts import CODE_WAIT_S_MAX, POLL_S, Prompts, Sources
 from token_relay.protocol.errors import LocalError, PersonNeededError
 
 CODE = {"id": 1, "kind": "code", "text": "Code sent to o***@contoso.example"}
@@ -35,9 +35,9 @@ class Clock:
             self._steps.pop(0)()
 
 
-def answers(sources: Sources, clock: Clock | None = None, ctx: Context | None = None) -> Answers:
+def answers(sources: Sources, clock: Clock | None = None, ctx: Context | None = None) -> Prompts:
     clock = clock or Clock()
-    return Answers(ctx or context(), sources, monotonic=clock.monotonic, sleep=clock.sleep)
+    return Prompts(ctx or context(), sources, monotonic=clock.monotonic, sleep=clock.sleep)
 
 
 def text_of(ctx: Context) -> str:
@@ -265,7 +265,7 @@ def test_browser_address_is_alone_on_its_line_and_opened_only_if_allowed() -> No
     ask = {"kind": "browser", "url": "https://idp.example/authorize?state=x"}
     for may_open in (True, False):
         ctx = context()
-        answering = Answers(ctx, Sources(may_open_browser=may_open), open_browser=open_browser)
+        answering = Prompts(ctx, Sources(may_open_browser=may_open), open_browser=open_browser)
         assert answering.answer(ask) == "shown"
         assert isinstance(ctx.stdout, Pipe)
         assert ctx.stdout.getvalue() == "https://idp.example/authorize?state=x\n"
@@ -278,7 +278,7 @@ def test_address_that_is_no_web_address_is_not_opened(url: str) -> None:
         raise AssertionError(url)
 
     with pytest.raises(LocalError, match="no browser should open"):
-        Answers(context(), Sources(), open_browser=open_browser).answer({"kind": "browser", "url": url})
+        Prompts(context(), Sources(), open_browser=open_browser).answer({"kind": "browser", "url": url})
 
 
 def test_unknown_question_is_refused_and_questions_are_bounded() -> None:

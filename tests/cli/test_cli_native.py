@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_kit import Agent, Pipe, Shell, Terminal, context
 from token_relay.cli.parsing import Context
-from token_relay.cli.prompts import ATTRIBUTES_CHARS_MAX, Answers, Sources, read_attributes
+from token_relay.cli.prompts import ATTRIBUTES_CHARS_MAX, Prompts, Sources, read_attributes
 from token_relay.protocol.errors import LocalError, PersonNeededError
 
 CODE = {"kind": "code", "text": "code sent by email to o***@contoso.example", "code_length": 8, "can_resend": True}
@@ -21,8 +21,8 @@ ATTRIBUTE = {"kind": "attribute", "text": "age", "name": "age", "type": "Int64",
 NEW_PASSWORD = {"kind": "new_password", "text": "new password of U"}
 
 
-def answers(sources: Sources | None = None, ctx: Context | None = None) -> Answers:
-    return Answers(ctx or context(), sources or Sources())
+def answers(sources: Sources | None = None, ctx: Context | None = None) -> Prompts:
+    return Prompts(ctx or context(), sources or Sources())
 
 
 def errors_of(ctx: Context) -> str:

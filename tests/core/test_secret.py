@@ -318,7 +318,7 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
     },
     "device/token_relay/apps/replies.py": {"granted": (1, "access token to a local program that policy allows")},
     "device/token_relay/cli/prompts.py": {
-        "Answers.answer": (4, "what the person typed goes to the agent over its own socket")
+        "Prompts.answer": (4, "what the person typed goes to the agent over its own socket")
     },
     # the sandbox: its people and codes are made up, and showing them is its purpose
     "relay/token_relay/sandbox/main.py": {"announcement": (2, "the sandbox's made-up users, as text and as JSON")},

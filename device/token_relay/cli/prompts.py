@@ -4,7 +4,7 @@ The agent asks when it needs something, not before: a password is prompted for o
 and ``--otp-file`` is read only after the provider has sent the code. Answers come from the options, else from the
 person at the terminal; where there is neither, :class:`PersonNeededError` says which option would help.
 
-Nothing here prints or keeps an answer. :meth:`Answers.answer` reveals it once, to the control socket, which only the
+Nothing here prints or keeps an answer. :meth:`Prompts.answer` reveals it once, to the control socket, which only the
 agent's user and root can open.
 """
 
@@ -54,7 +54,7 @@ class Sources:
     may_open_browser: bool = True
 
 
-class Answers:
+class Prompts:
     """Answers the questions of one command, in order.
 
     ``monotonic`` and ``sleep`` are the clock that bounds the waiting for ``--otp-file``.

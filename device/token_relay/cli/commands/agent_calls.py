@@ -14,7 +14,7 @@ from typing import Literal
 
 from token_relay.cli.client import JSON, JsonObject, control_call, locate
 from token_relay.cli.parsing import DONE, PENDING, Context, UsageError
-from token_relay.cli.prompts import Answers, Sources, read_argument_from_stdin, read_attributes
+from token_relay.cli.prompts import Prompts, Sources, read_argument_from_stdin, read_attributes
 from token_relay.cli.render import clean, duration, show, value_text
 from token_relay.protocol.errors import LocalError
 
@@ -35,7 +35,7 @@ def call(
     Raises:
         ClientError: it does not run, or refused; the error carries the exit code.
     """
-    answers = Answers(context, sources or Sources())
+    answers = Prompts(context, sources or Sources())
     path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket)
     return control_call(
         path,
@@ -242,7 +242,7 @@ def companion_pair(args: argparse.Namespace, context: Context) -> int:
             _show_progress(context, step)
 
     path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket)
-    answers = Answers(context, Sources())
+    answers = Prompts(context, Sources())
     result = control_call(path, "pair", {"wait": not args.no_wait}, on_progress=on_progress, on_ask=answers.answer)
     if isinstance(result.get("invitation"), str) and "invitation" not in shown:
         _show_invitation(context, result, with_qr=not args.no_qr)
