@@ -57,7 +57,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsure:
+class MustProbeFirst:
     """A value may be sent again that an earlier request may have spent: not before the provider answers again."""
 
     grant: Grant
@@ -148,7 +148,7 @@ class Flights:
             while True:
                 begin = partial(self._begin, grant_id=grant_id, scope=scope, exchange=exchange, claims=claims)
                 begun = await self._link.turn(partial(begin, is_sure=is_sure))
-                if is_sure := isinstance(begun, Unsure):
+                if is_sure := isinstance(begun, MustProbeFirst):
                     if not (silence := await second_attempt.wait_for(self._http, self._clock, begun.grant)):
                         continue
                     reason = f"an answer was lost, and the provider is silent: {silence}"
@@ -190,7 +190,7 @@ class Flights:
 
     def _begin(
         self, turn: Turn, *, grant_id: str, scope: str, exchange: Exchange | None, claims: str, is_sure: bool
-    ) -> Begun | Unsure | None:
+    ) -> Begun | MustProbeFirst | None:
         grant = turn.tx.get(Grant, grant_id)
         if grant is None or grant.refresh_token is None:
             return None
@@ -202,7 +202,7 @@ class Flights:
         )
         match decision:
             case lifecycle.Begin(state) if not is_sure and lifecycle.may_be_spent(state, profile_of(grant)):
-                return Unsure(grant)
+                return MustProbeFirst(grant)
             case lifecycle.Begin(state):
                 grant = with_state(grant, state)
                 turn.tx.put(grant)
