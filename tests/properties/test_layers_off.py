@@ -77,17 +77,17 @@ def test_a_lease_that_answers_another_challenge_is_refused(challenge: str) -> No
     terms = Lease.model_construct(challenge=challenge, handoffs=[LeaseTerm(handoff_id=HANDOFF_ID, lease_days=365)])
     for pairing in (PAIRING, replace(PAIRING, challenge="")):
         with pytest.raises(PeerError, match="stale challenge"):
-            _companion()._leased(turn_of(tx), pairing, terms)
+            _companion().on_lease(turn_of(tx), pairing, terms)
     assert tx.get(Grant, "grant") == GRANT
 
 
 def test_a_lease_that_answers_our_challenge_is_taken_once() -> None:
     tx = Tx(PAIRING, GRANT)
     terms = Lease(challenge=PAIRING.challenge, handoffs=[LeaseTerm(handoff_id=HANDOFF_ID, lease_days=365)])
-    _companion()._leased(turn_of(tx), PAIRING, terms)
+    _companion().on_lease(turn_of(tx), PAIRING, terms)
     assert tx.get(Grant, "grant").lease_days == 365
     with pytest.raises(PeerError, match="stale challenge"):
-        _companion()._leased(turn_of(tx), tx.get(Pairing, PAIRING_ID), terms)
+        _companion().on_lease(turn_of(tx), tx.get(Pairing, PAIRING_ID), terms)
 
 
 @pytest.mark.parametrize("barrier", ["none", "queued", "denied", "retired"])

@@ -82,9 +82,9 @@ class CompanionAgent:
         """Apply one message of the phone; see :class:`token_relay.agents.link.Handler`."""
         match message.body:
             case Offer() as offer:
-                self._offered(turn, pairing, offer, plaintext)
+                self.on_offer(turn, pairing, offer, plaintext)
             case Token() as token:
-                self._released(turn, pairing, token, message.head.sent_at)
+                self.on_token(turn, pairing, token, message.head.sent_at)
             case Cancel(handoff_id=handoff_id):
                 self.steps.step(turn, pairing, handoff_id, "cancel")
             case Revoke(handoff_id=handoff_id):
@@ -94,13 +94,13 @@ class CompanionAgent:
             case Reject() as reject:
                 self._rejected(turn, pairing, reject, message.head.in_reply_to)
             case Lease() as terms:
-                self._leased(turn, pairing, terms)
+                self.on_lease(turn, pairing, terms)
             case Pair3() as pair3:
                 self.invitations.on_pair3(turn, pairing, pair3)
             case _:
                 raise PeerError("wrong_direction")
 
-    def _offered(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
+    def on_offer(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
         row = turn.tx.get(CompanionHandoff, offer.handoff_id)
         if row is None:
             reason = self._refusal(turn, pairing, offer)
@@ -133,7 +133,7 @@ class CompanionAgent:
             return "expired"
         return "too_many_handoffs" if self.steps.is_full(turn, pairing) else ""
 
-    def _released(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
+    def on_token(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
         row = turn.tx.get(CompanionHandoff, token.handoff_id)
         payload: GrantPayload | None = None
         if row is not None and row.state == "ready":
@@ -186,7 +186,7 @@ class CompanionAgent:
         if reject.handoff_id is not None:
             self.steps.step(turn, pairing, reject.handoff_id, "reject")
 
-    def _leased(self, turn: Turn, pairing: Pairing, terms: Lease) -> None:
+    def on_lease(self, turn: Turn, pairing: Pairing, terms: Lease) -> None:
         if not pairing.challenge or terms.challenge != pairing.challenge:
             raise PeerError("stale_challenge")
         turn.tx.put(replace(pairing, challenge=""))
