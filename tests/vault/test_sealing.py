@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nacl.encoding import RawEncoder
 from nacl.secret import SecretBox
 from token_relay.protocol.secret import PrivateKey, RefreshToken
-from token_relay.vault.sealing import check_of, kek_of, open_cell, place_of, seal_cell, unwrap, wrap
+from token_relay.vault.sealing import cell_label, check_of, kek_of, open_cell, seal_cell, unwrap, wrap
 
 KEY = PrivateKey(bytes(range(32)))
 DATA_KEY = PrivateKey(b"d" * 32)
@@ -22,9 +22,9 @@ def blake2b(data: bytes, *, key: bytes = b"", person: bytes, salt: bytes = b"") 
 
 
 def test_a_place_is_table_key_and_column_parted_by_nul() -> None:
-    assert place_of("grants", ("g1",), "refresh_token") == b'grants\0["g1"]\0refresh_token'
-    assert place_of("mixed", ("p", 7), "c") == b'mixed\0["p",7]\0c'
-    assert place_of("t", ('é"\0',), "c") == b't\0["\\u00e9\\"\\u0000"]\0c'
+    assert cell_label("grants", ("g1",), "refresh_token") == b'grants\0["g1"]\0refresh_token'
+    assert cell_label("mixed", ("p", 7), "c") == b'mixed\0["p",7]\0c'
+    assert cell_label("t", ('é"\0',), "c") == b't\0["\\u00e9\\"\\u0000"]\0c'
 
 
 @given(
@@ -32,7 +32,7 @@ def test_a_place_is_table_key_and_column_parted_by_nul() -> None:
 )
 def test_no_two_places_spell_alike(places: list[tuple[str, list[str | int], str]]) -> None:
     different = {(table, tuple(map(repr, key)), column) for table, key, column in places}
-    assert len({place_of(table, tuple(key), column) for table, key, column in places}) == len(different)
+    assert len({cell_label(table, tuple(key), column) for table, key, column in places}) == len(different)
 
 
 def test_the_kek_is_blake2b_of_the_vault_key_with_the_salt() -> None:

@@ -24,7 +24,7 @@ from typing import Generic, Literal, TypeVar, cast, get_args, get_origin
 from token_relay.agents.ports import Record
 from token_relay.protocol.secret import Secret
 from token_relay.vault.errors import CorruptVaultError
-from token_relay.vault.sealing import AnySecret, place_of
+from token_relay.vault.sealing import AnySecret, cell_label
 
 R = TypeVar("R", bound=Record)
 S = TypeVar("S")
@@ -178,7 +178,7 @@ class Layout(Generic[R]):
                 continue
             if type(secret) is not column.secret:
                 raise TypeError(f"column {column.name} (secret) cannot hold a {type(secret).__name__}")
-            place = place_of(self.table, key, column.name)
+            place = cell_label(self.table, key, column.name)
             row[index] = seal(self._data_key_name(clear), place, secret)
         return tuple(row)
 
@@ -202,7 +202,7 @@ class Layout(Generic[R]):
                 column = self.columns[index]
                 if row[index] is None and column.is_optional:
                     continue
-                place = place_of(self.table, self.key_of(row), column.name)
+                place = cell_label(self.table, self.key_of(row), column.name)
                 values[index] = open_cell(self._data_key_name(row), place, column, row[index])
             return self._make(*values)
         except (ValueError, TypeError) as exc:

@@ -37,7 +37,7 @@ CHECK_BYTES = 32
 AnySecret = Secret[str] | Secret[bytes]
 
 
-def place_of(table: str, key: tuple[str | int, ...], column: str) -> bytes:
+def cell_label(table: str, key: tuple[str | int, ...], column: str) -> bytes:
     """Spell the place of one cell, so that no two places spell alike."""
     primary_key = _ENCODER.encode(list(key))
     return b"\0".join((table.encode(), primary_key.encode(), column.encode()))
