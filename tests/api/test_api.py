@@ -13,7 +13,7 @@ from aiohttp import ClientSession
 from token_relay.provider.native_auth import wire
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD
-from token_relay.sandbox.provider.world.rules import Places
+from token_relay.sandbox.provider.world.rules import Urls
 from token_relay.sandbox.server import SandboxServer
 
 HINT = "docs/api is not what the models say: make openapi"
@@ -47,10 +47,10 @@ def test_operations_have_names_of_their_own() -> None:
 
 
 def test_every_native_endpoint_of_the_sandbox_is_described_and_no_other() -> None:
-    places = Places("entra", "http://127.0.0.1:8400", "contoso")
+    urls = Urls("entra", "http://127.0.0.1:8400", "contoso")
     paths = set(DOCUMENT["paths"])
     for path in paths:
-        assert places.endpoint(f"/contoso.onmicrosoft.com{path}"), path
+        assert urls.endpoint(f"/contoso.onmicrosoft.com{path}"), path
     used = {item["request"]["url"]["raw"].partition("{{tenant}}")[2] for _, items in make.folders() for item in items}
     assert used - {""} == paths  # the collection makes every call at least once
 

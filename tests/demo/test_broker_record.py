@@ -15,15 +15,15 @@ from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD
-from token_relay.sandbox.provider.world.rules import Places
+from token_relay.sandbox.provider.world.rules import Urls
 
 PAYLOAD = b"payload-that-nobody-may-read"
 
 
 @pytest.fixture
 def provider() -> Provider:
-    places = Places("strict", "http://127.0.0.1:1", "contoso")
-    return Provider(DEFAULT_WORLD, places, random.Random(1), SharedKeySigner(b"x" * 32), now=0.0)
+    urls = Urls("strict", "http://127.0.0.1:1", "contoso")
+    return Provider(DEFAULT_WORLD, urls, random.Random(1), SharedKeySigner(b"x" * 32), now=0.0)
 
 
 def asked(

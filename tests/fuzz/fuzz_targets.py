@@ -61,7 +61,7 @@ from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, parse_world
-from token_relay.sandbox.provider.world.rules import Places
+from token_relay.sandbox.provider.world.rules import Urls
 from token_relay.service import control
 
 PACKET_BYTES_MAX = 65_536
@@ -375,8 +375,8 @@ def _packets(chunks: list[bytes]) -> tuple[list[object], str]:
 
 
 def _provider(profile: str) -> Provider:
-    places = Places(profile, "http://127.0.0.1:8400", "contoso")  # type: ignore[arg-type]  # a literal by value
-    return Provider(DEFAULT_WORLD, places, random.Random(7), SharedKeySigner(bytes(32)), now=1_800_000_000.0)
+    urls = Urls(profile, "http://127.0.0.1:8400", "contoso")  # type: ignore[arg-type]  # a literal by value
+    return Provider(DEFAULT_WORLD, urls, random.Random(7), SharedKeySigner(bytes(32)), now=1_800_000_000.0)
 
 
 def _request(data: bytes) -> Request:

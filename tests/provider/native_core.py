@@ -35,7 +35,7 @@ from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
-from token_relay.sandbox.provider.world.rules import Places
+from token_relay.sandbox.provider.world.rules import Urls
 
 BASE = "http://127.0.0.1:8400"
 AUTHORITY = f"{BASE}/contoso.onmicrosoft.com"
@@ -59,9 +59,9 @@ class Core:
     _instead: deque[HttpResponse | NotSent | Lost] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        places = Places("entra", BASE, "contoso")
+        urls = Urls("entra", BASE, "contoso")
         signer = SharedKeySigner(b"s" * 32)
-        self.provider = Provider(DEFAULT_WORLD, places, random.Random(1), signer, now=self.now)
+        self.provider = Provider(DEFAULT_WORLD, urls, random.Random(1), signer, now=self.now)
 
     # -- the Http port -------------------------------------------------------------------------------------
 

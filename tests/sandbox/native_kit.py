@@ -15,7 +15,7 @@ from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
-from token_relay.sandbox.provider.world.rules import Places
+from token_relay.sandbox.provider.world.rules import Urls
 
 TYPES = "password oob redirect"
 CAPABILITIES = "mfa_required registration_required"
@@ -65,10 +65,10 @@ class App:
     provider: Provider = field(init=False)
 
     def __post_init__(self) -> None:
-        places = Places("entra", "http://127.0.0.1:8400", "contoso")
+        urls = Urls("entra", "http://127.0.0.1:8400", "contoso")
         signer = SharedKeySigner(b"s" * 32)
         self.provider = Provider(
-            self.world, places, random.Random(self.seed), signer, now=self.now, cors_origins=self.cors
+            self.world, urls, random.Random(self.seed), signer, now=self.now, cors_origins=self.cors
         )
 
     # -- the app ------------------------------------------------------------------------------------------------

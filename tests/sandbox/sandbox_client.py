@@ -42,7 +42,7 @@ class SandboxClient:
         self.server = server
         self.session = session
         self.base = server.base_url
-        self.authority = server.provider.state.places.authority
+        self.authority = server.provider.state.urls.authority
 
     async def request(self, method: str, url: str, **more: Any) -> Reply:
         target = url if url.startswith("http") else self.base + url
@@ -61,7 +61,7 @@ class SandboxClient:
 
     @property
     def token_url(self) -> str:
-        entra = self.server.provider.state.places.profile == "entra"
+        entra = self.server.provider.state.urls.profile == "entra"
         return self.authority + ("/oauth2/v2.0/token" if entra else "/oauth/token")
 
     async def token(self, **fields: str) -> Reply:
@@ -79,7 +79,7 @@ class SandboxClient:
 
     async def sign_in(self, username: str = PASSWORD_USER, scope: str = SCOPE) -> dict[str, Any]:
         """Sign in in the profile's own way and return the tokens."""
-        if self.server.provider.state.places.profile != "entra":
+        if self.server.provider.state.urls.profile != "entra":
             code = await self.browser_code(username, scope=scope)
             reply = await self.redeem(code)
         else:
@@ -106,7 +106,7 @@ class SandboxClient:
     # -- the browser --------------------------------------------------------------------------------------------
 
     async def authorize(self, **fields: str) -> Reply:
-        entra = self.server.provider.state.places.profile == "entra"
+        entra = self.server.provider.state.urls.profile == "entra"
         asked = {
             "response_type": "code",
             "client_id": CLIENT_ID,

@@ -27,7 +27,7 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 
 def discovery_url(client: SandboxClient) -> str:
-    profile = client.server.provider.state.places.profile
+    profile = client.server.provider.state.urls.profile
     return str(client.authority) + ("/v2.0" if profile == "entra" else "") + DISCOVERY
 
 
@@ -63,7 +63,7 @@ async def test_discovery_names_places_that_exist(each: SandboxClient) -> None:
     assert (await each.request("GET", document["authorization_endpoint"])).status == 400  # a page, not 404
     assert (await each.request("POST", document["token_endpoint"], data={"a": "b"})).status == 400
     assert document["code_challenge_methods_supported"] == ["S256"]
-    has_revocation = each.server.provider.state.places.profile != "entra"
+    has_revocation = each.server.provider.state.urls.profile != "entra"
     assert ("revocation_endpoint" in document) is has_revocation
     # OpenID Connect Discovery §4.1: the issuer leads back to its document
     again = await each.request("GET", document["issuer"].rstrip("/") + DISCOVERY)
@@ -90,7 +90,7 @@ async def test_the_answer_echoes_state_and_names_the_issuer(each: SandboxClient)
     assert back["state"] == "a state & more"
     assert back["iss"] == (await each.request("GET", discovery_url(each))).json["issuer"]
     tokens = (await each.redeem(back["code"])).json
-    keys = await keys_at(each, each.server.provider.state.places.url("jwks"))
+    keys = await keys_at(each, each.server.provider.state.urls.url("jwks"))
     assert jwt.decode(tokens["id_token"], keys, algorithms=["RS256"]).claims["nonce"] == "n-0S6_WzA2Mj"
 
 

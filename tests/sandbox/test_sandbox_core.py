@@ -16,7 +16,7 @@ from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 from token_relay.sandbox.provider.memory.state import TABLE_MAX, remember
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, ProfileName
-from token_relay.sandbox.provider.world.rules import Places
+from token_relay.sandbox.provider.world.rules import Urls
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 PROFILES: list[ProfileName] = ["entra", "auth0", "strict"]
@@ -36,8 +36,8 @@ PATHS = [
 
 
 def provider_of(profile: ProfileName, seed: int = 1) -> Provider:
-    places = Places(profile, "http://127.0.0.1:8400", "contoso")
-    return Provider(DEFAULT_WORLD, places, random.Random(seed), SharedKeySigner(b"s" * 32), now=NOON)
+    urls = Urls(profile, "http://127.0.0.1:8400", "contoso")
+    return Provider(DEFAULT_WORLD, urls, random.Random(seed), SharedKeySigner(b"s" * 32), now=NOON)
 
 
 def handle(provider: Provider, request: Request, now: float = NOON) -> Answer:

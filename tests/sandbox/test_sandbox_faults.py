@@ -84,7 +84,7 @@ async def test_an_answer_lost_after_the_commit_is_one_rotation(each: SandboxClie
         writer.close()
     assert [event["generation"] for event in await each.events("refresh_committed")] == [2]
     again = await each.refresh(token)
-    profile = each.server.provider.state.places.profile
+    profile = each.server.provider.state.urls.profile
     assert again.status == {"entra": 200, "auth0": 200, "strict": 400}[profile]  # leeway repairs, strict punishes
 
 
@@ -184,8 +184,8 @@ async def test_a_fault_meets_only_what_fits_and_only_so_often(each: SandboxClien
 async def test_a_fault_of_a_commit_is_not_used_up_by_reading(each: SandboxClient) -> None:
     token = (await each.sign_in())["refresh_token"]
     await each.ordered("faults", name="drop_after_commit")
-    places = each.server.provider.state.places
-    assert (await each.request("GET", places.url("jwks"))).status == 200
+    urls = each.server.provider.state.urls
+    assert (await each.request("GET", urls.url("jwks"))).status == 200
     with pytest.raises(ClientError):
         await each.refresh(token)
 

@@ -45,9 +45,9 @@ class Desk:
         return await asyncio.to_thread(call)
 
     async def application(self, **more: Any) -> Any:
-        places = self.client.server.provider.state.places
+        urls = self.client.server.provider.state.urls
         return await self.ask(
-            lambda: msal.PublicClientApplication(CLIENT_ID, oidc_authority=places.issuer, http_client=self.http, **more)
+            lambda: msal.PublicClientApplication(CLIENT_ID, oidc_authority=urls.issuer, http_client=self.http, **more)
         )
 
     async def sign_in(self, app: Any) -> dict[str, Any]:

@@ -79,7 +79,7 @@ async def desk(tmp_path: Path, signer: RsaSigner, monkeypatch: pytest.MonkeyPatc
     async with server, ClientSession(connector=trusting, cookie_jar=CookieJar(unsafe=True)) as session:
         with requests.Session() as http:
             http.verify = str(cert)
-            authority = server.provider.state.places.issuer  # to the letter
+            authority = server.provider.state.urls.issuer  # to the letter
             assert authority == f"{server.base_url}/contoso"
             app = await asyncio.to_thread(
                 lambda: msal.PublicClientApplication(CLIENT_ID, oidc_authority=authority, http_client=http)

@@ -1,4 +1,4 @@
-"""A native app, browsers in other places and a manager, straight at the core: no sockets, a clock that stands still."""
+"""A native app, browsers in other urls and a manager, straight at the core: no sockets, a clock that stands still."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER
 from token_relay.sandbox.provider.world.client_settings import SessionTransfer
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
 from token_relay.sandbox.provider.world.network_table import NetworkTable, parse_network_table
-from token_relay.sandbox.provider.world.rules import Places, Rules, user_id
+from token_relay.sandbox.provider.world.rules import Rules, Urls, user_id
 
 FORM = "application/x-www-form-urlencoded"
 BASE = "http://127.0.0.1:8400"
@@ -247,7 +247,7 @@ def desk(
     """Return a fresh sandbox."""
     provider = Provider(
         world,
-        Places("auth0" if rules is None else rules.name, base_url, world.tenant),
+        Urls("auth0" if rules is None else rules.name, base_url, world.tenant),
         random.Random(7),
         SharedKeySigner(bytes(32)),
         now=NOON,

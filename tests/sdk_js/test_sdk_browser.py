@@ -38,7 +38,7 @@ async def test_a_page_of_another_origin_can_sign_in_only_with_leave(
     sandbox: list[SandboxServer] = []
 
     async def facts(request: web.Request) -> web.Response:
-        authority = sandbox[0].provider.state.places.authority
+        authority = sandbox[0].provider.state.urls.authority
         return web.json_response({"authority": authority, "clientId": CLIENT_ID, "password": PASSWORD})
 
     async def code(request: web.Request) -> web.Response:

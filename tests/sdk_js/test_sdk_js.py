@@ -59,7 +59,7 @@ async def _run(transport: str, packages: Path, directory: Path) -> dict[str, str
         tls = tls_context(cert, key)
         environment["NODE_EXTRA_CA_CERTS"] = str(cert)
     async with SandboxServer(DEFAULT_WORLD, "entra", rng=random.Random(7), tls=tls) as server:
-        authority = server.provider.state.places.authority
+        authority = server.provider.state.urls.authority
         facts = {"base": server.base_url, "authority": authority, "clientId": CLIENT_ID}
         if transport == "authority":
             facts["authorityOnly"] = authority

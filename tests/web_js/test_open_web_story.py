@@ -70,7 +70,7 @@ class Phone:
 
 
 async def signed_in(phone: Phone, server: SandboxServer) -> str:
-    issuer = server.provider.state.places.issuer
+    issuer = server.provider.state.urls.issuer
     await phone.run("init", "--provider", issuer, "--client-id", CLIENT_ID, "--broker", "mqtt://127.0.0.1:1")
     return (await grant_of(server, PAT)).reveal()
 

@@ -85,7 +85,7 @@ async def test_one_shared_configuration_leaks_a_token_into_the_next_visitors_log
 async def test_openid_client_discovers_signs_in_refreshes_and_revokes(packages: Path, tmp_path: Path) -> None:
     async with sandbox() as server:
         facts = {
-            "issuer": server.provider.state.places.issuer,
+            "issuer": server.provider.state.urls.issuer,
             "clientId": WEB_ID,
             "clientSecret": WEB_SECRET,
             "redirectUri": f"http://127.0.0.1:{free_port()}/callback",

@@ -150,7 +150,7 @@ async def transfer_token(server: SandboxServer, username: str) -> str:
             token_endpoint=f"{server.base_url}/oauth/token",
             client_id=CLIENT_ID,
             refresh_token=await grant_of(server, username),
-            audience=session_transfer.audience_of(server.provider.state.places.issuer),
+            audience=session_transfer.audience_of(server.provider.state.urls.issuer),
         )
     finally:
         await http.close()

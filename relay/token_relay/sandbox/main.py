@@ -194,8 +194,8 @@ def announcement(server: SandboxServer, world: World, *, mqtt: str, as_json: boo
         users.append(shown)
     facts: dict[str, JsonValue] = {
         "http": server.base_url,
-        "authority": state.places.authority,
-        "issuer": state.places.issuer,
+        "authority": state.urls.authority,
+        "issuer": state.urls.issuer,
         "mqtt": mqtt or None,
         "profile": state.rules.imitates or state.rules.name,
         "tenant": world.tenant,

@@ -39,7 +39,7 @@ from token_relay.sandbox.provider.memory.verdicts import ASKED_MAX, ActionWanted
 from token_relay.sandbox.provider.web.saml import SERVICE_PROVIDER_PATH
 from token_relay.sandbox.provider.world.model import ProfileName, World
 from token_relay.sandbox.provider.world.network_table import NetworkTable
-from token_relay.sandbox.provider.world.rules import Places, Rules
+from token_relay.sandbox.provider.world.rules import Rules, Urls
 
 BODY_TIMEOUT_S = 10.0  # for a whole body to arrive
 STOP_TIMEOUT_S = 0.5  # for open requests at the end; a test or a demo should not wait for its sandbox
@@ -116,7 +116,7 @@ class SandboxServer:
     @property
     def base_url(self) -> str:
         """Scheme, host and port, without a slash at the end, once started."""
-        return self.provider.state.places.base_url
+        return self.provider.state.urls.base_url
 
     @property
     def port(self) -> int:
@@ -144,11 +144,11 @@ class SandboxServer:
         port = sock.getsockname()[1]
         shown = f"[{self._host}]" if ":" in self._host else self._host
         base_url = f"{'http' if self._tls is None else 'https'}://{shown}:{port}"
-        places = Places(self._profile, base_url, self._world.tenant, self._issuer_path)
+        urls = Urls(self._profile, base_url, self._world.tenant, self._issuer_path)
         signer = RsaSigner() if self._signer is None else self._signer
         self._provider = Provider(
             self._world,
-            places,
+            urls,
             self._rng,
             signer,
             now=self._wall(),

@@ -16,7 +16,7 @@ from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.signing import Signer
 from token_relay.sandbox.provider.tokens import families
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, UserModel
-from token_relay.sandbox.provider.world.rules import KINDS, Kind, Places
+from token_relay.sandbox.provider.world.rules import KINDS, Kind, Urls
 from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.ports.clocks import WALL_AT_START_S
@@ -43,9 +43,7 @@ class SimulatedProvider(Provider):
         self._heard = 0
         rules = KINDS[kind].rules
         self.client_profile = PROFILES[KINDS[kind].client]
-        super().__init__(
-            PEOPLE, Places(rules.name, BASE, "contoso"), random, signer, now=self.true_wall_s(), rules=rules
-        )
+        super().__init__(PEOPLE, Urls(rules.name, BASE, "contoso"), random, signer, now=self.true_wall_s(), rules=rules)
 
     def true_wall_s(self) -> float:
         """What a clock that is right shows, in Unix seconds."""

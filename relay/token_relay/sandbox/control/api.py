@@ -218,8 +218,8 @@ def _state(provider: Provider, request: Request, now: float) -> Response:
     state = provider.state
     return json_response(
         {
-            "profile": state.places.profile,
-            "issuer": state.places.issuer,
+            "profile": state.urls.profile,
+            "issuer": state.urls.issuer,
             "users": len(state.users),
             "clients": len(state.clients),
             "families": len(state.families),

@@ -44,7 +44,7 @@ from token_relay.sandbox.provider.tokens.resource import look_at_access_token
 from token_relay.sandbox.provider.web import account_pages, browser, saml
 from token_relay.sandbox.provider.world.model import ClientModel, EndpointName, World
 from token_relay.sandbox.provider.world.network_table import NetworkTable, Place, address_of, client_address
-from token_relay.sandbox.provider.world.rules import Places, Rules
+from token_relay.sandbox.provider.world.rules import Rules, Urls
 
 GETS: frozenset[EndpointName] = frozenset(
     {"authorize", "discovery", "jwks", "resource", "userinfo", "logout", "samlp", "wsfed", "activate"}
@@ -69,7 +69,7 @@ class Provider:
     def __init__(
         self,
         world: World,
-        places: Places,
+        urls: Urls,
         rng: Random,
         signer: Signer,
         *,
@@ -85,7 +85,7 @@ class Provider:
         ``rules``: others than the profile's own, for providers of another kind. With ``has_actions`` the driver answers
         :class:`ActionWanted`; without ``assertions`` there is no SAML.
         """
-        self.state = State.from_world(world, places, rng, signer, rules)
+        self.state = State.from_world(world, urls, rng, signer, rules)
         self.state.networks = networks or NetworkTable()
         self.state.has_actions, self.state.assertions = has_actions, assertions
         self._cors_origins = cors_origins
@@ -100,7 +100,7 @@ class Provider:
     def admit(self, request: Request, now: float) -> Admission:
         """Take a request in: note it, and say what the driver has to do around its commit. Changes no token."""
         state = self.state
-        endpoint = state.places.endpoint(request.path)
+        endpoint = state.urls.endpoint(request.path)
         grant_type, client_id = _peek(state, request) if endpoint == "token" else ("", "")
         trace_id = state.guid()
         correlation_id = _correlation_id(request)
@@ -134,7 +134,7 @@ class Provider:
         first, first_log = self.state.next_event_id, self.state.next_log_number
         fault = admission.fault
         trace = replace(admission.trace, now=self.time(now), verdict=verdict)
-        instead = wrong_answer(fault, self.state.places.profile, trace) if fault is not None else None
+        instead = wrong_answer(fault, self.state.urls.profile, trace) if fault is not None else None
         if fault is not None and instead is not None:
             if fault.committed:
                 self._dispatch(request, admission.endpoint, trace)
@@ -171,7 +171,7 @@ class Provider:
         self.state.note(kind, self.time(now), **known, **more)
 
     def _dispatch(self, request: Request, endpoint: EndpointName | None, trace: Trace) -> Response:
-        profile = self.state.places.profile
+        profile = self.state.urls.profile
         if cors.is_preflight(self._cors_origins, request):
             return cors.preflight(request)
         try:
@@ -194,7 +194,7 @@ class Provider:
         return response.with_headers(("x-ms-request-id", trace.trace_id), ("client-request-id", trace.correlation_id))
 
     def _nowhere(self, request: Request) -> Response:
-        if self.state.places.is_in_other_tenant(request.path):
+        if self.state.urls.is_in_other_tenant(request.path):
             raise Refusal("invalid_tenant", "The tenant was not found; check its name.", code=90002)
         body: dict[str, JsonValue] = {
             "error": "not_found",

@@ -14,19 +14,19 @@ from token_relay.sandbox.provider.tokens.dpop import ALGORITHMS
 
 def discovery(state: State) -> Response:
     """Return the metadata document; both well-known paths answer the same."""
-    places, rules = state.places, state.rules
+    urls, rules = state.urls, state.rules
     grants: list[JsonValue] = ["authorization_code", "refresh_token"]
     if rules.has_password_grant:
         grants.append("password")
     document: dict[str, JsonValue] = {
-        "issuer": places.issuer,
-        "authorization_endpoint": places.url("authorize"),
-        "token_endpoint": places.url("token"),
-        "jwks_uri": places.url("jwks"),
+        "issuer": urls.issuer,
+        "authorization_endpoint": urls.url("authorize"),
+        "token_endpoint": urls.url("token"),
+        "jwks_uri": urls.url("jwks"),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query", "form_post"],
         "grant_types_supported": grants,
-        "subject_types_supported": ["pairwise" if places.profile == "entra" else "public"],
+        "subject_types_supported": ["pairwise" if urls.profile == "entra" else "public"],
         "id_token_signing_alg_values_supported": [state.signer.algorithm],
         "scopes_supported": ["openid", "profile", "email", "offline_access"],
         "code_challenge_methods_supported": ["S256"],
@@ -36,21 +36,21 @@ def discovery(state: State) -> Response:
     methods: list[JsonValue] = ["none"] if rules.is_native else ["none", "client_secret_post", "client_secret_basic"]
     document["token_endpoint_auth_methods_supported"] = methods
     if rules.has_revocation:
-        document["revocation_endpoint"] = places.url("revoke")
+        document["revocation_endpoint"] = urls.url("revoke")
         document["revocation_endpoint_auth_methods_supported"] = methods
     if rules.has_sessions:
         grants += ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]
         grants.append("urn:ietf:params:oauth:grant-type:device_code")
-        document["device_authorization_endpoint"] = places.url("device_code")
+        document["device_authorization_endpoint"] = urls.url("device_code")
         document["dpop_signing_alg_values_supported"] = [*ALGORITHMS]
         document["scopes_supported"] = ["openid", "profile", "email", "offline_access", "online_access"]
-        document["userinfo_endpoint"] = places.url("userinfo")
+        document["userinfo_endpoint"] = urls.url("userinfo")
     if rules.has_sessions or rules.is_native:
-        document["end_session_endpoint"] = places.url("logout")
+        document["end_session_endpoint"] = urls.url("logout")
     return json_response(document)
 
 
 def jwks(state: State) -> Response:
     """Return the public keys, under ``entra`` each with its issuer. RFC 7517 §5."""
-    more: dict[str, JsonValue] = {"issuer": state.places.issuer} if state.places.profile == "entra" else {}
+    more: dict[str, JsonValue] = {"issuer": state.urls.issuer} if state.urls.profile == "entra" else {}
     return json_response({"keys": [{**key, **more} for key in published(state.signer)]})

@@ -29,5 +29,5 @@ def count_request(state: State, client_id: str, now: float) -> None:
     while recent and recent[0] <= now - WINDOW_S:
         recent.popleft()
     if len(recent) >= most:
-        raise throttled(state.places.profile, max(1, math.ceil(recent[0] + WINDOW_S - now)))
+        raise throttled(state.urls.profile, max(1, math.ceil(recent[0] + WINDOW_S - now)))
     recent.append(now)

@@ -31,7 +31,7 @@ from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.world.auth0_clients import demo_clients
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel, Policy, UserModel, World
 from token_relay.sandbox.provider.world.network_table import NetworkTable, Place
-from token_relay.sandbox.provider.world.rules import RULES, Places, Rules, user_id
+from token_relay.sandbox.provider.world.rules import RULES, Rules, Urls, user_id
 
 TABLE_MAX = 100_000  # sign-ins and their flows: some 100 MB at worst, and only for as many people or tries
 EVENTS_MAX = 10_000  # three to a refresh; some 10 MB
@@ -239,7 +239,7 @@ class Event:
 class State:
     """The provider's memory."""
 
-    places: Places
+    urls: Urls
     rules: Rules
     policy: Policy
     rng: Random
@@ -274,15 +274,15 @@ class State:
     clock_offset_s: float = 0.0
 
     @classmethod
-    def from_world(cls, world: World, places: Places, rng: Random, signer: Signer, rules: Rules | None = None) -> State:
+    def from_world(cls, world: World, urls: Urls, rng: Random, signer: Signer, rules: Rules | None = None) -> State:
         """Return the state at the start; a policy key that the world leaves out is the profile's."""
-        rules = rules or RULES[places.profile]
+        rules = rules or RULES[urls.profile]
         policy = world.policy.over(rules.policy)
-        state = cls(places, rules, policy, rng, signer, token_key=rng.randbytes(32))
+        state = cls(urls, rules, policy, rng, signer, token_key=rng.randbytes(32))
         for user in world.users:
             state.put_user(user)
         clients = (
-            demo_clients(places.base_url)
+            demo_clients(urls.base_url)
             if state.rules.has_sessions and world.clients == DEFAULT_WORLD.clients
             else world.clients
         )
@@ -319,7 +319,7 @@ class State:
             "user_id": user_id(username) if username else "",
             "user_name": username,
             "hostname": trace.host,
-            "tenant_name": self.places.tenant,
+            "tenant_name": self.urls.tenant,
             "trace_id": trace.trace_id,
         }
         if trace.place.asn is not None:

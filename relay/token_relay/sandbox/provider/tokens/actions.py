@@ -65,7 +65,7 @@ def ask(
             "user_metadata": dict(user.attributes),
         },
         "request": {**trace.place.as_json(), "hostname": trace.host},
-        "tenant": {"id": state.places.tenant},
+        "tenant": {"id": state.urls.tenant},
         "connection": {"name": "Username-Password-Authentication", "strategy": "auth0"},
         "transaction": {"protocol": protocol, "requested_scopes": list(scope), "redirect_uri": redirect_uri},
         "secrets": {},

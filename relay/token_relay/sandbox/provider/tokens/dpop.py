@@ -90,7 +90,7 @@ def _checked(state: State, value: str, request: Request, trace: Trace) -> Proof:
     if proof is None:
         raise Refusal("invalid_dpop_proof", "The DPoP proof cannot be verified.")
     claims, path = proof.claims, request.target.partition("?")[0]
-    bases = {state.places.base_url, f"{urlsplit(state.places.base_url).scheme}://{trace.host}"}
+    bases = {state.urls.base_url, f"{urlsplit(state.urls.base_url).scheme}://{trace.host}"}
     told = claims.get("htu")
     if claims.get("htm") != request.method or not isinstance(told, str):
         raise Refusal("invalid_dpop_proof", "The DPoP proof is for another request.")

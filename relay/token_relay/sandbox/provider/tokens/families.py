@@ -48,12 +48,12 @@ def find_client(state: State, params: Params) -> ClientModel:
     if not client_id:
         raise Refusal("invalid_request", "client_id parameter is empty or not valid.", code=90100)
     client = state.clients.get(client_id)
-    if client is not None and client.disabled and state.places.profile == "entra":
+    if client is not None and client.disabled and state.urls.profile == "entra":
         raise Refusal("unauthorized_client", "The application is disabled.", code=7000112)
     if client is not None:
         check_secret(client, params)
         return client
-    if state.places.profile == "entra":
+    if state.urls.profile == "entra":
         raise Refusal("unauthorized_client", "The application was not found in the directory.", code=700016)
     raise Refusal("invalid_client", "Unknown client.", status=401)
 
@@ -175,10 +175,10 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
     user = state.users.get(family.username)
     if user is None:
         raise deny(family, reason="no_user", code=50034, text="The user account does not exist.")
-    if user.is_disabled and state.places.profile == "entra":
+    if user.is_disabled and state.urls.profile == "entra":
         text = "The user account is disabled."
         raise deny(family, reason="disabled", code=50057, text=text)
-    if state.places.profile == "entra" and family.born_at_seq < user.revoked_at_seq(family.method):
+    if state.urls.profile == "entra" and family.born_at_seq < user.revoked_at_seq(family.method):
         text = "The provided grant has expired due to it being revoked, a fresh auth token is needed."
         raise deny(family, reason="revoked", code=50173, text=text)
     if family.is_dead:
@@ -237,11 +237,11 @@ def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         if not is_transfer and audience not in {"", family.audience}:
             raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
         scope, allowed = asked or family.scope, {*family.scope}
-        if state.places.profile == "entra":  # a registered scope is consented, of another resource too
+        if state.urls.profile == "entra":  # a registered scope is consented, of another resource too
             allowed |= {*OIDC_SCOPES, *(client.scopes or ())}
         _check_scope(scope, allowed)
-    claims = asked_claims(params) if state.places.profile == "entra" else NO_CLAIMS
-    rule = at_refresh(state, family, trace.now) if state.places.profile == "entra" else None
+    claims = asked_claims(params) if state.urls.profile == "entra" else NO_CLAIMS
+    rule = at_refresh(state, family, trace.now) if state.urls.profile == "entra" else None
     if rule is not None:
         _note_denied(state, trace, family, client.client_id, reason="policy", code=rule.code)
         raise rule
@@ -367,7 +367,7 @@ def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEven
     else:
         seq = state.note("account_event", trace.now, trace_id=trace.trace_id, username=user.username, cause=event)
     user.take(event, seq, trace.now)
-    if state.places.profile != "entra":
+    if state.urls.profile != "entra":
         for family in list(state.families.values()):
             is_meant = of_password if family.method == "password" else of_others
             if is_meant and family.username == user.username and not family.is_dead:
@@ -468,7 +468,7 @@ def _denied(
     is_logged: bool = True,
 ) -> Refusal:
     _note_denied(state, trace, family, client_id, reason=reason, code=code)
-    if state.places.profile == "auth0":
+    if state.urls.profile == "auth0":
         # one text for every cause but a missing person, the final period included
         text = "Unknown or invalid refresh token."
         if reason == "no_user":
@@ -489,5 +489,5 @@ def _note_denied(state: State, trace: Trace, family: Family | None, client_id: s
         client_id=client_id,
         username=family.username if family is not None else "",
         reason=reason,
-        code=code if state.places.profile == "entra" else "invalid_grant",
+        code=code if state.urls.profile == "entra" else "invalid_grant",
     )

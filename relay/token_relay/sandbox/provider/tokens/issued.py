@@ -79,7 +79,7 @@ def find_access(state: State, value: str, kind: Literal["at", "id"] = "at") -> A
     match claims.get("jti"), claims.get("exp"), scope:
         case str(name), int(expires_at), str(words) if name.startswith(f"{MARK}-{kind}."):
             _, family_id, generation, seq, _ = name.split(".")  # ours: the signature is right
-            is_cae = state.places.profile == "entra" and "xms_cc" in claims
+            is_cae = state.urls.profile == "entra" and "xms_cc" in claims
             return AccessEntry(
                 name.removeprefix(f"{MARK}-"), family_id, words, expires_at, int(seq), is_cae, int(generation)
             )

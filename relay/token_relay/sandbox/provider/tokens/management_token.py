@@ -11,7 +11,7 @@ from token_relay.sandbox.provider.world.model import ClientModel
 
 def audience(state: State) -> str:
     """Return the API's identifier; it is the address, its slash at the end included."""
-    return f"{state.places.base_url}/api/v2/"
+    return f"{state.urls.base_url}/api/v2/"
 
 
 def management_token(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
@@ -28,7 +28,7 @@ def management_token(state: State, client: ClientModel, params: Params, trace: T
         raise Refusal("access_denied", "Client has not been granted scopes: " + " ".join(scope), status=403)
     lifetime_s = int(state.policy.management_token_lifetime_s)
     claims: dict[str, JsonValue] = {
-        "iss": state.places.issuer,
+        "iss": state.urls.issuer,
         "sub": f"{client.client_id}@clients",
         "aud": asked,
         "iat": int(trace.now),

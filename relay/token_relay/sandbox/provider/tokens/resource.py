@@ -43,7 +43,7 @@ def look_at_access_token(state: State, authorization: str, trace: Trace) -> Resp
             username=family.username,
             family=family.family_id,
         )
-        return refused.with_headers(("WWW-Authenticate", challenge_header(state.places.url("authorize"), not_before)))
+        return refused.with_headers(("WWW-Authenticate", challenge_header(state.urls.url("authorize"), not_before)))
     return json_response(
         {
             "sub": subject(state, family.username, family.client_id),

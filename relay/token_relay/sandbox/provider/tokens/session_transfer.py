@@ -113,7 +113,7 @@ def check_may_create(state: State, client: ClientModel, family: Family, params: 
     The two bodies are ours: none is documented.
     """
     domain = domain_of(params.get("audience"))
-    host = urlsplit(state.places.base_url).netloc
+    host = urlsplit(state.urls.base_url).netloc
     known = {host, host.rpartition(":")[0], trace.host, trace.host.rpartition(":")[0]} - {""}
     if domain not in known:
         raise Refusal("access_denied", "The audience names another domain.", status=403)

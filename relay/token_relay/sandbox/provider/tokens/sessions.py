@@ -107,4 +107,4 @@ def without_cookies(state: State, response: Response, *names: str) -> Response:
 
 
 def _site(state: State) -> str:
-    return "; Secure; SameSite=None" if state.places.base_url.startswith("https:") else "; SameSite=Lax"
+    return "; Secure; SameSite=None" if state.urls.base_url.startswith("https:") else "; SameSite=Lax"

@@ -35,23 +35,23 @@ def token_answer(
 
     ``audience``: an API other than the grant's own. Where the request has proven a key, the token is bound to it.
     """
-    is_entra = state.places.profile == "entra"
+    is_entra = state.urls.profile == "entra"
     issued_at = int(trace.now)
     is_cae = is_entra and state.policy.cae and claims.can_be_challenged
     lifetime_s = int(state.policy.cae_access_token_lifetime_s if is_cae else state.policy.access_token_lifetime_s)
     # The real service leaves offline_access out of the answer's scope.
     shown = " ".join(word for word in scope if not (is_entra and word == "offline_access"))
     common: dict[str, JsonValue] = {
-        "iss": state.places.issuer,
+        "iss": state.urls.issuer,
         "sub": subject(state, user.username, family.client_id),
         "iat": issued_at,
         "exp": issued_at + lifetime_s,
     }
     if is_entra:
-        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.places.tenant_id, "ver": "2.0"}
+        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.urls.tenant_id, "ver": "2.0"}
     access: dict[str, JsonValue] = {
         **common,
-        "aud": audience or family.audience or f"{state.places.base_url}/sandbox/resource",
+        "aud": audience or family.audience or f"{state.urls.base_url}/sandbox/resource",
         "azp": family.client_id,
         "jti": jti or token_id(state, family),
     }
@@ -70,7 +70,7 @@ def token_answer(
     }
     if is_entra:
         body["ext_expires_in"] = lifetime_s
-        info = json.dumps({"uid": user.oid, "utid": state.places.tenant_id}).encode()
+        info = json.dumps({"uid": user.oid, "utid": state.urls.tenant_id}).encode()
         body["client_info"] = base64.urlsafe_b64encode(info).rstrip(b"=").decode()
     if refresh_token:
         body["refresh_token"] = refresh_token
@@ -87,7 +87,7 @@ def identity_token(state: State, family: Family, user: User, scope: tuple[str, .
     """Return an id_token alone."""
     issued_at = int(trace.now)
     common: dict[str, JsonValue] = {
-        "iss": state.places.issuer,
+        "iss": state.urls.issuer,
         "sub": subject(state, user.username, family.client_id),
         "iat": issued_at,
         "exp": issued_at + int(state.policy.access_token_lifetime_s),
@@ -119,7 +119,7 @@ def _id_token(
 ) -> str:
     claims = {**common, "aud": family.client_id, "jti": token_id(state, family, "id")}
     claims |= {"name": user.name, "preferred_username": user.username}
-    if "email" in scope or state.places.profile != "entra":
+    if "email" in scope or state.urls.profile != "entra":
         claims["email"] = user.username
     if family.session_id:
         claims["sid"] = family.session_id
@@ -133,7 +133,7 @@ def _id_token(
 
 def subject(state: State, username: str, client_id: str) -> str:
     """Return ``sub``: pairwise under entra (another one for each client), else the same for all clients."""
-    match state.places.profile:
+    match state.urls.profile:
         case "entra":
             return guid_of("sub", username, client_id).replace("-", "")
         case "auth0":

@@ -45,7 +45,7 @@ def begin(state: State, client: ClientModel, params: Params, trace: Trace) -> Re
     waiting = DeviceCode(client.client_id, scope, audience, trace.now + LIFETIME_S, INTERVAL_S)
     remember(state.devices, digest(value), waiting)
     remember(state.user_codes, user_code, digest(value))
-    address = f"{state.places.base_url}/activate"
+    address = f"{state.urls.base_url}/activate"
     body: dict[str, JsonValue] = {
         "device_code": value,
         "user_code": user_code,

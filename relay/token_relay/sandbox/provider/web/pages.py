@@ -26,7 +26,7 @@ def back(
 
     ``form_post``: as a form that posts itself, so that the code stands in no address. OAuth 2.0 Form Post §2.
     """
-    known = {**params, "state": answer_state, "iss": state.places.issuer}
+    known = {**params, "state": answer_state, "iss": state.urls.issuer}
     known = {name: value for name, value in known.items() if value}
     if response_mode == "form_post":
         return posting_page(redirect_uri, known)
@@ -37,7 +37,7 @@ def back(
 
 def login_page(state: State, ticket: str, *, username: str, problem: str = "", status: int = 400) -> Response:
     """Show the form; ``status`` counts where there is a problem to show."""
-    action = urlsplit(state.places.url("login")).path
+    action = urlsplit(state.urls.url("login")).path
     note = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     form = (
         f'<form method="post" action="{escape(action)}">'
@@ -55,7 +55,7 @@ def consent_page(state: State, ticket: str, *, question: str, scope: Sequence[st
     items = "".join(f"<li>{escape(word)}</li>" for word in scope)
     form = (
         f'<p id="question">{escape(question)}</p><ul>{items}</ul>'
-        f'<form method="post" action="{escape(urlsplit(state.places.url("login")).path)}">'
+        f'<form method="post" action="{escape(urlsplit(state.urls.url("login")).path)}">'
         f'<input type="hidden" name="ticket" value="{escape(ticket)}">'
         '<button name="action" value="accept">Accept</button><button name="action" value="deny">Decline</button></form>'
     )

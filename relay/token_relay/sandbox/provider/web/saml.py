@@ -103,9 +103,9 @@ def _problem(state: State, found: VerifiedAssertion | None, trace: Trace) -> str
     if found is None:
         return "No assertion with a good signature."
     known = [one.saml for one in state.clients.values() if one.saml is not None]
-    here = state.places.base_url + SERVICE_PROVIDER_PATH
+    here = state.urls.base_url + SERVICE_PROVIDER_PATH
     now = stamp(trace.now) or ""
-    if found.issuer != state.places.issuer:
+    if found.issuer != state.urls.issuer:
         return "The assertion is of another issuer."
     if found.recipient != here or all(one.audience != found.audience or one.acs_url != here for one in known):
         return "The assertion is for somebody else."
@@ -127,7 +127,7 @@ def _assertion(visit: Visit, user: User, session: Session) -> str:
     return (
         '<saml:Assertion xmlns:saml="urn:oasis:names:tc:SAML:2.0:assertion" Version="2.0"'
         f' ID="_{state.rng.randbytes(16).hex()}" IssueInstant="{now}">'
-        f"<saml:Issuer>{xml_escape(state.places.issuer)}</saml:Issuer>{_SIGNATURE_HERE}"
+        f"<saml:Issuer>{xml_escape(state.urls.issuer)}</saml:Issuer>{_SIGNATURE_HERE}"
         '<saml:Subject><saml:NameID Format="urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress">'
         f"{name_id}</saml:NameID>"
         '<saml:SubjectConfirmation Method="urn:oasis:names:tc:SAML:2.0:cm:bearer">'
@@ -150,7 +150,7 @@ def _response(state: State, client: ClientModel, signed: str, trace: Trace) -> s
         ' xmlns:saml="urn:oasis:names:tc:SAML:2.0:assertion" Version="2.0"'
         f' ID="_{state.rng.randbytes(16).hex()}" IssueInstant="{stamp(trace.now)}"'
         f" Destination={quoteattr(client.saml.acs_url)}>"
-        f"<saml:Issuer>{xml_escape(state.places.issuer)}</saml:Issuer>"
+        f"<saml:Issuer>{xml_escape(state.urls.issuer)}</saml:Issuer>"
         '<samlp:Status><samlp:StatusCode Value="urn:oasis:names:tc:SAML:2.0:status:Success"/></samlp:Status>'
         f"{signed}</samlp:Response>"
     )

@@ -107,7 +107,7 @@ KINDS: dict[Kind, KindOfProvider] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Urls:
     """Where everything is: ``base_url`` has no slash at its end, ``tenant`` matters to ``entra`` only.
 
     ``issuer_path``: what the issuer of the other profiles has behind its host, such as ``/contoso``; empty for most.
