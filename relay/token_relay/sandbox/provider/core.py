@@ -43,7 +43,7 @@ from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.resource import look_at_access_token
 from token_relay.sandbox.provider.web import account_pages, browser, saml
 from token_relay.sandbox.provider.world.model import ClientModel, EndpointName, World
-from token_relay.sandbox.provider.world.network_table import NetworkTable, Place, address_of, client_address
+from token_relay.sandbox.provider.world.network_table import Location, NetworkTable, address_of, client_address
 from token_relay.sandbox.provider.world.rules import Rules, Urls
 
 GETS: frozenset[EndpointName] = frozenset(
@@ -242,14 +242,14 @@ class Provider:
                     trace = replace(trace, key_thumbprint=thumbprint, place=self._told_place(request, client, trace))
                 return grants.form(endpoint, state, params, trace)
 
-    def _told_place(self, request: Request, client: ClientModel | None, trace: Trace) -> Place:
+    def _told_place(self, request: Request, client: ClientModel | None, trace: Trace) -> Location:
         """Return where a request counts as coming from: a trusted client, which proves itself next, says for whom."""
         told = request.headers.get("auth0-forwarded-for", "").partition(",")[0].strip()
         if not told or client is None or not client.is_token_endpoint_ip_header_trusted:
             return trace.place
         return self.state.networks.place(address_of(told) or trace.place.ip, trace.place.user_agent)
 
-    def _place(self, request: Request) -> Place:
+    def _place(self, request: Request) -> Location:
         ip = client_address(request.peer, request.headers.get("x-forwarded-for", ""))
         return self.state.networks.place(ip, request.headers.get("user-agent", "")[:USER_AGENT_CHARS_MAX])
 

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Response, json_response
 from token_relay.sandbox.provider.memory.verdicts import Verdict
-from token_relay.sandbox.provider.world.network_table import Place
+from token_relay.sandbox.provider.world.network_table import Location
 
-NOWHERE = Place("")
+NOWHERE = Location("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Trace:
     now: float
     endpoint: str = ""
     grant_type: str = ""
-    place: Place = NOWHERE
+    place: Location = NOWHERE
     host: str = ""
     verdict: Verdict | None = None
     key_thumbprint: str = ""

@@ -30,7 +30,7 @@ from token_relay.sandbox.provider.memory.tenant_logs import DESCRIPTIONS, LOGS_M
 from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.world.auth0_clients import demo_clients
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel, Policy, UserModel, World
-from token_relay.sandbox.provider.world.network_table import NetworkTable, Place
+from token_relay.sandbox.provider.world.network_table import Location, NetworkTable
 from token_relay.sandbox.provider.world.rules import RULES, Rules, Urls, user_id
 
 TABLE_MAX = 100_000  # sign-ins and their flows: some 100 MB at worst, and only for as many people or tries
@@ -70,8 +70,8 @@ class Family:
     used_generation: int = 0  # of the youngest refresh token that was used
     last_exchanged_at: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    initial_place: Place = NOWHERE
-    last_place: Place = NOWHERE
+    initial_place: Location = NOWHERE
+    last_place: Location = NOWHERE
 
 
 @dataclass(slots=True)
@@ -91,8 +91,8 @@ class Session:
     is_delegated: bool = False
     actor: str = ""
     has_second_factor: bool = False
-    initial_place: Place = NOWHERE
-    last_place: Place = NOWHERE
+    initial_place: Location = NOWHERE
+    last_place: Location = NOWHERE
 
     def is_alive(self, now: float) -> bool:
         """Return whether neither of its ends has come; one that was ended is not in the table any more."""
@@ -107,7 +107,7 @@ class SessionTransferToken:
     family_id: str
     username: str
     scope: tuple[str, ...]
-    place: Place
+    place: Location
     expires_at: float
     organization: str = ""
     actor: str = ""

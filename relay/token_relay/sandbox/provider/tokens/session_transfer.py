@@ -30,7 +30,7 @@ from token_relay.sandbox.provider.tokens.sessions import TRANSFER_COOKIES
 from token_relay.sandbox.provider.tokens.token_answer import identity_token
 from token_relay.sandbox.provider.world.client_settings import Binding, DeliveryMethod, accepts, effective_binding
 from token_relay.sandbox.provider.world.model import ClientModel
-from token_relay.sandbox.provider.world.network_table import Place
+from token_relay.sandbox.provider.world.network_table import Location
 
 PARAM = "session_transfer_token"
 ISSUED_TOKEN_TYPE = "urn:auth0:params:oauth:token-type:session_transfer_token"  # noqa: S105  # a type's name
@@ -93,7 +93,7 @@ class Arrival:
     cookie: str
     session: Session | None
     organization: str
-    place: Place
+    place: Location
 
 
 def domain_of(audience: str) -> str:
@@ -200,7 +200,7 @@ def judge(state: State, arrival: Arrival, now: float) -> Judgement:
     return Accepted(name, token, parent)
 
 
-def is_bound(binding: Binding, made_at: Place, used_at: Place) -> bool:
+def is_bound(binding: Binding, made_at: Location, used_at: Location) -> bool:
     """Return whether a token made in one place may be used in the other."""
     match binding:
         case "none":

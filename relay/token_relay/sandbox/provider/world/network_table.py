@@ -64,7 +64,7 @@ class _Table(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where a request came from. ``asn`` and ``geoip`` are empty where the table does not know the address."""
 
     ip: str
@@ -83,7 +83,7 @@ class Place:
 
 
 class NetworkTable:
-    """Address to :class:`Place`."""
+    """Address to :class:`Location`."""
 
     def __init__(self, networks: list[NetworkModel] | None = None) -> None:
         rows: list[tuple[IPv4Network | IPv6Network, NetworkModel]] = [
@@ -91,14 +91,14 @@ class NetworkTable:
         ]
         self._rows = sorted(rows, key=lambda row: -row[0].prefixlen)
 
-    def place(self, ip: str, user_agent: str = "") -> Place:
+    def place(self, ip: str, user_agent: str = "") -> Location:
         """Return what is known of an address; what is no address is nowhere."""
         address = _address(ip)
         if address is not None:
             for network, row in self._rows:
                 if address in network:
-                    return Place(ip, user_agent, row.asn, row.geoip.model_dump(exclude_none=True))
-        return Place(ip, user_agent)
+                    return Location(ip, user_agent, row.asn, row.geoip.model_dump(exclude_none=True))
+        return Location(ip, user_agent)
 
 
 def parse_network_table(text: str, *, file: str) -> NetworkTable:
