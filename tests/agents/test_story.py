@@ -259,12 +259,12 @@ async def test_a_crash_with_an_open_intent_is_a_lost_answer(profile: str) -> Non
 async def test_a_provider_that_revokes_is_obeyed_and_told_to_the_phone() -> None:
     async with running("entra") as world:
         from token_relay.sandbox.provider.memory.refusals import Trace
-        from token_relay.sandbox.provider.tokens import families as tokens
+        from token_relay.sandbox.provider.tokens import families
 
         await world.phone.hand_off()
         await world.clock.advance(2)
         now = world.provider.time(world.clock.now().wall_s)
-        tokens.revoke_user(world.provider.state, "password@contoso.example", Trace("t", "c", now, "", ""))
+        families.revoke_user(world.provider.state, "password@contoso.example", Trace("t", "c", now, "", ""))
         await world.clock.advance(10)
         refused = await world.watch.token(force_refresh=True)
         await world.clock.advance(2)

@@ -17,7 +17,7 @@ from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefus
 from token_relay.apps.server import TokenApi
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.host.systemd import listen_fds, notify
-from token_relay.service import board_check as copied
+from token_relay.service import board_check
 from token_relay.service.control import JSON, ControlServer, Exchange
 from token_relay.service.runtime import Runtime
 from token_relay.service.status import action, common
@@ -35,7 +35,7 @@ async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
         VaultError, ConfigError: as at a normal start.
     """
     here, now_s = runtime.home.board, int(runtime.clock.now().wall_s)
-    if not await runtime.vault.run(partial(copied.check_board, here=here, now_s=now_s)):
+    if not await runtime.vault.run(partial(board_check.check_board, here=here, now_s=now_s)):
         return
     hint = _sentence(runtime)
     log.error("vault_copied", detail=WHY, hint=hint)
@@ -91,7 +91,7 @@ class _Locked:
         """Make this device the vault's own; the agent goes on with its normal start."""
         runtime = self._runtime
         here, now_s = runtime.home.board, int(runtime.clock.now().wall_s)
-        await runtime.vault.run(partial(copied.adopt, here=here, now_s=now_s))
+        await runtime.vault.run(partial(board_check.adopt, here=here, now_s=now_s))
         log.warning("vault_adopted")
         self.adopted.set()
         return {"message": "this device is the vault's own now; the agent starts"}

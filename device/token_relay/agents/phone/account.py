@@ -14,8 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.grants import lifecycle
-from token_relay.agents.grants import revocation as revoking
+from token_relay.agents.grants import lifecycle, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import choose_grant, normalise_scope, with_state
 from token_relay.agents.grants.tokens import cache_token, erase_grant
@@ -253,18 +252,18 @@ class Accounts:
                 return current.refresh_token
 
             refresh_token = await self._link.turn(erase)
-            if refresh_token is not None and revoking.may_ask(grant, is_revoked=True):
-                said = await revoking.ask(self._http, grant, refresh_token)
+            if refresh_token is not None and revocation.may_ask(grant, is_revoked=True):
+                said = await revocation.ask(self._http, grant, refresh_token)
             result.append({"account": grant.account, "issuer": grant.issuer, "provider": said})
         return result
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
         """A refresh was under way at the sign-out: have what it brought revoked, unless a companion has that chain."""
-        if grant.reason != "moved" and revoking.may_ask(grant, is_revoked=False):
+        if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=False):
             turn.after.append(lambda: self._link.spawn(self._revoke(grant, refresh_token)))
 
     async def _revoke(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        said = await revoking.ask(self._http, grant, refresh_token)
+        said = await revocation.ask(self._http, grant, refresh_token)
         await self._link.turn(lambda turn: turn.event("revoked_at_provider", grant_id=grant.grant_id, detail=said))
 
     def _forget_moved(self, turn: Turn) -> None:

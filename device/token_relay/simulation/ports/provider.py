@@ -52,17 +52,17 @@ class SimulatedProvider(Provider):
     @property
     def url(self) -> str:
         """What a phone's configuration says about the provider."""
-        return BASE if self.client_profile.name == "entra" else self.state.places.issuer
+        return BASE if self.client_profile.name == "entra" else self.state.urls.issuer
 
     @cached_property
     def metadata(self) -> ProviderMetadata:
         """What discovery says."""
-        places = self.state.places
+        urls = self.state.urls
         revokes = self.state.rules.has_revocation
         return ProviderMetadata(
-            issuer=places.issuer,
-            token_endpoint=places.url("token"),
-            revocation_endpoint=places.url("revoke") if revokes else None,
+            issuer=urls.issuer,
+            token_endpoint=urls.url("token"),
+            revocation_endpoint=urls.url("revoke") if revokes else None,
         )
 
     def answer(self, asked: Request, admission: Admission) -> Response:

@@ -15,8 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from random import Random
 
-from token_relay.sandbox.provider import cors, metadata
-from token_relay.sandbox.provider import token_endpoint as grants
+from token_relay.sandbox.provider import cors, metadata, token_endpoint
 from token_relay.sandbox.provider.faults import Admission, FaultBook, wrong_answer
 from token_relay.sandbox.provider.http_values import (
     GUID,
@@ -240,7 +239,7 @@ class Provider:
                 if state.rules.has_sessions and endpoint == "token":
                     thumbprint = dpop.prove(state, request, trace, client=client)
                     trace = replace(trace, key_thumbprint=thumbprint, place=self._told_place(request, client, trace))
-                return grants.form(endpoint, state, params, trace)
+                return token_endpoint.form(endpoint, state, params, trace)
 
     def _told_place(self, request: Request, client: ClientModel | None, trace: Trace) -> Location:
         """Return where a request counts as coming from: a trusted client, which proves itself next, says for whom."""
@@ -280,5 +279,5 @@ def _peek(state: State, request: Request) -> tuple[str, str]:
     except Refusal:
         return "", ""
     grant_type, client_id = params.get("grant_type"), params.get("client_id")
-    shown = grant_type if grant_type in grants.GRANT_TYPES else "other"
+    shown = grant_type if grant_type in token_endpoint.GRANT_TYPES else "other"
     return (shown if grant_type else ""), (client_id if client_id in state.clients else "")

@@ -10,8 +10,7 @@ from token_relay.sandbox.provider.memory.state import State
 from token_relay.sandbox.provider.native import password_reset, registration, second_factor, sign_in, sign_up
 from token_relay.sandbox.provider.native.flows import Call, check_native
 from token_relay.sandbox.provider.native.passwords import check_password
-from token_relay.sandbox.provider.tokens import delegation
-from token_relay.sandbox.provider.tokens import families as tokens
+from token_relay.sandbox.provider.tokens import delegation, families
 from token_relay.sandbox.provider.tokens.actions import ask, denial
 from token_relay.sandbox.provider.tokens.management_token import management_token
 from token_relay.sandbox.provider.web import browser, device_code, second_step
@@ -35,13 +34,13 @@ GRANT_TYPES = frozenset(  # that an event may name
 
 def token(state: State, params: Params, trace: Trace) -> Response:
     """Answer a token request. Raises Refusal. RFC 6749 §3.2."""
-    client = tokens.find_client(state, params)
+    client = families.find_client(state, params)
     grant_type = params.need("grant_type")
     if client.grant_types is not None and grant_type not in client.grant_types:
         text = f"Grant type '{grant_type}' not allowed for the client."
         raise Refusal("unauthorized_client", text, status=403)
     if grant_type == "refresh_token":
-        return tokens.refresh(state, client, params, trace)
+        return families.refresh(state, client, params, trace)
     if grant_type == "authorization_code":
         return browser.redeem(state, client, params, trace)
     if state.rules.is_native and grant_type in sign_in.NATIVE_GRANTS:
@@ -60,14 +59,14 @@ def token(state: State, params: Params, trace: Trace) -> Response:
 
 def revoke(state: State, params: Params, trace: Trace) -> Response:
     """Answer a revocation request. Raises Refusal. RFC 7009."""
-    return tokens.revoke(state, tokens.find_client(state, params), params, trace)
+    return families.revoke(state, families.find_client(state, params), params, trace)
 
 
 def _password(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     """Carry out ``grant_type=password``; people who sign in by code cannot use it. RFC 6749 §4.3."""
     user = state.users.get(params.need("username").lower())
     password = params.need("password")
-    scope, audience = tokens.asked_scope(client, params), tokens.asked_audience(params)
+    scope, audience = families.asked_scope(client, params), families.asked_audience(params)
     if user is None or user.password is None or check_password(state, user, password, trace) is not None:
         state.log("fepft", trace, client_id=client.client_id, description="Wrong email or password.")
         raise Refusal("invalid_grant", "Wrong email or password.")
@@ -83,7 +82,7 @@ def _password(state: State, client: ClientModel, params: Params, trace: Trace) -
         state.log("fepft", trace, client_id=name, username=user.username, description=problem, details=failure)
         raise Refusal("access_denied", problem, status=403)
     state.log("sepft", trace, client_id=client.client_id, username=user.username, scope=" ".join(scope))
-    return tokens.sign_in(
+    return families.sign_in(
         state,
         user,
         trace,
@@ -102,8 +101,8 @@ def form(endpoint: EndpointName, state: State, params: Params, trace: Trace) -> 
     if endpoint == "revoke":
         return revoke(state, params, trace)
     if endpoint == "device_code":
-        return device_code.begin(state, tokens.find_client(state, params), params, trace)
-    client = tokens.find_client(state, params)
+        return device_code.begin(state, families.find_client(state, params), params, trace)
+    client = families.find_client(state, params)
     check_native(client)
     return NATIVE[endpoint](Call(state, client, params, trace))
 
