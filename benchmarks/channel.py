@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
+from statistics import median
 
-import aiomqtt
 import structlog
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from token_relay.mqtt.channel import MqttChannel, MqttSettings
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 
-from benchmarks.measure import Bench, BenchmarkError, median, mosquitto
+from benchmarks.floors import raw_client
+from benchmarks.measure import Bench, BenchmarkError, mosquitto
 from benchmarks.table import Row, Section
 
 PROTOCOLS = ("5", "3.1.1")
@@ -83,10 +80,10 @@ async def through_the_library(port: int, protocol: str, count: int) -> float:
     """Return the seconds per envelope of aiomqtt alone."""
     await _fill(port, protocol, count)
     clock = _Clock(count)
-    async with _client(port, protocol, NAME) as client:
+    async with raw_client(port, NAME, protocol=protocol) as client:
         async for _ in client.messages:
             clock.tick()
-            if clock.is_over:
+            if clock.done.is_set():
                 break
     return await clock.per_message()
 
@@ -105,49 +102,27 @@ class _Clock:
     def __init__(self, count: int) -> None:
         self._wanted = count
         self._times: list[float] = []
-        self._done = asyncio.Event()
-
-    @property
-    def is_over(self) -> bool:
-        return self._done.is_set()
+        self.done = asyncio.Event()
 
     def tick(self) -> None:
         self._times.append(time.perf_counter())
         if len(self._times) == self._wanted:
-            self._done.set()
+            self.done.set()
 
     async def per_message(self) -> float:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._done.wait()
+            await asyncio.wait_for(self.done.wait(), TIMEOUT_S)
         except TimeoutError:
             raise BenchmarkError(f"only {len(self._times)} of {self._wanted} envelopes arrived") from None
         return (self._times[-1] - self._times[0]) / (self._wanted - 1)
 
 
-def _client(port: int, protocol: str, name: str) -> aiomqtt.Client:
-    properties = None
-    if protocol == "5":
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it open
-        properties.SessionExpiryInterval = 3600
-    return aiomqtt.Client(
-        "127.0.0.1",
-        port,
-        identifier=name,
-        protocol=aiomqtt.ProtocolVersion.V5 if protocol == "5" else aiomqtt.ProtocolVersion.V311,
-        clean_session=None if protocol == "5" else False,
-        clean_start=False if protocol == "5" else MQTT_CLEAN_START_FIRST_ONLY,
-        properties=properties,
-        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-    )
-
-
 async def _fill(port: int, protocol: str, count: int) -> None:
     """Have so many envelopes wait in the receiver's session."""
-    async with _client(port, protocol, NAME) as client:
-        await client.subscribe(TOPIC, qos=1)
+    async with raw_client(port, NAME, TOPIC, protocol=protocol):
+        pass  # subscribed
     payload = os.urandom(ENVELOPE_BYTES[0])
-    async with _client(port, protocol, "bench-sender") as client:
+    async with raw_client(port, "bench-sender", protocol=protocol) as client:
         client.pending_calls_threshold = FILL_AT_ONCE  # beyond it the library complains
         for begun in range(0, count, FILL_AT_ONCE):  # side by side: the broker saves once for several
             few = min(FILL_AT_ONCE, count - begun)

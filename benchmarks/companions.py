@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import aiomqtt
 from token_relay.host.home import VAULT_FILE
@@ -18,7 +19,7 @@ from token_relay.protocol.identity import device_id
 
 from benchmarks.floors import raw_client
 from benchmarks.homes import make_home, write_companions
-from benchmarks.measure import Agent, Bench, BenchmarkError, median, memory_of, mosquitto
+from benchmarks.measure import Agent, Bench, BenchmarkError, memory_of, mosquitto
 from benchmarks.table import Row, Section, number
 
 COUNTS = (1, 10, 50)
@@ -28,7 +29,6 @@ GREETING_TIMEOUT_S = 30.0
 def run(bench: Bench) -> Section:
     """Connect a phone with 1, 10 and 50 companions."""
     place = bench.place("n")
-    (place / "b").mkdir(mode=0o700)
     with mosquitto(place / "b") as port:
         found = [asyncio.run(_measure(place / f"n{count}", port, count, starts=bench.count(5, 1))) for count in COUNTS]
     (_, first_kib, first_ms, first_mib), *_, (most, kib, ms, mib) = found
@@ -50,7 +50,6 @@ def run(bench: Bench) -> Section:
 
 async def _measure(place: Path, port: int, count: int, *, starts: int) -> tuple[int, float, float, float]:
     place.mkdir(mode=0o700)
-    (place / "w").mkdir(mode=0o700)
     home = place / "p"
     identity = await asyncio.to_thread(make_home, "phone", home, f"mqtt://127.0.0.1:{port}")
     await asyncio.to_thread(write_companions, home, count, seen=WINDOW)

@@ -7,12 +7,13 @@ The floor is PyNaCl's ``Box``, made once, encrypting and decrypting the same pad
 from __future__ import annotations
 
 import os
+from statistics import median
 
 from nacl.public import Box, PrivateKey, PublicKey
 from token_relay.protocol.envelope import NONCE_BYTES, PADDED_BYTES, PeerBox
 from token_relay.protocol.identity import KeyPair
 
-from benchmarks.measure import Bench, in_turns, median
+from benchmarks.measure import Bench, in_turns
 from benchmarks.table import Row, Section
 
 MESSAGE_BYTES = 700  # an OFFER or a TOKEN has 500 to 1500
@@ -24,7 +25,7 @@ def run(bench: Bench) -> Section:
     count, repeat = bench.count(300, 30), bench.count(20, 5)
     rows = []
     for size, length in ((PADDED_BYTES[0], MESSAGE_BYTES), (PADDED_BYTES[1], PADDED_BYTES[0] + MESSAGE_BYTES)):
-        ours, floor = _samples(size, length, count=count, repeat=repeat)
+        ours, floor = ([ms * 1e3 for ms in taken] for taken in _samples(size, length, count=count, repeat=repeat))
         rows.append(
             Row(
                 f"seal + open, {size // 1024} KiB envelope",
@@ -38,7 +39,7 @@ def run(bench: Bench) -> Section:
     return Section("envelope", tuple(rows))
 
 
-def _samples(size: int, length: int, *, count: int, repeat: int) -> tuple[list[float], list[float]]:
+def _samples(size: int, length: int, *, count: int, repeat: int) -> tuple[list[float], ...]:
     phone, companion = KeyPair.from_random(os.urandom(32)), KeyPair.from_random(os.urandom(32))
     to_companion, from_phone = PeerBox(phone, companion.public_key), PeerBox(companion, phone.public_key)
     raw_out = Box(PrivateKey(phone.private_key.reveal()), PublicKey(companion.public_key))
@@ -52,5 +53,4 @@ def _samples(size: int, length: int, *, count: int, repeat: int) -> tuple[list[f
         nonce = os.urandom(NONCE_BYTES)
         assert raw_in.decrypt(raw_out.encrypt(padded, nonce).ciphertext, nonce) == padded
 
-    taken = in_turns(ours, floor, count=count, repeat=repeat)
-    return taken[0], taken[1]
+    return in_turns(ours, floor, count=count, repeat=repeat)

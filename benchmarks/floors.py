@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiomqtt
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from token_relay.protocol.envelope import ENVELOPE_BYTES
@@ -51,20 +52,23 @@ class DurableCommits:
 
 
 @asynccontextmanager
-async def raw_client(port: int, name: str, topic: str) -> AsyncIterator[aiomqtt.Client]:
+async def raw_client(port: int, name: str, topic: str = "", *, protocol: str = "5") -> AsyncIterator[aiomqtt.Client]:
     """Open a plain aiomqtt client with a persistent session, as the agents have one, and TCP_NODELAY."""
+    is_new = protocol == "5"
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it open
     properties.SessionExpiryInterval = 3600
     async with aiomqtt.Client(
         "127.0.0.1",
         port,
         identifier=name,
-        protocol=aiomqtt.ProtocolVersion.V5,
-        clean_start=False,
-        properties=properties,
+        protocol=aiomqtt.ProtocolVersion.V5 if is_new else aiomqtt.ProtocolVersion.V311,
+        clean_session=None if is_new else False,
+        clean_start=False if is_new else MQTT_CLEAN_START_FIRST_ONLY,
+        properties=properties if is_new else None,
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
     ) as client:
-        await client.subscribe(topic, qos=1)
+        if topic:
+            await client.subscribe(topic, qos=1)
         yield client
 
 

@@ -13,16 +13,16 @@ import asyncio
 import itertools
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 from token_relay.cli.client import control_call
 
 from benchmarks.floors import PONG, DurableCommits, chain, raw_client, round_trip
 from benchmarks.homes import Homes, paired_homes
-from benchmarks.measure import Agent, Bench, BenchmarkError, Program, median, mosquitto, time_ms
+from benchmarks.measure import Agent, Bench, BenchmarkError, Program, mosquitto, time_ms
 from benchmarks.table import Row, Section, number, spread
 
 T = TypeVar("T")
@@ -33,23 +33,12 @@ WARM_UP = 3
 STEPS = ("offered", "ready", "released", "stored", "done")
 
 
-@dataclass(slots=True)
-class Samples:
-    """All times in milliseconds."""
-
-    total: list[float] = field(default_factory=list)
-    floor: list[float] = field(default_factory=list)
-    floor_trips: list[float] = field(default_factory=list)
-    floor_commits: list[float] = field(default_factory=list)
-    commits: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STEPS})
-    hops: list[float] = field(default_factory=list)
-    refresh: list[float] = field(default_factory=list)
+Samples = defaultdict[str, list[float]]  # all times in milliseconds; a commit's under its name in STEPS
 
 
 def run(bench: Bench) -> Section:
     """Hand off again and again, and print where the time goes."""
     place = bench.place("h")
-    (place / "b").mkdir(mode=0o700)
     with mosquitto(place / "b") as port:
         homes = paired_homes(place, f"mqtt://127.0.0.1:{port}")
         samples = asyncio.run(_measure(place, port, homes, count=bench.count(40, 8)))
@@ -57,11 +46,9 @@ def run(bench: Bench) -> Section:
 
 
 async def _measure(place: Path, port: int, homes: Homes, *, count: int) -> Samples:
-    samples = Samples()
+    samples: Samples = defaultdict(list)
     raw = DurableCommits(place / "floor.db")
     python = sys.executable
-    for name in ("wp", "wc"):
-        (place / name).mkdir(mode=0o700)
     try:
         with (
             Program(
@@ -87,9 +74,9 @@ async def _measure(place: Path, port: int, homes: Homes, *, count: int) -> Sampl
                     handed = await _call(phone, "handoff", device=homes.companion_id)
                     settled = await _call(companion, "settle")
                     if number_ >= WARM_UP:
-                        samples.floor_trips.append(trips)
-                        samples.floor_commits.append(commits)
-                        samples.floor.append((chained - began) * 1e3)
+                        samples["floor_trips"].append(trips)
+                        samples["floor_commits"].append(commits)
+                        samples["floor"].append((chained - began) * 1e3)
                         _add(samples, _trace(handed), _trace(settled))
     finally:
         raw.close()
@@ -113,47 +100,40 @@ def _trace(answer: dict[str, object]) -> Trace:
 
 def _add(samples: Samples, phone: Trace, companion: Trace) -> None:
     """Take the five commits out of what both agents committed."""
-    moments = {
-        name: _first(trace, lambda names, name=name: name in names)  # type: ignore[misc]  # binds the loop's value
-        for trace, names_ in ((phone, ("offered", "released", "done")), (companion, ("ready", "stored")))
-        for name in names_
-    }
-    samples.total.append((moments["done"][1] - moments["offered"][0]) * 1e3)
-    for name in STEPS:
-        samples.commits[name].append((moments[name][1] - moments[name][0]) * 1e3)
-    pairs = itertools.pairwise(STEPS)
-    samples.hops.append(sum(moments[after][0] - moments[before][1] for before, after in pairs) * 1e3)
-    asked = _first(companion, lambda names: "grant refreshing" in names)
-    samples.refresh.append((companion[-1][2] - asked[0]) * 1e3)
-
-
-def _first(trace: Trace, fits: Callable[[list[str]], bool]) -> tuple[float, float]:
-    for names, began, ended in trace:
-        if fits(names):
-            return began, ended
-    raise BenchmarkError("a handoff left no trace of one of its commits")
+    try:
+        moments = {name: next(at for names, *at in phone + companion if name in names) for name in STEPS}
+        asked, _ = next(at for names, *at in companion if "grant refreshing" in names)
+    except StopIteration:
+        raise BenchmarkError("a handoff left no trace of one of its commits") from None
+    samples["total"].append((moments["done"][1] - moments["offered"][0]) * 1e3)
+    for name, (began, ended) in moments.items():
+        samples[name].append((ended - began) * 1e3)
+    pairs = itertools.pairwise(moments.values())
+    samples["hops"].append(sum(after[0] - before[1] for before, after in pairs) * 1e3)
+    samples["refresh"].append((companion[-1][2] - asked) * 1e3)
 
 
 def _section(samples: Samples) -> Section:
-    total, floor = median(samples.total), median(samples.floor)
-    commits = sum(median(samples.commits[name]) for name in STEPS)
+    middle = {name: median(taken) for name, taken in samples.items()}
+    commits = sum(middle[name] for name in STEPS)
+    total, floor = samples["total"], samples["floor"]
     rows = (
         Row(
             "handoff, OFFER committed to STORED accepted",
-            total,
+            middle["total"],
             "ms",
-            floor=floor,
+            floor=middle["floor"],
             ratio_max=RATIO_MAX,
             how="2 raw aiomqtt QoS 1 round trips + 5 raw durable SQLite commits",
         ),
-        Row("  of it: 5 commits", commits, "ms", floor=median(samples.floor_commits), how="the raw commits alone"),
-        Row("  of it: 4 messages", median(samples.hops), "ms", floor=median(samples.floor_trips), how="the raw trips"),
-        Row("  apart: the first refresh", median(samples.refresh), "ms", how="2 commits; the provider answers at once"),
+        Row("  of it: 5 commits", commits, "ms", floor=middle["floor_commits"], how="the raw commits alone"),
+        Row("  of it: 4 messages", middle["hops"], "ms", floor=middle["floor_trips"], how="the raw trips"),
+        Row("  apart: the first refresh", middle["refresh"], "ms", how="2 commits; the provider answers at once"),
     )
-    steps = ", ".join(f"{name} {number(median(samples.commits[name]), 'ms')}" for name in STEPS)
+    steps = ", ".join(f"{name} {number(middle[name], 'ms')}" for name in STEPS)
     details = (
-        f"{len(samples.total)} handoffs, 9 of 10 in {spread(samples.total, 'ms')}, slowest "
-        f"{number(max(samples.total), 'ms')}; floor {spread(samples.floor, 'ms')}",
+        f"{len(total)} handoffs, 9 of 10 in {spread(total, 'ms')}, slowest {number(max(total), 'ms')}; "
+        f"floor {spread(floor, 'ms')}",
         f"commits, from handing the step over to durable: {steps}",
     )
     return Section("handoff", rows, details)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now, Record, Transaction
@@ -25,13 +27,17 @@ from token_relay.agents.records import (
     Seen,
 )
 from token_relay.host.clock import SystemClock
+from token_relay.host.config import Kind
 from token_relay.host.home import KEY_FILE, VAULT_FILE, create_home
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.vault.keys import KeyFile
 from token_relay.vault.store import SqliteVault
 
+T = TypeVar("T")
+
 CLIENT_ID = "00001111-aaaa-2222-bbbb-3333cccc4444"
+SCOPE = "offline_access openid profile"
 ISSUER = "http://127.0.0.1:9/"  # port 9 is discard (RFC 863): nothing is asked there
 ACCESS_TOKEN_CHARS = 1500  # Entra's have 1200 to 2500
 ACCESS_TOKEN_LIFETIME_S = 86_400.0
@@ -47,36 +53,20 @@ class Homes:
     companion_id: str
 
 
-def make_home(kind: str, home: Path, broker_url: str) -> KeyPair:
+def make_home(kind: Kind, home: Path, broker_url: str) -> KeyPair:
     """Make a home with configuration and vault; returns the public half of its identity (the private half random)."""
     home.mkdir(mode=0o700)
     text = f'name = "{kind}"\n'
+    more = f'[broker]\nurl = "{broker_url}"\n'
     if kind == "phone":
         text += "allow_refresh_token_access = true\n"
-    text += f'[broker]\nurl = "{broker_url}"\n'
-    if kind == "phone":
-        text += f'[provider]\nurl = "{ISSUER}"\nclient_id = "{CLIENT_ID}"\nprofile = "entra"\n'
-    config = home / "config.toml"
-    config.write_text(text)
-    config.chmod(0o600)
-    create_home("phone" if kind == "phone" else "companion", home, text)
-    identity = read_identity(home)
+        more += f'[provider]\nurl = "{ISSUER}"\nclient_id = "{CLIENT_ID}"\nprofile = "entra"\n'
+    (home / "config.toml").write_text(text + more)
+    (home / "config.toml").chmod(0o600)
+    create_home(kind, home, text + more)
+    identity = asyncio.run(_run(home, lambda tx: tx.get(Identity, "self")))
+    assert identity is not None
     return KeyPair(identity.public_key, identity.private_key)
-
-
-def read_identity(home: Path) -> Identity:
-    """Return the identity in a vault that nobody has open."""
-
-    def step(tx: Transaction) -> Identity:
-        identity = tx.get(Identity, "self")
-        assert identity is not None
-        return identity
-
-    async def read() -> Identity:
-        async with _open(home) as vault:
-            return await vault.run(step)
-
-    return asyncio.run(read())
 
 
 def write(home: Path, *records: Record) -> None:
@@ -86,15 +76,13 @@ def write(home: Path, *records: Record) -> None:
         for record in records:
             tx.put(record)
 
-    async def put() -> None:
-        async with _open(home) as vault:
-            await vault.run(step)
-
-    asyncio.run(put())
+    asyncio.run(_run(home, step))
 
 
-def _open(home: Path) -> SqliteVault:
-    return SqliteVault.open(home / VAULT_FILE, KeyFile(home / KEY_FILE).load(), RECORDS, SCHEMA_VERSION)
+async def _run(home: Path, step: Callable[[Transaction], T]) -> T:
+    key = KeyFile(home / KEY_FILE).load()
+    async with SqliteVault.open(home / VAULT_FILE, key, RECORDS, SCHEMA_VERSION) as vault:
+        return await vault.run(step)
 
 
 def paired_homes(place: Path, broker_url: str) -> Homes:
@@ -121,7 +109,6 @@ def grant(
     refresh_token: str = "",
     profile: str = "entra",
     is_refreshed: bool = True,
-    subject: str = "",
 ) -> Grant:
     """Return a held grant; ``is_refreshed`` means that nothing about it is due."""
     return Grant(
@@ -132,9 +119,9 @@ def grant(
         client_id=CLIENT_ID,
         token_endpoint=token_endpoint,
         revocation_endpoint="",
-        scope="offline_access openid profile",
+        scope=SCOPE,
         audience="",
-        subject=subject or os.urandom(16).hex(),
+        subject=os.urandom(16).hex(),
         account="ada@contoso.example",
         profile=profile,
         signed_in_at=int(now.wall_s),
@@ -145,27 +132,14 @@ def grant(
     )
 
 
-def cached_token(held: Grant, now: Now) -> CachedToken:
-    """Return an access token of this grant that lasts longer than any benchmark."""
-    value = secrets.token_urlsafe(ACCESS_TOKEN_CHARS * 3 // 4)
-    return CachedToken(
-        held.grant_id,
-        "",
-        held.scope,
-        "Bearer",
-        Stamp.of(now).to_text(),
-        ACCESS_TOKEN_LIFETIME_S,
-        held.generation,
-        AccessToken(value),
-    )
-
-
 def companion_with_token(place: Path, broker_url: str) -> Homes:
-    """Make two paired homes, the companion's with a grant and an access token that is good for a day."""
+    """Make two paired homes, the companion's with a grant and an access token that lasts longer than any benchmark."""
     homes = paired_homes(place, broker_url)
     now = SystemClock().now()
-    held = grant(now, pairing_id=os.urandom(16).hex())
-    write(homes.companion, held, cached_token(held, now))
+    held, stamp = grant(now, pairing_id=os.urandom(16).hex()), Stamp.of(now).to_text()
+    token = AccessToken(secrets.token_urlsafe(ACCESS_TOKEN_CHARS * 3 // 4))
+    cached = CachedToken(held.grant_id, "", SCOPE, "Bearer", stamp, ACCESS_TOKEN_LIFETIME_S, held.generation, token)
+    write(homes.companion, held, cached)
     return homes
 
 
@@ -190,7 +164,7 @@ def _handoff(row: Pairing, now: Now) -> PhoneHandoff:
         state="done",
         reason="",
         strategy="branch",
-        scope="offline_access openid profile",
+        scope=SCOPE,
         lease_days=90,
         created=Stamp.of(now).to_text(),
         created_at=int(now.wall_s),

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from benchmarks.homes import companion_with_token
-from benchmarks.measure import Agent, Bench, Program, load_of, median, memory_of, mosquitto
+from benchmarks.measure import Agent, Bench, Program, load_of, memory_of, mosquitto
 from benchmarks.table import Row, Section, number
 
 IDLE_S, QUICK_IDLE_S = 60.0, 10.0
@@ -28,8 +28,6 @@ FLOOR_CODE = "print('ready', flush=True); input()"
 def run(bench: Bench) -> Section:
     """Start companion and floor a few times, leave the last pair alone, look at the imports."""
     place = bench.place("i")
-    (place / "b").mkdir(mode=0o700)
-    (place / "w").mkdir(mode=0o700)
     starts: list[float] = []
     floor_starts: list[float] = []
     with mosquitto(place / "b") as port:
@@ -63,9 +61,9 @@ def run(bench: Bench) -> Section:
     )
     details = (
         f"idle: woken {number(woken, 'times')} a minute; CPU {used / 600:.3f} % of one core",
-        f"import: {number(imports.total_ms, 'ms')} in all (measured with -X importtime, which slows it); by package, "
-        "each with the parts of the standard library that it was the first to want:",
-        *(f"  {name:24} {number(ms, 'ms'):>10}" for name, ms in imports.by_package()[:IMPORTS_SHOWN]),
+        f"import: {number(imports.total() / 1e3, 'ms')} in all (measured with -X importtime, which slows it); "
+        "by package, each with the parts of the standard library that it was the first to want:",
+        *(f"  {name:24} {number(us / 1e3, 'ms'):>10}" for name, us in imports.most_common(IMPORTS_SHOWN)),
     )
     return Section("idle", rows, details)
 
@@ -90,38 +88,20 @@ def _floor_start_ms() -> float:
 _LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \|( +)([\w.]+)$")
 
 
-@dataclass(slots=True)
-class Imports:
-    """What importing cost, charged to packages."""
-
-    costs_us: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def total_ms(self) -> float:
-        """All of it."""
-        return sum(self.costs_us.values()) / 1e3
-
-    def by_package(self) -> list[tuple[str, float]]:
-        """Return packages and milliseconds, the dearest first."""
-        return [(name, us / 1e3) for name, us in self.costs_us.most_common()]
-
-
-def imports_of(command: list[str | Path], place: Path) -> Imports:
-    """Start a program under ``-X importtime`` and read its imports once it is ready."""
+def imports_of(command: list[str | Path], place: Path) -> Counter[str]:
+    """Start a program under ``-X importtime``; return what its imports cost once it is ready, by package, in µs."""
     python, *rest = command
-    place = place / "imports"
-    place.mkdir(mode=0o700)
-    with Agent([python, "-X", "importtime", *rest], place=place) as program:
+    with Agent([python, "-X", "importtime", *rest], place=place / "imports") as program:
         pass
     return charge(program.log.read_text(errors="replace"))
 
 
-def charge(text: str) -> Imports:
+def charge(text: str) -> Counter[str]:
     """Read the output of ``-X importtime``; it names a module after everything that the module imported.
 
     A module of the standard library is charged to the package that wanted it first, so that the sums add up.
     """
-    imports = Imports()
+    costs_us: Counter[str] = Counter()
     waiting: list[tuple[int, int]] = []  # depth and microseconds of standard library modules without an importer yet
     for line in text.splitlines():
         found = _LINE.match(line)
@@ -134,6 +114,6 @@ def charge(text: str) -> Imports:
         if package in sys.stdlib_module_names:
             waiting.append((depth, own_us + below))
         else:
-            imports.costs_us[package] += own_us + below
-    imports.costs_us["(the interpreter's start)"] += sum(us for _, us in waiting)
-    return imports
+            costs_us[package] += own_us + below
+    costs_us["(the interpreter's start)"] += sum(us for _, us in waiting)
+    return costs_us

@@ -7,21 +7,25 @@ that becomes slow for a second (another build, a disk that flushes) slows both.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
 import sqlite3
-import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import aiohttp
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 30.0
@@ -57,30 +61,23 @@ class Bench:
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least ``share`` (0 to 1) of all values do not exceed (nearest rank)."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
+    return ordered[max(0, math.ceil(round(share * len(ordered), 6)) - 1)]
 
 
-def median(values: Sequence[float]) -> float:
-    """Return the median."""
-    return statistics.median(values)
-
-
-def time_ms(call: Callable[[], object]) -> float:
+def time_ms(call: Callable[[], object], repeat: int = 1) -> float:
     """Return how long one call takes, in milliseconds."""
     began = time.perf_counter()
-    call()
-    return (time.perf_counter() - began) * 1e3
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - began) * 1e3 / repeat
 
 
-def in_turns(*calls: Callable[[], object], count: int, repeat: int = 1) -> list[list[float]]:
-    """Time the calls in turns; returns for each ``count`` samples, in microseconds per call of ``repeat``."""
-    samples: list[list[float]] = [[] for _ in calls]
+def in_turns(*calls: Callable[[], object], count: int, repeat: int = 1) -> tuple[list[float], ...]:
+    """Time the calls in turns; returns for each ``count`` samples, in milliseconds per call of ``repeat``."""
+    samples: tuple[list[float], ...] = tuple([] for _ in calls)
     for _ in range(count):
         for call, taken in zip(calls, samples, strict=True):
-            began = time.perf_counter()
-            for _ in range(repeat):
-                call()
-            taken.append((time.perf_counter() - began) * 1e6 / repeat)
+            taken.append(time_ms(call, repeat))
     return samples
 
 
@@ -91,80 +88,85 @@ class Program:
     """A process of ours, ended with the ``with`` block; its output goes to ``log``."""
 
     def __init__(
-        self, arguments: Sequence[str | Path], *, log: Path, environment: Mapping[str, str] | None = None
+        self, arguments: Sequence[str | Path], *, log: Path, environment: Mapping[str, str] = os.environ
     ) -> None:
         self.log = log
         self.started = time.monotonic()
+        words = [str(argument) for argument in arguments]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [str(argument) for argument in arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {})},
+                words, stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=ROOT, env=environment
             )
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self.process.pid
+        self.pid = self.process.pid
 
     def tail(self) -> str:
         """Return the last lines of its output, for an error message."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
 
-    def wait_for(self, text: str) -> None:
-        """Wait until its output holds ``text``. Raises BenchmarkError when it ends before."""
+    def wait_for(self, text: str) -> str:
+        """Wait until its output holds ``text``, and return that line. Raises BenchmarkError when it ends before."""
         ends = time.monotonic() + START_TIMEOUT_S
-        while text not in self.log.read_text(errors="replace"):
-            if self.process.poll() is not None or time.monotonic() > ends:
+        while True:
+            is_over = self.process.poll() is not None or time.monotonic() > ends
+            for line in self.log.read_text(errors="replace").splitlines(keepends=True):
+                if text in line and line.endswith("\n"):
+                    return line
+            if is_over:
                 raise BenchmarkError(f"{self.log.name} did not say {text!r}: {self.tail()}")
             time.sleep(0.01)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.end()
-
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop it as a service manager would, by force when that takes too long."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(STOP_TIMEOUT_S)
+            self.process.communicate(timeout=STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+            self.process.communicate()
 
 
 class Agent(Program):
     """A program that says READY=1 as systemd's notify protocol has it; ``start_s`` is how long it took."""
 
     def __init__(self, arguments: Sequence[str | Path], *, place: Path) -> None:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        place.mkdir(mode=0o700, exist_ok=True)
         address = place / f"notify{time.monotonic_ns()}"
-        with listener:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
             listener.bind(str(address))
             listener.settimeout(LOOK_S)
-            super().__init__(arguments, log=place / "log", environment={"NOTIFY_SOCKET": str(address)})
-            self._wait_until_ready(listener)
+            super().__init__(arguments, log=place / "log", environment={**os.environ, "NOTIFY_SOCKET": str(address)})
+            said = b""
+            while b"READY=1" not in said:
+                try:
+                    said = listener.recv(4096)
+                except TimeoutError:
+                    if self.process.poll() is not None or time.monotonic() - self.started > START_TIMEOUT_S:
+                        self.__exit__()
+                        raise BenchmarkError(f"an agent did not become ready: {self.tail()}") from None
         self.ready_at = time.monotonic()
         self.start_s = self.ready_at - self.started
         address.unlink()
 
-    def _wait_until_ready(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                if b"READY=1" in listener.recv(4096):
-                    return
-            except TimeoutError:
-                if self.process.poll() is None and time.monotonic() - self.started < START_TIMEOUT_S:
-                    continue
-                self.end()
-                raise BenchmarkError(f"an agent did not become ready: {self.tail()}") from None
+
+@contextmanager
+def sandbox(place: Path, profile: str, *options: str) -> Iterator[tuple[Program, dict[str, Any]]]:
+    """Run a sandbox; yield its process, and what it says of itself."""
+    ports = ("--http-port", "0", "--mqtt-port", "0")
+    command = [sys.executable, "-m", "token_relay.cli", "sandbox", "--json", "--profile", profile, *ports, *options]
+    with Program(command, log=place / "sandbox") as program:
+        yield program, json.loads(program.wait_for('"issuer"'))
+
+
+async def ask(session: aiohttp.ClientSession, url: str, form: dict[str, str]) -> dict[str, Any]:
+    """Send the sandbox's provider a form. Raises BenchmarkError when it refuses."""
+    async with session.post(url, data=form) as response:
+        body: dict[str, Any] = await response.json()
+    if response.status != 200:
+        raise BenchmarkError(f"the sandbox refused: {body.get('error')}: {body.get('error_description')}")
+    return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +213,6 @@ def _field(path: Path, name: str) -> int:
 # -- The broker --------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """Return a port of this machine that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def mosquitto_path() -> str | None:
-    """Return where mosquitto is, None when it is not installed."""
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
-
 @contextmanager
 def mosquitto(place: Path) -> Iterator[int]:
     """Run a mosquitto of our own and yield its port: our settings without TLS, so the floor pays for none either.
@@ -230,10 +220,13 @@ def mosquitto(place: Path) -> Iterator[int]:
     Raises:
         BenchmarkError: it is not installed, or does not start.
     """
-    path = mosquitto_path()
+    path = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
     if path is None:
         raise BenchmarkError("mosquitto is not installed: apt-get install mosquitto")
-    port = free_port()
+    place.mkdir(mode=0o700, exist_ok=True)
+    with socket.socket() as probe:  # a port that was free a moment ago
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
     settings = (
         f"listener {port} 127.0.0.1",
         "allow_anonymous true",
@@ -255,18 +248,10 @@ def mosquitto(place: Path) -> Iterator[int]:
 
 def machine() -> dict[str, str]:
     """Describe this machine as far as it matters to the figures."""
+    found = re.search(r"^(?:model name|Model)\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    cpu = found[1].strip() if found else platform.machine()
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": f"{os.cpu_count()} × {_cpu_name()}, {platform.system()} {platform.release()}",
+        "machine": f"{os.cpu_count()} × {cpu}, {platform.system()} {platform.release()}",
         "versions": f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
     }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()

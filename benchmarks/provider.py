@@ -7,14 +7,13 @@ connection and one grant, and refreshes again as soon as it has its answer.
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import time
+from typing import Any
 
 import aiohttp
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
-from benchmarks.measure import Bench, BenchmarkError, Program, free_port, memory_of, percentile
+from benchmarks.measure import Bench, ask, memory_of, percentile, sandbox
 from benchmarks.table import Row, Section, number
 
 CLIENTS = 50
@@ -26,14 +25,9 @@ CAPABILITIES = "password oob redirect"
 def run(bench: Bench) -> Section:
     """Refresh with many clients; compare the memory after the first tenth with that at the end."""
     place = bench.place("p")
-    ports = ["--http-port", str(free_port()), "--mqtt-port", str(free_port()), "--no-links"]
-    command = [sys.executable, "-m", "token_relay.cli", "sandbox", "--profile", "entra", "--json", *ports]
     count = bench.count(100_000, 2_000)
-    with Program(command, log=place / "sandbox") as sandbox:
-        sandbox.wait_for('"authority"')
-        facts = next(json.loads(line) for line in sandbox.log.read_text().splitlines() if '"authority"' in line)
-        authority = str(facts["authority"])
-        taken, began_mib, ended_mib, seconds = asyncio.run(_measure(authority, sandbox.pid, count))
+    with sandbox(place, "entra", "--no-links") as (program, facts):
+        taken, began_mib, ended_mib, seconds = asyncio.run(_measure(facts["authority"], program.pid, count))
     rows = (
         Row(f"a refresh at the sandbox, {CLIENTS} clients, p50", percentile(taken, 0.5), "ms"),
         Row(f"a refresh at the sandbox, {CLIENTS} clients, p99", percentile(taken, 0.99), "ms"),
@@ -52,7 +46,7 @@ async def _measure(authority: str, pid: int, count: int) -> tuple[list[float], f
         async def one(index: int, times: int) -> None:
             for _ in range(times):
                 began = time.perf_counter()
-                answer = await _ask(
+                answer = await _asked(
                     session,
                     f"{authority}/oauth2/v2.0/token",
                     {"grant_type": "refresh_token", "refresh_token": held[index], "scope": SCOPE},
@@ -72,17 +66,13 @@ async def _measure(authority: str, pid: int, count: int) -> tuple[list[float], f
 
 async def _sign_in(session: aiohttp.ClientSession, authority: str) -> str:
     base = f"{authority}/oauth2/v2.0"
-    begun = await _ask(session, f"{base}/initiate", {"username": USER, "challenge_type": CAPABILITIES})
+    begun = await _asked(session, f"{base}/initiate", {"username": USER, "challenge_type": CAPABILITIES})
     token = str(begun["continuation_token"])
-    asked = await _ask(session, f"{base}/challenge", {"continuation_token": token, "challenge_type": CAPABILITIES})
+    asked = await _asked(session, f"{base}/challenge", {"continuation_token": token, "challenge_type": CAPABILITIES})
     form = {"continuation_token": str(asked["continuation_token"]), "grant_type": "password", "password": PASSWORD}
-    done = await _ask(session, f"{base}/token", {**form, "scope": SCOPE})
+    done = await _asked(session, f"{base}/token", {**form, "scope": SCOPE})
     return str(done["refresh_token"])
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, form: dict[str, str]) -> dict[str, object]:
-    async with session.post(url, data={"client_id": CLIENT_ID, **form}) as response:
-        body: dict[str, object] = await response.json()
-    if response.status != 200:
-        raise BenchmarkError(f"the sandbox refused: {body.get('error')}: {body.get('error_description')}")
-    return body
+async def _asked(session: aiohttp.ClientSession, url: str, form: dict[str, str]) -> dict[str, Any]:
+    return await ask(session, url, {"client_id": CLIENT_ID, **form})

@@ -7,11 +7,11 @@ sent with aiohttp and two raw durable commits; agent and floor take turns, each 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import aiohttp
 from token_relay.cli.client import control_call
@@ -20,7 +20,7 @@ from token_relay.provider.http import JsonObject
 
 from benchmarks.floors import DurableCommits
 from benchmarks.homes import CLIENT_ID, Homes, grant, paired_homes, write
-from benchmarks.measure import Agent, Bench, BenchmarkError, Program, free_port, median
+from benchmarks.measure import Agent, Bench, BenchmarkError, ask, sandbox
 from benchmarks.table import Row, Section, number, spread
 
 PROFILE = "auth0"  # rotates at each use, and its sandbox signs in with one request
@@ -31,12 +31,7 @@ ROUND = 5  # refreshes of one end before it is the other's turn
 def run(bench: Bench) -> Section:
     """Refresh again and again, and tell the provider's share from ours."""
     place = bench.place("r")
-    (place / "w").mkdir(mode=0o700)
-    sandbox_command = [sys.executable, "-m", "token_relay.cli", "sandbox", "--profile", PROFILE, "--json"]
-    ports = ["--http-port", str(free_port()), "--mqtt-port", str(free_port())]
-    with Program([*sandbox_command, *ports], log=place / "sandbox") as sandbox:
-        sandbox.wait_for('"issuer"')
-        facts = next(json.loads(line) for line in sandbox.log.read_text().splitlines() if '"issuer"' in line)
+    with sandbox(place, PROFILE) as (_, facts):
         homes = paired_homes(place, str(facts["mqtt"]))
         ours, floor, request = asyncio.run(_measure(place, homes, facts, rounds=bench.count(20, 4)))
     row = Row(
@@ -100,17 +95,13 @@ async def _through_agent(socket: Path) -> list[float]:
 async def _sign_in(session: aiohttp.ClientSession, endpoint: str, facts: JsonObject) -> str:
     user = next(user for user in facts["users"] if "password" in user)
     form = {"grant_type": "password", "username": user["username"], "password": user["password"]}
-    return await _ask(session, endpoint, {**form, "client_id": CLIENT_ID, "scope": "openid profile offline_access"})
+    return await _token(session, endpoint, {**form, "client_id": CLIENT_ID, "scope": "openid profile offline_access"})
 
 
 async def _refresh(session: aiohttp.ClientSession, endpoint: str, refresh_token: str) -> str:
     form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": CLIENT_ID}
-    return await _ask(session, endpoint, form)
+    return await _token(session, endpoint, form)
 
 
-async def _ask(session: aiohttp.ClientSession, endpoint: str, form: dict[str, str]) -> str:
-    async with session.post(endpoint, data=form) as response:
-        body = await response.json()
-    if response.status != 200:
-        raise BenchmarkError(f"the sandbox refused: {body.get('error')}")
-    return str(body["refresh_token"])
+async def _token(session: aiohttp.ClientSession, endpoint: str, form: dict[str, str]) -> str:
+    return str((await ask(session, endpoint, form))["refresh_token"])

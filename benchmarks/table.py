@@ -8,12 +8,19 @@ without a floor (a rate, an idle load) stands for itself.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_COLUMNS = 200  # wider than any line
 COLUMNS = ("subject", "value", "floor", "ratio", "target", "how")
 
 
@@ -73,84 +80,52 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def plain(report: Report) -> str:
     """Return the report as plain text with aligned columns; numbers to the right."""
-    table = [COLUMNS, *(cells(row) for section in report.sections for row in section.rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
-    lines = [_line(line, widths) for line in table]
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join([*_machine(report), "", *lines, "", *_details(report)]) + "\n"
+    stream = io.StringIO()
+    _print(report, Console(file=stream, width=PLAIN_COLUMNS))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def _line(line: tuple[str, ...], widths: list[int]) -> str:
-    shown = [
-        text.rjust(width) if 0 < i < len(COLUMNS) - 1 else text.ljust(width)
-        for i, (text, width) in enumerate(zip(line, widths, strict=True))
-    ]
-    return "  ".join(shown).rstrip()
-
-
-def _machine(report: Report) -> list[str]:
-    return [f"{name}: {value}" for name, value in report.machine.items()]
-
-
-def _details(report: Report) -> list[str]:
-    lines: list[str] = []
-    for section in report.sections:
-        if section.not_measured:
-            lines.append(f"{section.title}: not measured: {section.not_measured}")
-        if section.details:
-            lines.append(f"{section.title}:")
-            lines += [f"  {detail}" for detail in section.details]
-    return lines
-
-
-def as_json(report: Report) -> str:
-    """Return the report as one JSON object; the ratios are spelled out."""
-    sections = [
-        {
-            "title": section.title,
-            "rows": [{**asdict(row), "ratio": row.ratio} for row in section.rows],
-            "details": list(section.details),
-            "not_measured": section.not_measured,
-        }
-        for section in report.sections
-    ]
-    return json.dumps({"machine": dict(report.machine), "sections": sections}) + "\n"
-
-
-def show(report: Report, *, json_wanted: bool, stream: TextIO = sys.stdout) -> None:
-    """Print the report in the form that fits the stream."""
-    if json_wanted:
-        stream.write(as_json(report))
-    elif not stream.isatty():
-        stream.write(plain(report))
-    else:
-        _show_rich(report, stream)
-
-
-def _show_rich(report: Report, stream: TextIO) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(file=stream, highlight=False)
-    for line in _machine(report):
-        console.print(escape(line), style="dim")
-    table = Table(*COLUMNS)
+def _print(report: Report, console: Console) -> None:
+    for name, value in report.machine.items():
+        console.print(Text(f"{name}: {value}", style="dim"))
+    console.print()
+    table = Table(*COLUMNS, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column in table.columns[1:-1]:
         column.justify = "right"
     for section in report.sections:
         for row in section.rows:
-            table.add_row(*map(escape, cells(row)), style=_style(row))
-        table.add_section()
+            table.add_row(*map(Text, cells(row)), style=_style(row))
     console.print(table)
-    for line in _details(report):
-        console.print(escape(line))
+    console.print()
+    for section in report.sections:
+        if section.not_measured:
+            console.print(Text(f"{section.title}: not measured: {section.not_measured}"))
+        if section.details:
+            console.print(Text("\n  ".join([f"{section.title}:", *section.details])))
 
 
 def _style(row: Row) -> str:
     if row.ratio is None or row.ratio_max is None:
         return ""
     return "green" if row.ratio <= row.ratio_max else "yellow"
+
+
+def as_json(report: Report) -> str:
+    """Return the report as one JSON object; the ratios are spelled out."""
+    shown = asdict(report)
+    for section, found in zip(report.sections, shown["sections"], strict=True):
+        found["rows"] = [{**asdict(row), "ratio": row.ratio} for row in section.rows]
+    return json.dumps(shown) + "\n"
+
+
+def show(report: Report, *, json_wanted: bool, stream: TextIO = sys.stdout) -> None:
+    """Print the report in the form that fits the stream."""
+    if json_wanted:
+        stream.write(as_json(report))
+    elif stream.isatty():
+        _print(report, Console(file=stream, highlight=False))
+    else:
+        stream.write(plain(report))
 
 
 def spread(values: Iterable[float], unit: str) -> str:

@@ -15,10 +15,12 @@ import functools
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from benchmarks.homes import companion_with_token
-from benchmarks.measure import ROOT, Agent, Bench, BenchmarkError, Program, in_turns, median, percentile
+from benchmarks.measure import ROOT, Agent, Bench, BenchmarkError, Program, in_turns, percentile
 from benchmarks.table import Row, Section, number, spread
 
 CLIENTS = 8  # the most that the token API lets one user have open at once
@@ -31,7 +33,6 @@ def run(bench: Bench) -> Section:
     """Ask one at a time, eight at a time, and by the command."""
     place = bench.place("t")
     homes = companion_with_token(place, BROKER_URL)
-    (place / "w").mkdir(mode=0o700)
     floor_socket = place / "floor.sock"
     rounds = bench.count(5, 1)
     with (
@@ -78,12 +79,12 @@ def run(bench: Bench) -> Section:
     return Section("token", rows, details)
 
 
+@dataclass(slots=True)
 class Answers:
     """Times of all requests in milliseconds, and how long all of it took."""
 
-    def __init__(self) -> None:
-        self.times_ms: list[float] = []
-        self.total_s = 0.0
+    times_ms: list[float] = field(default_factory=list)
+    total_s: float = 0.0
 
     @property
     def per_s(self) -> float:
@@ -119,18 +120,14 @@ async def _client(socket: Path, count: int, answers: Answers) -> None:
             raise BenchmarkError(f"no token: {answer[:15].decode(errors='replace')}")
 
 
-def _commands(home: Path, *, count: int) -> tuple[list[float], list[float]]:
+def _commands(home: Path, *, count: int) -> tuple[list[float], ...]:
     command = Path(sys.executable).with_name("token-relay")
     if not command.exists():
         raise BenchmarkError("the command token-relay is not installed beside this interpreter")
-    ours = [str(command), "companion", "token", "--home", str(home)]
-    floor = [sys.executable, "-c", COMMAND_FLOOR]
-    samples = in_turns(functools.partial(_run, ours), functools.partial(_run, floor), count=count)
-    return [us / 1e3 for us in samples[0]], [us / 1e3 for us in samples[1]]
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    ours = (str(command), "companion", "token", "--home", str(home))
+    floor = (sys.executable, "-c", COMMAND_FLOOR)
+    run = functools.partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    return in_turns(functools.partial(run, ours), functools.partial(run, floor), count=count)
 
 
 def serve_without_limit(home: str) -> int:

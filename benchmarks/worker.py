@@ -39,7 +39,6 @@ from token_relay.service.runtime import Runtime, number_of, open_runtime, text_o
 from benchmarks.homes import grant
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Record)
 
 WAIT_S = 20.0
 
@@ -60,14 +59,6 @@ class NamingTransaction:
         self._tx = tx
         self._names = names
 
-    def get(self, record: type[R], *key: str | int) -> R | None:
-        """As the vault."""
-        return self._tx.get(record, *key)
-
-    def select(self, record: type[R], **equals: str | int | bool | None) -> list[R]:
-        """As the vault."""
-        return self._tx.select(record, **equals)
-
     def put(self, record: Record) -> None:
         """As the vault; a handoff or a grant leaves the name of its state."""
         match record:
@@ -79,13 +70,9 @@ class NamingTransaction:
                 pass
         self._tx.put(record)
 
-    def delete(self, record: type[R], *key: str | int) -> None:
-        """As the vault."""
-        self._tx.delete(record, *key)
-
-    def erase_key(self, data_key: str) -> None:
-        """As the vault."""
-        self._tx.erase_key(data_key)
+    def __getattr__(self, name: str) -> Any:
+        """Everything else as the vault."""
+        return getattr(self._tx, name)
 
 
 class TimedVault:
