@@ -115,13 +115,8 @@ STORY: tuple[Step, ...] = (
 def run_demo(options: DemoOptions) -> int:
     """Tell the story; 0 when all of it held, 1 when not. Main thread only, for the sake of Ctrl-C."""
     context = Context.of_process(as_json=False)
-    screen = Screen(
-        context.stdout,
-        context.stdin,
-        is_plain=bool(context.env.get("NO_COLOR")),
-        fast=options.fast,
-        step=options.step,
-    )
+    is_plain = bool(context.env.get("NO_COLOR"))
+    screen = Screen(context.stdout, context.stdin, is_plain=is_plain, fast=options.fast, step=options.step)
     screen.title(f"token-relay demo, profile {options.profile}")
     began_at = time.monotonic()
     try:

@@ -136,25 +136,21 @@ class Screen:
         if self._is_plain:
             for line in _plain_lines(pictures):
                 self._console.print(Text(f"{'':{INDENT}}{line}"))
-            return
-        side_by_side = Table.grid(padding=(0, 3))
-        shown: list[Table | Text] = []
-        for picture in pictures:
-            match picture:
-                case Rows(headers, rows):
-                    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="underline")
-                    for header in headers:
-                        table.add_column(Text(header), no_wrap=True)
-                    for row in rows:
-                        table.add_row(*(Text(clean(cell)) for cell in row))
-                    shown.append(table)
-                case Drawing(text) if self._can_draw:
-                    shown.append(Text(text.rstrip("\n"), style="white on black", no_wrap=True))
-                case Drawing():
-                    pass
-        if shown:
+        elif shown := [_shape(picture) for picture in pictures if self._can_draw or isinstance(picture, Rows)]:
+            side_by_side = Table.grid(padding=(0, 3))
             side_by_side.add_row(*shown)
             self._console.print(Padding(side_by_side, (0, 0, 0, INDENT)))
+
+
+def _shape(picture: Picture) -> Table | Text:
+    if isinstance(picture, Drawing):
+        return Text(picture.text.rstrip("\n"), style="white on black", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="underline")
+    for header in picture.headers:
+        table.add_column(Text(header), no_wrap=True)
+    for row in picture.rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    return table
 
 
 def _plain_lines(pictures: tuple[Picture, ...]) -> Iterator[str]:
@@ -164,8 +160,8 @@ def _plain_lines(pictures: tuple[Picture, ...]) -> Iterator[str]:
                 yield f"{header}:"
                 yield from (f"  {clean(row[0])}" for row in rows)
             case Rows(headers, rows):
-                table = [headers, *(tuple(clean(cell) for cell in row) for row in rows)]
-                widths = [max(len(row[column]) for row in table) for column in range(len(headers))]
+                table = [headers, *(tuple(map(clean, row)) for row in rows)]
+                widths = [max(map(len, column)) for column in zip(*table, strict=True)]
                 for row in table:
                     yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             case Drawing():

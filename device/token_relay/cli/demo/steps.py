@@ -340,18 +340,17 @@ def _replay(stage: Stage) -> list[str]:
         expect(mine > 0, f"recorded messages to the {agent.kind}", "none")
         wanted.append(_duplicates(agent.status()) + mine)
     stage.sandbox.replay(stage.handoff_messages)
-    shown: list[str] = []
-    for agent, count in zip(stage.agents, wanted, strict=True):
-        has_all = partial(_has_counted, count=count)
-        shown.append(str(_duplicates(agent.until(f"the {agent.kind} counts {count} duplicates", has_all))))
-    return shown
+    return [
+        str(_duplicates(agent.until(f"the {agent.kind} counts {count} duplicates", partial(_has_counted, count))))
+        for agent, count in zip(stage.agents, wanted, strict=True)
+    ]
 
 
 def _duplicates(status: Answer) -> int:
     return int(status["counters"].get("duplicate", 0))
 
 
-def _has_counted(status: Answer, *, count: int) -> bool:
+def _has_counted(count: int, status: Answer) -> bool:
     return _duplicates(status) >= count
 
 
