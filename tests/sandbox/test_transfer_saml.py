@@ -13,7 +13,7 @@ from token_relay.sandbox.provider.world.auth0_clients import SAML_ID
 from transfer_kit import ABROAD, BASE, HOME, Browser, Desk, Reply, desk
 
 signing = pytest.importorskip(
-    "token_relay.sandbox.provider.web.saml_signing",
+    "token_relay.sandbox.saml_signing",
     reason="signxml is not installed: assertions were not signed and checked",
 )
 SP = "/sandbox/service-provider"

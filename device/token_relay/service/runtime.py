@@ -30,7 +30,8 @@ from token_relay.host.home import key_source, open_vault
 from token_relay.host.http import AioHttp
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.host.systemd import listen_fds, notify, watchdog_interval_s
-from token_relay.mqtt.channel import MqttChannel, MqttSettings
+from token_relay.mqtt.channel import MqttChannel
+from token_relay.mqtt.connection import MqttSettings
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.identity import device_id
 from token_relay.protocol.topics import inbox_filter

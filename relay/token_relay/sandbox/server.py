@@ -291,7 +291,7 @@ class SandboxServer:
 def _assertions() -> Assertions | None:
     """Return what signs SAML assertions, where the library for it is installed."""
     try:
-        from token_relay.sandbox.provider.web.saml_signing import SignxmlAssertions
+        from token_relay.sandbox.saml_signing import SignxmlAssertions
     except ImportError:
         return None
     return SignxmlAssertions()
