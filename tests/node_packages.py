@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.watchdog import HANG_S
+
 INSTALL_S_MAX = 240
 NODE_MAJOR_MIN = 20
 
@@ -17,7 +19,7 @@ def installed(here: Path, who: str) -> Path:
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         pytest.skip(f"node and npm are not installed: {who} not run")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=HANG_S).stdout
     if int(version.lstrip("v").partition(".")[0]) < NODE_MAJOR_MIN:
         pytest.skip(f"node {NODE_MAJOR_MIN} or newer is needed: {who} not run")
     wanted, stamp = (here / "package.json").read_bytes(), here / "node_modules" / ".installed"

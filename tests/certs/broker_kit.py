@@ -24,9 +24,9 @@ from paho.mqtt.properties import Properties
 from token_relay.ca import store as certs
 from token_relay.host.device_key import write_csr
 
-T = TypeVar("T")
+from tests.watchdog import HANG_S
 
-WAIT_S = 10  # an upper bound for a stuck machine; nothing here sleeps
+T = TypeVar("T")
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Broker:
         """Return the next line of the log that holds ``text``."""
         seen = []
         while True:
-            line = self.lines.get(timeout=WAIT_S)
+            line = self.lines.get(timeout=HANG_S)
             seen.append(line)
             if text in line:
                 return line
@@ -109,8 +109,8 @@ class Broker:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(WAIT_S)
-        self._reader.join(WAIT_S)
+        self.process.wait(HANG_S)
+        self._reader.join(HANG_S)
         self.process.stdout.close()
 
 
@@ -132,7 +132,7 @@ def knock(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = N
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost", session=session)
-    with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as plain:
+    with socket.create_connection(("127.0.0.1", port), timeout=HANG_S) as plain:
 
         def exchange(step: Callable[[], T]) -> T:
             while True:
@@ -207,7 +207,7 @@ class Client:
         self.paho.loop_stop()
 
     def _next(self, kind: str) -> tuple:
-        answer = self._answers.get(timeout=WAIT_S)
+        answer = self._answers.get(timeout=HANG_S)
         assert answer[0] == kind
         return answer
 
@@ -225,7 +225,7 @@ class Client:
         return self._next("disconnect")[1]
 
     def next_message(self) -> tuple[str, bytes]:
-        return self.messages.get(timeout=WAIT_S)
+        return self.messages.get(timeout=HANG_S)
 
 
 def reachable_directory(path: Path) -> Path:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from broker_kit import WAIT_S, Broker, Client, Device, enrol, free_port, knock, reachable_directory, running
+from broker_kit import Broker, Client, Device, enrol, free_port, knock, reachable_directory, running
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +27,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from token_relay.ca import store as certs
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import PolicyError
+
+from tests.watchdog import HANG_S
 
 A, B, C, D, E, OLD = (letter * 26 for letter in "abcdef")
 MAILBOX = "relay/v1/pair/" + "0f" * 16
@@ -150,7 +152,7 @@ def test_a_device_does_not_serve_as_the_broker(devices, place):
 def test_a_device_does_not_talk_to_a_broker_of_another_name(broker, devices):
     context = devices[A].tls()
     with (
-        socket.create_connection(("127.0.0.1", broker.port), timeout=WAIT_S) as plain,
+        socket.create_connection(("127.0.0.1", broker.port), timeout=HANG_S) as plain,
         pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"),
     ):
         context.wrap_socket(plain, server_hostname="other.example")
@@ -180,10 +182,10 @@ def test_mosquittos_own_clients_work_with_the_same_files(broker, devices):
     topic = f"relay/v1/{E}/from/{D}"
     subscribe = ["-t", f"relay/v1/{E}/from/+", "-c"]
     # First make the session, then send, then fetch: no subscriber has to be waited for.
-    subprocess.run(command("mosquitto_sub", devices[E], *subscribe, "-E"), check=True, timeout=WAIT_S)
-    subprocess.run(command("mosquitto_pub", devices[D], "-t", topic, "-m", "hello"), check=True, timeout=WAIT_S)
+    subprocess.run(command("mosquitto_sub", devices[E], *subscribe, "-E"), check=True, timeout=HANG_S)
+    subprocess.run(command("mosquitto_pub", devices[D], "-t", topic, "-m", "hello"), check=True, timeout=HANG_S)
     fetch = command("mosquitto_sub", devices[E], *subscribe, "-C", "1")
-    got = subprocess.run(fetch, check=True, timeout=WAIT_S, capture_output=True, text=True)
+    got = subprocess.run(fetch, check=True, timeout=HANG_S, capture_output=True, text=True)
     assert got.stdout == "hello\n"
 
 
@@ -306,7 +308,7 @@ def test_a_waiting_message_survives_kill_9_once_the_broker_has_answered_somethin
             assert client.publish(f"relay/v1/{B}/from/{A}", b"first") == 0
             client.subscribe(MAILBOX)
             broker.process.kill()
-            broker.process.wait(WAIT_S)
+            broker.process.wait(HANG_S)
     with running(made.conf, port), Client(receiver, port) as client:
         assert client.flags.session_present is True
         assert client.next_message() == (f"relay/v1/{B}/from/{A}", b"first")

@@ -14,7 +14,8 @@ from token_relay.mqtt.channel import MqttChannel, MqttSettings
 from token_relay.protocol.errors import VaultError
 from token_relay.sandbox.mqtt.broker import Broker
 
-WAIT_S = 10.0
+from tests.watchdog import HANG_S
+
 PACKET_BYTES_MAX = 20_480
 ME, PEER = "a" * 26, "b" * 26
 INBOX = f"relay/v1/{ME}/from/+"
@@ -55,16 +56,16 @@ class End:
         await asyncio.sleep(0.01)
 
     async def up(self) -> bool:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             return await self.connected.get()
 
     async def down(self) -> str:
         """Wait for the end of a connection (or of an attempt) and return ``last_error``."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             return await self.paused.get()
 
     async def next(self) -> bytes:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             return (await self.received.get())[1]
 
 
@@ -81,7 +82,7 @@ async def running(end: End) -> AsyncIterator[End]:
         yield end
     finally:
         task.cancel()
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             await asyncio.wait({task})
         assert task.cancelled(), task.exception()
         assert not end.channel.is_connected
@@ -117,7 +118,7 @@ class Handler:
             raise VaultError("disk full")
 
     async def next(self) -> bytes:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             return await self.begun.get()
 
 

@@ -8,7 +8,8 @@ import socket
 from collections import deque
 from pathlib import Path
 
-START_TIMEOUT_S = 15.0
+from tests.watchdog import HANG_S
+
 # as in our mosquitto.conf: without the last two a kill -9 loses acknowledged messages, without the first
 # small packets wait for the peer's delayed acknowledgement (44 ms)
 DURABLE = ("set_tcp_nodelay true", "persistence true", "autosave_on_changes true", "autosave_interval 1")
@@ -79,7 +80,7 @@ class Mosquitto:
 
     async def wait_for_log(self, text: str, *, count: int = 1) -> None:
         """Wait until the log holds ``text`` in at least ``count`` lines."""
-        async with asyncio.timeout(START_TIMEOUT_S), self._arrived:
+        async with asyncio.timeout(HANG_S), self._arrived:
             await self._arrived.wait_for(lambda: self.count(text) >= count or "end of log" in self.log)
         assert self.count(text) >= count, "\n".join(self.log)
 
@@ -101,7 +102,7 @@ class Mosquitto:
 
     async def _ended(self) -> None:
         if self._process is not None and self._reader is not None:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(HANG_S):
                 await self._process.wait()
                 await self._reader
             self._process = self._reader = None

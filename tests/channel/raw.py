@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-WAIT_S = 10.0
+from tests.watchdog import HANG_S
 
 
 def length(value: int) -> bytes:
@@ -112,7 +112,7 @@ class Wire:
 
     async def read(self) -> Raw:
         """Read one packet; EOFError (IncompleteReadError) when the other end has closed."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             first = (await self.reader.readexactly(1))[0]
             size = shift = 0
             while True:
@@ -130,7 +130,7 @@ class Wire:
     async def end(self) -> bytes:
         """Read what is left until the other end closes, politely or with a reset."""
         rest = b""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             try:
                 while data := await self.reader.read(1 << 16):
                     rest += data

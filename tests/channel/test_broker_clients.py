@@ -14,8 +14,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from token_relay.sandbox.mqtt.broker import Broker
 
+from tests.watchdog import HANG_S
+
 pytestmark = pytest.mark.asyncio
-WAIT_S = 10.0
 
 
 async def command(name: str, *arguments: str, stdin: bytes = b"") -> bytes:
@@ -26,7 +27,7 @@ async def command(name: str, *arguments: str, stdin: bytes = b"") -> bytes:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(HANG_S):
         out, err = await process.communicate(stdin)
     assert process.returncode == 0, err
     return out
@@ -49,7 +50,7 @@ async def test_aiomqtt_sends_and_receives(broker: Mosquitto | Broker, protocol: 
         assert [int(getattr(code, "value", code)) for code in await client.subscribe("x/+", qos=2)] == [1]
         await client.publish("x/1", b"hello", qos=1)
         await client.publish("x/2", b"", qos=0)
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             first, second = await anext(client.messages), await anext(client.messages)
         assert (str(first.topic), first.payload, first.qos) == ("x/1", b"hello", 1)
         assert (str(second.topic), second.payload, second.qos) == ("x/2", b"", 0)
@@ -83,7 +84,7 @@ class Paho:
         self.client.loop_start()
 
     async def get(self, source: queue.Queue):  # type: ignore[no-untyped-def, type-arg]  # three kinds of queue
-        return await asyncio.to_thread(source.get, True, WAIT_S)
+        return await asyncio.to_thread(source.get, True, HANG_S)
 
     async def leave(self, *, politely: bool) -> None:
         if politely:

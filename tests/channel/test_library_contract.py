@@ -24,7 +24,6 @@ from channel_kit import (
     ME,
     PEER,
     TO_PEER,
-    WAIT_S,
     End,
     Handler,
     peer,
@@ -39,6 +38,7 @@ from token_relay.protocol.secret import PrivateKey
 from token_relay.vault.store import SqliteVault
 
 from benchmarks import channel as benchmark
+from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 
@@ -66,7 +66,7 @@ async def what_is_left(broker: Mosquitto, protocol: str) -> list[bytes]:
 
 
 async def read(client: aiomqtt.Client) -> aiomqtt.Message:
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(HANG_S):
         return await anext(client.messages)
 
 
@@ -79,7 +79,7 @@ async def opened(stack: AsyncExitStack, broker: Mosquitto, protocol: str) -> Con
 
 
 async def received(connection: Connection) -> Received:
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(HANG_S):
         return await connection.inbox.get()
 
 
@@ -288,11 +288,11 @@ async def test_a_publish_that_the_broker_never_read_is_told_as_false_and_not_rep
             await end.up()
             mosquitto._process.send_signal(signal.SIGSTOP)  # what is sent now is read by nobody
             publishing = asyncio.create_task(end.channel.publish(TO_PEER, b"lost"))
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(HANG_S):
                 while not end.channel._client._unacknowledged:  # until it has left
                     await asyncio.sleep(0)
             await mosquitto.kill()
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(HANG_S):
                 assert await publishing is False
             await mosquitto.start()
             await end.up()
@@ -314,7 +314,7 @@ async def test_the_library_alone_forgets_an_unacknowledged_publish_with_its_obje
         with pytest.raises(aiomqtt.MqttError):
             await client.publish(TO_PEER, b"lost", qos=1, timeout=0.05)
         await mosquitto.kill()
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             await asyncio.wait({client._disconnected})
         assert client._disconnected.exception() is not None
         await mosquitto.start()
@@ -368,7 +368,7 @@ async def test_a_message_is_held_for_longer_than_the_keep_alive_by_a_vault_that_
     async with SqliteVault.open(tmp_path / "home/vault.db", PrivateKey(bytes(32)), (), 1) as vault:
 
         async def handler(topic: str, payload: bytes) -> None:
-            assert await vault.run(lambda tx: released.wait(WAIT_S))  # blocks the vault's thread, not the loop
+            assert await vault.run(lambda tx: released.wait(HANG_S))  # blocks the vault's thread, not the loop
 
         end.handler = handler
         async with running(end), running(peer(mosquitto, protocol)) as other:
@@ -470,7 +470,7 @@ async def test_a_subscription_is_granted_though_nothing_will_pass_and_the_probe_
         await broker.restart()
         async with running(End(settings(broker.port, protocol=protocol))) as end:
             await end.up()
-            assert await end.channel.probe(WAIT_S) is True
+            assert await end.channel.probe(HANG_S) is True
 
 
 @holds("K15")

@@ -16,7 +16,6 @@ from channel_kit import (
     FROM_PEER,
     ME,
     PACKET_BYTES_MAX,
-    WAIT_S,
     AnyBroker,
     End,
     Handler,
@@ -29,6 +28,8 @@ from mosquitto import Mosquitto
 from raw import Raw, ScriptedBroker, Wire, welcome
 from token_relay.mqtt.connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection, misc_interval_s
 from token_relay.sandbox.mqtt.broker import Broker
+
+from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 
@@ -168,11 +169,11 @@ async def test_puback_goes_out_only_after_the_handler_returned_and_in_order(prot
         async with running(end):
             assert await handler.next() == b"11"
             # the loop goes on while a handler waits, for longer than the keep-alive
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(HANG_S):
                 await pinged.wait()
             assert acknowledged.empty() and handler.begun.empty(), "nothing acknowledged, nothing handled beside it"
             handler.gate.set()
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(HANG_S):
                 assert [await acknowledged.get() for _ in range(3)] == [11, 12, 13]
 
 
@@ -263,7 +264,7 @@ async def test_an_old_packet_identifier_never_acknowledges_on_a_new_connection(p
             assert end.received.empty() and acknowledged.empty()
             handler.gate.set()
             assert await end.next() == b"new"
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(HANG_S):
                 assert await acknowledged.get() == (2, 7)
             assert end.received.empty(), "the old one never counted as handled"
 
@@ -348,7 +349,7 @@ async def test_a_topic_that_is_not_utf_8_is_acknowledged_and_dropped(protocol: s
     async with ScriptedBroker(script) as broker, running(End(settings(broker.port, protocol=protocol))) as end:
         assert await end.next() == b"good"
         assert end.channel.oversized == 1
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             assert [await acknowledged.get() for _ in range(2)] == [5, 6]
 
 
@@ -385,5 +386,5 @@ async def test_garbage_from_the_broker_ends_the_connection_and_nothing_else(
 
     async with ScriptedBroker(script, good) as broker, running(End(settings(broker.port, protocol=protocol))) as end:
         assert await end.down() != ""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             await recovered.wait()

@@ -14,7 +14,6 @@ from channel_kit import (
     ME,
     PEER,
     TO_PEER,
-    WAIT_S,
     AnyBroker,
     End,
     peer,
@@ -28,6 +27,8 @@ from token_relay.protocol.errors import LocalError, VaultError
 from token_relay.protocol.topics import broker_acl
 from token_relay.sandbox.mqtt.broker import Broker
 
+from tests.watchdog import HANG_S
+
 pytestmark = pytest.mark.asyncio
 
 
@@ -40,15 +41,17 @@ async def test_publish_without_a_connection_is_false_at_once(protocol: str) -> N
 
 
 async def test_publish_is_false_when_the_connection_breaks_before_the_acknowledgement(
-    protocol: str, level: int
+    protocol: str, level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("token_relay.mqtt.connection.PUBLISH_TIMEOUT_S", 10 * HANG_S)  # it is not what ends the wait
+
     async def script(wire: Wire) -> None:
         await welcome(wire, level=level)
         await wire.expect(3)
 
     async with ScriptedBroker(script) as broker, running(End(settings(broker.port, protocol=protocol))) as end:
         await end.up()
-        async with asyncio.timeout(WAIT_S / 2):  # far below the timeout of an unanswered publish
+        async with asyncio.timeout(HANG_S):
             assert await end.channel.publish(TO_PEER, b"x") is False
 
 
@@ -81,7 +84,7 @@ async def test_publishes_do_not_wait_for_one_another(protocol: str, level: int) 
 
     async with ScriptedBroker(script) as broker, running(End(settings(broker.port, protocol=protocol))) as end:
         await end.up()
-        async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(HANG_S), asyncio.TaskGroup() as tasks:
             sent = [tasks.create_task(end.channel.publish(TO_PEER, b"%d" % n)) for n in range(21)]
             await seen.wait()  # twenty are on their way before the first is acknowledged; the next waits for a place
         assert all(task.result() for task in sent)
@@ -102,7 +105,7 @@ async def test_the_brokers_receive_maximum_is_respected() -> None:
 
     async with ScriptedBroker(script) as broker, running(End(settings(broker.port, keepalive_s=1))) as end:
         await end.up()
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(HANG_S):
             assert await asyncio.gather(*(end.channel.publish(TO_PEER, b"x") for _ in range(3))) == [True] * 3
 
 
@@ -241,7 +244,7 @@ async def test_a_probe_tells_whether_the_inbox_is_let_through(tmp_path: Path, pr
 
         async with running(end_named(ME)) as end:
             await end.up()
-            assert await end.channel.probe(WAIT_S) is True
+            assert await end.channel.probe(HANG_S) is True
             assert end.received.empty(), "a probe is nobody's message"
         # SUBACK says yes to anybody, the access list filters later: only the probe notices
         async with running(end_named(PEER)) as end:

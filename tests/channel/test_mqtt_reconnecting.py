@@ -13,7 +13,6 @@ from certificates import Authority
 from channel_kit import (
     FROM_PEER,
     ME,
-    WAIT_S,
     End,
     running,
     settings,
@@ -26,6 +25,8 @@ from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password
 from token_relay.sandbox.mqtt.broker import Broker
 from token_relay.service.certificate_watch import CertificateWatch
+
+from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 
@@ -113,7 +114,11 @@ async def test_a_refused_connect_is_put_into_words(level: int, code: int, words:
         assert end.channel.last_error == words
 
 
-async def test_a_broker_that_hangs_up_during_connect_does_not_cost_the_timeout(protocol: str, level: int) -> None:
+async def test_a_broker_that_hangs_up_during_connect_does_not_cost_the_timeout(
+    protocol: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("token_relay.mqtt.connection.CONNECT_TIMEOUT_S", 10 * HANG_S)
+
     async def hang_up(wire: Wire) -> None:
         await wire.expect(1)
 
@@ -124,7 +129,7 @@ async def test_a_broker_that_hangs_up_during_connect_does_not_cost_the_timeout(p
     async with (
         ScriptedBroker(hang_up, hang_up_after_connack) as broker,
         running(End(settings(broker.port, protocol=protocol))) as end,
-        asyncio.timeout(WAIT_S / 2),
+        asyncio.timeout(HANG_S),
     ):
         assert await end.down() == "connection lost"
         assert await end.down() == ("the broker is shutting down" if level == 5 else "connection lost")
@@ -261,7 +266,10 @@ async def test_the_end_is_a_clean_disconnect(protocol: str, level: int) -> None:
         assert (await last.get()).kind == 14
 
 
-async def test_cancelling_while_the_broker_does_not_answer_leaves_nothing(protocol: str) -> None:
+async def test_cancelling_while_the_broker_does_not_answer_leaves_nothing(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("token_relay.mqtt.connection.CONNECT_TIMEOUT_S", 10 * HANG_S)
     arrived = asyncio.Event()
 
     async def silent(wire: Wire) -> None:
@@ -270,7 +278,7 @@ async def test_cancelling_while_the_broker_does_not_answer_leaves_nothing(protoc
         await wire.end()
 
     async with ScriptedBroker(silent) as broker:
-        async with asyncio.timeout(WAIT_S / 2):
+        async with asyncio.timeout(HANG_S):
             async with running(End(settings(broker.port, protocol=protocol))):
                 await arrived.wait()
 
@@ -286,7 +294,7 @@ async def test_cancelling_at_the_moment_of_a_failure_is_not_swallowed(embedded: 
     end.handler = handler
     await end.up()
     embedded.inject(FROM_PEER, b"x")
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(HANG_S):
         await asyncio.wait({task})
     assert task.cancelled()
 

@@ -14,6 +14,7 @@ import pytest
 from tests.chaos.forgetful import ForgetfulWorld
 from tests.chaos.victims import grants_on_disk
 from tests.e2e.kit import Companion, Phone, eventually, ready
+from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 
@@ -72,4 +73,4 @@ async def until_row(phone: Phone, watch: Companion, state: str) -> dict[str, Any
         row = (await phone.handoffs(watch))[-1]
         return row if row["state"] == state else None
 
-    return await eventually(f"the handoff is {state}", look, within_s=60)
+    return await eventually(f"the handoff is {state}", look, within_s=HANG_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import time
 from pathlib import Path
 from random import Random
 
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.asyncio
 LIFETIME_S = 1.0
 POSITIONS = 100
 PROGRAMS = 2
-REFUSED_S_MAX = 3.0  # measured without load: 0.1 s
 
 
 async def until_done(phone: Phone, watch: Companion) -> None:
@@ -49,9 +47,7 @@ async def test_companion_on_a_full_disk_refuses_says_so_acknowledges_nothing_and
             disk.fill()
             await asyncio.sleep(2 * LIFETIME_S)  # the cached token ends
             mark = await world.sandbox.mark()
-            began_at = time.monotonic()
             refused = (await watch("token", "--json")).expect(1).json
-            assert time.monotonic() - began_at < REFUSED_S_MAX
             assert "vault cannot be" in refused["detail"], refused
             assert await world.sandbox.count("token_request_received", after=mark) == 0  # no intent, no request
             assert "vault cannot be" in (await watch.grant())["problem"]

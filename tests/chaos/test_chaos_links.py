@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from random import Random
 
 import pytest
@@ -12,12 +11,12 @@ from token_relay.sandbox.links.orders import LINK_NAMES, How
 from tests.chaos.linked import linked
 from tests.chaos.victims import Target, grants_on_disk
 from tests.e2e.kit import World, eventually
+from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 
 CUT_S = 1.0
 SOON_S_MAX = 0.15  # a handoff takes some 50 ms after its command has arrived
-ASK_S_MAX = 5.0 + 3.0  # what the app waits for, and a busy machine
 CUTS: list[tuple[tuple[str, ...], How]] = [
     (("phone-broker",), "refuse"),
     (("companion-broker",), "drop"),
@@ -36,9 +35,7 @@ async def test_handoffs_and_refreshes_come_about_whatever_link_was_cut_meanwhile
             (await phone("handoff", "watch", "--wait", "0")).expect(6)
             await asyncio.sleep(random.uniform(0.0, SOON_S_MAX))
             network.cut(*names, how=how)
-            began_at = time.monotonic()
-            await app.ask()
-            assert time.monotonic() - began_at < ASK_S_MAX, names
+            await app.ask()  # answered, whatever the answer
             await asyncio.sleep(CUT_S)
             network.heal()
 
@@ -46,7 +43,7 @@ async def test_handoffs_and_refreshes_come_about_whatever_link_was_cut_meanwhile
                 rows = await phone.handoffs(watch)
                 return len(rows) == min(count, 5) and rows[-1]["state"] == "done"
 
-            await eventually(f"the handoff is done, after {names}", is_done, within_s=60)
+            await eventually(f"the handoff is done, after {names}", is_done, within_s=HANG_S)
             generation = (await watch.grant())["generation"]
             await app.comes_back(beyond=generation)
             (held,) = grants_on_disk(watch.home)

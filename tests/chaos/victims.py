@@ -20,9 +20,9 @@ from token_relay.cli.client import ClientError, get_token
 
 from tests.chaos.plan import Victim
 from tests.e2e.kit import Agent, Companion, Phone, eventually
+from tests.watchdog import HANG_S
 
 ASK_S = 5.0
-BACK_S_MAX = 30.0
 TOO_MANY = 429  # a harness without a pause of its own asks faster than any app should
 OVER = ("needs_handoff", "dead", "locked")
 
@@ -92,7 +92,7 @@ class Target:
                 return "over"
             return "works" if await self.works(beyond=beyond) else ""
 
-        return await eventually(f"{self.agent.name} is back", look, within_s=BACK_S_MAX) == "works"
+        return await eventually(f"{self.agent.name} is back", look, within_s=HANG_S) == "works"
 
     async def says_plainly(self) -> bool:
         """Whether the status command, as a person sees it, tells the one thing that helps."""

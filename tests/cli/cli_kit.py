@@ -25,7 +25,8 @@ from token_relay.cli.parsing import Context
 from token_relay.host.clock import SystemClock
 from token_relay.service.control import JSON, ControlServer, Exchange, Handler
 
-START_S_MAX = 10.0
+from tests.watchdog import HANG_S
+
 Answer = TokenGranted | TokenRefused
 
 
@@ -96,7 +97,7 @@ def run_process(
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
 
@@ -185,7 +186,7 @@ class Agent:
         thread = threading.Thread(target=work)
         thread.start()
         try:
-            assert started.wait(START_S_MAX)
+            assert started.wait(HANG_S)
             if not failures:
                 yield self
         finally:

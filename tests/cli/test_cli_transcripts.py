@@ -25,6 +25,8 @@ from token_relay.protocol.errors import PersonNeededError, PolicyError
 from token_relay.protocol.secret import AccessToken
 from token_relay.service.control import JSON, Exchange
 
+from tests.watchdog import HANG_S
+
 DIRECTORY = Path(__file__).parent / "transcripts"
 FILES = sorted(DIRECTORY.glob("*.txt"))
 
@@ -173,7 +175,7 @@ def test_sandbox_announces_itself_and_stops_at_sigterm(tmp_path: Path) -> None:
             assert announced["profile"] == "entra"
             assert announced["mqtt"].startswith("mqtt://127.0.0.1:")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=HANG_S) == 0
         finally:
             process.kill()
 
@@ -188,7 +190,7 @@ def test_output_into_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
             stdout=closed,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=HANG_S,
             check=False,
         )
     assert "Traceback" not in ran.stderr

@@ -25,6 +25,8 @@ from token_relay.cli.parsing import UsageError
 from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import SessionTransferToken
 
+from tests.watchdog import HANG_S
+
 MARK = "S3CRETMARK.st"
 URL = "https://shop.example/login?a=1"
 GRANTED = TransferGranted(
@@ -41,7 +43,7 @@ def ready(agent: Agent) -> Iterator[Agent]:
 
 def visit(url: str, **headers: str) -> http.client.HTTPResponse:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=20)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=HANG_S)
     with closing(connection):
         connection.request("GET", parts.path, headers=headers)
         with connection.getresponse() as answer:

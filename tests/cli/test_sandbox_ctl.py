@@ -26,7 +26,8 @@ from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.main import SandboxOptions, run
 from token_relay.sandbox.provider.world.model import FAULT_NAMES
 
-START_S_MAX = 30.0  # an RSA key is made, which takes up to a second on a quiet machine
+from tests.watchdog import HANG_S
+
 USER = "password@contoso.example"
 
 
@@ -49,7 +50,7 @@ class Running:
 
     def connect(self, link: str) -> socket.socket:
         host, _, port = self.facts["links"][link].rpartition(":")
-        return socket.create_connection((host, int(port)), timeout=START_S_MAX)
+        return socket.create_connection((host, int(port)), timeout=HANG_S)
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def sandbox(shell: Shell, **options: Any) -> Iterator[Running]:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        assert started.wait(START_S_MAX) and said, "the sandbox did not start"
+        assert started.wait(HANG_S) and said, "the sandbox did not start"
         yield Running(shell, json.loads(said[0]))
     finally:
         for loop, task in holder:
@@ -149,7 +150,7 @@ def test_a_fault_meets_the_next_requests_and_is_listed_until_then(running: Runni
 
 def discover(running: Running) -> None:
     url = f"{running.url}/contoso.onmicrosoft.com/v2.0/.well-known/openid-configuration"
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=START_S_MAX) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=HANG_S) as answer:
         assert answer.status == 200
 
 
@@ -173,7 +174,7 @@ def test_events_can_be_asked_for_by_trace(running: Running) -> None:
     for _ in range(2):
         url = f"{running.url}/contoso.onmicrosoft.com/discovery/v2.0/keys"
         with pytest.raises(urllib.request.HTTPError) as met:
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=START_S_MAX)
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=HANG_S)
         met.value.close()
     first, second = running.json("events")["events"]
     assert first["trace_id"] != second["trace_id"]
@@ -212,7 +213,7 @@ def test_followed_events_come_as_they_happen_and_end_cleanly_at_an_interrupt(run
             if is_json:
                 assert json.loads(line)["kind"] == "link_changed"
             process.send_signal(signal.SIGINT)
-            rest, err = process.communicate(timeout=START_S_MAX)
+            rest, err = process.communicate(timeout=HANG_S)
         finally:
             process.kill()
     assert (process.returncode, rest, err.strip()) == (INTERRUPTED, "", "interrupted")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.watchdog import HANG_S
+
 ROOT = Path(__file__).parents[2]
 TESTS = """\
 import pytest
@@ -37,7 +39,7 @@ def test_each_reason_for_a_skip_has_its_line_with_the_count(tmp_path: Path) -> N
         text=True,
         cwd=tmp_path,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        timeout=120,
+        timeout=HANG_S,
     )
     assert ran.returncode == 0, ran.stdout
     found = {line for line in ran.stdout.splitlines() if line.startswith("not run: ")}

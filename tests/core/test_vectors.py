@@ -39,12 +39,14 @@ from token_relay.protocol.messages import (
 from token_relay.protocol.secret import PrivateKey
 from vector_world import key_pair, receive
 
+from tests.watchdog import HANG_S
+
 INVALID = [case for name in v.ENVELOPE_FILES for case in v.cases(f"envelopes-{name}")]
 
 
 def test_the_script_writes_the_very_files_that_are_checked_in(tmp_path: Path) -> None:
     script = v.VECTORS / "make.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=60)
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=HANG_S)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert written == {path.name: path.read_bytes() for path in v.VECTORS.glob("*.json")}
 

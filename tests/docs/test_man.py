@@ -14,6 +14,8 @@ import pytest
 from token_relay.cli import main as cli
 from token_relay.host.config import PhoneConfig, settings
 
+from tests.watchdog import HANG_S
+
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "docs" / "man"
 MACROS = {"TH", "SH", "SS", "PP", "TP", "B", "I", "BR", "br", '\\"'}
@@ -77,7 +79,7 @@ def test_no_line_of_text_is_taken_for_a_macro(name: str) -> None:
 @pytest.mark.parametrize("name", ["token-relay.1", "token-relay-config.5"])
 def test_roff_has_nothing_to_complain_about(name: str) -> None:
     command = ["groff", "-man", "-ww", "-z", "-rLL=78n", "-Tutf8", str(MAN / name)]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr == ""
+    assert subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=True).stderr == ""
 
 
 def test_pages_travel_with_the_wheel() -> None:

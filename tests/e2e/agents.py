@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from token_relay.cli.client import ClientError, control_call
 
 from tests.e2e.processes import Program, Ran, eventually
+from tests.watchdog import HANG_S
 
 if TYPE_CHECKING:
     from tests.e2e.kit import World
@@ -57,9 +58,9 @@ class Agent:
         assert self.program is not None
         return self.program
 
-    async def stop(self) -> float:
-        """SIGTERM; returns the seconds it took."""
-        return await self.running.terminate()
+    async def stop(self) -> None:
+        """SIGTERM, and wait for its end."""
+        await self.running.terminate()
 
     async def kill(self) -> None:
         """kill -9."""
@@ -68,7 +69,7 @@ class Agent:
     async def control(self, command: str, **args: Any) -> dict[str, Any]:
         """Ask the agent over its control socket, as the command line does, without a process for it."""
         path = self.home / "control.sock"
-        return dict(await asyncio.to_thread(control_call, path, command, args, silence_s=30))
+        return dict(await asyncio.to_thread(control_call, path, command, args, silence_s=HANG_S))
 
     async def status(self) -> dict[str, Any]:
         """What ``status --json`` prints."""

@@ -54,9 +54,6 @@ __all__ = [
 
 BrokerKind = Literal["sandbox", "mosquitto", "mosquitto-311", "mutual-tls"]
 
-STOP_S_MAX = 2.0  # what the programs promise for SIGTERM
-SLACK_S = 1.0  # a busy machine schedules late; a test that measures the promise does without
-
 
 @dataclass
 class World:
@@ -66,6 +63,8 @@ class World:
     broker: BrokerKind = "sandbox"
     access_token_lifetime_s: float = 3600.0
     world_toml: str = ""
+    by_exec: bool = False
+    """Whether each program is a new interpreter, as a shell starts it, and not a fork of one that waits."""
     directory: Path = field(init=False)
     sandbox: Sandbox = field(init=False)
     mosquitto: Mosquitto | None = field(init=False, default=None)
@@ -116,7 +115,7 @@ class World:
 
     async def start(self, *words: str, stdin: bool = False, is_permitted: bool = False) -> Program:
         """Start ``token-relay`` with these words; it is ended with the world."""
-        program = await Program.start(*words, env=self.env, cwd=self.directory, stdin=stdin)
+        program = await Program.start(*words, env=self.env, cwd=self.directory, stdin=stdin, by_exec=self.by_exec)
         self.programs.append(program)
         self._seen_by_others.append((" ".join(words), program.seen_by_others()))
         if is_permitted:
@@ -240,7 +239,7 @@ class World:
                 program.process.send_signal(signal.SIGTERM)
         for program in reversed(self.programs):
             try:
-                await program.ended(STOP_S_MAX + 4 * SLACK_S)
+                await program.ended()
             except AssertionError as exc:
                 problems.append(str(exc))
                 await program.kill()

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.e2e.forks import Forked, fork
+from tests.watchdog import HANG_S
+
 T = TypeVar("T")
 
-WITHIN_S = 20.0  # for anything that takes a fraction of a second on a quiet machine
 POLL_S = 0.03
 _SCRIPT = Path(sys.executable).parent / "token-relay"
 COMMAND = (str(_SCRIPT),) if _SCRIPT.exists() else (sys.executable, "-m", "token_relay.cli")
 
 
-async def eventually(what: str, look: Callable[[], Awaitable[T | None]], *, within_s: float = WITHIN_S) -> T:
+async def eventually(what: str, look: Callable[[], Awaitable[T | None]], *, within_s: float = HANG_S) -> T:
     """Ask until the answer is neither false nor None, and return it.
 
     Raises:
@@ -45,7 +47,6 @@ class Ran:
     code: int
     out: str
     err: str
-    took_s: float
 
     def expect(self, code: int = 0) -> Ran:
         """Assert the exit code, showing what was said."""
@@ -69,10 +70,9 @@ class Ran:
 class Program:
     """One process; both its streams are read all the time and kept."""
 
-    def __init__(self, words: tuple[str, ...], process: asyncio.subprocess.Process) -> None:
+    def __init__(self, words: tuple[str, ...], process: asyncio.subprocess.Process | Forked) -> None:
         self.words = words
         self.process = process
-        self.started_at = time.monotonic()
         self.out, self.err = bytearray(), bytearray()
         self._arrived = asyncio.Condition()
         assert process.stdout is not None and process.stderr is not None
@@ -82,8 +82,12 @@ class Program:
         ]
 
     @classmethod
-    async def start(cls, *words: str, env: dict[str, str], cwd: Path, stdin: bool = False) -> Program:
-        """Start ``token-relay`` with these words."""
+    async def start(
+        cls, *words: str, env: dict[str, str], cwd: Path, stdin: bool = False, by_exec: bool = False
+    ) -> Program:
+        """Start ``token-relay`` with these words: a fork that has everything imported, or a new interpreter."""
+        if not by_exec:
+            return cls(words, await fork(str(_SCRIPT), *words, env=env, cwd=cwd, stdin=stdin))
         process = await asyncio.create_subprocess_exec(
             *COMMAND,
             *words,
@@ -107,7 +111,7 @@ class Program:
     def is_running(self) -> bool:
         return self.process.returncode is None
 
-    async def find(self, pattern: str, *, count: int = 1, within_s: float = WITHIN_S) -> re.Match[str]:
+    async def find(self, pattern: str, *, count: int = 1, within_s: float = HANG_S) -> re.Match[str]:
         """Wait for the ``count``-th match in anything that it printed."""
         compiled = re.compile(pattern, re.MULTILINE)
 
@@ -148,7 +152,7 @@ class Program:
             await self.process.stdin.drain()
         self.process.stdin.close()
 
-    async def ended(self, within_s: float = 60.0) -> Ran:
+    async def ended(self, within_s: float = HANG_S) -> Ran:
         """Wait for its end."""
         try:
             async with asyncio.timeout(within_s):
@@ -156,8 +160,7 @@ class Program:
                 await asyncio.gather(*self._readers)
         except TimeoutError:
             raise AssertionError(f"{self.words} still runs after {within_s:g} s:\n{self.text}") from None
-        took_s = time.monotonic() - self.started_at
-        return Ran(self.words, code, bytes(self.out).decode(), bytes(self.err).decode(), took_s)
+        return Ran(self.words, code, bytes(self.out).decode(), bytes(self.err).decode())
 
     async def kill(self) -> None:
         """kill -9: what a power cut leaves behind."""
@@ -165,14 +168,10 @@ class Program:
             self.process.kill()
         await self.ended()
 
-    async def terminate(self) -> float:
-        """SIGTERM; returns the seconds until its end, which must be a proper one."""
-        began_at = time.monotonic()
+    async def terminate(self) -> None:
+        """SIGTERM, and wait for its end, which must be a proper one."""
         self.process.send_signal(signal.SIGTERM)
-        ran = await self.ended()
-        took_s = time.monotonic() - began_at
-        ran.expect(0)
-        return took_s
+        (await self.ended()).expect(0)
 
     def rss_bytes(self) -> int:
         """Resident memory now. proc(5), VmRSS."""

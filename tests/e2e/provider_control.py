@@ -15,7 +15,9 @@ from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
 
-WITHIN_S = 20.0
+from tests.watchdog import HANG_S
+
+MAILBOX_S = 60.0  # the longest that the mailbox of the sandbox waits for a code
 
 
 class Sandbox:
@@ -68,7 +70,7 @@ class Sandbox:
         """What has happened since."""
         return list((await self.control("GET", f"events?after={after}"))["events"])
 
-    async def event(self, kind: str, *, after: int = 0, within_s: float = WITHIN_S, **fields: object) -> dict[str, Any]:
+    async def event(self, kind: str, *, after: int = 0, within_s: float = HANG_S, **fields: object) -> dict[str, Any]:
         """Wait for the first such event after that number."""
         ends_at = time.monotonic() + within_s
         while (left_s := ends_at - time.monotonic()) > 0:
@@ -109,7 +111,7 @@ class Sandbox:
 
     async def code(self, address: str) -> str:
         """Wait for the code in a mailbox."""
-        status, _, raw = await self.request("GET", f"/sandbox/mailbox/{address}?wait_s={WITHIN_S:g}")
+        status, _, raw = await self.request("GET", f"/sandbox/mailbox/{address}?wait_s={MAILBOX_S:g}")
         assert status == 200, raw
         return raw.decode()
 
@@ -149,7 +151,7 @@ class Sandbox:
 def _request(method: str, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
     parts = urlsplit(url)
     assert parts.scheme == "http" and parts.hostname == "127.0.0.1", f"not the sandbox, not the device: {url}"
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=HANG_S)
     try:
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         connection.request(method, target, body=body or None, headers=headers)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-WITHIN_S = 20.0
+from tests.watchdog import HANG_S
 
 
 class Heard(NamedTuple):
@@ -39,7 +39,7 @@ class Tap:
     async def __aenter__(self) -> Self:
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()
-        assert await asyncio.to_thread(self._is_subscribed.wait, WITHIN_S), "the tap is not subscribed"
+        assert await asyncio.to_thread(self._is_subscribed.wait, HANG_S), "the tap is not subscribed"
         return self
 
     async def __aexit__(
@@ -70,5 +70,5 @@ class Tap:
         """Publish with QoS 1 and wait until the broker has them all."""
         sent = [self._client.publish(topic, payload, qos=1) for payload in payloads]
         for one in sent:
-            await asyncio.to_thread(one.wait_for_publish, WITHIN_S)
+            await asyncio.to_thread(one.wait_for_publish, HANG_S)
             assert one.is_published()

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from tests.e2e.processes import WITHIN_S
+from tests.watchdog import HANG_S
 
 ROOT = Path(__file__).parents[2]
 # getpass asks the controlling terminal, so the command has to have one.
@@ -67,7 +67,7 @@ class Terminal:
         return await asyncio.to_thread(self._ended)
 
     def _sees(self, pattern: str) -> re.Match[str]:
-        ends_at = time.monotonic() + WITHIN_S
+        ends_at = time.monotonic() + HANG_S
         while (found := re.compile(pattern).search(self.text, self._read_to)) is None:
             left_s = ends_at - time.monotonic()
             assert left_s > 0 and self._more(left_s), f"{self._words}: no {pattern!r} in\n{self.text[self._read_to :]}"
@@ -86,7 +86,7 @@ class Terminal:
         return bool(octets)
 
     def _ended(self) -> int:
-        ends_at = time.monotonic() + WITHIN_S
+        ends_at = time.monotonic() + HANG_S
         while self._more(max(0.0, ends_at - time.monotonic())):
             pass
-        return self._process.wait(WITHIN_S)
+        return self._process.wait(HANG_S)

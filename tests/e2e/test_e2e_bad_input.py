@@ -23,6 +23,7 @@ from token_relay.protocol.topics import mailbox_topic
 
 from tests.e2e.kit import Agent, Companion, Phone, World, eventually, pair, ready
 from tests.e2e.tap import Heard, Tap
+from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 RSS_GROWTH_BYTES_MAX = 12_000_000  # the allocator's play; 2000 kept envelopes alone would be 8 to 33 MB
@@ -34,7 +35,7 @@ def disk(agent: Agent) -> dict[str, list[tuple[object, ...]]]:
     """Read every row of a vault that matters, as it lies there (secrets sealed), beside the running agent."""
     found = {}
     uri = f"file:{agent.home}/vault.db?mode=ro"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=HANG_S)) as connection:
         for table in ("identity", "pairings", "outbox", "phone_handoffs", "companion_handoffs", "grants"):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
             kept = [f'"{name}"' for name in columns if not (table == "pairings" and name in NUMBERS)]
@@ -149,7 +150,9 @@ async def greeted(phone: Phone, watch: Companion) -> None:
     await phone.until("generation known", lambda s: s["devices"][0]["handoffs"][0]["generation"] == 2)
 
     async def is_leased() -> bool:
-        with contextlib.closing(sqlite3.connect(f"file:{watch.home}/vault.db?mode=ro", uri=True, timeout=10)) as vault:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{watch.home}/vault.db?mode=ro", uri=True, timeout=HANG_S)
+        ) as vault:
             return vault.execute("SELECT challenge FROM pairings").fetchall() == [("",)]
 
     await eventually("the challenge was answered", is_leased)
@@ -252,7 +255,7 @@ async def test_garbage_on_the_control_socket_is_refused_by_name() -> None:
 
 def connect(agent: Agent, name: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(10)
+    sock.settimeout(HANG_S)
     sock.connect(os.fspath(agent.home / name))
     return sock
 

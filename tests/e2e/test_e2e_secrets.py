@@ -21,7 +21,8 @@ pytestmark = pytest.mark.asyncio
 
 @pytest.mark.parametrize("profile", ["entra", "strict"])
 async def test_nothing_that_is_written_said_or_sent_holds_a_token(profile: str) -> None:
-    async with World(profile, access_token_lifetime_s=2.0) as world, Tap(world.broker_port) as tap:
+    by_exec = profile == "strict"
+    async with World(profile, access_token_lifetime_s=2.0, by_exec=by_exec) as world, Tap(world.broker_port) as tap:
         phone, watch = await asyncio.gather(world.phone(), world.companion("watch"))
         await phone.sign_in()
         await pair(phone, watch)
@@ -57,7 +58,7 @@ async def test_nothing_that_is_written_said_or_sent_holds_a_token(profile: str) 
 
 
 async def test_the_search_finds_what_is_planted_in_every_place_that_it_looks_at() -> None:
-    async with World() as world:
+    async with World(by_exec=True) as world:
         phone, watch = await ready(world)
         await phone.hand_off(watch)
         await watch.until_generation(2)

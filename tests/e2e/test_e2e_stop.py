@@ -1,4 +1,9 @@
-"""How the programs end and begin again: within two seconds, nothing lost, nothing left behind."""
+"""How the programs end and begin again: at once, nothing lost, nothing left behind.
+
+"At once" is an order of events, not a time: an agent has ended while that for which it could have waited is still out.
+What bounds the longest stop is ``DRAIN_S`` of the runtime; ``tests/agents/test_stop_in_time.py`` holds it in virtual
+time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.kit import STOP_S_MAX, World, ready
+from tests.e2e.kit import World, ready
 
 pytestmark = pytest.mark.asyncio
 
@@ -21,18 +26,18 @@ def children_of(pid: int) -> list[int]:
 
 
 async def test_idle_agents_end_at_once_on_sigterm_and_sigint_and_take_their_sockets_along() -> None:
-    async with World() as world:
+    async with World(by_exec=True) as world:
         phone, watch = await ready(world)
         await phone.hand_off(watch)
         await watch.until_generation(2)
         for agent in (phone, watch):
             assert children_of(agent.running.process.pid) == []
             assert sorted(path.name for path in agent.home.glob("*.sock")) == ["control.sock", "token.sock"]
-            assert await agent.stop() < STOP_S_MAX
+            await agent.stop()
             assert list(agent.home.glob("*.sock")) == []
             program = await agent.run()
             program.process.send_signal(signal.SIGINT)
-            (await program.ended(STOP_S_MAX)).expect(0)
+            (await program.ended()).expect(0)
             assert list(agent.home.glob("*.sock")) == []
             (await agent("status")).expect(3)
 
@@ -45,7 +50,7 @@ async def test_refresh_whose_answer_is_still_out_does_not_delay_the_end() -> Non
         mark = await world.sandbox.hold_refresh("before_commit")
         asking = await watch.begin("token", "--force-refresh", is_permitted=True)
         await world.sandbox.held(mark)
-        assert await watch.stop() < STOP_S_MAX
+        await watch.stop()  # while the provider holds the answer, which it does until it is released below
         assert (await asking.ended()).code != 0
         await world.sandbox.event("request_lost", after=mark)
         await world.sandbox.release()
@@ -65,7 +70,7 @@ async def test_answer_that_comes_during_the_stop_is_stored_since_it_may_be_the_o
         stopping = asyncio.ensure_future(watch.stop())
         await watch.until_gone("token.sock")  # it has heard the signal: no new question is taken
         await world.sandbox.release()
-        assert await stopping < STOP_S_MAX
+        await stopping
         await asking.ended()
         await watch.run()
         assert (await watch.grant())["generation"] == 3
@@ -81,9 +86,9 @@ async def test_commands_that_wait_are_told_at_once_when_the_agent_stops() -> Non
         await phone.until("offered", lambda s: s["devices"][0]["handoffs"])
         signing_in = await phone.begin("sign-in", "--browser", "--no-open", "--json")
         await signing_in.find("open in a browser: http")
-        assert await phone.stop() < STOP_S_MAX
+        await phone.stop()  # while one would have waited for ten minutes and the other for a person
         for program in (waiting, signing_in):
-            ran = (await program.ended(STOP_S_MAX)).expect(1)
+            ran = (await program.ended()).expect(1)
             assert ran.json["error"]["code"] == "agent_went_away"
         await asyncio.gather(phone.run(), watch.run())
         await phone.until("done", lambda s: s["devices"][0]["handoffs"][0]["state"] == "done")
@@ -129,4 +134,4 @@ async def test_agent_starts_without_broker_and_provider_and_finds_them_later() -
         await world.sandbox.release()
         await world.mosquitto.start()
         await watch.until("connected", lambda s: s["broker"]["connected"])
-        assert await watch.stop() < STOP_S_MAX
+        await watch.stop()

@@ -11,6 +11,8 @@ from token_relay.agents.phone.person import CodeReceived, SignInRefused
 from token_relay.host.loopback_receiver import LoopbackReceiver
 from token_relay.protocol.secret import Code
 
+from tests.watchdog import HANG_S
+
 pytestmark = pytest.mark.asyncio
 
 STATE = "s" * 43
@@ -43,7 +45,7 @@ async def test_the_redirect_uri_is_the_literal_loopback_address() -> None:
 
 
 async def test_the_code_arrives_and_the_page_does_not_show_it() -> None:
-    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(20):
+    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         page = await get(receiver, f"code={CODE}&state={STATE}&session_state=x")
         result = await receiver.wait()
     assert result == CodeReceived(Code(CODE))
@@ -58,11 +60,11 @@ async def test_the_code_arrives_and_the_page_does_not_show_it() -> None:
 
 
 async def test_a_refusal_arrives_as_its_slug() -> None:
-    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(20):
+    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         page = await get(receiver, f"error=access_denied&error_description={MARK}&state={STATE}")
         assert await receiver.wait() == SignInRefused("access_denied")
     assert MARK.encode() not in page
-    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(20):
+    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         await get(receiver, f"error=%1b[2J{MARK}&state={STATE}")
         assert await receiver.wait() == SignInRefused("unrecognised_error")
 
@@ -88,7 +90,7 @@ async def test_a_refusal_arrives_as_its_slug() -> None:
     ],
 )
 async def test_anything_else_is_400_and_the_wait_goes_on(query: str) -> None:
-    async with LoopbackReceiver(STATE, issuer="https://p.example") as receiver, asyncio.timeout(20):
+    async with LoopbackReceiver(STATE, issuer="https://p.example") as receiver, asyncio.timeout(HANG_S):
         page = await get(receiver, query)
         # A request over the limit may be cut off before its answer is read.
         assert page.startswith(b"HTTP/1.1 400 ") or (not page and len(query) > 16_384)
@@ -112,7 +114,7 @@ async def test_anything_else_is_400_and_the_wait_goes_on(query: str) -> None:
     ],
 )
 async def test_garbage_changes_nothing(raw: bytes) -> None:
-    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(20):
+    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         page = await send(receiver, raw)
         assert page == b"" or page.startswith(b"HTTP/1.1 400 ")
         await get(receiver, f"code={CODE}&state={STATE}")
@@ -121,7 +123,7 @@ async def test_garbage_changes_nothing(raw: bytes) -> None:
 
 async def test_another_path_or_another_host_name_is_not_the_redirect() -> None:
     good = f"code={CODE}&state={STATE}"
-    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(20):
+    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         assert (await get(receiver, good, path="/favicon.ico")).startswith(b"HTTP/1.1 400 ")
         assert (await get(receiver, good, host="rebound.example")).startswith(b"HTTP/1.1 400 ")
         await get(receiver, good)
@@ -129,7 +131,7 @@ async def test_another_path_or_another_host_name_is_not_the_redirect() -> None:
 
 
 async def test_only_the_first_redirect_counts() -> None:
-    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(20):
+    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         await get(receiver, f"code={CODE}&state={STATE}")
         assert (await get(receiver, f"code=other&state={STATE}")).startswith(b"HTTP/1.1 400 ")
         assert await receiver.wait() == CodeReceived(Code(CODE))
@@ -141,12 +143,12 @@ async def test_a_wait_that_ran_out_may_be_taken_up_again() -> None:
             async with asyncio.timeout(0):
                 await receiver.wait()
         await get(receiver, f"code={CODE}&state={STATE}")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             assert isinstance(await receiver.wait(), CodeReceived)
 
 
 async def test_silent_connections_neither_block_the_redirect_nor_outlive_the_receiver() -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         async with LoopbackReceiver(STATE) as receiver:
             port = urlsplit(receiver.redirect_uri).port
             silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -15,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 from aiohttp import ClientSession, ClientTimeout
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 from token_relay.sandbox.server import SandboxServer
+
+from tests.watchdog import HANG_S
 
 NOON = 1_800_000_000.0  # an arbitrary fixed wall clock, Unix seconds
 OTP_USER, PASSWORD_USER = "otp@contoso.example", "password@contoso.example"
@@ -46,7 +49,7 @@ class SandboxClient:
 
     async def request(self, method: str, url: str, **more: Any) -> Reply:
         target = url if url.startswith("http") else self.base + url
-        timeout = more.pop("timeout", ClientTimeout(total=10))
+        timeout = more.pop("timeout", ClientTimeout(total=HANG_S))
         async with self.session.request(method, target, allow_redirects=False, timeout=timeout, **more) as answer:
             text = await answer.text()
             is_json = answer.content_type == "application/json"
@@ -163,13 +166,13 @@ class SandboxClient:
 
     async def wait_for(self, kind: str, *, after: int = 0) -> dict[str, Any]:
         """Long-poll until an event of this kind has happened."""
-        while True:
-            reply = await self.request("GET", f"/sandbox/events?after={after}&wait_s=5")
-            assert reply.json["events"], f"no {kind} within 5 s"
-            for event in reply.json["events"]:
-                if event["kind"] == kind:
-                    return dict(event)
-            after = reply.json["events"][-1]["id"]
+        async with asyncio.timeout(HANG_S):
+            while True:
+                reply = await self.request("GET", f"/sandbox/events?after={after}&wait_s=5")
+                for event in reply.json["events"]:
+                    if event["kind"] == kind:
+                        return dict(event)
+                    after = event["id"]
 
 
 Start = Callable[..., AbstractAsyncContextManager[SandboxClient]]

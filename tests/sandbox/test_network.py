@@ -20,7 +20,8 @@ from token_relay.sandbox.links.connection import IN_FLIGHT_BYTES_MAX, set_to_res
 from token_relay.sandbox.links.network import CONNECTIONS_MAX, Link, Network
 from token_relay.sandbox.links.orders import LINK_NAMES, Cut, Slow, Whole
 
-WITHIN_S = 10.0
+from tests.watchdog import HANG_S
+
 LONG = 48_000_000  # bytes; more than all socket buffers between the two hold
 
 
@@ -41,7 +42,7 @@ class Far:
     accepted: list[Peer] = field(default_factory=list)
 
     async def peer(self) -> Peer:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(HANG_S):
             return await self.peers.get()
 
 
@@ -81,7 +82,7 @@ async def link(far: Far) -> AsyncIterator[Link]:
 
 @contextlib.asynccontextmanager
 async def connected(link: Link) -> AsyncIterator[Peer]:
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(HANG_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
     try:
         yield Peer(reader, writer)
@@ -91,12 +92,12 @@ async def connected(link: Link) -> AsyncIterator[Peer]:
 
 
 async def receive(peer: Peer, count: int) -> bytes:
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(HANG_S):
         return await peer.reader.readexactly(count)
 
 
 async def is_reset(peer: Peer) -> bool:
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(HANG_S):
         try:
             while await peer.reader.read(65_536):
                 pass
@@ -107,8 +108,15 @@ async def is_reset(peer: Peer) -> bool:
 
 async def until_lost(link: Link, count: int) -> None:
     """Wait until the link has swallowed so many bytes: its only sign that they have come."""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(HANG_S):
         while link.bytes_lost < count:
+            await asyncio.sleep(0)
+
+
+async def until_held(link: Link, count: int, way: Literal["up", "down"] = "up") -> None:
+    """Wait until a slow link holds so many bytes: into its queue, and not out of it yet."""
+    async with asyncio.timeout(HANG_S):
+        while sum(connection.pipe(way)._waiting_bytes for connection in link._connections) < count:
             await asyncio.sleep(0)
 
 
@@ -143,17 +151,17 @@ async def test_each_direction_ends_by_itself_and_the_end_comes_after_the_last_by
         near.writer.write(b"x" * 1_000_000)
         near.writer.write_eof()
         peer = await far.peer()
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(HANG_S):
             assert len(await peer.reader.read()) == 1_000_000
         peer.writer.write(b"late answer")
         peer.writer.close()
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(HANG_S):
             assert await near.reader.read() == b"late answer"
     await gone(link)
 
 
 async def gone(link: Link) -> None:
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(HANG_S):
         while link.status().connections:
             await asyncio.sleep(0)
 
@@ -331,11 +339,11 @@ async def test_a_cut_link_can_be_cut_in_another_way(far: Far, link: Link) -> Non
 
 @pytest.mark.asyncio
 async def test_no_byte_passes_once_cut_has_returned(far: Far, link: Link) -> None:
-    link.slow(latency_s=0.2)
+    link.slow(latency_s=600)
     async with connected(link) as near:
         peer = await far.peer()
         near.writer.write(b"on its way")
-        await asyncio.sleep(0.05)  # into the link's queue, and not out of it yet
+        await until_held(link, 10)
         link.cut("drop")
         assert link.status().bytes_lost == 10 and link.status().bytes_up == 0
         link.heal()
@@ -347,39 +355,48 @@ async def test_no_byte_passes_once_cut_has_returned(far: Far, link: Link) -> Non
 
 @pytest.mark.asyncio
 async def test_latency_delays_each_way_and_does_not_add_up_within_one(far: Far, link: Link) -> None:
-    loop = asyncio.get_running_loop()
-    link.slow(latency_s=0.1)
-    async with connected(link) as near:
-        peer = await far.peer()
-        began_at = loop.time()
-        for _ in range(10):
-            near.writer.write(b"x" * 100)
-            await asyncio.sleep(0.005)  # ten separate reads
-        assert await receive(peer, 1000) == b"x" * 1000
-        one_way_s = loop.time() - began_at
-        assert 0.1 <= one_way_s < 0.9, "ten delays in a row would be a second"
-        peer.writer.write(b"y")
-        began_at = loop.time()
-        assert await receive(near, 1) == b"y"
-        assert loop.time() - began_at >= 0.09
+    """Told by what overtakes what: a whole link a slow one, and ten delays that began together one that began later."""
+    link.slow(latency_s=0.5)
+    async with (
+        Link("companion-broker", "127.0.0.1", far.port) as whole,
+        connected(whole) as quick,
+        connected(link) as later,
+    ):
+        quick_peer, later_peer = await far.peer(), await far.peer()
+        async with connected(link) as near:
+            peer = await far.peer()
+            for number in range(10):
+                near.writer.write(b"x" * 100)
+                await until_held(link, 100 * (number + 1))  # ten separate reads
+            quick.writer.write(b"q")
+            assert await receive(quick_peer, 1) == b"q"
+            assert link.passed["up"] == 0, "the delay of the way up"
+            assert await receive(peer, 100) == b"x" * 100
+            later.writer.write(b"later")
+            assert await receive(peer, 900) == b"x" * 900
+            assert link.passed["up"] == 1000, "ten delays in a row would end long after the later one"
+            assert await receive(later_peer, 5) == b"later"
+            peer.writer.write(b"y")
+            await until_held(link, 1, "down")
+            quick_peer.writer.write(b"q")
+            assert await receive(quick, 1) == b"q"
+            assert link.passed["down"] == 0, "the delay of the way down"
+            assert await receive(near, 1) == b"y"
 
 
 @pytest.mark.asyncio
 async def test_a_rate_is_kept_in_order_and_healing_lets_the_rest_go_at_once(far: Far, link: Link) -> None:
-    loop = asyncio.get_running_loop()
     sent = bytes(range(256)) * 8
-    link.slow(bytes_per_s=4096)
+    link.slow(bytes_per_s=200)  # ten seconds for all of it
     async with connected(link) as near:
         peer = await far.peer()
-        began_at = loop.time()
         near.writer.write(sent)
-        assert await receive(peer, 1024) == sent[:1024]
-        assert loop.time() - began_at >= 0.2
-        link.slow(bytes_per_s=1)
+        assert await receive(peer, 64) == sent[:64]
+        assert link.passed["up"] < len(sent)
+        link.slow(bytes_per_s=1)  # the rest would take longer than the watchdog waits
         near.writer.write(b"end")
         link.heal()
-        assert await receive(peer, 1027) == sent[1024:] + b"end"
-        assert loop.time() - began_at < 5
+        assert await receive(peer, len(sent) - 64 + 3) == sent[64:] + b"end"
 
 
 @pytest.mark.asyncio
@@ -440,7 +457,7 @@ async def test_whatever_happens_to_a_link_what_arrives_is_a_beginning_of_what_wa
 
 async def all_that_comes(peer: Peer) -> bytes:
     came = b""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(HANG_S):
         try:
             while data := await peer.reader.read(65_536):
                 came += data

@@ -37,7 +37,6 @@ async def running(options: SandboxOptions, said: asyncio.Queue[str]) -> None:
 async def test_it_says_where_everything_is_in_one_line_of_json_and_ends_on_sigterm() -> None:
     said: asyncio.Queue[str] = asyncio.Queue()
     options = SandboxOptions(http_port=0, mqtt_port=0, as_json=True, access_token_lifetime_s=5)
-    loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(running(options, said))
         line = await said.get()
@@ -61,10 +60,8 @@ async def test_it_says_where_everything_is_in_one_line_of_json_and_ends_on_sigte
         async with ClientSession() as session:
             state = await (await session.get(f"{facts['http']}/sandbox/policy")).json()
             assert state["access_token_lifetime_s"] == 5
-        began_at = loop.time()
         os.kill(os.getpid(), signal.SIGTERM)
         await task
-        assert loop.time() - began_at < 2
 
 
 @pytest.mark.asyncio

@@ -15,9 +15,10 @@ from token_relay.sandbox.provider.world.contacts import mailbox
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer
 
+from tests.watchdog import HANG_S
+
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FOUND_S_MAX = 90
 QUIET = (  # no connection but those of the page
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
@@ -77,7 +78,7 @@ async def test_a_page_of_another_origin_can_sign_in_only_with_leave(
                 stderr=asyncio.subprocess.DEVNULL,
             )
             try:
-                async with asyncio.timeout(FOUND_S_MAX):
+                async with asyncio.timeout(HANG_S):
                     seen = await found
             finally:
                 browser.terminate()

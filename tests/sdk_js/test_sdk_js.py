@@ -25,9 +25,10 @@ from cryptography.x509.oid import NameOID
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD
 from token_relay.sandbox.server import SandboxServer, tls_context
 
+from tests.watchdog import HANG_S
+
 HERE = Path(__file__).parent
 CASES = re.findall(r'^test\("([^"]+)"', (HERE / "cases.mjs").read_text(encoding="utf-8"), re.MULTILINE)
-RUN_S_MAX = 120
 
 
 @pytest.fixture(scope="module", params=["proxy", "authority"])
@@ -68,7 +69,7 @@ async def _run(transport: str, packages: Path, directory: Path) -> dict[str, str
             "node", "cases.mjs", cwd=packages, env=environment, stdout=asyncio.subprocess.PIPE
         )
         try:
-            async with asyncio.timeout(RUN_S_MAX):
+            async with asyncio.timeout(HANG_S):
                 output, _ = await node.communicate()
         finally:
             if node.returncode is None:

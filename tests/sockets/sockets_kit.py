@@ -18,6 +18,8 @@ from token_relay.agents.ports import Now
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.secret import AccessToken
 
+from tests.watchdog import HANG_S
+
 TOKEN = "canary-access-token-4711"
 GRANTED = TokenGranted(
     AccessToken(TOKEN), "Bearer", datetime(2026, 3, 1, 12, 30, 15, 900_000, UTC), "api.read", "https://idp.example"
@@ -37,7 +39,7 @@ class Marks(list[object]):
 
     async def until(self, is_enough: Callable[[list[object]], bool]) -> None:
         """Return as soon as the marks are enough; 20 s are a failure."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             while not is_enough(self):
                 self._grown.clear()
                 await self._grown.wait()
@@ -98,7 +100,7 @@ async def exchange(path: Path, raw: bytes, *, eof: bool = False) -> bytes:
             if eof:
                 writer.write_eof()
         received = bytearray()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             # A server that closes with bytes unread resets a Unix connection, after what it wrote was delivered.
             with contextlib.suppress(ConnectionResetError):
                 while chunk := await reader.read(65_536):
@@ -157,7 +159,7 @@ async def as_uid(uid: int, call: Callable[[], bytes], *, groups: tuple[int, ...]
 def raw_call(path: Path, request: bytes) -> bytes:
     """The blocking form of :func:`exchange`, for children."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(20)
+        sock.settimeout(HANG_S)
         sock.connect(str(path))
         received = bytearray()
         with contextlib.suppress(ConnectionError):

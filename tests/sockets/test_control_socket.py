@@ -33,6 +33,8 @@ from token_relay.service import control
 from token_relay.service.control import JSON, ControlServer, Exchange
 from token_relay.vault.errors import CorruptVaultError
 
+from tests.watchdog import HANG_S
+
 PASSWORD = "canary-password-0815"
 STATUS = b'{"v":1,"command":"status","args":{}}\n'
 
@@ -113,7 +115,7 @@ async def world(place: Path) -> AsyncIterator[World]:
 async def call(world: World, command: str, args: dict[str, JSON] | None = None, **more: object) -> dict[str, JSON]:
     """The real client, in a thread as it blocks."""
     run: Callable[..., dict[str, JSON]] = control_call
-    return await asyncio.to_thread(run, world.path, command, args, silence_s=20.0, **more)
+    return await asyncio.to_thread(run, world.path, command, args, silence_s=HANG_S, **more)
 
 
 def last(raw: bytes) -> dict[str, dict[str, JSON]]:
@@ -318,7 +320,7 @@ async def test_unanswered_ask_ends_and_a_late_answer_is_no_offence(
     monkeypatch.setattr(control, "ASK_DEADLINE_S", 0.05)
     reader, writer = await asyncio.open_unix_connection(world.path)
     writer.write(b'{"v":1,"command":"hold"}\n')
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         assert json.loads(await reader.readline())["ask"]["id"] == 1
         await world.seen.until(lambda seen: len(seen) > 0)
         writer.write(b'{"answer":{"id":1,"value":"late"}}\n')
@@ -335,7 +337,7 @@ async def test_unanswered_ask_ends_and_a_late_answer_is_no_offence(
 async def _leave_during(world: World, command: str) -> None:
     reader, writer = await asyncio.open_unix_connection(world.path)
     writer.write(b'{"v":1,"command":"%s"}\n' % command.encode())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         assert b'"ask"' in await reader.readline()
     writer.close()
     await writer.wait_closed()
@@ -344,7 +346,7 @@ async def _leave_during(world: World, command: str) -> None:
 @pytest.mark.asyncio
 async def test_command_is_cancelled_when_its_client_leaves(world: World) -> None:
     await _leave_during(world, "hold")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         await world.left.wait()
     assert world.seen[-1] == "cancelled"
 
@@ -353,7 +355,7 @@ async def test_command_is_cancelled_when_its_client_leaves(world: World) -> None
 async def test_command_that_goes_on_learns_that_nobody_is_there(world: World) -> None:
     await _leave_during(world, "handoff")
     world.release.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         await world.left.wait()
     assert world.seen == [None, False, "finished"]
 
@@ -375,7 +377,7 @@ async def test_client_that_does_not_read_counts_as_gone(world: World, monkeypatc
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(world.path))
         sock.sendall(b'{"v":1,"command":"flood"}\n')
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_S):
             await gone.wait()
 
 
@@ -412,7 +414,7 @@ async def test_other_uid_is_refused_even_where_the_file_lets_it_in(world: World,
 @pytest.mark.asyncio
 async def test_thirty_third_command_is_told_to_come_again(world: World) -> None:
     writers = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         for _ in range(32):
             reader, writer = await asyncio.open_unix_connection(world.path)
             writer.write(b'{"v":1,"command":"hold"}\n')
@@ -466,7 +468,7 @@ def test_client_gives_a_clear_error_for_a_bad_reply(place: Path, reply: bytes, c
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(ClientError) as caught:
-            control_call(path, "status", silence_s=20.0)
+            control_call(path, "status", silence_s=HANG_S)
         thread.join()
     assert (caught.value.code, caught.value.exit_code) == (code, 1)
 

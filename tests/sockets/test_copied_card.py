@@ -20,6 +20,8 @@ from token_relay.service.board_check import is_copy
 from token_relay.service.companion import run_companion
 from token_relay.service.phone import run_phone
 
+from tests.watchdog import HANG_S
+
 BROKER = '[broker]\nurl = "mqtt://127.0.0.1:1"\n'  # nobody listens there
 CONFIG = {
     "companion": f'name = "watch"\n{BROKER}',
@@ -27,7 +29,6 @@ CONFIG = {
 }
 HERE = {"device-tree": "1", "machine-id": "m"}
 THERE = {"device-tree": "2", "machine-id": "m"}
-STARTED_S_MAX = 20.0
 Kind = Literal["companion", "phone"]
 
 
@@ -107,7 +108,7 @@ async def running(kind: Kind, directory: Path, board: dict[str, str]) -> AsyncIt
     work = run_phone(home, config) if kind == "phone" else run_companion(home, config)
     task = asyncio.create_task(work)
     try:
-        async with asyncio.timeout(STARTED_S_MAX):
+        async with asyncio.timeout(HANG_S):
             while not await answers(directory):
                 assert not task.done(), task.result()
         yield
@@ -126,7 +127,7 @@ async def answers(directory: Path) -> bool:
 
 
 async def ask(directory: Path, command: str) -> dict[str, Any]:
-    return dict(await asyncio.to_thread(control_call, directory / "control.sock", command, {}, silence_s=30))
+    return dict(await asyncio.to_thread(control_call, directory / "control.sock", command, {}, silence_s=HANG_S))
 
 
 async def refusal(directory: Path) -> str:
@@ -153,7 +154,7 @@ async def test_copy_is_locked_until_it_is_adopted(directory: Path, kind: Kind) -
             events = {line["event"] for line in logs[begun:]}
             assert "agent_started" not in events and not any("mqtt" in event for event in events), events
             await ask(directory, "adopt")
-            async with asyncio.timeout(STARTED_S_MAX):
+            async with asyncio.timeout(HANG_S):
                 while [line["event"] for line in logs].count("agent_started") < 2 or not await answers(directory):
                     await asyncio.sleep(0)
             assert (await ask(directory, "status"))["action"]["slug"] != "copied"

@@ -23,6 +23,8 @@ from token_relay.host.systemd import (
 )
 from token_relay.protocol.errors import ConfigError
 
+from tests.watchdog import HANG_S
+
 # -- notify ------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +100,7 @@ found = listen_fds(environment, pid=os.getpid())
 listeners = [inherit_listener(fd) for fd in found.values()]
 print(found, [os.get_inheritable(fd) for fd in found.values()], listeners[1].sock.getsockname()[-10:])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANG_S)
     assert done.stdout.strip() == "{'control': 3, 'token': 4} [False, False] token.sock"
 
 
@@ -196,7 +198,7 @@ import ctypes, resource
 from token_relay.host.systemd import harden_process
 print(harden_process(), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANG_S)
     assert done.stdout.strip() == "() 0 (0, 0)"
 
 

@@ -21,18 +21,20 @@ from token_relay.cli.client import ClientError, connect, get_token, locate
 from token_relay.host import paths
 from token_relay.host.systemd import bind_listener
 
+from tests.watchdog import HANG_S
+
 
 @pytest.mark.parametrize("module", ["token_relay.cli.client", "token_relay.host.paths"])
 def test_client_imports_nothing_heavy(module: str) -> None:
     heavy = ("pydantic", "aiohttp", "structlog", "nacl", "asyncio", "cryptography", "http.client", "dataclasses")
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANG_S)
     assert done.stdout.strip() == "[]"
 
 
 def test_token_api_imports_no_aiohttp_before_it_starts() -> None:
     code = "import sys, token_relay.apps.server; print('aiohttp' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANG_S)
     assert done.stdout.strip() == "False"
 
 

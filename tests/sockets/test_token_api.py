@@ -33,6 +33,8 @@ from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.server import BadQuery, RateLimit, TokenApi, parse_query
 from token_relay.protocol.errors import ConfigError, VaultError
 
+from tests.watchdog import HANG_S
+
 OWNER = os.geteuid()
 REQUEST = b"GET /v1/token HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -344,7 +346,7 @@ async def test_sixty_five_connections_in_all_are_one_too_many(world: World, othe
         with contextlib.ExitStack() as stack:
             socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(8)]
             for sock in socks:
-                sock.settimeout(20)
+                sock.settimeout(HANG_S)
                 sock.connect(str(world.path))
                 sock.sendall(REQUEST)
             return b"".join(sock.recv(12) + b"|" for sock in socks)
@@ -492,7 +494,7 @@ async def test_client_that_leaves_frees_its_place(world: World) -> None:
     writer.write(REQUEST)
     await world.source.entered.wait()
     writer.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG_S):
         await world.source.cancelled.wait()
     world.source.gate.set()
     assert (await get(world.path))[0] == 200

@@ -17,7 +17,7 @@ def test_token_of_this_boot_is_served_after_a_restart_where_proc_sys_is_hidden(t
         return SystemClock(boot_id_path=tmp_path / "hidden", boot_id=PLAIN, is_synced=lambda: False)
 
     elapsed = elapsed_s(Stamp.of(clock().now()), clock().now())
-    assert elapsed is not None and 0 <= elapsed < 60
+    assert elapsed is not None  # of another boot it would be unknown
 
 
 def test_both_spellings_name_the_same_boot(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
 from token_relay.service.runtime import Runtime
 
+from tests.watchdog import HANG_S
+
 ROOT = Path(__file__).parents[2]
-STOP_S_MAX = 2.0
 
 
 @dataclass
@@ -58,7 +58,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     config.write_text(config.read_text().replace("# policy_file =", 'policy_file = "policy.toml"'))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(60)
+        manager.settimeout(HANG_S)
         process = subprocess.Popen(
             [*command, "run", "--home", str(home)],
             stdin=subprocess.DEVNULL,
@@ -74,17 +74,15 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
             process.communicate()
 
 
-def test_manager_hears_ready_then_counts_then_stopping_and_the_stop_is_quick(agent: Agent) -> None:
+def test_manager_hears_ready_then_counts_then_stopping_and_ends(agent: Agent) -> None:
     assert agent.told() == "READY=1"  # after the vault is open and both sockets are served
     for name in ("control.sock", "token.sock"):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(agent.home / name))
     assert agent.until("WATCHDOG=1") == "WATCHDOG=1\nSTATUS=0 paired, grants: none, broker not connected"
-    began = time.monotonic()
     agent.process.send_signal(signal.SIGTERM)
     agent.until("STOPPING=1")
-    assert agent.process.wait(30) == 0
-    assert time.monotonic() - began < STOP_S_MAX
+    assert agent.process.wait(HANG_S) == 0
 
 
 def test_reload_takes_a_new_policy_and_keeps_the_former_one_when_it_is_wrong(agent: Agent) -> None:

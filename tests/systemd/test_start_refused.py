@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.watchdog import HANG_S
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
@@ -22,7 +24,7 @@ def companion(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         env=ENVIRONMENT,
     )
 

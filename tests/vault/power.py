@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.watchdog import HANG_S
+
 SECTOR = 512
 EVERY_SUBSET_MAX = 5  # of so few unsynced changes every subset is tried
 SUBSETS = 8  # of more: none, each missing, each alone, each as the last one, and so many by chance
@@ -81,7 +83,7 @@ def why_not() -> str:
     """Return why nothing can be recorded here; empty when it can."""
     if shutil.which("strace") is None:
         return "strace is not installed: apt-get install strace"
-    tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False, timeout=60)
+    tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False, timeout=HANG_S)
     return "" if tried.returncode == 0 else "strace is not allowed to trace here (ptrace)"
 
 
@@ -89,7 +91,7 @@ def record(command: list[str], directory: Path, told: bytes, trace: Path) -> lis
     """Run ``command`` and return what it did to the files of ``directory``, in order."""
     # strings in hexadecimal and whole; -y names the file behind each descriptor
     strace = ["strace", "-f", "-q", "-y", "-xx", "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(trace)]
-    subprocess.run([*strace, *command], check=True, capture_output=True, timeout=120)
+    subprocess.run([*strace, *command], check=True, capture_output=True, timeout=HANG_S)
     calls = list(_parsed(_whole_lines(trace.read_text().splitlines()), directory, told))
     if Told() not in calls:
         raise RecorderError("the recording shows nothing")

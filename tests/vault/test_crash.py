@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.watchdog import HANG_S
+
 from .samples import Counter, Grant, open_vault
 
 pytestmark = pytest.mark.asyncio
@@ -32,7 +34,7 @@ def nursery() -> Iterator[subprocess.Popen[str]]:
         yield process
         process.stdin.write("\n")
         process.stdin.flush()
-        assert process.wait(30) == 0
+        assert process.wait(HANG_S) == 0
 
 
 def spin(seconds: float) -> None:

@@ -12,6 +12,8 @@ from token_relay.protocol.errors import VaultError
 from token_relay.vault import store
 from token_relay.vault.database import is_outcome_unknown
 
+from tests.watchdog import HANG_S
+
 from .samples import GRANT, Counter, Grant, Mixed, open_vault
 
 pytestmark = pytest.mark.asyncio
@@ -49,7 +51,7 @@ asyncio.run(main())
 
 async def test_a_file_that_may_not_grow_keeps_its_state_and_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FULL_DISK, str(ROOT), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_S)
     assert (done.stdout.split(), done.stderr) == (["refused", "refused", "refused", "kept"], "")
     async with open_vault(tmp_path) as vault:
         assert await vault.run(lambda tx: tx.get(Counter, 1)) == Counter(1, 3)

@@ -23,6 +23,8 @@ from token_relay.vault.errors import WrongVaultKeyError
 from token_relay.vault.keys import MIB, KeyFile
 from token_relay.vault.store import SqliteVault
 
+from tests.watchdog import HANG_S
+
 CONFIG = '# a comment of mine\nname = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n\n[vault]\n# key_file =\n'
 CHILD = Path(__file__).with_name("rekey_child.py")
 KILLS_MAX = 60  # more changes of the disk than one change of the key has
@@ -160,7 +162,7 @@ def test_killed_at_any_step_the_vault_opens_with_the_configured_key(tmp_path: Pa
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(image, home)
         command = [sys.executable, str(CHILD), str(number), str(home), target, str(new.file)]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
         assert ran.returncode in (0, 9), ran.stderr
         finished_early += (home / "config.toml").read_text() != (image / "config.toml").read_text()
         assert records(home) == before, f"killed before change {number}"

@@ -20,6 +20,8 @@ from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
 from token_relay.vault.store import SqliteVault
 
+from tests.watchdog import HANG_S
+
 from .samples import GRANT, KEY, OTHER_KEY, RECORDS, TOKEN, Counter, Grant, Identity, Mixed, open_vault, raw, spellings
 
 pytestmark = pytest.mark.asyncio
@@ -205,7 +207,7 @@ async def test_a_second_process_is_refused_and_let_in_after_the_first_has_closed
 
     def second() -> str:
         command = [sys.executable, "-c", program, str(ROOT), str(tmp_path / "vault.db")]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANG_S).stdout
 
     async with open_vault(tmp_path):
         assert "refused: another process uses the vault" in second()
@@ -230,7 +232,7 @@ async def test_a_closed_vault_refuses_steps_and_closes_twice(tmp_path: Path) -> 
 async def test_close_that_is_cancelled_closes_all_the_same(tmp_path: Path) -> None:
     vault = open_vault(tmp_path)
     released = threading.Event()
-    step = asyncio.create_task(vault.run(lambda tx: (released.wait(10), tx.put(GRANT))))
+    step = asyncio.create_task(vault.run(lambda tx: (released.wait(HANG_S), tx.put(GRANT))))
     await asyncio.sleep(0)
     closing = asyncio.create_task(vault.close())
     await asyncio.sleep(0)
@@ -249,7 +251,7 @@ async def test_cancelling_the_caller_returns_at_once_while_the_step_goes_on(tmp_
     def step(tx: store.Transaction) -> None:
         tx.put(GRANT)
         began.set()
-        assert released.wait(10)
+        assert released.wait(HANG_S)
         tx.put(Counter(1, 1))
 
     async with open_vault(tmp_path) as vault:
@@ -269,7 +271,7 @@ async def test_more_steps_than_may_wait_are_refused_not_queued(tmp_path: Path, m
     monkeypatch.setattr(store, "STEPS_WAITING_MAX", 3)
     released = threading.Event()
     async with open_vault(tmp_path) as vault:
-        tasks = [asyncio.create_task(vault.run(lambda tx: released.wait(10))) for _ in range(4)]
+        tasks = [asyncio.create_task(vault.run(lambda tx: released.wait(HANG_S))) for _ in range(4)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         assert isinstance(tasks[3].exception(), VaultError)
         released.set()

@@ -17,9 +17,10 @@ from token_relay.host.config_file import check_config
 from token_relay.host.home import create_home, key_source
 from token_relay.vault.rekey import open_in_force
 
+from tests.watchdog import HANG_S
+
 CONFIG = 'name = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n'
 NAME = "token-relay-companion"
-STARTED_S_MAX = 20.0
 
 
 def missing() -> str:
@@ -66,7 +67,7 @@ def tpm(state: Path) -> Iterator[str]:
 
 def creds(*words: str, tpm_name: str, content: bytes) -> subprocess.CompletedProcess[bytes]:
     command = ["systemd-creds", *words, f"--tpm2-device={tpm_name}", f"--name={NAME}", "-", "-"]
-    return subprocess.run(command, input=content, capture_output=True, timeout=60, check=False)
+    return subprocess.run(command, input=content, capture_output=True, timeout=HANG_S, check=False)
 
 
 def test_vault_opens_with_the_tpm_that_sealed_its_key_and_with_no_other(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_vault_opens_with_the_tpm_that_sealed_its_key_and_with_no_other(tmp_path
         command += ["--credential", NAME, "--credential-from", "-"]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
         ran = subprocess.run(
-            command, input=opened.stdout, capture_output=True, env=environment, timeout=60, check=False
+            command, input=opened.stdout, capture_output=True, env=environment, timeout=HANG_S, check=False
         )
         assert (ran.returncode, ran.stderr) == (0, b"")
         assert not (home / "vault.key").exists()

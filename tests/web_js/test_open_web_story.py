@@ -16,9 +16,10 @@ from token_relay.sandbox.provider.world.model import CLIENT_ID
 from token_relay.sandbox.server import SandboxServer
 from web_kit import PAT, Visitor, grant_of, sandbox, web_application
 
+from tests.watchdog import HANG_S
+
 ROOT = Path(__file__).parents[2]
 EXPRESS = ROOT / "docs" / "examples" / "express" / "app.mjs"
-RUN_S_MAX = 90
 BROWSER = """\
 import sys, urllib.request
 from http.cookiejar import CookieJar
@@ -37,7 +38,7 @@ class Phone:
 
     async def run(self, *words: str, given: bytes = b"") -> str:
         process = await self._start(*words, stderr=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(RUN_S_MAX):
+        async with asyncio.timeout(HANG_S):
             out, err = await process.communicate(given)
         assert process.returncode == 0, err.decode()
         return out.decode()
@@ -56,7 +57,7 @@ class Phone:
     async def running(self) -> AsyncIterator[None]:
         agent = await self._start("run", stderr=asyncio.subprocess.PIPE)
         assert agent.stderr is not None
-        async with asyncio.timeout(RUN_S_MAX):
+        async with asyncio.timeout(HANG_S):
             while b"agent_started" not in self.log:
                 line = await agent.stderr.readline()
                 assert line, self.log.decode()

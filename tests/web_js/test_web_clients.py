@@ -15,6 +15,8 @@ from token_relay.sandbox.provider.world.auth0_clients import SPA_ID, WEB_ID, WEB
 from token_relay.sandbox.provider.world.model import CLIENT_ID
 from web_kit import PAT, RORY, Visitor, free_port, grant_of, node, sandbox, transfer_token, web_application
 
+from tests.watchdog import HANG_S
+
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "docs" / "examples"
 EXPRESS = EXAMPLES / "express" / "app.mjs"
@@ -24,7 +26,6 @@ QUIET = (  # no connection but those of the page
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
 )
-RUN_S_MAX = 90
 WATCH = """<script type="module">
   const who = document.querySelector("#who");
   const tell = () => fetch("/found", {
@@ -94,7 +95,7 @@ async def test_openid_client_discovers_signs_in_refreshes_and_revokes(packages: 
             "nativeId": CLIENT_ID,
         }
         async with node(HERE / "client.mjs", packages, tmp_path, {"SANDBOX": json.dumps(facts)}) as process:
-            async with asyncio.timeout(RUN_S_MAX):
+            async with asyncio.timeout(HANG_S):
                 output, _ = await process.communicate()
             assert process.returncode == 0
     assert json.loads(output) == {
@@ -140,7 +141,7 @@ async def test_the_page_is_signed_in_in_a_browser_and_keeps_no_token_in_its_addr
                 stderr=asyncio.subprocess.DEVNULL,
             )
             try:
-                async with asyncio.timeout(RUN_S_MAX):
+                async with asyncio.timeout(HANG_S):
                     seen = await found
             finally:
                 browser.terminate()

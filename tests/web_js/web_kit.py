@@ -22,7 +22,8 @@ from token_relay.sandbox.provider.world.auth0_clients import WEB_ID, WEB_SECRET
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer
 
-START_S_MAX = 60
+from tests.watchdog import HANG_S
+
 HOPS_MAX = 12
 PAT, RORY = "password@contoso.example", "reset@contoso.example"
 
@@ -77,7 +78,7 @@ async def web_application(script: Path, packages: Path, directory: Path, server:
     }
     async with node(script, packages, directory, environment) as process:
         assert process.stdout is not None
-        async with asyncio.timeout(START_S_MAX):
+        async with asyncio.timeout(HANG_S):
             line = await process.stdout.readline()
         assert line.startswith(b"listening on"), line
         yield f"http://127.0.0.1:{port}"
