@@ -11,18 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from token_relay.simulation.histories.runner import cores, describe, replay, run_many
+from token_relay.simulation.histories.runner import InterruptedRunError, cores, describe, replay, run_many
 from token_relay.simulation.histories.tally import Tally, report
 from token_relay.simulation.promises import coverage
 
 REPLAYED_MAX = 3  # failing seeds whose history is shown; the others are listed
+INTERRUPTED = 130
 EPILOG = """\
 A schedule is one seed: who is there, what people and apps do, what goes wrong and when. The same seed is the same
 history, each time and on each machine. tiers: fast = records in memory, envelopes without encryption; memory = real
 cryptography; real = real cryptography and SQLite on files.
 
 exit codes: 0 every promise held; 1 one is broken (its seed, its last lines and the command that replays it are
-printed), or, with --cover, a legal (state x event) pair was never reached; 2 wrong usage.
+printed), or, with --cover, a legal (state x event) pair was never reached; 2 wrong usage; 130 interrupted, after the
+report of what was done.
 
   python -m token_relay.simulation --count 10000             many schedules on all cores
   python -m token_relay.simulation --seed 4711 --show        one schedule, every line of it
@@ -57,12 +59,18 @@ def main(arguments: list[str] | None = None) -> int:
         return _one(options)
     jobs = options.jobs or cores()
     began_s = time.monotonic()
+    is_whole = True
     with _bar(options.count) as told:
-        tally = run_many(
-            start=options.start, count=options.count, tier=options.tier, jobs=jobs, file=options.resume, told=told
-        )
+        try:
+            tally = run_many(
+                start=options.start, count=options.count, tier=options.tier, jobs=jobs, file=options.resume, told=told
+            )
+        except InterruptedRunError as exc:
+            tally, is_whole = exc.tally, False
     elapsed_s = time.monotonic() - began_s
-    missing = coverage.missing(tally.reached) + coverage.contradicted(tally.reached) if options.cover else []
+    missing = (
+        coverage.missing(tally.reached) + coverage.contradicted(tally.reached) if options.cover and is_whole else []
+    )
     if options.json:
         found = tally.as_json()
         found |= {"tier": options.tier, "jobs": jobs, "elapsed_s": round(elapsed_s, 3)}
@@ -71,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         _say(report(tally, tier=options.tier, elapsed_s=elapsed_s, jobs=jobs))
         _failures(tally, options)
+    if not is_whole:
+        return INTERRUPTED
     return 1 if tally.failed or missing else 0
 
 

@@ -2,7 +2,8 @@
 
 Seeds are dealt out in chunks to worker processes; the first schedule of each chunk is run twice, and both runs must
 have the same history (promise 14). A long run writes its sums into a file now and then, and goes on from there when
-it is started again.
+it is started again. A seed that fails is told on standard error at once, by the process that met it: an interrupt loses
+none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,6 +51,14 @@ def quiet() -> Iterator[None]:
         structlog.reset_defaults() if before is None else structlog.configure(**before)
 
 
+class InterruptedRunError(KeyboardInterrupt):
+    """Somebody has ended a run; ``tally`` is what was done until then."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self.tally = tally
+
+
 def run_chunk(first: int, count: int, tier: TierName) -> Tally:
     """Run some schedules in this process."""
     gc.disable()  # a world is garbage as a whole: it is collected between two of them
@@ -57,12 +68,17 @@ def run_chunk(first: int, count: int, tier: TierName) -> Tally:
         for seed in range(first, first + count):
             is_first = seed == first
             outcome = run_schedule(seed, tier=tier, has_trace=is_first)
+            failed = tally.failed
             tally.take(outcome)
             if is_first:
                 again = run_schedule(seed, tier=tier, has_trace=True)
                 tally.checks[14] += 1
                 if (again.trace, again.problem) != (outcome.trace, outcome.problem):
                     tally.fail(Failure(seed, 14, "promise 14 (same seed, same history) is broken: two runs differ"))
+            if tally.failed > failed:
+                problem = tally.failures[-1].problem.splitlines()[0]
+                sys.stderr.write(f"seed {seed}: {problem}\n  {again_by(seed, tier)}\n")
+                sys.stderr.flush()
             gc.collect(1)
     gc.enable()
     gc.collect()
@@ -76,6 +92,9 @@ def run_many(
     """Run ``count`` schedules from seed ``start``; ``told`` gets the number that is done, now and then.
 
     With ``file`` the run goes on from what the file says, and leaves there how far it came.
+
+    Raises:
+        InterruptedRunError: at SIGINT, with what was done.
     """
     progress = Progress(tier, start, count, 0, Tally())
     if file is not None and file.exists():
@@ -85,13 +104,18 @@ def run_many(
             progress.count = count
     told(progress.done)
     written_s = time.monotonic()
-    for tally in _in_order(progress.start + progress.done, count - progress.done, tier, jobs):
-        progress.tally.add(tally)
-        progress.done += tally.schedules
-        told(progress.done)
-        if file is not None and time.monotonic() - written_s >= WRITE_EVERY_S:
+    try:
+        for tally in _in_order(progress.start + progress.done, count - progress.done, tier, jobs):
+            progress.tally.add(tally)
+            progress.done += tally.schedules
+            told(progress.done)
+            if file is not None and time.monotonic() - written_s >= WRITE_EVERY_S:
+                progress.write(file)
+                written_s = time.monotonic()
+    except KeyboardInterrupt:
+        if file is not None:
             progress.write(file)
-            written_s = time.monotonic()
+        raise InterruptedRunError(progress.tally) from None
     if file is not None:
         progress.write(file)
     return progress.tally
@@ -107,18 +131,27 @@ def _in_order(first: int, count: int, tier: TierName, jobs: int) -> Iterator[Tal
         return
     context = multiprocessing.get_context("forkserver")  # its workers begin with everything imported
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts) as pool:
         waiting: list[Future[Tally]] = []
-        for at, length in chunks:
-            waiting.append(pool.submit(run_chunk, at, length, tier))
-            while len(waiting) >= QUEUED_PER_JOB * jobs:
-                wait(waiting, return_when=FIRST_COMPLETED)
-                while waiting and waiting[0].done():
-                    yield waiting.pop(0).result()
-                if waiting and len(waiting) >= QUEUED_PER_JOB * jobs:
-                    yield waiting.pop(0).result()
-        for future in waiting:
-            yield future.result()
+        try:
+            for at, length in chunks:
+                waiting.append(pool.submit(run_chunk, at, length, tier))
+                while len(waiting) >= QUEUED_PER_JOB * jobs:
+                    wait(waiting, return_when=FIRST_COMPLETED)
+                    while waiting and waiting[0].done():
+                        yield waiting.pop(0).result()
+                    if waiting and len(waiting) >= QUEUED_PER_JOB * jobs:
+                        yield waiting.pop(0).result()
+            for future in waiting:
+                yield future.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _leave_interrupts() -> None:
+    """In a worker: a terminal tells it too, and its parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def replay(seed: int, *, tier: TierName) -> tuple[Outcome, History]:
@@ -140,8 +173,12 @@ def describe(outcome: Outcome, history: History, *, lines: int = LINES_SHOWN, ti
     left_out = len(history.lines) - len(shown)
     body = ([f"  ({left_out} lines before)"] if left_out else []) + [f"  {line}" for line in shown]
     verdict = outcome.problem or "every promise held"
-    again = f"replay: python -m token_relay.simulation --seed {outcome.seed} --tier {tier} --show"
-    return "\n".join([head, *body, verdict, f"trace {outcome.trace}", again])
+    return "\n".join([head, *body, verdict, f"trace {outcome.trace}", again_by(outcome.seed, tier)])
+
+
+def again_by(seed: int, tier: str) -> str:
+    """Return the command that shows one schedule again."""
+    return f"replay: python -m token_relay.simulation --seed {seed} --tier {tier} --show"
 
 
 def cores() -> int:
