@@ -2,106 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from token_relay.agents.ports import Record
-from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Event, Grant, Identity
-from token_relay.host.config import CompanionConfig
-from token_relay.host.config_file import check_config
-from token_relay.host.home import create_home, key_source
+from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Grant, Identity
 from token_relay.protocol.errors import ConfigError, VaultError
-from token_relay.protocol.secret import Password, RefreshToken
+from token_relay.protocol.secret import Password
 from token_relay.service import rekey as rekeying
-from token_relay.service.rekey import Rekeyed, ToCredential, ToFile, ToPassphrase, rekey, with_setting
+from token_relay.service.rekey import ToCredential, ToFile, ToPassphrase, with_setting
 from token_relay.vault import rekey as copies
 from token_relay.vault.errors import WrongVaultKeyError
 from token_relay.vault.keys import MIB, KeyFile
 from token_relay.vault.store import SqliteVault
 
-from tests.watchdog import HANG_S
-
-CONFIG = '# a comment of mine\nname = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n\n[vault]\n# key_file =\n'
-CHILD = Path(__file__).with_name("rekey_child.py")
-KILLS_MAX = 60  # more changes of the disk than one change of the key has
-
-
-def make_home(home: Path) -> list[Record]:
-    """Make a companion's home with a grant in its vault; return all records."""
-    home.mkdir(mode=0o700)
-    (home / "config.toml").write_text(CONFIG)
-    (home / "config.toml").chmod(0o600)
-    create_home("companion", home, CONFIG)
-    grant = Grant(
-        "g",
-        "p",
-        "h",
-        issuer="https://i",
-        client_id="c",
-        token_endpoint="https://i/token",
-        revocation_endpoint="",
-        scope="s",
-        audience="",
-        subject="sub",
-        account="a",
-        profile="strict",
-        signed_in_at=1,
-        is_otp=False,
-        stored_at=1,
-        refresh_token=RefreshToken("rt-1"),
-    )
-
-    def fill(tx: object) -> None:
-        tx.put(grant)
-        tx.put(event(1, "grant_stored"))
-
-    with opened(home) as vault:
-        vault.do(fill)
-    return records(home)
-
-
-def event(number: int, name: str) -> Event:
-    return Event(number, 0, name, "", "", "", 0, "", "", "")
-
-
-class opened:
-    """The vault of a home, with the key that its configuration names."""
-
-    def __init__(self, home: Path, environment: dict[str, str] | None = None) -> None:
-        self.home, self.environment = home, environment or {}
-
-    def __enter__(self) -> opened:
-        config = check_config(CompanionConfig, (self.home / "config.toml").read_text(), self.home)
-        assert isinstance(config, CompanionConfig), config
-        source = key_source(self.home, config.vault, self.environment)
-        self.vault = copies.open_in_force(self.home / "vault.db", source)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.vault.close_now()
-
-    def do(self, step: object) -> object:
-        return asyncio.run(self.vault.run(step))
-
-
-def records(home: Path, environment: dict[str, str] | None = None) -> list[Record]:
-    with opened(home, environment) as vault:
-        return vault.do(lambda tx: [row for record in RECORDS for row in tx.select(record)])
-
-
-def passphrase(directory: Path, text: str = "four random words here") -> ToPassphrase:
-    path = directory / f"passphrase-{len(text)}"
-    path.write_text(text + "\n")
-    path.chmod(0o600)
-    return ToPassphrase(path, Password(text), 64 * MIB)
-
-
-def move(home: Path, target: rekeying.Target, environment: dict[str, str] | None = None) -> Rekeyed:
-    return asyncio.run(rekey(home, home / "config.toml", target, environment or {}))
+from .rekey_kit import CONFIG, event, make_home, move, opened, passphrase, records
 
 
 def test_vault_moves_from_key_to_key_and_keeps_every_record(tmp_path: Path) -> None:
@@ -145,33 +60,6 @@ def test_credential_may_be_given_by_hand(tmp_path: Path) -> None:
     credentials.mkdir()
     (credentials / "vault").write_bytes(bytes(32))
     assert records(home, {"CREDENTIALS_DIRECTORY": str(credentials)}) == before
-
-
-@pytest.mark.parametrize("way", ["file to file", "passphrase to passphrase"])
-def test_killed_at_any_step_the_vault_opens_with_the_configured_key(tmp_path: Path, way: str) -> None:
-    home = tmp_path / "home"
-    before = make_home(home)
-    if way.startswith("passphrase"):
-        move(home, passphrase(tmp_path))
-    image = tmp_path / "image"
-    home.rename(image)
-    target = "file" if way.endswith("file") else "passphrase"
-    new = passphrase(tmp_path, "another four words, longer")
-    kills = finished_early = 0
-    for number in range(1, KILLS_MAX):
-        shutil.rmtree(home, ignore_errors=True)
-        shutil.copytree(image, home)
-        command = [sys.executable, str(CHILD), str(number), str(home), target, str(new.file)]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
-        assert ran.returncode in (0, 9), ran.stderr
-        finished_early += (home / "config.toml").read_text() != (image / "config.toml").read_text()
-        assert records(home) == before, f"killed before change {number}"
-        assert not copies.has_copy(home)
-        if ran.returncode == 0:
-            break
-        kills += 1
-    assert kills >= 10
-    assert finished_early >= 3, "some kills fall after the configuration was written"
 
 
 def test_copy_waits_for_a_configuration_that_is_not_ours_to_write(
