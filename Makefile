@@ -78,22 +78,9 @@ test-booted: $(VENV)/.development  ## as root: the services in a booted containe
 test-booted-arm64:  ## the same for a Raspberry Pi's processor, under qemu-user: slow
 	@$(MAKE) --no-print-directory test-booted ARCH=arm64
 
-system-packages:  # sbin is not on every user's path
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; has() { command -v "$$1" >/dev/null; }; \
-	missing() { \
-		has mosquitto && has mosquitto_sub || echo mosquitto mosquitto-clients; \
-		has strace || echo strace; \
-		! has systemd-creds || { has swtpm && ls /usr/lib/*/libtss2-tcti-swtpm.so.0 >/dev/null 2>&1; } || \
-			echo swtpm libtss2-tcti-swtpm0; \
-	}; \
-	packages=$$(echo $$(missing)); [ -n "$$packages" ] || exit 0; \
-	if has apt-get && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
-		as=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); echo "installing $$packages"; \
-		$$as apt-get -qq update && for package in $$packages; do $$as env DEBIAN_FRONTEND=noninteractive \
-			apt-get -qq -y install --no-install-recommends $$package >/dev/null || true; done; \
-	fi; \
-	packages=$$(echo $$(missing)); [ -z "$$packages" ] || \
-		echo "not installed here, and the tests that need them are counted as not run: sudo apt-get install $$packages"
+bench chaos: NEEDS = mosquitto
+system-packages: $(VENV)/bin/python  # says what is missing and asks, unless CI=true or INSTALL=1; INSTALL=0: never
+	@$(BIN)/python tests/needs.py $(NEEDS)
 
 $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -1,10 +1,11 @@
-"""What the whole suite needs: the repository on the path, and a line for whatever this machine cannot run."""
+"""What the whole suite needs: the repository on the path, and a list of whatever this machine cannot run."""
 
 from __future__ import annotations
 
-import shutil
+import os
+import signal
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -12,35 +13,51 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # plain `pytest` adds each test's own directory only
 
-PROGRAMS = ("mosquitto", "mosquitto_pub", "mosquitto_sub")
+from tests import needs  # noqa: E402
+
 NEED_A_BROKER = ("tests/channel", "tests/chaos", "tests/e2e", "tests/certs/test_broker.py")
 NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py", "tests/chaos/test_chaos_plan.py")
-WHY = "mosquitto is not installed: apt-get install mosquitto mosquitto-clients"
+
+# A shell without job control starts `... &` with SIGINT ignored, and children inherit that. The programs that tests
+# interrupt are started as from a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def is_installed(name: str) -> bool:
-    """Whether Debian's program is there; sbin is not on every user's path."""
-    return bool(shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin"))
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a real broker where there is none."""
-    if all(map(is_installed, PROGRAMS)):
+    why = needs.missing("mosquitto", "mosquitto_pub", "mosquitto_sub")
+    if not why:
         return
     for item in items:
         place = item.nodeid.partition("::")[0]
         if place.startswith(NEED_A_BROKER) and place not in NEED_NONE:
-            item.add_marker(pytest.mark.skip(reason=WHY))
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was not run: one line for each reason, with the count. No skip is silent."""
-    tests: Counter[str] = Counter()
-    modules: Counter[str] = Counter()
+    """Say what was not run: each reason with the count, and below it the names. No skip is silent."""
+    tests: defaultdict[str, list[str]] = defaultdict(list)
+    modules: defaultdict[str, list[str]] = defaultdict(list)
     for report in terminalreporter.stats.get("skipped", ()):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        counter = modules if isinstance(report, pytest.CollectReport) else tests  # a module skips itself as a whole
-        counter[reason.removeprefix("Skipped: ")] += 1
-    for counter, what in ((tests, "tests"), (modules, "whole modules")):
-        for reason, count in counter.items():
-            terminalreporter.write_line(f"not run: {count} {what}, {reason}", yellow=True)
+        found = modules if isinstance(report, pytest.CollectReport) else tests  # a module skips itself as a whole
+        found[reason.removeprefix("Skipped: ")].append(report.nodeid)
+    for by_reason, what in ((tests, "tests"), (modules, "whole modules")):
+        for reason, names in by_reason.items():
+            terminalreporter.write_line(f"not run: {len(names)} {what}, {reason}", yellow=True)
+            for name, count in Counter(name.partition("[")[0] for name in names).items():
+                terminalreporter.write_line(f"    {name}{f' ({count})' if count > 1 else ''}")
+    if terminalreporter.stats.get("skipped") and _is_ci():
+        terminalreporter.write_line("CI=true: what was not run fails the run", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI nothing may be left out."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if _is_ci() and reporter is not None and reporter.stats.get("skipped") and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _is_ci() -> bool:
+    return os.environ.get("CI") == "true"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import secrets
-import shutil
 import signal
 import socket
 import ssl
@@ -24,6 +23,7 @@ from paho.mqtt.properties import Properties
 from token_relay.ca import store as certs
 from token_relay.host.device_key import write_csr
 
+from tests import needs
 from tests.watchdog import HANG_S
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Broker:
     def __init__(self, conf: Path, port: int) -> None:
         self.port = port
         self.lines: queue.Queue[str] = queue.Queue()
-        command = [shutil.which("mosquitto") or "/usr/sbin/mosquitto", "-v", "-c", str(conf)]
+        command = [needs.find("mosquitto") or "mosquitto", "-v", "-c", str(conf)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

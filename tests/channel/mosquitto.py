@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 from collections import deque
 from pathlib import Path
 
+from tests import needs
 from tests.watchdog import HANG_S
 
 # as in our mosquitto.conf: without the last two a kill -9 loses acknowledged messages, without the first
@@ -21,7 +21,7 @@ class MosquittoMissingError(Exception):
 
 def program(name: str) -> str:
     """Return the path of ``mosquitto``, ``mosquitto_pub`` or ``mosquitto_sub``."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    found = needs.find(name)
     if found is None:
         package = "mosquitto" if name == "mosquitto" else "mosquitto-clients"
         raise MosquittoMissingError(f"{name} is not installed: apt-get install {package}")

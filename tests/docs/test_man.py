@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from token_relay.cli import main as cli
 from token_relay.host.config import PhoneConfig, settings
 
+from tests import needs
 from tests.watchdog import HANG_S
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_no_line_of_text_is_taken_for_a_macro(name: str) -> None:
         assert not line.startswith("'") and line.isascii() and line.strip()
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed: apt-get install groff-base")
+@pytest.mark.skipif(needs.missing("groff") != "", reason=needs.missing("groff"))
 @pytest.mark.parametrize("name", ["token-relay.1", "token-relay-config.5"])
 def test_roff_has_nothing_to_complain_about(name: str) -> None:
     command = ["groff", "-man", "-ww", "-z", "-rLL=78n", "-Tutf8", str(MAN / name)]

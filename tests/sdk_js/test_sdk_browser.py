@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,18 @@ from token_relay.sandbox.provider.world.contacts import mailbox
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer
 
+from tests import needs
 from tests.watchdog import HANG_S
 
 HERE = Path(__file__).parent
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = needs.find("chromium", "chromium-browser", "google-chrome")
 QUIET = (  # no connection but those of the page
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
 )
 pytestmark = [
     pytest.mark.asyncio,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the SDK was not run in a browser"),
+    pytest.mark.skipif(CHROMIUM is None, reason=needs.missing("chromium")),
 ]
 
 

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD
 from token_relay.sandbox.server import SandboxServer, tls_context
 
+from tests import node_packages
 from tests.watchdog import HANG_S
 
 HERE = Path(__file__).parent
@@ -66,7 +67,7 @@ async def _run(transport: str, packages: Path, directory: Path) -> dict[str, str
             facts["authorityOnly"] = authority
         environment["SANDBOX"] = json.dumps(facts)
         node = await asyncio.create_subprocess_exec(
-            "node", "cases.mjs", cwd=packages, env=environment, stdout=asyncio.subprocess.PIPE
+            node_packages.program(), "cases.mjs", cwd=packages, env=environment, stdout=asyncio.subprocess.PIPE
         )
         try:
             async with asyncio.timeout(HANG_S):

@@ -1,4 +1,4 @@
-"""Says in one line what this run could not check: some promises need root, to become another uid."""
+"""A place for sockets, and another uid: some promises need root, to become one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from sockets_kit import short_directory
 
-_not_run: list[str] = []
-
 
 @pytest.fixture
 def place() -> Iterator[Path]:
@@ -20,14 +18,8 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def other_uid(request: pytest.FixtureRequest) -> int:
+def other_uid() -> int:
     """A uid that is neither ours nor root's; only root can become it."""
     if os.geteuid() != 0:
-        _not_run.append(request.node.name)
         pytest.skip("needs root to become another uid")
     return 4711
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _not_run:
-        terminalreporter.write_line(f"sockets: {len(_not_run)} tests about other uids not run (need root)")

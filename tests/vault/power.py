@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import random
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import needs
 from tests.watchdog import HANG_S
 
 SECTOR = 512
@@ -81,8 +81,8 @@ class RecorderError(Exception):
 
 def why_not() -> str:
     """Return why nothing can be recorded here; empty when it can."""
-    if shutil.which("strace") is None:
-        return "strace is not installed: apt-get install strace"
+    if why := needs.missing("strace"):
+        return why
     tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False, timeout=HANG_S)
     return "" if tried.returncode == 0 else "strace is not allowed to trace here (ptrace)"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,21 +16,17 @@ from token_relay.host.config_file import check_config
 from token_relay.host.home import create_home, key_source
 from token_relay.vault.rekey import open_in_force
 
+from tests import needs
 from tests.watchdog import HANG_S
 
 CONFIG = 'name = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n'
 NAME = "token-relay-companion"
 
 
-def missing() -> str:
-    """Return what this machine lacks for these tests, empty when nothing."""
-    programs = [name for name in ("swtpm", "systemd-creds") if shutil.which(name) is None]
-    libraries = list(Path("/usr/lib").glob("*/libtss2-tcti-swtpm.so.0"))
-    needed = [*programs, *([] if libraries else ["libtss2-tcti-swtpm0"])]
-    return f"missing: {', '.join(needed)}: apt-get install swtpm libtss2-tcti-swtpm0 systemd" if needed else ""
-
-
-pytestmark = pytest.mark.skipif(missing() != "", reason=missing() or "nothing is missing")
+# systemd-creds loads the libraries when it meets a TPM, and no package of systemd's depends on them.
+LIBRARIES = [f"libtss2-{name}.so.0" for name in ("esys", "rc", "mu", "tcti-swtpm")]
+MISSING = needs.missing("swtpm", "systemd-creds", *LIBRARIES)
+pytestmark = pytest.mark.skipif(MISSING != "", reason=MISSING)
 
 
 def two_ports() -> int:

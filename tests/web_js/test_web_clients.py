@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -15,13 +14,14 @@ from token_relay.sandbox.provider.world.auth0_clients import SPA_ID, WEB_ID, WEB
 from token_relay.sandbox.provider.world.model import CLIENT_ID
 from web_kit import PAT, RORY, Visitor, free_port, grant_of, node, sandbox, transfer_token, web_application
 
+from tests import needs
 from tests.watchdog import HANG_S
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "docs" / "examples"
 EXPRESS = EXAMPLES / "express" / "app.mjs"
 PAGE = EXAMPLES / "single-page" / "index.html"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = needs.find("chromium", "chromium-browser", "google-chrome")
 QUIET = (  # no connection but those of the page
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
@@ -109,7 +109,7 @@ async def test_openid_client_discovers_signs_in_refreshes_and_revokes(packages: 
     }
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the page was not run in a browser")
+@pytest.mark.skipif(CHROMIUM is None, reason=needs.missing("chromium"))
 async def test_the_page_is_signed_in_in_a_browser_and_keeps_no_token_in_its_address(tmp_path: Path) -> None:
     found: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 

@@ -22,6 +22,7 @@ from token_relay.sandbox.provider.world.auth0_clients import WEB_ID, WEB_SECRET
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer
 
+from tests import node_packages
 from tests.watchdog import HANG_S
 
 HOPS_MAX = 12
@@ -43,7 +44,7 @@ async def node(
         (directory / "node_modules").symlink_to(packages / "node_modules")
     shutil.copy(script, directory)
     process = await asyncio.create_subprocess_exec(
-        "node",
+        node_packages.program(),
         script.name,
         cwd=directory,
         env={**os.environ, **environment},
