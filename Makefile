@@ -11,7 +11,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
-.PHONY: help demo test check bench vectors openapi docs-img fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
+.PHONY: help docs-img demo test test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -79,6 +79,11 @@ test-booted-arm64:  ## the same for a Raspberry Pi's processor, under qemu-user:
 	@$(MAKE) --no-print-directory test-booted ARCH=arm64
 
 bench chaos: NEEDS = mosquitto
+
+test-fresh: $(VENV)/bin/python  ## as root: demo and test on a bare Debian: SUITE=trixie AS_USER=1 KEEP=1 RUN="make check"
+	@$(BIN)/python -m tests.fresh $(if $(SUITE),--suite $(SUITE)) $(if $(AS_USER),--as-user) $(if $(KEEP),--keep) \
+		$(if $(RUN),--run "$(RUN)")
+
 system-packages: $(VENV)/bin/python  # says what is missing and asks, unless CI=true or INSTALL=1; INSTALL=0: never
 	@$(BIN)/python tests/needs.py $(NEEDS)
 

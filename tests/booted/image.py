@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -85,16 +86,16 @@ def _binfmt_lines(arch: str) -> list[str]:
     return [f":{name}:M:{offset}:{values['magic']}:{values['mask']}:{values['interpreter']}:OCPF"]
 
 
-def base_root(suite: str, arch: str) -> Path:
+def base_root(suite: str, arch: str, *, kind: str = "root", packages: Sequence[str] = PACKAGES) -> Path:
     """Return the directory of a fresh Debian root of this suite and architecture; made where it is missing."""
-    root = CACHE / f"root-{suite}-{arch}"
+    root = CACHE / f"{kind}-{suite}-{arch}"
     if not root.exists():
         print(f"making a Debian {suite} root for {arch} (once)", flush=True)
-        draft = CACHE / f"draft-{suite}-{arch}"
+        draft = CACHE / f"draft-{kind}-{suite}-{arch}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.parent.mkdir(parents=True, exist_ok=True)
-        log = CACHE / f"debootstrap-{suite}-{arch}.log"
-        command = ["debootstrap", "--variant=minbase", f"--arch={arch}", f"--include={','.join(PACKAGES)}"]
+        log = CACHE / f"debootstrap-{kind}-{suite}-{arch}.log"
+        command = ["debootstrap", "--variant=minbase", f"--arch={arch}", f"--include={','.join(packages)}"]
         with log.open("w") as output:
             done = subprocess.run(
                 [*command, suite, str(draft)],  # from debootstrap's own mirror
