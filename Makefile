@@ -82,7 +82,7 @@ bench chaos: NEEDS = mosquitto
 
 test-fresh: $(VENV)/bin/python  ## as root: demo and test on a bare Debian: SUITE=trixie AS_USER=1 KEEP=1 RUN="make check"
 	@$(BIN)/python -m tests.fresh $(if $(SUITE),--suite $(SUITE)) $(if $(AS_USER),--as-user) $(if $(KEEP),--keep) \
-		$(if $(RUN),--run "$(RUN)")
+		$(if $(RUN),--run '$(RUN)')
 
 system-packages: $(VENV)/bin/python  # says what is missing and asks, unless CI=true or INSTALL=1; INSTALL=0: never
 	@$(BIN)/python tests/needs.py $(NEEDS)

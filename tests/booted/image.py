@@ -27,7 +27,6 @@ PACKAGES = (
     "iproute2",
     "faketime",
     "sudo",
-    "procps",
     "curl",
     "ca-certificates",
 )
