@@ -5,13 +5,15 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 	$(p) -c 'import sys; sys.version_info >= (3, 11) and print(sys.executable)' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+PIP := -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+WORLD := .venv-world
 DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),--step)
 
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
+unexport PYTHONDONTWRITEBYTECODE  # else each program of each test compiles everything anew
 
-.PHONY: help docs-img demo test test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
+.PHONY: help docs-img demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,9 +22,21 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## watch a grant travel: PROFILE=entra|auth0|strict FAST=1 STEP=1
 	@$(BIN)/token-relay demo $(DEMO)
 
-test: $(VENV)/.development system-packages  ## run all tests, then the simulation; ARGS="..." goes to pytest alone
-	@$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS),,$(MAKE) --no-print-directory simulate)
+quick: $(VENV)/.development  ## the tests of pure code, which need no socket and no process: half a minute
+	@$(BIN)/python -m pytest -p tests.quick -q -n auto --dist loadfile $(ARGS)
+
+test: $(VENV)/.development system-packages  ## run all tests, the simulation beside them; ARGS="..." goes to pytest alone
+	@$(BIN)/python $(if $(ARGS),-m pytest $(ARGS),-m tests.run)
+
+test-world: $(WORLD)/.installed system-packages  ## vendors' SDKs and foreign programs, in an environment of their own
+	@PYTHONPYCACHEPREFIX="$(CURDIR)/$(WORLD)/pycache" $(WORLD)/bin/python -m tests.run --world
+
+test-long:  ## simulate-long, chaos, exhaustive and all mutants: hours; N=SEEDS
+	@$(MAKE) --no-print-directory simulate-long N=$(or $(N),100000)
+	@$(MAKE) --no-print-directory simulate-long N=$(or $(N),5000) TIER=real
+	@$(MAKE) --no-print-directory chaos N=
+	@$(MAKE) --no-print-directory exhaustive
+	@$(MAKE) --no-print-directory mutants
 
 check: $(VENV)/.development  ## formatting, lint, types
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
@@ -46,8 +60,7 @@ fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, 
 		$(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) $(ARGS)
 
 simulate: $(VENV)/.development  ## check the promises in 10 200 fast and 510 real simulated histories
-	@$(BIN)/python -m token_relay.simulation --count 10200 --cover
-	@$(BIN)/python -m token_relay.simulation --count 510 --tier real
+	@$(BIN)/python -m tests.run --histories
 
 simulate-long: $(VENV)/.development  ## the same for N=1000000 seeds, resumable: FILE= TIER=fast|real START=
 	@$(BIN)/python -m token_relay.simulation --count $(or $(N),1000000) --tier $(or $(TIER),fast) --start $(or $(START),0) \
@@ -56,8 +69,9 @@ simulate-long: $(VENV)/.development  ## the same for N=1000000 seeds, resumable:
 exhaustive: $(VENV)/.development  ## every interleaving of a handoff, in larger worlds than `make test` has time for
 	@$(BIN)/python tests/exhaustive/larger.py
 
-mutants: $(VENV)/.development system-packages  ## apply protocol mistakes one by one: ONLY=id JOBS=2 WRITE=docs/mutants.md
-	@$(BIN)/python -m tests.mutants --jobs $(or $(JOBS),2) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write $(WRITE)) $(ARGS)
+mutants: $(VENV)/.development system-packages  ## apply protocol mistakes one by one: ONLY=id DRAW=N SEED= JOBS=2 WRITE=docs/mutants.md
+	@$(BIN)/python -m tests.mutants --jobs $(or $(JOBS),2) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(DRAW),--draw $(DRAW) --seed "$(SEED)") $(if $(WRITE),--write $(WRITE)) $(ARGS)
 
 chaos: $(VENV)/.development system-packages  ## kill -9 real agents and count what is lost: N=KILLS PROFILE=entra|auth0|strict SEED=
 	@$(BIN)/python -m tests.chaos $(if $(N),--kills $(N)) $(if $(PROFILE),--profile $(PROFILE)) \
@@ -95,11 +109,15 @@ $(VENV)/bin/python:
 	@echo "making $(VENV)"; $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "installing into $(VENV)"; $(PIP) --editable . && touch $@
+	@echo "installing into $(VENV)"; $(BIN)/python $(PIP) --editable . && touch $@
 
 $(VENV)/.development: $(VENV)/.runtime
-	@echo "installing what the tests need"; $(PIP) --editable '.[dev]' && touch $@
+	@echo "installing what the tests need"; $(BIN)/python $(PIP) --editable '.[dev]' && touch $@
+
+$(WORLD)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing what others wrote into $(WORLD)"; [ -x $(WORLD)/bin/python ] || $(BIN)/python -m venv $(WORLD)
+	@$(WORLD)/bin/python $(PIP) --editable '.[dev,world]' && touch $@
 
 clean:  ## remove .venv, caches and what the tests installed
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
+	@rm -rf $(VENV) $(WORLD) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
 		tests/sdk_js/node_modules tests/web_js/node_modules

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))  # plain `pytest` adds each test's own directory o
 
 from tests import needs  # noqa: E402
 
+WORLD = ROOT / "tests" / "world"
 NEED_A_BROKER = ("tests/channel", "tests/chaos", "tests/e2e", "tests/certs/test_broker.py")
 NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py", "tests/chaos/test_chaos_plan.py")
 
@@ -22,6 +23,16 @@ NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.
 # interrupt are started as from a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests of programs that others wrote and that only another environment has."""
+    parser.addoption("--world", action="store_true", help="collect tests/world too, as `make test-world` does")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the world out where nobody has asked for it: what it imports is not here."""
+    return True if collection_path == WORLD and not config.getoption("--world", default=False) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,6 @@
-"""``python -m tests.mutants [--only ID …] [--jobs N] [--json] [--write PAGE]``: each mistake, and which test sees it.
+"""``python -m tests.mutants [--only ID …] [--draw N --seed TEXT] [--jobs N] [--json] [--write PAGE]``.
+
+Each mistake, and which test sees it.
 
 First the killers run on the source as it is, and must be green. Then each mutant lives in a copy of the tree until a
 test fails. Exit code 1 when one survives, does not import, dies by time-out, or is not as its entry says.
@@ -15,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 
 from tests.mutants.catalogue import DriftError, Mutant, read_catalogue
 from tests.mutants.page import page_of, short
@@ -38,6 +41,12 @@ class Verdict:
     def is_good(self) -> bool:
         """Whether the mistake was noticed, or shown to be harmless by itself."""
         return self.fate in ("killed", "masked")
+
+
+def drawn(mutants: list[Mutant], count: int, *, seed: str) -> list[Mutant]:
+    """Return so many of them, chosen by the seed alone, in their order."""
+    names = {mutant.id for mutant in Random(seed).sample(mutants, min(count, len(mutants)))}
+    return [mutant for mutant in mutants if mutant.id in names]
 
 
 def judge(mutant: Mutant, tree: Tree) -> Verdict:
@@ -73,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for and print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Apply protocol mistakes one by one.")
     parser.add_argument("--only", nargs="+", metavar="ID", help="these mutants, or all of a room")
+    parser.add_argument("--draw", type=int, metavar="N", help="so many of them, drawn by the seed")
+    parser.add_argument("--seed", default="", metavar="TEXT", help="with --draw: the same text draws the same mutants")
     parser.add_argument("--jobs", type=int, default=2, help="copies of the tree that work side by side")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the table to this page when all is well")
@@ -80,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     mutants = [m for m in read_catalogue() if not args.only or m.id in args.only or m.room in args.only]
     if not mutants:
         parser.error("--only names no mutant and no room")
+    if args.draw is not None:
+        mutants = drawn(mutants, args.draw, seed=args.seed)
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory, ExitStack() as stack:
         trees = []
         for number in range(min(max(1, args.jobs), len(mutants))):
@@ -95,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps({"mutants": [asdict(verdict) for verdict in verdicts], "bad": len(bad)}))
     else:
         _print_table(verdicts)
-    if args.write is not None and not bad and not args.only:
+    if args.write is not None and not bad and not args.only and args.draw is None:
         args.write.write_text(page_of(mutants, {v.id: (v.fate, v.by) for v in verdicts}))
     return 1 if bad else 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants.__main__ import drawn
 from tests.mutants.catalogue import ROOT, DriftError, Edit, Mutant, apply, read_catalogue, source
 from tests.mutants.page import HEAD
 
@@ -70,3 +71,12 @@ def test_a_mistake_that_does_not_fit_is_told(old: str, new: str, why: str) -> No
     text = "def f():\n    if f:\n        return 1  # why\n    return 2\n"
     with pytest.raises(DriftError, match=why):
         apply([Edit(file="relay/made_up.py", old=old, new=new)], lambda file: text)
+
+
+def test_ten_are_drawn_by_the_seed_alone() -> None:
+    ten = drawn(MUTANTS, 10, seed="a53bc6c")
+    assert len(ten) == 10 == len({mutant.id for mutant in ten})
+    assert ten == drawn(MUTANTS, 10, seed="a53bc6c")
+    assert ten != drawn(MUTANTS, 10, seed="89af503")
+    assert [MUTANTS.index(mutant) for mutant in ten] == sorted(map(MUTANTS.index, ten))
+    assert drawn(MUTANTS, 10_000, seed="") == MUTANTS
