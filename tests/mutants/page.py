@@ -12,7 +12,8 @@ HEAD = """# Mutants
 A promise is worth what its test notices. Each row below is a mistake in the protocol that somebody could make in good
 faith. `make mutants` applies it to a copy of the source, alone, and runs the tests that should see it: a test must
 fail. A mutant that does not import, or that ends by time-out, does not count; nor does one whose tests were not green
-before. `make mutants ONLY=tombstone-missing` runs one, or all of a room.
+before. `make mutants ONLY=tombstone-missing` runs one, or all of a room;
+`make mutants DRAW=10 SEED=TEXT` ten that the text draws, as CI does with the commit's hash.
 
 *Masked* means that other code keeps the promise too: the mistake alone changes nothing that a test could see. It is
 shown so: with only those other layers taken away the test is green, with the mistake as well it is red.
