@@ -20,7 +20,7 @@ from token_relay.protocol.errors import VaultError
 from token_relay.provider import oauth
 from token_relay.simulation.histories import runner
 from token_relay.simulation.histories.plan import NAMES, make_plan
-from token_relay.simulation.histories.schedule import run_schedule
+from token_relay.simulation.histories.schedule import Outcome, run_schedule
 from token_relay.simulation.histories.tally import Failure, Progress, Tally
 from token_relay.simulation.promises import coverage
 
@@ -165,3 +165,34 @@ def test_a_pair_that_is_never_reached_is_named() -> None:
     assert set(coverage.UNREACHABLE) | set(coverage.RARE) <= coverage.every_pair()
     assert not set(coverage.UNREACHABLE) & set(coverage.RARE)
     assert all({**coverage.UNREACHABLE, **coverage.RARE}.values())
+
+
+def test_a_seed_that_fails_is_told_before_the_next_one_runs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told_before: list[str] = []
+
+    def schedule(seed: int, **_: Any) -> Outcome:
+        told_before.append(capfd.readouterr().err)
+        return Outcome(seed, "strict", "promise 2 is broken: twice\nmore" if seed == 1 else "")
+
+    monkeypatch.setattr(runner, "run_schedule", schedule)
+    assert runner.run_chunk(0, 4, "real").failed == 1
+    replay = "replay: python -m token_relay.simulation --seed 1 --tier real --show"
+    assert told_before[-2] == f"seed 1: promise 2 is broken: twice\n  {replay}\n"
+    assert "".join(told_before).count("seed 1:") == 1
+
+
+def test_an_interrupt_reports_what_was_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def chunk(first: int, count: int, tier: str) -> Tally:
+        if first >= 200:
+            raise KeyboardInterrupt
+        return Tally(schedules=count, failed=1, failures=[Failure(first, 2, "promise 2 is broken")])
+
+    monkeypatch.setattr(runner, "run_chunk", chunk)
+    assert command.main(["--count", "1000", "--jobs", "1", "--cover"]) == command.INTERRUPTED
+    said = capsys.readouterr().out
+    assert said.startswith("fast tier: 200 schedules in ")
+    assert "broken promises: 2" in said and "--seed 100 " in said
