@@ -87,6 +87,12 @@ def test_a_moment_that_never_ends_is_an_error(loop: VirtualLoop, monkeypatch: py
         loop.run_until_complete(spins())
 
 
+@pytest.mark.parametrize("timeout", [[], [300.0]], ids=["Python 3.11", "Python 3.12 and later"])
+def test_the_world_ends_as_asyncio_ends_a_loop(loop: VirtualLoop, timeout: list[float]) -> None:
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor(*timeout))
+
+
 def test_threads_and_sockets_are_refused(loop: VirtualLoop) -> None:
 
     async def cheats() -> None:

@@ -220,8 +220,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def run_in_executor(self, executor: object, func: object, *args: Any) -> NoReturn:  # type: ignore[override]  # refused
         raise _refusal("threads")
 
-    async def shutdown_default_executor(self) -> None:
-        """There is none."""
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """There is none. ``timeout`` came with Python 3.12, whose asyncio.Runner gives one."""
 
     async def shutdown_asyncgens(self) -> None:
         """Asynchronous generators end with their last reader."""
