@@ -13,12 +13,12 @@ import time
 from statistics import median
 
 import structlog
-from token_relay.mqtt.channel import MqttChannel, MqttSettings
-from token_relay.protocol.envelope import ENVELOPE_BYTES
 
 from benchmarks.floors import raw_client
 from benchmarks.measure import Bench, BenchmarkError, mosquitto
 from benchmarks.table import Row, Section
+from token_relay.mqtt.channel import MqttChannel, MqttSettings
+from token_relay.protocol.envelope import ENVELOPE_BYTES
 
 PROTOCOLS = ("5", "3.1.1")
 PER_SECOND_MIN = 100

@@ -13,14 +13,14 @@ from pathlib import Path
 from statistics import median
 
 import aiomqtt
-from token_relay.host.home import VAULT_FILE
-from token_relay.protocol.delivery import WINDOW
-from token_relay.protocol.identity import device_id
 
 from benchmarks.floors import raw_client
 from benchmarks.homes import make_home, write_companions
 from benchmarks.measure import Agent, Bench, BenchmarkError, memory_of, mosquitto
 from benchmarks.table import Row, Section, number
+from token_relay.host.home import VAULT_FILE
+from token_relay.protocol.delivery import WINDOW
+from token_relay.protocol.identity import device_id
 
 COUNTS = (1, 10, 50)
 GREETING_TIMEOUT_S = 30.0

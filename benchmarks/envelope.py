@@ -10,11 +10,11 @@ import os
 from statistics import median
 
 from nacl.public import Box, PrivateKey, PublicKey
-from token_relay.protocol.envelope import NONCE_BYTES, PADDED_BYTES, PeerBox
-from token_relay.protocol.identity import KeyPair
 
 from benchmarks.measure import Bench, in_turns
 from benchmarks.table import Row, Section
+from token_relay.protocol.envelope import NONCE_BYTES, PADDED_BYTES, PeerBox
+from token_relay.protocol.identity import KeyPair
 
 MESSAGE_BYTES = 700  # an OFFER or a TOKEN has 500 to 1500
 RATIO_MAX = 1.5

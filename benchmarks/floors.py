@@ -19,6 +19,7 @@ import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 
 PING, PONG, CHAIN = "floor/echo/ping", "floor/pong", "floor/echo/chain"  # CHAIN: the echo commits before it answers

@@ -18,12 +18,11 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from token_relay.cli.client import control_call
-
 from benchmarks.floors import PONG, DurableCommits, chain, raw_client, round_trip
 from benchmarks.homes import Homes, paired_homes
 from benchmarks.measure import Agent, Bench, BenchmarkError, Program, mosquitto, time_ms
 from benchmarks.table import Row, Section, number, spread
+from token_relay.cli.client import control_call
 
 T = TypeVar("T")
 

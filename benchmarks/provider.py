@@ -11,10 +11,10 @@ import time
 from typing import Any
 
 import aiohttp
-from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 from benchmarks.measure import Bench, ask, memory_of, percentile, sandbox
 from benchmarks.table import Row, Section, number
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 CLIENTS = 50
 USER = "password@contoso.example"

@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import median
 
 import aiohttp
-from token_relay.cli.client import control_call
-from token_relay.host.clock import SystemClock
-from token_relay.provider.http import JsonObject
 
 from benchmarks.floors import DurableCommits
 from benchmarks.homes import CLIENT_ID, Homes, grant, paired_homes, write
 from benchmarks.measure import Agent, Bench, BenchmarkError, ask, sandbox
 from benchmarks.table import Row, Section, number, spread
+from token_relay.cli.client import control_call
+from token_relay.host.clock import SystemClock
+from token_relay.provider.http import JsonObject
 
 PROFILE = "auth0"  # rotates at each use, and its sandbox signs in with one request
 COMMITS = 2

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmarks.homes import grant
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
@@ -35,8 +36,6 @@ from token_relay.host.loopback_receiver import LoopbackReceiver
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
-
-from benchmarks.homes import grant
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from token_relay.agents.ports import Clock, Random
 from token_relay.host import clock
 from token_relay.host.clock import STA_UNSYNC, TIME_ERROR, SystemClock, SystemRandom, is_kernel_synced, read_boot_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.ports import Now
 from token_relay.protocol.errors import VaultError

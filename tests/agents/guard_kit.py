@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
+
+from tests.agents.world_kit import SimulatedDevice, World, settle
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Pairing
 from token_relay.protocol import messages as m
-
-from tests.agents.world_kit import SimulatedDevice, World, settle
 
 T = TypeVar("T")
 UNKNOWN = "ab" * 16  # a handoff that nobody has heard of

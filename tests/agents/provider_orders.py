@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.agents.world_kit import World
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.http_values import Request
-
-from tests.agents.world_kit import World
 
 
 def order(world: World, path: str, **body: Any) -> None:

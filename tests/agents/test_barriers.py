@@ -7,6 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, last, say, watching
+from tests.agents.world_kit import SimulatedDevice, World, form_value, running
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, Seen
 from token_relay.agents.token_source import TokenGranted, TokenRefused
@@ -15,9 +18,6 @@ from token_relay.protocol import messages as m
 from token_relay.protocol import pairing as wire
 from token_relay.protocol.errors import LocalError, PeerError, TransientError, VaultError
 from token_relay.protocol.identity import KeyPair
-
-from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, last, say, watching
-from tests.agents.world_kit import SimulatedDevice, World, form_value, running
 
 pytestmark = pytest.mark.asyncio
 OTHER = "cd" * 16

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from token_relay.agents.token_source import TokenGranted, TokenRefused
 
 from tests.agents.world_kit import running
+from token_relay.agents.token_source import TokenGranted, TokenRefused
 
 pytestmark = pytest.mark.asyncio
 

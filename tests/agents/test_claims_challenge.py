@@ -6,14 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
+
+from tests.agents.provider_orders import order, show
+from tests.agents.world_kit import World, form_value, running
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.provider.claims import read_claims
 from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.model import PASSWORD
-
-from tests.agents.provider_orders import order, show
-from tests.agents.world_kit import World, form_value, running
 
 pytestmark = pytest.mark.asyncio
 USER = "password@contoso.example"

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 import token_relay.agents.phone.steps
+from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, erasures, last, say
+from tests.agents.world_kit import running
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol import messages as m
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.secret import PrivateKey
-
-from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, erasures, last, say
-from tests.agents.world_kit import running
 
 pytestmark = pytest.mark.asyncio
 DAY = 86_400

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from token_relay.agents.records import Event, Grant
-from token_relay.agents.token_source import TokenGranted, TokenRefused
 
 from tests.agents.provider_orders import order
 from tests.agents.world_kit import World, running
+from token_relay.agents.records import Event, Grant
+from token_relay.agents.token_source import TokenGranted, TokenRefused
 
 pytestmark = pytest.mark.asyncio
 DAY_S = 86_400

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
-from token_relay.protocol import messages as m
-from token_relay.service.status import Surroundings, companion_status, phone_status
 
 from tests.agents.guard_kit import count
 from tests.agents.world_kit import SimulatedCompanion, SimulatedPhone, World, running
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.protocol import messages as m
+from token_relay.service.status import Surroundings, companion_status, phone_status
 
 pytestmark = pytest.mark.asyncio
 

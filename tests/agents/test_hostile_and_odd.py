@@ -6,14 +6,14 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+
+from tests.agents.world_kit import form_value, running, settle
 from token_relay.agents.phone.devices import revoke_device
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted
 from token_relay.protocol import messages as m
 from token_relay.protocol.errors import LocalError, RelayError, TransientError
 from token_relay.protocol.secret import RefreshToken
-
-from tests.agents.world_kit import form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
 

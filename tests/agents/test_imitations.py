@@ -7,13 +7,13 @@ token still works, a lost answer costs nothing; elsewhere it costs the grant, an
 from __future__ import annotations
 
 import pytest
+
+from tests.agents.world_kit import World, running
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.provider.world.model import FaultModel
 from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
 from token_relay.sandbox.provider.world.rules import KINDS, KindOfProvider
-
-from tests.agents.world_kit import World, running
 
 pytestmark = pytest.mark.asyncio
 EVERY = pytest.mark.parametrize("name", list(IMITATIONS))

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from token_relay.agents.records import CachedToken, Event, Grant
-from token_relay.protocol import messages as m
-from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
 
 from tests.agents.guard_kit import between
 from tests.agents.world_kit import SimulatedCompanion, SimulatedPhone, World, form_value, running
+from token_relay.agents.records import CachedToken, Event, Grant
+from token_relay.protocol import messages as m
+from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
 
 pytestmark = pytest.mark.asyncio
 

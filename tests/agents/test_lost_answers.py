@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import pytest
+
+from tests.agents.world_kit import SimulatedCompanion, World, running
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenGranted
 from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.ports.http import HttpFault
-
-from tests.agents.world_kit import SimulatedCompanion, World, running
 
 pytestmark = pytest.mark.asyncio
 

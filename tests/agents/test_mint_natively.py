@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+from tests.agents.world_kit import World, running
 from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.phone.person import SignInOptions
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenGranted
 from token_relay.protocol.errors import PersonNeededError
 from token_relay.sandbox.provider.world.model import PASSWORD
-
-from tests.agents.world_kit import World, running
 
 pytestmark = pytest.mark.asyncio
 MFA_USER, REGISTER_USER, OTP_USER = "mfa@contoso.example", "register@contoso.example", "otp@contoso.example"

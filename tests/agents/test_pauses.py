@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+
+from tests.agents.world_kit import World, running
 from token_relay.agents.grants import schedule
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenGranted, TokenRefused
-
-from tests.agents.world_kit import World, running
 
 pytestmark = pytest.mark.asyncio
 

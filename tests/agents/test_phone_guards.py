@@ -6,7 +6,10 @@ from functools import partial
 from typing import Any
 
 import pytest
+
 import token_relay.agents.phone.steps
+from tests.agents.guard_kit import UNKNOWN, between, count, deafen, erasures, last, say
+from tests.agents.world_kit import World, form_value, running
 from token_relay.agents.phone.devices import clear_up
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted
@@ -15,9 +18,6 @@ from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import oauth
 from token_relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
-
-from tests.agents.guard_kit import UNKNOWN, between, count, deafen, erasures, last, say
-from tests.agents.world_kit import World, form_value, running
 
 pytestmark = pytest.mark.asyncio
 DAY = 86_400

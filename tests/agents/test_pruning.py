@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from token_relay.agents.records import Pairing, PhoneHandoff
-from token_relay.service.status import phone_status
 
 from tests.agents.test_estranged import here
 from tests.agents.world_kit import World, running
+from token_relay.agents.records import Pairing, PhoneHandoff
+from token_relay.service.status import phone_status
 
 pytestmark = pytest.mark.asyncio
 

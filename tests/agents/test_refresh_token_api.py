@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from token_relay.agents.records import Grant
-from token_relay.agents.token_source import TokenRefused
-from token_relay.protocol.errors import PersonNeededError, PolicyError, TransientError
 
 from tests.agents.provider_orders import order
 from tests.agents.world_kit import World, form_value, running
+from token_relay.agents.records import Grant
+from token_relay.agents.token_source import TokenRefused
+from token_relay.protocol.errors import PersonNeededError, PolicyError, TransientError
 
 pytestmark = pytest.mark.asyncio
 

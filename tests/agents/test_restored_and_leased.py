@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
+from tests.agents.world_kit import Nobody, SimulatedCompanion, form_value, running, settle
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
 from token_relay.protocol.pairing import Invitation
 from token_relay.simulation.ports.http import SimulatedHttp
-
-from tests.agents.world_kit import Nobody, SimulatedCompanion, form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
 DAY = 86_400

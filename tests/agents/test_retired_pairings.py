@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from token_relay.agents.records import Outgoing, Pairing, PhoneHandoff
-from token_relay.protocol import delivery
-from token_relay.protocol import messages as m
 
 from tests.agents.guard_kit import UNKNOWN
 from tests.agents.world_kit import World, running
+from token_relay.agents.records import Outgoing, Pairing, PhoneHandoff
+from token_relay.protocol import delivery
+from token_relay.protocol import messages as m
 
 pytestmark = pytest.mark.asyncio
 

@@ -6,13 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+
+from tests.agents.guard_kit import watching
+from tests.agents.world_kit import SimulatedCompanion, World, form_value, running, settle
 from token_relay.agents.records import Event, Grant
 from token_relay.agents.token_source import TokenGranted, TokenRefused, TransferGranted, TransferQuery
 from token_relay.protocol.errors import VaultError
 from token_relay.provider.http import HttpRequest
-
-from tests.agents.guard_kit import watching
-from tests.agents.world_kit import SimulatedCompanion, World, form_value, running, settle
 
 pytestmark = pytest.mark.asyncio
 TOKENS = "/oauth/token"

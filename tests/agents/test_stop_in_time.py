@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from token_relay.service import runtime
-from token_relay.simulation.world import devices as ends
 
 from tests.agents.test_lost_answers import begin, ready, refreshes
 from tests.agents.world_kit import running
+from token_relay.service import runtime
+from token_relay.simulation.world import devices as ends
 
 pytestmark = pytest.mark.asyncio
 

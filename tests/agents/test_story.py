@@ -6,12 +6,12 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+
+from tests.agents.world_kit import running, settle
 from token_relay.agents.phone.devices import clear_up
 from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.identity import KeyPair
-
-from tests.agents.world_kit import running, settle
 
 pytestmark = pytest.mark.asyncio
 EVERY = pytest.mark.parametrize("profile", ["entra", "auth0", "strict"])

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from pydantic import BaseModel  # noqa: E402  # the repository has to be on the path first
 from pydantic.json_schema import models_json_schema  # noqa: E402
+
 from token_relay.protocol.secret import Code, Password, RefreshToken, Secret  # noqa: E402
 from token_relay.provider.native_auth import wire  # noqa: E402
 from token_relay.provider.tokens import TokenAnswer  # noqa: E402

@@ -6,10 +6,9 @@ import json
 import re
 import subprocess
 
-from token_relay.sandbox.marked_tokens import find_marked
-
 from tests.booted.report import Report, expect
 from tests.booted.services import AGENTS, CA, CLIENT, STAND_IN, Services
+from token_relay.sandbox.marked_tokens import find_marked
 
 POLICY = "/etc/token-relay/policy.toml"
 APP = """\

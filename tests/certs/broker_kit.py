@@ -20,11 +20,11 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from token_relay.ca import store as certs
-from token_relay.host.device_key import write_csr
 
 from tests import needs
 from tests.watchdog import HANG_S
+from token_relay.ca import store as certs
+from token_relay.host.device_key import write_csr
 
 T = TypeVar("T")
 

@@ -24,11 +24,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.watchdog import HANG_S
 from token_relay.ca import store as certs
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import PolicyError
-
-from tests.watchdog import HANG_S
 
 A, B, C, D, E, OLD = (letter * 26 for letter in "abcdef")
 MAILBOX = "relay/v1/pair/" + "0f" * 16

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+
 from token_relay.ca import store as certs
 from token_relay.ca.mosquitto_conf import mosquitto_conf
 from token_relay.host import device_key as csr

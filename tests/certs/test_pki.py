@@ -21,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import LocalError, PolicyError, RelayError
 

@@ -10,11 +10,11 @@ from typing import Any
 import raw
 from mosquitto import Mosquitto
 from raw import Raw, Wire
+
+from tests.watchdog import HANG_S
 from token_relay.mqtt.channel import MqttChannel, MqttSettings
 from token_relay.protocol.errors import VaultError
 from token_relay.sandbox.mqtt.broker import Broker
-
-from tests.watchdog import HANG_S
 
 PACKET_BYTES_MAX = 20_480
 ME, PEER = "a" * 26, "b" * 26

@@ -11,6 +11,7 @@ from certificates import Authority
 from channel_kit import PACKET_BYTES_MAX
 from library import PROTOCOLS
 from mosquitto import Mosquitto
+
 from token_relay.sandbox.mqtt.broker import Broker
 
 

@@ -9,6 +9,7 @@ import pytest
 import raw
 from mosquitto import Mosquitto
 from raw import Wire
+
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.mqtt.broker import Broker
 from token_relay.sandbox.mqtt.packets import Publish

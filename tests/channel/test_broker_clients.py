@@ -12,9 +12,9 @@ from mosquitto import Mosquitto, program
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from token_relay.sandbox.mqtt.broker import Broker
 
 from tests.watchdog import HANG_S
+from token_relay.sandbox.mqtt.broker import Broker
 
 pytestmark = pytest.mark.asyncio
 

@@ -6,6 +6,7 @@ import pytest
 import raw
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from token_relay.sandbox.mqtt.packets import (
     Connect,
     Decoder,

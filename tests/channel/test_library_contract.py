@@ -33,12 +33,12 @@ from channel_kit import (
 from library import PROTOCOLS, ROWS, holds, library
 from mosquitto import Mosquitto
 from raw import Wire
-from token_relay.mqtt.connection import Connection, Received
-from token_relay.protocol.secret import PrivateKey
-from token_relay.vault.store import SqliteVault
 
 from benchmarks import channel as benchmark
 from tests.watchdog import HANG_S
+from token_relay.mqtt.connection import Connection, Received
+from token_relay.protocol.secret import PrivateKey
+from token_relay.vault.store import SqliteVault
 
 pytestmark = pytest.mark.asyncio
 

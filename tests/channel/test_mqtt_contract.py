@@ -26,10 +26,10 @@ from channel_kit import (
 )
 from mosquitto import Mosquitto
 from raw import Raw, ScriptedBroker, Wire, welcome
-from token_relay.mqtt.connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection, misc_interval_s
-from token_relay.sandbox.mqtt.broker import Broker
 
 from tests.watchdog import HANG_S
+from token_relay.mqtt.connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection, misc_interval_s
+from token_relay.sandbox.mqtt.broker import Broker
 
 pytestmark = pytest.mark.asyncio
 

@@ -23,11 +23,11 @@ from channel_kit import (
 )
 from mosquitto import Mosquitto
 from raw import ScriptedBroker, Wire, welcome
+
+from tests.watchdog import HANG_S
 from token_relay.protocol.errors import LocalError, VaultError
 from token_relay.protocol.topics import broker_acl
 from token_relay.sandbox.mqtt.broker import Broker
-
-from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 

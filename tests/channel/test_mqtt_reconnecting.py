@@ -19,14 +19,14 @@ from channel_kit import (
 )
 from mosquitto import Mosquitto
 from raw import Raw, ScriptedBroker, Wire, welcome
+
+from tests.watchdog import HANG_S
 from token_relay.host.config import BrokerConfig
 from token_relay.mqtt.channel import MqttSettings, backoff_s_max
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password
 from token_relay.sandbox.mqtt.broker import Broker
 from token_relay.service.certificate_watch import CertificateWatch
-
-from tests.watchdog import HANG_S
 
 pytestmark = pytest.mark.asyncio
 

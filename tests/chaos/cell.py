@@ -15,11 +15,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from token_relay.sandbox.marked_tokens import find_marked
-
 from tests.chaos.plan import Kill, Profile, Shot, Tally, Victim, draw, hit_of, watched
 from tests.chaos.victims import OnDisk, Target
 from tests.e2e.kit import PASSWORD, Program, World, eventually, ready
+from token_relay.sandbox.marked_tokens import find_marked
 
 ACCESS_TOKEN_LIFETIME_S = 1.0  # an app that asks makes the agent refresh every second or two
 

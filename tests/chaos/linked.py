@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from token_relay.sandbox.links.network import Network
-
 from tests.e2e.kit import Companion, Phone, World, pair
+from token_relay.sandbox.links.network import Network
 
 
 @asynccontextmanager

@@ -9,15 +9,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
+from tests.chaos.small_disk import KINDS, Kind, SmallDisk
+from tests.chaos.victims import grants_on_disk
+from tests.e2e.kit import Companion, Phone, World, eventually, ready
 from token_relay.agents.records import Grant, Identity
 from token_relay.host.home import open_vault
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.identity import device_id
 from token_relay.vault.keys import KeyFile
-
-from tests.chaos.small_disk import KINDS, Kind, SmallDisk
-from tests.chaos.victims import grants_on_disk
-from tests.e2e.kit import Companion, Phone, World, eventually, ready
 
 pytestmark = pytest.mark.asyncio
 

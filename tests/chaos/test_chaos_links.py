@@ -6,12 +6,12 @@ import asyncio
 from random import Random
 
 import pytest
-from token_relay.sandbox.links.orders import LINK_NAMES, How
 
 from tests.chaos.linked import linked
 from tests.chaos.victims import Target, grants_on_disk
 from tests.e2e.kit import World, eventually
 from tests.watchdog import HANG_S
+from token_relay.sandbox.links.orders import LINK_NAMES, How
 
 pytestmark = pytest.mark.asyncio
 

@@ -10,12 +10,12 @@ import asyncio
 import time
 
 import pytest
-from token_relay.cli.client import JsonObject, get_token
 
 from tests.chaos.linked import linked
 from tests.chaos.victims import Target
 from tests.e2e.kit import Agent, Companion, Phone, World, eventually, ready
 from tests.watchdog import HANG_S
+from token_relay.cli.client import JsonObject, get_token
 
 pytestmark = pytest.mark.asyncio
 

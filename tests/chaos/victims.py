@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from token_relay.cli.client import ClientError, get_token
-
 from tests.chaos.plan import Victim
 from tests.e2e.kit import Agent, Companion, Phone, eventually
 from tests.watchdog import HANG_S
+from token_relay.cli.client import ClientError, get_token
 
 ASK_S = 5.0
 TOO_MANY = 429  # a harness without a pause of its own asks faster than any app should

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
 from token_relay.apps.policy import Policy
 from token_relay.apps.server import TokenApi
 from token_relay.cli.parsing import Context
 from token_relay.host.clock import SystemClock
 from token_relay.service.control import JSON, ControlServer, Exchange, Handler
-
-from tests.watchdog import HANG_S
 
 Answer = TokenGranted | TokenRefused
 

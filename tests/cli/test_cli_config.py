@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from token_relay.host.config import MODELS, CompanionConfig, PhoneConfig, is_loopback, settings
 from token_relay.host.config_file import CONFIG_BYTES_MAX, check_config, load_config, read_secret_file
 from token_relay.host.config_template import template

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Shell
+
 from token_relay.cli.commands.serve import until_stopped
 from token_relay.host.config import CompanionConfig, Home, PhoneConfig
 from token_relay.host.config_file import load_config

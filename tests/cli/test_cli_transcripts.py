@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Agent, run_process
+
+from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.errors import PersonNeededError, PolicyError
 from token_relay.protocol.secret import AccessToken
 from token_relay.service.control import JSON, Exchange
-
-from tests.watchdog import HANG_S
 
 DIRECTORY = Path(__file__).parent / "transcripts"
 FILES = sorted(DIRECTORY.glob("*.txt"))

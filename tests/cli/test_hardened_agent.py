@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from token_relay.host.home import create_home
 from token_relay.protocol.secret import Password
 from token_relay.vault.keys import PassphraseKey

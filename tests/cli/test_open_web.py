@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from cli_kit import Agent, Shell
+
+from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenRefused, TransferGranted, TransferQuery
 from token_relay.cli.commands import open_web
 from token_relay.cli.commands.browser_redirect import Doorway, owner_of
@@ -24,8 +26,6 @@ from token_relay.cli.commands.open_web import check_url, in_query, put_cookie
 from token_relay.cli.parsing import UsageError
 from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import SessionTransferToken
-
-from tests.watchdog import HANG_S
 
 MARK = "S3CRETMARK.st"
 URL = "https://shop.example/login?a=1"

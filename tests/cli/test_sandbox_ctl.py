@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 from cli_kit import Ran, Shell
+
+from tests.watchdog import HANG_S
 from token_relay.cli import main as cli
 from token_relay.cli.commands.sandbox_ctl_options import duration
 from token_relay.cli.parsing import DONE, FAILED, INTERRUPTED, NOT_RUNNING, USAGE
@@ -25,8 +27,6 @@ from token_relay.sandbox.control import api as control
 from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.main import SandboxOptions, run
 from token_relay.sandbox.provider.world.model import FAULT_NAMES
-
-from tests.watchdog import HANG_S
 
 USER = "password@contoso.example"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from token_relay.protocol.delivery import (
     OUTBOX_ROWS_MAX,
     WINDOW,

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nacl.public import Box, PublicKey, SealedBox
 from nacl.public import PrivateKey as NaclKey
+
 from token_relay.protocol.envelope import (
     ENVELOPE_BYTES,
     PLAINTEXT_BYTES_MAX,

@@ -7,6 +7,7 @@ import base64
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from token_relay.protocol.identity import DEVICE_ID_PATTERN, KeyPair, device_id, id_text, raw_id
 
 # RFC 7748 §6.1: Alice's and Bob's key pairs. The ids were made with coreutils from the public keys:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.lease import LeaseClock, give, left_s, mark, mark_due_in_s
 from token_relay.agents.ports import Now

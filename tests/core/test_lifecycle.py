@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.lifecycle import (
     Begin,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
 from token_relay.protocol.envelope import PLAINTEXT_BYTES_MAX, SEALED_OVERHEAD_BYTES
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.messages import (

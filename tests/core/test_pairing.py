@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nacl.public import Box, PublicKey
 from nacl.public import PrivateKey as NaclKey
+
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.pairing import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from token_relay.agents.grants.schedule import backoff_s, grant_ends_at, keep_alive_after_s, proactive_at_s
 from token_relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
 

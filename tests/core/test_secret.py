@@ -27,6 +27,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from token_relay.protocol.pairing import PairingSecret
 from token_relay.protocol.secret import (
     SECRET_CHARS_MAX,

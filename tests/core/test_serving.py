@@ -9,6 +9,7 @@ from itertools import permutations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.lease import LeaseClock
 from token_relay.agents.grants.lifecycle import (

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 import vector_files as v
+from vector_world import key_pair, receive
+
+from tests.watchdog import HANG_S
 from token_relay.agents.records import CompanionHandoff
 from token_relay.protocol import delivery, pairing
 from token_relay.protocol.envelope import PeerBox, seal_once
@@ -37,9 +40,6 @@ from token_relay.protocol.messages import (
     plaintext_hash,
 )
 from token_relay.protocol.secret import PrivateKey
-from vector_world import key_pair, receive
-
-from tests.watchdog import HANG_S
 
 INVALID = [case for name in v.ENVELOPE_FILES for case in v.cases(f"envelopes-{name}")]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.mqtt.broker import SEEN_MAX, Broker
 from token_relay.sandbox.mqtt.record import BrokerRecord

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from token_relay.sandbox.marked_tokens import find_marked
 
 from tests.watchdog import HANG_S
+from token_relay.sandbox.marked_tokens import find_marked
 
 PASSWORD = "correct-horse-7-battery"
 TITLE_LINE = re.compile(r"^ok +(\d+)  ", re.MULTILINE)

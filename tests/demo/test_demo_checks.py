@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import token_relay.cli.demo as demo
 from token_relay.cli.demo import STORY, Step, tell
 from token_relay.cli.demo.checks import StepFailedError, differences, expect, expect_equal, lasting

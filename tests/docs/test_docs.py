@@ -17,6 +17,7 @@ from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
+
 from token_relay.agents.ports import Now
 from token_relay.agents.records import Grant, PhoneHandoff
 from token_relay.agents.token_source import RefusalCode

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from token_relay.cli import main as cli
-from token_relay.host.config import PhoneConfig, settings
 
 from tests import needs
 from tests.watchdog import HANG_S
+from token_relay.cli import main as cli
+from token_relay.host.config import PhoneConfig, settings
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "docs" / "man"

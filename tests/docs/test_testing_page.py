@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from token_relay.sandbox.provider.world.rules import KINDS
 from token_relay.simulation.pytest_plugin import OPTIONS
 from token_relay.simulation.testkit import api as testkit

@@ -8,10 +8,9 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from token_relay.cli.client import ClientError, control_call
-
 from tests.e2e.processes import Program, Ran, eventually
 from tests.watchdog import HANG_S
+from token_relay.cli.client import ClientError, control_call
 
 if TYPE_CHECKING:
     from tests.e2e.kit import World

@@ -29,12 +29,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from token_relay.sandbox.marked_tokens import find_marked
-
 from tests.channel.mosquitto import Mosquitto
 from tests.e2e.agents import OTP_USER, PASSWORD, PASSWORD_USER, Agent, Companion, Phone, pair, ready
 from tests.e2e.processes import Program, Ran, eventually
 from tests.e2e.provider_control import Sandbox
+from token_relay.sandbox.marked_tokens import find_marked
 
 __all__ = [
     "OTP_USER",

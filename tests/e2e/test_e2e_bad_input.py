@@ -16,14 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from token_relay.protocol.envelope import ENVELOPE_BYTES
-from token_relay.protocol.identity import id_text
-from token_relay.protocol.pairing import PAIR_BYTES, PAIR_MAGIC, Invitation
-from token_relay.protocol.topics import mailbox_topic
 
 from tests.e2e.kit import Agent, Companion, Phone, World, eventually, pair, ready
 from tests.e2e.tap import Heard, Tap
 from tests.watchdog import HANG_S
+from token_relay.protocol.envelope import ENVELOPE_BYTES
+from token_relay.protocol.identity import id_text
+from token_relay.protocol.pairing import PAIR_BYTES, PAIR_MAGIC, Invitation
+from token_relay.protocol.topics import mailbox_topic
 
 pytestmark = pytest.mark.asyncio
 RSS_GROWTH_BYTES_MAX = 12_000_000  # the allocator's play; 2000 kept envelopes alone would be 8 to 33 MB

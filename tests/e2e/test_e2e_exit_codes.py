@@ -13,12 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
+from tests.e2e.kit import OTP_USER, PASSWORD, PASSWORD_USER, Agent, World, pair, ready
 from token_relay.cli.commands import certs as certs_commands
 from token_relay.cli.commands import companion as companion_commands
 from token_relay.cli.commands import phone as phone_commands
 from token_relay.cli.parsing import Command
-
-from tests.e2e.kit import OTP_USER, PASSWORD, PASSWORD_USER, Agent, World, pair, ready
 
 pytestmark = pytest.mark.asyncio
 

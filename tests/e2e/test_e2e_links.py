@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from token_relay.cli.client import get_token
 
 from tests.e2e.kit import Companion, Phone, World, eventually, pair
 from tests.watchdog import HANG_S
+from token_relay.cli.client import get_token
 
 pytestmark = pytest.mark.asyncio
 

@@ -11,10 +11,10 @@ import base64
 import sqlite3
 
 import pytest
-from token_relay.sandbox.marked_tokens import find_marked
 
 from tests.e2e.kit import OTP_USER, PASSWORD_USER, World, pair, ready
 from tests.e2e.tap import Tap
+from token_relay.sandbox.marked_tokens import find_marked
 
 pytestmark = pytest.mark.asyncio
 

@@ -12,6 +12,7 @@ import pytest
 from small_mutants import MUTANTS, Mutant
 from small_search import Found, search
 from small_world import Budget, Rules, State
+
 from token_relay.protocol.handoff import (
     CompanionEffect,
     CompanionEvent,

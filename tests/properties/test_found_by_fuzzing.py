@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from token_relay.apps.policy import parse_policy
 from token_relay.host.config import CompanionConfig
 from token_relay.host.config_file import check_config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from token_relay.protocol.envelope import NONCE_BYTES
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import KeyPair

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from token_relay.agents.token_source import Peer, TokenQuery
 from token_relay.apps.policy import Allowed, DeniedBecause, Policy, Rule, decide, parse_policy
 

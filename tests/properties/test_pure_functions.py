@@ -7,6 +7,7 @@ from itertools import product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.grants import lifecycle, schedule
 from token_relay.agents.ports import Now

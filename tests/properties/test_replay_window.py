@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
 from token_relay.protocol.delivery import WINDOW, forgotten, judge
 
 STEPS = st.sampled_from([0, 1, 1, 1, 2, 3, 17, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])

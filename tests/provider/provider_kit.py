@@ -10,6 +10,7 @@ from typing import Self
 from urllib.parse import parse_qsl
 
 from aiohttp import web
+
 from token_relay.protocol.secret import Code, Password, RefreshToken
 from token_relay.provider.http import HttpResponse
 

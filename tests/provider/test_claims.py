@@ -8,6 +8,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from token_relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
 
 NBF = '{"access_token":{"nbf":{"essential":true,"value":"1800000000"}}}'

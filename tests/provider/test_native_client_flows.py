@@ -22,6 +22,7 @@ from native_core import (
     wrong,
 )
 from provider_kit import CORRELATION_ID, MARK, TRACE_ID, entra_error
+
 from token_relay.protocol.secret import Code, Password
 from token_relay.provider.native_auth.flow import Flow
 from token_relay.provider.native_auth.states import (

@@ -24,6 +24,7 @@ from native_core import (
     wrong,
 )
 from provider_kit import CORRELATION_ID, TRACE_ID, entra_error
+
 from token_relay.agents.phone.native import POLL_WAIT_S_MAX, Conversation, SignedIn
 from token_relay.agents.phone.person import NotSignedIn, SignInLostError, SignInOptions
 from token_relay.agents.ports import Now

@@ -18,6 +18,7 @@ from provider_kit import (
     assert_no_secret,
     entra_error,
 )
+
 from token_relay.host.http import AioHttp
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import Code, RefreshToken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from token_relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile, profile_for
 
 

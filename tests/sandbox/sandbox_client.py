@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from aiohttp import ClientSession, ClientTimeout
-from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
-from token_relay.sandbox.server import SandboxServer
 
 from tests.watchdog import HANG_S
+from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
+from token_relay.sandbox.server import SandboxServer
 
 NOON = 1_800_000_000.0  # an arbitrary fixed wall clock, Unix seconds
 OTP_USER, PASSWORD_USER = "otp@contoso.example", "password@contoso.example"

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from native_kit import PASSWORD_USER, App, claims_of
 from sandbox_client import SCOPE
+from transfer_kit import CLIENT_ID, Browser, Desk, desk
+
 from token_relay.sandbox.provider.memory.signing import RsaSigner, SharedKeySigner
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.sandbox.provider.tokens.issued import find_access, find_refresh
 from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
-from transfer_kit import CLIENT_ID, Browser, Desk, desk
 
 OTHERS = [name for name in IMITATIONS if name != "entra"]
 ROUNDS = 60

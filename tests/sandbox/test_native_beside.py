@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from native_kit import MFA_USER, NEW_PASSWORD, PASSWORD_USER, REGISTER_USER, App
 from sandbox_client import SandboxClient, Start, query_of
+
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.main import SandboxOptions, run
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD, parse_world

@@ -19,6 +19,7 @@ from native_kit import (
     App,
     claims_of,
 )
+
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.world.model import PASSWORD

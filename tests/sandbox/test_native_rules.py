@@ -20,6 +20,7 @@ from native_kit import (
     App,
     other_code,
 )
+
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 ENDPOINTS = [

@@ -14,13 +14,13 @@ from typing import Literal
 import pytest
 import pytest_asyncio
 from test_sandbox_main import self_signed
+
+from tests.watchdog import HANG_S
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.links import network as module
 from token_relay.sandbox.links.connection import IN_FLIGHT_BYTES_MAX, set_to_reset
 from token_relay.sandbox.links.network import CONNECTIONS_MAX, Link, Network
 from token_relay.sandbox.links.orders import LINK_NAMES, Cut, Slow, Whole
-
-from tests.watchdog import HANG_S
 
 LONG = 48_000_000  # bytes; more than all socket buffers between the two hold
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sandbox_client import NOON, SandboxClient
+
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.links.network import Network
 from token_relay.sandbox.links.orders import Cut, Slow, Whole

@@ -20,6 +20,7 @@ from sandbox_client import (
     challenge_of,
     query_of,
 )
+
 from token_relay.sandbox.provider.web.browser import is_redirect_uri
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD, ClientModel
 

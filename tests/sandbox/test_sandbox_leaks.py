@@ -7,6 +7,7 @@ import json
 from urllib.parse import quote
 
 import pytest
+
 from token_relay.sandbox.marked_tokens import MARK, Leak, find_marked
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 

@@ -19,6 +19,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, TCPConnector
 from sandbox_client import PASSWORD_USER, REDIRECT_URI, SandboxClient
 from test_sandbox_main import self_signed
+
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer, tls_context

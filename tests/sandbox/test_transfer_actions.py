@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from sandbox_client import NOON, SandboxClient
+from transfer_kit import ABROAD, HOME, NEIGHBOUR, OTHER_USER, WEB_ID, Browser, claims_of, desk, table, web
+
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.actions.runner import ActionRunner
 from token_relay.sandbox.actions.worker import run, view
@@ -20,7 +22,6 @@ from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.memory.verdicts import ANSWER_BYTES_MAX, Question
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer
-from transfer_kit import ABROAD, HOME, NEIGHBOUR, OTHER_USER, WEB_ID, Browser, claims_of, desk, table, web
 
 GEO_MISMATCH = """
 def on_execute_post_login(event, api):

@@ -10,9 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 from sandbox_client import PASSWORD_USER
+from transfer_kit import CLIENT_ID, OTHER_USER, SPA_ID, WEB_ID, Browser, Desk, desk, user_id, web
+
 from token_relay.sandbox.provider.tokens.cascade import is_online, setting_of
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
-from transfer_kit import CLIENT_ID, OTHER_USER, SPA_ID, WEB_ID, Browser, Desk, desk, user_id, web
 
 NATIVE = {"can_create_session_transfer_token": True}
 

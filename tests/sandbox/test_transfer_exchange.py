@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from sandbox_client import NOON, PASSWORD_USER, SCOPE
+from transfer_kit import AUDIENCE, CLIENT_ID, HOME, WEB_ID, Browser, claims_of, desk, web
+
 from token_relay.sandbox.provider.tokens.session_transfer import ISSUED_TOKEN_TYPE
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
-from transfer_kit import AUDIENCE, CLIENT_ID, HOME, WEB_ID, Browser, claims_of, desk, web
 
 ROTATING = {"rotation_type": "rotating", "expiration_type": "expiring"}
 STEADY = {"rotation_type": "non-rotating", "expiration_type": "non-expiring"}

@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 import pytest
 from sandbox_client import PASSWORD_USER, SCOPE
+from transfer_kit import CLIENT_ID, Browser, Desk, desk
+
 from token_relay.cli.commands.options import profile_option
 from token_relay.provider.profile import PROFILES, ProfileName
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, Policy, World
 from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
-from transfer_kit import CLIENT_ID, Browser, Desk, desk
 
 OTHERS = [name for name in IMITATIONS if name not in {"entra", "auth0"}]
 DAY_S = 86_400

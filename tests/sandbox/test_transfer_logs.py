@@ -7,9 +7,10 @@ from typing import get_args
 import pytest
 from sandbox_client import NOON, PASSWORD_USER
 from test_transfer_table import delegated
+from transfer_kit import AUDIENCE, CLIENT_ID, OTHER_USER, WEB_ID, Browser, Desk, claims_of, desk, web
+
 from token_relay.sandbox.provider.memory.tenant_logs import DESCRIPTIONS, LogType
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
-from transfer_kit import AUDIENCE, CLIENT_ID, OTHER_USER, WEB_ID, Browser, Desk, claims_of, desk, web
 
 DOCUMENTED = {
     *("sertft", "fertft", "ferrt", "srrt", "w", "s", "f", "ssa", "fsa"),

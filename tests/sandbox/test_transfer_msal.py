@@ -18,6 +18,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, CookieJar, TCPConnector
 from sandbox_client import PASSWORD_USER, REDIRECT_URI, SandboxClient
 from test_sandbox_msal import self_signed
+
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.auth0_clients import WEB_ID
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD

@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 from sandbox_client import OTP_USER, PASSWORD_USER, REDIRECT_URI
 from test_transfer_table import delegated
-from token_relay.sandbox.actions.worker import run
-from token_relay.sandbox.provider.memory.accounts import User
-from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
-from token_relay.sandbox.provider.world.model import PASSWORD
 from transfer_kit import (
     ABROAD,
     AUDIENCE,
@@ -29,6 +25,11 @@ from transfer_kit import (
     desk,
     web,
 )
+
+from token_relay.sandbox.actions.worker import run
+from token_relay.sandbox.provider.memory.accounts import User
+from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
+from token_relay.sandbox.provider.world.model import PASSWORD
 
 MFA_USER = "mfa@contoso.example"
 

@@ -8,9 +8,10 @@ from html import unescape
 
 import pytest
 from sandbox_client import PASSWORD_USER
+from transfer_kit import ABROAD, BASE, HOME, Browser, Desk, Reply, desk
+
 from token_relay.sandbox.provider.memory.state import Assertions
 from token_relay.sandbox.provider.world.auth0_clients import SAML_ID
-from transfer_kit import ABROAD, BASE, HOME, Browser, Desk, Reply, desk
 
 signing = pytest.importorskip(
     "token_relay.sandbox.saml_signing",

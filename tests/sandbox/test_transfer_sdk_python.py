@@ -15,6 +15,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, TCPConnector
 from sandbox_client import REDIRECT_URI, SandboxClient, query_of
 from test_sandbox_main import self_signed
+
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.tokens.session_transfer import ISSUED_TOKEN_TYPE
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_ID, WEB_SECRET

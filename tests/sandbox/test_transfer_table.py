@@ -6,8 +6,9 @@ from itertools import product
 
 import pytest
 from sandbox_client import NOON, PASSWORD_USER
-from token_relay.sandbox.provider.world.client_settings import Binding, SessionTransfer, effective_binding
 from transfer_kit import ABROAD, CLIENT_ID, HOME, NEIGHBOUR, OTHER_USER, SPA_ID, WEB_ID, Browser, desk, web
+
+from token_relay.sandbox.provider.world.client_settings import Binding, SessionTransfer, effective_binding
 
 NOT_FOUND = "session transfer token not found or expired"
 PARENT = "parent refresh token not found"

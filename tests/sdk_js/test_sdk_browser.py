@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from token_relay.sandbox.provider.world.contacts import mailbox
-from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
-from token_relay.sandbox.server import SandboxServer
 
 from tests import needs
 from tests.watchdog import HANG_S
+from token_relay.sandbox.provider.world.contacts import mailbox
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
+from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
 CHROMIUM = needs.find("chromium", "chromium-browser", "google-chrome")

@@ -22,11 +22,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD
-from token_relay.sandbox.server import SandboxServer, tls_context
 
 from tests import node_packages
 from tests.watchdog import HANG_S
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD
+from token_relay.sandbox.server import SandboxServer, tls_context
 
 HERE = Path(__file__).parent
 CASES = re.findall(r'^test\("([^"]+)"', (HERE / "cases.mjs").read_text(encoding="utf-8"), re.MULTILINE)

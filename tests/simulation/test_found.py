@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+
+from tests.simulation.test_promises import STAMP, grant, handoff, pairing
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import state_of
@@ -16,8 +18,6 @@ from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.http import HttpFault
 from token_relay.simulation.promises.settlement import View
 from token_relay.simulation.world.world import World
-
-from tests.simulation.test_promises import STAMP, grant, handoff, pairing
 
 
 def test_a_hello_that_was_overtaken_does_not_bring_a_dead_grant_back_to_life() -> None:

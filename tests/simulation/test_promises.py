@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now, Record
 from token_relay.agents.records import (

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from token_relay.cli.client import ClientError, get_token
 from token_relay.sandbox.marked_tokens import find_marked
 from token_relay.simulation.loop import DeadlockError

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import structlog
+
 import token_relay.simulation.__main__ as command
 from token_relay.agents.link import Link
 from token_relay.agents.phone import steps

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
 from token_relay.protocol.errors import RelayError
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
 from token_relay.simulation.histories.history import Trace

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+
 from token_relay.agents.records import Event, Grant, Outgoing, Pairing
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent

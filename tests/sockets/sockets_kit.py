@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.watchdog import HANG_S
 from token_relay.agents.ports import Now
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.secret import AccessToken
-
-from tests.watchdog import HANG_S
 
 TOKEN = "canary-access-token-4711"
 GRANTED = TokenGranted(

@@ -11,6 +11,7 @@ from enum import Enum, StrEnum
 
 import pytest
 import structlog
+
 from token_relay.host import logs
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import AccessToken

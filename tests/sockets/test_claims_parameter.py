@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 import pytest
+
 from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.server import BadQuery, TokenApi, parse_query

@@ -17,6 +17,8 @@ import pytest
 import pytest_asyncio
 from sockets_kit import Marks, as_uid, exchange, raw_call, running
 from structlog.testing import capture_logs
+
+from tests.watchdog import HANG_S
 from token_relay.cli.client import ClientError, control_call
 from token_relay.protocol.errors import (
     ConfigError,
@@ -32,8 +34,6 @@ from token_relay.protocol.secret import Password
 from token_relay.service import control
 from token_relay.service.control import JSON, ControlServer, Exchange
 from token_relay.vault.errors import CorruptVaultError
-
-from tests.watchdog import HANG_S
 
 PASSWORD = "canary-password-0815"
 STATUS = b'{"v":1,"command":"status","args":{}}\n'

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import pytest
 import structlog
+
+from tests.watchdog import HANG_S
 from token_relay.cli.client import ClientError, control_call, get_token
 from token_relay.host.board import read_board
 from token_relay.host.config import CompanionConfig, Home, PhoneConfig
@@ -19,8 +21,6 @@ from token_relay.host.home import create_home
 from token_relay.service.board_check import is_copy
 from token_relay.service.companion import run_companion
 from token_relay.service.phone import run_phone
-
-from tests.watchdog import HANG_S
 
 BROKER = '[broker]\nurl = "mqtt://127.0.0.1:1"\n'  # nobody listens there
 CONFIG = {

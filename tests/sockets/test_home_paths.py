@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sockets_kit import as_uid
+
 from token_relay.host import paths
 from token_relay.protocol.errors import ConfigError
 

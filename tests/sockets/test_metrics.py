@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.watchdog import HANG_S
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant, Outgoing
@@ -18,8 +20,6 @@ from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.service import metrics
 from token_relay.service.metrics import Latency, MeasuredHttp, Seen, Stored
-
-from tests.watchdog import HANG_S
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
 NOW = Now("boot", 5_000.0, 1_800_000_000.0, True)

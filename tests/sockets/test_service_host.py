@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.watchdog import HANG_S
 from token_relay.host.systemd import (
     bind_listener,
     harden_process,
@@ -22,8 +24,6 @@ from token_relay.host.systemd import (
     watchdog_interval_s,
 )
 from token_relay.protocol.errors import ConfigError
-
-from tests.watchdog import HANG_S
 
 # -- notify ------------------------------------------------------------------------------------------------
 

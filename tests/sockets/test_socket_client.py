@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 from sockets_kit import TOKEN, Source, StillClock, as_uid, running
+
+from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenRefused
 from token_relay.apps.policy import Policy
 from token_relay.apps.server import TokenApi
 from token_relay.cli.client import ClientError, connect, get_token, locate
 from token_relay.host import paths
 from token_relay.host.systemd import bind_listener
-
-from tests.watchdog import HANG_S
 
 
 @pytest.mark.parametrize("module", ["token_relay.cli.client", "token_relay.host.paths"])

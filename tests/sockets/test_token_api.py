@@ -28,12 +28,12 @@ from sockets_kit import (
     running,
 )
 from structlog.testing import capture_logs
+
+from tests.watchdog import HANG_S
 from token_relay.agents.token_source import Peer, RefusalCode, TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.server import BadQuery, RateLimit, TokenApi, parse_query
 from token_relay.protocol.errors import ConfigError, VaultError
-
-from tests.watchdog import HANG_S
 
 OWNER = os.geteuid()
 REQUEST = b"GET /v1/token HTTP/1.1\r\nHost: x\r\n\r\n"

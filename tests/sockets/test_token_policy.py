@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from token_relay.agents.token_source import Peer, TokenQuery
 from token_relay.apps.policy import Allowed, DeniedBecause, Policy, Rule, decide, parse_policy
 from token_relay.protocol.errors import ConfigError

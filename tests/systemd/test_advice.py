@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
+
 from token_relay.host.config import BrokerConfig
 from token_relay.pki import certificates as pki
 from token_relay.service.broker_advice import REFUSED, WAITS, Adviser, advice

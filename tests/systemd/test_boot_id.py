@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.host.clock import SystemClock, read_boot_id
 

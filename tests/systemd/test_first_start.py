@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from token_relay.host import home as setup
 from token_relay.host.config import CompanionConfig
 from token_relay.host.home import FIRST_START_MARK, first_start

@@ -8,12 +8,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.cli.cli_kit import run_process
 from token_relay.host import install as do
 from token_relay.host.config import CompanionConfig, PhoneConfig
 from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import ConfigError
-
-from tests.cli.cli_kit import run_process
 
 UNITS = Path(__file__).parents[2] / "systemd"
 

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+
+from tests.watchdog import HANG_S
 from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
 from token_relay.service.runtime import Runtime
-
-from tests.watchdog import HANG_S
 
 ROOT = Path(__file__).parents[2]
 

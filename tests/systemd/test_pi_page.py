@@ -6,9 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-from token_relay.cli import main as cli
-
 from tests.booted import upkeep
+from token_relay.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "raspberry-pi.md").read_text(encoding="utf-8")

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from token_relay.cli import main as cli
 from token_relay.host.install import PROGRAM, SERVICES, SOCKETS
 from token_relay.host.paths import CONTROL_SOCKET, SYSTEM_CONFIG_DIRECTORY, SYSTEM_SOCKET_DIRECTORY, TOKEN_SOCKET

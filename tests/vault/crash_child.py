@@ -13,10 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.vault.samples import Counter, Grant, open_vault
 from token_relay.agents.ports import Transaction
 from token_relay.protocol.secret import RefreshToken
-
-from tests.vault.samples import Counter, Grant, open_vault
 
 
 def step(tx: Transaction) -> int:

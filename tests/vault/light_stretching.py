@@ -6,6 +6,7 @@ For tests that open vaults often and are about something else.
 from __future__ import annotations
 
 import nacl.pwhash.argon2id as argon2id
+
 from token_relay.protocol.secret import Password
 from token_relay.vault import keys
 

@@ -16,7 +16,6 @@ if __name__ == "__main__":  # else it is part of pytest's package `vault`, and s
 
 from token_relay.agents.ports import Transaction
 from token_relay.protocol.secret import RefreshToken
-
 from vault.samples import Counter, Grant, Mixed, Shared, open_vault
 
 TOLD = b"returned\n"

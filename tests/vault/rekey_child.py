@@ -17,11 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.vault.light_stretching import stretch_lightly
 from token_relay.cli.commands import vault  # noqa: F401  # likewise
 from token_relay.cli.main import main
 from token_relay.service import rekey as rekeying  # noqa: F401  # for the forks, which would each import it
-
-from tests.vault.light_stretching import stretch_lightly
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 KILLED = 9

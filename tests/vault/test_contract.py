@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+
 from token_relay.agents.ports import Transaction, Vault
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
 from token_relay.simulation.ports.memory_vault import MemoryVault

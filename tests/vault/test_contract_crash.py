@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
 from token_relay.agents.ports import Record, Transaction, Vault
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import RefreshToken

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from token_relay.agents.ports import Record, Transaction
 from token_relay.host.home import open_vault as open_for_agent
 from token_relay.protocol.errors import VaultError

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import RefreshToken
 from token_relay.vault import store

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.watchdog import HANG_S
 from token_relay.protocol.errors import VaultError
 from token_relay.vault import store
 from token_relay.vault.database import is_outcome_unknown
-
-from tests.watchdog import HANG_S
 
 from .samples import GRANT, Counter, Grant, Mixed, open_vault
 

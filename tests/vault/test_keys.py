@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nacl.pwhash.argon2id
 import pytest
+
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import Password, PrivateKey
 from token_relay.vault import files

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from token_relay.protocol.secret import PrivateKey, RefreshToken, Secret
 from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.records import Layout, layouts_of

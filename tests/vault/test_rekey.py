@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Grant, Identity
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password

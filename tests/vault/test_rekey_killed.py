@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from token_relay.vault import keys
-from token_relay.vault import rekey as copies
 
 from tests.watchdog import HANG_S
+from token_relay.vault import keys
+from token_relay.vault import rekey as copies
 
 from .light_stretching import light
 from .rekey_kit import make_home, move, passphrase, records

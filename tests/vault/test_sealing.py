@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nacl.encoding import RawEncoder
 from nacl.secret import SecretBox
+
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault.sealing import cell_label, check_of, kek_of, open_cell, seal_cell, unwrap, wrap
 

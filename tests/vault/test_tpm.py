@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests import needs
+from tests.watchdog import HANG_S
 from token_relay.host.config import CompanionConfig
 from token_relay.host.config_file import check_config
 from token_relay.host.home import create_home, key_source
 from token_relay.vault.rekey import open_in_force
-
-from tests import needs
-from tests.watchdog import HANG_S
 
 CONFIG = 'name = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n'
 NAME = "token-relay-companion"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey
 from token_relay.vault import database

@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from token_relay.sandbox.provider.world.model import CLIENT_ID
-from token_relay.sandbox.server import SandboxServer
 from web_kit import PAT, Visitor, grant_of, sandbox, web_application
 
 from tests.watchdog import HANG_S
+from token_relay.sandbox.provider.world.model import CLIENT_ID
+from token_relay.sandbox.server import SandboxServer
 
 ROOT = Path(__file__).parents[2]
 EXPRESS = ROOT / "docs" / "examples" / "express" / "app.mjs"

@@ -10,12 +10,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from aiohttp import web
-from token_relay.sandbox.provider.world.auth0_clients import SPA_ID, WEB_ID, WEB_SECRET
-from token_relay.sandbox.provider.world.model import CLIENT_ID
 from web_kit import PAT, RORY, Visitor, free_port, grant_of, node, sandbox, transfer_token, web_application
 
 from tests import needs
 from tests.watchdog import HANG_S
+from token_relay.sandbox.provider.world.auth0_clients import SPA_ID, WEB_ID, WEB_SECRET
+from token_relay.sandbox.provider.world.model import CLIENT_ID
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "docs" / "examples"

@@ -14,6 +14,9 @@ from random import Random
 from urllib.parse import urljoin
 
 import aiohttp
+
+from tests import node_packages
+from tests.watchdog import HANG_S
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import session_transfer
@@ -21,9 +24,6 @@ from token_relay.provider.profile import AUTH0
 from token_relay.sandbox.provider.world.auth0_clients import WEB_ID, WEB_SECRET
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer
-
-from tests import node_packages
-from tests.watchdog import HANG_S
 
 HOPS_MAX = 12
 PAT, RORY = "password@contoso.example", "reset@contoso.example"

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import structlog
+
 from token_relay.agents.ports import Clock
 from token_relay.protocol.errors import RelayError, VaultError
 

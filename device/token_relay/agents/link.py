@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import structlog
+
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.failures import guarded, where
 from token_relay.agents.pairings import give_up_old

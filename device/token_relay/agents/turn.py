@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import structlog
+
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now, Random, Transaction
 from token_relay.agents.records import EVENTS_MAX, Counter, Event, Outgoing, Pairing

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from token_relay.agents.token_source import Peer, TokenQuery, TransferQuery
 from token_relay.protocol.errors import ConfigError
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from token_relay.agents.failures import where
 from token_relay.agents.ports import Clock
 from token_relay.agents.token_source import (

@@ -11,6 +11,7 @@ from datetime import UTC
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from token_relay.agents.token_source import TIMEOUT_S_DEFAULT, TransferGranted, TransferQuery
 
 PATH = "/v1/session-transfer"

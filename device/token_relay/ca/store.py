@@ -37,6 +37,7 @@ from typing import Literal
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
 from token_relay.ca import mosquitto_conf as broker_files
 from token_relay.host.device_key import Owner, read_bytes, sync_directory, unlink, write_atomic
 from token_relay.pki import certificates as pki

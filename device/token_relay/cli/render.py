@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+
     from token_relay.cli.parsing import Context
 
 CELL_CHARS_MAX = 512  # as in the logs: longer text is a mistake, not information

@@ -27,6 +27,7 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+
 from token_relay.protocol.handoff import Strategy
 from token_relay.provider.http import is_loopback
 from token_relay.provider.profile import PROFILES, Profile, ProfileName, profile_for

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+
 from token_relay.host.config import AgentConfig, settings
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Password

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import LocalError
 

@@ -26,6 +26,7 @@ from enum import Enum
 from typing import Any, Literal, TextIO, cast
 
 import structlog
+
 from token_relay.agents.failures import where
 from token_relay.protocol.errors import RelayError
 from token_relay.protocol.secret import Secret

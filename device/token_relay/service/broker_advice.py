@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+
 from token_relay.host.config import BrokerConfig
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ def _about_certificates(reason: str, broker: BrokerConfig, now_s: float) -> str:
 
 def _is_of_another_ca(broker: BrokerConfig) -> bool:
     from cryptography.exceptions import InvalidSignature
+
     from token_relay.host.device_key import read_bytes
     from token_relay.pki import certificates as pki
     from token_relay.service.checks.broker import PEM_BYTES_MAX

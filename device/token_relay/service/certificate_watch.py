@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
+
 from token_relay.host.config import BrokerConfig
 
 log = structlog.get_logger()

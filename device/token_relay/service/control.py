@@ -26,6 +26,7 @@ from typing import Annotated, Literal, Protocol
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
 from token_relay.agents.failures import where
 from token_relay.agents.token_source import Peer
 from token_relay.apps.policy import ROOT_UID

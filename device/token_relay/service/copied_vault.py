@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import structlog
+
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.server import TokenApi
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET

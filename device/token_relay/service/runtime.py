@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+
 from token_relay.agents.agent import Agent
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Event, Grant, Identity, Pairing

@@ -21,6 +21,7 @@ from typing import Annotated, Literal, Protocol
 import nacl.exceptions
 import nacl.pwhash.argon2id
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import Password, PrivateKey
 from token_relay.vault.errors import WrongVaultKeyError

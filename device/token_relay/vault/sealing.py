@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 from nacl.bindings import crypto_secretbox, crypto_secretbox_open
 from nacl.exceptions import CryptoError
+
 from token_relay.protocol.secret import PrivateKey, Secret
 
 KEY_BYTES = 32

@@ -24,6 +24,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
 import structlog
+
 from token_relay.mqtt.connection import Connection, DroppedError, MqttSettings
 from token_relay.protocol.errors import LocalError, RelayError
 from token_relay.protocol.identity import DEVICE_ID_PATTERN

@@ -28,6 +28,7 @@ from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS
 from paho.mqtt.enums import LogLevel
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+
 from token_relay.protocol.errors import ConfigError, RelayError
 from token_relay.protocol.secret import Password
 

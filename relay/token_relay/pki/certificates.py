@@ -43,6 +43,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from token_relay.protocol.errors import LocalError, PolicyError
 from token_relay.protocol.identity import DEVICE_ID_PATTERN
 

@@ -28,6 +28,7 @@ from nacl.bindings import (
     crypto_box_seal_open,
 )
 from nacl.exceptions import CryptoError
+
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import RAW_ID_BYTES, KeyPair, raw_id
 from token_relay.protocol.secret import PrivateKey

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nacl.bindings import crypto_scalarmult_base
+
 from token_relay.protocol.secret import PrivateKey
 
 DEVICE_ID_CHARS = 26

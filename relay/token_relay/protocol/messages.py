@@ -16,6 +16,7 @@ import json
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken

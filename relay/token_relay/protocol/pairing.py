@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal
 from nacl.bindings import crypto_box_easy_afternm, crypto_box_open_easy_afternm
 from nacl.exceptions import CryptoError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from token_relay.protocol.envelope import BOX_OVERHEAD_BYTES, NONCE_BYTES, PADDED_BYTES, pad, shared_key, unpad
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import KeyPair

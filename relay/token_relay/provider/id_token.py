@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
+
 from token_relay.protocol.secret import IdToken
 from token_relay.provider.http import Http, HttpRequest, HttpResponse, url_problem
 from token_relay.provider.oauth import find_retry_after_s

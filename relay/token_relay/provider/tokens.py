@@ -20,6 +20,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WrapValidator, field_validator
 from pydantic import ValidationInfo as FieldInfo
 from pydantic import ValidatorFunctionWrapHandler as Handler
+
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, AccessToken, Code, IdToken, RefreshToken
 

@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from lxml import etree
 from signxml import DigestAlgorithm, SignatureConfiguration, SignatureMethod, XMLSigner, XMLVerifier, methods
 from signxml.exceptions import SignXMLException
+
 from token_relay.sandbox.provider.memory.state import VerifiedAssertion
 
 _NS = {"saml": "urn:oasis:names:tc:SAML:2.0:assertion"}

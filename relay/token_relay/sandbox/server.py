@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
+
 from token_relay.protocol.errors import ConfigError
 from token_relay.provider.http import is_loopback
 from token_relay.sandbox.actions.runner import ActionRunner

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import structlog
+
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.failures import guarded, until_stored
 from token_relay.agents.grants import lifecycle, second_attempt

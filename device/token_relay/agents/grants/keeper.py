@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
+
 from token_relay.agents.failures import STORE_RETRY_S
 from token_relay.agents.grants import lease, schedule
 from token_relay.agents.grants.answers import granted, refusal

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+
 from token_relay.agents.grants import lifecycle, schedule
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import normalise_scope, with_state

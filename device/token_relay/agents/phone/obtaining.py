@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
+
 from token_relay.agents.failures import until_stored
 from token_relay.agents.grants import lifecycle, schedule
 from token_relay.agents.grants.keeper import GrantKeeper

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pydantic import ValidationError
+
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import with_state
 from token_relay.agents.grants.tokens import erase_grant

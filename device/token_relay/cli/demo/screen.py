@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
 from token_relay.cli.demo.checks import StepFailedError
 from token_relay.cli.render import clean
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from token_relay.host.config import BrokerConfig
 from token_relay.host.device_key import read_bytes
 from token_relay.pki import certificates as pki

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
+
 from token_relay.simulation.histories.history import LINES_SHOWN, History
 from token_relay.simulation.histories.plan import make_plan
 from token_relay.simulation.histories.schedule import Outcome, run_schedule

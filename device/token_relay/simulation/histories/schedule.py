@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import structlog
+
 from token_relay.agents.ports import Now
 from token_relay.protocol.messages import Lease
 from token_relay.sandbox.provider.memory.state import State

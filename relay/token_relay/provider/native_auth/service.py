@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, assert_never
 
 from pydantic import BaseModel, ValidationError
+
 from token_relay.provider.http import Http, HttpResponse, Lost, NotSent
 from token_relay.provider.native_auth.refusals import bad_answer
 from token_relay.provider.native_auth.states import Again, Attribute, Failed, Redirect

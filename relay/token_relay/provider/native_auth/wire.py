@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
 from token_relay.protocol.secret import Code, Password, RefreshToken, Secret
 from token_relay.provider.tokens import SCOPE_CHARS_MAX, Dropped, TokenAnswer, shown, slug
 

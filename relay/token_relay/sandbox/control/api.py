@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from token_relay.sandbox.control.links import LinkBook, LinkOrder, carry_out, event_fields, shown
 from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Provider

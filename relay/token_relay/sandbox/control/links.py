@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
 from token_relay.sandbox.links.orders import (
     LINK_NAMES,
     Cut,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+
 from token_relay.sandbox.provider.http_values import (
     JsonValue,
     Params,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
 from token_relay.protocol.secret import Password
 from token_relay.sandbox.provider.http_values import JsonValue, Response, json_response
 from token_relay.sandbox.provider.management.api import Call, Problem, Route, route

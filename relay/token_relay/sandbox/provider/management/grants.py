@@ -10,6 +10,7 @@ import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
 from token_relay.sandbox.provider.http_values import JsonValue, Response, json_response
 from token_relay.sandbox.provider.management.api import Call, Problem, Route, json_any, route
 from token_relay.sandbox.provider.memory.state import Family, Session

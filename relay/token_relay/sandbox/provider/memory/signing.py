@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey, RSAKey
+
 from token_relay.sandbox.provider.http_values import JsonValue
 
 CERTIFICATE_LASTS = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC)  # whatever the clock says

@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
 from token_relay.sandbox.provider.http_values import JsonValue
 
 COMMANDS_MAX = 100

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
+
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Request, Response, json_response
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import State, remember

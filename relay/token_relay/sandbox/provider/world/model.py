@@ -11,6 +11,7 @@ import tomllib
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import Password
 from token_relay.sandbox.provider.world.client_settings import RefreshTokenSetting, SessionTransfer

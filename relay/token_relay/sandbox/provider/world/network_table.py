@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.provider.http_values import JsonValue
 from token_relay.sandbox.provider.world.model import line_of, problems_of
