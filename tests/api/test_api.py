@@ -7,10 +7,10 @@ import random
 import re
 from typing import Any
 
-import make
 import pytest
 from aiohttp import ClientSession
 
+from tests.api import make
 from token_relay.provider.native_auth import wire
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD

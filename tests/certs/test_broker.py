@@ -19,12 +19,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from broker_kit import Broker, Client, Device, enrol, free_port, knock, reachable_directory, running
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.certs.broker_kit import Broker, Client, Device, enrol, free_port, knock, reachable_directory, running
 from tests.watchdog import HANG_S
 from token_relay.ca import store as certs
 from token_relay.pki import certificates as pki

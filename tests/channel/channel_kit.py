@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import raw
-from mosquitto import Mosquitto
-from raw import Raw, Wire
-
+from tests.channel import raw
+from tests.channel.mosquitto import Mosquitto
+from tests.channel.raw import Raw, Wire
 from tests.watchdog import HANG_S
 from token_relay.mqtt.channel import MqttChannel, MqttSettings
 from token_relay.protocol.errors import VaultError

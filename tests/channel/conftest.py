@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from certificates import Authority
-from channel_kit import PACKET_BYTES_MAX
-from library import PROTOCOLS
-from mosquitto import Mosquitto
 
+from tests.channel.certificates import Authority
+from tests.channel.channel_kit import PACKET_BYTES_MAX
+from tests.channel.library import PROTOCOLS
+from tests.channel.mosquitto import Mosquitto
 from token_relay.sandbox.mqtt.broker import Broker
 
 

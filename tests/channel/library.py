@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import aiomqtt
-from channel_kit import ME
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+
+from tests.channel.channel_kit import ME
 
 PROTOCOLS = ("5", "3.1.1")
 T = TypeVar("T", bound=Callable[..., object])

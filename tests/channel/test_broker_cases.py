@@ -6,10 +6,10 @@ Packets are written by hand (``raw.py``); the clients that people really use com
 from __future__ import annotations
 
 import pytest
-import raw
-from mosquitto import Mosquitto
-from raw import Wire
 
+from tests.channel import raw
+from tests.channel.mosquitto import Mosquitto
+from tests.channel.raw import Wire
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.mqtt.broker import Broker
 from token_relay.sandbox.mqtt.packets import Publish

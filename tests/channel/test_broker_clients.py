@@ -8,11 +8,11 @@ import queue
 import aiomqtt
 import paho.mqtt.client as paho
 import pytest
-from mosquitto import Mosquitto, program
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests.channel.mosquitto import Mosquitto, program
 from tests.watchdog import HANG_S
 from token_relay.sandbox.mqtt.broker import Broker
 

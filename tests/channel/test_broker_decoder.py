@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import raw
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.channel import raw
 from token_relay.sandbox.mqtt.packets import (
     Connect,
     Decoder,

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
-import raw
-from channel_kit import (
+
+from benchmarks import channel as benchmark
+from tests.channel import raw
+from tests.channel.channel_kit import (
     FROM_PEER,
     INBOX,
     ME,
@@ -30,11 +32,9 @@ from channel_kit import (
     running,
     settings,
 )
-from library import PROTOCOLS, ROWS, holds, library
-from mosquitto import Mosquitto
-from raw import Wire
-
-from benchmarks import channel as benchmark
+from tests.channel.library import PROTOCOLS, ROWS, holds, library
+from tests.channel.mosquitto import Mosquitto
+from tests.channel.raw import Wire
 from tests.watchdog import HANG_S
 from token_relay.mqtt.connection import Connection, Received
 from token_relay.protocol.secret import PrivateKey

@@ -10,9 +10,10 @@ import asyncio
 import aiomqtt
 import paho.mqtt.client as paho
 import pytest
-import raw
 import structlog
-from channel_kit import (
+
+from tests.channel import raw
+from tests.channel.channel_kit import (
     FROM_PEER,
     ME,
     PACKET_BYTES_MAX,
@@ -24,9 +25,8 @@ from channel_kit import (
     running,
     settings,
 )
-from mosquitto import Mosquitto
-from raw import Raw, ScriptedBroker, Wire, welcome
-
+from tests.channel.mosquitto import Mosquitto
+from tests.channel.raw import Raw, ScriptedBroker, Wire, welcome
 from tests.watchdog import HANG_S
 from token_relay.mqtt.connection import PAHO_PRIVATE_NAMES, PRIVATE_NAMES, Connection, misc_interval_s
 from token_relay.sandbox.mqtt.broker import Broker

@@ -6,9 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-import raw
-from certificates import Authority
-from channel_kit import (
+
+from tests.channel import raw
+from tests.channel.certificates import Authority
+from tests.channel.channel_kit import (
     FROM_PEER,
     INBOX,
     ME,
@@ -21,9 +22,8 @@ from channel_kit import (
     running,
     settings,
 )
-from mosquitto import Mosquitto
-from raw import ScriptedBroker, Wire, welcome
-
+from tests.channel.mosquitto import Mosquitto
+from tests.channel.raw import ScriptedBroker, Wire, welcome
 from tests.watchdog import HANG_S
 from token_relay.protocol.errors import LocalError, VaultError
 from token_relay.protocol.topics import broker_acl

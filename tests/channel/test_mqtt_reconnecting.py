@@ -7,19 +7,19 @@ import threading
 from pathlib import Path
 
 import pytest
-import raw
 import structlog
-from certificates import Authority
-from channel_kit import (
+
+from tests.channel import raw
+from tests.channel.certificates import Authority
+from tests.channel.channel_kit import (
     FROM_PEER,
     ME,
     End,
     running,
     settings,
 )
-from mosquitto import Mosquitto
-from raw import Raw, ScriptedBroker, Wire, welcome
-
+from tests.channel.mosquitto import Mosquitto
+from tests.channel.raw import Raw, ScriptedBroker, Wire, welcome
 from tests.watchdog import HANG_S
 from token_relay.host.config import BrokerConfig
 from token_relay.mqtt.channel import MqttSettings, backoff_s_max

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import structlog
-from cli_kit import Agent, Shell
+
+from tests.cli.cli_kit import Agent, Shell
 
 
 @pytest.fixture(autouse=True)

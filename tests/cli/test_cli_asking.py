@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cli_kit import Pipe, Terminal, context
 
+from tests.cli.cli_kit import Pipe, Terminal, context
 from token_relay.cli.parsing import Context
 from token_relay.cli.prompts import CODE_WAIT_S_MAX, POLL_S, Prompts, Sources
 from token_relay.protocol.errors import LocalError, PersonNeededError

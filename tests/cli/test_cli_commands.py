@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cli_kit import Agent, Shell, Terminal
 
+from tests.cli.cli_kit import Agent, Shell, Terminal
 from token_relay.agents.token_source import RefusalCode, TokenGranted, TokenRefused
 from token_relay.cli.client import ClientError
 from token_relay.cli.commands.token import inspect

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_kit import Agent, Pipe, Shell, Terminal, context
 
+from tests.cli.cli_kit import Agent, Pipe, Shell, Terminal, context
 from token_relay.cli.parsing import Context
 from token_relay.cli.prompts import ATTRIBUTES_CHARS_MAX, Prompts, Sources, read_attributes
 from token_relay.protocol.errors import LocalError, PersonNeededError

@@ -10,8 +10,8 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
-from cli_kit import Shell
 
+from tests.cli.cli_kit import Shell
 from token_relay.cli import main as cli
 from token_relay.cli.parsing import EXIT_CODES, UsageError
 

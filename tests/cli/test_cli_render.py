@@ -6,10 +6,10 @@ import json
 import unicodedata
 
 import pytest
-from cli_kit import Pipe, Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cli.cli_kit import Pipe, Terminal
 from token_relay.cli.parsing import Context
 from token_relay.cli.render import Pairs, Table, blocks, clean, duration, plain, show, value_text
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli_kit import Shell
 
+from tests.cli.cli_kit import Shell
 from token_relay.cli.commands.serve import until_stopped
 from token_relay.host.config import CompanionConfig, Home, PhoneConfig
 from token_relay.host.config_file import load_config

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cli_kit import Agent, run_process
 
+from tests.cli.cli_kit import Agent, run_process
 from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.errors import PersonNeededError, PolicyError

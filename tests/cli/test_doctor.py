@@ -17,8 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from cli_kit import Agent, Ran, Shell, context
 
+from tests.cli.cli_kit import Agent, Ran, Shell, context
 from token_relay.agents.ports import Now
 from token_relay.ca import store as certs
 from token_relay.cli.commands.doctor import home_of

@@ -16,8 +16,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from cli_kit import Agent, Shell
 
+from tests.cli.cli_kit import Agent, Shell
 from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenRefused, TransferGranted, TransferQuery
 from token_relay.cli.commands import open_web

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import Ran, Shell
 
+from tests.cli.cli_kit import Ran, Shell
 from tests.watchdog import HANG_S
 from token_relay.cli import main as cli
 from token_relay.cli.commands.sandbox_ctl_options import duration

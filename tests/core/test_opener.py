@@ -7,8 +7,9 @@ import functools
 import hashlib
 
 import pytest
-import vector_files as v
-from opener import (
+
+from tests.core import vector_files as v
+from tests.core.opener import (
     RefusedError,
     box_key,
     hsalsa20,

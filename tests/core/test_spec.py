@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import vector_files as v
-from opener import open_pair
 
+from tests.core import vector_files as v
+from tests.core.opener import open_pair
 from token_relay.protocol import delivery, messages, pairing
 from token_relay.protocol import envelope as env
 from token_relay.protocol.handoff import (

@@ -14,9 +14,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import vector_files as v
-from vector_world import key_pair, receive
 
+from tests.core import vector_files as v
+from tests.core.vector_world import key_pair, receive
 from tests.watchdog import HANG_S
 from token_relay.agents.records import CompanionHandoff
 from token_relay.protocol import delivery, pairing

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-import vector_files as v
-
+from tests.core import vector_files as v
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.link import Handler, Link, Turn

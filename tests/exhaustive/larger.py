@@ -11,10 +11,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from small_refresh import Faults, walk  # noqa: E402
-from small_search import search  # noqa: E402
-from small_world import Budget, Rules  # noqa: E402
-
+from tests.exhaustive.small_refresh import Faults, walk  # noqa: E402
+from tests.exhaustive.small_search import search  # noqa: E402
+from tests.exhaustive.small_world import Budget, Rules  # noqa: E402
 from token_relay.provider.profile import PROFILES  # noqa: E402
 
 WORLDS: tuple[tuple[str, Budget | None, int], ...] = (

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from small_world import Handoff, State
-
+from tests.exhaustive.small_world import Handoff, State
 from token_relay.protocol.handoff import (
     Cancelled,
     Cancelling,

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from small_world import Budget, Rules
-
+from tests.exhaustive.small_world import Budget, Rules
 from token_relay.protocol import handoff as core
 from token_relay.protocol.handoff import CompanionEffect as C
 from token_relay.protocol.handoff import CompanionStep, PhoneStep

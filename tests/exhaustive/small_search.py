@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from small_laws import broken, unsettled
-from small_world import Action, BrokenLawError, Budget, Rules, State, begin, fair_successor, successors
+from tests.exhaustive.small_laws import broken, unsettled
+from tests.exhaustive.small_world import Action, BrokenLawError, Budget, Rules, State, begin, fair_successor, successors
 
 SETTLING_TURNS_MAX = 64  # a handoff has seven messages; twice that with everything asked again
 FAULTS = frozenset({"crashes", "losses", "duplicates", "damages"})

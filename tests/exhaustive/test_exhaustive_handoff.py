@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from small_mutants import MUTANTS, Mutant
-from small_search import Found, search
-from small_world import Budget, Rules, State
 
+from tests.exhaustive.small_mutants import MUTANTS, Mutant
+from tests.exhaustive.small_search import Found, search
+from tests.exhaustive.small_world import Budget, Rules, State
 from token_relay.protocol.handoff import (
     CompanionEffect,
     CompanionEvent,

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
-from small_refresh import Faults, Walk, walk
 
+from tests.exhaustive.small_refresh import Faults, Walk, walk
 from token_relay.agents.grants import lifecycle as core
 from token_relay.agents.ports import Now
 from token_relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-from fuzz_targets import TARGETS  # noqa: E402  # after the path is set
+from tests.fuzz.fuzz_targets import TARGETS  # noqa: E402  # after the path is set
 
 CORPUS = HERE / "corpus"
 FOUND = ROOT / ".fuzz"

@@ -10,8 +10,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-import fuzz_targets as t  # noqa: E402  # after the path is set
-
+from tests.fuzz import fuzz_targets as t  # noqa: E402  # after the path is set
 from token_relay.protocol.messages import Cancel, GrantPayload, Head, Hello, Offer, encode, encode_grant  # noqa: E402
 from token_relay.protocol.secret import RefreshToken  # noqa: E402
 

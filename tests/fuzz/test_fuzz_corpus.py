@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fuzz
 import pytest
-from fuzz_targets import TARGETS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.fuzz import fuzz
+from tests.fuzz.fuzz_targets import TARGETS
 
 CORPUS_BYTES_MAX = 64_000  # of one target
 CASES = [(name, path) for name in TARGETS for path in sorted((fuzz.CORPUS / name).glob("*"))]

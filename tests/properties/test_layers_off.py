@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from one_end import HANDOFF_ID, NOW, OTHER_ID, PAIRING, PAIRING_ID, STAMP, Tx, parts, sent, turn_of
 
+from tests.properties.one_end import HANDOFF_ID, NOW, OTHER_ID, PAIRING, PAIRING_ID, STAMP, Tx, parts, sent, turn_of
 from token_relay.agents.companion import steps as companion_steps
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.elapsed import Stamp

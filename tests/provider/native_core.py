@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from provider_kit import response
-
+from tests.provider.provider_kit import response
 from token_relay.protocol.secret import Code, Password, Secret
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.provider.native_auth.password_reset import PasswordReset

@@ -25,8 +25,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
 
+from tests.provider.provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
 from tests.watchdog import HANG_S
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import Secret

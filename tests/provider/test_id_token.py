@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, RSAKey
-from provider_kit import MARK, assert_no_secret
 
+from tests.provider.provider_kit import MARK, assert_no_secret
 from token_relay.protocol.secret import IdToken
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.provider.id_token import Jwks, Subject, check_id_token, fetch_jwks, parse_jwks

@@ -6,8 +6,8 @@ import asyncio
 from urllib.parse import urlsplit
 
 import pytest
-from provider_kit import MARK, assert_no_secret
 
+from tests.provider.provider_kit import MARK, assert_no_secret
 from tests.watchdog import HANG_S
 from token_relay.agents.phone.person import CodeReceived, SignInRefused
 from token_relay.host.loopback_receiver import LoopbackReceiver

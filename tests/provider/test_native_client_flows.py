@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from native_core import (
+
+from tests.provider.native_core import (
     MFA_USER,
     NEW,
     NEW_USER,
@@ -21,8 +22,7 @@ from native_core import (
     token_of,
     wrong,
 )
-from provider_kit import CORRELATION_ID, MARK, TRACE_ID, entra_error
-
+from tests.provider.provider_kit import CORRELATION_ID, MARK, TRACE_ID, entra_error
 from token_relay.protocol.secret import Code, Password
 from token_relay.provider.native_auth.flow import Flow
 from token_relay.provider.native_auth.states import (

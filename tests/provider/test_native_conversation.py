@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from native_core import (
+
+from tests.provider.native_core import (
     AGE,
     MFA_USER,
     NAME,
@@ -23,8 +24,7 @@ from native_core import (
     Core,
     wrong,
 )
-from provider_kit import CORRELATION_ID, TRACE_ID, entra_error
-
+from tests.provider.provider_kit import CORRELATION_ID, TRACE_ID, entra_error
 from token_relay.agents.phone.native import POLL_WAIT_S_MAX, Conversation, SignedIn
 from token_relay.agents.phone.person import NotSignedIn, SignInLostError, SignInOptions
 from token_relay.agents.ports import Now

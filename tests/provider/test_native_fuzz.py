@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from native_core import NEW, RIGHT
-from provider_kit import MARK, response
 
+from tests.provider.native_core import NEW, RIGHT
+from tests.provider.provider_kit import MARK, response
 from token_relay.protocol.secret import Code
 from token_relay.provider.native_auth.password_reset import PasswordReset
 from token_relay.provider.native_auth.service import CAPABILITIES, Service

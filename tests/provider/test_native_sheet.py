@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
-from native_core import BASE, NEW, PASSWORD_USER, RIGHT, Core
-from provider_kit import CORRELATION_ID, MARK, TRACE_ID, assert_no_secret, entra_error
 
+from tests.provider.native_core import BASE, NEW, PASSWORD_USER, RIGHT, Core
+from tests.provider.provider_kit import CORRELATION_ID, MARK, TRACE_ID, assert_no_secret, entra_error
 from token_relay.protocol.secret import Code
 from token_relay.provider.native_auth.states import Failed, Redirect, Step
 from token_relay.provider.native_auth.wire import ENDPOINTS, NativeRequest

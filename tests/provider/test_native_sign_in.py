@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from provider_kit import (
+
+from tests.provider.provider_kit import (
     CODE,
     CORRELATION_ID,
     GOOD,
@@ -18,7 +19,6 @@ from provider_kit import (
     assert_no_secret,
     entra_error,
 )
-
 from token_relay.host.http import AioHttp
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import Code, RefreshToken

@@ -6,8 +6,8 @@ import base64
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from provider_kit import CODE, GOOD, MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, entra_error
 
+from tests.provider.provider_kit import CODE, GOOD, MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, entra_error
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import Code, RefreshToken
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent

@@ -7,8 +7,8 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from provider_kit import CORRELATION_ID, GOOD, MARK, TRACE_ID, assert_no_secret, entra_error, response
 
+from tests.provider.provider_kit import CORRELATION_ID, GOOD, MARK, TRACE_ID, assert_no_secret, entra_error, response
 from token_relay.protocol.secret import AccessToken, IdToken, RefreshToken
 from token_relay.provider.http import HttpResponse, Lost, NotSent
 from token_relay.provider.oauth import classify

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_kit import MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, response
 
+from tests.provider.provider_kit import MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, response
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import RefreshToken, SessionTransferToken
 from token_relay.provider.http import Lost, NotSent

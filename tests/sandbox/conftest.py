@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
-from sandbox_client import NOON, SandboxClient, Start
 
+from tests.sandbox.sandbox_client import NOON, SandboxClient, Start
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ProfileName, World
 from token_relay.sandbox.server import SandboxServer

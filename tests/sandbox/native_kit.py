@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from sandbox_client import NOON, SCOPE
-
+from tests.sandbox.sandbox_client import NOON, SCOPE
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request

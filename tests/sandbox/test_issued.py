@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from native_kit import PASSWORD_USER, App, claims_of
-from sandbox_client import SCOPE
-from transfer_kit import CLIENT_ID, Browser, Desk, desk
 
+from tests.sandbox.native_kit import PASSWORD_USER, App, claims_of
+from tests.sandbox.sandbox_client import SCOPE
+from tests.sandbox.transfer_kit import CLIENT_ID, Browser, Desk, desk
 from token_relay.sandbox.provider.memory.signing import RsaSigner, SharedKeySigner
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.sandbox.provider.tokens.issued import find_access, find_refresh

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from native_kit import MFA_USER, NEW_PASSWORD, PASSWORD_USER, REGISTER_USER, App
-from sandbox_client import SandboxClient, Start, query_of
 
+from tests.sandbox.native_kit import MFA_USER, NEW_PASSWORD, PASSWORD_USER, REGISTER_USER, App
+from tests.sandbox.sandbox_client import SandboxClient, Start, query_of
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.main import SandboxOptions, run
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD, parse_world

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from native_kit import (
+
+from tests.sandbox.native_kit import (
     MFA_USER,
     NEW_PASSWORD,
     OTP_USER,
@@ -19,7 +20,6 @@ from native_kit import (
     App,
     claims_of,
 )
-
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.world.model import PASSWORD

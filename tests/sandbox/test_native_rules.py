@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from native_kit import (
+
+from tests.sandbox.native_kit import (
     CAPABILITIES,
     MFA_USER,
     NEW_PASSWORD,
@@ -20,7 +21,6 @@ from native_kit import (
     App,
     other_code,
 )
-
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 ENDPOINTS = [

@@ -10,8 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1
-from native_kit import MFA_USER, NEW_PASSWORD, OTP_USER, PASSWORD_USER, App, claims_of
 
+from tests.sandbox.native_kit import MFA_USER, NEW_PASSWORD, OTP_USER, PASSWORD_USER, App, claims_of
 from token_relay.sandbox.provider.cors import origin_problem
 from token_relay.sandbox.provider.memory.accounts import REVOKES
 from token_relay.sandbox.provider.memory.signing import RsaSigner

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_kit import CAPABILITIES, NEW_PASSWORD, TYPES, Answer, App
 
+from tests.sandbox.native_kit import CAPABILITIES, NEW_PASSWORD, TYPES, Answer, App
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD

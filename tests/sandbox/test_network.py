@@ -13,8 +13,8 @@ from typing import Literal
 
 import pytest
 import pytest_asyncio
-from test_sandbox_main import self_signed
 
+from tests.sandbox.test_sandbox_main import self_signed
 from tests.watchdog import HANG_S
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.links import network as module

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from sandbox_client import NOON, SandboxClient
 
+from tests.sandbox.sandbox_client import NOON, SandboxClient
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.links.network import Network
 from token_relay.sandbox.links.orders import Cut, Slow, Whole

@@ -9,7 +9,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
 from joserfc.jwt import JWTClaimsRegistry
-from sandbox_client import (
+
+from tests.sandbox.sandbox_client import (
     NOON,
     OTP_USER,
     PASSWORD_USER,
@@ -20,7 +21,6 @@ from sandbox_client import (
     challenge_of,
     query_of,
 )
-
 from token_relay.sandbox.provider.web.browser import is_redirect_uri
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD, ClientModel
 

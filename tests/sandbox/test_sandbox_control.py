@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from sandbox_client import NOON, OTP_USER, PASSWORD_USER, SCOPE, SandboxClient, Start
 
+from tests.sandbox.sandbox_client import NOON, OTP_USER, PASSWORD_USER, SCOPE, SandboxClient, Start
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_USERS, parse_world
 

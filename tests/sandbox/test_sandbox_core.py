@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sandbox_client import CHALLENGE, NOON, PASSWORD_USER, REDIRECT_URI, SCOPE
 
+from tests.sandbox.sandbox_client import CHALLENGE, NOON, PASSWORD_USER, REDIRECT_URI, SCOPE
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.core import Answer, Provider
 from token_relay.sandbox.provider.http_values import Request

@@ -10,8 +10,8 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 from aiohttp import ClientConnectionError, ClientError
-from sandbox_client import PASSWORD_USER, SandboxClient
 
+from tests.sandbox.sandbox_client import PASSWORD_USER, SandboxClient
 from token_relay.sandbox.provider.world.model import CLIENT_ID, FAULT_NAMES
 
 pytestmark = pytest.mark.asyncio

@@ -21,8 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from sandbox_client import OTP_USER, PASSWORD_USER, SandboxClient
 
+from tests.sandbox.sandbox_client import OTP_USER, PASSWORD_USER, SandboxClient
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.main import SandboxOptions, run, world_of

@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession, TCPConnector
-from sandbox_client import PASSWORD_USER, REDIRECT_URI, SandboxClient
-from test_sandbox_main import self_signed
 
+from tests.sandbox.sandbox_client import PASSWORD_USER, REDIRECT_URI, SandboxClient
+from tests.sandbox.test_sandbox_main import self_signed
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer, tls_context

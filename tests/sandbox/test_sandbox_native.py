@@ -7,8 +7,8 @@ import json
 import re
 
 import pytest
-from sandbox_client import OTP_USER, PASSWORD_USER, SCOPE, SandboxClient
 
+from tests.sandbox.sandbox_client import OTP_USER, PASSWORD_USER, SCOPE, SandboxClient
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 pytestmark = pytest.mark.asyncio

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sandbox_client import OTP_USER, PASSWORD_USER, SCOPE, SandboxClient
 
+from tests.sandbox.sandbox_client import OTP_USER, PASSWORD_USER, SCOPE, SandboxClient
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 
 pytestmark = pytest.mark.asyncio

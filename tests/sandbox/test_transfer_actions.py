@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
-from sandbox_client import NOON, SandboxClient
-from transfer_kit import ABROAD, HOME, NEIGHBOUR, OTHER_USER, WEB_ID, Browser, claims_of, desk, table, web
 
+from tests.sandbox.sandbox_client import NOON, SandboxClient
+from tests.sandbox.transfer_kit import ABROAD, HOME, NEIGHBOUR, OTHER_USER, WEB_ID, Browser, claims_of, desk, table, web
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.actions.runner import ActionRunner
 from token_relay.sandbox.actions.worker import run, view

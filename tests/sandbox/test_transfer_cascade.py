@@ -9,9 +9,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
-from sandbox_client import PASSWORD_USER
-from transfer_kit import CLIENT_ID, OTHER_USER, SPA_ID, WEB_ID, Browser, Desk, desk, user_id, web
 
+from tests.sandbox.sandbox_client import PASSWORD_USER
+from tests.sandbox.transfer_kit import CLIENT_ID, OTHER_USER, SPA_ID, WEB_ID, Browser, Desk, desk, user_id, web
 from token_relay.sandbox.provider.tokens.cascade import is_online, setting_of
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
 

@@ -10,9 +10,21 @@ from typing import Any
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey
-from sandbox_client import NOON, PASSWORD_USER, REDIRECT_URI, VERIFIER
-from transfer_kit import BASE, CLIENT_ID, SPA_ID, WEB_ID, Browser, Desk, Reply, claims_of, desk, user_id, web
 
+from tests.sandbox.sandbox_client import NOON, PASSWORD_USER, REDIRECT_URI, VERIFIER
+from tests.sandbox.transfer_kit import (
+    BASE,
+    CLIENT_ID,
+    SPA_ID,
+    WEB_ID,
+    Browser,
+    Desk,
+    Reply,
+    claims_of,
+    desk,
+    user_id,
+    web,
+)
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
 from token_relay.sandbox.provider.world.model import PASSWORD
 

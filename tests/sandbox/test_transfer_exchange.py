@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sandbox_client import NOON, PASSWORD_USER, SCOPE
-from transfer_kit import AUDIENCE, CLIENT_ID, HOME, WEB_ID, Browser, claims_of, desk, web
 
+from tests.sandbox.sandbox_client import NOON, PASSWORD_USER, SCOPE
+from tests.sandbox.transfer_kit import AUDIENCE, CLIENT_ID, HOME, WEB_ID, Browser, claims_of, desk, web
 from token_relay.sandbox.provider.tokens.session_transfer import ISSUED_TOKEN_TYPE
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
 

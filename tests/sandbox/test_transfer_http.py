@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
-from sandbox_client import CHALLENGE, REDIRECT_URI, SandboxClient
 from structlog.testing import capture_logs
 
+from tests.sandbox.sandbox_client import CHALLENGE, REDIRECT_URI, SandboxClient
 from token_relay.sandbox.provider.world.auth0_clients import WEB_ID
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import pytest
-from sandbox_client import PASSWORD_USER, SCOPE
-from transfer_kit import CLIENT_ID, Browser, Desk, desk
 
+from tests.sandbox.sandbox_client import PASSWORD_USER, SCOPE
+from tests.sandbox.transfer_kit import CLIENT_ID, Browser, Desk, desk
 from token_relay.cli.commands.options import profile_option
 from token_relay.provider.profile import PROFILES, ProfileName
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, Policy, World

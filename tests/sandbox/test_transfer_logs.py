@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
-from sandbox_client import NOON, PASSWORD_USER
-from test_transfer_table import delegated
-from transfer_kit import AUDIENCE, CLIENT_ID, OTHER_USER, WEB_ID, Browser, Desk, claims_of, desk, web
 
+from tests.sandbox.sandbox_client import NOON, PASSWORD_USER
+from tests.sandbox.test_transfer_table import delegated
+from tests.sandbox.transfer_kit import AUDIENCE, CLIENT_ID, OTHER_USER, WEB_ID, Browser, Desk, claims_of, desk, web
 from token_relay.sandbox.provider.memory.tenant_logs import DESCRIPTIONS, LogType
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET
 

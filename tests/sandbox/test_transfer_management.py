@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sandbox_client import PASSWORD_USER
-from transfer_kit import AUDIENCE, BASE, CLIENT_ID, WEB_ID, Browser, desk, user_id, web
 
+from tests.sandbox.sandbox_client import PASSWORD_USER
+from tests.sandbox.transfer_kit import AUDIENCE, BASE, CLIENT_ID, WEB_ID, Browser, desk, user_id, web
 from token_relay.sandbox.provider.core import MANAGEMENT_ROUTES
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_SECRET
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transfer_kit import CLIENT_ID, Desk, claims_of, desk
+
+from tests.sandbox.transfer_kit import CLIENT_ID, Desk, claims_of, desk
 
 API, BILLING = "https://api.example", "https://billing.example"
 ROTATING = {"rotation_type": "rotating", "expiration_type": "expiring"}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_client import OTP_USER, PASSWORD_USER, REDIRECT_URI
-from test_transfer_table import delegated
-from transfer_kit import (
+
+from tests.sandbox.sandbox_client import OTP_USER, PASSWORD_USER, REDIRECT_URI
+from tests.sandbox.test_transfer_table import delegated
+from tests.sandbox.transfer_kit import (
     ABROAD,
     AUDIENCE,
     BASE,
@@ -25,7 +26,6 @@ from transfer_kit import (
     desk,
     web,
 )
-
 from token_relay.sandbox.actions.worker import run
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.world.auth0_clients import WEB_SECRET

@@ -7,9 +7,9 @@ import re
 from html import unescape
 
 import pytest
-from sandbox_client import PASSWORD_USER
-from transfer_kit import ABROAD, BASE, HOME, Browser, Desk, Reply, desk
 
+from tests.sandbox.sandbox_client import PASSWORD_USER
+from tests.sandbox.transfer_kit import ABROAD, BASE, HOME, Browser, Desk, Reply, desk
 from token_relay.sandbox.provider.memory.state import Assertions
 from token_relay.sandbox.provider.world.auth0_clients import SAML_ID
 

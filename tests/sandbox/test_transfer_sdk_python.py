@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession, TCPConnector
-from sandbox_client import REDIRECT_URI, SandboxClient, query_of
-from test_sandbox_main import self_signed
 
+from tests.sandbox.sandbox_client import REDIRECT_URI, SandboxClient, query_of
+from tests.sandbox.test_sandbox_main import self_signed
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.tokens.session_transfer import ISSUED_TOKEN_TYPE
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_ID, WEB_SECRET

@@ -5,9 +5,20 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from sandbox_client import NOON, PASSWORD_USER
-from transfer_kit import ABROAD, CLIENT_ID, HOME, NEIGHBOUR, OTHER_USER, SPA_ID, WEB_ID, Browser, desk, web
 
+from tests.sandbox.sandbox_client import NOON, PASSWORD_USER
+from tests.sandbox.transfer_kit import (
+    ABROAD,
+    CLIENT_ID,
+    HOME,
+    NEIGHBOUR,
+    OTHER_USER,
+    SPA_ID,
+    WEB_ID,
+    Browser,
+    desk,
+    web,
+)
 from token_relay.sandbox.provider.world.client_settings import Binding, SessionTransfer, effective_binding
 
 NOT_FOUND = "session transfer token not found or expired"
@@ -223,7 +234,7 @@ def test_a_token_with_an_actor_at_a_client_that_forbids_it_is_the_login_page() -
 
 
 def test_a_delegated_session_says_who_acts_has_no_refresh_token_and_ends_after_two_hours() -> None:
-    from transfer_kit import claims_of
+    from tests.sandbox.transfer_kit import claims_of
 
     one = desk()
     stt = delegated(one, delegation={"allow_delegated_access": True}, allow_refresh_token=True)

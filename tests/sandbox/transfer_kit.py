@@ -11,8 +11,7 @@ from html import unescape
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from sandbox_client import CHALLENGE, NOON, PASSWORD_USER, REDIRECT_URI, SCOPE, VERIFIER
-
+from tests.sandbox.sandbox_client import CHALLENGE, NOON, PASSWORD_USER, REDIRECT_URI, SCOPE, VERIFIER
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner

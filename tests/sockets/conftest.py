@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sockets_kit import short_directory
+
+from tests.sockets.sockets_kit import short_directory
 
 
 @pytest.fixture

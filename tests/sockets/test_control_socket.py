@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from sockets_kit import Marks, as_uid, exchange, raw_call, running
 from structlog.testing import capture_logs
 
+from tests.sockets.sockets_kit import Marks, as_uid, exchange, raw_call, running
 from tests.watchdog import HANG_S
 from token_relay.cli.client import ClientError, control_call
 from token_relay.protocol.errors import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sockets_kit import as_uid
 
+from tests.sockets.sockets_kit import as_uid
 from token_relay.host import paths
 from token_relay.protocol.errors import ConfigError
 

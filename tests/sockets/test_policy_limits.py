@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sockets_kit import Source, StillClock
 
+from tests.sockets.sockets_kit import Source, StillClock
 from token_relay.agents.token_source import Peer, TokenQuery
 from token_relay.apps.policy import Allowed, DeniedBecause, Policy, Rule, decide
 from token_relay.apps.server import TokenApi

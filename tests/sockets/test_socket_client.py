@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sockets_kit import TOKEN, Source, StillClock, as_uid, running
 
+from tests.sockets.sockets_kit import TOKEN, Source, StillClock, as_uid, running
 from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenRefused
 from token_relay.apps.policy import Policy

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from sockets_kit import (
+from structlog.testing import capture_logs
+
+from tests.sockets.sockets_kit import (
     GRANTED,
     TOKEN,
     Source,
@@ -27,8 +29,6 @@ from sockets_kit import (
     raw_call,
     running,
 )
-from structlog.testing import capture_logs
-
 from tests.watchdog import HANG_S
 from token_relay.agents.token_source import Peer, RefusalCode, TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.policy import Policy, Rule

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sockets_kit import Source, StillClock, as_uid, exchange, parse_http, raw_call, running
 from structlog.testing import capture_logs
 
+from tests.sockets.sockets_kit import Source, StillClock, as_uid, exchange, parse_http, raw_call, running
 from token_relay.agents.token_source import Peer, TokenQuery, TokenRefused, TransferGranted, TransferQuery
 from token_relay.apps.policy import Allowed, DeniedBecause, Policy, Rule, decide, parse_policy
 from token_relay.apps.server import TokenApi

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .power import Tally, why_not
+from tests.vault.power import Tally, why_not
 
 MOMENTS = "moments"
 NEED_STRACE = ("test_power_cut.py", "test_power_cut_journal.py")

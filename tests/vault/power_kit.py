@@ -7,13 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.vault.power import Call, Image, record, write_image
+from tests.vault.power_child import STEPS, TOLD, erase
+from tests.vault.samples import RECORDS, Counter, open_vault
 from token_relay.agents.ports import Record, Transaction
 from token_relay.simulation.ports.memory_vault import MemoryVault
 from token_relay.vault.errors import CorruptVaultError
-
-from .power import Call, Image, record, write_image
-from .power_child import STEPS, TOLD, erase
-from .samples import RECORDS, Counter, open_vault
 
 ERASING = STEPS.index(erase) + 1
 CHILD = Path(__file__).with_name("power_child.py")

@@ -11,13 +11,12 @@ from typing import ClassVar
 
 import pytest
 
+from tests.vault.samples import RECORDS, Colour, Counter, Grant, Identity, Mixed, Shared, open_vault
 from token_relay.agents.ports import Transaction, Vault
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
 from token_relay.simulation.ports.memory_vault import MemoryVault
 from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.records import VALUE_BYTES_MAX
-
-from .samples import RECORDS, Colour, Counter, Grant, Identity, Mixed, Shared, open_vault
 
 pytestmark = pytest.mark.asyncio
 

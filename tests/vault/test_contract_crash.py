@@ -15,15 +15,14 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.vault.power import write_image
+from tests.vault.samples import GRANT, RECORDS, TOKEN, Counter, Grant, Mixed, Shared, open_vault
 from token_relay.agents.ports import Record, Transaction, Vault
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import RefreshToken
 from token_relay.simulation.ports.memory_vault import MemoryVault
 from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.store import SqliteVault
-
-from .power import write_image
-from .samples import GRANT, RECORDS, TOKEN, Counter, Grant, Mixed, Shared, open_vault
 
 pytestmark = pytest.mark.asyncio
 

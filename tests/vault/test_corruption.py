@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.vault.samples import KEY, RECORDS, Counter, Grant, Identity, Mixed, Shared, open_vault, raw
 from token_relay.agents.ports import Record, Transaction
 from token_relay.host.home import open_vault as open_for_agent
 from token_relay.protocol.errors import VaultError
@@ -23,8 +24,6 @@ from token_relay.vault import keys
 from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
 from token_relay.vault.keys import MIB, KeyFile, PassphraseKey
 from token_relay.vault.store import SqliteVault
-
-from .samples import KEY, RECORDS, Counter, Grant, Identity, Mixed, Shared, open_vault, raw
 
 pytestmark = pytest.mark.asyncio
 

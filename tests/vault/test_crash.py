@@ -18,9 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.vault.samples import Counter, Grant, open_vault
 from tests.watchdog import HANG_S
-
-from .samples import Counter, Grant, open_vault
 
 pytestmark = pytest.mark.asyncio
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.vault.samples import GRANT, KEY, RECORDS, TOKEN, Grant, Mixed, Shared, open_vault, raw
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import RefreshToken
 from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.files import set_aside
-
-from .samples import GRANT, KEY, RECORDS, TOKEN, Grant, Mixed, Shared, open_vault, raw
 
 pytestmark = pytest.mark.asyncio
 

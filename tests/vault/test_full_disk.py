@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.vault.samples import GRANT, Counter, Grant, Mixed, open_vault
 from tests.watchdog import HANG_S
 from token_relay.protocol.errors import VaultError
 from token_relay.vault import store
 from token_relay.vault.database import is_outcome_unknown
-
-from .samples import GRANT, Counter, Grant, Mixed, open_vault
 
 pytestmark = pytest.mark.asyncio
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .power import Disk, Tally, Told
-from .power_kit import Finder, recorded, states
+from tests.vault.power import Disk, Tally, Told
+from tests.vault.power_kit import Finder, recorded, states
 
 pytestmark = pytest.mark.asyncio
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from .power import Disk, Rename, Sync, Tally, Told, Unlink, Write, write_image
-from .power_child import STEPS
-from .power_kit import ERASING, Finder, recorded, states
-from .samples import raw
+from tests.vault.power import Disk, Rename, Sync, Tally, Told, Unlink, Write, write_image
+from tests.vault.power_child import STEPS
+from tests.vault.power_kit import ERASING, Finder, recorded, states
+from tests.vault.samples import raw
 
 pytestmark = pytest.mark.asyncio
 

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.vault.samples import Colour, Counter, Grant, Mixed
 from token_relay.protocol.secret import PrivateKey, RefreshToken, Secret
 from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.records import Layout, layouts_of
 from token_relay.vault.sealing import mac_of
-
-from .samples import Colour, Counter, Grant, Mixed
 
 MAC_KEY = PrivateKey(bytes(range(32)))
 

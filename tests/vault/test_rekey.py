@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.vault.rekey_kit import CONFIG, event, make_home, move, opened, passphrase, records
 from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Grant, Identity
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password
@@ -16,8 +17,6 @@ from token_relay.vault import rekey as copies
 from token_relay.vault.errors import WrongVaultKeyError
 from token_relay.vault.keys import MIB, KeyFile
 from token_relay.vault.store import SqliteVault
-
-from .rekey_kit import CONFIG, event, make_home, move, opened, passphrase, records
 
 
 def test_vault_moves_from_key_to_key_and_keeps_every_record(tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.vault.light_stretching import light
+from tests.vault.rekey_kit import make_home, move, passphrase, records
 from tests.watchdog import HANG_S
 from token_relay.vault import keys
 from token_relay.vault import rekey as copies
-
-from .light_stretching import light
-from .rekey_kit import make_home, move, passphrase, records
 
 CHILD = Path(__file__).with_name("rekey_child.py")
 KILLED = 9

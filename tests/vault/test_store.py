@@ -15,14 +15,26 @@ from typing import ClassVar
 
 import pytest
 
+from tests.vault.samples import (
+    GRANT,
+    KEY,
+    OTHER_KEY,
+    RECORDS,
+    TOKEN,
+    Counter,
+    Grant,
+    Identity,
+    Mixed,
+    open_vault,
+    raw,
+    spellings,
+)
 from tests.watchdog import HANG_S
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
 from token_relay.vault.store import SqliteVault
-
-from .samples import GRANT, KEY, OTHER_KEY, RECORDS, TOKEN, Counter, Grant, Identity, Mixed, open_vault, raw, spellings
 
 pytestmark = pytest.mark.asyncio
 

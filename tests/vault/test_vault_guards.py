@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.vault.samples import RECORDS, Grant
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey
 from token_relay.vault import database
@@ -17,8 +18,6 @@ from token_relay.vault.files import check_directory, check_private, read_file
 from token_relay.vault.keyring import KeyRing, new_data_key
 from token_relay.vault.sealing import KEY_BYTES
 from token_relay.vault.store import SqliteVault
-
-from .samples import RECORDS, Grant
 
 KEY = PrivateKey(bytes(range(KEY_BYTES)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from vector_kit import (
+from tests.vectors.vector_kit import (
     BODIES,
     COMPANION,
     HANDOFF,

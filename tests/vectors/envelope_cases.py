@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vector_kit import (
+from tests.vectors.vector_kit import (
     BODIES,
     BOTH_WAYS,
     COMPANION,

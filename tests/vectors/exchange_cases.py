@@ -6,7 +6,8 @@ import base64
 import hashlib
 
 from nacl.bindings import crypto_box_beforenm
-from vector_kit import (
+
+from tests.vectors.vector_kit import (
     BODIES,
     COMPANION,
     DEVICES,

@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from content_cases import context_faults, field_faults, json_faults
-from envelope_cases import box_and_padding, framing, valid
-from exchange_cases import (
+from tests.vectors.content_cases import context_faults, field_faults, json_faults
+from tests.vectors.envelope_cases import box_and_padding, framing, valid
+from tests.vectors.exchange_cases import (
     delivery,
     devices,
     grants,
@@ -20,8 +20,8 @@ from exchange_cases import (
     keys,
     sealed_grant,
 )
-from pairing_cases import pairings
-from vector_kit import Json, b64url
+from tests.vectors.pairing_cases import pairings
+from tests.vectors.vector_kit import Json, b64url
 
 FORMAT = 1
 

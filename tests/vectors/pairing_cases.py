@@ -6,8 +6,8 @@ import base64
 import hashlib
 from collections.abc import Callable
 
-from exchange_cases import SECRET, invitation_octets, invitation_text, low_order_points, mailbox_id
-from vector_kit import (
+from tests.vectors.exchange_cases import SECRET, invitation_octets, invitation_text, low_order_points, mailbox_id
+from tests.vectors.vector_kit import (
     COMPANION,
     PHONE,
     STRANGER,

@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from web_kit import PAT, Visitor, grant_of, sandbox, web_application
 
 from tests.watchdog import HANG_S
+from tests.web_js.web_kit import PAT, Visitor, grant_of, sandbox, web_application
 from token_relay.sandbox.provider.world.model import CLIENT_ID
 from token_relay.sandbox.server import SandboxServer
 

@@ -10,10 +10,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from aiohttp import web
-from web_kit import PAT, RORY, Visitor, free_port, grant_of, node, sandbox, transfer_token, web_application
 
 from tests import needs
 from tests.watchdog import HANG_S
+from tests.web_js.web_kit import PAT, RORY, Visitor, free_port, grant_of, node, sandbox, transfer_token, web_application
 from token_relay.sandbox.provider.world.auth0_clients import SPA_ID, WEB_ID, WEB_SECRET
 from token_relay.sandbox.provider.world.model import CLIENT_ID
 
