@@ -17,7 +17,8 @@ import structlog
 from benchmarks.floors import raw_client
 from benchmarks.measure import Bench, BenchmarkError, mosquitto
 from benchmarks.table import Row, Section
-from token_relay.mqtt.channel import MqttChannel, MqttSettings
+from token_relay.mqtt.channel import MqttChannel
+from token_relay.mqtt.connection import MqttSettings
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 
 PROTOCOLS = ("5", "3.1.1")

@@ -11,7 +11,8 @@ from tests.channel import raw
 from tests.channel.mosquitto import Mosquitto
 from tests.channel.raw import Raw, Wire
 from tests.watchdog import HANG_S
-from token_relay.mqtt.channel import MqttChannel, MqttSettings
+from token_relay.mqtt.channel import MqttChannel
+from token_relay.mqtt.connection import MqttSettings
 from token_relay.protocol.errors import VaultError
 from token_relay.sandbox.mqtt.broker import Broker
 

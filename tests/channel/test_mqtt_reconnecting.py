@@ -22,7 +22,8 @@ from tests.channel.mosquitto import Mosquitto
 from tests.channel.raw import Raw, ScriptedBroker, Wire, welcome
 from tests.watchdog import HANG_S
 from token_relay.host.config import BrokerConfig
-from token_relay.mqtt.channel import MqttSettings, backoff_s_max
+from token_relay.mqtt.channel import backoff_s_max
+from token_relay.mqtt.connection import MqttSettings
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password
 from token_relay.sandbox.mqtt.broker import Broker

@@ -351,11 +351,20 @@ def names_come_from_where_they_are_defined(modules: Modules) -> list[str]:
         place: {found.name for found in module.imports if found.name} - set(_defined(module.tree))
         for place, module in modules.items()
     }
-    return [
+    violations = [
         at(module, found.line, f"{found.name} is not defined in {place}, which imports it")
         for module, found, place in ours(modules)
         if found.name in given.get(place, ())
     ]
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ImportFrom) and any(alias.name == alias.asname for alias in node.names):
+                violations.append(at(module, node.lineno, "a name is imported to be passed on"))
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                listed = set(ast.literal_eval(node.value))
+                if any(found.name in listed and place_named(found.target) is not None for found in module.imports):
+                    violations.append(at(module, node.lineno, "__all__ passes on a name of ours"))
+    return violations
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
@@ -447,6 +456,7 @@ TOP = '"""Doc."""\n\n{}\n'
 TYPING = '"""Doc."""\n\nif TYPE_CHECKING:\n    {}\n'
 WAY, APART_, LENT_ = imports_run_one_way, ends_do_not_meet, worlds_to_try_things_in_stay_out_of_production
 DOOR, CLEAN, PORT = libraries_have_their_rooms, pure_rooms_are_pure, ports_lead_to_the_world
+OWN = names_come_from_where_they_are_defined
 PLANTED = [
     (WAY, "mqtt/channel", TOP, "import token_relay.agents.link", 3),
     (WAY, "provider/oauth", LATE, "from token_relay.agents.ports import Clock", 5),
@@ -491,6 +501,14 @@ PLANTED = [
     (PORT, "agents/grants/keeper", TOP, "from asyncio import sleep", 3),
     (PORT, "provider/oauth", LATE, "asyncio.open_connection()", 5),
     (PORT, "provider/oauth", LATE, "return open('x')", 5),
+    (OWN, "agents/new", TOP, "from dataclasses import field as field", 3),
+    (
+        names_come_from_where_they_are_defined,
+        "agents/new",
+        TOP,
+        'from token_relay.agents.link import x\n__all__ = ["x"]',
+        4,
+    ),
     (imports_are_written_out, "agents/link", TOP, "from token_relay.protocol.handoff import *", 3),
     (imports_are_written_out, "agents/link", LATE, "importlib.import_module('x')", 5),
     (modules_are_small_and_explained, "agents/link", "{}", "X = 1\n", 1),
@@ -537,11 +555,10 @@ def test_two_folders_that_import_each_other_are_a_circle_though_no_two_files_are
     assert found.endswith("imports in a circle: commands -> demo -> commands")
 
 
-@pytest.mark.parametrize("way", ["from token_relay.agents.a import X", "from token_relay.agents.a import X as X"])
-def test_a_name_that_is_passed_on_is_found(way: str) -> None:
+def test_a_name_that_is_passed_on_is_found() -> None:
     sources = {
         path_of("agents/a"): TOP.format("class X: ..."),
-        path_of("agents/b"): TOP.format(way),
+        path_of("agents/b"): TOP.format("from token_relay.agents.a import X"),
         path_of("agents/c"): TOP.format("from token_relay.agents.b import X"),
     }
     (found,) = names_come_from_where_they_are_defined(parse(sources))

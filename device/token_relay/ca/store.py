@@ -15,7 +15,7 @@ The decisions are in :mod:`token_relay.pki.certificates`; here are files, the cl
 - **a name stays with its key**: a device id that has a live certificate is not signed for another key, and a revoked
   key is never signed again. The device id does not follow from *this* key, so the first signature is on trust: look
   at the id on the device's own screen before signing.
-- one command at a time (``flock``), each file whole or absent (:func:`token_relay.host.device_key.write_atomic`).
+- one command at a time (``flock``), each file whole or absent (:func:`token_relay.host.atomic_files.write_atomic`).
 
 Run as root, the files that mosquitto reads secretly are given to its account, since mosquitto started by root
 drops to it before it opens them. The account can write ``data/`` only.
@@ -39,10 +39,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from token_relay.ca import mosquitto_conf as broker_files
-from token_relay.host.device_key import Owner, read_bytes, sync_directory, unlink, write_atomic
+from token_relay.host.atomic_files import Owner, read_bytes, unlink, write_atomic
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import LocalError, PolicyError, TransientError
 from token_relay.protocol.topics import broker_acl
+from token_relay.vault.files import sync_directory
 
 CA_CERTIFICATE, CA_KEY, INDEX, LOCK, BROKER = "ca.pem", "ca.key", "index.json", "lock", "broker"
 BROKER_ACCOUNT = "mosquitto"

@@ -78,7 +78,8 @@ def first_start(home: Path, config: AgentConfig, environment: Mapping[str, str])
     is_begun = mark.exists()
     if not is_begun and (not home.is_dir() or any(entry.name not in BROUGHT for entry in home.iterdir())):
         return None
-    from token_relay.host.device_key import CSR_NAME, unlink, write_atomic, write_csr  # late: X.509 is needed this once
+    from token_relay.host.atomic_files import unlink, write_atomic
+    from token_relay.host.device_key import CSR_NAME, write_csr
 
     if not is_begun:
         key_source(home, config.vault, environment)  # refused before anything is written

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from token_relay.host.atomic_files import write_atomic
 from token_relay.host.config import Kind
 from token_relay.host.config_template import template
-from token_relay.host.device_key import write_atomic
 from token_relay.protocol.errors import ConfigError, LocalError
 
 PROGRAM = "/opt/token-relay"  # as it stands in the units

@@ -56,7 +56,7 @@ def _about_certificates(reason: str, broker: BrokerConfig, now_s: float) -> str:
 def _is_of_another_ca(broker: BrokerConfig) -> bool:
     from cryptography.exceptions import InvalidSignature
 
-    from token_relay.host.device_key import read_bytes
+    from token_relay.host.atomic_files import read_bytes
     from token_relay.pki import certificates as pki
     from token_relay.service.checks.broker import PEM_BYTES_MAX
 

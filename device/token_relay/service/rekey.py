@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from token_relay.host.atomic_files import write_atomic
 from token_relay.host.config import MODELS, AgentConfig, Kind, VaultConfig
 from token_relay.host.config_file import CONFIG_BYTES_MAX, check_config, read_own_text
-from token_relay.host.device_key import write_atomic
 from token_relay.host.home import KEY_FILE, VAULT_FILE, key_source
 from token_relay.protocol.errors import ConfigError, LocalError
 from token_relay.protocol.secret import Password, PrivateKey

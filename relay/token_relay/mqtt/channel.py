@@ -30,8 +30,6 @@ from token_relay.protocol.errors import LocalError, RelayError
 from token_relay.protocol.identity import DEVICE_ID_PATTERN
 from token_relay.protocol.topics import peer_topic
 
-__all__ = ["MqttChannel", "MqttSettings", "backoff_s_max"]
-
 BACKOFF_S_BASE, BACKOFF_S_MAX = 1.0, 60.0
 HEALTHY_AFTER_S = 60.0  # a connection younger than this does not reset the backoff
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show
+from token_relay.host.atomic_files import unlink, write_atomic
 from token_relay.host.config import MODELS, CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import check_config
 from token_relay.host.config_template import template
-from token_relay.host.device_key import CSR_NAME, KEY_NAME, unlink, write_atomic, write_csr
+from token_relay.host.device_key import CSR_NAME, KEY_NAME, write_csr
 from token_relay.host.paths import CONFIG_FILE, agent_home
 from token_relay.protocol.errors import ConfigError, LocalError
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from token_relay.host.atomic_files import read_bytes
 from token_relay.host.config import BrokerConfig
-from token_relay.host.device_key import read_bytes
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import RelayError
 from token_relay.provider.http import is_loopback

@@ -20,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from token_relay.cli.client import ClientError as ClientError  # noqa: PLC0414  # what every verb may raise
 from token_relay.cli.client import JsonObject
 from token_relay.protocol.handoff import Strategy
 from token_relay.sandbox.links.orders import LINK_NAMES, Direction, How
