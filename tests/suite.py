@@ -87,7 +87,8 @@ class Suite:
 
     def is_too_small(self, config: pytest.Config) -> bool:
         """Whether tests have got lost."""
-        is_part = bool(config.option.keyword or config.option.markexpr or config.option.collectonly)
+        is_named = config.args_source is pytest.Config.ArgsSource.ARGS and not config.getoption("--world")
+        is_part = bool(is_named or config.option.keyword or config.option.markexpr or config.option.collectonly)
         is_worker = hasattr(config, "workerinput")
         return self.collected < self.least(config) and not is_part and not is_worker
 
