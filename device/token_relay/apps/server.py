@@ -216,8 +216,7 @@ class TokenApi:
         """Stop listening, end requests in flight without an answer, remove the socket."""
         if self._server is None or self._listener is None or self._http is None:
             return
-        self._server.close()
-        self._listener.close()
+        await self._listener.stop(self._server)
         for connection in self._http.connections:
             connection.force_close()
         tasks = set(self._requests)

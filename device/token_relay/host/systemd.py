@@ -13,6 +13,7 @@ The environment is passed in as a mapping. Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -34,6 +35,7 @@ from token_relay.protocol.errors import ConfigError
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
 LISTEN_FDS_MAX = 16  # two are ours; more than a handful is somebody else's environment
 BACKLOG = 128  # connections that wait to be accepted; beyond it connect(2) says EAGAIN
+ACCEPT_TURNS = 4  # of the loop, from an accept to the callback that says so: its task, the transport, the call
 NOTIFY_BYTES_MAX = 4096  # a status line, not a report
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
@@ -120,6 +122,14 @@ class UnixListener:
             with contextlib.suppress(OSError):
                 if self.path.lstat().st_ino == self.inode:
                     self.path.unlink()
+
+    async def stop(self, server: asyncio.Server) -> None:
+        """Take no more connections; what was accepted just now is a connection when this returns, to be closed."""
+        asyncio.get_running_loop().remove_reader(self.sock)
+        for _ in range(ACCEPT_TURNS):  # before close(): asyncio leaks a socket that it finds no server for
+            await asyncio.sleep(0)
+        server.close()
+        self.close()
 
 
 def bind_listener(path: Path, *, mode: int, gid: int | None = None) -> UnixListener:

@@ -380,8 +380,7 @@ class ControlServer:
         """Stop listening, cancel the commands that run, wait for their end, remove the socket. Not for handlers."""
         if self._server is None or self._listener is None:
             return
-        self._server.close()
-        self._listener.close()
+        await self._listener.stop(self._server)
         sessions = set(self._sessions)
         for session in sessions:
             session.cancel()

@@ -123,12 +123,12 @@ class Flights:
         """Run other work with this grant's token while no refresh is in flight, and let none begin meanwhile."""
         while (flight := self.running(grant_id)) is not None:
             await asyncio.shield(flight)
-        flight = self._running[grant_id] = self._tasks.create_task(self._other(work()))
+        flight = self._running[grant_id] = self._tasks.create_task(self._other(work))
         await asyncio.shield(flight)
 
-    async def _other(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _other(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await guarded(work, event="work_failed")
+            await guarded(work(), event="work_failed")
         finally:
             self._on_landed()  # what was due meanwhile had to wait
 
