@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from tests import needs
 from tests.watchdog import HANG_S
@@ -44,11 +46,11 @@ class Device:
         return context
 
 
-def enrol(ca_dir: Path, home: Path, name: str, **options) -> Device:
+def enrol(ca_dir: Path, home: Path, name: str, *, now: datetime | None = None) -> Device:
     """Take a device through init and ``certs sign``, as a person would."""
     home.mkdir(parents=True, exist_ok=True)
     files = write_csr(home, name)
-    issued = certs.sign(ca_dir, files.csr, **options)
+    issued = certs.sign(ca_dir, files.csr, now=now)
     return Device(name, files.key, issued.path, ca_dir / "ca.pem")
 
 
@@ -85,11 +87,13 @@ class Broker:
         self.lines: queue.Queue[str] = queue.Queue()
         command = [needs.find("mosquitto") or "mosquitto", "-v", "-c", str(conf)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self.process.stdout is not None
+        self._log = self.process.stdout
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        for line in self._log:
             self.lines.put(line.rstrip())
         self.lines.put("(end of log)")
 
@@ -111,7 +115,7 @@ class Broker:
         self.process.terminate()
         self.process.wait(HANG_S)
         self._reader.join(HANG_S)
-        self.process.stdout.close()
+        self._log.close()
 
 
 @contextmanager
@@ -181,48 +185,53 @@ class Client:
     port: int
     client_id: str = ""
     session_expiry_s: int = 0
-    messages: queue.Queue = field(default_factory=queue.Queue)
+    messages: queue.Queue[tuple[str, bytes]] = field(default_factory=queue.Queue)
 
     def __enter__(self) -> Client:
-        self._answers: queue.Queue = queue.Queue()
+        self._answers: queue.Queue[tuple[str, int]] = queue.Queue()
         self.paho = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=self.client_id or self.device.name, protocol=paho.MQTTv5
         )
         self.paho.tls_set_context(self.device.tls())
-        self.paho.on_connect = lambda c, u, flags, code, p: self._answers.put(("connect", code.value, flags))
+        self.paho.on_connect = self._connected
         self.paho.on_subscribe = lambda c, u, mid, codes, p: self._answers.put(("suback", codes[0].value))
         self.paho.on_publish = lambda c, u, mid, code, p: self._answers.put(("puback", code.value))
-        self.paho.on_message = lambda c, u, m: self.messages.put((m.topic, m.payload))
+        self.paho.on_message = lambda c, u, m: self.messages.put((m.topic, bytes(m.payload)))
         self.paho.on_disconnect = lambda c, u, flags, code, p: self._answers.put(("disconnect", code.value))
-        connect = Properties(PacketTypes.CONNECT)
+        connect = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves this one untyped
         connect.SessionExpiryInterval = self.session_expiry_s
         self.paho.connect("localhost", self.port, properties=connect, clean_start=False)
         self.paho.loop_start()
-        _, code, self.flags = self._next("connect")
-        assert code == 0
+        assert self._next("connect") == 0
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.paho.disconnect()
         self.paho.loop_stop()
 
-    def _next(self, kind: str) -> tuple:
-        answer = self._answers.get(timeout=HANG_S)
-        assert answer[0] == kind
-        return answer
+    def _connected(
+        self, client: paho.Client, userdata: object, flags: paho.ConnectFlags, code: ReasonCode, properties: object
+    ) -> None:
+        self.flags = flags  # before the answer: who has that may look at these
+        self._answers.put(("connect", code.value))
+
+    def _next(self, kind: str) -> int:
+        answered, code = self._answers.get(timeout=HANG_S)
+        assert answered == kind
+        return code
 
     def subscribe(self, topic_filter: str) -> int:
         self.paho.subscribe(topic_filter, qos=1)
-        return self._next("suback")[1]
+        return self._next("suback")
 
     def publish(self, topic: str, payload: bytes) -> int:
         """Publish with QoS 1 and return the reason code of the PUBACK (0x00, 0x10: taken; 0x87: not authorized)."""
         self.paho.publish(topic, payload, qos=1)
-        return self._next("puback")[1]
+        return self._next("puback")
 
     def next_disconnect(self) -> int:
         """Return the reason code with which the broker ended the connection."""
-        return self._next("disconnect")[1]
+        return self._next("disconnect")
 
     def next_message(self) -> tuple[str, bytes]:
         return self.messages.get(timeout=HANG_S)

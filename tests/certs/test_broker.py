@@ -47,7 +47,7 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def ca(place) -> certs.Initialised:
+def ca(place: Path) -> certs.Initialised:
     port = free_port()
     long_ago = datetime.now(UTC) - timedelta(days=200)
     made = certs.init(place / "ca", hosts=("localhost", "127.0.0.1"), port=port, now=long_ago)
@@ -56,7 +56,7 @@ def ca(place) -> certs.Initialised:
 
 
 @pytest.fixture(scope="module")
-def devices(place, ca) -> dict[str, Device]:
+def devices(place: Path, ca: certs.Initialised) -> dict[str, Device]:
     return {name: enrol(place / "ca", place / name, name) for name in (A, B, C, D, E)}
 
 
@@ -66,7 +66,7 @@ def port_of(made: certs.Initialised) -> int:
 
 
 @pytest.fixture(scope="module")
-def broker(ca, devices) -> Iterator[Broker]:
+def broker(ca: certs.Initialised, devices: dict[str, Device]) -> Iterator[Broker]:
     with running(ca.conf, port_of(ca)) as started:
         yield started
 
@@ -101,11 +101,11 @@ def raw_certificate(place: Path, common_name: str, *, ca_dir: Path | None = None
 # -- Start -------------------------------------------------------------------------------------------------
 
 
-def test_mosquitto_runs_on_exactly_the_files_that_init_wrote(broker, devices):
+def test_mosquitto_runs_on_exactly_the_files_that_init_wrote(broker: Broker, devices: dict[str, Device]) -> None:
     assert knock(broker.port, devices[A].tls()).said == "connack 0"
 
 
-def test_mosquitto_started_by_root_works_under_its_own_account(broker):
+def test_mosquitto_started_by_root_works_under_its_own_account(broker: Broker) -> None:
     account = "mosquitto" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     status = Path(f"/proc/{broker.process.pid}/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith("Uid:")]
@@ -115,27 +115,29 @@ def test_mosquitto_started_by_root_works_under_its_own_account(broker):
 # -- Who gets in -------------------------------------------------------------------------------------------
 
 
-def test_without_a_certificate_nobody_gets_in(broker, devices):
+def test_without_a_certificate_nobody_gets_in(broker: Broker, devices: dict[str, Device]) -> None:
     anonymous = ssl.create_default_context(cafile=str(devices[A].ca))
     assert knock(broker.port, anonymous).said == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
 
-def test_a_certificate_of_another_ca_does_not_get_in(broker, place):
+def test_a_certificate_of_another_ca_does_not_get_in(broker: Broker, place: Path) -> None:
     stranger = raw_certificate(place, A, home="stranger")
     assert knock(broker.port, stranger.tls()).said == "TLSV1_ALERT_UNKNOWN_CA"
 
 
-def test_an_expired_certificate_does_not_get_in(broker, place, ca):
+def test_an_expired_certificate_does_not_get_in(broker: Broker, place: Path, ca: certs.Initialised) -> None:
     old = enrol(place / "ca", place / OLD, OLD, now=datetime.now(UTC) - timedelta(days=91))
     assert knock(broker.port, old.tls()).said == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
 
 
-def test_the_brokers_own_certificate_does_not_serve_as_a_devices(broker, place, ca):
+def test_the_brokers_own_certificate_does_not_serve_as_a_devices(
+    broker: Broker, place: Path, ca: certs.Initialised
+) -> None:
     server = Device("broker", place / "ca/broker/broker.key", place / "ca/broker/broker.pem", place / "ca/ca.pem")
     assert knock(broker.port, server.tls()).said == "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"
 
 
-def test_a_device_does_not_serve_as_the_broker(devices, place):
+def test_a_device_does_not_serve_as_the_broker(devices: dict[str, Device], place: Path) -> None:
     """A stolen device key must not be enough to play the broker towards other devices."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(devices[A].certificate, devices[A].key)
@@ -149,7 +151,7 @@ def test_a_device_does_not_serve_as_the_broker(devices, place):
         at_client.do_handshake()
 
 
-def test_a_device_does_not_talk_to_a_broker_of_another_name(broker, devices):
+def test_a_device_does_not_talk_to_a_broker_of_another_name(broker: Broker, devices: dict[str, Device]) -> None:
     context = devices[A].tls()
     with (
         socket.create_connection(("127.0.0.1", broker.port), timeout=HANG_S) as plain,
@@ -159,13 +161,13 @@ def test_a_device_does_not_talk_to_a_broker_of_another_name(broker, devices):
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_1_2_and_1_3_are_spoken(broker, devices, version):
+def test_tls_1_2_and_1_3_are_spoken(broker: Broker, devices: dict[str, Device], version: ssl.TLSVersion) -> None:
     context = devices[A].tls()
     context.minimum_version = context.maximum_version = version
     assert knock(broker.port, context).said == "connack 0"
 
 
-def test_tls_1_1_is_not_spoken(broker, devices):
+def test_tls_1_1_is_not_spoken(broker: Broker, devices: dict[str, Device]) -> None:
     context = devices[A].tls()
     context.set_ciphers("ALL:@SECLEVEL=0")  # or OpenSSL would refuse on our own side
     with pytest.warns(DeprecationWarning):
@@ -174,7 +176,7 @@ def test_tls_1_1_is_not_spoken(broker, devices):
     assert knock(broker.port, context).said == "TLSV1_ALERT_PROTOCOL_VERSION"
 
 
-def test_mosquittos_own_clients_work_with_the_same_files(broker, devices):
+def test_mosquittos_own_clients_work_with_the_same_files(broker: Broker, devices: dict[str, Device]) -> None:
     def command(program: str, device: Device, *options: str) -> list[str]:
         files = ["--cafile", str(device.ca), "--cert", str(device.certificate), "--key", str(device.key)]
         return [program, "-h", "localhost", "-p", str(broker.port), "-q", "1", "-i", device.name, *files, *options]
@@ -192,7 +194,7 @@ def test_mosquittos_own_clients_work_with_the_same_files(broker, devices):
 # -- Who may do what ---------------------------------------------------------------------------------------
 
 
-def test_a_device_writes_under_its_own_name_only(broker, devices):
+def test_a_device_writes_under_its_own_name_only(broker: Broker, devices: dict[str, Device]) -> None:
     with Client(devices[A], broker.port) as client:
         assert client.publish(f"relay/v1/{B}/from/{A}", b"") in TAKEN
         assert client.publish(f"relay/v1/{A}/from/{A}", b"") in TAKEN  # the probe of one's own connection
@@ -212,7 +214,7 @@ def test_a_device_writes_under_its_own_name_only(broker, devices):
             assert client.publish(forbidden, b"") == NOT_AUTHORIZED, forbidden
 
 
-def test_a_device_reads_what_is_addressed_to_it_and_nothing_else(broker, devices):
+def test_a_device_reads_what_is_addressed_to_it_and_nothing_else(broker: Broker, devices: dict[str, Device]) -> None:
     with Client(devices[A], broker.port) as reader, Client(devices[C], broker.port) as writer:
         for topic_filter in ("#", "+/#", f"relay/v1/{B}/from/+", f"relay/v1/{B}/#", f"relay/v1/+/from/{C}", "$SYS/#"):
             reader.subscribe(topic_filter)  # the broker grants any filter; what counts is what it delivers
@@ -221,7 +223,7 @@ def test_a_device_reads_what_is_addressed_to_it_and_nothing_else(broker, devices
         assert reader.next_message() == (f"relay/v1/{A}/from/{C}", b"for A")
 
 
-def test_a_device_does_not_read_what_it_wrote_to_another(broker, devices):
+def test_a_device_does_not_read_what_it_wrote_to_another(broker: Broker, devices: dict[str, Device]) -> None:
     with Client(devices[A], broker.port) as client:
         client.subscribe("#")
         client.publish(f"relay/v1/{B}/from/{A}", b"to B")
@@ -229,7 +231,7 @@ def test_a_device_does_not_read_what_it_wrote_to_another(broker, devices):
         assert client.next_message() == (f"relay/v1/{A}/from/{A}", b"marker")
 
 
-def test_every_enrolled_device_uses_the_pairing_mailboxes(broker, devices):
+def test_every_enrolled_device_uses_the_pairing_mailboxes(broker: Broker, devices: dict[str, Device]) -> None:
     with Client(devices[A], broker.port) as one, Client(devices[B], broker.port) as other:
         for reader, writer in ((one, other), (other, one)):
             assert reader.subscribe(MAILBOX) == 1
@@ -237,7 +239,7 @@ def test_every_enrolled_device_uses_the_pairing_mailboxes(broker, devices):
             assert reader.next_message() == (MAILBOX, b"PAIR")
 
 
-def test_no_device_takes_the_session_of_another_by_its_client_id(broker, devices):
+def test_no_device_takes_the_session_of_another_by_its_client_id(broker: Broker, devices: dict[str, Device]) -> None:
     """mosquitto alone lets any user take any client id, and with it what waits there."""
     inbox = f"relay/v1/{B}/from/+"
     with Client(devices[B], broker.port, session_expiry_s=300) as owner:
@@ -251,7 +253,7 @@ def test_no_device_takes_the_session_of_another_by_its_client_id(broker, devices
         assert owner.next_message() == (f"relay/v1/{B}/from/{C}", b"waiting")
 
 
-def test_nothing_is_retained(broker, devices):
+def test_nothing_is_retained(broker: Broker, devices: dict[str, Device]) -> None:
     with Client(devices[A], broker.port) as client:
         client.paho.publish(f"relay/v1/{A}/from/{A}", b"", qos=1, retain=True)
         assert client.next_disconnect() == 0x9A  # Retain not supported, MQTT 5 §3.14.2.1
@@ -260,7 +262,7 @@ def test_nothing_is_retained(broker, devices):
 # -- Revocation --------------------------------------------------------------------------------------------
 
 
-def test_a_revoked_device_is_refused_after_a_reload_and_keeps_only_what_it_has(place):
+def test_a_revoked_device_is_refused_after_a_reload_and_keeps_only_what_it_has(place: Path) -> None:
     """Also with a TLS session that it kept from before, and in both versions: resuming is no way round the list."""
     port = free_port()
     made = certs.init(place / "revoking", hosts=("localhost",), port=port)
@@ -290,13 +292,14 @@ def resumable(port: int, device: Device, version: ssl.TLSVersion) -> tuple[ssl.S
     context.minimum_version = context.maximum_version = version
     first = knock(port, context)
     assert first.said == "connack 0"
+    assert first.session is not None
     return context, first.session
 
 
 # -- What survives -----------------------------------------------------------------------------------------
 
 
-def test_a_waiting_message_survives_kill_9_once_the_broker_has_answered_something_later(place):
+def test_a_waiting_message_survives_kill_9_once_the_broker_has_answered_something_later(place: Path) -> None:
     """The store is written after the acknowledgement, in the same turn of the broker's loop."""
     port = free_port()
     made = certs.init(place / "killed", hosts=("localhost",), port=port)
@@ -317,7 +320,9 @@ def test_a_waiting_message_survives_kill_9_once_the_broker_has_answered_somethin
 # -- Why the CA is strict about names ------------------------------------------------------------------------
 
 
-def test_a_name_with_a_slash_would_reach_into_the_topics_of_another_device(place, ca, devices):
+def test_a_name_with_a_slash_would_reach_into_the_topics_of_another_device(
+    place: Path, ca: certs.Initialised, devices: dict[str, Device]
+) -> None:
     """mosquitto pastes the name into its patterns as it is. This certificate was made past the CA's checks.
 
     With our access list, whose patterns have a fixed number of levels, such a name reaches only deeper topics below
@@ -345,7 +350,9 @@ def test_a_name_with_a_slash_would_reach_into_the_topics_of_another_device(place
         assert thief.next_message() == (f"relay/v1/{B}/from/{C}", b"for B only")
 
 
-def test_with_our_access_list_a_slash_reaches_only_topics_that_the_relay_does_not_use(broker, place, ca, devices):
+def test_with_our_access_list_a_slash_reaches_only_topics_that_the_relay_does_not_use(
+    broker: Broker, place: Path, ca: certs.Initialised, devices: dict[str, Device]
+) -> None:
     evil = raw_certificate(place, f"{B}/from/{A}", ca_dir=place / "ca", home="deeper")
     with Client(evil, broker.port, client_id="evil") as thief, Client(devices[C], broker.port) as writer:
         thief.subscribe("relay/v1/#")
@@ -358,7 +365,9 @@ def test_with_our_access_list_a_slash_reaches_only_topics_that_the_relay_does_no
 
 
 @pytest.mark.parametrize("wildcard", ["+", "#"])
-def test_a_name_that_is_a_wildcard_is_kept_from_everything_by_mosquitto_too(broker, place, ca, devices, wildcard):
+def test_a_name_that_is_a_wildcard_is_kept_from_everything_by_mosquitto_too(
+    broker: Broker, place: Path, ca: certs.Initialised, devices: dict[str, Device], wildcard: str
+) -> None:
     evil = raw_certificate(place, wildcard, ca_dir=place / "ca", home=f"wildcard-{ord(wildcard)}")
     with Client(evil, broker.port, client_id="evil") as thief:
         thief.subscribe("#")

@@ -7,6 +7,7 @@ import os
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from cryptography import x509
@@ -14,7 +15,7 @@ from cryptography import x509
 from token_relay.ca import store as certs
 from token_relay.ca.mosquitto_conf import mosquitto_conf
 from token_relay.host import device_key as csr
-from token_relay.host.device_key import write_csr
+from token_relay.host.device_key import Owner, write_csr
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import ConfigError, LocalError, PolicyError, TransientError
 from token_relay.protocol.topics import broker_acl
@@ -22,6 +23,10 @@ from token_relay.protocol.topics import broker_acl
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 A, B = "a" * 26, "b" * 26
+
+
+class MakeRequest(Protocol):
+    def __call__(self, name: str = A, home: str = "home") -> Path: ...
 
 
 def mode(path: Path) -> int:
@@ -44,7 +49,7 @@ def ca(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def device(tmp_path: Path):
+def device(tmp_path: Path) -> MakeRequest:
     """Return a function that makes the request of a device in a home of its own."""
 
     def make(name: str = A, home: str = "home") -> Path:
@@ -58,7 +63,7 @@ def device(tmp_path: Path):
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
-def test_the_device_key_is_0600_whatever_the_umask(tmp_path, umask):
+def test_the_device_key_is_0600_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         files = write_csr(tmp_path, A)
@@ -69,14 +74,14 @@ def test_the_device_key_is_0600_whatever_the_umask(tmp_path, umask):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["device.csr", "device.key"]
 
 
-def test_the_request_holds_the_public_half_of_the_key(tmp_path):
+def test_the_request_holds_the_public_half_of_the_key(tmp_path: Path) -> None:
     files = write_csr(tmp_path, A)
     key = pki.parse_private_key(files.key.read_bytes())
     assert pki.parse_csr(files.csr.read_bytes()) == pki.Request(A, key.public_key())
     assert b"PRIVATE" not in files.csr.read_bytes()
 
 
-def test_a_second_request_changes_nothing_without_force(tmp_path):
+def test_a_second_request_changes_nothing_without_force(tmp_path: Path) -> None:
     write_csr(tmp_path, A)
     before = tree(tmp_path)
     with pytest.raises(LocalError) as caught:
@@ -89,7 +94,7 @@ def test_a_second_request_changes_nothing_without_force(tmp_path):
     assert pki.parse_csr(after["device.csr"]).public_key == pki.parse_private_key(after["device.key"]).public_key()
 
 
-def test_a_power_cut_between_key_and_request_is_healed_with_the_same_key(tmp_path):
+def test_a_power_cut_between_key_and_request_is_healed_with_the_same_key(tmp_path: Path) -> None:
     files = write_csr(tmp_path, A)
     key = files.key.read_bytes()
     files.csr.unlink()
@@ -98,14 +103,16 @@ def test_a_power_cut_between_key_and_request_is_healed_with_the_same_key(tmp_pat
     assert pki.parse_csr(files.csr.read_bytes()).public_key == pki.parse_private_key(key).public_key()
 
 
-def test_a_power_cut_inside_a_forced_init_never_leaves_a_request_for_another_key(tmp_path, monkeypatch):
+def test_a_power_cut_inside_a_forced_init_never_leaves_a_request_for_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_csr(tmp_path, A)
     real = csr.write_atomic
 
-    def power_cut(path: Path, *args, **options) -> None:
+    def power_cut(path: Path, data: bytes, *, mode: int, owner: Owner | None = None, replace: bool = True) -> None:
         if path.name == "device.csr":
             raise KeyboardInterrupt
-        real(path, *args, **options)
+        real(path, data, mode=mode, owner=owner, replace=replace)
 
     monkeypatch.setattr(csr, "write_atomic", power_cut)
     with pytest.raises(KeyboardInterrupt):
@@ -113,7 +120,7 @@ def test_a_power_cut_inside_a_forced_init_never_leaves_a_request_for_another_key
     assert [path.name for path in tmp_path.iterdir()] == ["device.key"]
 
 
-def test_a_key_that_appears_meanwhile_is_not_overwritten(tmp_path):
+def test_a_key_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "device.key"
     target.write_bytes(b"somebody else's")
     with pytest.raises(LocalError, match="not overwritten"):
@@ -121,7 +128,7 @@ def test_a_key_that_appears_meanwhile_is_not_overwritten(tmp_path):
     assert tree(tmp_path) == {"device.key": b"somebody else's"}
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     csr.write_atomic(target, b"old", mode=0o644)
 
@@ -134,13 +141,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path, monkeypatch):
     assert tree(tmp_path) == {"file": b"old"}
 
 
-def test_a_name_that_is_no_device_id_makes_no_key(tmp_path):
+def test_a_name_that_is_no_device_id_makes_no_key(tmp_path: Path) -> None:
     with pytest.raises(PolicyError):
         write_csr(tmp_path, "x/in")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_home_is_a_clear_error(tmp_path):
+def test_a_missing_home_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="No such file"):
         write_csr(tmp_path / "nowhere", A)
 
@@ -148,7 +155,7 @@ def test_a_missing_home_is_a_clear_error(tmp_path):
 # -- init --------------------------------------------------------------------------------------------------
 
 
-def test_init_keeps_private_what_is_private(ca):
+def test_init_keeps_private_what_is_private(ca: Path) -> None:
     assert mode(ca / "ca.key") == 0o600
     assert mode(ca / "broker/broker.key") == 0o600
     assert mode(ca / "broker/acl") == 0o600
@@ -157,13 +164,13 @@ def test_init_keeps_private_what_is_private(ca):
     assert [path for path in ca.rglob("*") if mode(path) & 0o022] == []
 
 
-def test_init_writes_the_acl_of_the_topics_and_the_configuration(ca):
+def test_init_writes_the_acl_of_the_topics_and_the_configuration(ca: Path) -> None:
     assert (ca / "broker/acl").read_text() == broker_acl()
     assert (ca / "broker/mosquitto.conf").read_text() == mosquitto_conf(ca / "broker")
     assert (ca / "broker/ca.pem").read_bytes() == (ca / "ca.pem").read_bytes()
 
 
-def test_the_configuration_says_what_the_relay_relies_on():
+def test_the_configuration_says_what_the_relay_relies_on() -> None:
     lines = mosquitto_conf(Path("/srv/ca/broker"), port=18883).splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == [
         "listener 18883",
@@ -189,23 +196,23 @@ def test_the_configuration_says_what_the_relay_relies_on():
     ]
 
 
-def test_the_example_configuration_is_the_one_that_init_writes():
+def test_the_example_configuration_is_the_one_that_init_writes() -> None:
     example = Path(__file__).parents[2] / "certs/mosquitto.conf.example"
     assert example.read_text() == mosquitto_conf(Path("/var/lib/token-relay-ca/broker"))
 
 
-def test_the_certs_directory_of_the_source_tree_holds_no_key():
+def test_the_certs_directory_of_the_source_tree_holds_no_key() -> None:
     for path in (Path(__file__).parents[2] / "certs").rglob("*"):
         assert not path.is_file() or b"PRIVATE KEY" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("path", ["relative/ca", "/srv/ca\nallow_anonymous true", "/srv/ca ", "/srv/\x1bca"])
-def test_a_path_that_could_change_the_configuration_is_refused(path):
+def test_a_path_that_could_change_the_configuration_is_refused(path: str) -> None:
     with pytest.raises(ConfigError):
         mosquitto_conf(Path(path))
 
 
-def test_a_port_out_of_range_is_refused_before_anything_is_written(tmp_path):
+def test_a_port_out_of_range_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         certs.init(tmp_path / "ca", port=65536)
     with pytest.raises(PolicyError):
@@ -213,7 +220,7 @@ def test_a_port_out_of_range_is_refused_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_init_changes_nothing_without_force(ca):
+def test_a_second_init_changes_nothing_without_force(ca: Path) -> None:
     before = tree(ca)
     with pytest.raises(LocalError) as caught:
         certs.init(ca, now=NOW)
@@ -221,11 +228,12 @@ def test_a_second_init_changes_nothing_without_force(ca):
     assert tree(ca) == before
 
 
-def test_forced_init_sets_the_old_ca_aside_and_forgets_its_devices(ca, device):
+def test_forced_init_sets_the_old_ca_aside_and_forgets_its_devices(ca: Path, device: MakeRequest) -> None:
     certs.sign(ca, device(), now=NOW)
     old_key, old_index = (ca / "ca.key").read_bytes(), (ca / "index.json").read_bytes()
     made = certs.init(ca, force=True, now=NOW)
     assert certs.list_issued(ca) == ()
+    assert made.set_aside is not None
     assert (made.set_aside / "ca.key").read_bytes() == old_key
     assert (made.set_aside / "index.json").read_bytes() == old_index
     assert mode(made.set_aside) == 0o700
@@ -234,14 +242,14 @@ def test_forced_init_sets_the_old_ca_aside_and_forgets_its_devices(ca, device):
     assert made.broker is None
 
 
-def test_init_after_a_power_cut_inside_init_just_works(ca):
+def test_init_after_a_power_cut_inside_init_just_works(ca: Path) -> None:
     (ca / "index.json").unlink()  # it is written last
     made = certs.init(ca, now=NOW)
     assert made.set_aside is None
     assert certs.list_issued(ca) == ()
 
 
-def test_commands_on_a_directory_without_ca_are_clear_errors(tmp_path, device):
+def test_commands_on_a_directory_without_ca_are_clear_errors(tmp_path: Path, device: MakeRequest) -> None:
     request = device()
     for command in (
         lambda: certs.sign(tmp_path, request, now=NOW),
@@ -254,7 +262,7 @@ def test_commands_on_a_directory_without_ca_are_clear_errors(tmp_path, device):
             command()
 
 
-def test_a_damaged_index_is_a_clear_error_and_stays_as_it_is(ca, device):
+def test_a_damaged_index_is_a_clear_error_and_stays_as_it_is(ca: Path, device: MakeRequest) -> None:
     request = device()
     for damage in (b"", b"{}garbage", b'{"version": 2}', b'{"version": 1, "surprise": 1}'):
         (ca / "index.json").write_bytes(damage)
@@ -263,13 +271,13 @@ def test_a_damaged_index_is_a_clear_error_and_stays_as_it_is(ca, device):
         assert (ca / "index.json").read_bytes() == damage
 
 
-def test_a_ca_key_that_others_may_read_is_not_used(ca, device):
+def test_a_ca_key_that_others_may_read_is_not_used(ca: Path, device: MakeRequest) -> None:
     (ca / "ca.key").chmod(0o640)
     with pytest.raises(LocalError, match="others may read"):
         certs.sign(ca, device(), now=NOW)
 
 
-def test_two_commands_do_not_work_at_once(ca, device):
+def test_two_commands_do_not_work_at_once(ca: Path, device: MakeRequest) -> None:
     request, before = device(), tree(ca)
     with (ca / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -281,7 +289,7 @@ def test_two_commands_do_not_work_at_once(ca, device):
 # -- sign --------------------------------------------------------------------------------------------------
 
 
-def test_sign_writes_the_certificate_beside_the_request(ca, device):
+def test_sign_writes_the_certificate_beside_the_request(ca: Path, device: MakeRequest) -> None:
     request = device()
     issued = certs.sign(ca, request, now=NOW)
     assert issued.path == request.with_suffix(".pem")
@@ -293,7 +301,7 @@ def test_sign_writes_the_certificate_beside_the_request(ca, device):
     assert issued.entry.not_after == NOW + 90 * DAY
 
 
-def test_the_same_request_renews(ca, device):
+def test_the_same_request_renews(ca: Path, device: MakeRequest) -> None:
     request = device()
     first = certs.sign(ca, request, now=NOW)
     second = certs.sign(ca, request, now=NOW + 60 * DAY)
@@ -302,13 +310,15 @@ def test_the_same_request_renews(ca, device):
     assert second.entry.not_after == NOW + 150 * DAY
 
 
-def test_a_certificate_is_in_the_index_before_it_exists(ca, device, tmp_path, monkeypatch):
+def test_a_certificate_is_in_the_index_before_it_exists(
+    ca: Path, device: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = []
-    real = certs.write_atomic
+    real = csr.write_atomic
 
-    def watch(path: Path, *args, **options) -> None:
+    def watch(path: Path, data: bytes, *, mode: int, owner: Owner | None = None, replace: bool = True) -> None:
         written.append(path.name)
-        real(path, *args, **options)
+        real(path, data, mode=mode, owner=owner, replace=replace)
 
     monkeypatch.setattr(certs, "write_atomic", watch)
     certs.sign(ca, device(), now=NOW)
@@ -318,7 +328,7 @@ def test_a_certificate_is_in_the_index_before_it_exists(ca, device, tmp_path, mo
     assert written == ["index.json", "crl.pem", "broker.key", "broker.pem"]
 
 
-def test_a_name_stays_with_its_key_until_it_is_revoked(ca, device):
+def test_a_name_stays_with_its_key_until_it_is_revoked(ca: Path, device: MakeRequest) -> None:
     first = certs.sign(ca, device(A, "one"), now=NOW)
     stranger = device(A, "two")
     with pytest.raises(PolicyError) as caught:
@@ -331,7 +341,7 @@ def test_a_name_stays_with_its_key_until_it_is_revoked(ca, device):
     assert second.entry.revoked_at is None
 
 
-def test_a_revoked_key_never_comes_back(ca, device):
+def test_a_revoked_key_never_comes_back(ca: Path, device: MakeRequest) -> None:
     request = device()
     certs.sign(ca, request, now=NOW)
     certs.revoke(ca, A, now=NOW)
@@ -343,7 +353,9 @@ def test_a_revoked_key_never_comes_back(ca, device):
 
 
 @pytest.mark.parametrize("content", [b"-----BEGIN PRIVATE KEY-----", b"notes", b""])
-def test_a_certificate_overwrites_nothing_but_a_certificate(ca, device, tmp_path, content):
+def test_a_certificate_overwrites_nothing_but_a_certificate(
+    ca: Path, device: MakeRequest, tmp_path: Path, content: bytes
+) -> None:
     out = tmp_path / "precious"
     out.write_bytes(content)
     with pytest.raises(LocalError, match="no certificate"):
@@ -351,14 +363,14 @@ def test_a_certificate_overwrites_nothing_but_a_certificate(ca, device, tmp_path
     assert out.read_bytes() == content
 
 
-def test_a_request_that_ends_in_pem_is_not_overwritten(ca, device):
+def test_a_request_that_ends_in_pem_is_not_overwritten(ca: Path, device: MakeRequest) -> None:
     request = device()
     renamed = request.rename(request.with_suffix(".pem"))
     with pytest.raises(LocalError, match="no certificate"):
         certs.sign(ca, renamed, now=NOW)
 
 
-def test_unreadable_requests_are_clear_errors_and_sign_nothing(ca, tmp_path):
+def test_unreadable_requests_are_clear_errors_and_sign_nothing(ca: Path, tmp_path: Path) -> None:
     before = tree(ca)
     huge = tmp_path / "huge.csr"
     huge.write_bytes(b"x" * 8193)
@@ -371,12 +383,15 @@ def test_unreadable_requests_are_clear_errors_and_sign_nothing(ca, tmp_path):
 # -- renew, revoke, list -----------------------------------------------------------------------------------
 
 
-def test_renew_leaves_a_fresh_broker_alone_and_renews_it_in_its_last_30_days(ca):
+def test_renew_leaves_a_fresh_broker_alone_and_renews_it_in_its_last_30_days(ca: Path) -> None:
     early = certs.renew(ca, now=NOW + 59 * DAY)
     assert early.renewed is None
+    assert early.broker is not None
     assert early.broker.not_after == NOW + 90 * DAY
     key = (ca / "broker/broker.key").read_bytes()
     late = certs.renew(ca, now=NOW + 60 * DAY)
+    assert late.renewed is not None
+    assert late.broker is not None
     assert late.renewed.entry.not_after == NOW + 150 * DAY
     assert late.renewed.entry.hosts == ("broker.example",)
     assert (ca / "broker/broker.key").read_bytes() == key
@@ -385,7 +400,7 @@ def test_renew_leaves_a_fresh_broker_alone_and_renews_it_in_its_last_30_days(ca)
     assert certificate.serial_number == int(late.broker.serial, 16)
 
 
-def test_renew_names_the_devices_that_a_person_has_to_renew(ca, device):
+def test_renew_names_the_devices_that_a_person_has_to_renew(ca: Path, device: MakeRequest) -> None:
     certs.sign(ca, device(A, "one"), now=NOW)
     certs.sign(ca, device(B, "two"), now=NOW)
     certs.sign(ca, device("c" * 26, "three"), now=NOW)
@@ -396,7 +411,7 @@ def test_renew_names_the_devices_that_a_person_has_to_renew(ca, device):
     assert [entry.name for entry in certs.renew(ca, now=NOW + 100 * DAY).due] == [A]  # ended: still to be said
 
 
-def test_issue_makes_a_new_key_for_exactly_the_hosts_named(ca):
+def test_issue_makes_a_new_key_for_exactly_the_hosts_named(ca: Path) -> None:
     key = (ca / "broker/broker.key").read_bytes()
     issued = certs.issue(ca, "Other.example", "192.0.2.7", now=NOW)
     assert issued.entry.hosts == ("other.example", "192.0.2.7")
@@ -404,13 +419,13 @@ def test_issue_makes_a_new_key_for_exactly_the_hosts_named(ca):
     assert mode(ca / "broker/broker.key") == 0o600
 
 
-def test_a_revoked_broker_is_not_renewed_by_itself(ca):
+def test_a_revoked_broker_is_not_renewed_by_itself(ca: Path) -> None:
     certs.revoke(ca, "broker.example", now=NOW)
     done = certs.renew(ca, now=NOW + 80 * DAY)
     assert (done.renewed, done.broker) == (None, None)
 
 
-def test_revoke_puts_every_certificate_of_the_name_on_the_list(ca, device):
+def test_revoke_puts_every_certificate_of_the_name_on_the_list(ca: Path, device: MakeRequest) -> None:
     serials = {int(certs.sign(ca, device_csr, now=NOW).entry.serial, 16) for device_csr in [device()] * 3}
     assert revoked_serials(ca) == set()
     done = certs.revoke(ca, A, now=NOW + DAY)
@@ -419,13 +434,13 @@ def test_revoke_puts_every_certificate_of_the_name_on_the_list(ca, device):
     assert {entry.revoked_at for entry in done.entries} == {NOW + DAY}
 
 
-def test_a_broker_is_revoked_by_any_of_its_hosts(ca):
+def test_a_broker_is_revoked_by_any_of_its_hosts(ca: Path) -> None:
     issued = certs.issue(ca, "one.example", "192.0.2.7", now=NOW)
     certs.revoke(ca, "192.0.2.7", now=NOW)
     assert revoked_serials(ca) == {int(issued.entry.serial, 16)}
 
 
-def test_revoking_again_is_harmless_and_heals_a_list_that_a_crash_left_behind(ca, device):
+def test_revoking_again_is_harmless_and_heals_a_list_that_a_crash_left_behind(ca: Path, device: MakeRequest) -> None:
     serial = int(certs.sign(ca, device(), now=NOW).entry.serial, 16)
     stale = (ca / "broker/crl.pem").read_bytes()
     certs.revoke(ca, A, now=NOW)
@@ -436,7 +451,7 @@ def test_revoking_again_is_harmless_and_heals_a_list_that_a_crash_left_behind(ca
     assert revoked_serials(ca) == {serial}
 
 
-def test_the_revocation_list_carries_a_growing_number(ca):
+def test_the_revocation_list_carries_a_growing_number(ca: Path) -> None:
     def number() -> int:
         crl = x509.load_pem_x509_crl((ca / "broker/crl.pem").read_bytes())
         return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
@@ -446,14 +461,16 @@ def test_the_revocation_list_carries_a_growing_number(ca):
     assert number() > first
 
 
-def test_revoking_an_unknown_name_is_a_clear_error_and_changes_nothing(ca):
+def test_revoking_an_unknown_name_is_a_clear_error_and_changes_nothing(ca: Path) -> None:
     before = tree(ca)
     with pytest.raises(LocalError, match="no certificate is called"):
         certs.revoke(ca, "x\n" * 500, now=NOW)
     assert tree(ca) == before
 
 
-def test_the_index_forgets_what_ended_long_ago_but_nothing_revoked_and_no_last_certificate(ca, device):
+def test_the_index_forgets_what_ended_long_ago_but_nothing_revoked_and_no_last_certificate(
+    ca: Path, device: MakeRequest
+) -> None:
     certs.sign(ca, device(A, "one"), now=NOW)
     certs.revoke(ca, A, now=NOW)
     certs.sign(ca, device(A, "new key"), now=NOW)
@@ -465,7 +482,7 @@ def test_the_index_forgets_what_ended_long_ago_but_nothing_revoked_and_no_last_c
     assert names.count("broker.example") <= 5  # 90 days of life and 30 of memory, one a month
 
 
-def test_a_file_of_one_account_is_never_left_with_another(ca):
+def test_a_file_of_one_account_is_never_left_with_another(ca: Path) -> None:
     """Run as root the broker's secrets belong to mosquitto's account, else to who ran the command."""
     owner = certs._broker_account()
     uid = os.geteuid() if owner is None else owner.uid
