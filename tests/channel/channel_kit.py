@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from types import CoroutineType
+from typing import Any, Literal, TypedDict
 
 from tests.channel import raw
 from tests.channel.mosquitto import Mosquitto
@@ -73,6 +75,12 @@ _RUNNING: set[asyncio.Task[None]] = set()
 _OURS = ("MqttChannel.", "Connection.", "Client.")  # the last is aiomqtt's
 
 
+def _coroutine_name(task: asyncio.Task[object]) -> str:
+    coroutine = task.get_coro()
+    assert isinstance(coroutine, CoroutineType)
+    return coroutine.__qualname__
+
+
 @asynccontextmanager
 async def running(end: End) -> AsyncIterator[End]:
     """Run a channel, and check at the end of the last one that nothing is left behind."""
@@ -88,8 +96,17 @@ async def running(end: End) -> AsyncIterator[End]:
         assert not end.channel.is_connected
         _RUNNING.discard(task)
         if not _RUNNING:
-            ours = [other for other in asyncio.all_tasks() if other.get_coro().__qualname__.startswith(_OURS)]
+            ours = [other for other in asyncio.all_tasks() if _coroutine_name(other).startswith(_OURS)]
             assert ours == [], "the channel left tasks behind"
+
+
+class Tls(TypedDict):
+    """The part of :class:`MqttSettings` for a connection over TLS."""
+
+    use_tls: Literal[True]
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
 
 
 def settings(port: int, *, client_id: str = ME, **others: Any) -> MqttSettings:

@@ -100,7 +100,7 @@ def library(
     """Return aiomqtt's client as its documentation has it, with a session that is kept unless ``others`` say so."""
     kept: dict[str, object]
     if protocol == "5":
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves this one untyped
         properties.SessionExpiryInterval = 3600
         kept = {"clean_start": False, "properties": properties}
     else:

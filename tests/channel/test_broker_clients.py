@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+from typing import TypeVar
 
 import aiomqtt
 import paho.mqtt.client as paho
@@ -15,6 +16,8 @@ from paho.mqtt.properties import Properties
 from tests.channel.mosquitto import Mosquitto, program
 from tests.watchdog import HANG_S
 from token_relay.sandbox.mqtt.broker import Broker
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.asyncio
 
@@ -47,7 +50,7 @@ async def test_debians_clients_send_and_receive(broker: Mosquitto | Broker, prot
 async def test_aiomqtt_sends_and_receives(broker: Mosquitto | Broker, protocol: str) -> None:
     version = aiomqtt.ProtocolVersion.V5 if protocol == "5" else aiomqtt.ProtocolVersion.V311
     async with aiomqtt.Client("127.0.0.1", broker.port, protocol=version) as client:
-        assert [int(getattr(code, "value", code)) for code in await client.subscribe("x/+", qos=2)] == [1]
+        assert [code if isinstance(code, int) else code.value for code in await client.subscribe("x/+", qos=2)] == [1]
         await client.publish("x/1", b"hello", qos=1)
         await client.publish("x/2", b"", qos=0)
         async with asyncio.timeout(HANG_S):
@@ -75,15 +78,15 @@ class Paho:
         self.client.on_connect = lambda c, u, flags, reason, props: self.present.put(flags.session_present)
         self.client.on_message = lambda c, u, message: self.messages.put(message)
         self.client.on_subscribe = lambda c, u, mid, codes, props: self.granted.put(codes)
-        options = {}
         if is_5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves this one untyped
             properties.SessionExpiryInterval = 300
-            options = {"clean_start": False, "properties": properties}
-        self.client.connect("127.0.0.1", port, **options)
+            self.client.connect("127.0.0.1", port, clean_start=False, properties=properties)
+        else:
+            self.client.connect("127.0.0.1", port)
         self.client.loop_start()
 
-    async def get(self, source: queue.Queue):  # type: ignore[no-untyped-def, type-arg]  # three kinds of queue
+    async def get(self, source: queue.Queue[T]) -> T:
         return await asyncio.to_thread(source.get, True, HANG_S)
 
     async def leave(self, *, politely: bool) -> None:

@@ -139,7 +139,7 @@ async def test_the_channel_comes_back_by_itself_with_its_session(broker: AnyBrok
         assert not end.channel.is_connected and end.channel.last_error
         await broker.start()
         assert await end.up() is True
-        assert end.channel.is_connected and end.channel.last_error == ""
+        assert (end.channel.is_connected, end.channel.last_error) == (True, "")
         assert await end.channel.publish(FROM_PEER, b"me")
         assert await end.next() == b"me"
 
@@ -283,7 +283,9 @@ async def test_receive_maximum_bounds_what_the_broker_may_have_in_flight(embedde
         assert [await end.next() for _ in range(10)] == [b"%d" % n for n in range(10)]
 
 
-async def test_a_flood_that_nobody_acknowledged_ends_the_connection(protocol: str, level: int, monkeypatch) -> None:
+async def test_a_flood_that_nobody_acknowledged_ends_the_connection(
+    protocol: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("token_relay.mqtt.connection.INBOX_MAX", 5)
 
     async def flood(wire: Wire) -> None:

@@ -17,6 +17,7 @@ from tests.channel.channel_kit import (
     TO_PEER,
     AnyBroker,
     End,
+    Tls,
     peer,
     read_until,
     running,
@@ -109,7 +110,9 @@ async def test_the_brokers_receive_maximum_is_respected() -> None:
             assert await asyncio.gather(*(end.channel.publish(TO_PEER, b"x") for _ in range(3))) == [True] * 3
 
 
-async def test_a_broker_that_acknowledges_nothing_is_left(protocol: str, level: int, monkeypatch) -> None:
+async def test_a_broker_that_acknowledges_nothing_is_left(
+    protocol: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("token_relay.mqtt.connection.PUBLISH_TIMEOUT_S", 0.05)
 
     async def deaf(wire: Wire) -> None:
@@ -239,7 +242,7 @@ async def test_a_probe_tells_whether_the_inbox_is_let_through(tmp_path: Path, pr
 
         def end_named(certificate_name: str) -> End:
             cert, key = authority.issue(certificate_name)
-            tls = {"use_tls": True, "ca_file": authority.ca, "cert_file": cert, "key_file": key}
+            tls = Tls(use_tls=True, ca_file=authority.ca, cert_file=cert, key_file=key)
             return End(settings(broker.port, protocol=protocol, **tls))
 
         async with running(end_named(ME)) as end:

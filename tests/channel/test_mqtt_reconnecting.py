@@ -15,6 +15,7 @@ from tests.channel.channel_kit import (
     FROM_PEER,
     ME,
     End,
+    Tls,
     running,
     settings,
 )
@@ -162,7 +163,7 @@ async def test_mutual_tls_works_and_renewed_files_are_picked_up(
     stranger = Authority(tmp_path / "strangers", "other-ca")
     cert, key = stranger.issue(ME)
     async with Mosquitto(tmp_path / "broker", *tls_lines(authority)) as broker:
-        tls = {"use_tls": True, "ca_file": authority.ca, "cert_file": cert, "key_file": key}
+        tls = Tls(use_tls=True, ca_file=authority.ca, cert_file=cert, key_file=key)
         async with running(End(settings(broker.port, protocol=protocol, **tls))) as end:
             assert await end.down() == "certificate not accepted by the broker"
             good_cert, good_key = authority.issue(ME)
@@ -177,7 +178,7 @@ async def test_an_open_connection_takes_up_renewed_files_when_it_is_told(tmp_pat
     cert, key = authority.issue(ME)
     stranger = Authority(tmp_path / "strangers", "other-ca")
     async with Mosquitto(tmp_path / "broker", *tls_lines(authority)) as broker:
-        tls = {"use_tls": True, "ca_file": authority.ca, "cert_file": cert, "key_file": key}
+        tls = Tls(use_tls=True, ca_file=authority.ca, cert_file=cert, key_file=key)
         async with running(End(settings(broker.port, **tls))) as end:
             await end.up()
             watch = CertificateWatch(
@@ -318,7 +319,9 @@ async def test_a_handler_that_was_cancelled_under_itself_counts_as_failed(embedd
         assert await end.next() == b"x"
 
 
-async def test_cancelling_in_the_middle_of_a_tls_handshake_leaves_nothing(authority: Authority, monkeypatch) -> None:
+async def test_cancelling_in_the_middle_of_a_tls_handshake_leaves_nothing(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("token_relay.mqtt.connection.CONNECT_TIMEOUT_S", 0.3)
     arrived = asyncio.Event()
 
