@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tests.booted.report import Report
 from tests.booted.services import AGENTS, Services
 
@@ -35,7 +37,7 @@ class Figures:
 
     def _idle(self) -> str:
         for kind in AGENTS:
-            self.s.until(lambda kind=kind: self.s.is_connected(kind), f"{kind} connected", 60)
+            self.s.until(partial(self.s.is_connected, kind), f"{kind} connected", 60)
         pids = {kind: self.s.show(f"token-relay-{kind}.service", "MainPID") for kind in AGENTS}
         read = "; ".join(
             f"echo {kind} $(cut -d' ' -f14,15 /proc/{pid}/stat) $(grep -h ctxt /proc/{pid}/task/*/status | "

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.booted.machine import Machine, Ran
 from tests.booted.report import NotSeenError, expect
+
+T = TypeVar("T")
 
 AGENTS = ("companion", "phone")
 CA = "/var/lib/token-relay-ca"
@@ -27,7 +29,7 @@ class Services:
 
     # -- waiting
 
-    def until(self, is_so: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    def until(self, is_so: Callable[[], T], what: str, seconds: float = 20.0) -> T:
         """Wait until the answer is true, and return it. NotSeenError."""
         end = time.monotonic() + seconds * self.machine.slowness
         while not (answer := is_so()):
@@ -89,7 +91,7 @@ class Services:
             return ""
 
         try:
-            return str(self.until(line, "", seconds))
+            return self.until(line, "", seconds)
         except NotSeenError:
             last = " | ".join(self.journal(unit, since).splitlines()[-6:])
             raise NotSeenError(f"no line in the journal with {wanted}; the last ones: {last}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import partial
 
 from tests.booted.report import Report, expect
 from tests.booted.services import AGENTS, CA, CLIENT, STAND_IN, Services
@@ -173,7 +174,7 @@ class Story:
             self.s.command(f"certs sign --dir {CA} {home}/device.csr --out {home}/device.pem")
             self.s.run(f"install -m 0644 {CA}/ca.pem {home}/ca.pem")
         for kind in AGENTS:
-            self.s.until(lambda kind=kind: self.s.is_connected(kind), f"{kind} connected", 70)
+            self.s.until(partial(self.s.is_connected, kind), f"{kind} connected", 70)
             expect(
                 self.s.show(f"token-relay-{kind}.service", "NRestarts") == "0",
                 self.s.run(f"journalctl -u token-relay-{kind} -o cat --no-pager | tail -25").out,
@@ -243,7 +244,7 @@ class Story:
         answer = self.s.run("python3 /usr/local/bin/app", user="bob").out
         expect(answer.startswith("403 ") and f"uid = {uid}" in answer, answer)
         body = json.loads(answer.split(" ", 1)[1])
-        lines = body["action"].split(":\n", 1)[1]
+        lines = str(body["action"]).split(":\n", 1)[1]
         since = self.s.cursor()
         self.s.run(f"cat >> {POLICY}", text="\n" + lines + "\n")
         self.s.run("systemctl reload token-relay-companion.service")
@@ -320,11 +321,11 @@ class Story:
         """Killed, hanging, stopped, rebooted, revoked."""
         check = self.report.check
         for kind in AGENTS:
-            check(f"{kind}: kill -9, back by itself", lambda kind=kind: self._killed(kind))
+            check(f"{kind}: kill -9, back by itself", partial(self._killed, kind))
         for kind in AGENTS:
-            check(f"{kind}: hangs (SIGSTOP), the watchdog bites", lambda kind=kind: self._hangs(kind))
+            check(f"{kind}: hangs (SIGSTOP), the watchdog bites", partial(self._hangs, kind))
         for kind in AGENTS:
-            check(f"{kind}: a clean stop within 2 s", lambda kind=kind: self._stops(kind))
+            check(f"{kind}: a clean stop within 2 s", partial(self._stops, kind))
         check("stopped: the next question starts the companion (socket activation)", self._activated)
         check("revoke", self._revoke)
 
@@ -420,7 +421,7 @@ class Story:
         was, generation = self.s.holds_a_grant(), self._generation()
         self.s.machine.reboot()
         for kind in AGENTS:
-            self.s.until(lambda kind=kind: self.s.is_active(f"token-relay-{kind}.service"), f"{kind} active")
+            self.s.until(partial(self.s.is_active, f"token-relay-{kind}.service"), f"{kind} active")
         # Without a synchronised clock nobody knows how long the machine was off: then, and only then, a refresh is due.
         is_synced = self.s.json("companion status")["clock"]["synced"] is True
         expect(is_synced or self.s.machine.is_emulated, "the clock counts as not synchronised")
@@ -429,7 +430,7 @@ class Story:
         self.s.token(fresh=True)
         expect(self._generation() - generation == asked + 1, "no refresh")
         for kind in AGENTS:
-            self.s.until(lambda kind=kind: self.s.is_connected(kind), f"{kind} connected", 60)
+            self.s.until(partial(self.s.is_connected, kind), f"{kind} connected", 60)
         clock = "clock synchronised: no refresh" if is_synced else "clock not synchronised (the host's): one refresh"
         return f"{was}; {clock}; after it {self.s.holds_a_grant()}"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TypedDict
 
 from tests.booted.image import ROOT
 from tests.booted.machine import Ran
@@ -18,6 +19,15 @@ UNIT = "token-relay-companion.service"
 HOME = "/var/lib/token-relay/companion"
 CONFIG = "/etc/token-relay/companion.toml"
 PENDING = 6  # the exit code of a rekey whose configuration is written by somebody else
+
+
+class Finding(TypedDict):
+    """One line of doctor's --json."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str
 
 
 def blocks(heading: str) -> list[str]:
@@ -91,7 +101,7 @@ class Upkeep:
         self.s.until(lambda: self.s.is_connected("companion"), "connected", 60)
 
     def _vault_key(self) -> str:
-        return str(self._doctor("vault key")["detail"])
+        return self._doctor("vault key")["detail"]
 
     def _as_shown(self, command: str) -> Ran:
         """Run a command of the page; on an emulated machine credentials are files, and nothing else differs."""
@@ -180,10 +190,10 @@ class Upkeep:
         self.s.until(lambda: self.s.is_connected("companion"), "connected", 60)
         return f"{stopped['detail']}; {stopped['hint']}; {again['detail']}; {self.s.holds_a_grant()}"
 
-    def _doctor(self, name: str, code: int | None = None) -> dict[str, str]:
+    def _doctor(self, name: str, code: int | None = None) -> Finding:
         """Return one line of what doctor finds."""
         ran = self.s.command("companion doctor --json", check=False)
         expect(code is None or ran.code == code, ran)
-        found: dict[str, str]
+        found: Finding
         (found,) = (check for check in json.loads(ran.out)["checks"] if check["name"] == name)
         return found
