@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
                 break
             except ExceptionGroup as group:
                 expected, other = group.split(AssertionError)
-                if other is not None:
+                if expected is None or other is not None:
                     raise
                 tally.problems += [f"{profile}: {error}" for error in expected.exceptions]
     found = report(tally, seed=seed, took_s=time.monotonic() - began_at)

@@ -16,8 +16,8 @@ async def linked(world: World) -> AsyncIterator[tuple[Network, Phone, Companion]
     """Yield four links, and a signed-in phone, paired with one companion, that use them."""
     provider = urlsplit(world.sandbox.http)
     assert provider.port is not None
-    places = {"broker": ("127.0.0.1", world.broker_port), "provider": ("127.0.0.1", provider.port)}
-    async with Network.between(**places) as network:
+    broker_at, provider_at = ("127.0.0.1", world.broker_port), ("127.0.0.1", provider.port)
+    async with Network.between(broker=broker_at, provider=provider_at) as network:
 
         def through(kind: str) -> tuple[str, ...]:
             broker, route = network[f"{kind}-broker"].address, network[f"{kind}-provider"].address

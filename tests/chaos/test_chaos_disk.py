@@ -118,7 +118,8 @@ async def test_vault_damaged_at_any_byte_is_refused_and_set_aside_or_unharmed_an
         await watch.until_generation(2)
         await asyncio.gather(phone.stop(), watch.stop())  # the phone would notice that several companions are one
         size = (watch.home / "vault.db").stat().st_size
-        refused, unharmed = [], []
+        refused: list[Path] = []
+        unharmed: list[Path] = []
         for number in range(POSITIONS):
             home = damaged_copy(watch, number, random.randrange(size), random.randrange(1, 256))
             (refused if await is_refused(home, watch) else unharmed).append(home)

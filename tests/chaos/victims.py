@@ -56,7 +56,9 @@ class Target:
                 return ""
             if status != TOO_MANY:
                 return str(body["access_token"]) if status == 200 else ""
-            await asyncio.sleep(body["retry_after_s"])
+            wait_s = body["retry_after_s"]
+            assert isinstance(wait_s, int | float)
+            await asyncio.sleep(wait_s)
 
     async def keep_asking(self) -> None:
         """An app that always wants a token that works; ends when it is cancelled or the agent is gone."""
