@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from token_relay.host.config import MODELS, CompanionConfig, PhoneConfig, is_loopback, settings
+from token_relay.host.config import MODELS, CompanionConfig, PhoneConfig, settings
 from token_relay.host.config_file import CONFIG_BYTES_MAX, check_config, load_config, read_secret_file
 from token_relay.host.config_template import template
 from token_relay.protocol.errors import ConfigError
+from token_relay.provider.http import is_loopback
 from token_relay.provider.profile import AUTH0, ENTRA, STRICT
 
 BASE = Path("/home/someone")

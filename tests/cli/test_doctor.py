@@ -27,6 +27,7 @@ from token_relay.host.config import BrokerConfig, VaultConfig
 from token_relay.host.device_key import write_csr
 from token_relay.service.checks import broker, local, machine
 from token_relay.service.checks.finding import Check
+from token_relay.service.control import JSON
 from token_relay.service.round_trip import doctor as measure
 from token_relay.service.round_trip import judged
 
@@ -73,7 +74,8 @@ class Provider(BaseHTTPRequestHandler):
     """Answers discovery; ``is_broken`` of the server makes it a web site that knows nothing."""
 
     def do_GET(self) -> None:
-        here = f"http://127.0.0.1:{self.server.server_address[1]}"
+        assert isinstance(self.server, ThreadingHTTPServer)
+        here = f"http://127.0.0.1:{self.server.server_port}"
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
         body = json.dumps({"issuer": here} | {name: f"{here}/{name}" for name in names}).encode()
         is_known = self.path == "/.well-known/openid-configuration" and not getattr(self.server, "is_broken", False)
@@ -100,7 +102,7 @@ class Device:
     unit: Path
     provider: ThreadingHTTPServer
     clock: Now
-    status: dict = field(default_factory=dict)
+    status: dict[str, JSON] = field(default_factory=dict)
     while_running: list[Callable[[], None]] = field(default_factory=list)
 
     def write_config(self, **changed: str) -> None:
@@ -369,7 +371,8 @@ def test_the_mount_is_the_deepest_that_holds_the_path_and_the_later_of_two() -> 
     )
     found = machine.find_mount(text, Path("/var x/home"))
     assert found == machine.Mount("/var x", "btrfs", frozenset({"rw"}))
-    assert machine.find_mount(text, Path("/varx")).fs_type == "ext4"
+    root = machine.find_mount(text, Path("/varx"))
+    assert root is not None and root.fs_type == "ext4"
 
 
 def test_probe_of_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -460,11 +463,20 @@ class Channel:
         return self.comes_back
 
 
+async def measured(channel: Channel) -> dict[str, JSON]:
+    """The one line that there is."""
+    checks = (await measure(channel))["checks"]
+    assert isinstance(checks, list)
+    (line,) = checks
+    assert isinstance(line, dict)
+    return line
+
+
 @pytest.mark.asyncio
 async def test_agent_measures_only_what_it_is_connected_to() -> None:
     assert await measure(None) == {"checks": []}
     assert await measure(Channel(is_connected=False, comes_back=True)) == {"checks": []}
-    (lost,) = (await measure(Channel(is_connected=True, comes_back=False)))["checks"]
+    lost = await measured(Channel(is_connected=True, comes_back=False))
     assert lost["ok"] is False
-    (fine,) = (await measure(Channel(is_connected=True, comes_back=True)))["checks"]
+    fine = await measured(Channel(is_connected=True, comes_back=True))
     assert fine["ok"] is True

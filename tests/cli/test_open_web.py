@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 import time
+import webbrowser
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,7 +21,6 @@ import pytest
 from tests.cli.cli_kit import Agent, Shell
 from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenRefused, TransferGranted, TransferQuery
-from token_relay.cli.commands import open_web
 from token_relay.cli.commands.browser_redirect import Doorway, owner_of
 from token_relay.cli.commands.open_web import check_url, in_query, put_cookie
 from token_relay.cli.parsing import UsageError
@@ -75,7 +75,7 @@ def test_the_browser_is_sent_on_by_loopback_and_no_command_line_has_the_token(
         assert (answer.status, answer.getheader("Referrer-Policy")) == (303, "no-referrer")
         return True
 
-    monkeypatch.setattr(open_web.webbrowser, "open", browser)
+    monkeypatch.setattr(webbrowser, "open", browser)
     ran = shell("companion", "open-web", URL, "--home", str(ready.directory))
     assert ran.code == 0 and MARK not in ran.out + ran.err + started[0]
     assert locations == [f"{URL}&session_transfer_token={MARK}"] and len(ready.transfers) == 1
@@ -86,7 +86,12 @@ def test_a_refusal_is_told_to_the_browser_and_in_the_terminal(
 ) -> None:
     agent.transfer = TokenRefused("transfer_refused", "not this client", action="ask the provider")
     statuses: list[int] = []
-    monkeypatch.setattr(open_web.webbrowser, "open", lambda url: bool(statuses.append(visit(url).status)) or True)
+
+    def browser(url: str) -> bool:
+        statuses.append(visit(url).status)
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", browser)
     with agent.running():
         ran = shell("companion", "open-web", URL, "--home", str(agent.directory))
         printed = shell("companion", "open-web", URL, "--print", "--json", "--home", str(agent.directory))
@@ -96,7 +101,7 @@ def test_a_refusal_is_told_to_the_browser_and_in_the_terminal(
 
 
 def test_without_a_browser_no_token_is_asked_for(shell: Shell, ready: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_web.webbrowser, "open", lambda url: False)
+    monkeypatch.setattr(webbrowser, "open", lambda url: False)
     ran = shell("companion", "open-web", URL, "--home", str(ready.directory))
     assert ran.code == 1 and "no browser could be opened" in ran.err
     assert not ready.transfers
