@@ -14,7 +14,7 @@ import pytest
 
 import token_relay.cli.demo as demo
 from token_relay.cli.demo import STORY, Step, tell
-from token_relay.cli.demo.checks import StepFailedError, differences, expect, expect_equal, lasting
+from token_relay.cli.demo.checks import Json, StepFailedError, differences, expect, expect_equal, lasting
 from token_relay.cli.demo.programs import Interrupts, Programs, log_line
 from token_relay.cli.demo.screen import Drawing, Rows, Screen, Told
 from token_relay.cli.demo.stage import Stage
@@ -145,12 +145,12 @@ def test_a_failed_check_shortens_what_came() -> None:
         (1, 2, ["(the whole)"]),
     ],
 )
-def test_differences_are_named_by_their_place(before, after, found) -> None:  # type: ignore[no-untyped-def]  # a table
+def test_differences_are_named_by_their_place(before: Json, after: Json, found: list[str]) -> None:
     assert list(differences(before, after)) == found
 
 
 def test_a_status_is_compared_without_what_changes_by_itself() -> None:
-    status = {"clock": {"now": 5}, "counters": {"duplicate": 1}, "phones": [{"heard_at": 7, "state": "active"}]}
+    status: Json = {"clock": {"now": 5}, "counters": {"duplicate": 1}, "phones": [{"heard_at": 7, "state": "active"}]}
     assert lasting(status) == {"phones": [{"state": "active"}]}
 
 
@@ -169,7 +169,7 @@ def test_a_log_line_that_is_no_event_stays_as_it_is(line: str) -> None:
 
 
 class Terminal(io.StringIO):
-    encoding = "utf-8"  # type: ignore[assignment]  # a StringIO has none
+    encoding = "utf-8"  # a StringIO has none
 
     def isatty(self) -> bool:
         return True

@@ -71,7 +71,8 @@ def test_every_setting_stands_in_the_page_with_its_words() -> None:
 def test_no_line_of_text_is_taken_for_a_macro(name: str) -> None:
     for line in (MAN / name).read_text(encoding="utf-8").splitlines():
         if line.startswith("."):
-            assert re.match(r"\.([A-Za-z]+|\\\")", line)[1] in MACROS, line
+            macro = re.match(r"\.([A-Za-z]+|\\\")", line)
+            assert macro is not None and macro[1] in MACROS, line
         assert not line.startswith("'") and line.isascii() and line.strip()
 
 

@@ -145,7 +145,7 @@ def main() -> int:
 
 def end(code: int) -> NoReturn:
     """End as the interpreter does, but for taking every module apart: that is most of a fork's life otherwise."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter does first at its end; private
     atexit._run_exitfuncs()
     gc.collect()  # what was forgotten open says so now
     for stream in (sys.stdout, sys.stderr):

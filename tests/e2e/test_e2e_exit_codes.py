@@ -7,7 +7,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -60,7 +60,10 @@ ASKING: dict[str, dict[str, list[str]]] = {
 
 
 async def test_every_command_exits_3_while_the_agent_does_not_run() -> None:
-    tables: dict[str, dict[str, Command]] = {"phone": phone_commands.COMMANDS, "companion": companion_commands.COMMANDS}
+    tables: dict[str, Mapping[str, Command]] = {
+        "phone": phone_commands.COMMANDS,
+        "companion": companion_commands.COMMANDS,
+    }
     async with World() as world:
         for kind, table in tables.items():
             assert set(ASKING[kind]) == set(table) - {"init", "run"}, "a new command belongs into this test"

@@ -15,6 +15,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -52,10 +56,10 @@ class Lines:
             sys.settrace(None)
         return self._new
 
-    def _enter(self, frame: FrameType, event: str, arg: object) -> Callable[..., object] | None:
+    def _enter(self, frame: FrameType, event: str, arg: object) -> TraceFunction | None:
         return self._line if frame.f_code.co_filename.startswith(WATCHED) else None
 
-    def _line(self, frame: FrameType, event: str, arg: object) -> Callable[..., object]:
+    def _line(self, frame: FrameType, event: str, arg: object) -> TraceFunction:
         if event == "line":
             place = (frame.f_code, frame.f_lineno)
             if place not in self.known:

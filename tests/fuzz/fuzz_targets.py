@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from token_relay.apps import server as token_api
 from token_relay.apps.policy import parse_policy
 from token_relay.host import config, config_file
@@ -228,7 +230,7 @@ def control_line(data: bytes) -> None:
     for model in (control._Request, control._AnswerLine):
         try:
             model.model_validate(value)
-        except control.ValidationError as exc:
+        except ValidationError as exc:
             assert control._complaint(exc)
 
 

@@ -30,10 +30,12 @@ def enrolled(directory: Path) -> BrokerConfig:
     ):
         (directory / name).write_bytes(data)
         (directory / name).chmod(0o600)
-    files = {
-        name: directory / f"{file}" for name, file in (("ca", "ca.pem"), ("cert", "device.pem"), ("key", "device.key"))
-    }
-    return BrokerConfig(url="mqtts://broker.example:8883", **files)
+    return BrokerConfig(
+        url="mqtts://broker.example:8883",
+        ca=directory / "ca.pem",
+        cert=directory / "device.pem",
+        key=directory / "device.key",
+    )
 
 
 @pytest.mark.parametrize(
