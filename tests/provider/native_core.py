@@ -29,6 +29,7 @@ from token_relay.provider.native_auth.states import (
     ResetPending,
     Step,
 )
+from token_relay.provider.native_auth.wire import CHALLENGE_TYPES
 from token_relay.provider.profile import ENTRA
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.core import Provider
@@ -104,14 +105,19 @@ class Core:
 
     # -- flows, and the way to their stages ----------------------------------------------------------------
 
-    def service(self, capabilities: tuple[str, ...] = CAPABILITIES, **more: str) -> Service:
-        return Service(self, ENTRA, AUTHORITY, CLIENT_ID, capabilities=capabilities, **more)
+    def service(self, capabilities: tuple[str, ...] = CAPABILITIES, challenge_types: str = CHALLENGE_TYPES) -> Service:
+        return Service(self, ENTRA, AUTHORITY, CLIENT_ID, capabilities=capabilities, challenge_types=challenge_types)
 
     def sign_in(self, username: str, capabilities: tuple[str, ...] = CAPABILITIES) -> SignIn:
         return SignIn(self.service(capabilities), username)
 
-    def sign_up(self, username: str = NEW_USER, attributes: dict[str, str] | None = None, **more: str) -> SignUp:
-        return SignUp(self.service(**more), username, attributes)
+    def sign_up(
+        self,
+        username: str = NEW_USER,
+        attributes: dict[str, str] | None = None,
+        challenge_types: str = CHALLENGE_TYPES,
+    ) -> SignUp:
+        return SignUp(self.service(challenge_types=challenge_types), username, attributes)
 
     def reset(self, username: str = RESET_USER) -> PasswordReset:
         return PasswordReset(self.service(), username)

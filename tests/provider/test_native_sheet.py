@@ -268,6 +268,17 @@ async def test_redirect_from(endpoint: str) -> None:
     assert step == Redirect("the provider wants a browser for this account")
 
 
+def replace_row(core: Core, endpoint: str, row_status: int, row_body: object) -> None:
+    """Let the core answer so where the row's own answer was planned."""
+    original = core.instead
+
+    def answer(status: int, body: object, headers: dict[str, str] | None = None) -> None:
+        is_row = body == body_of(Row(endpoint, "planned"))
+        original(row_status if is_row else status, row_body if is_row else body, headers)
+
+    core.instead = answer  # type: ignore[method-assign]  # as above
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("endpoint", RUN)
 @pytest.mark.parametrize("status", [200, 400])
@@ -275,21 +286,7 @@ async def test_no_answer_out_of_shape_gets_through(endpoint: str, status: int) -
     bodies: list[object] = [b"", b"<html>", b"[]", b"null", b'{"a":1,"a":2}', {}, {"continuation_token": 7}]
     for body in bodies:
         core = Core()
-        original = core.instead
-
-        def answer(
-            at: int,
-            planned: object,
-            headers: dict[str, str] | None = None,
-            *,
-            body: object = body,
-            row_status: int = status,
-            original: Callable[..., None] = original,
-        ) -> None:
-            is_row = planned == body_of(Row(endpoint, "planned"))
-            original(row_status if is_row else at, body if is_row else planned, headers)
-
-        core.instead = answer  # type: ignore[method-assign]  # as above
+        replace_row(core, endpoint, status, body)
         step = await RUN[endpoint](core, Row(endpoint, "planned"))
         assert isinstance(step, Failed), (step, body)
         assert step.detail
