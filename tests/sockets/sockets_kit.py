@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.watchdog import HANG_S
-from token_relay.agents.ports import Now
+from token_relay.agents.ports import Now, Signal
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.secret import AccessToken
 
@@ -55,6 +55,9 @@ class StillClock:
 
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing here sleeps on the clock")
+
+    async def wait(self, event: Signal, seconds: float) -> bool:
+        raise AssertionError("nothing here waits on the clock")
 
 
 @dataclass

@@ -104,8 +104,14 @@ async def running(kind: Kind, directory: Path, board: dict[str, str]) -> AsyncIt
     create = asyncio.to_thread(create_home, kind, directory, text)
     await create
     home = Home(directory, directory, {}, board)
-    config = check_config(PhoneConfig if kind == "phone" else CompanionConfig, text, directory)
-    work = run_phone(home, config) if kind == "phone" else run_companion(home, config)
+    if kind == "phone":
+        phone = check_config(PhoneConfig, text, directory)
+        assert isinstance(phone, PhoneConfig)
+        work = run_phone(home, phone)
+    else:
+        companion = check_config(CompanionConfig, text, directory)
+        assert isinstance(companion, CompanionConfig)
+        work = run_companion(home, companion)
     task = asyncio.create_task(work)
     try:
         async with asyncio.timeout(HANG_S):

@@ -15,8 +15,12 @@ APP = Peer(uid=1001, gid=1001, pid=7)
 @pytest.mark.parametrize("limit", ["accounts", "audiences", "scopes"])
 @pytest.mark.parametrize(("asked", "is_allowed"), [("inside", True), ("outside", False), ("", False)])
 def test_a_rule_gives_no_more_than_it_lists(limit: str, asked: str, is_allowed: bool) -> None:
-    rule = Rule(uid=APP.uid, **{limit: frozenset({"inside", "too"})})
-    query = TokenQuery(**{limit.removesuffix("s"): asked})
+    listed = frozenset({"inside", "too"})
+    rule, query = {
+        "accounts": (Rule(uid=APP.uid, accounts=listed), TokenQuery(account=asked)),
+        "audiences": (Rule(uid=APP.uid, audiences=listed), TokenQuery(audience=asked)),
+        "scopes": (Rule(uid=APP.uid, scopes=listed), TokenQuery(scope=asked)),
+    }[limit]
     decision = decide(Policy(owner_uid=1000, rules=(rule,)), APP, query)
     if is_allowed:
         assert decision == Allowed("rule 1")
