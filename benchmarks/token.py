@@ -133,9 +133,10 @@ def _commands(home: Path, *, count: int) -> tuple[list[float], ...]:
 def serve_without_limit(home: str) -> int:
     """Run the companion as ``companion run`` does, but for the limit of tokens a second."""
     from token_relay.apps import server as token_api
+    from token_relay.apps.rate_limit import RateLimit
     from token_relay.cli import main as cli
 
-    token_api.RateLimit = functools.partial(token_api.RateLimit, 1e9)  # type: ignore[assignment,misc]  # same call
+    token_api.RateLimit = functools.partial(RateLimit, 1e9)  # type: ignore[attr-defined,assignment]  # on purpose
     return cli.main(["companion", "run", "--home", home])
 
 
