@@ -94,7 +94,7 @@ class Run:
 
     def simulate(self, *, nice: int) -> list[str]:
         """Run all tiers; returns what is wrong. What they print is kept for later."""
-        wrong = []
+        wrong: list[str] = []
         histories = floor()["histories"]
         assert isinstance(histories, dict)
         for tier, least in histories.items():
@@ -118,14 +118,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--world", action="store_true", help="what `make test-world` means, and no histories")
     parser.add_argument("pytest", nargs="*", metavar="...", help="after --: more arguments for pytest")
     options = parser.parse_args(arguments)
-    run, wrong = Run(), []
+    run = Run()
+    wrong: list[str] = []
     if options.histories:
         wrong += run.simulate(nice=0)
     else:
         world = ["--world", *WORLD] if options.world else []
         tests = run.start(pytest_words([*world, *options.pytest]))
         found: list[str] = []
-        beside = threading.Thread(target=lambda: options.world or found.extend(run.simulate(nice=LOWEST)))
+
+        def histories() -> None:
+            if not options.world:
+                found.extend(run.simulate(nice=LOWEST))
+
+        beside = threading.Thread(target=histories)
         beside.start()
         code = tests.process.wait()
         if code != 0:

@@ -7,7 +7,7 @@ fails the run as one that fails does. A part of the suite (files, ``-k``, ``-m``
 from __future__ import annotations
 
 import tomllib
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ class Suite:
     def __init__(self) -> None:
         self.collected = 0
         self.is_whole = True
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -95,7 +95,7 @@ class Suite:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say which files took longest, and how many tests there are."""
         terminalreporter.write_line(f"the {SLOWEST} slowest files, in seconds of their workers:")
-        for name, seconds in self.seconds.most_common(SLOWEST):
+        for name, seconds in sorted(self.seconds.items(), key=lambda item: item[1], reverse=True)[:SLOWEST]:
             terminalreporter.write_line(f"{seconds:7.1f}  {name}")
         least = self.least(terminalreporter.config)
         terminalreporter.write_line(f"{self.collected} tests collected, {least} at least")

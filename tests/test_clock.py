@@ -48,10 +48,10 @@ def test_one_clock_keeps_its_boot_id(tmp_path: Path) -> None:
     assert system.now().boot_id == system.now().boot_id
 
 
-def kernel(state: int, status: int) -> Callable[[], Callable[[object], int]]:
+def kernel(state: int, status: int) -> Callable[[], Callable[[ctypes._CArgObject], int]]:
     """Return a stand-in for adjtimex that answers so, and has only been asked to read."""
 
-    def adjtimex(pointer: object) -> int:
+    def adjtimex(pointer: ctypes._CArgObject) -> int:
         timex = ctypes.cast(pointer, ctypes.POINTER(clock._Timex)).contents
         assert timex.modes == 0
         timex.status = status
@@ -120,8 +120,8 @@ async def test_a_sleep_is_cut_into_pieces_and_ends_by_boot_time(monkeypatch: pyt
         slept.append(seconds)
         boot_s[0] += seconds + (3600.0 if len(slept) == 2 else 0.0)  # suspended for an hour in the second piece
 
-    monkeypatch.setattr(clock.time, "clock_gettime", lambda which: boot_s[0])
-    monkeypatch.setattr(clock.asyncio, "sleep", sleep)
+    monkeypatch.setattr(time, "clock_gettime", lambda which: boot_s[0])
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     await SystemClock(is_synced=lambda: True).sleep(4000.0)
     assert slept[:2] == [60.0, 60.0]
     assert max(slept) <= 60.0
