@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-if __name__ == "__main__":  # else it is part of pytest's package `vault`, and so are the records
-    sys.path[:0] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)]
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.vault.samples import Counter, Grant, Mixed, Shared, open_vault
 from token_relay.agents.ports import Transaction
 from token_relay.protocol.secret import RefreshToken
-from vault.samples import Counter, Grant, Mixed, Shared, open_vault
 
 TOLD = b"returned\n"
 
