@@ -44,6 +44,11 @@ def thin_out(tx: Transaction) -> None:
         tx.delete(Mixed, "peer", n)
 
 
+def empty(tx: Transaction) -> None:
+    for n in range(12):
+        tx.delete(Mixed, "peer", n)
+
+
 STEPS: tuple[Callable[[Transaction], None], ...] = (
     lambda tx: tx.put(Counter(1, 0)),
     lambda tx: rotate(tx, 1),
@@ -54,7 +59,7 @@ STEPS: tuple[Callable[[Transaction], None], ...] = (
     thin_out,  # pages become free
     erase,
     lambda tx: rotate(tx, 4),  # a key made again under an erased name, on pages used again
-    lambda tx: [tx.delete(Mixed, "peer", n) for n in range(12)],
+    empty,
     lambda tx: rotate(tx, 5, 20),
 )
 

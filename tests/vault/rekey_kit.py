@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from token_relay.agents.ports import Record
+from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import RECORDS, Event, Grant
 from token_relay.host.config import CompanionConfig
 from token_relay.host.config_file import check_config
@@ -15,6 +17,8 @@ from token_relay.service import rekey as rekeying
 from token_relay.service.rekey import Rekeyed, ToPassphrase, rekey
 from token_relay.vault import rekey as copies
 from token_relay.vault.keys import MIB
+
+T = TypeVar("T")
 
 CONFIG = '# a comment of mine\nname = "watch"\n[broker]\nurl = "mqtt://127.0.0.1:1884"\n\n[vault]\n# key_file =\n'
 
@@ -44,7 +48,7 @@ def make_home(home: Path) -> list[Record]:
         refresh_token=RefreshToken("rt-1"),
     )
 
-    def fill(tx: object) -> None:
+    def fill(tx: Transaction) -> None:
         tx.put(grant)
         tx.put(event(1, "grant_stored"))
 
@@ -73,7 +77,7 @@ class opened:
     def __exit__(self, *_: object) -> None:
         self.vault.close_now()
 
-    def do(self, step: object) -> object:
+    def do(self, step: Callable[[Transaction], T]) -> T:
         return asyncio.run(self.vault.run(step))
 
 

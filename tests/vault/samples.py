@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import enum
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from token_relay.agents.ports import Record
+from token_relay.agents.ports import Record, Transaction
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault.store import SqliteVault
 
@@ -106,6 +107,16 @@ GRANT = Grant("g1", 1, TOKEN)
 def open_vault(directory: Path, key: PrivateKey = KEY, *, create: bool = True) -> SqliteVault:
     """Open the vault in this directory with the records above."""
     return SqliteVault.open(directory / "vault.db", key, RECORDS, 1, create=create)
+
+
+def put(*records: Record) -> Callable[[Transaction], None]:
+    """Return a step that puts these records, one after the other."""
+
+    def step(tx: Transaction) -> None:
+        for record in records:
+            tx.put(record)
+
+    return step
 
 
 def raw(directory: Path) -> sqlite3.Connection:

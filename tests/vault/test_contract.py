@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from tests.vault.samples import RECORDS, Colour, Counter, Grant, Identity, Mixed, Shared, open_vault
+from tests.vault.samples import RECORDS, Colour, Counter, Grant, Identity, Mixed, Shared, open_vault, put
 from token_relay.agents.ports import Transaction, Vault
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
 from token_relay.simulation.ports.memory_vault import MemoryVault
@@ -68,7 +68,7 @@ async def test_an_exception_keeps_nothing_of_the_step_and_reaches_the_caller(ope
         raise LookupError("mine")
 
     async with opened() as vault:
-        await vault.run(lambda tx: (tx.put(GRANT), tx.put(Counter(1, 1))))
+        await vault.run(put(GRANT, Counter(1, 1)))
         with pytest.raises(LookupError, match="mine"):
             await vault.run(step)
         assert await vault.run(lambda tx: tx.select(Grant)) == [GRANT]
@@ -142,9 +142,10 @@ async def test_a_coroutine_is_not_a_step(opened: Opened) -> None:
     async def step(tx: Transaction) -> None:
         tx.put(GRANT)
 
+    given: Callable[[Transaction], object] = step
     async with opened() as vault:
         with pytest.raises(TypeError, match="plain function"):
-            await vault.run(step)
+            await vault.run(given)
 
 
 async def test_put_replaces_the_record_of_the_same_key(opened: Opened) -> None:
@@ -156,16 +157,20 @@ async def test_put_replaces_the_record_of_the_same_key(opened: Opened) -> None:
 
 
 async def test_delete_removes_one_and_does_not_mind_absence(opened: Opened) -> None:
+    def delete(tx: Transaction) -> None:
+        tx.delete(Counter, 1)
+        tx.delete(Counter, 7)
+
     async with opened() as vault:
-        await vault.run(lambda tx: [tx.put(Counter(n, n)) for n in range(3)])
-        await vault.run(lambda tx: (tx.delete(Counter, 1), tx.delete(Counter, 7)))
+        await vault.run(put(*(Counter(n, n) for n in range(3))))
+        await vault.run(delete)
         assert await vault.run(lambda tx: tx.select(Counter)) == [Counter(0, 0), Counter(2, 2)]
 
 
 async def test_an_erased_key_leaves_its_secrets_unreadable_and_the_others_alone(opened: Opened) -> None:
     other = Grant("g2", 1, RefreshToken("another"))
     async with opened() as vault:
-        await vault.run(lambda tx: (tx.put(GRANT), tx.put(other)))
+        await vault.run(put(GRANT, other))
         await vault.run(lambda tx: tx.erase_key("g1"))
         with pytest.raises(CorruptVaultError, match="erased"):
             await vault.run(lambda tx: tx.get(Grant, "g1"))
@@ -188,10 +193,13 @@ async def test_a_key_made_again_under_an_erased_name_does_not_open_old_secrets(o
 
 
 async def test_the_vaults_own_key_cannot_be_erased_nor_borrowed(opened: Opened) -> None:
+    def erase(name: str) -> Callable[[Transaction], None]:
+        return lambda tx: tx.erase_key(name)
+
     async with opened() as vault:
         for name in ("vault", "", "x" * 129):
             with pytest.raises(ValueError, match="data key"):
-                await vault.run(lambda tx, name=name: tx.erase_key(name))
+                await vault.run(erase(name))
         with pytest.raises(ValueError, match="data key"):
             await vault.run(lambda tx: tx.put(Grant("vault", 1, TOKEN)))
         await vault.run(lambda tx: tx.erase_key("never made"))
@@ -199,9 +207,14 @@ async def test_the_vaults_own_key_cannot_be_erased_nor_borrowed(opened: Opened) 
 
 async def test_a_record_without_its_secret_needs_no_key(opened: Opened) -> None:
     bare = Grant("g1", 1, None)
+
+    def strip(tx: Transaction) -> None:
+        tx.put(bare)
+        tx.erase_key("g1")
+
     async with opened() as vault:
         await vault.run(lambda tx: tx.put(GRANT))
-        await vault.run(lambda tx: (tx.put(bare), tx.erase_key("g1")))
+        await vault.run(strip)
         assert await vault.run(lambda tx: tx.get(Grant, "g1")) == bare
 
 
@@ -224,7 +237,7 @@ async def test_every_kind_of_field_comes_back_as_it_was(opened: Opened) -> None:
     )
     empty = Mixed("", 0)
     async with opened() as vault:
-        await vault.run(lambda tx: (tx.put(full), tx.put(empty)))
+        await vault.run(put(full, empty))
     async with opened() as vault:
         back = await vault.run(lambda tx: tx.get(Mixed, full.peer, full.seq))
         assert back == full
@@ -238,6 +251,7 @@ async def test_an_int_in_a_float_field_comes_back_as_float(opened: Opened) -> No
     async with opened() as vault:
         await vault.run(lambda tx: tx.put(Mixed("p", 1, weight=3)))
         back = await vault.run(lambda tx: tx.get(Mixed, "p", 1))
+    assert back is not None
     assert (back.weight, type(back.weight)) == (3.0, float)
 
 
@@ -248,7 +262,7 @@ async def test_select_compares_none_bool_and_choices_exactly(opened: Opened) -> 
         Mixed("b", 1, is_done=True, note="x", is_known=True, colour=Colour.RED),
     ]
     async with opened() as vault:
-        await vault.run(lambda tx: [tx.put(row) for row in rows])
+        await vault.run(put(*rows))
 
         async def select(**equals: str | int | bool | None) -> list[int]:
             return [rows.index(row) for row in await vault.run(lambda tx: tx.select(Mixed, **equals))]
@@ -271,7 +285,7 @@ async def test_select_compares_none_bool_and_choices_exactly(opened: Opened) -> 
 async def test_select_is_ordered_by_primary_key(opened: Opened) -> None:
     keys = [("b", 1), ("a", 10), ("a", 9), ("B", 1), ("é", 0), ("", 5), ("a", -1), ("😀", 1), ("\uffff", 1)]
     async with opened() as vault:
-        await vault.run(lambda tx: [tx.put(Mixed(peer, seq)) for peer, seq in keys])
+        await vault.run(put(*(Mixed(peer, seq) for peer, seq in keys)))
         rows = await vault.run(lambda tx: tx.select(Mixed))
     assert [(row.peer, row.seq) for row in rows] == sorted(keys)  # code points, as UTF-8 octets order them
 
@@ -281,9 +295,13 @@ async def test_large_values_are_kept_and_larger_ones_refused(opened: Opened) -> 
     async with opened() as vault:
         await vault.run(lambda tx: tx.put(row))
         assert await vault.run(lambda tx: tx.get(Mixed, "p", 1)) == row
-        for field in ({"payload": b"\0" * (VALUE_BYTES_MAX + 1)}, {"note": "é" * (VALUE_BYTES_MAX // 2 + 1)}):
+        larger = (
+            replace(row, payload=b"\0" * (VALUE_BYTES_MAX + 1)),
+            replace(row, note="é" * (VALUE_BYTES_MAX // 2 + 1)),
+        )
+        for too_large in larger:
             with pytest.raises(ValueError, match="more than"):
-                await vault.run(lambda tx, field=field: tx.put(replace(row, **field)))
+                await vault.run(put(too_large))
         assert await vault.run(lambda tx: tx.get(Mixed, "p", 1)) == row
 
 
@@ -309,7 +327,7 @@ async def test_large_values_are_kept_and_larger_ones_refused(opened: Opened) -> 
     ids=lambda wrong: "-".join(f"{name}={value!a:.20}" for name, value in wrong.items()),
 )
 async def test_a_field_that_does_not_hold_what_it_declares_is_refused_before_the_disk(
-    opened: Opened, wrong: dict[str, object]
+    opened: Opened, wrong: dict[str, Any]
 ) -> None:
     async with opened() as vault:
         with pytest.raises((TypeError, ValueError)) as caught:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.vault.power import write_image
-from tests.vault.samples import GRANT, RECORDS, TOKEN, Counter, Grant, Mixed, Shared, open_vault
+from tests.vault.samples import GRANT, RECORDS, TOKEN, Counter, Grant, Mixed, Shared, open_vault, put
 from token_relay.agents.ports import Record, Transaction, Vault
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import RefreshToken
@@ -278,16 +278,19 @@ async def test_a_full_disk_refuses_the_whole_step_and_the_vault_goes_on_when_the
 
 async def test_erasing_a_key_takes_every_record_under_it_in_every_table_and_no_other(device: Device) -> None:
     async with device.on() as vault:
-        await vault.run(
-            lambda tx: [tx.put(Shared("a", "k", TOKEN)), tx.put(Shared("b", "k", OTHER)), tx.put(Grant("k", 1, TOKEN))]
-        )
-        await vault.run(lambda tx: [tx.put(Shared("c", "other", TOKEN)), tx.put(Grant("k2", 1, OTHER))])
+        await vault.run(put(Shared("a", "k", TOKEN), Shared("b", "k", OTHER), Grant("k", 1, TOKEN)))
+        await vault.run(put(Shared("c", "other", TOKEN), Grant("k2", 1, OTHER)))
         assert await vault.run(lambda tx: len(tx.select(Shared))) == 3
         await vault.run(lambda tx: tx.erase_key("k"))
     async with device.on() as vault:
-        for record, key in ((Shared, "a"), (Shared, "b"), (Grant, "k")):
+        reads: tuple[Step, ...] = (
+            lambda tx: tx.get(Shared, "a"),
+            lambda tx: tx.get(Shared, "b"),
+            lambda tx: tx.get(Grant, "k"),
+        )
+        for read in reads:
             with pytest.raises(CorruptVaultError):
-                await vault.run(lambda tx, record=record, key=key: tx.get(record, key))
+                await vault.run(read)
         with pytest.raises(CorruptVaultError):
             await vault.run(lambda tx: tx.select(Shared, owner="k"))
         assert await vault.run(lambda tx: tx.select(Shared, owner="other")) == [Shared("c", "other", TOKEN)]
@@ -304,7 +307,7 @@ async def test_a_record_put_again_after_the_erasing_does_not_bring_its_neighbour
         tx.put(Counter(1, 1))  # who caught it may go on
 
     async with device.on() as vault:
-        await vault.run(lambda tx: [tx.put(Shared(name, "k", TOKEN)) for name in "ab"])
+        await vault.run(put(Shared("a", "k", TOKEN), Shared("b", "k", TOKEN)))
         await vault.run(step)
     async with device.on() as vault:
         assert await vault.run(lambda tx: (tx.get(Shared, "a"), tx.get(Counter, 1))) == (
@@ -318,9 +321,13 @@ async def test_a_record_put_again_after_the_erasing_does_not_bring_its_neighbour
 
 
 async def test_a_record_that_moved_to_another_key_outlives_its_old_one(device: Device) -> None:
+    def move(tx: Transaction) -> None:
+        tx.put(Shared("a", "k2", TOKEN))
+        tx.erase_key("k1")
+
     async with device.on() as vault:
-        await vault.run(lambda tx: [tx.put(Shared("a", "k1", TOKEN)), tx.put(Shared("b", "k1", TOKEN))])
-        await vault.run(lambda tx: [tx.put(Shared("a", "k2", TOKEN)), tx.erase_key("k1")])
+        await vault.run(put(Shared("a", "k1", TOKEN), Shared("b", "k1", TOKEN)))
+        await vault.run(move)
     async with device.on() as vault:
         assert await vault.run(lambda tx: tx.get(Shared, "a")) == Shared("a", "k2", TOKEN)
         with pytest.raises(CorruptVaultError):

@@ -31,6 +31,7 @@ def nursery() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, str(Path(__file__).with_name("crash_child.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
+        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.wait(HANG_S) == 0
@@ -44,6 +45,7 @@ def spin(seconds: float) -> None:
 
 
 def start(nursery: subprocess.Popen[str], directory: Path) -> int:
+    assert nursery.stdin is not None and nursery.stdout is not None
     nursery.stdin.write(f"{directory}\n")
     nursery.stdin.flush()
     word, pid = nursery.stdout.readline().split()
@@ -53,6 +55,7 @@ def start(nursery: subprocess.Popen[str], directory: Path) -> int:
 
 def kill(nursery: subprocess.Popen[str], pid: int) -> list[int]:
     """Kill it and return the numbers that it had told and nobody had read."""
+    assert nursery.stdout is not None
     os.kill(pid, signal.SIGKILL)
     rest = []
     while (line := nursery.stdout.readline()) != "end\n":
@@ -61,6 +64,7 @@ def kill(nursery: subprocess.Popen[str], pid: int) -> list[int]:
 
 
 async def test_nothing_acknowledged_is_missing_after_kill_9(tmp_path: Path, nursery: subprocess.Popen[str]) -> None:
+    assert nursery.stdout is not None
     chance = random.Random(20)
     told = 0
     for _ in range(KILLS):
@@ -71,6 +75,7 @@ async def test_nothing_acknowledged_is_missing_after_kill_9(tmp_path: Path, nurs
         told = max([told, *kill(nursery, pid)])
         async with open_vault(tmp_path, create=False) as vault:
             counter, grant = await vault.run(lambda tx: (tx.get(Counter, 1), tx.get(Grant, "g1")))
+        assert counter and grant and grant.refresh_token
         assert counter.value in (told, told + 1)  # the last commit may not have been told any more
         assert grant.generation == counter.value
         assert grant.refresh_token.reveal().startswith(f"token {counter.value}")

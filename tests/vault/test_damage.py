@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.vault.samples import GRANT, KEY, RECORDS, TOKEN, Grant, Mixed, Shared, open_vault, raw
+from tests.vault.samples import GRANT, KEY, RECORDS, TOKEN, Grant, Mixed, Shared, open_vault, put, raw
+from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import RefreshToken
-from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.files import set_aside
 
@@ -43,7 +43,8 @@ async def test_a_sealed_cell_moved_or_changed_does_not_open(tmp_path: Path, stat
         assert connection.execute(statement).rowcount == 1
     connection.close()
     async with open_vault(tmp_path) as vault:
-        assert (await vault.run(lambda tx: tx.get(Mixed, "p", 2))).token == TOKEN
+        other = await vault.run(lambda tx: tx.get(Mixed, "p", 2))
+        assert other and other.token == TOKEN
         with pytest.raises(CorruptVaultError):
             await vault.run(lambda tx: tx.select(Mixed))
 
@@ -63,7 +64,7 @@ async def test_a_sealed_cell_moved_or_changed_does_not_open(tmp_path: Path, stat
 async def test_a_changed_clear_column_is_told(tmp_path: Path, statement: str) -> None:
     rows = [Mixed("p", n, note="new", payload=b"new", state="new", is_known=True) for n in (1, 2)]
     async with open_vault(tmp_path) as vault:
-        await vault.run(lambda tx: [tx.put(row) for row in rows])
+        await vault.run(put(*rows))
     with raw(tmp_path) as connection:
         assert connection.execute(statement).rowcount == 1
     connection.close()
@@ -78,7 +79,7 @@ async def test_a_changed_clear_column_is_told(tmp_path: Path, statement: str) ->
 @pytest.mark.parametrize("statement", ["UPDATE shared SET owner = 'b' WHERE name = 'a'", None])
 async def test_a_row_does_not_open_under_another_data_key(tmp_path: Path, statement: str | None) -> None:
     async with open_vault(tmp_path) as vault:
-        await vault.run(lambda tx: [tx.put(Shared(name, name, TOKEN)) for name in "ab"])
+        await vault.run(put(Shared("a", "a", TOKEN), Shared("b", "b", TOKEN)))
     with raw(tmp_path) as connection:
         if statement:
             connection.execute(statement)
@@ -92,13 +93,17 @@ async def test_a_row_does_not_open_under_another_data_key(tmp_path: Path, statem
 
 
 async def test_old_rows_put_back_after_erasing_their_key_stay_shut(tmp_path: Path) -> None:
+    def erase(tx: Transaction) -> None:
+        tx.erase_key("g1")
+        tx.delete(Grant, "g1")
+
     async with open_vault(tmp_path) as vault:
         await vault.run(lambda tx: tx.put(GRANT))
     with raw(tmp_path) as connection:
         stolen = connection.execute("SELECT * FROM grants").fetchone()
     connection.close()
     async with open_vault(tmp_path) as vault:
-        await vault.run(lambda tx: [tx.erase_key("g1"), tx.delete(Grant, "g1")])
+        await vault.run(erase)
     with raw(tmp_path) as connection:
         connection.execute("INSERT INTO grants VALUES (?, ?, ?, ?)", stolen)
     connection.close()
@@ -120,7 +125,7 @@ async def test_old_rows_put_back_after_erasing_their_key_stay_shut(tmp_path: Pat
 async def fill(directory: Path) -> None:
     async with open_vault(directory) as vault:
 
-        def step(tx: store.Transaction) -> None:
+        def step(tx: Transaction) -> None:
             for n in range(40):
                 tx.put(Grant(f"g{n}", n, RefreshToken(f"token {n} " + "z" * 900)))
                 tx.put(Mixed("péer", n, note="ñ" * 50, payload=bytes(50), token=TOKEN, state="old", is_known=True))

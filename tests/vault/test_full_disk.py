@@ -5,15 +5,17 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.vault.samples import GRANT, Counter, Grant, Mixed, open_vault
 from tests.watchdog import HANG_S
+from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
-from token_relay.vault import store
 from token_relay.vault.database import is_outcome_unknown
+from token_relay.vault.records import StoredValue
 
 pytestmark = pytest.mark.asyncio
 
@@ -23,6 +25,7 @@ FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
 from tests.vault.samples import Counter, Mixed, open_vault
 
@@ -57,7 +60,7 @@ async def test_a_file_that_may_not_grow_keeps_its_state_and_goes_on(tmp_path: Pa
 
 
 async def test_a_full_database_is_told_as_no_room_even_to_a_step_that_looks_away(tmp_path: Path) -> None:
-    def step(tx: store.Transaction) -> None:
+    def step(tx: Transaction) -> None:
         tx.put(Counter(1, 2))
         try:
             tx.put(Mixed("p", 1, payload=bytes(500_000)))
@@ -84,7 +87,7 @@ class FailingCommit:
     def __getattr__(self, name: str) -> object:
         return getattr(self._connection, name)
 
-    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+    def execute(self, sql: str, *values: Sequence[StoredValue]) -> sqlite3.Cursor:
         if sql == "COMMIT":
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = self._code

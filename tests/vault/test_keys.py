@@ -64,7 +64,7 @@ def test_a_key_file_is_on_disk_with_its_name_before_create_returns(
         found = os.fstat(descriptor)
         synced.append("directory" if stat.S_ISDIR(found.st_mode) else found.st_size)
 
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr("os.fsync", fsync)
     KeyFile(tmp_path / "vault.key").create()
     assert synced == [32, "directory"]
 
@@ -73,7 +73,7 @@ def test_a_key_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkey
     def fsync(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr("os.fsync", fsync)
     with pytest.raises(VaultError, match="No space left"):
         KeyFile(tmp_path / "vault.key").create()
     assert list(tmp_path.iterdir()) == []

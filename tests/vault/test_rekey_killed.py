@@ -27,15 +27,16 @@ def nursery(*words: object) -> Iterator[Callable[[int], int]]:
     """Yield what starts a process that is killed before its n-th change, and returns how it ended."""
     command = [sys.executable, str(CHILD), *map(str, words)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
+        numbers, ends = process.stdin, process.stdout
+        assert numbers is not None and ends is not None
 
         def end_of(number: int) -> int:
-            process.stdin.write(f"{number}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
+            numbers.write(f"{number}\n")
+            numbers.flush()
+            return int(ends.readline())
 
         yield end_of
-        process.stdin.close()
+        numbers.close()
         assert process.wait(HANG_S) == 0
 
 

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -26,10 +27,12 @@ from tests.vault.samples import (
     Identity,
     Mixed,
     open_vault,
+    put,
     raw,
     spellings,
 )
 from tests.watchdog import HANG_S
+from token_relay.agents.ports import Record, Transaction
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault import store
@@ -49,7 +52,7 @@ async def test_the_database_its_lock_and_its_journal_are_0600_whatever_the_umask
     try:
         async with open_vault(tmp_path) as vault:
 
-            def step(tx: store.Transaction) -> set[str]:
+            def step(tx: Transaction) -> set[str]:
                 tx.put(GRANT)
                 assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
                 return {file.name for file in tmp_path.iterdir()}
@@ -62,10 +65,13 @@ async def test_the_database_its_lock_and_its_journal_are_0600_whatever_the_umask
 
 async def test_commits_are_synchronous_and_deletions_overwritten(tmp_path: Path) -> None:
     async with open_vault(tmp_path) as vault:
+
+        def pragma(name: str) -> tuple[object, ...] | None:
+            found: tuple[object, ...] | None = vault._connection.execute(f"PRAGMA {name}").fetchone()
+            return found
+
         found = {
-            name: vault._writer.submit(
-                lambda name=name: vault._connection.execute(f"PRAGMA {name}").fetchone()
-            ).result()
+            name: vault._writer.submit(pragma, name).result()
             for name in (
                 "journal_mode",
                 "synchronous",
@@ -94,7 +100,7 @@ async def test_a_step_that_only_reads_writes_nothing(tmp_path: Path) -> None:
         await vault.run(lambda tx: tx.put(GRANT))
         before = (tmp_path / "vault.db").stat(), tmp_path.stat().st_mtime_ns
 
-        def step(tx: store.Transaction) -> bool:
+        def step(tx: Transaction) -> bool:
             tx.select(Grant)
             return tx.get(Grant, "g1") == GRANT and not (tmp_path / "vault.db-journal").exists()
 
@@ -107,15 +113,27 @@ async def test_no_secret_is_in_any_file_in_any_spelling_at_any_time(tmp_path: Pa
     key = PrivateKey(bytes(random.Random(1).randbytes(32)))
     looked = []
 
-    def search(tx: store.Transaction) -> None:
+    def search() -> None:
         looked.append(b"".join(file.read_bytes() for file in tmp_path.iterdir()))
 
+    def store_and_search(*records: Record) -> Callable[[Transaction], None]:
+        def step(tx: Transaction) -> None:
+            put(*records)(tx)
+            search()
+
+        return step
+
+    def erase_and_search(tx: Transaction) -> None:
+        tx.erase_key("g1")
+        tx.delete(Grant, "g1")
+        search()
+
     async with open_vault(tmp_path) as vault:
-        await vault.run(lambda tx: [tx.put(GRANT), tx.put(Identity("me", key)), search(tx)])
-        await vault.run(lambda tx: [tx.put(Grant("g1", 2, RefreshToken("y" * 100))), search(tx)])
-        await vault.run(search)
-        await vault.run(lambda tx: [tx.erase_key("g1"), tx.delete(Grant, "g1"), search(tx)])
-    search(None)
+        await vault.run(store_and_search(GRANT, Identity("me", key)))
+        await vault.run(store_and_search(Grant("g1", 2, RefreshToken("y" * 100))))
+        await vault.run(store_and_search())
+        await vault.run(erase_and_search)
+    search()
     everything = b"".join(looked)
     assert len(looked) == 5
     assert b"grants" in everything  # the search sees what is there
@@ -230,7 +248,7 @@ async def test_a_second_process_is_refused_and_let_in_after_the_first_has_closed
 
 async def test_a_closed_vault_refuses_steps_and_closes_twice(tmp_path: Path) -> None:
     vault = open_vault(tmp_path)
-    waiting = [asyncio.create_task(vault.run(lambda tx, n=n: tx.put(Counter(n, n)))) for n in range(5)]
+    waiting = [asyncio.create_task(vault.run(put(Counter(n, n)))) for n in range(5)]
     await asyncio.sleep(0)  # lets them hand their steps over
     await asyncio.gather(vault.close(), vault.close())
     await asyncio.gather(*waiting)
@@ -244,7 +262,12 @@ async def test_a_closed_vault_refuses_steps_and_closes_twice(tmp_path: Path) -> 
 async def test_close_that_is_cancelled_closes_all_the_same(tmp_path: Path) -> None:
     vault = open_vault(tmp_path)
     released = threading.Event()
-    step = asyncio.create_task(vault.run(lambda tx: (released.wait(HANG_S), tx.put(GRANT))))
+
+    def wait_and_put(tx: Transaction) -> None:
+        released.wait(HANG_S)
+        tx.put(GRANT)
+
+    step = asyncio.create_task(vault.run(wait_and_put))
     await asyncio.sleep(0)
     closing = asyncio.create_task(vault.close())
     await asyncio.sleep(0)
@@ -260,7 +283,7 @@ async def test_close_that_is_cancelled_closes_all_the_same(tmp_path: Path) -> No
 async def test_cancelling_the_caller_returns_at_once_while_the_step_goes_on(tmp_path: Path) -> None:
     began, released = threading.Event(), threading.Event()
 
-    def step(tx: store.Transaction) -> None:
+    def step(tx: Transaction) -> None:
         tx.put(GRANT)
         began.set()
         assert released.wait(HANG_S)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.vault.samples import RECORDS, Grant
+from tests.vault.samples import RECORDS, Grant, put
+from token_relay.agents.ports import Transaction
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey
 from token_relay.vault import database
@@ -58,10 +59,15 @@ def test_a_pragma_that_sqlite_does_not_obey_is_noticed(path: Path, monkeypatch: 
 @pytest.mark.asyncio
 async def test_what_was_deleted_is_not_in_the_file(path: Path) -> None:
     marks = [f"handoff-{number:03}-{'x' * 80}" for number in range(40)]
+
+    def delete(tx: Transaction) -> None:
+        for mark in marks:
+            tx.delete(Grant, mark)
+
     async with SqliteVault.open(path, KEY, RECORDS, 1) as vault:
-        await vault.run(lambda tx: [tx.put(Grant(mark, 1, None)) for mark in marks])
+        await vault.run(put(*(Grant(mark, 1, None) for mark in marks)))
         assert marks[0].encode() in path.read_bytes()
-        await vault.run(lambda tx: [tx.delete(Grant, mark) for mark in marks])
+        await vault.run(delete)
     content = path.read_bytes()
     assert not [mark for mark in marks if mark.encode() in content]
 
@@ -172,7 +178,7 @@ async def test_a_database_of_another_program_is_no_vault(path: Path) -> None:
 async def test_damage_where_nobody_reads_is_found_at_the_start(path: Path) -> None:
     marks = [f"handoff-{number:04}-".ljust(100, "x") for number in range(400)]
     async with SqliteVault.open(path, KEY, RECORDS, 1) as vault:
-        await vault.run(lambda tx: [tx.put(Grant(mark, 1, None)) for mark in marks])
+        await vault.run(put(*(Grant(mark, 1, None) for mark in marks)))
     content = bytearray(path.read_bytes())
     page = content.index(marks[200].encode()) // 4096 * 4096
     content[page + 8 : page + 64] = bytes(56)  # the cell pointers of one page of one table, sqlite.org/fileformat2.html
