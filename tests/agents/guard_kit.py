@@ -138,7 +138,7 @@ def erasures(end: SimulatedDevice) -> Iterator[list[str]]:
     erased: list[str] = []
 
     async def noted(step: Callable[[Transaction], T]) -> T:
-        return await run(lambda tx: step(_Noting(tx, erased)))  # type: ignore[arg-type]  # it passes everything on
+        return await run(lambda tx: step(_Noting(tx, erased)))  # it passes everything on
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(end.vault, "run", noted)

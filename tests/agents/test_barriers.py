@@ -154,11 +154,14 @@ async def test_the_intent_is_durable_before_each_request(profile: str) -> None:
             asked.append((kept.state, kept.intent_attempts, kept.intent_late, bool(kept.intent)))
             return "lost_before" if len(asked) < 2 else ""
 
+        def forget_tokens(tx: Transaction) -> None:
+            for token in tx.select(CachedToken):
+                tx.delete(CachedToken, token.grant_id, token.scope)
+
         world.watch.http.fault = fault
         await world.watch.rows(Grant)
         with watching(world.watch, look):
-            for token in await world.watch.rows(CachedToken):
-                await world.watch.vault.run(lambda tx, t=token: tx.delete(CachedToken, t.grant_id, t.scope))
+            await world.watch.vault.run(forget_tokens)
             await world.watch.token(force_refresh=True)
             await world.clock.advance(1200)
             if len(asked) < 2:  # a provider that does not invalidate is asked again only when somebody asks
@@ -308,7 +311,8 @@ async def test_an_unpaired_sender_is_nobody() -> None:
         deafen(world, world.watch)
         await say(world.phone, an_offer())
         topic, envelope = await deliver_one(world, world.watch, world.phone, "OFFER")
-        await world.watch.vault.run(lambda tx: [tx.delete(Pairing, p.pairing_id) for p in tx.select(Pairing)])
+        pairing = await world.watch.one(Pairing)
+        await world.watch.vault.run(lambda tx: tx.delete(Pairing, pairing.pairing_id))
         await world.watch.agent.link.receive(topic, envelope)
         assert world.watch.agent.link.rejects["unknown_sender"] == 1
 

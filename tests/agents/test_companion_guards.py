@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.agents.world_kit import running
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.secret import PrivateKey
@@ -358,10 +360,12 @@ async def test_only_its_own_restored_disk_locks_a_companions_grants() -> None:
         await world.phone.hand_off()
         await world.clock.advance(3)
         pairing = await world.watch.one(Pairing)
+
+        def rolled_back(who: str) -> Callable[[Turn], None]:
+            return lambda turn: world.watch.agent.on_rollback(turn, pairing, who=who)
+
         for who, state in (("peer", "held"), ("self", "locked")):
-            await world.watch.agent.link.turn(
-                lambda turn, who=who: world.watch.agent.on_rollback(turn, pairing, who=who)
-            )
+            await world.watch.agent.link.turn(rolled_back(who))
             assert (await world.watch.grant()).state == state
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
-from tests.agents.world_kit import form_value, running, settle
+from tests.agents.world_kit import SimulatedDevice, World, form_value, running, settle
 from token_relay.agents.phone.devices import revoke_device
+from token_relay.agents.phone.person import NewGrant
+from token_relay.agents.ports import Transaction
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted
+from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.errors import LocalError, RelayError, TransientError
 from token_relay.protocol.secret import RefreshToken
+from token_relay.simulation.ports.channel import Packet
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.asyncio
 
 
-async def say(end, body, *, to=None):
+async def say(end: SimulatedDevice, body: m.Body) -> None:
     """Have one end say something that its program never would."""
     pairing = (await end.rows(Pairing))[-1]
     await end.agent.link.turn(lambda turn: turn.answer(pairing.pairing_id, body))
@@ -29,11 +37,12 @@ LONG = " ".join(f"https://api.example/scope.number{i:03}" for i in range(60)) + 
 
 
 @pytest.mark.parametrize(("profile", "strategy"), [("entra", "branch"), ("strict", "move")])
-async def test_long_scope_of_the_provider_does_not_kill_the_phone(profile, strategy):
+async def test_long_scope_of_the_provider_does_not_kill_the_phone(profile: str, strategy: str) -> None:
     async with running(profile) as world:
         grant = await world.phone.one(Grant)
         await world.phone.edit(grant, scope=LONG)
         task = world.phone.main
+        assert task is not None
         try:
             await world.phone.hand_off(strategy=strategy, wait_s=20)
         except (LocalError, RuntimeError, AssertionError):
@@ -41,17 +50,22 @@ async def test_long_scope_of_the_provider_does_not_kill_the_phone(profile, strat
         assert not task.done(), f"the agent died: {task.exception()!r}: {getattr(task.exception(), 'exceptions', '')}"
 
 
-async def test_mint_long_scope(monkeypatch):
+async def test_mint_long_scope(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("strict") as world:
-        sub = world.phone.agent.accounts.grant_of
-        world.phone.agent.accounts.grant_of = lambda turn, new, token: replace(sub(turn, new, token), scope=LONG)
+        accounts = world.phone.agent.accounts
+        sub = accounts.grant_of
+
+        def grant_of(turn: Turn, new: NewGrant, refresh_token: RefreshToken) -> Grant:
+            return replace(sub(turn, new, refresh_token), scope=LONG)
+
+        monkeypatch.setattr(accounts, "grant_of", grant_of)
         with pytest.raises(LocalError):
             await world.phone.hand_off(strategy="mint", wait_s=20)
         row = await world.phone.handoff()
         assert not row.is_obtaining
 
 
-async def test_a_companion_cannot_grow_the_phones_table():
+async def test_a_companion_cannot_grow_the_phones_table() -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
         for i in range(300):
@@ -61,19 +75,19 @@ async def test_a_companion_cannot_grow_the_phones_table():
         assert len(rows) < 100
 
 
-async def test_a_companion_cannot_block_its_own_revocation():
+async def test_a_companion_cannot_block_its_own_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
         watch = world.watch
         # a hostile companion: never answers REVOKE
-        watch.agent.on_message = lambda *a: None
+        monkeypatch.setattr(watch.agent, "on_message", lambda *a: None)
         for i in range(260):
             await say(watch, m.Stored(handoff_id=f"{i:032x}"))
         await world.within(world.phone.agent.revoke("watch", wait_s=1))
         assert (await world.phone.one(Pairing)).renew_denied
 
 
-async def test_a_phone_cannot_grow_the_companions_table():
+async def test_a_phone_cannot_grow_the_companions_table() -> None:
     import token_relay.agents.companion.steps as a
 
     async with running("entra") as world:
@@ -89,12 +103,12 @@ async def test_a_phone_cannot_grow_the_companions_table():
         assert len(rows) <= 50
 
 
-async def test_a_low_order_one_time_key_costs_no_token():
+async def test_a_low_order_one_time_key_costs_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("entra") as world:
         watch = world.watch
         import token_relay.protocol.messages as mm
 
-        def hostile(turn, pairing, message, plaintext):
+        def hostile(turn: Turn, pairing: Pairing, message: m.Message, plaintext: bytes) -> None:
             if isinstance(message.body, mm.Offer):
                 turn.answer(
                     pairing.pairing_id,
@@ -105,7 +119,7 @@ async def test_a_low_order_one_time_key_costs_no_token():
                     ),
                 )
 
-        watch.agent.on_message = hostile
+        monkeypatch.setattr(watch.agent, "on_message", hostile)
         before = len([r for r in world.phone.http.requests if form_value(r, "grant_type") == "refresh_token"])
         try:
             await world.phone.hand_off(wait_s=5)
@@ -117,7 +131,7 @@ async def test_a_low_order_one_time_key_costs_no_token():
         assert n == 0
 
 
-async def test_client_id_changed_after_sign_in_move_keeps_the_token():
+async def test_client_id_changed_after_sign_in_move_keeps_the_token() -> None:
     async with running("strict") as world:
         phone = world.phone
         await phone.one(Grant)
@@ -135,7 +149,7 @@ async def test_client_id_changed_after_sign_in_move_keeps_the_token():
         assert held or hands, "the only token is in nobody's hands"
 
 
-async def test_profile_changed_after_sign_in_no_branch_on_a_rotating_grant():
+async def test_profile_changed_after_sign_in_no_branch_on_a_rotating_grant() -> None:
     from token_relay.provider.profile import PROFILES
 
     async with running("strict") as world:
@@ -154,7 +168,7 @@ async def test_profile_changed_after_sign_in_no_branch_on_a_rotating_grant():
         assert g.state == "held"
 
 
-async def test_a_revoked_grant_does_not_come_back_with_a_restored_image():
+async def test_a_revoked_grant_does_not_come_back_with_a_restored_image() -> None:
     async with running("entra") as world:
         begun = len(world.broker.seen)
         # image taken at READY: ACCEPT is out, TOKEN not yet in
@@ -185,7 +199,7 @@ async def test_a_revoked_grant_does_not_come_back_with_a_restored_image():
         assert not isinstance(t, TokenGranted), "revoked, confirmed, and back"
 
 
-async def test_restored_after_store():
+async def test_restored_after_store() -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
         await world.clock.advance(5)
@@ -202,7 +216,7 @@ async def test_restored_after_store():
         assert all(g.refresh_token is None for g in gs)
 
 
-async def test_a_held_token_does_not_start_a_fresh_lease_after_a_revocation():
+async def test_a_held_token_does_not_start_a_fresh_lease_after_a_revocation() -> None:
     async with running("entra") as world:
         world.broker.hold = lambda p: (
             p.topic.startswith(f"relay/v1/{world.watch.id}/")
@@ -225,21 +239,26 @@ async def test_a_held_token_does_not_start_a_fresh_lease_after_a_revocation():
         assert not isinstance(t, TokenGranted)
 
 
-_count = {}
+_count: dict[int, int] = {}
 
 
-def _is_token(world, p):
+def _is_token(world: World, p: Packet) -> bool:
     # after OFFER: the next message to the watch that is not an answer to HELLO
     k = id(world)
     _count[k] = _count.get(k, 0) + 1
     return _count[k] >= 2
 
 
-async def test_hellos_of_a_peer_do_not_multiply():
+def _lose_token(tx: Transaction) -> None:
+    for row in tx.select(Outgoing, type="TOKEN"):
+        tx.delete(Outgoing, row.pairing_id, row.seq)
+
+
+async def test_hellos_of_a_peer_do_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
         watch = world.watch
-        watch.agent.on_message = lambda *a: None
+        monkeypatch.setattr(watch.agent, "on_message", lambda *a: None)
         for i in range(200):
             await say(watch, m.Stored(handoff_id=f"{i:032x}"))
         before = len(world.broker.seen)
@@ -249,7 +268,7 @@ async def test_hellos_of_a_peer_do_not_multiply():
         assert n < 300
 
 
-async def test_import_does_not_lose_a_moved_token():
+async def test_import_does_not_lose_a_moved_token() -> None:
     async with running("strict") as world:
         phone = world.phone
         _count.clear()
@@ -259,9 +278,7 @@ async def test_import_does_not_lose_a_moved_token():
         with pytest.raises(RelayError):  # another account's token is imported meanwhile, and refused
             await world.within(phone.agent.accounts.adopt(RefreshToken("nonsense"), account="x"))
         # TOKEN is lost, CANCEL arrives
-        await phone.vault.run(
-            lambda tx: [tx.delete(Outgoing, r.pairing_id, r.seq) for r in tx.select(Outgoing) if r.type == "TOKEN"]
-        )
+        await phone.vault.run(_lose_token)
         phone.agent.link._due.clear()
         world.broker.held.clear()
         world.broker.hold = lambda p: False
@@ -270,11 +287,7 @@ async def test_import_does_not_lose_a_moved_token():
         assert any(g.state == "held" and g.refresh_token is not None for g in await phone.rows(Grant))
 
 
-def _never_token(p):
-    return len(p.payload) >= 0
-
-
-async def test_signed_out_stays_signed_out_when_a_move_is_cancelled():
+async def test_signed_out_stays_signed_out_when_a_move_is_cancelled() -> None:
     async with running("strict") as world:
         phone = world.phone
         _count.clear()
@@ -283,9 +296,7 @@ async def test_signed_out_stays_signed_out_when_a_move_is_cancelled():
         row = await phone.handoff()
         assert row.state == "released"
         await phone.agent.accounts.sign_out()
-        await world.phone.vault.run(
-            lambda tx: [tx.delete(Outgoing, r.pairing_id, r.seq) for r in tx.select(Outgoing) if r.type == "TOKEN"]
-        )
+        await phone.vault.run(_lose_token)
         phone.agent.link._due.clear()
         world.broker.held.clear()
         world.broker.hold = lambda p: False
@@ -293,13 +304,13 @@ async def test_signed_out_stays_signed_out_when_a_move_is_cancelled():
         assert not any(g.refresh_token is not None for g in await phone.rows(Grant))
 
 
-async def test_mint_that_fails_its_check_is_counted():
+async def test_mint_that_fails_its_check_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("strict") as world:
 
-        async def bad(new):
+        async def bad(new: NewGrant) -> NewGrant:
             raise TransientError("keys cannot be had")
 
-        world.phone.agent.obtaining._sign_in.check = bad
+        monkeypatch.setattr(world.phone.agent.obtaining._sign_in, "check", bad)
         world.provider.kinds().count("refresh_token_issued")
         with pytest.raises(TransientError):
             await world.phone.hand_off(strategy="mint")
@@ -307,7 +318,7 @@ async def test_mint_that_fails_its_check_is_counted():
         assert row.orphans == 1 or "revoked" in " ".join(world.provider.kinds()[-3:])
 
 
-async def test_a_restored_phone_can_still_revoke_what_its_disk_has_forgotten():
+async def test_a_restored_phone_can_still_revoke_what_its_disk_has_forgotten() -> None:
     async with running("entra") as world:
         image = world.phone.image()
         await world.phone.hand_off(lease_days=0)
@@ -324,7 +335,7 @@ async def test_a_restored_phone_can_still_revoke_what_its_disk_has_forgotten():
         assert not isinstance(t, TokenGranted)
 
 
-async def test_superseded_comes_back():
+async def test_superseded_comes_back() -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
         await world.clock.advance(5)
@@ -339,7 +350,7 @@ async def test_superseded_comes_back():
         assert all(g.refresh_token is None for g in gs)
 
 
-async def test_connected_does_not_forget_what_is_queued_meanwhile():
+async def test_connected_does_not_forget_what_is_queued_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
         await world.clock.advance(5)
@@ -352,7 +363,7 @@ async def test_connected_does_not_forget_what_is_queued_meanwhile():
             def __init__(self) -> None:
                 self.waiting: list[asyncio.Future[None]] = []
 
-            async def run(self, step):
+            async def run(self, step: Callable[[Transaction], T]) -> T:
                 result = await phone.vault.run(step)
                 mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self.waiting.append(mine)
@@ -362,7 +373,7 @@ async def test_connected_does_not_forget_what_is_queued_meanwhile():
                 await mine
                 return result
 
-        link._vault = Stalled()
+        monkeypatch.setattr(link, "_vault", Stalled())
         greeting = asyncio.ensure_future(link.connected())
         await asyncio.sleep(0)
         revoking = asyncio.ensure_future(link.turn(lambda turn: revoke_device(turn, phone.agent.steps, world.watch.id)))
@@ -370,20 +381,20 @@ async def test_connected_does_not_forget_what_is_queued_meanwhile():
         assert {(row.pairing_id, row.seq) for row in await phone.rows(Outgoing)} == set(link._due)
 
 
-async def test_bug_in_a_handler_neither_kills_nor_loops():
+async def test_bug_in_a_handler_neither_kills_nor_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("entra") as world:
 
-        def bad(*a):
+        def bad(*a: object) -> None:
             raise ValueError("a bug")
 
-        world.phone.agent.handoffs.on_message = bad
+        monkeypatch.setattr(world.phone.agent.handoffs, "on_message", bad)
         await say(world.watch, m.Stored(handoff_id="0" * 32))
         await settle()
-        assert not world.phone.main.done()
+        assert world.phone.main is not None and not world.phone.main.done()
         assert not world.broker.sessions[world.phone.id].waiting
 
 
-async def test_the_refresh_token_is_of_the_same_grant_as_the_access_token():
+async def test_the_refresh_token_is_of_the_same_grant_as_the_access_token() -> None:
     async with running("entra") as world:
         phone = world.phone
         first = await phone.one(Grant)
@@ -403,18 +414,24 @@ async def test_the_refresh_token_is_of_the_same_grant_as_the_access_token():
         assert got.refresh_token == first.refresh_token
 
 
-async def test_claiming_what_is_over_does_not_block_a_revocation() -> None:
+async def test_claiming_what_is_over_does_not_block_a_revocation(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running("entra") as world:
         await world.phone.hand_off()
         done = await world.phone.handoff()
-        for i in range(300):  # a long life together
-            old = replace(done, handoff_id=f"{i:032x}", state="gone", reason="revoked")
-            await world.phone.vault.run(lambda tx, old=old: tx.put(old))
-        world.watch.agent.on_message = lambda *args: None  # it answers nothing
+
+        def live_long(tx: Transaction) -> None:
+            for i in range(300):
+                tx.put(replace(done, handoff_id=f"{i:032x}", state="gone", reason="revoked"))
+
+        await world.phone.vault.run(live_long)
+        monkeypatch.setattr(world.watch.agent, "on_message", lambda *args: None)  # it answers nothing
         pairing = await world.watch.one(Pairing)
+
+        async def claim(body: m.Body) -> None:
+            await world.watch.agent.link.turn(lambda turn: turn.answer(pairing.pairing_id, body))
+
         for i in range(300):
-            body = m.Stored(handoff_id=f"{i:032x}")
-            await world.watch.agent.link.turn(lambda turn, body=body: turn.answer(pairing.pairing_id, body))
+            await claim(m.Stored(handoff_id=f"{i:032x}"))
         await settle()
         await world.within(world.phone.agent.revoke("watch", wait_s=1))
         assert (await world.phone.one(Pairing)).renew_denied

@@ -38,25 +38,27 @@ class Reader:
 
 
 @pytest.mark.parametrize(
-    ("username", "options", "address", "asked"),
+    ("options", "address", "asked"),
     [
-        (MFA_USER, {"mfa_method": "email"}, MFA_USER, ["password", "code"]),
-        (MFA_USER, {"mfa_method": "sms"}, "+14255550100", ["password", "code"]),
-        (REGISTER_USER, {"contact": "other@contoso.example"}, "other@contoso.example", ["password", "code"]),
-        (OTP_USER, {}, OTP_USER, ["code"]),
+        (SignInOptions(username=MFA_USER, mfa_method="email"), MFA_USER, ["password", "code"]),
+        (SignInOptions(username=MFA_USER, mfa_method="sms"), "+14255550100", ["password", "code"]),
+        (
+            SignInOptions(username=REGISTER_USER, contact="other@contoso.example"),
+            "other@contoso.example",
+            ["password", "code"],
+        ),
+        (SignInOptions(username=OTP_USER), OTP_USER, ["code"]),
     ],
 )
-async def test_mint_asks_for_what_the_account_wants(
-    username: str, options: dict[str, str], address: str, asked: list[str]
-) -> None:
+async def test_mint_asks_for_what_the_account_wants(options: SignInOptions, address: str, asked: list[str]) -> None:
     async with running() as world:
         person = Reader(world, address)
-        wish = HandoffWish(strategy="mint", sign_in=SignInOptions(username=username, **options))
+        wish = HandoffWish(strategy="mint", sign_in=options)
         row = await world.within(world.phone.agent.hand_off("watch", wish, person))
         assert (row.state, person.kinds) == ("done", asked)
         await world.clock.advance(2)
         assert isinstance(await world.watch.token(), TokenGranted)
-        assert (await world.watch.grant()).account == username
+        assert (await world.watch.grant()).account == options.username
         own = await world.phone.rows(Grant)
         assert [grant.account for grant in own] == ["password@contoso.example"]  # what was minted is not kept here
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.agents.world_kit import World, form_value, running
 from token_relay.agents.phone.devices import clear_up
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted
+from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import RefreshToken
@@ -366,10 +368,12 @@ async def test_what_is_gone_and_still_held_is_taken_away() -> None:
 async def test_a_restored_phone_locks_what_may_be_spent(profile: str, state: str) -> None:
     async with running(profile) as world:
         pairing = await world.phone.one(Pairing)
+
+        def rolled_back(who: str) -> Callable[[Turn], None]:
+            return lambda turn: world.phone.agent.handoffs.on_rollback(turn, pairing, who=who)
+
         for who in ("peer", "self"):
-            await world.phone.agent.link.turn(
-                lambda turn, who=who: world.phone.agent.handoffs.on_rollback(turn, pairing, who=who)
-            )
+            await world.phone.agent.link.turn(rolled_back(who))
             assert (await world.phone.one(Grant)).state == ("held" if who == "peer" else state)
 
 
@@ -454,11 +458,12 @@ async def test_branch_finishes_an_open_intent_of_the_phones_own_grant_first() ->
 async def test_branch_gives_the_new_token_and_keeps_the_old(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[RefreshToken] = []
     encode = m.encode_grant
-    monkeypatch.setattr(
-        token_relay.agents.phone.steps,
-        "encode_grant",
-        lambda payload: given.append(payload.refresh_token) or encode(payload),
-    )
+
+    def noting(payload: m.GrantPayload) -> bytes:
+        given.append(payload.refresh_token)
+        return encode(payload)
+
+    monkeypatch.setattr(token_relay.agents.phone.steps, "encode_grant", noting)
     async with running("entra") as world:
         own = await world.phone.one(Grant)
         row = await offered(world)
@@ -482,7 +487,7 @@ async def test_a_token_that_is_too_long_for_an_envelope_gives_the_handoff_up() -
         deafen(world, world.watch)
         row = await world.phone.hand_off(strategy="move", wait_s=0)
         own = await world.phone.one(Grant)
-        await world.phone.edit(own, refresh_token=type(own.refresh_token)("x" * 14_000))
+        await world.phone.edit(own, refresh_token=RefreshToken("x" * 14_000))
         await say(world.watch, accept(row))
         after = await world.phone.handoff()
         assert after.state == "cancelling" and "too long" in after.problem

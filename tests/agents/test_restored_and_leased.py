@@ -299,7 +299,7 @@ async def test_a_replayed_renew_opens_no_second_handoff() -> None:
 
 async def test_a_crash_while_branching_counts_an_orphan_and_goes_on() -> None:
     async with running("entra") as world:
-        hung = []
+        hung: list[int] = []
 
         def fault(request: object) -> str:
             if form_value(request, "grant_type") == "refresh_token" and not hung:  # type: ignore[arg-type]  # a request

@@ -110,8 +110,8 @@ async def test_any_single_message_may_be_lost(lost: str) -> None:
 async def test_cancel_before_the_token_arrives_gives_it_back_for_move_alone() -> None:
     async with running("strict") as world:
         own = await world.phone.one(Grant)
-        world.broker.hold = lambda packet: len(world.broker.seen) > begun + 2  # the watch never sees TOKEN
         begun = len(world.broker.seen)
+        world.broker.hold = lambda packet: len(world.broker.seen) > begun + 2  # the watch never sees TOKEN
         assert (await world.phone.hand_off(strategy="move", wait_s=3)).state == "released"
         assert (await world.phone.one(Grant)).state == "dead"
         tokens, world.broker.held = world.broker.held, []

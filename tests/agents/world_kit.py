@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.ports import Now, Record
 from token_relay.agents.records import CompanionHandoff, Grant, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
@@ -61,10 +62,10 @@ class SimulatedDevice(ends.SimulatedDevice):
 
 
 class SimulatedPhone(SimulatedDevice, ends.SimulatedPhone):
-    async def hand_off(self, device: str = "watch", **wish: Any) -> PhoneHandoff:
+    async def hand_off(self, device: str = "watch", **wish: Any) -> PhoneHandoff:  # type: ignore[override]  # by name
         """Straight to the agent: a test may have put something in its place."""
         person = Nobody(password=PASSWORD)
-        return await self.agent.hand_off(device, ends.HandoffWish(**wish), person)
+        return await self.agent.hand_off(device, HandoffWish(**wish), person)
 
     async def handoff(self, **equals: Any) -> PhoneHandoff:
         return (await self.rows(PhoneHandoff, **equals))[-1]
@@ -119,8 +120,18 @@ class World(world.World):
 
     phone_type = SimulatedPhone
     companion_type = SimulatedCompanion
-    phones: list[SimulatedPhone]
-    companions: list[SimulatedCompanion]
+    phones: list[SimulatedPhone]  # type: ignore[assignment]  # the types above, and nothing else comes into it
+    companions: list[SimulatedCompanion]  # type: ignore[assignment]  # likewise
+
+    def add_phone(self) -> SimulatedPhone:
+        phone = super().add_phone()
+        assert isinstance(phone, SimulatedPhone)
+        return phone
+
+    def add_companion(self) -> SimulatedCompanion:
+        companion = super().add_companion()
+        assert isinstance(companion, SimulatedCompanion)
+        return companion
 
     @property
     def clock(self) -> Clocks:
