@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import random
 import ssl
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.links import network as module
 from token_relay.sandbox.links.connection import IN_FLIGHT_BYTES_MAX, set_to_reset
 from token_relay.sandbox.links.network import CONNECTIONS_MAX, Link, Network
-from token_relay.sandbox.links.orders import LINK_NAMES, Cut, Slow, Whole
+from token_relay.sandbox.links.orders import LINK_NAMES, Cut, LinkState, Slow, Whole
 
 LONG = 48_000_000  # bytes; more than all socket buffers between the two hold
 
@@ -31,6 +32,12 @@ class Peer:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+
+
+def transport_of(peer: Peer) -> asyncio.Transport:
+    transport = peer.writer.transport
+    assert isinstance(transport, asyncio.Transport)  # a socket's: it can be read too
+    return transport
 
 
 @dataclass
@@ -175,7 +182,7 @@ async def test_a_reset_at_one_end_reaches_the_other(far: Far, link: Link, ends: 
         one, other = (near, peer) if ends == "device" else (peer, near)
         other.writer.write(b"never read")
         await receive(one, 1)
-        one.writer.transport.pause_reading()
+        transport_of(one).pause_reading()
         other.writer.write(b"never read either")
         set_to_reset(one.writer.get_extra_info("socket"))
         one.writer.transport.abort()
@@ -187,13 +194,13 @@ async def test_a_reset_at_one_end_reaches_the_other(far: Far, link: Link, ends: 
 async def test_a_reader_that_does_not_read_stops_the_sender(far: Far, link: Link) -> None:
     async with connected(link) as near:
         peer = await far.peer()
-        peer.writer.transport.pause_reading()
+        transport_of(peer).pause_reading()
         near.writer.write(b"x" * LONG)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await near.writer.drain()
         assert link.passed["up"] < LONG
-        peer.writer.transport.resume_reading()
+        transport_of(peer).resume_reading()
         assert await receive(peer, LONG) == b"x" * LONG
 
 
@@ -424,7 +431,14 @@ async def test_whatever_happens_to_a_link_what_arrives_is_a_beginning_of_what_wa
     far: Far, link: Link, seed: int
 ) -> None:
     rng = random.Random(seed)
-    states = [Whole(), Slow(0.002), Slow(0.0, 200_000), Cut("drop"), Cut("drop", "up"), Cut("drop", "down")]
+    states: list[LinkState] = [
+        Whole(),
+        Slow(0.002),
+        Slow(0.0, 200_000),
+        Cut("drop"),
+        Cut("drop", "up"),
+        Cut("drop", "down"),
+    ]
     states += [Cut("blackhole"), Cut("refuse")]
     arrived = 0
     for _ in range(8):
@@ -502,7 +516,7 @@ async def test_a_process_without_file_descriptors_waits_and_does_not_spin(
             nonlocal calls
             calls += 1
             link._listener = link_socket  # the next time there is one again
-            raise OSError(module.errno.EMFILE, "no descriptor left")
+            raise OSError(errno.EMFILE, "no descriptor left")
 
     link_socket = link._listener
     link._listener = Exhausted()  # type: ignore[assignment]  # stands in for one call

@@ -24,10 +24,11 @@ from cryptography.x509.oid import NameOID
 
 from tests.sandbox.sandbox_client import OTP_USER, PASSWORD_USER, SandboxClient
 from token_relay.protocol.errors import ConfigError
+from token_relay.provider.http import is_loopback
 from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.main import SandboxOptions, run, world_of
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
-from token_relay.sandbox.server import SandboxServer, is_loopback, tls_context
+from token_relay.sandbox.server import SandboxServer, tls_context
 
 
 async def running(options: SandboxOptions, said: asyncio.Queue[str]) -> None:

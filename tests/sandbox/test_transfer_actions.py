@@ -18,6 +18,7 @@ from tests.sandbox.transfer_kit import ABROAD, HOME, NEIGHBOUR, OTHER_USER, WEB_
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.actions.runner import ActionRunner
 from token_relay.sandbox.actions.worker import run, view
+from token_relay.sandbox.provider.http_values import JsonValue
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.memory.verdicts import ANSWER_BYTES_MAX, Question
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, PASSWORD
@@ -55,6 +56,15 @@ def test_the_geography_rule_of_the_documents_denies_a_token_that_has_travelled()
     assert Browser(one, NEIGHBOUR).authorize(stt=stt).code
 
 
+def parent_in(part: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return what a part of an event says of the native grant that it comes from."""
+    transfer = part["session_transfer"]
+    assert isinstance(transfer, dict)
+    parent = transfer["parent_refresh_token"]
+    assert isinstance(parent, dict)
+    return parent
+
+
 def test_the_event_has_the_fields_of_the_documents_and_no_secret() -> None:
     one = desk(action=lambda event: {"commands": []})
     one.set(WEB_ID, session_transfer=web(allow_refresh_token=True))
@@ -75,12 +85,12 @@ def test_the_event_has_the_fields_of_the_documents_and_no_secret() -> None:
     browser.web_refresh(tokens["refresh_token"])
     event = one.asked[-1].event
     parent = one.family_of(refresh_token)
-    assert event["session"]["session_transfer"]["parent_refresh_token"] == {"id": parent, "metadata": {}}
-    assert event["refresh_token"]["session_transfer"]["parent_refresh_token"]["id"] == parent
-    assert {"id", "client_id", "user_id", "session_id", "created_at", "expires_at", "idle_expires_at"} <= set(
-        event["refresh_token"]
-    )
-    assert {"last_exchanged_at", "rotating", "metadata", "resource_servers", "device"} <= set(event["refresh_token"])
+    of_session, of_token = event["session"], event["refresh_token"]
+    assert isinstance(of_session, dict) and isinstance(of_token, dict)
+    assert parent_in(of_session) == {"id": parent, "metadata": {}}
+    assert parent_in(of_token)["id"] == parent
+    assert {"id", "client_id", "user_id", "session_id", "created_at", "expires_at", "idle_expires_at"} <= set(of_token)
+    assert {"last_exchanged_at", "rotating", "metadata", "resource_servers", "device"} <= set(of_token)
     assert "SANDBOXMARK" not in repr([question.event for question in one.asked])
 
 

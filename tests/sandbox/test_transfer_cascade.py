@@ -169,15 +169,21 @@ class Histories(RuleBasedStateMachine):
 
     @rule(target=transfers, token=natives)
     def exchange(self, token: str) -> str:
+        return self.exchanged(token)
+
+    def exchanged(self, token: str) -> str:
         return str((self.one.exchange(token).json or {}).get("access_token", "none"))
 
     @rule(target=codes, stt=transfers, which=st.integers(0, 1), client_id=st.sampled_from([WEB_ID, SPA_ID]))
     def arrive(self, stt: str, which: int, client_id: str) -> tuple[str, str]:
+        return self.arrived(stt, which, client_id)
+
+    def arrived(self, stt: str, which: int, client_id: str) -> tuple[str, str]:
         return self.browsers[which].authorize(client_id, stt=stt).code or "none", client_id
 
     @rule(target=web_tokens, token=natives, which=st.integers(0, 1), client_id=st.sampled_from([WEB_ID, SPA_ID]))
     def come_all_the_way(self, token: str, which: int, client_id: str) -> tuple[str, str]:
-        return self.redeem(self.arrive(self.exchange(token), which, client_id))
+        return self.redeemed(self.arrived(self.exchanged(token), which, client_id))
 
     @rule(target=codes, which=st.integers(0, 1), client_id=st.sampled_from([WEB_ID, SPA_ID]))
     def sso(self, which: int, client_id: str) -> tuple[str, str]:
@@ -214,6 +220,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(target=web_tokens, code=codes)
     def redeem(self, code: tuple[str, str]) -> tuple[str, str]:
+        return self.redeemed(code)
+
+    def redeemed(self, code: tuple[str, str]) -> tuple[str, str]:
         reply = self.browsers[0].redeem(*code)
         return str((reply.json or {}).get("refresh_token", "none")), code[1]
 

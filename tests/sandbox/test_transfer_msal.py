@@ -18,7 +18,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, CookieJar, TCPConnector
 
 from tests.sandbox.sandbox_client import PASSWORD_USER, REDIRECT_URI, SandboxClient
-from tests.sandbox.test_sandbox_msal import self_signed
+from tests.sandbox.test_sandbox_main import self_signed
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.auth0_clients import WEB_ID
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
