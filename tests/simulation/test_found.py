@@ -32,8 +32,8 @@ def test_a_hello_that_was_overtaken_does_not_bring_a_dead_grant_back_to_life() -
         await world.advance(5)
         phone_hellos: list[bool] = []
 
-        def first_hello(packet: object) -> bool:
-            is_it = packet.sender == "watch" and world.type_of(packet) == "HELLO" and not phone_hellos  # type: ignore[attr-defined]
+        def first_hello(packet: Packet) -> bool:
+            is_it = packet.sender == "watch" and world.type_of(packet) == "HELLO" and not phone_hellos
             phone_hellos.append(is_it)
             return bool(is_it)
 

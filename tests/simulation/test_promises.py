@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -32,7 +32,7 @@ from token_relay.protocol.messages import envelope_digest
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost
 from token_relay.sandbox.marked_tokens import MARK
-from token_relay.sandbox.provider.memory.state import Family, RefreshEntry
+from token_relay.sandbox.provider.memory.state import Family, RefreshEntry, State
 from token_relay.sandbox.provider.tokens.issued import refresh_value
 from token_relay.sandbox.provider.world.rules import RULES
 from token_relay.simulation.promises.ledger import ViolationError
@@ -50,13 +50,14 @@ class Hand:
     """Feeds a set of checks event by event, and keeps the tables of each end."""
 
     def __init__(self, **options: Any) -> None:
-        self.state: Any = SimpleNamespace(
+        read = SimpleNamespace(
             token_key=KEY,
             families={},
             users={"pat": SimpleNamespace(revoked_at_seq=lambda method: -1)},
             clock_offset_s=0.0,
             rules=RULES["strict"],
         )
+        self.state = cast("State", read)  # as much of it as the promises read
         self.refusals: dict[str, int] = {}
         self.clock: Now | None = None
         self.promises = Promises(
