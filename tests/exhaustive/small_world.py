@@ -32,17 +32,20 @@ from token_relay.protocol.handoff import PhoneEffect as P
 PhoneStepper = Callable[[core.PhoneState, core.PhoneEvent], core.PhoneStep]
 CompanionStepper = Callable[[core.CompanionState, core.CompanionEvent], core.CompanionStep]
 
-EVENT_OF = {
-    "OFFER": "offer",
+AT_THE_PHONE: dict[str, core.PhoneEvent] = {
     "ACCEPT": "accept",
-    "TOKEN": "token",
     "STORED": "stored",
-    "CLOSED": "closed",
-    "CANCEL": "cancel",
     "CANCELLED": "cancelled",
-    "REVOKE": "revoke",
     "REVOKED": "revoked",
     "LOST": "lost",
+    "REJECT": "reject",
+}
+AT_THE_COMPANION: dict[str, core.CompanionEvent] = {
+    "OFFER": "offer",
+    "TOKEN": "token",
+    "CLOSED": "closed",
+    "CANCEL": "cancel",
+    "REVOKE": "revoke",
     "REJECT": "reject",
 }
 
@@ -141,9 +144,6 @@ class _Turn:
         self.seen = state.seen
         self.sent: list[Packet] = []
 
-    def change(self, number: int, **fields: object) -> None:
-        self.handoffs[number] = self.handoffs[number]._replace(**fields)
-
     # -- the phone -------------------------------------------------------------------------------------
 
     def phone(self, number: int, event: core.PhoneEvent, *, is_duplicate: bool = False) -> None:
@@ -151,9 +151,9 @@ class _Turn:
         state, effects = _phone(self.rules.phone_step, before, event)
         if is_duplicate and state != before and self.rules.has_duplicate_guard:
             return
-        self.change(number, phone=state)
+        self.handoffs[number] = self.handoffs[number]._replace(phone=state)
         if event == "revoked":
-            self.change(number, revoked_seen=True)
+            self.handoffs[number] = self.handoffs[number]._replace(revoked_seen=True)
         for effect in effects:
             self._phone_effect(number, effect)
         if isinstance(state, core.Done) and state != before:
@@ -170,7 +170,7 @@ class _Turn:
                     self.phone(number, "sealed")
             case P.SEND_TOKEN:
                 if self.rules.strategy == "move" and number == 0:
-                    self.change(number, is_usable=False, is_held=True)
+                    self.handoffs[number] = self.handoffs[number]._replace(is_usable=False, is_held=True)
                 self._request("companion", "TOKEN", number)
             case P.SEND_CLOSED:
                 self.sent.append(Packet("companion", "CLOSED", number, 0))
@@ -186,9 +186,9 @@ class _Turn:
                 self.phone_outbox = frozenset(row for row in self.phone_outbox if row.handoff != number)
             case P.RETURN_TOKEN:
                 if self.handoffs[number].is_held:
-                    self.change(number, is_usable=True, is_held=False)
+                    self.handoffs[number] = self.handoffs[number]._replace(is_usable=True, is_held=False)
             case P.WIPE_TOKEN:
-                self.change(number, is_held=False)
+                self.handoffs[number] = self.handoffs[number]._replace(is_held=False)
 
     # -- the companion ---------------------------------------------------------------------------------
 
@@ -208,20 +208,20 @@ class _Turn:
             is_tombstone = isinstance(state, core.Dead) and state.was_stored == before.was_stored
             if not is_tombstone:
                 raise BrokenLawError("a tombstone is for ever")
-        self.change(number, companion=state)
+        self.handoffs[number] = self.handoffs[number]._replace(companion=state)
         for effect in effects:
             self._companion_effect(number, effect)
 
     def _companion_effect(self, number: int, effect: C) -> None:
         match effect:
             case C.MAKE_KEY:
-                self.change(number, has_key=True)
+                self.handoffs[number] = self.handoffs[number]._replace(has_key=True)
             case C.ERASE_KEY:
-                self.change(number, has_key=False)
+                self.handoffs[number] = self.handoffs[number]._replace(has_key=False)
             case C.STORE_GRANT:
                 self._store(number)
             case C.ERASE_GRANT:
-                self.change(number, has_grant=False)
+                self.handoffs[number] = self.handoffs[number]._replace(has_grant=False)
             case C.SEND_STORED:
                 rows = [row for row in self.companion_outbox if row.type == "STORED" and row.handoff == number]
                 if rows:
@@ -240,7 +240,7 @@ class _Turn:
                 self._last_word("LOST", number)
 
     def _last_word(self, packet_type: str, number: int) -> None:
-        self.change(number, said_dead=True)
+        self.handoffs[number] = self.handoffs[number]._replace(said_dead=True)
         self.sent.append(Packet("phone", packet_type, number, 0))
 
     def _store(self, number: int) -> None:
@@ -249,7 +249,7 @@ class _Turn:
             raise BrokenLawError("a repeated TOKEN overwrote a stored grant")
         if handoff.was_stored:
             raise BrokenLawError("a grant that was erased is stored again")
-        self.change(number, has_grant=True, was_stored=True)
+        self.handoffs[number] = self.handoffs[number]._replace(has_grant=True, was_stored=True)
         for other, older in enumerate(self.handoffs):
             if other != number and older.has_grant:
                 self.companion(other, "ended")
@@ -327,12 +327,12 @@ def _work(rules: Rules, state: State, budget: Budget | None) -> Iterator[Step]:
         is_move = rules.strategy == "move" and number == 0
         if handoff.in_memory:
             turn = _Turn(rules, state, budget)
-            turn.change(number, in_memory=False)
+            turn.handoffs[number] = turn.handoffs[number]._replace(in_memory=False)
             turn.phone(number, "sealed")
             yield from _outcomes(turn, "phone", ("phone", "releases", _which(number)), None, budget)
         elif handoff.phone == core.Offered(is_accepted=True) and not is_move:
             turn = _Turn(rules, state, budget)
-            turn.change(number, in_memory=True)
+            turn.handoffs[number] = turn.handoffs[number]._replace(in_memory=True)
             yield ("phone", "obtains a token", _which(number)), "", turn.committed(state.network, [])
 
 
@@ -381,9 +381,9 @@ def _receive(
     action = (packet.to, "receives", str(packet))
     try:
         if packet.to == "companion":
-            turn.companion(packet.handoff, EVENT_OF[packet.type], is_duplicate=is_duplicate)
+            turn.companion(packet.handoff, AT_THE_COMPANION[packet.type], is_duplicate=is_duplicate)
         else:
-            turn.phone(packet.handoff, EVENT_OF[packet.type], is_duplicate=is_duplicate)
+            turn.phone(packet.handoff, AT_THE_PHONE[packet.type], is_duplicate=is_duplicate)
     except BrokenLawError as exc:
         exc.action = action
         raise
