@@ -129,7 +129,7 @@ def tidy(schema: Any) -> Any:
         return [tidy(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    kept = {
+    kept: dict[str, Any] = {
         key: {name: tidy(one) for name, one in value.items()} if key in ("properties", "$defs") else tidy(value)
         for key, value in schema.items()
         if not (key == "title" and isinstance(value, str)) and not (key == "default" and value is None)
@@ -231,12 +231,8 @@ def sign_in(username: str) -> Iterator[Json]:
 
 def token(grant_type: str, status: int = 200, saves: dict[str, str] | None = None, **more: Any) -> Json:
     given = {"continuation_token": TOKEN} if grant_type != "refresh_token" else {}
-    request = wire.TokenRequest(
-        client_id=CLIENT,
-        grant_type=grant_type,
-        scope=wire.SCOPE_DEFAULT,
-        **given,
-        **more,  # type: ignore[arg-type]
+    request = wire.TokenRequest.model_validate(
+        {"client_id": CLIENT, "grant_type": grant_type, "scope": wire.SCOPE_DEFAULT, **given, **more}
     )
     return call(request, status, SAVE_TOKENS if saves is None else saves)
 

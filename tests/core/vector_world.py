@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from tests.core import vector_files as v
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.link import Handler, Link, Turn
+from token_relay.agents.link import Handler, Link
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.steps import PhoneSteps
-from token_relay.agents.ports import Now, Record, Transaction
+from token_relay.agents.ports import Now, Record, Signal, Transaction
 from token_relay.agents.records import RECORDS, CompanionHandoff, Identity, Pairing, Seen
+from token_relay.agents.turn import Turn
 from token_relay.protocol.envelope import PeerBox
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.messages import HandoffReport, Hello, Message, decode
@@ -31,6 +32,10 @@ class StoppedClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.Event().wait()
+
+    async def wait(self, event: Signal, seconds: float) -> bool:
+        await event.wait()
+        return True
 
 
 class CountingRandom:

@@ -82,7 +82,7 @@ def parts() -> dict[str, Any]:
 
 
 def turn_of(tx: Tx, *, is_duplicate: bool = False) -> Turn:
-    return Turn(tx, OWN, NOW, SeededRandom(), lambda key: PeerBox(OWN, key), is_duplicate=is_duplicate)  # type: ignore[arg-type]
+    return Turn(tx, OWN, NOW, SeededRandom(), lambda key: PeerBox(OWN, key), is_duplicate=is_duplicate)
 
 
 def sent(turn: Turn) -> list[Message]:

@@ -37,13 +37,17 @@ def _smaller(policy: Policy) -> list[Policy]:
     for at, rule in enumerate(policy.rules):
         before, after = policy.rules[:at], policy.rules[at + 1 :]
         smaller.append(replace(policy, rules=before + after))
-        for name in ("accounts", "audiences", "scopes"):
-            entries = getattr(rule, name)
-            fewer = [frozenset({"a"})] if entries is None else [entries - {entry} for entry in entries]
-            smaller += [replace(policy, rules=(*before, replace(rule, **{name: less}), *after)) for less in fewer]
+        narrower = [replace(rule, accounts=fewer) for fewer in _fewer(rule.accounts)]
+        narrower += [replace(rule, audiences=fewer) for fewer in _fewer(rule.audiences)]
+        narrower += [replace(rule, scopes=fewer) for fewer in _fewer(rule.scopes)]
         if rule.uid is None:
-            smaller.append(replace(policy, rules=(*before, replace(rule, uid=1001), *after)))
+            narrower.append(replace(rule, uid=1001))
+        smaller += [replace(policy, rules=(*before, other, *after)) for other in narrower]
     return smaller
+
+
+def _fewer(entries: frozenset[str] | None) -> list[frozenset[str]]:
+    return [frozenset({"a"})] if entries is None else [entries - {entry} for entry in entries]
 
 
 @settings(max_examples=300, deadline=None)

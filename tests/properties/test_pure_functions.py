@@ -22,7 +22,7 @@ from token_relay.protocol.delivery import (
 from token_relay.protocol.errors import LocalError, VaultError
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.oauth import find_retry_after_s
-from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
+from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import PROFILES, profile_for
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -85,10 +85,11 @@ def test_no_honest_pair_of_disks_sees_a_rollback(seq: int, sent: int, accepted: 
     assert not we_are_rolled_back(claim, seq_sent=ours)
 
 
-OUTCOMES = (
+DENIALS: tuple[DenialKind, ...] = ("final", "temporary", "person", "configuration")
+OUTCOMES: tuple[TokenOutcome, ...] = (
     Refreshed(None, AccessToken("a"), "Bearer", 60.0, ""),
     Refreshed(RefreshToken("r"), AccessToken("a"), "Bearer", 60.0, ""),
-    *(Denied(kind, "invalid_grant") for kind in ("final", "temporary", "person", "configuration")),
+    *(Denied(kind, "invalid_grant") for kind in DENIALS),
     Unavailable("busy"),
     OutcomeUnknown("timeout"),
 )
