@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from tests.vectors.content_cases import context_faults, field_faults, json_faults
 from tests.vectors.envelope_cases import box_and_padding, framing, valid
 from tests.vectors.exchange_cases import (
