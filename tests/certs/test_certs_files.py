@@ -14,8 +14,10 @@ from cryptography import x509
 
 from token_relay.ca import store as certs
 from token_relay.ca.mosquitto_conf import mosquitto_conf
+from token_relay.host import atomic_files
 from token_relay.host import device_key as csr
-from token_relay.host.device_key import Owner, write_csr
+from token_relay.host.atomic_files import Owner
+from token_relay.host.device_key import write_csr
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import ConfigError, LocalError, PolicyError, TransientError
 from token_relay.protocol.topics import broker_acl
@@ -107,7 +109,7 @@ def test_a_power_cut_inside_a_forced_init_never_leaves_a_request_for_another_key
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_csr(tmp_path, A)
-    real = csr.write_atomic
+    real = atomic_files.write_atomic
 
     def power_cut(path: Path, data: bytes, *, mode: int, owner: Owner | None = None, replace: bool = True) -> None:
         if path.name == "device.csr":
@@ -124,20 +126,20 @@ def test_a_key_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None
     target = tmp_path / "device.key"
     target.write_bytes(b"somebody else's")
     with pytest.raises(LocalError, match="not overwritten"):
-        csr.write_atomic(target, b"ours", mode=0o600, replace=False)
+        atomic_files.write_atomic(target, b"ours", mode=0o600, replace=False)
     assert tree(tmp_path) == {"device.key": b"somebody else's"}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
-    csr.write_atomic(target, b"old", mode=0o644)
+    atomic_files.write_atomic(target, b"old", mode=0o644)
 
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(LocalError, match="No space left"):
-        csr.write_atomic(target, b"new", mode=0o644)
+        atomic_files.write_atomic(target, b"new", mode=0o644)
     assert tree(tmp_path) == {"file": b"old"}
 
 
@@ -314,7 +316,7 @@ def test_a_certificate_is_in_the_index_before_it_exists(
     ca: Path, device: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    real = csr.write_atomic
+    real = atomic_files.write_atomic
 
     def watch(path: Path, data: bytes, *, mode: int, owner: Owner | None = None, replace: bool = True) -> None:
         written.append(path.name)
