@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+
+from tests.channel.mosquitto import Mosquitto, MosquittoMissingError, program
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 30.0
@@ -220,30 +221,14 @@ def mosquitto(place: Path) -> Iterator[int]:
     Raises:
         BenchmarkError: it is not installed, or does not start.
     """
-    path = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-    if path is None:
-        raise BenchmarkError("mosquitto is not installed: apt-get install mosquitto")
-    place.mkdir(mode=0o700, exist_ok=True)
-    with socket.socket() as probe:  # a port that was free a moment ago
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    settings = (
-        f"listener {port} 127.0.0.1",
-        "allow_anonymous true",
-        "user root",  # started as root it would change to a user who cannot write here; else it is ignored
-        "persistence true",
-        f"persistence_location {place}/",
-        "autosave_on_changes true",
-        "autosave_interval 1",
-        "set_tcp_nodelay true",
-        "max_packet_size 20480",
-        "log_dest stderr",
-    )
-    config = place / "mosquitto.conf"
-    config.write_text("\n".join(settings) + "\n")
-    with Program([path, "-c", config], log=place / "log") as broker:
-        broker.wait_for(" running")
-        yield port
+    broker = Mosquitto(place, "max_packet_size 20480", log_type="information")  # a log of each packet would be timed
+    try:
+        path = program("mosquitto")
+    except MosquittoMissingError as exc:
+        raise BenchmarkError(str(exc)) from None
+    with Program([path, "-c", broker.config], log=place / "log") as process:
+        process.wait_for(" running")
+        yield broker.port
 
 
 def machine() -> dict[str, str]:

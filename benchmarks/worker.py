@@ -1,41 +1,40 @@
 """An agent as it runs on a device, with a clock beside each commit.
 
-``python -m benchmarks.worker phone|companion HOME [--provider]``. Everything is the real thing (runtime, agent, vault,
-channel, control socket), except: the vault is wrapped so that each transaction leaves a name and two moments; without
-``--provider`` the one behind HTTP is a few lines here that answer at once, and the companion's first refresh waits
-until it is asked for, because on two devices it would not compete with the phone for one disk.
+``python -m benchmarks.worker phone|companion HOME [--provider]`` is ``token-relay … run`` with a runtime of ours below
+it (:class:`MeasuredRuntime`). Everything is the real thing (agent, vault, channel, sockets), except: each transaction
+leaves a name and two moments; without ``--provider`` the one behind HTTP is a few lines here that answer at once, and
+the companion's first refresh waits until it is asked for, because on two devices it would not compete with the phone
+for one disk. The log holds warnings only.
 
-Commands on the control socket: ``sign_in`` (the phone gets a new grant of its own), ``handoff``, ``settle`` (the
-companion has heard CLOSED, and refreshes once), ``refresh``, ``trace`` (what the commits were).
+Commands on the control socket, beside the agent's own: ``sign_in`` (the phone gets a new grant of its own),
+``handoff``, ``settle`` (the companion has heard CLOSED, and refreshes once), ``refresh``, ``connected`` (waits for it).
+The commits come with the answers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.homes import grant
+from token_relay.agents.agent import Agent
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
-from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
 from token_relay.agents.ports import Record, Transaction, Vault
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, PhoneHandoff
 from token_relay.agents.turn import Turn
-from token_relay.host.config import CompanionConfig, Home, PhoneConfig
-from token_relay.host.config_file import load_config
-from token_relay.host.logs import configure
-from token_relay.host.loopback_receiver import LoopbackReceiver
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.cli import main as cli
+from token_relay.cli.commands import serve
+from token_relay.provider.http import HttpRequest, HttpResponse
+from token_relay.service import runtime as service
 from token_relay.service.control import JSON, Exchange, Handler
-from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
 
 T = TypeVar("T")
 
@@ -51,31 +50,8 @@ class Commit:
     names: list[str] = field(default_factory=list)
 
 
-class NamingTransaction:
-    """A transaction that remembers which states were written."""
-
-    def __init__(self, tx: Transaction, names: list[str]) -> None:
-        self._tx = tx
-        self._names = names
-
-    def put(self, record: Record) -> None:
-        """As the vault; a handoff or a grant leaves the name of its state."""
-        match record:
-            case PhoneHandoff(state=state) | CompanionHandoff(state=state):
-                self._names.append(state)
-            case Grant(state=state):
-                self._names.append(f"grant {state}")
-            case _:
-                pass
-        self._tx.put(record)
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else as the vault."""
-        return getattr(self._tx, name)
-
-
 class TimedVault:
-    """A vault that leaves a :class:`Commit` for each transaction."""
+    """A vault that leaves a :class:`Commit` for each transaction; a handoff or a grant leaves the name of its state."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
@@ -85,7 +61,24 @@ class TimedVault:
     async def run(self, step: Callable[[Transaction], T]) -> T:
         """As the vault."""
         commit = Commit(time.monotonic())
-        result = await self._vault.run(lambda tx: step(NamingTransaction(tx, commit.names)))
+
+        def named_step(tx: Transaction) -> T:
+            put = tx.put
+
+            def put_and_name(record: Record) -> None:
+                match record:
+                    case PhoneHandoff(state=state) | CompanionHandoff(state=state):
+                        commit.names.append(state)
+                    case Grant(state=state):
+                        commit.names.append(f"grant {state}")
+                    case _:
+                        pass
+                put(record)
+
+            tx.put = put_and_name  # type: ignore[method-assign]  # of this one transaction
+            return step(tx)
+
+        result = await self._vault.run(named_step)
         commit.ended = time.monotonic()
         self.commits.append(commit)
         self.changed.set()
@@ -108,7 +101,7 @@ class TimedVault:
 class InstantProvider:
     """An identity provider that answers at once with new tokens; for what is to be measured without one."""
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse:
         """Answer any request with a refresh."""
         body = {
             "access_token": secrets.token_urlsafe(900),
@@ -119,104 +112,92 @@ class InstantProvider:
         return HttpResponse(200, {"content-type": "application/json"}, json.dumps(body).encode())
 
 
-async def run_phone(home: Home, config: PhoneConfig) -> None:
-    """Run the phone until it is stopped."""
-    async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:
-        vault = TimedVault(runtime.vault)
-        http = InstantProvider()
-        settings = AccountSettings(
-            url=config.provider.url,
-            client_id=config.provider.client_id,
-            tenant=None,
-            scope=config.provider.scope,
-            profile=config.provider.resolved_profile,
-            allow_refresh_token_access=True,
-        )
-        sign_in_port = ProviderSignIn(
-            http=http, clock=runtime.clock, random=runtime.random, settings=settings, new_receiver=LoopbackReceiver
-        )
-        agent = PhoneAgent(
-            vault=vault,
-            http=http,
-            sign_in=sign_in_port,
-            clock=runtime.clock,
-            random=runtime.random,
-            identity=runtime.identity,
-            name=config.name,
-            settings=settings,
-            strategy=None,
-            lease_days=90,
-            tasks=tasks,
-        )
+class MeasuredRuntime(service.Runtime):
+    """A runtime whose vault and provider are ours, and on whose control socket are the benchmarks' commands too."""
 
-        async def sign_in(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-            def step(turn: Turn) -> None:
-                for old in turn.tx.select(Grant):
-                    turn.tx.delete(Grant, old.grant_id)
-                for over in turn.tx.select(PhoneHandoff):
-                    turn.tx.delete(PhoneHandoff, over.handoff_id)
-                turn.tx.put(grant(turn.now))
+    has_provider = False
 
-            await agent.link.turn(step)
-            return {}
+    def __post_init__(self) -> None:
+        self.vault: Any = TimedVault(self.vault)
+        if not self.has_provider:
+            self.http: Any = InstantProvider()
 
-        async def handoff(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-            vault.commits.clear()
-            wish = HandoffWish(strategy="move", wait_s=WAIT_S)
-            row = await agent.hand_off(text_of(args, "device"), wish, exchange)
-            return {"state": row.state, "commits": vault.trace()}
+    async def serve(
+        self, agent: Agent, tasks: asyncio.TaskGroup, *, handlers: Mapping[str, Handler], goes_on: tuple[str, ...]
+    ) -> None:
+        """As the runtime."""
+        if isinstance(agent, PhoneAgent):
+            more = _phone_handlers(agent, self.vault)
+        else:
+            assert isinstance(agent, CompanionAgent)
+            more = _companion_handlers(agent, self.vault, is_held_back=not self.has_provider)
+        more["connected"] = self.connected
+        await super().serve(agent, tasks, handlers={**handlers, **more}, goes_on=goes_on)
 
-        await _serve(runtime, agent, tasks, {"sign_in": sign_in, "handoff": handoff})
+    async def connected(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Wait until the broker is reached."""
+        async with asyncio.timeout(WAIT_S):
+            while self.channel is None or not self.channel.is_connected:
+                await asyncio.sleep(0.02)
+        return {}
 
 
-async def run_companion(home: Home, config: CompanionConfig, *, has_provider: bool) -> None:
-    """Run the companion until it is stopped."""
-    async with open_runtime("companion", home, config) as runtime, asyncio.TaskGroup() as tasks:
-        vault = TimedVault(runtime.vault)
-        agent = CompanionAgent(
-            vault=vault,
-            http=runtime.http if has_provider else InstantProvider(),
-            clock=runtime.clock,
-            random=runtime.random,
-            identity=runtime.identity,
-            name=config.name,
-            broker_url=config.broker.url,
-            tasks=tasks,
-        )
-        keeper = agent.keeper
-        wake = keeper.wake
-        if not has_provider:
-            keeper.wake = lambda: None  # type: ignore[method-assign]  # the first refresh waits for `settle`
-
-        async def settle(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-            await vault.until(_is_closed)
-            wake()
-            await vault.until(_is_refreshed)
-            trace = vault.trace()
-            await agent.link.turn(forget_all)
-            return {"commits": trace}
-
-        def forget_all(turn: Turn) -> None:
-            """Every handoff is a device's first: rows of older ones would be read along with it."""
+def _phone_handlers(agent: PhoneAgent, vault: TimedVault) -> dict[str, Handler]:
+    async def sign_in(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        def step(turn: Turn) -> None:
             for old in turn.tx.select(Grant):
-                for token in turn.tx.select(CachedToken, grant_id=old.grant_id):
-                    turn.tx.delete(CachedToken, token.grant_id, token.scope)
                 turn.tx.delete(Grant, old.grant_id)
-            for over in turn.tx.select(CompanionHandoff):
-                turn.tx.delete(CompanionHandoff, over.handoff_id)
+            for over in turn.tx.select(PhoneHandoff):
+                turn.tx.delete(PhoneHandoff, over.handoff_id)
+            turn.tx.put(grant(turn.now))
 
-        async def refresh(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-            (held,) = await vault.run(lambda tx: tx.select(Grant, state="held"))
-            taken: list[JSON] = []
-            for _ in range(int(number_of(args, "count", 1, low=1, high=10_000))):
-                began = time.monotonic()
-                await keeper.refresh(held.grant_id)
-                taken.append(time.monotonic() - began)
-            after = await vault.run(lambda tx: tx.get(Grant, held.grant_id))
-            assert after is not None
-            return {"taken_s": taken, "generations": after.generation - held.generation}
+        await agent.link.turn(step)
+        return {}
 
-        await _serve(runtime, agent, tasks, {"settle": settle, "refresh": refresh})
+    async def handoff(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        vault.commits.clear()
+        wish = HandoffWish(strategy="move", wait_s=WAIT_S)
+        row = await agent.hand_off(service.text_of(args, "device"), wish, exchange)
+        return {"state": row.state, "commits": vault.trace()}
+
+    return {"sign_in": sign_in, "handoff": handoff}
+
+
+def _companion_handlers(agent: CompanionAgent, vault: TimedVault, *, is_held_back: bool) -> dict[str, Handler]:
+    keeper = agent.keeper
+    wake = keeper.wake
+    if is_held_back:
+        keeper.wake = lambda: None  # type: ignore[method-assign]  # the first refresh waits for `settle`
+
+    async def settle(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        await vault.until(_is_closed)
+        wake()
+        await vault.until(_is_refreshed)
+        trace = vault.trace()
+        await agent.link.turn(forget_all)
+        return {"commits": trace}
+
+    def forget_all(turn: Turn) -> None:
+        """Every handoff is a device's first: rows of older ones would be read along with it."""
+        for old in turn.tx.select(Grant):
+            for token in turn.tx.select(CachedToken, grant_id=old.grant_id):
+                turn.tx.delete(CachedToken, token.grant_id, token.scope)
+            turn.tx.delete(Grant, old.grant_id)
+        for over in turn.tx.select(CompanionHandoff):
+            turn.tx.delete(CompanionHandoff, over.handoff_id)
+
+    async def refresh(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        (held,) = await vault.run(lambda tx: tx.select(Grant, state="held"))
+        taken: list[JSON] = []
+        for _ in range(int(service.number_of(args, "count", 1, low=1, high=10_000))):
+            began = time.monotonic()
+            await keeper.refresh(held.grant_id)
+            taken.append(time.monotonic() - began)
+        after = await vault.run(lambda tx: tx.get(Grant, held.grant_id))
+        assert after is not None
+        return {"taken_s": taken, "generations": after.generation - held.generation}
+
+    return {"settle": settle, "refresh": refresh}
 
 
 def _is_closed(commits: list[Commit]) -> bool:
@@ -230,34 +211,9 @@ def _is_refreshed(commits: list[Commit]) -> bool:
     return "grant refreshing" in names and "grant held" in names[names.index("grant refreshing") :]
 
 
-async def _serve(
-    runtime: Runtime, agent: PhoneAgent | CompanionAgent, tasks: asyncio.TaskGroup, handlers: dict[str, Handler]
-) -> None:
-    async def connected(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        async with asyncio.timeout(WAIT_S):
-            while runtime.channel is None or not runtime.channel.is_connected:
-                await asyncio.sleep(0.02)
-        return {}
-
-    await runtime.serve(agent, tasks, handlers={**handlers, "connected": connected}, goes_on=())
-
-
-def main(arguments: list[str]) -> None:
-    """Run until SIGTERM."""
-    from token_relay.cli.commands.serve import until_stopped
-
-    kind, directory, *options = arguments
-    path = Path(directory)
-    home = Home(path, path, os.environ)
-    configure(sys.stderr, environment=os.environ, level="warning")
-    work: Any
-    if kind == "phone":
-        work = run_phone(home, load_config(PhoneConfig, path / "config.toml"))
-    else:
-        config = load_config(CompanionConfig, path / "config.toml")
-        work = run_companion(home, config, has_provider="--provider" in options)
-    asyncio.run(until_stopped(work))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    kind, home, *options = sys.argv[1:]
+    MeasuredRuntime.has_provider = "--provider" in options
+    service.Runtime = MeasuredRuntime  # type: ignore[misc]
+    serve.configure = functools.partial(serve.configure, level="warning")
+    sys.exit(cli.main([kind, "run", "--home", home]))

@@ -38,7 +38,7 @@ def free_port() -> int:
 class Mosquitto:
     """One broker process. ``lines`` are added to its configuration; ``restart`` keeps port and database."""
 
-    def __init__(self, directory: Path, *lines: str, anonymous: bool = True) -> None:
+    def __init__(self, directory: Path, *lines: str, anonymous: bool = True, log_type: str = "all") -> None:
         self.port = free_port()
         self.directory = directory
         self.log: deque[str] = deque(maxlen=2000)
@@ -51,7 +51,7 @@ class Mosquitto:
             "user root",  # started as root it would change to a user who cannot write here; else it is ignored
             f"persistence_location {directory}/",
             "log_dest stderr",
-            "log_type all",
+            f"log_type {log_type}",
             f"allow_anonymous {str(anonymous).lower()}",
             *DURABLE,
             f"listener {self.port} 127.0.0.1",
