@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from statistics import median
 
 import structlog
 
 from benchmarks.floors import raw_client
 from benchmarks.measure import Bench, BenchmarkError, mosquitto
-from benchmarks.table import Row, Section
+from benchmarks.table import Section, medians
 from token_relay.mqtt.channel import MqttChannel
 from token_relay.mqtt.connection import MqttSettings
 from token_relay.protocol.envelope import ENVELOPE_BYTES
@@ -35,19 +34,12 @@ def run(bench: Bench) -> Section:
     with mosquitto(bench.place("channel")) as port, structlog.testing.capture_logs():  # stdout may be JSON
         for protocol in PROTOCOLS:
             ours, floor = asyncio.run(_in_turns(port, protocol, count=count, rounds=rounds))
-            rows.append(
-                Row(
-                    f"an envelope through the channel, MQTT {protocol}",
-                    ours * 1e3,
-                    "ms",
-                    floor=floor * 1e3,
-                    how=f"aiomqtt alone, acknowledging as it reads; {count} that waited in a session",
-                )
-            )
-            verdict = "" if ours <= 1 / PER_SECOND_MIN else ": TOO SLOW"
-            details.append(
-                f"MQTT {protocol}: {1 / ours:,.0f} envelopes/s, at least {PER_SECOND_MIN} are wanted{verdict}"
-            )
+            how = f"aiomqtt alone, acknowledging as it reads; {count} that waited in a session"
+            row = medians(f"an envelope through the channel, MQTT {protocol}", ours, floor, how=how)
+            rows.append(row)
+            per_s = 1e3 / row.value
+            verdict = "" if per_s >= PER_SECOND_MIN else ": TOO SLOW"
+            details.append(f"MQTT {protocol}: {per_s:,.0f} envelopes/s, at least {PER_SECOND_MIN} are wanted{verdict}")
     return Section("channel", tuple(rows), tuple(details))
 
 
@@ -89,12 +81,13 @@ async def through_the_library(port: int, protocol: str, count: int) -> float:
     return await clock.per_message()
 
 
-async def _in_turns(port: int, protocol: str, *, count: int, rounds: int) -> tuple[float, float]:
+async def _in_turns(port: int, protocol: str, *, count: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Return the milliseconds per envelope of each round, ours and the library's."""
     ours, floor = [], []
     for _ in range(rounds):
-        ours.append(await through_the_channel(port, protocol, count))
-        floor.append(await through_the_library(port, protocol, count))
-    return median(ours), median(floor)
+        ours.append(await through_the_channel(port, protocol, count) * 1e3)
+        floor.append(await through_the_library(port, protocol, count) * 1e3)
+    return ours, floor
 
 
 class _Clock:

@@ -7,7 +7,6 @@ them with HELLO at each connection; a plain client on the same broker counts unt
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -16,7 +15,7 @@ import aiomqtt
 
 from benchmarks.floors import raw_client
 from benchmarks.homes import make_home, write_companions
-from benchmarks.measure import Agent, Bench, BenchmarkError, memory_of, mosquitto
+from benchmarks.measure import Agent, Bench, BenchmarkError, memory_of, mosquitto, program_of
 from benchmarks.table import Row, Section, number
 from token_relay.host.home import VAULT_FILE
 from token_relay.protocol.delivery import WINDOW
@@ -32,12 +31,10 @@ def run(bench: Bench) -> Section:
     with mosquitto(place / "b") as port:
         found = [asyncio.run(_measure(place / f"n{count}", port, count, starts=bench.count(5, 1))) for count in COUNTS]
     (_, first_kib, first_ms, first_mib), *_, (most, kib, ms, mib) = found
-    more = most - COUNTS[0]
+    more, greeting = most - COUNTS[0], "from the phone's READY to its last HELLO"
     rows = (
         Row("one more companion: vault", (kib - first_kib) / more, "KiB", how=f"{COUNTS[0]} to {most} companions"),
-        Row(
-            "one more companion: greeting", (ms - first_ms) / more, "ms", how="from the phone's READY to its last HELLO"
-        ),
+        Row("one more companion: greeting", (ms - first_ms) / more, "ms", how=greeting),
         Row("one more companion: RSS of the phone", (mib - first_mib) * 1024 / more, "KiB", how="the same"),
     )
     details = tuple(
@@ -51,13 +48,13 @@ def run(bench: Bench) -> Section:
 async def _measure(place: Path, port: int, count: int, *, starts: int) -> tuple[int, float, float, float]:
     place.mkdir(mode=0o700)
     home = place / "p"
-    identity = await asyncio.to_thread(make_home, "phone", home, f"mqtt://127.0.0.1:{port}")
+    public_key = await asyncio.to_thread(make_home, "phone", home, f"mqtt://127.0.0.1:{port}")
     await asyncio.to_thread(write_companions, home, count, seen=WINDOW)
-    command = [sys.executable, "-m", "token_relay.cli", "phone", "run", "--home", str(home)]
+    command = program_of("token_relay.cli", "phone", "run", "--home", home)
     greetings_ms: list[float] = []
     for start in range(starts):
         # a new listener each time: what it has not read of the last greeting must not count for this one
-        name, topic = f"counter-{count}-{start}", f"relay/v1/+/from/{device_id(identity.public_key)}"
+        name, topic = f"counter-{count}-{start}", f"relay/v1/+/from/{device_id(public_key)}"
         async with raw_client(port, name, topic) as client:
             with await asyncio.to_thread(Agent, command, place=place / "w") as phone:
                 await _all_greeted(client, count, phone)

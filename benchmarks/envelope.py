@@ -7,12 +7,11 @@ The floor is PyNaCl's ``Box``, made once, encrypting and decrypting the same pad
 from __future__ import annotations
 
 import os
-from statistics import median
 
 from nacl.public import Box, PrivateKey, PublicKey
 
 from benchmarks.measure import Bench, in_turns
-from benchmarks.table import Row, Section
+from benchmarks.table import Section, medians
 from token_relay.protocol.envelope import NONCE_BYTES, PADDED_BYTES, PeerBox
 from token_relay.protocol.identity import KeyPair
 
@@ -26,16 +25,10 @@ def run(bench: Bench) -> Section:
     rows = []
     for size, length in ((PADDED_BYTES[0], MESSAGE_BYTES), (PADDED_BYTES[1], PADDED_BYTES[0] + MESSAGE_BYTES)):
         ours, floor = ([ms * 1e3 for ms in taken] for taken in _samples(size, length, count=count, repeat=repeat))
-        rows.append(
-            Row(
-                f"seal + open, {size // 1024} KiB envelope",
-                median(ours),
-                "µs",
-                floor=median(floor),
-                ratio_max=RATIO_MAX if size == PADDED_BYTES[0] else None,
-                how="PyNaCl Box encrypt + decrypt of the same padded bytes",
-            )
-        )
+        how = "PyNaCl Box encrypt + decrypt of the same padded bytes"
+        ratio_max = RATIO_MAX if size == PADDED_BYTES[0] else None
+        name = f"seal + open, {size // 1024} KiB envelope"
+        rows.append(medians(name, ours, floor, "µs", ratio_max=ratio_max, how=how))
     return Section("envelope", tuple(rows))
 
 

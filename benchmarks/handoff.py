@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import time
 from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
 
 from benchmarks.floors import PONG, DurableCommits, chain, raw_client, round_trip
 from benchmarks.homes import Homes, paired_homes
-from benchmarks.measure import Agent, Bench, BenchmarkError, Program, mosquitto, time_ms
+from benchmarks.measure import Agent, Bench, BenchmarkError, Program, mosquitto, program_of, time_ms
 from benchmarks.table import Row, Section, number, spread
 from token_relay.cli.client import control_call
-
-T = TypeVar("T")
 
 ROUND_TRIPS, COMMITS = 2, 5
 RATIO_MAX = 2.0
@@ -46,39 +43,34 @@ def run(bench: Bench) -> Section:
 
 async def _measure(place: Path, port: int, homes: Homes, *, count: int) -> Samples:
     samples: Samples = defaultdict(list)
-    raw = DurableCommits(place / "floor.db")
-    python = sys.executable
-    try:
-        with (
-            Program(
-                [python, "-m", "benchmarks.floors", "echo", str(port), place / "echo.db"], log=place / "echo"
-            ) as echo,
-            Agent([python, "-m", "benchmarks.worker", "companion", homes.companion], place=place / "wc"),
-            Agent([python, "-m", "benchmarks.worker", "phone", homes.phone], place=place / "wp"),
-        ):
-            echo.wait_for("echo is there")
-            phone, companion = homes.phone / "control.sock", homes.companion / "control.sock"
-            for socket in (phone, companion):
-                await _call(socket, "connected")
-            async with raw_client(port, "floor-pinger", PONG) as client:
-                for number_ in range(WARM_UP + count):
-                    began = time.perf_counter()
-                    await chain(client, raw)
-                    chained = time.perf_counter()
-                    for _ in range(ROUND_TRIPS):
-                        await round_trip(client)
-                    trips = (time.perf_counter() - chained) * 1e3
-                    commits = sum(time_ms(raw.commit) for _ in range(COMMITS))
-                    await _call(phone, "sign_in")
-                    handed = await _call(phone, "handoff", device=homes.companion_id)
-                    settled = await _call(companion, "settle")
-                    if number_ >= WARM_UP:
-                        samples["floor_trips"].append(trips)
-                        samples["floor_commits"].append(commits)
-                        samples["floor"].append((chained - began) * 1e3)
-                        _add(samples, _trace(handed), _trace(settled))
-    finally:
-        raw.close()
+    floor_echo = program_of("benchmarks.floors", "echo", str(port), place / "echo.db")
+    with (
+        closing(DurableCommits(place / "floor.db")) as raw,
+        Program(floor_echo, log=place / "echo") as echo,
+        Agent(program_of("benchmarks.worker", "companion", homes.companion), place=place / "wc"),
+        Agent(program_of("benchmarks.worker", "phone", homes.phone), place=place / "wp"),
+    ):
+        echo.wait_for("echo is there")
+        phone, companion = homes.phone / "control.sock", homes.companion / "control.sock"
+        for socket in (phone, companion):
+            await _call(socket, "connected")
+        async with raw_client(port, "floor-pinger", PONG) as client:
+            for number_ in range(WARM_UP + count):
+                began = time.perf_counter()
+                await chain(client, raw)
+                chained = time.perf_counter()
+                for _ in range(ROUND_TRIPS):
+                    await round_trip(client)
+                trips = (time.perf_counter() - chained) * 1e3
+                commits = sum(time_ms(raw.commit) for _ in range(COMMITS))
+                await _call(phone, "sign_in")
+                handed = await _call(phone, "handoff", device=homes.companion_id)
+                settled = await _call(companion, "settle")
+                if number_ >= WARM_UP:
+                    samples["floor_trips"].append(trips)
+                    samples["floor_commits"].append(commits)
+                    samples["floor"].append((chained - began) * 1e3)
+                    _add(samples, _trace(handed), _trace(settled))
     return samples
 
 

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now, Record, Transaction
@@ -31,12 +31,12 @@ from token_relay.host.config import Kind
 from token_relay.host.home import KEY_FILE, VAULT_FILE, create_home
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.secret import AccessToken, RefreshToken
+from token_relay.sandbox.provider.world.model import CLIENT_ID
 from token_relay.vault.keys import KeyFile
 from token_relay.vault.store import SqliteVault
 
 T = TypeVar("T")
 
-CLIENT_ID = "00001111-aaaa-2222-bbbb-3333cccc4444"
 SCOPE = "offline_access openid profile"
 ISSUER = "http://127.0.0.1:9/"  # port 9 is discard (RFC 863): nothing is asked there
 ACCESS_TOKEN_CHARS = 1500  # Entra's have 1200 to 2500
@@ -49,24 +49,22 @@ class Homes:
 
     phone: Path
     companion: Path
-    phone_id: str
     companion_id: str
 
 
-def make_home(kind: Kind, home: Path, broker_url: str) -> KeyPair:
-    """Make a home with configuration and vault; returns the public half of its identity (the private half random)."""
+def make_home(kind: Kind, home: Path, broker_url: str) -> bytes:
+    """Make a home with configuration and vault; returns the public key of its identity."""
     home.mkdir(mode=0o700)
     text = f'name = "{kind}"\n'
-    more = f'[broker]\nurl = "{broker_url}"\n'
     if kind == "phone":
         text += "allow_refresh_token_access = true\n"
-        more += f'[provider]\nurl = "{ISSUER}"\nclient_id = "{CLIENT_ID}"\nprofile = "entra"\n'
-    (home / "config.toml").write_text(text + more)
+        text += f'[provider]\nurl = "{ISSUER}"\nclient_id = "{CLIENT_ID}"\nprofile = "entra"\n'
+    text += f'[broker]\nurl = "{broker_url}"\n'
+    (home / "config.toml").write_text(text)
     (home / "config.toml").chmod(0o600)
-    create_home(kind, home, text + more)
-    identity = asyncio.run(_run(home, lambda tx: tx.get(Identity, "self")))
-    assert identity is not None
-    return KeyPair(identity.public_key, identity.private_key)
+    create_home(kind, home, text)
+    (identity,) = asyncio.run(_run(home, lambda tx: tx.select(Identity)))
+    return identity.public_key
 
 
 def write(home: Path, *records: Record) -> None:
@@ -90,9 +88,9 @@ def paired_homes(place: Path, broker_url: str) -> Homes:
     phone = make_home("phone", place / "p", broker_url)
     companion = make_home("companion", place / "c", broker_url)
     pairing_id = os.urandom(16).hex()
-    write(place / "p", pairing(pairing_id, companion.public_key, "companion"))
-    write(place / "c", pairing(pairing_id, phone.public_key, "phone"))
-    return Homes(place / "p", place / "c", device_id(phone.public_key), device_id(companion.public_key))
+    write(place / "p", pairing(pairing_id, companion, "companion"))
+    write(place / "c", pairing(pairing_id, phone, "phone"))
+    return Homes(place / "p", place / "c", device_id(companion))
 
 
 def pairing(pairing_id: str, peer_key: bytes, name: str) -> Pairing:
@@ -108,27 +106,21 @@ def grant(
     token_endpoint: str = ISSUER + "token",
     refresh_token: str = "",
     profile: str = "entra",
-    is_refreshed: bool = True,
 ) -> Grant:
-    """Return a held grant; ``is_refreshed`` means that nothing about it is due."""
+    """Return a held grant about which nothing is due."""
     return Grant(
         grant_id=os.urandom(16).hex(),
         pairing_id=pairing_id,
         handoff_id=os.urandom(16).hex() if pairing_id else "",
-        issuer=ISSUER,
-        client_id=CLIENT_ID,
         token_endpoint=token_endpoint,
         revocation_endpoint="",
-        scope=SCOPE,
         audience="",
-        subject=os.urandom(16).hex(),
-        account="ada@contoso.example",
         profile=profile,
-        signed_in_at=int(now.wall_s),
         is_otp=False,
         stored_at=int(now.wall_s),
         refresh_token=RefreshToken(refresh_token or secrets.token_urlsafe(900)),
-        refreshed=Stamp.of(now).to_text() if is_refreshed else "",
+        refreshed=Stamp.of(now).to_text(),
+        **_account(now),
     )
 
 
@@ -148,10 +140,8 @@ def write_companions(home: Path, count: int, *, seen: int) -> None:
     now = SystemClock().now()
     records: list[Record] = []
     for number in range(count):
-        peer = KeyPair.from_random(os.urandom(32))
-        row = pairing(os.urandom(16).hex(), peer.public_key, f"companion {number}")
-        records.append(row)
-        records.append(_handoff(row, now))
+        row = pairing(os.urandom(16).hex(), KeyPair.from_random(os.urandom(32)).public_key, f"companion {number}")
+        records += [row, _handoff(row, now)]
         records += [Seen(row.pairing_id, seq, os.urandom(32)) for seq in range(1, seen + 1)]
     write(home, *records)
 
@@ -164,7 +154,6 @@ def _handoff(row: Pairing, now: Now) -> PhoneHandoff:
         state="done",
         reason="",
         strategy="branch",
-        scope=SCOPE,
         lease_days=90,
         created=Stamp.of(now).to_text(),
         created_at=int(now.wall_s),
@@ -175,10 +164,18 @@ def _handoff(row: Pairing, now: Now) -> PhoneHandoff:
         done_at=int(now.wall_s),
         device_state="held",
         generation=1,
-        issuer=ISSUER,
-        client_id=CLIENT_ID,
-        subject=os.urandom(16).hex(),
-        account="ada@contoso.example",
-        signed_in_at=int(now.wall_s),
         profile="entra",
+        **_account(now),
     )
+
+
+def _account(now: Now) -> dict[str, Any]:
+    """Return who has signed in, where and for what."""
+    return {
+        "issuer": ISSUER,
+        "client_id": CLIENT_ID,
+        "scope": SCOPE,
+        "subject": os.urandom(16).hex(),
+        "account": "ada@contoso.example",
+        "signed_in_at": int(now.wall_s),
+    }

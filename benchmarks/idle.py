@@ -13,11 +13,10 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import median
 
 from benchmarks.homes import companion_with_token
-from benchmarks.measure import Agent, Bench, Program, load_of, memory_of, mosquitto
-from benchmarks.table import Row, Section, number
+from benchmarks.measure import Agent, Bench, Program, load_of, memory_of, mosquitto, program_of
+from benchmarks.table import Row, Section, medians, number
 
 IDLE_S, QUICK_IDLE_S = 60.0, 10.0
 SETTLE_S = 3.0  # connected, greeted, everything allocated; the first seconds are no idle life
@@ -32,7 +31,7 @@ def run(bench: Bench) -> Section:
     floor_starts: list[float] = []
     with mosquitto(place / "b") as port:
         homes = companion_with_token(place, f"mqtt://127.0.0.1:{port}")
-        command = companion_command(homes.companion)
+        command = program_of("token_relay.cli", "companion", "run", "--home", homes.companion)
         for _ in range(bench.count(5, 2)):
             with Agent(command, place=place / "w") as companion:
                 starts.append(companion.start_s * 1e3)
@@ -50,14 +49,13 @@ def run(bench: Bench) -> Section:
             memory, floor_memory = memory_of(companion.pid), memory_of(floor.pid)
         imports = imports_of(command, place / "w")
     used, floor_used = ((b.cpu_s - a.cpu_s) * 60e3 / idle_s for a, b in zip(before, after, strict=True))
+    how = f"over {idle_s:g} s; the floor uses {floor_used:.2f} ms"
     woken = (after[0].wakeups - before[0].wakeups) * 60 / idle_s
     rows = (
         Row("companion, idle: RSS", memory.rss, "MiB", floor=floor_memory.rss, how='python -c "input()"'),
         Row("companion, idle: PSS", memory.pss, "MiB", floor=floor_memory.pss, how="the same"),
-        Row("companion, start to ready", median(starts), "ms", floor=median(floor_starts), how="the same"),
-        Row(
-            "companion, idle: CPU per minute", used, "ms", how=f"over {idle_s:g} s; the floor uses {floor_used:.2f} ms"
-        ),
+        medians("companion, start to ready", starts, floor_starts),
+        Row("companion, idle: CPU per minute", used, "ms", how=how),
     )
     details = (
         f"idle: woken {number(woken, 'times')} a minute; CPU {used / 600:.3f} % of one core",
@@ -66,11 +64,6 @@ def run(bench: Bench) -> Section:
         *(f"  {name:24} {number(us / 1e3, 'ms'):>10}" for name, us in imports.most_common(IMPORTS_SHOWN)),
     )
     return Section("idle", rows, details)
-
-
-def companion_command(home: Path) -> list[str | Path]:
-    """Return how the companion is started, as the installed command does."""
-    return [sys.executable, "-m", "token_relay.cli", "companion", "run", "--home", home]
 
 
 def _floor_start_ms() -> float:

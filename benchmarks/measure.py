@@ -27,6 +27,7 @@ from typing import Any, Self
 import aiohttp
 
 from tests.channel.mosquitto import Mosquitto, MosquittoMissingError, program
+from token_relay.sandbox.provider.world.model import CLIENT_ID
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 30.0
@@ -83,6 +84,11 @@ def in_turns(*calls: Callable[[], object], count: int, repeat: int = 1) -> tuple
 
 
 # -- Processes ---------------------------------------------------------------------------------------------
+
+
+def program_of(module: str, *words: str | Path) -> list[str | Path]:
+    """Return the command line that runs a module of ours as a program."""
+    return [sys.executable, "-m", module, *words]
 
 
 class Program:
@@ -156,14 +162,14 @@ class Agent(Program):
 def sandbox(place: Path, profile: str, *options: str) -> Iterator[tuple[Program, dict[str, Any]]]:
     """Run a sandbox; yield its process, and what it says of itself."""
     ports = ("--http-port", "0", "--mqtt-port", "0")
-    command = [sys.executable, "-m", "token_relay.cli", "sandbox", "--json", "--profile", profile, *ports, *options]
+    command = program_of("token_relay.cli", "sandbox", "--json", "--profile", profile, *ports, *options)
     with Program(command, log=place / "sandbox") as program:
         yield program, json.loads(program.wait_for('"issuer"'))
 
 
 async def ask(session: aiohttp.ClientSession, url: str, form: dict[str, str]) -> dict[str, Any]:
-    """Send the sandbox's provider a form. Raises BenchmarkError when it refuses."""
-    async with session.post(url, data=form) as response:
+    """Send the sandbox's provider a form of its client. Raises BenchmarkError when it refuses."""
+    async with session.post(url, data={"client_id": CLIENT_ID, **form}) as response:
         body: dict[str, Any] = await response.json()
     if response.status != 200:
         raise BenchmarkError(f"the sandbox refused: {body.get('error')}: {body.get('error_description')}")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import aiohttp
 
 from benchmarks.measure import Bench, ask, memory_of, percentile, sandbox
 from benchmarks.table import Row, Section, number
-from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
+from token_relay.sandbox.provider.world.model import PASSWORD
 
 CLIENTS = 50
 USER = "password@contoso.example"
@@ -46,11 +45,8 @@ async def _measure(authority: str, pid: int, count: int) -> tuple[list[float], f
         async def one(index: int, times: int) -> None:
             for _ in range(times):
                 began = time.perf_counter()
-                answer = await _asked(
-                    session,
-                    f"{authority}/oauth2/v2.0/token",
-                    {"grant_type": "refresh_token", "refresh_token": held[index], "scope": SCOPE},
-                )
+                form = {"grant_type": "refresh_token", "refresh_token": held[index], "scope": SCOPE}
+                answer = await ask(session, f"{authority}/oauth2/v2.0/token", form)
                 taken.append((time.perf_counter() - began) * 1e3)
                 held[index] = str(answer["refresh_token"])
 
@@ -66,13 +62,9 @@ async def _measure(authority: str, pid: int, count: int) -> tuple[list[float], f
 
 async def _sign_in(session: aiohttp.ClientSession, authority: str) -> str:
     base = f"{authority}/oauth2/v2.0"
-    begun = await _asked(session, f"{base}/initiate", {"username": USER, "challenge_type": CAPABILITIES})
+    begun = await ask(session, f"{base}/initiate", {"username": USER, "challenge_type": CAPABILITIES})
     token = str(begun["continuation_token"])
-    asked = await _asked(session, f"{base}/challenge", {"continuation_token": token, "challenge_type": CAPABILITIES})
+    asked = await ask(session, f"{base}/challenge", {"continuation_token": token, "challenge_type": CAPABILITIES})
     form = {"continuation_token": str(asked["continuation_token"]), "grant_type": "password", "password": PASSWORD}
-    done = await _asked(session, f"{base}/token", {**form, "scope": SCOPE})
+    done = await ask(session, f"{base}/token", {**form, "scope": SCOPE})
     return str(done["refresh_token"])
-
-
-async def _asked(session: aiohttp.ClientSession, url: str, form: dict[str, str]) -> dict[str, Any]:
-    return await ask(session, url, {"client_id": CLIENT_ID, **form})

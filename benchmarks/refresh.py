@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
 import aiohttp
 
 from benchmarks.floors import DurableCommits
-from benchmarks.homes import CLIENT_ID, Homes, grant, paired_homes, write
-from benchmarks.measure import Agent, Bench, BenchmarkError, ask, sandbox
-from benchmarks.table import Row, Section, number, spread
+from benchmarks.homes import Homes, grant, paired_homes, write
+from benchmarks.measure import Agent, Bench, BenchmarkError, ask, program_of, sandbox
+from benchmarks.table import Section, medians, number, spread
 from token_relay.cli.client import control_call
 from token_relay.host.clock import SystemClock
 from token_relay.provider.http import JsonObject
@@ -34,13 +34,8 @@ def run(bench: Bench) -> Section:
     with sandbox(place, PROFILE) as (_, facts):
         homes = paired_homes(place, str(facts["mqtt"]))
         ours, floor, request = asyncio.run(_measure(place, homes, facts, rounds=bench.count(20, 4)))
-    row = Row(
-        "refresh through the agent",
-        median(ours),
-        "ms",
-        floor=median(floor),
-        how="the same request with aiohttp + 2 raw durable SQLite commits",
-    )
+    how = "the same request with aiohttp + 2 raw durable SQLite commits"
+    row = medians("refresh through the agent", ours, floor, how=how)
     details = (
         f"{len(ours)} refreshes, 9 of 10 in {spread(ours, 'ms')}: {number(1000 / median(ours), 'a second')}; the "
         f"sandbox's answer alone takes {number(median(request), 'ms')}",
@@ -51,36 +46,37 @@ def run(bench: Bench) -> Section:
 async def _measure(
     place: Path, homes: Homes, facts: JsonObject, *, rounds: int
 ) -> tuple[list[float], list[float], list[float]]:
-    raw = DurableCommits(place / "floor.db")
     endpoint = facts["http"] + "/oauth/token"
     ours: list[float] = []
     floor: list[float] = []
     requests: list[float] = []
     async with aiohttp.ClientSession() as session:
+        user = next(user for user in facts["users"] if "password" in user)
+        signed_in = {"grant_type": "password", "username": user["username"], "password": user["password"]}
+        signed_in["scope"] = "openid profile offline_access"
         held = grant(
             SystemClock().now(),
             pairing_id=os.urandom(16).hex(),
             token_endpoint=endpoint,
-            refresh_token=await _sign_in(session, endpoint, facts),
+            refresh_token=await _ask(session, endpoint, signed_in),
             profile=PROFILE,
         )
         await asyncio.to_thread(write, homes.companion, held)
-        refresh_token = await _sign_in(session, endpoint, facts)
-        command = [sys.executable, "-m", "benchmarks.worker", "companion", str(homes.companion), "--provider"]
+        form = {"grant_type": "refresh_token", "refresh_token": await _ask(session, endpoint, signed_in)}
+        command = program_of("benchmarks.worker", "companion", homes.companion, "--provider")
         agent = await asyncio.to_thread(Agent, command, place=place / "w")
-        with agent:
+        with agent, closing(DurableCommits(place / "floor.db")) as raw:
             for _ in range(rounds):
                 for _ in range(ROUND):
                     began = time.perf_counter()
                     raw.commit()
                     sent = time.perf_counter()
-                    refresh_token = await _refresh(session, endpoint, refresh_token)
+                    form["refresh_token"] = await _ask(session, endpoint, form)
                     answered = time.perf_counter()
                     raw.commit()
                     floor.append((time.perf_counter() - began) * 1e3)
                     requests.append((answered - sent) * 1e3)
                 ours += await _through_agent(homes.companion / "control.sock")
-    raw.close()
     return ours, floor, requests
 
 
@@ -92,16 +88,5 @@ async def _through_agent(socket: Path) -> list[float]:
     return [float(str(seconds)) * 1e3 for seconds in taken]
 
 
-async def _sign_in(session: aiohttp.ClientSession, endpoint: str, facts: JsonObject) -> str:
-    user = next(user for user in facts["users"] if "password" in user)
-    form = {"grant_type": "password", "username": user["username"], "password": user["password"]}
-    return await _token(session, endpoint, {**form, "client_id": CLIENT_ID, "scope": "openid profile offline_access"})
-
-
-async def _refresh(session: aiohttp.ClientSession, endpoint: str, refresh_token: str) -> str:
-    form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": CLIENT_ID}
-    return await _token(session, endpoint, form)
-
-
-async def _token(session: aiohttp.ClientSession, endpoint: str, form: dict[str, str]) -> str:
+async def _ask(session: aiohttp.ClientSession, endpoint: str, form: dict[str, str]) -> str:
     return str((await ask(session, endpoint, form))["refresh_token"])

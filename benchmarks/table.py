@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -57,6 +58,19 @@ class Report:
 
     machine: Mapping[str, str]
     sections: tuple[Section, ...] = field(default=())
+
+
+def medians(
+    name: str,
+    samples: Iterable[float],
+    floor: Iterable[float],
+    unit: str = "ms",
+    *,
+    ratio_max: float | None = None,
+    how: str = "the same",
+) -> Row:
+    """Return the row of two kinds of samples, the median of each."""
+    return Row(name, median(samples), unit, median(floor), ratio_max, how)
 
 
 def number(value: float, unit: str) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.homes import companion_with_token
-from benchmarks.measure import ROOT, Agent, Bench, BenchmarkError, Program, in_turns, percentile
-from benchmarks.table import Row, Section, number, spread
+from benchmarks.measure import ROOT, Agent, Bench, BenchmarkError, Program, in_turns, percentile, program_of
+from benchmarks.table import Row, Section, medians, number, spread
 
 CLIENTS = 8  # the most that the token API lets one user have open at once
 REQUEST = b"GET /v1/token HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
@@ -36,8 +36,8 @@ def run(bench: Bench) -> Section:
     floor_socket = place / "floor.sock"
     rounds = bench.count(5, 1)
     with (
-        Agent([sys.executable, "-m", "benchmarks.token", homes.companion], place=place / "w"),
-        Program([sys.executable, "-m", "benchmarks.floors", "http", floor_socket], log=place / "floor") as floor_server,
+        Agent(program_of("benchmarks.token", homes.companion), place=place / "w"),
+        Program(program_of("benchmarks.floors", "http", floor_socket), log=place / "floor") as floor_server,
     ):
         floor_server.wait_for("http is there")
         token_socket = homes.companion / "token.sock"
@@ -45,30 +45,12 @@ def run(bench: Bench) -> Section:
         crowd = _in_turns(token_socket, floor_socket, clients=CLIENTS, count=bench.count(100, 25), rounds=rounds)
         command, command_floor = _commands(homes.companion, count=bench.count(30, 8))
     ours, floor = alone[0].times_ms, alone[1].times_ms
-    how = "a bare aiohttp server with a fixed answer"
+    at_once, whole = f"  time per request, {CLIENTS} clients at once", "token-relay companion token, whole command"
     rows = (
-        Row("GET /v1/token from cache, p50", median(ours), "ms", floor=median(floor), how=how),
-        Row(
-            "GET /v1/token from cache, p99",
-            percentile(ours, 0.99),
-            "ms",
-            floor=percentile(floor, 0.99),
-            how="the same",
-        ),
-        Row(
-            f"  time per request, {CLIENTS} clients at once",
-            1000 / crowd[0].per_s,
-            "ms",
-            floor=1000 / crowd[1].per_s,
-            how="the same",
-        ),
-        Row(
-            "token-relay companion token, whole command",
-            median(command),
-            "ms",
-            floor=median(command_floor),
-            how=f'python -c "{COMMAND_FLOOR}"',
-        ),
+        medians("GET /v1/token from cache, p50", ours, floor, how="a bare aiohttp server with a fixed answer"),
+        Row("GET /v1/token from cache, p99", percentile(ours, 0.99), "ms", percentile(floor, 0.99), how="the same"),
+        Row(at_once, 1000 / crowd[0].per_s, "ms", 1000 / crowd[1].per_s, how="the same"),
+        medians(whole, command, command_floor, how=f'python -c "{COMMAND_FLOOR}"'),
     )
     details = (
         f"{CLIENTS} clients: {number(crowd[0].per_s, 'requests/s')} (limit raised; as shipped one user gets 10/s), "

@@ -115,9 +115,10 @@ class InstantProvider:
 class MeasuredRuntime(service.Runtime):
     """A runtime whose vault and provider are ours, and on whose control socket are the benchmarks' commands too."""
 
-    has_provider = False
+    has_provider = False  # another one than ours, behind real HTTP
 
-    def __post_init__(self) -> None:
+    def __init__(self, *resources: Any) -> None:
+        super().__init__(*resources)
         self.vault: Any = TimedVault(self.vault)
         if not self.has_provider:
             self.http: Any = InstantProvider()
@@ -145,10 +146,7 @@ class MeasuredRuntime(service.Runtime):
 def _phone_handlers(agent: PhoneAgent, vault: TimedVault) -> dict[str, Handler]:
     async def sign_in(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         def step(turn: Turn) -> None:
-            for old in turn.tx.select(Grant):
-                turn.tx.delete(Grant, old.grant_id)
-            for over in turn.tx.select(PhoneHandoff):
-                turn.tx.delete(PhoneHandoff, over.handoff_id)
+            _forget(turn, Grant, PhoneHandoff)
             turn.tx.put(grant(turn.now))
 
         await agent.link.turn(step)
@@ -174,17 +172,8 @@ def _companion_handlers(agent: CompanionAgent, vault: TimedVault, *, is_held_bac
         wake()
         await vault.until(_is_refreshed)
         trace = vault.trace()
-        await agent.link.turn(forget_all)
+        await agent.link.turn(lambda turn: _forget(turn, CachedToken, Grant, CompanionHandoff))
         return {"commits": trace}
-
-    def forget_all(turn: Turn) -> None:
-        """Every handoff is a device's first: rows of older ones would be read along with it."""
-        for old in turn.tx.select(Grant):
-            for token in turn.tx.select(CachedToken, grant_id=old.grant_id):
-                turn.tx.delete(CachedToken, token.grant_id, token.scope)
-            turn.tx.delete(Grant, old.grant_id)
-        for over in turn.tx.select(CompanionHandoff):
-            turn.tx.delete(CompanionHandoff, over.handoff_id)
 
     async def refresh(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         (held,) = await vault.run(lambda tx: tx.select(Grant, state="held"))
@@ -198,6 +187,13 @@ def _companion_handlers(agent: CompanionAgent, vault: TimedVault, *, is_held_bac
         return {"taken_s": taken, "generations": after.generation - held.generation}
 
     return {"settle": settle, "refresh": refresh}
+
+
+def _forget(turn: Turn, *kinds: type[Record]) -> None:
+    """Delete all such rows. Every handoff is a device's first: rows of older ones would be read along with it."""
+    for kind in kinds:
+        for row in turn.tx.select(kind):
+            turn.tx.delete(kind, *(getattr(row, name) for name in kind.key))
 
 
 def _is_closed(commits: list[Commit]) -> bool:
