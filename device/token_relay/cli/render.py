@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,10 +31,10 @@ HIDDEN = frozenset({"action", "pending", "message"})  # shown as sentences, not 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Names and values, one per line."""
+    """Names and values, one per line; or values alone."""
 
     title: str
-    rows: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,15 @@ def _columns(text: str) -> int:
 
 
 # -- To a stream -------------------------------------------------------------------------------------------
+
+
+def can_draw(stream: TextIO, text: str = "█▀▄") -> bool:
+    """Whether a stream can spell this: the half blocks, say, that a QR code is drawn with."""
+    try:
+        text.encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def show(context: Context, result: Mapping[str, object]) -> None:

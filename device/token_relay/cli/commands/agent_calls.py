@@ -15,7 +15,7 @@ from typing import Literal
 from token_relay.cli.client import JSON, JsonObject, control_call, locate
 from token_relay.cli.parsing import DONE, PENDING, Context, UsageError
 from token_relay.cli.prompts import Prompts, Sources, read_argument_from_stdin, read_attributes
-from token_relay.cli.render import clean, duration, show, value_text
+from token_relay.cli.render import can_draw, clean, duration, show, value_text
 from token_relay.protocol.errors import LocalError
 
 INVITATION_CHARS_MAX = 1_024  # an invitation has some 200 characters; the limit keeps a wrong file out
@@ -268,17 +268,8 @@ def _show_invitation(context: Context, step: Mapping[str, object], *, with_qr: b
     if context.as_json:
         context.note(invitation)
         return
-    if with_qr and _can_draw(context):
+    if with_qr and can_draw(context.stdout):
         import segno
 
         segno.make(invitation, micro=False).terminal(out=context.stdout, compact=True, border=2)
     context.out(invitation)
-
-
-def _can_draw(context: Context) -> bool:
-    """Whether standard output can spell the half blocks that the QR code is drawn with."""
-    try:
-        "█▀▄".encode(context.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

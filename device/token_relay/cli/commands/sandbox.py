@@ -46,9 +46,9 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
 
 def demo(args: argparse.Namespace, context: Context) -> int:
     """``demo``: its own exit code, 0 only if every part of the story held."""
-    from token_relay.cli.demo import DemoOptions, run_demo
+    from token_relay.cli.demo import run_demo
 
-    return run_demo(DemoOptions(fast=args.fast, step=args.step, profile=args.profile))
+    return run_demo(fast=args.fast, step=args.step, profile=args.profile)
 
 
 def _path(value: str | None) -> Path | None:

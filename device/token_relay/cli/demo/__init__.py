@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from token_relay.cli.demo import steps as play
 from token_relay.cli.demo.checks import StepFailedError, expect_equal
@@ -27,15 +26,6 @@ from token_relay.protocol.errors import RelayError
 # Of access tokens, seconds. The provider counts whole ones: a fresh token lives at least one second less than that.
 LIFETIME_S = 3
 LIFETIME_FAST_S = 2
-
-
-@dataclass(frozen=True, slots=True)
-class DemoOptions:
-    """What the command line says. ``fast``: no pauses for reading. ``step``: wait for a key before each step."""
-
-    fast: bool = False
-    step: bool = False
-    profile: Literal["entra", "auth0", "strict"] | str = "entra"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +102,19 @@ STORY: tuple[Step, ...] = (
 )
 
 
-def run_demo(options: DemoOptions) -> int:
-    """Tell the story; 0 when all of it held, 1 when not. Main thread only, for the sake of Ctrl-C."""
+def run_demo(*, profile: str = "entra", fast: bool = False, step: bool = False) -> int:
+    """Tell the story; 0 when all of it held, 1 when not. Main thread only, for the sake of Ctrl-C.
+
+    ``fast``: no pauses for reading. ``step``: wait for a key before each step.
+    """
     context = Context.of_process(as_json=False)
     is_plain = bool(context.env.get("NO_COLOR"))
-    screen = Screen(context.stdout, context.stdin, is_plain=is_plain, fast=options.fast, step=options.step)
-    screen.title(f"token-relay demo, profile {options.profile}")
+    screen = Screen(context.stdout, context.stdin, is_plain=is_plain, fast=fast, step=step)
+    screen.title(f"token-relay demo, profile {profile}")
     began_at = time.monotonic()
     try:
         with Interrupts() as interrupts, Programs(context.env, interrupts) as programs:
-            stage = Stage(programs, options.profile, LIFETIME_FAST_S if options.fast else LIFETIME_S)
+            stage = Stage(programs, profile, LIFETIME_FAST_S if fast else LIFETIME_S)
             has_held = tell(STORY, stage, screen)
             searched, leaks = programs.search()
         expect_equal(programs.count_left(), 0, "processes that are left")

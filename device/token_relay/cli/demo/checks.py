@@ -6,14 +6,13 @@ Values that come from a program are shortened; a token has no way in, since no c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from token_relay.protocol.errors import RelayError
 
 SHOWN_CHARS_MAX = 300  # of what came instead; the logs have the rest
 
-Json: TypeAlias = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 Answer: TypeAlias = dict[str, Any]  # of a program; the tests of `--json` and of the sandbox hold its shape
 
 # What changes by itself in a status: time, traffic, and what counts traffic.
@@ -40,22 +39,15 @@ def expect_equal(got: object, wanted: object, what: str) -> None:
     expect(got == wanted, f"{what}: {wanted}", got)
 
 
-def lasting(value: Json) -> Json:
-    """Return a status without what changes by itself, so that two of them can be compared."""
+def lasting(value: object, place: str = "") -> Iterator[tuple[str, object]]:
+    """Yield all that a status or a vault says, beside its place as a dotted path, but for what changes by itself.
+
+    Two of them differ where the sets of what they say do.
+    """
     if isinstance(value, Mapping):
-        return {key: lasting(inner) for key, inner in value.items() if key not in VOLATILE}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [lasting(inner) for inner in value]
-    return value
-
-
-def differences(before: Json, after: Json, place: str = "") -> Iterator[str]:
-    """Yield the places where two values differ, as dotted paths."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in sorted({*before, *after}):
-            yield from differences(before.get(key), after.get(key), f"{place}.{key}".lstrip("."))
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from differences(old, new, f"{place}[{index}]")
-    elif before != after:
-        yield place or "(the whole)"
+        for key in value.keys() - VOLATILE:
+            yield from lasting(value[key], f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from lasting(inner, f"{place}[{index}]")
+    yield place, type(value) if isinstance(value, Mapping | list | tuple) else value

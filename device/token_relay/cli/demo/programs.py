@@ -91,64 +91,52 @@ class Interrupts:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What a command left behind."""
-
-    words: str
-    code: int
-    out: str
-    err: str
-
-    def expect(self, code: int) -> Ran:
-        """Go on if it ended with this exit code. Raises StepFailedError."""
-        expect(self.code == code, f"exit code {code} of: {self.words}", f"exit code {self.code}\n{self.err.strip()}")
-        return self
-
-    @property
-    def last_line(self) -> str:
-        """The last line of standard output."""
-        return self.out.rstrip("\n").rpartition("\n")[2]
-
-
-@dataclass(frozen=True, slots=True)
 class Program:
     """One process, and the files that it writes to."""
 
     words: str
     popen: subprocess.Popen[bytes]
-    out: Path
-    err: Path
+    out_file: Path
+    err_file: Path
 
     @property
-    def pid(self) -> int:
-        """Process id."""
-        return self.popen.pid
+    def out(self) -> str:
+        """What stands on standard output so far."""
+        return self.out_file.read_text(errors="replace")
+
+    @property
+    def err(self) -> str:
+        """What stands on standard error so far."""
+        return self.err_file.read_text(errors="replace")
 
     def find(self, pattern: str) -> re.Match[str]:
         """Wait for a whole line of its output that matches. Raises StepFailedError."""
         ends_at = time.monotonic() + WITHIN_S
         while True:
             is_over = self.popen.poll() is not None or time.monotonic() > ends_at
-            lines = self.out.read_text(errors="replace").rpartition("\n")[0]
-            if match := re.search(pattern, lines, re.MULTILINE):
+            if match := re.search(pattern, self.out.rpartition("\n")[0], re.MULTILINE):
                 return match
             if is_over:
-                said = self.err.read_text(errors="replace")
-                raise StepFailedError(f"a line that matches {pattern!r} from: {self.words}", said or "-")
+                raise StepFailedError(f"a line that matches {pattern!r} from: {self.words}", self.err or "-")
             time.sleep(POLL_S)
 
-    def finish(self, within_s: float = 2 * WITHIN_S) -> Ran:
-        """Wait for its end. Raises StepFailedError."""
+    def finish(self, within_s: float = 2 * WITHIN_S) -> int:
+        """Wait for its end; returns the exit code (negative: a signal). Raises StepFailedError."""
         try:
-            code = self.popen.wait(within_s)
+            return self.popen.wait(within_s)
         except subprocess.TimeoutExpired:
             raise StepFailedError(f"an end within {within_s:g} s of: {self.words}", "it still runs") from None
-        return Ran(self.words, code, *(path.read_text(errors="replace") for path in (self.out, self.err)))
+
+    def expect(self, code: int) -> Self:
+        """Wait for its end and go on if that has this exit code. Raises StepFailedError."""
+        got = self.finish()
+        expect(got == code, f"exit code {code} of: {self.words}", f"exit code {got}\n{self.err.strip()}")
+        return self
 
     def end(self, number: signal.Signals) -> int:
-        """Send a signal and wait for the end; returns the exit code (negative: that signal)."""
+        """Send a signal and wait for the end; returns the exit code. Raises StepFailedError."""
         self.popen.send_signal(number)  # which does nothing to one that has ended
-        return self.finish(END_S_MAX).code
+        return self.finish(END_S_MAX)
 
 
 class Programs:
@@ -213,10 +201,6 @@ class Programs:
                 popen.stdin.write(stdin.encode())  # a line or two: it fits into the pipe
         return program
 
-    def run(self, *words: str, stdin: str = "") -> Ran:
-        """Run ``token-relay`` with these words to its end."""
-        return self.start(*words, stdin=stdin).finish()
-
     # -- looking back --------------------------------------------------------------------------------------
 
     def log_tails(self) -> Iterator[tuple[str, list[str]]]:
@@ -230,7 +214,7 @@ class Programs:
 
         Returns the bytes searched, and where one stands: a file, or the command that printed it.
         """
-        printed = {path: program.words for program in self._all for path in (program.out, program.err)}
+        printed = {path: program.words for program in self._all for path in (program.out_file, program.err_file)}
         searched, found = 0, []
         for path in sorted(self.directory.rglob("*")):
             if path.is_file():

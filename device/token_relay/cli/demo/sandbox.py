@@ -87,10 +87,10 @@ class Sandbox:
                 after = event["id"]
         raise StepFailedError(f"the provider notes {kind}", ", ".join(seen) or "nothing")
 
-    def hold_next_refresh(self, when: str) -> int:
-        """Hold the next refresh ``before_commit`` or ``after_commit``; returns a mark from before it."""
+    def let_next_refresh(self, fault: str) -> int:
+        """Have a fault befall the next refresh, such as ``hold_before_commit``; returns a mark from before it."""
         mark = self.mark()
-        self.control("POST", "faults", {"name": f"hold_{when}", "endpoint": "token", "grant_type": "refresh_token"})
+        self.control("POST", "faults", {"name": fault, "grant_type": "refresh_token"})
         return mark
 
     def set_access_token_lifetime(self, seconds: int) -> None:
@@ -118,14 +118,6 @@ class Sandbox:
         return self.request("GET", "/sandbox/resource", headers=bearer)[0]
 
     # -- the broker ----------------------------------------------------------------------------------------
-
-    def broker_messages(self, after: int = 0) -> list[Answer]:
-        """Return what the broker knows of the messages after that number."""
-        return list(self.look(f"broker/messages?after={after}")["messages"])
-
-    def broker_mark(self) -> int:
-        """Return the number of the broker's last message."""
-        return int(self.look("broker/messages")["last_number"])
 
     def replay(self, messages: list[Answer]) -> None:
         """Have the broker publish these messages, which follow one another, again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TextIO
@@ -18,8 +18,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from token_relay.cli import render
 from token_relay.cli.demo.checks import StepFailedError
-from token_relay.cli.render import clean
+from token_relay.cli.render import Block, Pairs, can_draw, clean, plain
 
 READING_S = 1.3  # after each step, for a person; ten of them and the story itself stay below 40 s
 INDENT = 7
@@ -71,7 +72,7 @@ class Screen:
             emoji=False,
             soft_wrap=self._is_plain,
         )
-        self._can_draw = not self._is_plain and _can_encode(stdout, "█▀▄✓✗─")
+        self._can_draw = not self._is_plain and can_draw(stdout, "█▀▄✓✗─")
 
     def title(self, text: str) -> None:
         """Say what this is."""
@@ -135,8 +136,9 @@ class Screen:
 
     def _draw(self, pictures: tuple[Picture, ...]) -> None:
         if self._is_plain:
-            for line in _plain_lines(pictures):
-                self._console.print(Text(f"{'':{INDENT}}{line}"))
+            for table in (picture for picture in pictures if isinstance(picture, Rows)):
+                for line in plain([_block(table)]):
+                    self._console.print(Text(f"{'':{INDENT}}{line}"))
         elif shown := [_shape(picture) for picture in pictures if self._can_draw or isinstance(picture, Rows)]:
             side_by_side = Table.grid(padding=(0, 3))
             side_by_side.add_row(*shown)
@@ -154,24 +156,7 @@ def _shape(picture: Picture) -> Table | Text:
     return table
 
 
-def _plain_lines(pictures: tuple[Picture, ...]) -> Iterator[str]:
-    for picture in pictures:
-        match picture:
-            case Rows((header,), rows):
-                yield f"{header}:"
-                yield from (f"  {clean(row[0])}" for row in rows)
-            case Rows(headers, rows):
-                table = [headers, *(tuple(map(clean, row)) for row in rows)]
-                widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-                for row in table:
-                    yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            case Drawing():
-                pass
-
-
-def _can_encode(stream: TextIO, text: str) -> bool:
-    try:
-        text.encode(stream.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
+def _block(table: Rows) -> Block:
+    """Return a table as the other commands print theirs; of one column the header is the title."""
+    rows = tuple(tuple(map(clean, row)) for row in table.rows)
+    return render.Table("", table.headers, rows) if len(table.headers) > 1 else Pairs(table.headers[0], rows)

@@ -15,18 +15,18 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from token_relay.agents.records import CachedToken, CompanionHandoff, Event, Grant, Outgoing, PhoneHandoff
 from token_relay.cli.client import ClientError, JsonObject, control_call, get_token
-from token_relay.cli.demo.checks import Answer, Json, StepFailedError, expect, expect_equal
-from token_relay.cli.demo.programs import WITHIN_S, Program, Programs, Ran
+from token_relay.cli.demo.checks import Answer, StepFailedError, expect, expect_equal
+from token_relay.cli.demo.programs import WITHIN_S, Program, Programs
 from token_relay.cli.demo.sandbox import Sandbox
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.protocol.secret import AccessToken
 
+GATE_OPTION = "--allow-refresh-token-access"
 POLL_S = 0.03  # between two looks at a status
 TABLES = tuple(kind.table for kind in (Grant, CachedToken, CompanionHandoff, PhoneHandoff, Outgoing, Event))
 TOLD = ("grants", "accounts", "devices", "phones", "action")  # of a status, when a wait for it fails
@@ -55,13 +55,9 @@ class Agent:
 
     # -- its process ---------------------------------------------------------------------------------------
 
-    def begin(self, *words: str, stdin: str = "") -> Program:
+    def __call__(self, *words: str, stdin: str = "", log: str = "") -> Program:
         """Start one of its commands."""
-        return self._programs.start(self.kind, *words, "--home", str(self.home), stdin=stdin)
-
-    def __call__(self, *words: str, stdin: str = "") -> Ran:
-        """Run one of its commands to the end."""
-        return self.begin(*words, stdin=stdin).finish()
+        return self._programs.start(self.kind, *words, "--home", str(self.home), stdin=stdin, log=log)
 
     def start(self) -> None:
         """Start the agent and wait until it is connected. Raises StepFailedError."""
@@ -70,8 +66,7 @@ class Agent:
 
     def spawn(self) -> None:
         """Start the agent."""
-        words = (self.kind, "run", "--home", str(self.home))
-        self.program = self._programs.start(*words, log=f"{self.name}.log")
+        self.program = self("run", log=f"{self.name}.log")
 
     def until_connected(self) -> None:
         """Wait until it has reached the broker. Raises StepFailedError."""
@@ -90,13 +85,6 @@ class Agent:
     def kill(self) -> None:
         """End it as a power cut does. Raises StepFailedError."""
         expect_equal(self.running.end(signal.SIGKILL), -signal.SIGKILL, f"end of the {self.kind} by SIGKILL")
-
-    def edit_config(self, old: str, new: str) -> None:
-        """Change its configuration; that counts from its next start. Raises StepFailedError."""
-        path = self.home / "config.toml"
-        text = path.read_text()
-        expect(old in text, f"{old!r} stands in {path.name}", "it does not")
-        path.write_text(text.replace(old, new))
 
     # -- looking at it -------------------------------------------------------------------------------------
 
@@ -126,20 +114,16 @@ class Agent:
             time.sleep(POLL_S)
         raise StepFailedError(what, got)
 
-    def events(self, after: int = 0) -> list[Answer]:
-        """Return its audit table after that row."""
-        return list(self.ask("events", {"limit": 1000, "after": after})["events"])
+    def events(self) -> list[Answer]:
+        """Return its audit table."""
+        return list(self.ask("events", {"limit": 1000})["events"])
 
-    def event_mark(self) -> int:
-        """Return the number of the last row of its audit table."""
-        return max((int(row["number"]) for row in self.events()), default=0)
-
-    def vault_rows(self) -> Json:
+    def vault_rows(self) -> dict[str, list[tuple[object, ...]]]:
         """Return the rows of its vault that make a difference, sealed columns as they lie on the disk."""
         path = self.home / "vault.db"
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-            there = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-            return {table: _rows(connection, table) for table in TABLES if table in there}
+            everything = 'SELECT * FROM "{}" ORDER BY 1, 2'  # names from our records
+            return {table: connection.execute(everything.format(table)).fetchall() for table in TABLES}
 
     # -- as an app -----------------------------------------------------------------------------------------
 
@@ -147,11 +131,6 @@ class Agent:
         """Ask for an access token on the Unix socket, as an app does; returns the HTTP status and the answer."""
         query = {"force_refresh": "true"} if force_refresh else {}
         return get_token(self.home / TOKEN_SOCKET, query, timeout_s=WITHIN_S)
-
-
-def _rows(connection: sqlite3.Connection, table: str) -> list[Json]:
-    rows = connection.execute(f'SELECT * FROM "{table}" ORDER BY 1, 2')  # noqa: S608  # names from our records
-    return [[cell.hex() if isinstance(cell, bytes) else cell for cell in row] for row in rows]
 
 
 # -- Of a status -------------------------------------------------------------------------------------------
@@ -178,52 +157,39 @@ def is_settled(status: Answer) -> bool:
 # -- All of it ------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Stage:
     """One demo's world."""
 
-    programs: Programs
-    profile: str
-    lifetime_s: int  # of access tokens, seconds
-    sandbox: Sandbox = field(init=False)  # step 1 starts it
-    phone: Agent = field(init=False)
-    companion: Agent = field(init=False)
-    restart_s: float = 1.0  # how long the companion takes to come up here, measured after the first power cut
-    token_here_at: float = 0.0  # monotonic; the newest access token is older than this
-    handoff_messages: list[Answer] = field(default_factory=list)
+    sandbox: Sandbox  # step 1 starts it
 
-    def __post_init__(self) -> None:
-        self.phone = Agent(self.programs, "phone", "phone")
-        self.companion = Agent(self.programs, "companion", "watch")
-
-    @property
-    def agents(self) -> tuple[Agent, Agent]:
-        """Both."""
-        return self.phone, self.companion
-
-    @property
-    def strategy(self) -> str:
-        """How the companion's token comes about under this profile."""
-        return "branch" if self.profile == "entra" else "mint"
+    def __init__(self, programs: Programs, profile: str, lifetime_s: int) -> None:
+        self.programs = programs
+        self.profile = profile
+        self.strategy = "branch" if profile == "entra" else "mint"  # how the companion's token comes about
+        self.lifetime_s = lifetime_s  # of access tokens, seconds
+        self.phone = Agent(programs, "phone", "phone")
+        self.companion = Agent(programs, "companion", "watch")
+        self.agents = (self.phone, self.companion)
+        self.restart_s = 1.0  # how long the companion takes to come up here, measured after the first power cut
+        self.token_here_at = 0.0  # monotonic; the newest access token is older than this
+        self.handoff_messages: list[Answer] = []
 
     def start_sandbox(self) -> int:
         """Start provider and broker on free ports; returns the process id. Raises StepFailedError."""
-        words = ("sandbox", "--json", "--http-port", "0", "--mqtt-port", "0", "--profile", self.profile)
+        words = ("sandbox", "--json", "--http-port", "0", "--mqtt-port", "0", "--no-links", "--profile", self.profile)
         program = self.programs.start(*words, "--access-token-lifetime", str(self.lifetime_s), log="sandbox.log")
         self.sandbox = Sandbox(program.find(r"^\{.*\}$")[0])
-        return program.pid
+        return program.popen.pid
 
     def init_agents(self) -> None:
-        """Make both homes, side by side. Raises StepFailedError."""
-        facts = self.sandbox.facts
-        words = ["--client-id", facts["client_id"], "--profile", self.profile, "--provider"]
-        words += [facts["http"], "--tenant", facts["tenant"]] if self.profile == "entra" else [facts["issuer"]]
+        """Make both homes, side by side, as the sandbox says, but with the gate closed. Raises StepFailedError."""
+        lines = [shlex.split(self.sandbox.facts["init"][agent.kind]) for agent in self.agents]
         begun = [
-            agent.begin("init", "--broker", facts["mqtt"], "--name", agent.name, *more)
-            for agent, more in ((self.phone, words), (self.companion, []))
+            agent(*(word for word in words if word != GATE_OPTION))
+            for agent, (_program, _kind, *words) in zip(self.agents, lines, strict=True)
         ]
         for agent, program in zip(self.agents, begun, strict=True):
-            agent.device_id = program.finish().expect(0).last_line
+            agent.device_id = program.expect(0).out.splitlines()[-1]
 
     def start_agents(self) -> None:
         """Start both, side by side, and wait until they are connected. Raises StepFailedError."""
@@ -234,22 +200,26 @@ class Stage:
 
     # -- people and apps -----------------------------------------------------------------------------------
 
-    def sign_in(self, *words: str) -> Ran:
+    def sign_in(self, *words: str) -> None:
         """Run a command of the phone at which the person signs in, and be that person. Raises StepFailedError."""
         if self.profile == "entra":
             user = self.sandbox.otp_username
             script = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
             mailbox = f"{self.sandbox.facts['http']}/sandbox/mailbox/{user}?wait_s=10"
             command = shlex.join((sys.executable, "-c", script, mailbox))
-            return self.phone(*words, "--username", user, "--otp-command", command).expect(0)
-        program = self.phone.begin(*words, "--browser", "--no-open")
-        self.sandbox.fill_in_form(program.find(r"^https?://\S+$")[0])
-        return program.finish().expect(0)
+            self.phone(*words, "--username", user, "--otp-command", command).expect(0)
+        else:
+            program = self.phone(*words, "--browser", "--no-open")
+            self.sandbox.fill_in_form(program.find(r"^https?://\S+$")[0])
+            program.expect(0)
 
-    def hand_off(self) -> Ran:
+    def hand_off(self) -> None:
         """Hand off to the companion with the profile's usual strategy. Raises StepFailedError."""
         words = ("handoff", self.companion.name, "--wait", "20")
-        return self.phone(*words).expect(0) if self.strategy == "branch" else self.sign_in(*words)
+        if self.strategy == "branch":
+            self.phone(*words).expect(0)
+        else:
+            self.sign_in(*words)
 
     def get_token(self, *, force_refresh: bool = False) -> AccessToken:
         """Get an access token as an app on the companion does. Raises StepFailedError."""

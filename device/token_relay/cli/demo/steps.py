@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import re
 import time
-from functools import partial
 from pathlib import Path
 
-from token_relay.cli.demo.checks import Answer, Json, differences, expect, expect_equal, lasting
+from token_relay.cli.demo.checks import Answer, expect, expect_equal, lasting
 from token_relay.cli.demo.screen import Drawing, Rows, Told
-from token_relay.cli.demo.stage import Stage, grant_of, is_settled, slug_of
+from token_relay.cli.demo.stage import Agent, Stage, grant_of, is_settled, slug_of
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 from token_relay.protocol.identity import DEVICE_ID_CHARS
 from token_relay.protocol.topics import inbox_filter
@@ -32,11 +31,10 @@ ROUNDING_S = 1
 
 
 def start_everything(stage: Stage) -> Told:
-    """Step 1."""
     pid = stage.start_sandbox()
     stage.init_agents()
     stage.start_agents()
-    pids = (pid, stage.phone.running.pid, stage.companion.running.pid)
+    pids = (pid, *(agent.running.popen.pid for agent in stage.agents))
     expect_equal(len(set(pids)), 3, "number of processes")
     facts = stage.sandbox.facts
     return Told(
@@ -49,7 +47,6 @@ def start_everything(stage: Stage) -> Told:
 
 
 def sign_in(stage: Stage) -> Told:
-    """Step 2."""
     stage.sign_in("sign-in")
     stage.phone.until(
         "the phone holds a grant", lambda status: [one["state"] for one in status["accounts"]] == ["held"]
@@ -65,11 +62,14 @@ def sign_in(stage: Stage) -> Told:
 
 
 def open_the_gate(stage: Stage) -> Told:
-    """Step 3."""
     refused = stage.phone("handoff", stage.companion.name).expect(5)
     expect(GATE in refused.err, f"the refusal names the setting {GATE}", refused.err)
     stage.phone.stop()
-    stage.phone.edit_config(f"# {GATE} = false", f"{GATE} = true")
+    config = stage.phone.home / "config.toml"
+    closed = config.read_text()
+    opened = closed.replace(f"# {GATE} = false", f"{GATE} = true")
+    expect(opened != closed, f"'# {GATE} = false' stands in {config.name}", "it does not")
+    config.write_text(opened)
     stage.phone.start()
     return Told(
         f"a handoff is refused with exit code 5: {GATE} is off",
@@ -78,11 +78,10 @@ def open_the_gate(stage: Stage) -> Told:
 
 
 def pair(stage: Stage) -> Told:
-    """Step 4."""
-    showing = stage.companion.begin("pair")
+    showing = stage.companion("pair")
     invitation = showing.find(r"^RTR1:\S+$")[0]
     accepted = stage.phone("pair", "-", "--yes", stdin=f"{invitation}\n").expect(0)
-    shown = showing.finish().expect(0)
+    shown = showing.expect(0)
     numbers = [re.findall(CHECK_NUMBER, ran.err) for ran in (shown, accepted)]
     expect(bool(numbers[0]), "the companion shows a check number", shown.err)
     expect_equal(numbers[1][:1], numbers[0][:1], "the phone shows the same check number")
@@ -96,22 +95,21 @@ def pair(stage: Stage) -> Told:
 
 
 def hand_off(stage: Stage) -> Told:
-    """Step 5."""
-    broker_mark = stage.sandbox.broker_mark()
-    marks = (stage.phone.event_mark(), stage.companion.event_mark())
+    broker_mark = stage.sandbox.look("broker/messages")["last_number"]
+    known = [len(agent.events()) for agent in stage.agents]
     stage.hand_off()
     stage.companion.until("the companion has refreshed once by itself", lambda status: grant_of(status)[2] == 2)
     stage.token_is_here()
     stage.phone.until("the phone has every answer", is_settled)
     stage.companion.until("the companion has every answer", lambda status: is_settled(status) and not slug_of(status))
-    seen = stage.handoff_messages = stage.sandbox.broker_messages(broker_mark)
+    seen = stage.handoff_messages = stage.sandbox.look(f"broker/messages?after={broker_mark}")["messages"]
     expect(len(seen) >= 5, "OFFER, ACCEPT, TOKEN, STORED and CLOSED pass the broker", f"{len(seen)} messages")
     lengths = {message["payload_bytes"] for message in seen}
     expect(lengths <= set(ENVELOPE_BYTES), f"only lengths of {ENVELOPE_BYTES}", lengths)
     happened = [
         (f"{agent.kind}: {_spelled(row)}",)
-        for agent, mark in zip(stage.agents, marks, strict=True)
-        for row in agent.events(mark)
+        for agent, count in zip(stage.agents, known, strict=True)
+        for row in agent.events()[count:]
     ]
     return Told(
         f"handoff ({stage.strategy}): the companion has a grant of its own on its disk",
@@ -141,8 +139,7 @@ def short_topic(topic: str) -> str:
 
 
 def switch_the_phone_off(stage: Stage) -> Told:
-    """Step 6."""
-    pid = stage.phone.running.pid
+    pid = stage.phone.running.popen.pid
     stage.phone.stop()
     stage.phone("status").expect(3)
     expect(not Path(f"/proc/{pid}").exists(), f"process {pid} is gone", "it is there")
@@ -150,7 +147,6 @@ def switch_the_phone_off(stage: Stage) -> Told:
 
 
 def refresh_on_demand(stage: Stage) -> Told:
-    """Step 7."""
     rows: list[tuple[str, ...]] = []
     for _ in range(ROUNDS):
         stage.wait_for_token_end()
@@ -169,7 +165,6 @@ def refresh_on_demand(stage: Stage) -> Told:
 
 
 def cut_the_power(stage: Stage) -> Told:
-    """Step 8."""
     before_commit = _cut_before_commit(stage)
     if stage.profile == "strict":
         line = "two power cuts: alone again after (a); after (b) a person is told to act"
@@ -186,13 +181,13 @@ def cut_the_power(stage: Stage) -> Told:
 
 def _cut(stage: Stage, when: str) -> int:
     """SIGKILL the companion while the provider holds its refresh; returns a mark from before it."""
-    mark = stage.sandbox.hold_next_refresh(when)
-    asking = stage.companion.begin("token", "--force-refresh")
+    mark = stage.sandbox.let_next_refresh(f"hold_{when}")
+    asking = stage.companion("token", "--force-refresh")
     stage.sandbox.event("request_held", after=mark)
     state, _, _ = grant_of(stage.companion.status())
     expect_equal(state, "refreshing", "on disk before the request left: the grant is")
     stage.companion.kill()
-    asking.finish().expect(1)
+    asking.expect(1)
     stage.sandbox.event("request_lost" if when == "before_commit" else "answer_lost", after=mark)
     return mark
 
@@ -274,7 +269,6 @@ def _cut_after_commit_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...
 
 
 def revoke(stage: Stage) -> Told:
-    """Step 9."""
     stage.phone.start()
     token = stage.get_token()  # an app holds one when the grant is taken away
     mark = stage.sandbox.mark()
@@ -313,7 +307,6 @@ def _handed(status: Answer) -> Answer:
 
 
 def replay(stage: Stage) -> Told:
-    """Step 10."""
     for agent in stage.agents:
         agent.until(f"the {agent.kind} waits for nothing", is_settled)
     before = _lasting_state(stage)
@@ -340,24 +333,22 @@ def _replay(stage: Stage) -> list[str]:
         expect(mine > 0, f"recorded messages to the {agent.kind}", "none")
         wanted.append(_duplicates(agent.status()) + mine)
     stage.sandbox.replay(stage.handoff_messages)
-    return [
-        str(_duplicates(agent.until(f"the {agent.kind} counts {count} duplicates", partial(_has_counted, count))))
-        for agent, count in zip(stage.agents, wanted, strict=True)
-    ]
+    return [_counted(agent, count) for agent, count in zip(stage.agents, wanted, strict=True)]
+
+
+def _counted(agent: Agent, count: int) -> str:
+    what = f"the {agent.kind} counts {count} duplicates"
+    return str(_duplicates(agent.until(what, lambda status: _duplicates(status) >= count)))
 
 
 def _duplicates(status: Answer) -> int:
     return int(status["counters"].get("duplicate", 0))
 
 
-def _has_counted(count: int, status: Answer) -> bool:
-    return _duplicates(status) >= count
+def _lasting_state(stage: Stage) -> set[tuple[str, object]]:
+    return set(lasting({agent.kind: {"vault": agent.vault_rows(), "status": agent.status()} for agent in stage.agents}))
 
 
-def _lasting_state(stage: Stage) -> Json:
-    return {agent.kind: {"vault": agent.vault_rows(), "status": lasting(agent.status())} for agent in stage.agents}
-
-
-def _expect_unchanged(before: Json, after: Json, when: str) -> None:
-    changed = list(differences(before, after))
+def _expect_unchanged(before: set[tuple[str, object]], after: set[tuple[str, object]], when: str) -> None:
+    changed = sorted({place for place, _ in before ^ after})
     expect(not changed, f"vault rows and status unchanged {when}", ", ".join(changed))

@@ -160,9 +160,7 @@ class SandboxCompanion(_Device, testkit.Companion):
 
     async def _crash_at(self, fault: str) -> None:
         sandbox = self._sandbox
-        mark = await asyncio.to_thread(sandbox.mark)
-        order = {"name": fault, "grant_type": "refresh_token"}
-        await asyncio.to_thread(sandbox.control, "POST", "faults", order)
+        mark = await asyncio.to_thread(sandbox.let_next_refresh, fault)
         ends_at = time.monotonic() + WITHIN_S
         asking = asyncio.ensure_future(self.token(force_refresh=True))
         while not await asyncio.to_thread(self._is_held, mark):
@@ -215,9 +213,9 @@ class SandboxWorld(testkit.RelayWorld):
         """Make both homes, start both agents, pair them; each step side by side."""
         phone = Agent(self._programs, "phone", "phone")
         companion = Agent(self._programs, "companion", "watch")
-        begun = [agent.begin(*shlex.split(init[agent.kind])[2:]) for agent in (phone, companion)]
+        begun = [agent(*shlex.split(init[agent.kind])[2:]) for agent in (phone, companion)]
         for program in begun:
-            program.finish().expect(0)
+            program.expect(0)
         self.phone = SandboxPhone(self._sandbox, phone, self.links)
         self.companion = SandboxCompanion(self._sandbox, companion, self.links)
         for device in (self.phone, self.companion):
