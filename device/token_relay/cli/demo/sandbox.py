@@ -22,7 +22,7 @@ from token_relay.protocol.secret import AccessToken
 BODY_BYTES_MAX = 1_048_576
 POLL_S_MAX = 10.0  # of one long poll
 FORM = "application/x-www-form-urlencoded"
-Reply = tuple[int, Mapping[str, str], bytes]
+Reply = tuple[int, http.client.HTTPMessage, bytes]
 
 
 class Sandbox:
@@ -35,17 +35,16 @@ class Sandbox:
         self.otp_username = str(next(user["username"] for user in users if "password" not in user))
 
     def request(self, method: str, url: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
-        """Send one request and follow nothing; header names come back in lower case. Raises StepFailedError."""
+        """Send one request and follow nothing. Raises StepFailedError."""
         parts = urllib.parse.urlsplit(urllib.parse.urljoin(self.facts["http"], url))
         expect((parts.scheme, parts.hostname) == ("http", "127.0.0.1"), "an address on this machine", parts.netloc)
         target = parts._replace(scheme="", netloc="", fragment="").geturl()
-        timeout_s = WITHIN_S + POLL_S_MAX
-        with closing(http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)) as connection:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=WITHIN_S + POLL_S_MAX)
+        with closing(connection):
             try:
                 connection.request(method, target, body=body or None, headers=dict(headers or {}))
                 answer = connection.getresponse()
-                found = {key.lower(): value for key, value in answer.getheaders()}
-                return answer.status, found, answer.read(BODY_BYTES_MAX)
+                return answer.status, answer.headers, answer.read(BODY_BYTES_MAX)
             except (OSError, http.client.HTTPException) as exc:
                 raise StepFailedError(f"an answer from {parts.netloc}{parts.path}", type(exc).__name__) from exc
 
@@ -93,10 +92,6 @@ class Sandbox:
         self.control("POST", "faults", {"name": fault, "grant_type": "refresh_token"})
         return mark
 
-    def set_access_token_lifetime(self, seconds: int) -> None:
-        """Set the lifetime of access tokens from now on."""
-        self.control("POST", "policy", {"access_token_lifetime_s": float(seconds)})
-
     def fill_in_form(self, url: str) -> None:
         """Be the person at the browser: open the login page, sign in, go back to the device."""
         status, _, page = self.request("GET", url)
@@ -109,16 +104,10 @@ class Sandbox:
         body = urllib.parse.urlencode(fields).encode()
         status, headers, _ = self.request("POST", unescape(action[1]), body=body, headers={"Content-Type": FORM})
         expect_equal(status, 303, "the login page sends the browser back")
-        status, _, _ = self.request("GET", headers.get("location", ""))
+        status, _, _ = self.request("GET", headers.get("Location", ""))
         expect_equal(status, 200, "the device takes the browser back")
 
     def show_to_resource(self, access_token: AccessToken) -> int:
         """Show an access token to the protected resource, as an app would; returns the status. RFC 6750 §2.1."""
         bearer = {"Authorization": f"Bearer {access_token.reveal()}"}
         return self.request("GET", "/sandbox/resource", headers=bearer)[0]
-
-    # -- the broker ----------------------------------------------------------------------------------------
-
-    def replay(self, messages: list[Answer]) -> None:
-        """Have the broker publish these messages, which follow one another, again."""
-        self.control("POST", "broker/replay", {"after": messages[0]["number"] - 1, "until": messages[-1]["number"]})

@@ -15,7 +15,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from token_relay.cli import render
@@ -148,9 +148,8 @@ class Screen:
 def _shape(picture: Picture) -> Table | Text:
     if isinstance(picture, Drawing):
         return Text(picture.text.rstrip("\n"), style="white on black", no_wrap=True)
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="underline")
-    for header in picture.headers:
-        table.add_column(Text(header), no_wrap=True)
+    columns = (Column(Text(header), no_wrap=True) for header in picture.headers)
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 1), header_style="underline")
     for row in picture.rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     return table

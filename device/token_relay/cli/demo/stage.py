@@ -30,8 +30,9 @@ GATE_OPTION = "--allow-refresh-token-access"
 POLL_S = 0.03  # between two looks at a status
 TABLES = tuple(kind.table for kind in (Grant, CachedToken, CompanionHandoff, PhoneHandoff, Outgoing, Event))
 TOLD = ("grants", "accounts", "devices", "phones", "action")  # of a status, when a wait for it fails
-# What the sandbox notes, beside a token that it commits; how a person would put it.
+# What the sandbox notes; how a person would put it.
 SPOKEN = {
+    "refresh_committed": "takes token {used_generation}, issues token {generation}",
     "request_held": "holds the request, as it was told",
     "request_lost": "client gone: nothing committed",
     "answer_lost": "client gone: the answer never left",
@@ -247,10 +248,5 @@ class Stage:
 
     def happened(self, mark: int) -> tuple[tuple[str, ...], ...]:
         """Spell what happened at the provider since then as rows of one column."""
-        rows: list[tuple[str, ...]] = []
-        for event in self.sandbox.events(mark):
-            if event["kind"] == "refresh_committed":
-                rows.append((f"takes token {event['used_generation']}, issues token {event['generation']}",))
-            elif event["kind"] in SPOKEN:
-                rows.append((SPOKEN[event["kind"]],))
-        return tuple(rows)
+        spoken = (event for event in self.sandbox.events(mark) if event["kind"] in SPOKEN)
+        return tuple((SPOKEN[event["kind"]].format_map(event),) for event in spoken)

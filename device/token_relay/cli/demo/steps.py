@@ -1,5 +1,7 @@
 """The ten steps of the story: each plays its part, checks what it promises, and returns what there is to show.
 
+What a step is called and why it is told stands in the table that holds them all, in the package.
+
 A refresh has one dangerous interval: the provider may have rotated the token, and the answer is not on our disk yet.
 The sandbox holds the request before that interval begins, or the answer before it ends, so SIGKILL falls where the
 story wants it and not where luck has it.
@@ -237,7 +239,7 @@ def _cut_after_commit_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...
     """(b) where a used token is dead and its reuse kills: what is stored serves to its end, then a person acts."""
     sandbox, companion = stage.sandbox, stage.companion
     lifetime_s = ROUNDING_S + math.ceil(RESTARTS * stage.restart_s)
-    sandbox.set_access_token_lifetime(lifetime_s)
+    sandbox.control("POST", "policy", {"access_token_lifetime_s": float(lifetime_s)})
     stored = stage.get_token(force_refresh=True)
     before = stage.generation()
     mark = _cut(stage, "after_commit")
@@ -254,7 +256,7 @@ def _cut_after_commit_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...
     expect("reauth_required" in refused.err, "(b) the app is told reauth_required", refused.err)
     told = stage.happened(mark)
 
-    sandbox.set_access_token_lifetime(stage.lifetime_s)
+    sandbox.control("POST", "policy", {"access_token_lifetime_s": float(stage.lifetime_s)})
     stage.phone.start()
     stage.hand_off()
     _serves_alone(stage, 2)  # of the new grant: stored, then refreshed once at once
@@ -332,7 +334,8 @@ def _replay(stage: Stage) -> list[str]:
         mine = sum(message["topic"].startswith(inbox) for message in stage.handoff_messages)
         expect(mine > 0, f"recorded messages to the {agent.kind}", "none")
         wanted.append(_duplicates(agent.status()) + mine)
-    stage.sandbox.replay(stage.handoff_messages)
+    first, *_, last = (message["number"] for message in stage.handoff_messages)  # they follow one another
+    stage.sandbox.control("POST", "broker/replay", {"after": first - 1, "until": last})
     return [_counted(agent, count) for agent, count in zip(stage.agents, wanted, strict=True)]
 
 
