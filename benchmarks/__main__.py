@@ -12,7 +12,6 @@ from benchmarks.measure import Bench, BenchmarkError, machine
 from benchmarks.table import Report, Section, show
 
 SUBJECTS = ("envelope", "channel", "handoff", "token", "idle", "companions", "refresh", "provider")
-NAMES = ", ".join(SUBJECTS)
 DIRECTORY_CHARS_MAX = 50  # the path of a Unix socket has at most 107 bytes; ours add some 40
 
 
@@ -26,19 +25,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--directory", type=Path, help="a directory on the disk to measure; else the temporary one")
     args = parser.parse_args(arguments)
-    sections = []
     if args.directory is not None and len(str(args.directory.absolute())) > DIRECTORY_CHARS_MAX:
         parser.error(f"--directory: at most {DIRECTORY_CHARS_MAX} characters, since sockets lie in it")
     with tempfile.TemporaryDirectory(prefix="rtb", dir=args.directory and args.directory.absolute()) as directory:
         bench = Bench(Path(directory), is_quick=args.quick)
-        for name in args.only:
-            sys.stderr.write(f"measuring: {name}\n")
-            sections.append(_run(name, bench))
-    show(Report(machine(), tuple(sections)), json_wanted=args.json)
+        sections = tuple(_run(name, bench) for name in args.only)
+    show(Report(machine(), sections), json_wanted=args.json)
     return 1 if any(section.not_measured for section in sections) else 0
 
 
 def _run(name: str, bench: Bench) -> Section:
+    sys.stderr.write(f"measuring: {name}\n")
     try:
         section: Section = importlib.import_module(f"benchmarks.{name}").run(bench)
     except BenchmarkError as exc:

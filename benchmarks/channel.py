@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -46,10 +48,13 @@ def run(bench: Bench) -> Section:
 async def through_the_channel(port: int, protocol: str, count: int) -> float:
     """Return the seconds per envelope of ours, from the first one to the last."""
     await _fill(port, protocol, count)
-    clock = _Clock(count)
+    times: list[float] = []
+    is_done = asyncio.Event()
 
     async def on_message(topic: str, payload: bytes) -> None:
-        clock.tick()
+        times.append(time.perf_counter())
+        if len(times) == count:
+            is_done.set()
 
     async def on_connected(session_present: bool) -> None:
         pass
@@ -63,22 +68,33 @@ async def through_the_channel(port: int, protocol: str, count: int) -> float:
     )
     task = asyncio.create_task(channel.run())
     try:
-        return await clock.per_message()
+        async with _time_for(count, times):
+            await is_done.wait()
     finally:
         task.cancel()
         await asyncio.wait({task})
+    return (times[-1] - times[0]) / (count - 1)
 
 
 async def through_the_library(port: int, protocol: str, count: int) -> float:
     """Return the seconds per envelope of aiomqtt alone."""
     await _fill(port, protocol, count)
-    clock = _Clock(count)
-    async with raw_client(port, NAME, protocol=protocol) as client:
+    times: list[float] = []
+    async with raw_client(port, NAME, protocol=protocol) as client, _time_for(count, times):
         async for _ in client.messages:
-            clock.tick()
-            if clock.done.is_set():
+            times.append(time.perf_counter())
+            if len(times) == count:
                 break
-    return await clock.per_message()
+    return (times[-1] - times[0]) / (count - 1)
+
+
+@asynccontextmanager
+async def _time_for(count: int, times: list[float]) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield
+    except TimeoutError:
+        raise BenchmarkError(f"only {len(times)} of {count} envelopes arrived") from None
 
 
 async def _in_turns(port: int, protocol: str, *, count: int, rounds: int) -> tuple[list[float], list[float]]:
@@ -88,27 +104,6 @@ async def _in_turns(port: int, protocol: str, *, count: int, rounds: int) -> tup
         ours.append(await through_the_channel(port, protocol, count) * 1e3)
         floor.append(await through_the_library(port, protocol, count) * 1e3)
     return ours, floor
-
-
-class _Clock:
-    """Times a known number of messages."""
-
-    def __init__(self, count: int) -> None:
-        self._wanted = count
-        self._times: list[float] = []
-        self.done = asyncio.Event()
-
-    def tick(self) -> None:
-        self._times.append(time.perf_counter())
-        if len(self._times) == self._wanted:
-            self.done.set()
-
-    async def per_message(self) -> float:
-        try:
-            await asyncio.wait_for(self.done.wait(), TIMEOUT_S)
-        except TimeoutError:
-            raise BenchmarkError(f"only {len(self._times)} of {self._wanted} envelopes arrived") from None
-        return (self._times[-1] - self._times[0]) / (self._wanted - 1)
 
 
 async def _fill(port: int, protocol: str, count: int) -> None:

@@ -123,16 +123,11 @@ async def http(path: Path) -> None:
         await server.serve_forever()
 
 
-def main(arguments: list[str]) -> None:
-    """Run one of the programs until it is killed."""
-    match arguments:
+if __name__ == "__main__":
+    match sys.argv[1:]:
         case ["echo", port, path]:
             asyncio.run(echo(int(port), Path(path)))
         case ["http", path]:
             asyncio.run(http(Path(path)))
         case _:
             sys.exit("echo PORT FILE | http SOCKET")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -16,6 +16,7 @@ from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.floors import PONG, DurableCommits, chain, raw_client, round_trip
 from benchmarks.homes import Homes, paired_homes
@@ -27,8 +28,6 @@ ROUND_TRIPS, COMMITS = 2, 5
 RATIO_MAX = 2.0
 WARM_UP = 3
 STEPS = ("offered", "ready", "released", "stored", "done")
-
-
 Samples = defaultdict[str, list[float]]  # all times in milliseconds; a commit's under its name in STEPS
 
 
@@ -70,27 +69,19 @@ async def _measure(place: Path, port: int, homes: Homes, *, count: int) -> Sampl
                     samples["floor_trips"].append(trips)
                     samples["floor_commits"].append(commits)
                     samples["floor"].append((chained - began) * 1e3)
-                    _add(samples, _trace(handed), _trace(settled))
+                    _add(samples, handed, settled)
     return samples
 
 
-async def _call(socket: Path, command: str, **arguments: str) -> dict[str, object]:
-    result = await asyncio.to_thread(control_call, socket, command, {**arguments}, silence_s=30.0)
-    return dict(result)
+async def _call(socket: Path, command: str, **arguments: str) -> dict[str, Any]:
+    return await asyncio.to_thread(control_call, socket, command, {**arguments}, silence_s=30.0)
 
 
-Trace = list[tuple[list[str], float, float]]
-
-
-def _trace(answer: dict[str, object]) -> Trace:
-    commits = answer.get("commits")
-    if not isinstance(commits, list) or answer.get("state", "done") != "done":
-        raise BenchmarkError(f"a handoff did not end: {answer.get('state')}")
-    return [(list(names), float(began), float(ended)) for names, began, ended in commits]
-
-
-def _add(samples: Samples, phone: Trace, companion: Trace) -> None:
+def _add(samples: Samples, handed: dict[str, Any], settled: dict[str, Any]) -> None:
     """Take the five commits out of what both agents committed."""
+    if handed["state"] != "done":
+        raise BenchmarkError(f"a handoff did not end: {handed['state']}")
+    phone, companion = handed["commits"], settled["commits"]
     try:
         moments = {name: next(at for names, *at in phone + companion if name in names) for name in STEPS}
         asked, _ = next(at for names, *at in companion if "grant refreshing" in names)

@@ -141,32 +141,28 @@ def write_companions(home: Path, count: int, *, seen: int) -> None:
     records: list[Record] = []
     for number in range(count):
         row = pairing(os.urandom(16).hex(), KeyPair.from_random(os.urandom(32)).public_key, f"companion {number}")
-        records += [row, _handoff(row, now)]
-        records += [Seen(row.pairing_id, seq, os.urandom(32)) for seq in range(1, seen + 1)]
+        handoff = PhoneHandoff(
+            handoff_id=os.urandom(16).hex(),
+            pairing_id=row.pairing_id,
+            grant_id="",
+            state="done",
+            reason="",
+            strategy="branch",
+            lease_days=90,
+            created=Stamp.of(now).to_text(),
+            created_at=int(now.wall_s),
+            expires_at=int(now.wall_s) + 86_400,
+            offer_hash=os.urandom(32),
+            one_time_key=os.urandom(32),
+            accept_hash=os.urandom(32),
+            done_at=int(now.wall_s),
+            device_state="held",
+            generation=1,
+            profile="entra",
+            **_account(now),
+        )
+        records += [row, handoff, *(Seen(row.pairing_id, seq, os.urandom(32)) for seq in range(1, seen + 1))]
     write(home, *records)
-
-
-def _handoff(row: Pairing, now: Now) -> PhoneHandoff:
-    return PhoneHandoff(
-        handoff_id=os.urandom(16).hex(),
-        pairing_id=row.pairing_id,
-        grant_id="",
-        state="done",
-        reason="",
-        strategy="branch",
-        lease_days=90,
-        created=Stamp.of(now).to_text(),
-        created_at=int(now.wall_s),
-        expires_at=int(now.wall_s) + 86_400,
-        offer_hash=os.urandom(32),
-        one_time_key=os.urandom(32),
-        accept_hash=os.urandom(32),
-        done_at=int(now.wall_s),
-        device_state="held",
-        generation=1,
-        profile="entra",
-        **_account(now),
-    )
 
 
 def _account(now: Now) -> dict[str, Any]:

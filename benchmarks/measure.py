@@ -227,7 +227,8 @@ def mosquitto(place: Path) -> Iterator[int]:
     Raises:
         BenchmarkError: it is not installed, or does not start.
     """
-    broker = Mosquitto(place, "max_packet_size 20480", log_type="information")  # a log of each packet would be timed
+    usual = ("error", "warning", "notice", "information")  # and not each packet: that would be timed
+    broker = Mosquitto(place, "max_packet_size 20480", logged=usual)
     try:
         path = program("mosquitto")
     except MosquittoMissingError as exc:

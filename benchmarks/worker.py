@@ -6,9 +6,9 @@ leaves a name and two moments; without ``--provider`` the one behind HTTP is a f
 the companion's first refresh waits until it is asked for, because on two devices it would not compete with the phone
 for one disk. The log holds warnings only.
 
-Commands on the control socket, beside the agent's own: ``sign_in`` (the phone gets a new grant of its own),
-``handoff``, ``settle`` (the companion has heard CLOSED, and refreshes once), ``refresh``, ``connected`` (waits for it).
-The commits come with the answers.
+Commands on the control socket, beside the agent's own or in their place: ``sign_in`` (the phone gets a new grant of
+its own), ``handoff``, ``settle`` (the companion has heard CLOSED, and refreshes once), ``refresh``, ``connected``
+(waits for it). The commits come with the answers.
 """
 
 from __future__ import annotations
@@ -198,8 +198,7 @@ def _forget(turn: Turn, *kinds: type[Record]) -> None:
 
 def _is_closed(commits: list[Commit]) -> bool:
     """The handoff's row was written after the grant was stored: that was CLOSED."""
-    stored = [number for number, commit in enumerate(commits) if "stored" in commit.names]
-    return len(stored) >= 2
+    return sum("stored" in commit.names for commit in commits) >= 2
 
 
 def _is_refreshed(commits: list[Commit]) -> bool:
@@ -210,6 +209,6 @@ def _is_refreshed(commits: list[Commit]) -> bool:
 if __name__ == "__main__":
     kind, home, *options = sys.argv[1:]
     MeasuredRuntime.has_provider = "--provider" in options
-    service.Runtime = MeasuredRuntime  # type: ignore[misc]
-    serve.configure = functools.partial(serve.configure, level="warning")
+    service.Runtime = MeasuredRuntime  # type: ignore[assignment,misc]  # which `open_runtime` makes
+    serve.configure = functools.partial(serve.configure, level="warning")  # type: ignore[attr-defined]  # in its place
     sys.exit(cli.main([kind, "run", "--home", home]))

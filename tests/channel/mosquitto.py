@@ -38,7 +38,9 @@ def free_port() -> int:
 class Mosquitto:
     """One broker process. ``lines`` are added to its configuration; ``restart`` keeps port and database."""
 
-    def __init__(self, directory: Path, *lines: str, anonymous: bool = True, log_type: str = "all") -> None:
+    def __init__(
+        self, directory: Path, *lines: str, anonymous: bool = True, logged: tuple[str, ...] = ("all",)
+    ) -> None:
         self.port = free_port()
         self.directory = directory
         self.log: deque[str] = deque(maxlen=2000)
@@ -51,7 +53,7 @@ class Mosquitto:
             "user root",  # started as root it would change to a user who cannot write here; else it is ignored
             f"persistence_location {directory}/",
             "log_dest stderr",
-            f"log_type {log_type}",
+            *(f"log_type {kind}" for kind in logged),
             f"allow_anonymous {str(anonymous).lower()}",
             *DURABLE,
             f"listener {self.port} 127.0.0.1",
