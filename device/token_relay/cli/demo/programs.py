@@ -120,23 +120,19 @@ class Program:
                 raise StepFailedError(f"a line that matches {pattern!r} from: {self.words}", self.err or "-")
             time.sleep(POLL_S)
 
-    def finish(self, within_s: float = 2 * WITHIN_S) -> int:
-        """Wait for its end; returns the exit code (negative: a signal). Raises StepFailedError."""
+    def expect(self, code: int, within_s: float = 2 * WITHIN_S) -> Self:
+        """Wait for its end and go on if that has this exit code (negative: a signal). Raises StepFailedError."""
         try:
-            return self.popen.wait(within_s)
+            got = self.popen.wait(within_s)
         except subprocess.TimeoutExpired:
             raise StepFailedError(f"an end within {within_s:g} s of: {self.words}", "it still runs") from None
-
-    def expect(self, code: int) -> Self:
-        """Wait for its end and go on if that has this exit code. Raises StepFailedError."""
-        got = self.finish()
         expect(got == code, f"exit code {code} of: {self.words}", f"exit code {got}\n{self.err.strip()}")
         return self
 
-    def end(self, number: signal.Signals) -> int:
-        """Send a signal and wait for the end; returns the exit code. Raises StepFailedError."""
+    def end(self, number: signal.Signals, code: int) -> None:
+        """Send a signal and expect that exit code. Raises StepFailedError."""
         self.popen.send_signal(number)  # which does nothing to one that has ended
-        return self.finish(END_S_MAX)
+        self.expect(code, END_S_MAX)
 
 
 class Programs:

@@ -60,8 +60,6 @@ class Sandbox:
         """Return what the control interface shows there."""
         return dict(json.loads(self.control("GET", path)))
 
-    # -- the provider --------------------------------------------------------------------------------------
-
     def events(self, after: int = 0, wait_s: float = 0.0) -> list[Answer]:
         """Return what happened after that event; waits ``wait_s`` for the first."""
         return list(self.look(f"events?after={after}&wait_s={wait_s:.2f}")["events"])

@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import ExitStack
@@ -109,7 +108,7 @@ class _Device(testkit.Device):
 
     async def crash(self) -> None:
         if self.is_on:
-            await asyncio.to_thread(self._agent.running.end, signal.SIGKILL)
+            await asyncio.to_thread(self._agent.kill)
 
     async def status(self) -> Json:
         return await self._command("status")
