@@ -154,7 +154,8 @@ class Link:
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run work beside everything else; a failure that a later try can mend is logged and ends nothing."""
-        self._tasks.create_task(guarded(work, event="task_failed"))
+        task = self._tasks.create_task(guarded(work, event="task_failed"))
+        task.add_done_callback(lambda _: work.close())  # a stop may come before its first step
 
     def _finish(self, turn: Turn) -> None:
         for row in turn.settled:

@@ -1,0 +1,38 @@
+"""Work that an agent spawns: a stop may come before its first step, and then nothing of it is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import warnings
+from typing import Any
+
+import pytest
+
+from tests.properties.one_end import parts
+from token_relay.agents.link import Link
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_work_that_is_cancelled_before_it_began_leaves_no_warning(turns: int) -> None:
+    begun: list[str] = []
+
+    async def work() -> None:
+        begun.append("work")
+        await asyncio.Event().wait()
+
+    async def stop_at_once() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            given: dict[str, Any] = {**parts(), "tasks": tasks, "handler": None}
+            Link(**given).spawn(work())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise ValueError("the agent stops")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ExceptionGroup):
+            asyncio.run(stop_at_once())
+        gc.collect()
+    assert begun == ["work"] * bool(turns)
+    assert [str(one.message) for one in caught] == []
