@@ -1,9 +1,9 @@
 """``python -m tests.run [--histories | --world] [-- PYTEST ARGUMENTS]``: everything that `make test` means.
 
-All tests, in as many workers as there are cores, and beside them the simulation, at the lowest priority: it takes what
-the tests leave while they wait for processes, and the cores when they are done. It runs also when a test failed. Its
-report comes after pytest's, a seed that fails at once. Both must be green, and the histories as many as ``floor.toml``
-wants. Standard output is pytest's own, so its closing line is there for whoever counts.
+All tests, in one worker more than there are cores, and beside them the simulation, at the lowest priority: it takes
+what the tests leave while they wait for processes, and the cores when they are done. It runs also when a test failed.
+Its report comes after pytest's, a seed that fails at once. Both must be green, and the histories as many as
+``floor.toml`` wants. Standard output is pytest's own, so its closing line is there for whoever counts.
 
 An interrupt goes to both, and what each has found until then is printed.
 """
@@ -11,6 +11,7 @@ An interrupt goes to both, and what each has found until then is printed.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -50,7 +51,8 @@ class Part:
 def pytest_words(given: Sequence[str]) -> list[str]:
     """Return how pytest is called for everything."""
     words = ["-m", "pytest", "-p", "tests.suite", "-q"]
-    return [*words, "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", *given]
+    workers = str((os.cpu_count() or 1) + 1)  # one more than cores: a worker waits for its programs half of its time
+    return [*words, "-n", workers, "--dist", "loadfile", "--no-loadscope-reorder", *given]
 
 
 # Whole, and with what nothing else needs: `make test` has the same of today, in the environment of everything else.
