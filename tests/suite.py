@@ -53,7 +53,6 @@ class Suite:
 
     def __init__(self) -> None:
         self.collected = 0
-        self.is_whole = True
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @pytest.hookimpl(trylast=True)
