@@ -61,12 +61,10 @@ async def through_the_channel(port: int, protocol: str, count: int) -> float:
 
     channel = MqttChannel(
         MqttSettings("127.0.0.1", port, NAME, protocol="5" if protocol == "5" else "3.1.1"),
-        on_message=on_message,
-        on_connected=on_connected,
         sleep=asyncio.sleep,
         uniform=lambda low, high: high,
     )
-    task = asyncio.create_task(channel.run())
+    task = asyncio.create_task(channel.run(on_message, on_connected))
     try:
         async with _time_for(count, times):
             await is_done.wait()

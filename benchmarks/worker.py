@@ -149,7 +149,7 @@ def _phone_handlers(agent: PhoneAgent, vault: TimedVault) -> dict[str, Handler]:
             _forget(turn, Grant, PhoneHandoff)
             turn.tx.put(grant(turn.now))
 
-        await agent.link.turn(step)
+        await agent.turns.run(step)
         return {}
 
     async def handoff(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
@@ -172,7 +172,7 @@ def _companion_handlers(agent: CompanionAgent, vault: TimedVault, *, is_held_bac
         wake()
         await vault.until(_is_refreshed)
         trace = vault.trace()
-        await agent.link.turn(lambda turn: _forget(turn, CachedToken, Grant, CompanionHandoff))
+        await agent.turns.run(lambda turn: _forget(turn, CachedToken, Grant, CompanionHandoff))
         return {"commits": trace}
 
     async def refresh(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:

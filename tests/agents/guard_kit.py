@@ -51,7 +51,7 @@ async def say(
             turn.outgoing.append((turn._topic(current), envelope))
         sent.append(turn.outgoing[-1][1])
 
-    await end.agent.link.turn(step)
+    await end.agent.turns.run(step)
     await asyncio.sleep(0.5)
     await settle()
     return sent[0]
@@ -59,7 +59,7 @@ async def say(
 
 def between(world: World, sender: SimulatedDevice, recipient: SimulatedDevice) -> Iterator[m.Message]:
     """Yield every message of one direction, opened, in the order of sending."""
-    box = recipient.agent.link._box(sender.agent.link.own.public_key)
+    box = recipient.agent.link._box(sender.agent.turns.own.public_key)
     for packet in world.broker.seen:
         if packet.topic == f"relay/v1/{recipient.id}/from/{sender.id}":
             yield m.decode(box.open(packet.payload))

@@ -280,7 +280,7 @@ async def test_a_head_that_is_not_as_it_must_be_is_counted_and_moves_nothing(hea
         deafen(world, world.phone)
         await say(world.phone, an_offer(), head=head)
         assert await world.watch.rows(CompanionHandoff) == []
-        assert world.watch.agent.link.rejects[reason] == 1
+        assert world.watch.agent.turns.rejects[reason] == 1
         rejected = reason == "unsupported"
         assert count(world, world.watch, world.phone, m.Reject) == int(rejected)
         if rejected:
@@ -291,7 +291,7 @@ async def test_a_refusal_that_is_not_understood_is_not_refused() -> None:
     async with running("entra") as world:
         deafen(world, world.phone)
         await say(world.phone, m.Reject(handoff_id=None, reason="unsupported"), head={"v": 2})
-        assert world.watch.agent.link.rejects["unsupported"] == 1
+        assert world.watch.agent.turns.rejects["unsupported"] == 1
         assert count(world, world.watch, world.phone, m.Reject) == 0
 
 
@@ -303,7 +303,7 @@ async def test_a_message_that_names_another_sender_in_its_topic_is_refused() -> 
         await world.watch.agent.link.receive(topic.replace(world.phone.id, "a" * 26), envelope)
         await world.watch.agent.link.receive(topic.replace(world.watch.id, "a" * 26), envelope)
         assert await world.watch.rows(CompanionHandoff) == []
-        assert (world.watch.agent.link.rejects["wrong_sender"], world.watch.agent.link.rejects["wrong_topic"]) == (1, 1)
+        assert (world.watch.agent.turns.rejects["wrong_sender"], world.watch.agent.turns.rejects["wrong_topic"]) == (1, 1)
 
 
 async def test_an_unpaired_sender_is_nobody() -> None:
@@ -314,7 +314,7 @@ async def test_an_unpaired_sender_is_nobody() -> None:
         pairing = await world.watch.one(Pairing)
         await world.watch.vault.run(lambda tx: tx.delete(Pairing, pairing.pairing_id))
         await world.watch.agent.link.receive(topic, envelope)
-        assert world.watch.agent.link.rejects["unknown_sender"] == 1
+        assert world.watch.agent.turns.rejects["unknown_sender"] == 1
 
 
 async def test_a_pending_pairing_takes_nothing_but_its_own_end() -> None:
@@ -325,7 +325,7 @@ async def test_a_pending_pairing_takes_nothing_but_its_own_end() -> None:
         await say(world.phone, an_offer())
         await say(world.phone, m.Hello(challenge=OTHER, seq_sent=99, seq_accepted=0, handoffs=[]))
         assert await world.watch.rows(CompanionHandoff) == []
-        assert world.watch.agent.link.rejects["not_active"] == 2
+        assert world.watch.agent.turns.rejects["not_active"] == 2
         assert [p for p in world.broker.seen[before:] if p.topic == to(world.phone, world.watch)] == []
 
 
@@ -350,7 +350,7 @@ async def test_a_number_below_the_window_is_answered_by_a_greeting_alone() -> No
         greetings = count(world, world.watch, world.phone, m.Hello)
         await say(world.phone, an_offer(), head={"seq": 500})
         assert await world.watch.rows(CompanionHandoff) == []
-        assert world.watch.agent.link.rejects["too_old"] == 1
+        assert world.watch.agent.turns.rejects["too_old"] == 1
         assert count(world, world.watch, world.phone, m.Hello) == greetings + 1
         await say(world.phone, an_offer(), head={"seq": 501})
         assert [row.state for row in await world.watch.rows(CompanionHandoff)] == ["ready"]
@@ -409,8 +409,8 @@ async def test_no_number_is_given_out_twice_whatever_a_step_writes_back() -> Non
             turn.answer(old.pairing_id, m.Stored(handoff_id=UNKNOWN))
             turn.tx.put(old)
 
-        await world.watch.agent.link.turn(careless)
-        await world.watch.agent.link.turn(careless)
+        await world.watch.agent.turns.run(careless)
+        await world.watch.agent.turns.run(careless)
         await world.clock.advance(0.5)
         seqs = [message.head.seq for message in between(world, world.watch, world.phone)]
         assert len(seqs) == len(set(seqs)) and seqs == sorted(seqs)
@@ -428,7 +428,7 @@ async def test_the_outbox_of_a_pairing_has_an_end() -> None:
 
         await world.watch.vault.run(fill)
         with pytest.raises(TransientError, match="unanswered"):
-            await world.watch.agent.link.turn(
+            await world.watch.agent.turns.run(
                 lambda turn: turn.request(pairing.pairing_id, m.Stored(handoff_id=UNKNOWN), UNKNOWN)
             )
 
@@ -518,10 +518,10 @@ async def test_pair3_activates_only_the_transcript_that_both_saw(right: bool) ->
             world.watch.agent.invitations.on_pair3(turn, pending, body)
 
         if right:
-            await world.watch.agent.link.turn(step)
+            await world.watch.agent.turns.run(step)
         else:
             with pytest.raises(PeerError, match="wrong transcript"):
-                await world.watch.agent.link.turn(step)
+                await world.watch.agent.turns.run(step)
         assert (await world.watch.one(Pairing)).state == ("active" if right else "pending")
 
 
@@ -531,7 +531,7 @@ async def test_pair3_comes_within_the_invitations_life_or_not_at_all() -> None:
         await world.clock.advance(wire.INVITATION_LIFETIME_S + 1)
         body = m.Pair3(transcript_hash=pending.transcript_hash.hex())
         with pytest.raises(PeerError, match="expired"):
-            await world.watch.agent.link.turn(lambda turn: world.watch.agent.invitations.on_pair3(turn, pending, body))
+            await world.watch.agent.turns.run(lambda turn: world.watch.agent.invitations.on_pair3(turn, pending, body))
         assert (await world.watch.one(Pairing)).state == "pending"
 
 
@@ -541,7 +541,7 @@ async def test_pair4_activates_only_the_transcript_that_both_saw() -> None:
         await world.phone.edit(pairing, state="pending")
         await say(world.watch, m.Pair4(transcript_hash=OTHER * 2))
         assert (await world.phone.one(Pairing)).state == "pending"
-        assert world.phone.agent.link.rejects["wrong_transcript"] == 1
+        assert world.phone.agent.turns.rejects["wrong_transcript"] == 1
         await say(world.watch, m.Pair4(transcript_hash=pairing.transcript_hash.hex()))
         assert (await world.phone.one(Pairing)).state == "active"
 

@@ -55,7 +55,7 @@ async def test_a_sealed_grant_that_differs_in_one_point_is_not_stored(
         assert await world.watch.rows(Grant) == []
         row = await world.watch.handoff()
         assert (row.state, row.reason, row.one_time_key) == ("dead", "lost", None)
-        assert world.watch.agent.link.rejects["grant_mismatch"] == 1
+        assert world.watch.agent.turns.rejects["grant_mismatch"] == 1
         phones = await world.phone.handoff()
         assert (phones.state, phones.reason) == ("gone", "lost")
 
@@ -68,7 +68,7 @@ async def test_a_token_sealed_to_another_key_is_answered_lost_and_never_taken() 
         row = await world.watch.one(CompanionHandoff)
         assert (row.state, row.reason, row.one_time_key) == ("dead", "lost", None)
         assert last(world, world.watch, world.phone, m.Lost).handoff_id == UNKNOWN
-        assert world.watch.agent.link.rejects["bad_sealed_box"] == 1
+        assert world.watch.agent.turns.rejects["bad_sealed_box"] == 1
 
 
 async def test_a_token_that_nobody_waits_for_leaves_a_tombstone() -> None:
@@ -118,7 +118,7 @@ async def test_an_offer_that_changes_while_it_is_open_is_refused() -> None:
         before = await world.watch.one(CompanionHandoff)
         await say(world.phone, an_offer(lease_days=365))
         assert await world.watch.one(CompanionHandoff) == before
-        assert world.watch.agent.link.rejects["offer_changed"] == 1
+        assert world.watch.agent.turns.rejects["offer_changed"] == 1
         assert count(world, world.watch, world.phone, m.Accept) == 1
 
 
@@ -207,12 +207,12 @@ async def test_an_offer_settles_the_question_for_it() -> None:
             world.watch.agent.on_grant_changed(turn, grant, after)
             world.watch.agent.on_grant_changed(turn, grant, after)
 
-        await world.watch.agent.link.turn(ask)
+        await world.watch.agent.turns.run(ask)
         (asked,) = await world.watch.rows(Outgoing)  # once, however often the grant changes
         assert asked.type == "RENEW"
         await say(world.phone, an_offer())
         assert await world.watch.rows(Outgoing) == []
-        await world.watch.agent.link.turn(
+        await world.watch.agent.turns.run(
             lambda turn: world.watch.agent.on_grant_changed(
                 turn, grant, replace(grant, state="needs_handoff", reason="uncertain")
             )
@@ -257,7 +257,7 @@ async def test_each_word_counts_only_in_the_pairing_that_brought_the_handoff() -
             m.Token(handoff_id=row.handoff_id, sealed="AAAA"),
         ):
             await say(phone2, body)
-        assert world.watch.agent.link.rejects["wrong_pairing"] == 5
+        assert world.watch.agent.turns.rejects["wrong_pairing"] == 5
         assert await world.watch.handoff() == before
         world.broker.hold = lambda packet: packet.topic.startswith(f"relay/v1/{phone2.id}/from/")
         await world.watch.agent.link.connected()
@@ -286,7 +286,7 @@ async def test_a_lease_needs_the_very_challenge_and_spends_it() -> None:
         terms = [m.LeaseTerm(handoff_id=row.handoff_id, lease_days=300)]
         await say(world.phone, m.Lease(challenge=OTHER, handoffs=terms))
         assert (await world.watch.grant()).lease_days == 2
-        assert world.watch.agent.link.rejects["stale_challenge"] == 1
+        assert world.watch.agent.turns.rejects["stale_challenge"] == 1
         await say(world.phone, m.Lease(challenge=challenge, handoffs=terms))
         assert (await world.watch.grant()).lease_days == 300
         await say(
@@ -294,7 +294,7 @@ async def test_a_lease_needs_the_very_challenge_and_spends_it() -> None:
         )
         await say(world.phone, m.Lease(challenge="00" * 16, handoffs=terms))
         assert (await world.watch.grant()).lease_days == 300
-        assert world.watch.agent.link.rejects["stale_challenge"] == 3
+        assert world.watch.agent.turns.rejects["stale_challenge"] == 3
 
 
 async def test_a_lease_counts_from_its_challenge() -> None:
@@ -365,7 +365,7 @@ async def test_only_its_own_restored_disk_locks_a_companions_grants() -> None:
             return lambda turn: world.watch.agent.on_rollback(turn, pairing, who=who)
 
         for who, state in (("peer", "held"), ("self", "locked")):
-            await world.watch.agent.link.turn(rolled_back(who))
+            await world.watch.agent.turns.run(rolled_back(who))
             assert (await world.watch.grant()).state == state
 
 
@@ -417,7 +417,7 @@ async def test_closed_settles_the_receipt_and_nothing_else() -> None:
             turn.request(pairing_id, m.Stored(handoff_id=OTHER), OTHER)
             turn.request(pairing_id, m.Renew(handoff_id=row.handoff_id, reason="person", generation=2), row.handoff_id)
 
-        await world.watch.agent.link.turn(queue)
+        await world.watch.agent.turns.run(queue)
         await say(world.phone, m.Closed(handoff_id=row.handoff_id))
         assert {(r.type, r.handoff_id) for r in await world.watch.rows(Outgoing)} == {
             ("STORED", OTHER),
@@ -433,7 +433,7 @@ async def test_a_rejected_renewal_is_found_by_its_number_and_moves_no_handoff() 
         await world.clock.advance(3)
         deafen(world, world.phone)
         pairing = await world.watch.one(Pairing)
-        await world.watch.agent.link.turn(
+        await world.watch.agent.turns.run(
             lambda turn: turn.request(
                 pairing.pairing_id, m.Renew(handoff_id=row.handoff_id, reason="person", generation=2), row.handoff_id
             )
@@ -456,7 +456,7 @@ async def test_the_companion_takes_no_message_of_its_own_kind() -> None:
             await say(world.phone, body)
             image = await world.watch.rows(CompanionHandoff)
         assert image == []
-        assert world.watch.agent.link.rejects["wrong_direction"] == 2
+        assert world.watch.agent.turns.rejects["wrong_direction"] == 2
 
 
 async def test_every_one_time_key_is_a_fresh_one() -> None:

@@ -99,7 +99,7 @@ async def test_a_greeting_from_before_the_pairing_proves_nothing() -> None:
         await world.clock.advance(HOUR)
         await world.phone.agent.link.receive(greeting.topic, greeting.payload)
         await world.clock.advance(120)
-        assert world.phone.agent.link.rejects["wrong_pairing"] == 1
+        assert world.phone.agent.turns.rejects["wrong_pairing"] == 1
         assert world.phone.agent.link.estranged() == frozenset()
 
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.asyncio
 async def say(end: SimulatedDevice, body: m.Body) -> None:
     """Have one end say something that its program never would."""
     pairing = (await end.rows(Pairing))[-1]
-    await end.agent.link.turn(lambda turn: turn.answer(pairing.pairing_id, body))
+    await end.agent.turns.run(lambda turn: turn.answer(pairing.pairing_id, body))
     await settle()
 
 
@@ -428,7 +428,7 @@ async def test_claiming_what_is_over_does_not_block_a_revocation(monkeypatch: py
         pairing = await world.watch.one(Pairing)
 
         async def claim(body: m.Body) -> None:
-            await world.watch.agent.link.turn(lambda turn: turn.answer(pairing.pairing_id, body))
+            await world.watch.agent.turns.run(lambda turn: turn.answer(pairing.pairing_id, body))
 
         for i in range(300):
             await claim(m.Stored(handoff_id=f"{i:032x}"))

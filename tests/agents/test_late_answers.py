@@ -32,7 +32,7 @@ def details(events: Iterable[Event], name: str) -> list[str]:
 async def answered_late(world: World, end: SimulatedPhone | SimulatedCompanion, grant: Grant) -> None:
     """Begin a refresh that the provider carries out in two seconds and answers in four; two and a half have passed."""
     end.http.delay_s = (2.0, 2.0)
-    end.agent.link.spawn(end.agent.keeper.refresh(grant.grant_id))
+    end.agent.turns.spawn(end.agent.keeper.refresh(grant.grant_id))
     await world.clock.advance(2.5)
     assert world.provider.kinds()[-1] == "refresh_committed"
 
@@ -115,6 +115,6 @@ async def test_a_superseded_grants_late_token_is_revoked_once_for_each_value() -
         older = await world.watch.grant()
         await answered_late(world, world.watch, older)
         world.watch.http.delay_s = (0.0, 0.0)
-        await world.watch.agent.link.turn(lambda turn: world.watch.agent.steps.end_grant(turn, older, "superseded"))
+        await world.watch.agent.turns.run(lambda turn: world.watch.agent.steps.end_grant(turn, older, "superseded"))
         await world.clock.advance(30)
         assert len(revoked(world.watch.http)) == len(set(revoked(world.watch.http))) == 2

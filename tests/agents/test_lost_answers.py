@@ -34,7 +34,7 @@ async def ready(world: World) -> Grant:
 
 
 def begin(world: World, grant: Grant) -> None:
-    world.watch.agent.link.spawn(world.watch.agent.keeper.refresh(grant.grant_id))
+    world.watch.agent.turns.spawn(world.watch.agent.keeper.refresh(grant.grant_id))
 
 
 async def test_a_connection_that_loses_answers_for_20_seconds_costs_one_use_and_no_grant() -> None:

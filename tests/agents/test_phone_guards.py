@@ -48,7 +48,7 @@ async def test_an_accept_of_another_offer_is_refused() -> None:
         row = await offered(world)
         await say(world.watch, accept(row, offer_hash=OTHER * 2))
         assert (await world.phone.handoff()).reason == ""
-        assert world.phone.agent.link.rejects["wrong_offer"] == 1
+        assert world.phone.agent.turns.rejects["wrong_offer"] == 1
 
 
 async def test_the_first_accept_chooses_the_key() -> None:
@@ -82,7 +82,7 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
             await say(watch2, body)
         after = await world.phone.handoff()
         assert (after.state, after.reason) == ("offered", "")
-        assert world.phone.agent.link.rejects["wrong_pairing"] == 6
+        assert world.phone.agent.turns.rejects["wrong_pairing"] == 6
 
 
 async def test_a_repeated_word_asks_again_and_moves_nothing_at_the_phone() -> None:
@@ -98,7 +98,7 @@ async def test_a_repeated_word_asks_again_and_moves_nothing_at_the_phone() -> No
         world.broker.deliver(stored)
         await world.clock.advance(0.5)
         assert (await world.phone.handoff()).state == "released"
-        assert world.phone.agent.link.rejects["duplicate"] >= 1
+        assert world.phone.agent.turns.rejects["duplicate"] >= 1
 
 
 async def test_what_the_companion_lost_is_never_given_back() -> None:
@@ -127,7 +127,7 @@ async def test_age_gives_up_an_offer_and_takes_no_released_token_back() -> None:
         world.broker.hold = lambda packet: len(world.broker.seen) > begun + 2
         assert (await world.phone.hand_off(strategy="move", wait_s=1)).state == "released"
         await world.clock.advance(3 * DAY)
-        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
+        await world.phone.agent.turns.run(partial(clear_up, steps=world.phone.agent.steps))
         row = await world.phone.handoff()
         assert (row.state, row.held_token is not None) == ("released", True)
         own = await world.phone.one(Grant)
@@ -143,7 +143,7 @@ async def test_an_offer_ages_by_a_synced_clock_alone(age_s: float, synced: bool)
         if not synced:
             world.clock.lose_sync()
         await world.clock.advance(age_s)
-        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
+        await world.phone.agent.turns.run(partial(clear_up, steps=world.phone.agent.steps))
         row = await world.phone.handoff()
         assert row.state == ("cancelling" if synced and age_s > DAY else "offered")
 
@@ -156,7 +156,7 @@ async def test_an_offer_made_without_a_clock_does_not_age() -> None:
         await world.clock.advance(3 * DAY)
         for clock in world.clock.all:
             clock.is_synced = True
-        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
+        await world.phone.agent.turns.run(partial(clear_up, steps=world.phone.agent.steps))
         assert (await world.phone.handoff()).state == "offered"
 
 
@@ -165,10 +165,10 @@ async def test_a_retired_pairing_stays_until_nothing_in_it_is_alive() -> None:
         await world.phone.hand_off()
         await world.clock.advance(3)
         await world.phone.edit(await world.phone.one(Pairing), state="retired")
-        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
+        await world.phone.agent.turns.run(partial(clear_up, steps=world.phone.agent.steps))
         assert len(await world.phone.rows(Pairing)) == 1
         await world.phone.edit(await world.phone.handoff(), state="gone", reason="revoked")
-        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
+        await world.phone.agent.turns.run(partial(clear_up, steps=world.phone.agent.steps))
         assert await world.phone.rows(Pairing) == []
 
 
@@ -319,7 +319,7 @@ async def test_no_lease_is_given(why: str) -> None:
                 def queue(turn: Any) -> None:
                     turn.request(pairing.pairing_id, m.Revoke(handoff_id=UNKNOWN), UNKNOWN)
 
-                await world.phone.agent.link.turn(queue)
+                await world.phone.agent.turns.run(queue)
             case "revoke was asked":
                 await world.phone.edit(await world.phone.one(Pairing), renew_denied=True)
             case "retired":
@@ -373,7 +373,7 @@ async def test_a_restored_phone_locks_what_may_be_spent(profile: str, state: str
             return lambda turn: world.phone.agent.handoffs.on_rollback(turn, pairing, who=who)
 
         for who in ("peer", "self"):
-            await world.phone.agent.link.turn(rolled_back(who))
+            await world.phone.agent.turns.run(rolled_back(who))
             assert (await world.phone.one(Grant)).state == ("held" if who == "peer" else state)
 
 

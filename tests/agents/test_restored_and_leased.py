@@ -241,7 +241,7 @@ async def _make_uncertain(watch: SimulatedCompanion) -> None:
         turn.tx.put(after)  # type: ignore[attr-defined]  # a Turn
         watch.agent.on_grant_changed(turn, grant, after)  # type: ignore[arg-type]  # a Turn
 
-    await watch.agent.link.turn(step)
+    await watch.agent.turns.run(step)
 
 
 async def test_uncertain_is_renewed_by_branch_without_the_person_three_times_a_day() -> None:
@@ -407,10 +407,10 @@ async def test_a_grant_belongs_to_the_pairing_that_brought_it() -> None:
 
             turn.request(other.pairing_id, Revoke(handoff_id=row.handoff_id), row.handoff_id)  # type: ignore[attr-defined]  # a Turn
 
-        await phone2.agent.link.turn(revoke_foreign)
+        await phone2.agent.turns.run(revoke_foreign)
         await world.clock.advance(3)
         assert (await world.watch.grant()).state == "held"
-        assert world.watch.agent.link.rejects["wrong_pairing"] > 0
+        assert world.watch.agent.turns.rejects["wrong_pairing"] > 0
 
 
 async def test_a_full_disk_loses_nothing() -> None:
@@ -503,7 +503,7 @@ async def test_noise_is_counted_and_changes_nothing(size: int) -> None:
         for topic in (f"relay/v1/{world.watch.id}/from/{world.phone.id}", f"relay/v1/{world.watch.id}/from/x", "a/b"):
             await world.watch.agent.link.receive(topic, noise)
         assert world.watch.image() == image
-        assert sum(world.watch.agent.link.rejects.values()) >= 3
+        assert sum(world.watch.agent.turns.rejects.values()) >= 3
 
 
 async def test_reflected_and_readdressed_envelopes_are_refused() -> None:
@@ -517,8 +517,8 @@ async def test_reflected_and_readdressed_envelopes_are_refused() -> None:
         await world.phone.agent.link.receive(to_phone.topic, to_watch.payload)
         await world.phone.agent.link.receive(to_watch.topic, to_watch.payload)  # another's topic
         assert (world.watch.image(), world.phone.image()) == images
-        assert world.watch.agent.link.rejects["wrong_sender"] == 1
-        assert world.phone.agent.link.rejects["wrong_topic"] == 1
+        assert world.watch.agent.turns.rejects["wrong_sender"] == 1
+        assert world.phone.agent.turns.rejects["wrong_topic"] == 1
 
 
 async def test_forget_ends_everything_with_a_device() -> None:

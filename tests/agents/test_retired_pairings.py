@@ -30,7 +30,7 @@ async def retired_with_open_requests(world: World) -> Pairing:
         ):
             turn.request(old.pairing_id, body, UNKNOWN)  # type: ignore[attr-defined]  # a Turn
 
-    await world.watch.agent.link.turn(queue)
+    await world.watch.agent.turns.run(queue)
     return old
 
 

@@ -88,7 +88,7 @@ async def test_every_message_may_come_twice_and_late_and_again_after_a_restart()
                 before.generation,
                 before.refresh_token,
             )
-            assert world.watch.agent.link.rejects["duplicate"] > 0
+            assert world.watch.agent.turns.rejects["duplicate"] > 0
             assert (await world.phone.handoff()).state == "done"
             await world.watch.stop()
             await world.watch.start()
@@ -158,7 +158,7 @@ async def test_an_offer_is_given_up_after_a_day_through_cancel() -> None:
         world.watch.channel.cut()
         await world.phone.hand_off(wait_s=0)
         await world.clock.advance(90_000)
-        await world.phone.agent.link.turn(partial(clear_up, steps=world.phone.agent.steps))
+        await world.phone.agent.turns.run(partial(clear_up, steps=world.phone.agent.steps))
         assert (await world.phone.handoff()).state == "cancelling"
         await world.watch.channel.connect()
         await world.clock.advance(2)
@@ -314,5 +314,5 @@ async def test_an_accept_with_a_key_of_low_order_costs_no_token(profile: str, mo
         )
         row = await world.phone.hand_off(wait_s=60)
         assert (row.state, row.reason, row.orphans) == ("offered", "", 0)
-        assert world.phone.agent.link.rejects["bad_point"] > 0
+        assert world.phone.agent.turns.rejects["bad_point"] > 0
         assert world.provider.kinds().count("refresh_committed") + world.provider.kinds().count("signed_in") == minted

@@ -37,9 +37,10 @@ class End:
         self.handler: Callable[[str, bytes], Awaitable[None]] | None = None
         self.greeter: Callable[[bool], Awaitable[None]] | None = None
         ports = {"sleep": self._sleep, "uniform": lambda low, high: high} | ports
-        self.channel = MqttChannel(
-            settings, on_message=self._on_message, on_connected=self._on_connected, subscriptions=subscriptions, **ports
-        )
+        self.channel = MqttChannel(settings, subscriptions=subscriptions, **ports)
+
+    async def run(self) -> None:
+        await self.channel.run(self._on_message, self._on_connected)
 
     async def _on_message(self, topic: str, payload: bytes) -> None:
         if self.handler is not None:
@@ -84,7 +85,7 @@ def _coroutine_name(task: asyncio.Task[object]) -> str:
 @asynccontextmanager
 async def running(end: End) -> AsyncIterator[End]:
     """Run a channel, and check at the end of the last one that nothing is left behind."""
-    task = asyncio.create_task(end.channel.run())
+    task = asyncio.create_task(end.run())
     _RUNNING.add(task)
     try:
         yield end

@@ -352,7 +352,7 @@ def test_lost_doubled_late_and_reordered_packets_end_well() -> None:
         row = await phone.hand_off(watch, wait_s=0)
         await world.advance(3600)
         assert any(found.handoff_id == row.handoff_id for found in watch.rows(Grant))
-        assert watch.agent.link.rejects["duplicate"] + phone.agent.link.rejects["duplicate"] > 0
+        assert watch.agent.turns.rejects["duplicate"] + phone.agent.turns.rejects["duplicate"] > 0
         assert len(world.broker.seen) - arrived > 5
 
     tell(story)
@@ -407,7 +407,7 @@ def test_old_packets_can_be_replayed_and_the_broker_restarted() -> None:
         for number in range(len(world.broker.seen)):
             world.broker.replay(number)
         await world.advance(5)
-        assert watch.agent.link.rejects["duplicate"] > 0
+        assert watch.agent.turns.rejects["duplicate"] > 0
         restart = asyncio.ensure_future(world.restart_broker(down_s=60))
         await world.advance(30)
         assert not is_connected(watch)

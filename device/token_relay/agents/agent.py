@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.link import Link
+from token_relay.agents.turns import Turns
 
 
 class Agent(Protocol):
     """A phone or a companion."""
 
+    turns: Turns
     link: Link
     keeper: GrantKeeper
 

@@ -1,34 +1,29 @@
-"""One turn of the protocol: read, decide, commit, acknowledge, send. The same object in production and in simulation.
+"""The link: what arrives from the other ends, judged and handed on inside one turn; HELLO; restored backups.
 
-A :class:`Turn` is what a step may do inside the one transaction: read and write records, queue a *request* (an
-outbox row, sealed once, resent byte-identical until it is settled), give an *answer* (sealed, sent once, never
-stored), write an event, and leave work for after the commit. :class:`Link` opens what arrives, judges it against the
-replay window, hands it to the agent's :class:`Handler` inside a turn, and returns only when the effect is durable,
-so that the channel may acknowledge. It also resends, greets (HELLO) and notices restored backups (ROLLBACK).
+:class:`Link` opens what arrives, judges it against the replay window, hands it to the agent's :class:`Handler` inside a
+turn (:mod:`.turns`), and returns only when the effect is durable, so that the channel may acknowledge. It also greets
+(HELLO) and notices restored backups (ROLLBACK).
 
 What cannot be opened or makes no sense is counted by reason and dropped; nothing is learned from it and nothing grows.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter as Tally
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
-from token_relay.agents.failures import guarded, where
+from token_relay.agents.failures import where
 from token_relay.agents.pairings import give_up_old
-from token_relay.agents.ports import Channel, Clock, Now, Random, Transaction, Vault
-from token_relay.agents.records import Identity, Outgoing, Pairing, Seen
+from token_relay.agents.ports import Now, Transaction
+from token_relay.agents.records import Outgoing, Pairing, RestoredEnd, Seen
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol import delivery
-from token_relay.protocol.envelope import PeerBox, parse_header
+from token_relay.protocol.envelope import parse_header
 from token_relay.protocol.errors import PeerError, TransientError, VaultError
-from token_relay.protocol.identity import KeyPair, device_id, id_text
+from token_relay.protocol.identity import id_text
 from token_relay.protocol.messages import (
     REQUESTS,
     HandoffReport,
@@ -43,15 +38,14 @@ from token_relay.protocol.messages import (
 )
 from token_relay.protocol.topics import PeerTopic, parse_topic, peer_topic
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen from our lost future
-REASONS_MAX = 64
 GREET_EVERY_S = 12 * 3600.0  # a connection that lasts for months must still renew its lease
 STRAY_S = 60.0  # a peer that knows the active pairing has answered in it by then
-IDLE_S = 86_400.0  # how long a loop sleeps that waits for nothing in particular: whoever gives it work wakes it
-BOXES_MAX = 64  # cached shared keys; a phone with more companions computes some of them anew
+
+
+PAIRING_TYPES = frozenset({"PAIR3", "PAIR4"})  # all that counts before a pairing is active
 
 
 class Handler(Protocol):
@@ -69,118 +63,29 @@ class Handler(Protocol):
         """React to the peer's HELLO, after the link has answered it; False: it claims less than we know of it."""
         ...
 
-    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None:
+    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
         """A restored backup was noticed: ``who`` is "self" or "peer"."""
         ...
 
 
-@dataclass(slots=True)
-class _Due:
-    """When an open request is to be sent again; in memory, since a connection resends everything anyway."""
+class Mailbox(Protocol):
+    """What an agent adds for pairing: who is not paired yet speaks in a mailbox."""
 
-    topic: str
-    row: Outgoing
-    attempts: int
-    at_boot_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    """What a step raised, on its way to the caller."""
-
-    error: Exception
+    async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
+        """Take what lies in a mailbox. Raises PeerError when nothing waits for it."""
+        ...
 
 
 class Link:
-    """The running protocol of one agent with all its peers."""
+    """What one agent hears from all its peers, and how it greets them."""
 
-    def __init__(
-        self,
-        *,
-        vault: Vault,
-        clock: Clock,
-        random: Random,
-        identity: Identity,
-        handler: Handler,
-        tasks: asyncio.TaskGroup,
-    ) -> None:
-        self.own = KeyPair(identity.public_key, identity.private_key)
-        self.own_id = device_id(self.own.public_key)
-        self.rejects: Tally[str] = Tally()
-        self.channel: Channel | None = None
-        self._vault = vault
-        self._clock = clock
-        self._random = random
+    def __init__(self, turns: Turns, *, handler: Handler, mailbox: Mailbox) -> None:
+        self._turns = turns
+        self._clock = turns.clock
         self._handler = handler
-        self._tasks = tasks
-        self._boxes: dict[bytes, PeerBox] = {}
-        self._due: dict[tuple[str, int], _Due] = {}
+        self._mailbox = mailbox
         self._answered: dict[str, float] = {}
         self._strays: dict[str, float] = {}  # peers that greet in another pairing than the active one, since when
-        self._wake = asyncio.Event()
-        self.on_mailbox: Callable[[bytes, bytes], Coroutine[Any, Any, None]] | None = None
-        self.make_box: Callable[[KeyPair, bytes], PeerBox] = PeerBox  # a simulation may have a cheaper one
-
-    # -- turns -----------------------------------------------------------------------------------------
-
-    async def turn(self, step: Callable[[Turn], T]) -> T:
-        """Run one step in one transaction, then send what it left; durable when this returns.
-
-        Cancelling the caller does not stop it half-way: the commit and what follows it belong to the link.
-
-        Raises:
-            VaultError: the disk refused; nothing happened, nothing was sent.
-        """
-        result = await asyncio.shield(self._tasks.create_task(self._turn(step)))
-        if isinstance(result, _Raised):
-            raise result.error
-        return result
-
-    async def _turn(self, step: Callable[[Turn], T]) -> T | _Raised:
-        now = self._clock.now()
-
-        def run(tx: Transaction) -> tuple[Turn, T]:
-            turn = Turn(tx, self.own, now, self._random, self._box)
-            result = step(turn)
-            turn.keep_numbers()
-            return turn, result
-
-        try:
-            turn, result = await self._vault.run(run)
-        except Exception as exc:  # handed to the caller: raised here it would take the whole agent down
-            return _Raised(exc)
-        self._finish(turn)
-        return result
-
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run work beside everything else; a failure that a later try can mend is logged and ends nothing."""
-        task = self._tasks.create_task(guarded(work, event="task_failed"))
-        task.add_done_callback(lambda _: work.close())  # a stop may come before its first step
-
-    def _finish(self, turn: Turn) -> None:
-        for row in turn.settled:
-            self._due.pop((row.pairing_id, row.seq), None)
-        envelopes = {envelope for _, envelope in turn.outgoing}
-        for row in turn.queued:
-            topic = next(topic for topic, envelope in turn.outgoing if envelope is row.envelope)
-            self._schedule(_Due(topic, row, 1, 0.0))
-        if envelopes and self.channel is not None and self.channel.is_connected:
-            for topic, envelope in turn.outgoing:
-                self.spawn(self._publish(topic, envelope))
-        for call in turn.after:
-            call()
-
-    async def _publish(self, topic: str, payload: bytes) -> None:
-        if self.channel is not None:
-            await self.channel.publish(topic, payload)
-
-    def _box(self, peer_key: bytes) -> PeerBox:
-        box = self._boxes.get(peer_key)
-        if box is None:
-            if len(self._boxes) >= BOXES_MAX:
-                self._boxes.clear()
-            box = self._boxes[peer_key] = self.make_box(self.own, peer_key)
-        return box
 
     # -- receiving -------------------------------------------------------------------------------------
 
@@ -192,84 +97,50 @@ class Link:
         """
         try:
             match parse_topic(topic):
-                case PeerTopic(recipient, sender) if recipient == self.own_id:
+                case PeerTopic(recipient, sender) if recipient == self._turns.own_id:
                     if id_text(parse_header(payload).sender) != sender:
                         raise PeerError("wrong_sender")
-                    await self.turn(lambda turn: self._accept(turn, sender, payload))
+                    await self._turns.run(lambda turn: self._accept(turn, sender, payload))
                 case PeerTopic() | None:
                     raise PeerError("wrong_topic")
                 case mailbox:
-                    if self.on_mailbox is not None:
-                        await self.on_mailbox(mailbox.mailbox_id, payload)
+                    await self._mailbox.receive(mailbox.mailbox_id, payload)
         except VaultError:
             raise
         except (PeerError, TransientError) as exc:
-            self.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
+            self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
         except Exception as exc:
             # A bug of ours. Nothing was kept; delivered again at once it would fail again, and keep every message
             # behind it away. What matters is a request, which its sender repeats in its own time.
             log.error("message_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
-            self.count_reject("internal_error")
-
-    def count_reject(self, reason: str) -> None:
-        """Count a message that was dropped, by reason; the number of reasons is bounded."""
-        if reason in self.rejects or len(self.rejects) < REASONS_MAX:
-            self.rejects[reason] += 1
-        log.debug("message_dropped", reason=reason)
+            self._turns.count_reject("internal_error")
 
     def _accept(self, turn: Turn, sender: str, envelope: bytes) -> None:
-        candidates = [p for p in turn.tx.select(Pairing, peer_id=sender)]
+        candidates = turn.tx.select(Pairing, peer_id=sender)
         if not candidates:
             raise PeerError("unknown_sender")
-        plaintext = self._box(candidates[0].peer_key).open(envelope)
-        unsupported: Head | None = None
-        message: Message | None = None
-        try:
-            message = decode(plaintext)
-            head = message.head
-        except UnsupportedError as exc:
-            head = unsupported = exc.head
-        if head.sender != sender or head.recipient != self.own_id:
+        plaintext = self._turns.box(candidates[0].peer_key).open(envelope)
+        message, head = _read(plaintext)
+        if head.sender != sender or head.recipient != self._turns.own_id:
             raise PeerError("id_mismatch")
         pairing = next((p for p in candidates if p.pairing_id == head.pairing_id), None)
         if pairing is None:
             if head.type == "HELLO":
                 self._note_stray(turn, candidates, sent_at=head.sent_at)
             raise PeerError("wrong_pairing")
-        digest = envelope_digest(envelope)
-        seen = turn.tx.get(Seen, pairing.pairing_id, head.seq)
-        verdict = delivery.judge(
-            seq=head.seq, high=pairing.seq_high, seen_digest=seen.digest if seen else None, digest=digest
-        )
-        if verdict == "too_old":
-            self._count_after(turn, "too_old")
-            if pairing.state != "pending" and self._may_answer(f"{pairing.pairing_id}:too_old", turn.now):
-                self.greet(turn, pairing)  # a peer restored from far back learns it from our numbers
+        if not self._is_to_be_heard(turn, pairing, head, envelope_digest(envelope)):
             return
-        if verdict == "conflict":
-            self._note_rollback(turn, pairing, who="peer")
-            self._count_after(turn, "conflict")
-            return
-        turn.in_reply_to = head.seq
-        turn.is_duplicate = verdict == "duplicate"
-        before = pairing
-        if turn.is_duplicate:
-            self._count_after(turn, "duplicate")
-            if head.type not in REQUESTS or not self._may_answer(f"{pairing.pairing_id}:{head.seq}", turn.now):
-                return
-        else:
-            pairing = self._advance(turn, pairing, head.seq, digest)
+        high_before, pairing = pairing.seq_high, turn.row(Pairing, pairing.pairing_id)
         if message is None:
-            assert unsupported is not None
-            if pairing.state != "pending" and unsupported.type != "REJECT":  # or two versions would never stop
+            if pairing.state != "pending" and head.type != "REJECT":  # or two versions would never stop
                 turn.answer(pairing.pairing_id, Reject(handoff_id=None, reason="unsupported"))
             self._count_after(turn, "unsupported")
             return
-        if pairing.state == "pending" and head.type not in ("PAIR3", "PAIR4"):
+        if pairing.state == "pending" and head.type not in PAIRING_TYPES:
             raise PeerError("not_active")
         match message.body:
             case Hello() as hello:
-                self._greeted(turn, before, pairing, message.head, hello)
+                self._greeted(turn, pairing, head, hello, high_before=high_before)
                 if pairing.state == "retired":
                     self._note_stray(turn, candidates)
             case Rollback() as claim:
@@ -277,16 +148,39 @@ class Link:
             case _:
                 self._handler.on_message(turn, pairing, message, plaintext)
 
-    def _advance(self, turn: Turn, pairing: Pairing, seq: int, digest: bytes) -> Pairing:
+    def _is_to_be_heard(self, turn: Turn, pairing: Pairing, head: Head, digest: bytes) -> bool:
+        """Judge a message by the replay window, and move the window on; False: it says nothing that counts."""
+        seen = turn.tx.get(Seen, pairing.pairing_id, head.seq)
+        verdict = delivery.judge(
+            seq=head.seq, high=pairing.seq_high, seen_digest=seen.digest if seen else None, digest=digest
+        )
+        match verdict:
+            case "new":
+                turn.in_reply_to = head.seq
+                self._advance(turn, pairing, head.seq, digest)
+                return True
+            case "duplicate":
+                turn.in_reply_to, turn.is_duplicate = head.seq, True
+                self._count_after(turn, "duplicate")
+                return head.type in REQUESTS and self._may_answer(f"{pairing.pairing_id}:{head.seq}", turn.now)
+            case "too_old":
+                self._count_after(turn, "too_old")
+                if pairing.state != "pending" and self._may_answer(f"{pairing.pairing_id}:too_old", turn.now):
+                    self.greet(turn, pairing)  # a peer restored from far back learns it from our numbers
+                return False
+            case "conflict":
+                self._note_rollback(turn, pairing)
+                self._count_after(turn, "conflict")
+                return False
+
+    def _advance(self, turn: Turn, pairing: Pairing, seq: int, digest: bytes) -> None:
         high = max(pairing.seq_high, seq)
         for old in delivery.forgotten(old_high=pairing.seq_high, new_high=high):
             turn.tx.delete(Seen, pairing.pairing_id, old)
         turn.tx.put(Seen(pairing.pairing_id, seq, digest))
-        pairing = replace(pairing, seq_high=high, heard_at=turn.wall, heard=turn.stamp)
-        turn.tx.put(pairing)
-        if pairing.state != "retired" and pairing.peer_id in self._strays:  # pending: it pairs again just now
+        turn.change(Pairing, pairing.pairing_id, seq_high=high, heard_at=turn.wall, heard=turn.stamp)
+        if pairing.state != "retired":  # pending: it pairs again just now
             self._strays.pop(pairing.peer_id, None)
-        return pairing
 
     def _note_stray(self, turn: Turn, pairings: list[Pairing], *, sent_at: int | None = None) -> None:
         """A peer greets in a pairing that is over here. One that knows the active one greets, or answers, in that too.
@@ -298,9 +192,7 @@ class Link:
         if active is None or (silent_s is not None and silent_s < STRAY_S):
             return
         if sent_at is None and self._may_answer(f"{active.pairing_id}:stray", turn.now):
-            current = turn.tx.get(Pairing, active.pairing_id)
-            assert current is not None
-            self.greet(turn, current)
+            self.greet(turn, active)
         if sent_at is None or sent_at > active.paired_at:
             self._strays.setdefault(active.peer_id, turn.now.boot_s)
 
@@ -319,18 +211,18 @@ class Link:
         return True
 
     def _count_after(self, turn: Turn, reason: str) -> None:
-        turn.after.append(lambda: self.count_reject(reason))
+        turn.after.append(lambda: self._turns.count_reject(reason))
 
     # -- HELLO and ROLLBACK ----------------------------------------------------------------------------
 
     def greet(self, turn: Turn, pairing: Pairing) -> None:
         """Send HELLO with a fresh challenge, as at each connection."""
-        self._hello(turn, pairing, in_reply_to=None)
+        self._hello(turn, pairing.pairing_id, in_reply_to=None)
 
-    def _hello(self, turn: Turn, pairing: Pairing, *, in_reply_to: int | None) -> None:
-        challenge = turn.new_id()
+    def _hello(self, turn: Turn, pairing_id: str, *, in_reply_to: int | None) -> None:
+        pairing, challenge = turn.row(Pairing, pairing_id), turn.new_id()
         if in_reply_to is None:
-            turn.tx.put(replace(pairing, challenge=challenge, challenged=turn.stamp))
+            turn.change(Pairing, pairing_id, challenge=challenge, challenged=turn.stamp)
         body = Hello(
             challenge=challenge,
             seq_sent=pairing.seq_sent + 1,  # this message included
@@ -338,56 +230,50 @@ class Link:
             handoffs=self._handler.report(turn.tx, pairing),
         )
         turn.in_reply_to = in_reply_to
-        turn.answer(pairing.pairing_id, body)
+        turn.answer(pairing_id, body)
 
-    def _greeted(self, turn: Turn, before: Pairing, pairing: Pairing, head: Head, hello: Hello) -> None:
+    def _greeted(self, turn: Turn, pairing: Pairing, head: Head, hello: Hello, *, high_before: int) -> None:
+        pairing_id = pairing.pairing_id
         claim = delivery.PeerNumbers(head.seq, hello.seq_sent, hello.seq_accepted)
         if delivery.we_are_rolled_back(claim, seq_sent=pairing.seq_sent):
             self._rolled_back_here(turn, pairing, hello.seq_accepted)
-        elif delivery.peer_is_rolled_back(claim, high=before.seq_high, peer_accepted=pairing.peer_accepted):
-            # what it accepted in its lost future no longer counts, or each HELLO would look like another rollback
-            self._note_rollback(turn, replace(pairing, peer_accepted=hello.seq_accepted), who="peer")
+        elif delivery.peer_is_rolled_back(claim, high=high_before, peer_accepted=pairing.peer_accepted):
+            self._note_rollback(turn, pairing, accepted=hello.seq_accepted)
         else:
-            accepted = max(pairing.peer_accepted, hello.seq_accepted)
-            turn.tx.put(replace(pairing, peer_accepted=accepted))
-        current = turn.tx.get(Pairing, pairing.pairing_id)
-        assert current is not None
+            turn.change(Pairing, pairing_id, peer_accepted=max(pairing.peer_accepted, hello.seq_accepted))
         is_answer = head.in_reply_to is not None
         if not is_answer:
-            self._hello(turn, current, in_reply_to=head.seq)
-            if self._may_answer(f"{pairing.pairing_id}:resend", turn.now):  # up to 256 envelopes for one of the peer's
-                turn.resend(pairing.pairing_id)
-            current = turn.tx.get(Pairing, pairing.pairing_id)
-            assert current is not None
+            self._hello(turn, pairing_id, in_reply_to=head.seq)
+            if self._may_answer(f"{pairing_id}:resend", turn.now):  # up to 256 envelopes for one of the peer's
+                turn.resend(pairing_id)
         turn.is_overtaken = head.seq < pairing.seq_high
-        if not self._handler.on_hello(turn, current, hello, is_answer=is_answer):
-            again = turn.tx.get(Pairing, pairing.pairing_id)
-            assert again is not None
-            self._note_rollback(turn, again, who="peer")
+        if not self._handler.on_hello(turn, turn.row(Pairing, pairing_id), hello, is_answer=is_answer):
+            self._note_rollback(turn, pairing)
 
-    def _note_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None:
-        """The peer claims less than we have on disk: tell it our numbers, at most once per pause."""
+    def _note_rollback(self, turn: Turn, pairing: Pairing, *, accepted: int | None = None) -> None:
+        """The peer claims less than we have on disk: tell it our numbers, at most once per pause.
+
+        ``accepted``: what it says it has accepted. What it accepted in its lost future no longer counts, or each HELLO
+        would look like another rollback.
+        """
         if not self._may_answer(f"{pairing.pairing_id}:rollback", turn.now):
             return
-        pairing = replace(pairing, rollback="peer")
-        turn.tx.put(pairing)
-        turn.answer(pairing.pairing_id, Rollback(seq_sent=pairing.seq_sent + 1, seq_accepted=pairing.seq_high))
+        current = turn.change(Pairing, pairing.pairing_id, rollback="peer")
+        if accepted is not None:
+            turn.change(Pairing, pairing.pairing_id, peer_accepted=accepted)
+        turn.answer(pairing.pairing_id, Rollback(seq_sent=current.seq_sent + 1, seq_accepted=current.seq_high))
         turn.event("peer_rollback_noticed", device=pairing.peer_id)
-        self._handler.on_rollback(turn, pairing, who=who)
+        self._handler.on_rollback(turn, turn.row(Pairing, pairing.pairing_id), who="peer")
 
     def _rolled_back_here(self, turn: Turn, pairing: Pairing, accepted: int) -> None:
         """We were restored from an older image: jump past every number the peer may know, then tell the agent."""
-        current = turn.tx.get(Pairing, pairing.pairing_id)
-        assert current is not None
-        sent = current.seq_sent
-        current = replace(current, seq_sent=max(sent, accepted) + ROLLBACK_JUMP, rollback="self")
-        turn.tx.put(current)
+        sent = turn.row(Pairing, pairing.pairing_id).seq_sent
+        jumped = max(sent, accepted) + ROLLBACK_JUMP
+        current = turn.change(Pairing, pairing.pairing_id, seq_sent=jumped, rollback="self")
         turn.event("own_rollback_noticed", device=pairing.peer_id)
         self._handler.on_rollback(turn, current, who="self")
         turn.renumber(pairing.pairing_id, up_to=sent)  # they carry numbers that the peer has seen, or left behind
-        again = turn.tx.get(Pairing, pairing.pairing_id)
-        assert again is not None
-        self._hello(turn, again, in_reply_to=None)
+        self._hello(turn, pairing.pairing_id, in_reply_to=None)
 
     # -- sending ---------------------------------------------------------------------------------------
 
@@ -401,11 +287,11 @@ class Link:
                     self.greet(turn, pairing)
                 if pairing.state == "retired":
                     give_up_old(turn, pairing)
-                topic = peer_topic(recipient=pairing.peer_id, sender=self.own_id)
+                topic = peer_topic(recipient=pairing.peer_id, sender=self._turns.own_id)
                 rows.extend((topic, row) for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id))
-            turn.after.append(lambda: self._send_all(rows))  # before any later turn settles or queues
+            turn.after.append(lambda: self._turns.send_all(rows))  # before any later turn settles or queues
 
-        await self.turn(step)
+        await self._turns.run(step)
 
     async def greet_loop(self) -> None:
         """Greet every peer now and then, however long the connection lasts; runs until cancelled."""
@@ -420,33 +306,15 @@ class Link:
         while True:
             await self._clock.sleep(GREET_EVERY_S)
             try:
-                await self.turn(step)
+                await self._turns.run(step)
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
 
-    def _send_all(self, rows: list[tuple[str, Outgoing]]) -> None:
-        now = self._clock.now()
-        self._due = {(row.pairing_id, row.seq): _Due(topic, row, 0, now.boot_s) for topic, row in rows}
-        self._wake.set()
 
-    def _schedule(self, due: _Due) -> None:
-        now = self._clock.now()
-        age = elapsed_s(Stamp.from_text(due.row.queued), now)
-        delay = delivery.resend_delay_s(attempts=due.attempts, age_s=delivery.RESEND_EAGER_S if age is None else age)
-        due.at_boot_s = now.boot_s + delay * self._random.uniform(0.75, 1.25)
-        self._due[(due.row.pairing_id, due.row.seq)] = due
-        self._wake.set()
-
-    async def resend_loop(self) -> None:
-        """Send open requests again when they are due; runs until cancelled."""
-        while True:
-            self._wake.clear()
-            now = self._clock.now()
-            for due in [d for d in self._due.values() if d.at_boot_s <= now.boot_s]:
-                if self.channel is not None and self.channel.is_connected:
-                    due.attempts += 1
-                    self.spawn(self._publish(due.topic, due.row.envelope))
-                self._schedule(due)
-            self._wake.clear()
-            next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + IDLE_S) - now.boot_s
-            await self._clock.wait(self._wake, max(next_s, 0.05))
+def _read(plaintext: bytes) -> tuple[Message | None, Head]:
+    """Return a message with its head; the head alone where we do not know its type or version."""
+    try:
+        message = decode(plaintext)
+    except UnsupportedError as exc:
+        return None, exc.head
+    return message, message.head

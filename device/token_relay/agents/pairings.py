@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.records import Outgoing, Pairing, Seen
 from token_relay.agents.turn import Turn
@@ -14,7 +12,7 @@ def retire_others(turn: Turn, pairing: Pairing) -> None:
     """Retire older pairings with the same peer: they settle what is open, nothing new begins in them."""
     for other in turn.tx.select(Pairing, peer_id=pairing.peer_id):
         if other.pairing_id != pairing.pairing_id and other.state == "active":
-            turn.tx.put(replace(other, state="retired"))
+            turn.change(Pairing, other.pairing_id, state="retired")
 
 
 def give_up_old(turn: Turn, pairing: Pairing) -> None:

@@ -2,14 +2,19 @@
 
 Production and simulation differ only in what stands behind these and two more: ``Http``, defined with the provider's
 client in :mod:`token_relay.provider.http`, since ``relay`` may not look here; and ``SignIn``, which only a phone has
-(:mod:`token_relay.agents.phone.person`).
+(:mod:`token_relay.agents.phone.person`). :class:`Ports` holds those that both agents need.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
+
+from token_relay.protocol.envelope import PeerBox
+from token_relay.protocol.identity import KeyPair
+from token_relay.provider.http import Http
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Record")
@@ -177,3 +182,19 @@ class Random(Protocol):
     def uniform(self, low: float, high: float) -> float:
         """Return a number from ``low`` to ``high``, for jitter only."""
         ...
+
+
+# -- All of them -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What both agents run on. ``tasks`` ends with the agent; ``new_box``: a simulation may have a cheaper one."""
+
+    vault: Vault
+    channel: Channel
+    http: Http
+    clock: Clock
+    random: Random
+    tasks: asyncio.TaskGroup
+    new_box: Callable[[KeyPair, bytes], PeerBox] = PeerBox

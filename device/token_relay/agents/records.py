@@ -4,16 +4,34 @@ Plain fields lie in clear (states, times, counters, names of issuers); ``Secret`
 made by :class:`token_relay.agents.elapsed.Stamp` where elapsed time matters, and Unix seconds (``*_at``) where a person
 reads them. Everything is keyed pairing × handoff × grant, so one phone has several companions and accounts, and the
 other way round.
+
+Columns of state are ``Literal``: a misspelt state is a type error, and the vault refuses to write one and to read one.
+Beside each record that changes stand the columns that may: :meth:`token_relay.agents.turn.Turn.change` takes these.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, TypedDict
 
+from token_relay.protocol.handoff import CompanionStateName, DeadReason, GoneReason, PhoneStateName, Strategy
+from token_relay.protocol.messages import ProviderSaid, RenewReason, RequestType
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
 
 SCHEMA_VERSION = 2  # 2: Board
+
+PairingState = Literal["pending", "active", "retired"]
+RestoredEnd = Literal["peer", "self"]  # whose disk is an older image
+GrantStateName = Literal["held", "refreshing", "uncertain", "needs_handoff", "locked", "dead"]
+NeedsHandoffReason = Literal["uncertain", "person"]
+LockedReason = Literal["lease", "rollback", "configuration", "unverified"]
+GrantEndReason = Literal["denied", "superseded", "forgotten", "signed_out", "moved", DeadReason]
+GrantReason = Literal["", NeedsHandoffReason, LockedReason, GrantEndReason]
+USABLE: frozenset[GrantStateName] = frozenset({"held", "refreshing", "uncertain"})  # its refresh token may be sent
+UNANSWERED: frozenset[GrantStateName] = frozenset({"refreshing", "uncertain"})  # a request of it may be open
+FINISHED: frozenset[GrantStateName] = frozenset({"needs_handoff", "dead"})  # a person has to act
+PUT_AWAY: frozenset[GrantStateName] = frozenset({"dead", "locked"})  # nobody may use it here
+DeviceState = Literal["ready", "erased", "unknown", GrantStateName]  # "unknown": a word of a newer companion
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +64,7 @@ class Pairing:
     peer_id: str
     peer_key: bytes
     peer_name: str
-    state: str
+    state: PairingState
     transcript_hash: bytes
     created: str
     paired_at: int = 0
@@ -57,8 +75,24 @@ class Pairing:
     challenged: str = ""  # when; a lease counts from here, so that a broker gains nothing by holding LEASE back
     heard_at: int = 0
     heard: str = ""
-    rollback: str = ""  # "", "peer" (it was restored from an older image) or "self" (we were)
+    rollback: Literal["", RestoredEnd] = ""
     renew_denied: bool = False  # `phone revoke` takes the right to renew away
+
+
+class PairingColumns(TypedDict, total=False):
+    """What may change in a :class:`Pairing`."""
+
+    state: PairingState
+    paired_at: int
+    seq_sent: int
+    seq_high: int
+    peer_accepted: int
+    challenge: str
+    challenged: str
+    heard_at: int
+    heard: str
+    rollback: Literal["", RestoredEnd]
+    renew_denied: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +118,7 @@ class Outgoing:
 
     pairing_id: str
     seq: int
-    type: str
+    type: RequestType
     handoff_id: str
     envelope: bytes
     queued: str
@@ -101,9 +135,9 @@ class PhoneHandoff:
     handoff_id: str
     pairing_id: str
     grant_id: str  # the phone's own grant behind it
-    state: str
-    reason: str
-    strategy: str
+    state: PhoneStateName
+    reason: Literal["", "accepted", GoneReason]
+    strategy: Literal["", Strategy]  # "": only the companion knows
     scope: str
     lease_days: int
     created: str
@@ -119,10 +153,10 @@ class PhoneHandoff:
     renews: str = ""
     is_renewal: bool = False
     done_at: int = 0
-    device_state: str = ""
-    device_reason: str = ""
+    device_state: Literal["", DeviceState] = ""
+    device_reason: Literal["", RenewReason] = ""
     generation: int = 0
-    provider_said: str = ""
+    provider_said: Literal["", ProviderSaid] = ""
     access_token_ends_at: int = 0
     issuer: str = ""
     client_id: str = ""
@@ -131,6 +165,30 @@ class PhoneHandoff:
     is_otp: bool = False
     signed_in_at: int = 0
     profile: str = ""
+
+
+class PhoneHandoffColumns(TypedDict, total=False):
+    """What may change in a :class:`PhoneHandoff`."""
+
+    state: PhoneStateName
+    reason: Literal["", "accepted", GoneReason]
+    offer_hash: bytes
+    one_time_key: bytes
+    accept_hash: bytes
+    is_obtaining: bool
+    orphans: int
+    problem: str
+    held_token: RefreshToken | None
+    done_at: int
+    device_state: Literal["", DeviceState]
+    device_reason: Literal["", RenewReason]
+    generation: int
+    provider_said: Literal["", ProviderSaid]
+    access_token_ends_at: int
+    subject: str
+    account: str
+    is_otp: bool
+    signed_in_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +201,8 @@ class CompanionHandoff:
 
     handoff_id: str
     pairing_id: str
-    state: str
-    reason: str = ""
+    state: CompanionStateName
+    reason: Literal["", DeadReason] = ""
     was_stored: bool = False
     created_at: int = 0
     offer_hash: bytes = b""
@@ -155,8 +213,21 @@ class CompanionHandoff:
     client_id: str = ""
     scope: str = ""
     lease_days: int = 0
-    provider_said: str = ""
+    provider_said: Literal["", "asking", ProviderSaid] = ""
     access_token_ends_at: int = 0
+
+
+class CompanionHandoffColumns(TypedDict, total=False):
+    """What may change in a :class:`CompanionHandoff`."""
+
+    state: CompanionStateName
+    reason: Literal["", DeadReason]
+    was_stored: bool
+    accept_hashes: bytes
+    one_time_public: bytes
+    one_time_key: PrivateKey | None
+    provider_said: Literal["", "asking", ProviderSaid]
+    access_token_ends_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +254,8 @@ class Grant:
     is_otp: bool
     stored_at: int
     refresh_token: RefreshToken | None
-    state: str = "held"
-    reason: str = ""
+    state: GrantStateName = "held"
+    reason: GrantReason = ""
     generation: int = 1
     intent: str = ""
     intent_late: int = 0
@@ -197,6 +268,29 @@ class Grant:
     lease_wall: float = 0.0
     trace_id: str = ""
     correlation_id: str = ""
+
+
+class GrantColumns(TypedDict, total=False):
+    """What may change in a :class:`Grant`."""
+
+    scope: str
+    subject: str
+    account: str
+    refresh_token: RefreshToken | None
+    state: GrantStateName
+    reason: GrantReason
+    generation: int
+    intent: str
+    intent_late: int
+    intent_attempts: int
+    refreshed_at: int
+    refreshed: str
+    lease_days: int
+    lease_used_s: float
+    lease_marked: str
+    lease_wall: float
+    trace_id: str
+    correlation_id: str
 
 
 @dataclass(frozen=True, slots=True)

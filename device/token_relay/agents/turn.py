@@ -1,29 +1,47 @@
 """One turn: what a step may do inside the one transaction, and what it leaves for after the commit.
 
 A step reads and writes records, queues *requests* (outbox rows, sealed once, resent byte-identical until they are
-settled), gives
-*answers* (sealed, sent once, never stored), writes events. Nothing leaves before the commit;
-:class:`token_relay.agents.link.Link` sends.
+settled), gives *answers* (sealed, sent once, never stored), writes events. Nothing leaves before the commit;
+:class:`token_relay.agents.turns.Turns` sends.
+
+A row is changed by :meth:`Turn.change` alone. It reads the row in the same transaction, so a copy that somebody still
+holds from before can never undo what was written since.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, Unpack, overload
 
 import structlog
 
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.ports import Now, Random, Transaction
-from token_relay.agents.records import EVENTS_MAX, Counter, Event, Outgoing, Pairing
+from token_relay.agents.ports import Now, Random, Record, Transaction
+from token_relay.agents.records import (
+    EVENTS_MAX,
+    CompanionHandoff,
+    CompanionHandoffColumns,
+    Counter,
+    Event,
+    Grant,
+    GrantColumns,
+    Outgoing,
+    Pairing,
+    PairingColumns,
+    PhoneHandoff,
+    PhoneHandoffColumns,
+)
 from token_relay.protocol import delivery
 from token_relay.protocol.envelope import NONCE_BYTES, PeerBox
 from token_relay.protocol.errors import TransientError
 from token_relay.protocol.identity import KeyPair, device_id
-from token_relay.protocol.messages import REQUESTS, VERSION, Body, Head, decode, encode
+from token_relay.protocol.messages import REQUESTS, VERSION, Body, Head, Request, RequestType, decode, encode
 from token_relay.protocol.topics import peer_topic
 
 log = structlog.get_logger()
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(slots=True)
@@ -41,7 +59,6 @@ class Turn:
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)
     queued: list[Outgoing] = field(default_factory=list)
     settled: list[Outgoing] = field(default_factory=list)
-    used: dict[str, int] = field(default_factory=dict)  # the highest sequence number given out, per pairing
     after: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -58,7 +75,36 @@ class Turn:
         """Return a fresh random 16-byte id as hex."""
         return self.random.bytes(16).hex()
 
-    def request(self, pairing_id: str, body: Body, handoff_id: str = "") -> bytes:
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def row(self, record: type[R], *key: str | int) -> R:
+        """Return a row that must be there. Raises LookupError, a bug of the caller, when it is not."""
+        row = self.tx.get(record, *key)
+        if row is None:
+            raise LookupError(f"a row of {record.table} is missing")
+        return row
+
+    @overload
+    def change(self, record: type[Pairing], key: str, **columns: Unpack[PairingColumns]) -> Pairing: ...
+    @overload
+    def change(self, record: type[PhoneHandoff], key: str, **columns: Unpack[PhoneHandoffColumns]) -> PhoneHandoff: ...
+    @overload
+    def change(
+        self, record: type[CompanionHandoff], key: str, **columns: Unpack[CompanionHandoffColumns]
+    ) -> CompanionHandoff: ...
+    @overload
+    def change(self, record: type[Grant], key: str, **columns: Unpack[GrantColumns]) -> Grant: ...
+    def change(self, record: type[Any], key: str, **columns: Any) -> Any:
+        """Write these columns of a row, whatever its others are by now; returns it. Raises as :meth:`row`."""
+        before = self.row(record, key)
+        after = replace(before, **columns)
+        if after != before:
+            self.tx.put(after)
+        return after
+
+    # -- messages --------------------------------------------------------------------------------------
+
+    def request(self, pairing_id: str, body: Request, handoff_id: str = "") -> bytes:
         """Queue a request until it is settled; returns its plaintext.
 
         Raises:
@@ -80,7 +126,9 @@ class Turn:
         self.outgoing.append((self._topic(pairing), envelope))
         return plaintext
 
-    def settle(self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[str] = REQUESTS) -> None:
+    def settle(
+        self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[RequestType] = REQUESTS
+    ) -> None:
         """Drop open requests: of one handoff, or (``handoff_id=None``) of the whole pairing."""
         for row in self.tx.select(Outgoing, pairing_id=pairing_id):
             if row.type in types and (handoff_id is None or row.handoff_id == handoff_id):
@@ -89,16 +137,18 @@ class Turn:
 
     def renumber(self, pairing_id: str, *, up_to: int) -> None:
         """Seal the open requests up to this number anew, under new numbers: the peer takes the old ones no more."""
-        pairing = self.tx.get(Pairing, pairing_id)
-        assert pairing is not None
+        pairing = self.row(Pairing, pairing_id)
         for row in self.tx.select(Outgoing, pairing_id=pairing_id):
             if row.seq <= up_to:
                 body = decode(self.box(pairing.peer_key).open_own(row.envelope)).body
+                assert isinstance(body, Request), "the outbox holds requests"
                 self.tx.delete(Outgoing, row.pairing_id, row.seq)
                 self.settled.append(row)
                 self.request(pairing_id, body, row.handoff_id)
 
-    def resend(self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[str] = REQUESTS) -> bool:
+    def resend(
+        self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[RequestType] = REQUESTS
+    ) -> bool:
         """Send open requests once more after the commit; says whether there were any."""
         pairing = self.tx.get(Pairing, pairing_id)
         rows = [
@@ -133,32 +183,21 @@ class Turn:
         self.after.append(lambda: log.info(name, **known))
 
     def _seal(self, pairing_id: str, body: Body, in_reply_to: int | None) -> tuple[Pairing, bytes, bytes, int]:
-        pairing = self.tx.get(Pairing, pairing_id)
-        assert pairing is not None, "a message needs its pairing"
-        seq = max(pairing.seq_sent, self.used.get(pairing_id, 0)) + 1
-        pairing = replace(pairing, seq_sent=seq)
-        self.tx.put(pairing)
-        self.used[pairing_id] = seq
+        seq = self.row(Pairing, pairing_id).seq_sent + 1
+        pairing = self.change(Pairing, pairing_id, seq_sent=seq)
         head = Head(
             v=VERSION,
             type=body.type,
             pairing_id=pairing_id,
             sender=device_id(self.own.public_key),
             recipient=pairing.peer_id,
-            seq=pairing.seq_sent,
+            seq=seq,
             sent_at=self.wall if self.now.is_synced else 0,
             in_reply_to=in_reply_to,
         )
         plaintext = encode(head, body)
         envelope = self.box(pairing.peer_key).seal(plaintext, self.random.bytes(NONCE_BYTES))
-        return pairing, plaintext, envelope, pairing.seq_sent
-
-    def keep_numbers(self) -> None:
-        """Make the given-out numbers stand, whatever older copy of a pairing a step wrote back after sealing."""
-        for pairing_id, seq in self.used.items():
-            pairing = self.tx.get(Pairing, pairing_id)
-            if pairing is not None and pairing.seq_sent < seq:
-                self.tx.put(replace(pairing, seq_sent=seq))
+        return pairing, plaintext, envelope, seq
 
     def _topic(self, pairing: Pairing) -> str:
         return peer_topic(recipient=pairing.peer_id, sender=device_id(self.own.public_key))

@@ -40,9 +40,9 @@ class AgentCommands(Generic[A]):
         runtime, agent = self._runtime, self._agent
         seen = metrics.Seen(
             runtime.clock.now(),
-            runtime.channel is not None and runtime.channel.is_connected,
+            runtime.channel.is_connected,
             agent.keeper.flights.outcomes,
-            agent.link.rejects,
+            agent.turns.rejects,
             self._http.latency,
         )
         return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
@@ -62,7 +62,7 @@ class AgentCommands(Generic[A]):
         rows = await self._runtime.vault.run(read)
         problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
         return show(
-            self._runtime.surroundings(self._agent.link.rejects),
+            self._runtime.surroundings(self._agent.turns.rejects),
             self._runtime.clock.now(),
             problems=problems,
             estranged=self._agent.link.estranged(),

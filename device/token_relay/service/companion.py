@@ -23,14 +23,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
         await until_at_home(runtime, tasks)
         http = metrics.MeasuredHttp(runtime.http)
         agent = CompanionAgent(
-            vault=runtime.vault,
-            http=http,
-            clock=runtime.clock,
-            random=runtime.random,
-            identity=runtime.identity,
-            name=config.name,
-            broker_url=config.broker.url,
-            tasks=tasks,
+            runtime.ports(http, tasks), runtime.identity, name=config.name, broker_url=config.broker.url
         )
         commands = _Commands(runtime, agent, http)
         await runtime.serve(
@@ -55,8 +48,8 @@ class _Commands(AgentCommands[CompanionAgent]):
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""
-        if self._runtime.channel is None or not self._runtime.channel.is_connected:
-            error = self._runtime.channel.last_error if self._runtime.channel else ""
+        if not self._runtime.channel.is_connected:
+            error = self._runtime.channel.last_error
             raise TransientError(f"the broker is not connected: {error or 'connecting'}", hint="try again in a moment")
         invitations = self._agent.invitations
         text = await invitations.show()

@@ -42,19 +42,15 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
         http = metrics.MeasuredHttp(runtime.http)
         clock, random = runtime.clock, runtime.random
         agent = PhoneAgent(
-            vault=runtime.vault,
-            http=http,
+            runtime.ports(http, tasks),
+            runtime.identity,
             sign_in=ProviderSignIn(
                 http=http, clock=clock, random=random, settings=settings, new_receiver=LoopbackReceiver
             ),
-            clock=clock,
-            random=random,
-            identity=runtime.identity,
             name=config.name,
             settings=settings,
             strategy=config.handoff.strategy,
             lease_days=config.handoff.lease_days,
-            tasks=tasks,
         )
         commands = _Commands(runtime, agent, http)
         await runtime.serve(

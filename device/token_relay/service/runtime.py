@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from token_relay.agents.agent import Agent
-from token_relay.agents.ports import Transaction
+from token_relay.agents.ports import Ports, Transaction
 from token_relay.agents.records import Event, Grant, Identity, Pairing
 from token_relay.apps.policy import Policy, parse_policy
 from token_relay.apps.server import TokenApi
@@ -36,6 +36,7 @@ from token_relay.mqtt.connection import MqttSettings
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.identity import device_id
 from token_relay.protocol.topics import inbox_filter
+from token_relay.provider.http import Http
 from token_relay.service.broker_advice import Adviser
 from token_relay.service.certificate_watch import CertificateWatch
 from token_relay.service.control import JSON, ControlServer, Exchange, Handler
@@ -61,19 +62,25 @@ class Runtime:
     http: AioHttp
     clock: SystemClock
     random: SystemRandom
+    channel: MqttChannel
+    adviser: Adviser
     key_description: str
-    channel: MqttChannel | None = None
+
+    def ports(self, http: Http, tasks: asyncio.TaskGroup) -> Ports:
+        """Return what the agent reaches the world through; ``http`` may be measured."""
+        return Ports(
+            vault=self.vault, channel=self.channel, http=http, clock=self.clock, random=self.random, tasks=tasks
+        )
 
     def surroundings(self, rejects: Mapping[str, int]) -> Surroundings:
         """Return what ``status`` needs beside the records."""
-        channel = self.channel
         return Surroundings(
             kind=self.kind,
             name=self.config.name,
             device_id=device_id(self.identity.public_key),
             broker_url=self.config.broker.url,
-            is_connected=channel is not None and channel.is_connected,
-            broker_error=channel.last_error if channel is not None else "",
+            is_connected=self.channel.is_connected,
+            broker_error=self.channel.last_error,
             vault_key=self.key_description,
             rejects=rejects,
             home=str(self.home.directory),
@@ -88,27 +95,13 @@ class Runtime:
         goes_on: tuple[str, ...],
     ) -> None:
         """Run the agent until it is cancelled."""
-        adviser = Adviser(self.config.broker, lambda: self.clock.now().wall_s)
 
         async def connected(_present: bool) -> None:
-            adviser.connected()
+            self.adviser.connected()
             await agent.link.connected()
             agent.network_is_up()
 
-        async def pause(seconds: float) -> None:  # the channel sleeps when, and only when, a connection has failed
-            adviser.failed(channel.last_error)
-            await self.clock.sleep(seconds)
-
-        channel = self.channel = MqttChannel(
-            self._mqtt_settings(),
-            on_message=agent.link.receive,
-            on_connected=connected,
-            sleep=pause,
-            uniform=self.random.uniform,
-            subscriptions=[inbox_filter(agent.link.own_id)],
-        )
-        agent.link.channel = channel
-        certificates = CertificateWatch(self.config.broker, channel.certificates_renewed)
+        certificates = CertificateWatch(self.config.broker, self.channel.certificates_renewed)
         await agent.start()
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
@@ -119,7 +112,7 @@ class Runtime:
             background = [
                 tasks.create_task(work)
                 for work in (
-                    channel.run(),
+                    self.channel.run(agent.link.receive, connected),
                     *agent.works(),
                     self.feed_watchdog(),
                     certificates.run(self.clock.sleep),
@@ -128,7 +121,7 @@ class Runtime:
             address = self.home.environment.get("NOTIFY_SOCKET")
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, token_api, certificates)
             notify(address, READY=1)
-            log.info("agent_started", kind=self.kind, device_id=agent.link.own_id)
+            log.info("agent_started", kind=self.kind, device_id=agent.turns.own_id)
             try:
                 await asyncio.Event().wait()
             finally:
@@ -165,24 +158,6 @@ class Runtime:
         names = Event.__slots__
         return {"events": [{name: getattr(row, name) for name in names if getattr(row, name) != ""} for row in rows]}
 
-    def _mqtt_settings(self) -> MqttSettings:
-        broker = self.config.broker
-        password = None
-        if broker.password_file is not None:
-            password = read_secret_file(broker.password_file, "broker password")
-        return MqttSettings(
-            host=broker.host,
-            port=broker.port,
-            client_id=device_id(self.identity.public_key),
-            protocol=broker.protocol,
-            use_tls=broker.use_tls,
-            ca_file=broker.ca,
-            cert_file=broker.cert,
-            key_file=broker.key,
-            username=broker.username or "",
-            password=password,
-        )
-
     def policy(self) -> Policy:
         """Read who may have tokens. Raises ConfigError: the file is unsafe or wrong."""
         path = self.config.token_api.policy_file
@@ -201,7 +176,7 @@ class Runtime:
         while interval_s is not None and address:
             try:
                 paired, grants = await self.vault.run(_counts)
-                connected = "connected" if self.channel is not None and self.channel.is_connected else "not connected"
+                connected = "connected" if self.channel.is_connected else "not connected"
                 notify(address, WATCHDOG=1, STATUS=status or f"{paired} paired, {grants}, broker {connected}")
             except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
                 log.error("vault_refused", detail=str(exc))
@@ -213,6 +188,39 @@ def _counts(tx: Transaction) -> tuple[int, str]:
     states = Counter(grant.state for grant in tx.select(Grant))
     words = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     return len(tx.select(Pairing, state="active")), f"grants: {words or 'none'}"
+
+
+def _channel(
+    config: AgentConfig, identity: Identity, clock: SystemClock, random: SystemRandom, adviser: Adviser
+) -> MqttChannel:
+    """Return the way to the broker. Raises ConfigError: its password cannot be read."""
+    broker, own_id = config.broker, device_id(identity.public_key)
+    password = None
+    if broker.password_file is not None:
+        password = read_secret_file(broker.password_file, "broker password")
+
+    async def pause(seconds: float) -> None:  # the channel sleeps when, and only when, a connection has failed
+        adviser.failed(channel.last_error)
+        await clock.sleep(seconds)
+
+    channel = MqttChannel(
+        MqttSettings(
+            host=broker.host,
+            port=broker.port,
+            client_id=own_id,
+            protocol=broker.protocol,
+            use_tls=broker.use_tls,
+            ca_file=broker.ca,
+            cert_file=broker.cert,
+            key_file=broker.key,
+            username=broker.username or "",
+            password=password,
+        ),
+        sleep=pause,
+        uniform=random.uniform,
+        subscriptions=[inbox_filter(own_id)],
+    )
+    return channel
 
 
 @asynccontextmanager
@@ -233,7 +241,11 @@ async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIter
         identity = await vault.run(lambda tx: tx.get(Identity, "self"))
         if identity is None:
             raise VaultError("the vault holds no identity", hint=f"token-relay {kind} init --force …")
-        yield Runtime(kind, home, config, vault, identity, http, clock, SystemRandom(), source.describe())
+        random = SystemRandom()
+        adviser = Adviser(config.broker, lambda: clock.now().wall_s)
+        channel = _channel(config, identity, clock, random, adviser)
+        key_description = source.describe()
+        yield Runtime(kind, home, config, vault, identity, http, clock, random, channel, adviser, key_description)
     finally:
         await http.close()
         await vault.close()

@@ -43,8 +43,6 @@ class MqttChannel:
         self,
         settings: MqttSettings,
         *,
-        on_message: Callable[[str, bytes], Awaitable[None]],
-        on_connected: Callable[[bool], Awaitable[None]],
         sleep: Callable[[float], Awaitable[None]],
         uniform: Callable[[float, float], float],
         subscriptions: Iterable[str] = (),
@@ -53,16 +51,10 @@ class MqttChannel:
         """Prepare; nothing happens before :meth:`run`.
 
         Args:
-            on_message: handles topic and payload of one message. When it returns, the message is acknowledged;
-                when it raises, nothing is, the connection is dropped, and the message comes again.
-            on_connected: runs after each connection beside the reception of messages; its argument says whether
-                the broker still had the session. When it raises, the connection is dropped.
             sleep, uniform, monotonic: seconds to wait, a random number between two, a clock for the backoff.
             subscriptions: topic filters without which the channel is of no use: refused, it is dropped.
         """
         self._settings = settings
-        self._on_message = on_message
-        self._on_connected = on_connected
         self._sleep, self._uniform, self._monotonic = sleep, uniform, monotonic
         self._needed = tuple(subscriptions)
         self._filters = dict.fromkeys(self._needed)
@@ -156,13 +148,24 @@ class MqttChannel:
 
     # -- the supervisor --------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Connect, serve, and connect again; returns only when cancelled, after a clean DISCONNECT."""
+    async def run(
+        self,
+        on_message: Callable[[str, bytes], Awaitable[None]],
+        on_connected: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        """Connect, serve, and connect again; returns only when cancelled, after a clean DISCONNECT.
+
+        Args:
+            on_message: handles topic and payload of one message. When it returns, the message is acknowledged;
+                when it raises, nothing is, the connection is dropped, and the message comes again.
+            on_connected: runs after each connection beside the reception of messages; its argument says whether
+                the broker still had the session. When it raises, the connection is dropped.
+        """
         attempt = 0
         while True:
             self._wake.clear()
             try:
-                await self._serve_one_connection()
+                await self._serve_one_connection(on_message, on_connected)
             except DroppedError as exc:
                 self.last_error = str(exc)
             if self._up_since is not None and self._monotonic() - self._up_since >= HEALTHY_AFTER_S:
@@ -182,14 +185,21 @@ class MqttChannel:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _serve_one_connection(self) -> None:
+    async def _serve_one_connection(
+        self,
+        on_message: Callable[[str, bytes], Awaitable[None]],
+        on_connected: Callable[[bool], Awaitable[None]],
+    ) -> None:
         self._renewed.clear()  # whatever is on the disk now is what this connection uses
         client = Connection(self._settings)
         try:
             await client.open()
             self._client = client
             await _until_first_failure(
-                client.watch(), self._consume(client), self._greet(client), self._until_renewed()
+                client.watch(),
+                self._consume(client, on_message),
+                self._greet(client, on_connected),
+                self._until_renewed(),
             )
         finally:
             self._client = None
@@ -199,7 +209,7 @@ class MqttChannel:
         await self._renewed.wait()
         raise DroppedError("the certificates were renewed")
 
-    async def _greet(self, client: Connection) -> None:
+    async def _greet(self, client: Connection, on_connected: Callable[[bool], Awaitable[None]]) -> None:
         for topic_filter in list(self._unwanted):
             await client.unsubscribe_from(topic_filter)
             self._unwanted.pop(topic_filter, None)
@@ -212,11 +222,11 @@ class MqttChannel:
         self.last_error = ""
         _log.info("mqtt_connected", session_present=client.session_present)
         try:
-            await self._on_connected(client.session_present)
+            await on_connected(client.session_present)
         except Exception as exc:
             raise DroppedError(f"greeting failed: {_name(exc)}") from exc
 
-    async def _consume(self, client: Connection) -> None:
+    async def _consume(self, client: Connection, on_message: Callable[[str, bytes], Awaitable[None]]) -> None:
         """Handle messages one after the other, for as long as this connection lives."""
         while True:
             message = await client.inbox.get()
@@ -230,7 +240,7 @@ class MqttChannel:
                     waiting.set_result(None)
             else:
                 try:
-                    await self._on_message(message.topic, message.payload)
+                    await on_message(message.topic, message.payload)
                 except Exception as exc:
                     # the type only: what an unknown exception says may hold the message
                     _log.error("mqtt_handler_failed", error=_name(exc))

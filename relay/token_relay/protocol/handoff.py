@@ -30,6 +30,11 @@ from typing import Literal, assert_never
 
 Strategy = Literal["branch", "mint", "move"]  # how the companion's chain comes about; a provider's profile chooses
 
+PhoneStateName = Literal["new", "offered", "released", "done", "cancelling", "cancelled", "revoking", "gone"]
+GoneReason = Literal["revoked", "lost", "forgotten", "superseded", "rollback"]
+CompanionStateName = Literal["none", "ready", "stored", "dead"]
+DeadReason = Literal["cancelled", "revoked", "lost", "rejected", "replaced", "ended"]
+
 # -- The phone's end ---------------------------------------------------------------------------------------
 
 
@@ -74,7 +79,7 @@ class Revoking:
 class Gone:
     """Over: ``revoked``, ``lost``, ``forgotten``, ``superseded`` or ``rollback``."""
 
-    reason: str
+    reason: GoneReason
 
 
 PhoneState = New | Offered | Released | Done | Cancelling | Cancelled | Revoking | Gone
@@ -196,6 +201,10 @@ def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
     raise AssertionError("unreachable")
 
 
+def phone_may(state: PhoneState, event: PhoneEvent) -> bool:
+    return phone_step(state, event).state != state
+
+
 def is_open(state: PhoneState) -> bool:
     """Say whether this handoff is the pairing's one open handoff."""
     return isinstance(state, Offered | Released | Cancelling)
@@ -223,7 +232,7 @@ class HandoffStored:
 class Dead:
     """The tombstone. ``was_stored`` decides whether CANCEL may still be answered CANCELLED."""
 
-    reason: Literal["cancelled", "revoked", "lost", "rejected", "replaced", "ended"]
+    reason: DeadReason
     was_stored: bool = False
 
 

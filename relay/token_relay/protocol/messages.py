@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -83,7 +83,7 @@ class HandoffReport(_Strict):
 class Hello(_Strict):
     """Sent at each connection, answered once: a challenge, and what the sender has on disk."""
 
-    type: ClassVar = "HELLO"
+    type: ClassVar[str] = "HELLO"
     challenge: Hex16
     seq_sent: Integer
     seq_accepted: Integer
@@ -93,7 +93,7 @@ class Hello(_Strict):
 class Offer(_Strict):
     """The phone offers a grant. ``expires_at`` is Unix seconds, 0 when the phone's clock is not synced."""
 
-    type: ClassVar = "OFFER"
+    type: ClassVar[Literal["OFFER"]] = "OFFER"
     handoff_id: Hex16
     strategy: Strategy
     issuer: Url
@@ -108,7 +108,7 @@ class Offer(_Strict):
 class Accept(_Strict):
     """The companion takes it, and shows the one-time key that the grant is to be sealed to."""
 
-    type: ClassVar = "ACCEPT"
+    type: ClassVar[str] = "ACCEPT"
     handoff_id: Hex16
     one_time_key: Hex32
     offer_hash: Hex32
@@ -117,7 +117,7 @@ class Accept(_Strict):
 class Token(_Strict):
     """The grant itself, sealed to the one-time key: base64url of a :class:`GrantPayload`'s sealed bytes."""
 
-    type: ClassVar = "TOKEN"
+    type: ClassVar[Literal["TOKEN"]] = "TOKEN"
     handoff_id: Hex16
     sealed: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\z", max_length=SEALED_CHARS_MAX)]
 
@@ -125,35 +125,35 @@ class Token(_Strict):
 class Stored(_Strict):
     """The receipt: the grant is on the companion's disk."""
 
-    type: ClassVar = "STORED"
+    type: ClassVar[Literal["STORED"]] = "STORED"
     handoff_id: Hex16
 
 
 class Closed(_Strict):
     """The phone has seen the receipt."""
 
-    type: ClassVar = "CLOSED"
+    type: ClassVar[str] = "CLOSED"
     handoff_id: Hex16
 
 
 class Cancel(_Strict):
     """The phone wants the handoff back."""
 
-    type: ClassVar = "CANCEL"
+    type: ClassVar[Literal["CANCEL"]] = "CANCEL"
     handoff_id: Hex16
 
 
 class Cancelled(_Strict):
     """The companion never stored it and never will."""
 
-    type: ClassVar = "CANCELLED"
+    type: ClassVar[str] = "CANCELLED"
     handoff_id: Hex16
 
 
 class Revoke(_Strict):
     """The person takes the grant away."""
 
-    type: ClassVar = "REVOKE"
+    type: ClassVar[Literal["REVOKE"]] = "REVOKE"
     handoff_id: Hex16
 
 
@@ -166,7 +166,7 @@ class Revoked(_Strict):
     ``access_token_ends_at``: Unix seconds until which an access token may still work, 0 when none or not known.
     """
 
-    type: ClassVar = "REVOKED"
+    type: ClassVar[str] = "REVOKED"
     handoff_id: Hex16
     provider: ProviderSaid
     access_token_ends_at: Integer
@@ -175,7 +175,7 @@ class Revoked(_Strict):
 class Lost(_Strict):
     """A TOKEN came that cannot be opened any more; this handoff is dead."""
 
-    type: ClassVar = "LOST"
+    type: ClassVar[str] = "LOST"
     handoff_id: Hex16
 
 
@@ -188,7 +188,7 @@ class Renew(_Strict):
     ``generation`` is the grant's: 1 means that already its first refresh failed.
     """
 
-    type: ClassVar = "RENEW"
+    type: ClassVar[Literal["RENEW"]] = "RENEW"
     handoff_id: Hex16
     reason: RenewReason
     generation: Integer
@@ -197,7 +197,7 @@ class Renew(_Strict):
 class Reject(_Strict):
     """A refusal, with its reason; ``handoff_id`` is null where none is meant."""
 
-    type: ClassVar = "REJECT"
+    type: ClassVar[str] = "REJECT"
     handoff_id: Hex16 | None
     reason: Slug
 
@@ -212,7 +212,7 @@ class LeaseTerm(_Strict):
 class Lease(_Strict):
     """The phone's fresh word: answers the challenge of the companion's own HELLO, for the grants it names."""
 
-    type: ClassVar = "LEASE"
+    type: ClassVar[str] = "LEASE"
     challenge: Hex16
     handoffs: Annotated[list[LeaseTerm], Field(max_length=HANDOFFS_LISTED_MAX)]
 
@@ -220,7 +220,7 @@ class Lease(_Strict):
 class Rollback(_Strict):
     """You have been restored from an older image; these are the numbers that I have on disk."""
 
-    type: ClassVar = "ROLLBACK"
+    type: ClassVar[str] = "ROLLBACK"
     seq_sent: Integer
     seq_accepted: Integer
 
@@ -228,14 +228,14 @@ class Rollback(_Strict):
 class Pair3(_Strict):
     """The phone owns its static key and has seen this transcript."""
 
-    type: ClassVar = "PAIR3"
+    type: ClassVar[Literal["PAIR3"]] = "PAIR3"
     transcript_hash: Hex32
 
 
 class Pair4(_Strict):
     """So has the companion; the pairing is active."""
 
-    type: ClassVar = "PAIR4"
+    type: ClassVar[str] = "PAIR4"
     transcript_hash: Hex32
 
 
@@ -260,7 +260,9 @@ Body: TypeAlias = (
 )
 BODIES: dict[str, type[Body]] = {body.type: body for body in Body.__args__}
 
-REQUESTS = frozenset({"OFFER", "TOKEN", "STORED", "CANCEL", "REVOKE", "RENEW", "PAIR3"})
+Request: TypeAlias = Offer | Token | Stored | Cancel | Revoke | Renew | Pair3  # stays in the outbox until answered
+RequestType = Literal["OFFER", "TOKEN", "STORED", "CANCEL", "REVOKE", "RENEW", "PAIR3"]
+REQUESTS: frozenset[RequestType] = frozenset(get_args(RequestType))
 
 
 class GrantPayload(_Strict):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import assert_never, cast
 
-from token_relay.agents.records import CompanionHandoff
-from token_relay.protocol.handoff import CompanionState, Dead, HandoffStored, NoHandoff, Ready
+from token_relay.agents.records import CompanionHandoff, CompanionHandoffColumns
+from token_relay.protocol.handoff import CompanionState, Dead, DeadReason, HandoffStored, NoHandoff, Ready
 
 
-def stored_state(row: CompanionHandoff) -> CompanionState:
+def state_of(row: CompanionHandoff) -> CompanionState:
     """Return what the row says."""
     match row.state:
         case "none":
@@ -18,19 +18,21 @@ def stored_state(row: CompanionHandoff) -> CompanionState:
         case "stored":
             return HandoffStored()
         case "dead":
-            return Dead(row.reason, row.was_stored)  # type: ignore[arg-type]  # written below
+            return Dead(cast("DeadReason", row.reason), row.was_stored)
         case _:
-            raise AssertionError("unknown state on disk")
+            assert_never(row.state)
 
 
-def with_stored_state(row: CompanionHandoff, state: CompanionState) -> CompanionHandoff:
-    """Return the row in this state."""
+def columns_of(state: CompanionState) -> CompanionHandoffColumns:
+    """Return the columns that spell this state."""
     match state:
         case NoHandoff():
-            return replace(row, state="none")
+            return {"state": "none"}
         case Ready():
-            return replace(row, state="ready")
+            return {"state": "ready"}
         case HandoffStored():
-            return replace(row, state="stored", was_stored=True)
+            return {"state": "stored", "was_stored": True}
         case Dead(reason, was_stored):
-            return replace(row, state="dead", reason=reason, was_stored=was_stored)
+            return {"state": "dead", "reason": reason, "was_stored": was_stored}
+        case _:
+            assert_never(state)

@@ -8,14 +8,13 @@ PAIR2 again.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
-from token_relay.agents.link import Link
 from token_relay.agents.pairings import retire_others
-from token_relay.agents.ports import Clock, Random
 from token_relay.agents.records import Pairing
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol import pairing as wire
 from token_relay.protocol.errors import LocalError, PeerError
 from token_relay.protocol.identity import KeyPair, device_id
@@ -48,10 +47,11 @@ class Paired:
 class Invitations:
     """Shows invitations and completes pairings."""
 
-    def __init__(self, *, link: Link, clock: Clock, random: Random, name: str, broker_url: str) -> None:
-        self._link = link
-        self._clock = clock
-        self._random = random
+    def __init__(self, turns: Turns, *, name: str, broker_url: str) -> None:
+        self._turns = turns
+        self._channel = turns.channel
+        self._clock = turns.clock
+        self._random = turns.random
         self._name = name
         self._broker_url = broker_url if len(broker_url.encode()) <= wire.HINT_BYTES_MAX else ""
         self._open: _Open | None = None
@@ -63,20 +63,18 @@ class Invitations:
         """Make a new invitation, which ends the old one, and listen in its mailbox; returns its text."""
         await self.close()
         secret = wire.PairingSecret(self._random.bytes(wire.SECRET_BYTES))
-        invitation = wire.Invitation(self._link.own.public_key, secret, self._broker_url)
+        invitation = wire.Invitation(self._turns.own.public_key, secret, self._broker_url)
         self._open = _Open(invitation, self._clock.now().boot_s)
         self.progress = None
         self.ended = ""
-        if self._link.channel is not None:
-            await self._link.channel.subscribe(mailbox_topic(invitation.mailbox_id))
+        await self._channel.subscribe(mailbox_topic(invitation.mailbox_id))
         return invitation.text()
 
     async def close(self) -> None:
         """End the open invitation, if there is one."""
         if self._open is not None:
             opened, self._open = self._open, None
-            if self._link.channel is not None:
-                await self._link.channel.unsubscribe(mailbox_topic(opened.invitation.mailbox_id))
+            await self._channel.unsubscribe(mailbox_topic(opened.invitation.mailbox_id))
 
     def left_s(self) -> float:
         """Return the seconds that the open invitation still lives."""
@@ -100,7 +98,7 @@ class Invitations:
             await self._burn("expired")
             raise PeerError("invitation_expired")
         try:
-            fields = wire.open_pair1(opened.invitation, payload, static=self._link.own)
+            fields = wire.open_pair1(opened.invitation, payload, static=self._turns.own)
         except PeerError:
             opened.bad_tries += 1
             if opened.bad_tries >= wire.INVITATION_BAD_TRIES_MAX:
@@ -114,7 +112,7 @@ class Invitations:
         answer = wire.Pair2Fields(
             v=1,
             type="PAIR2",
-            static_key=self._link.own.public_key.hex(),
+            static_key=self._turns.own.public_key.hex(),
             name=self._name,
             nonce=self._random.bytes(16).hex(),
             pairing_id=pairing_id,
@@ -141,14 +139,13 @@ class Invitations:
                 )
             )
 
-        await self._link.turn(step)
+        await self._turns.run(step)
         self.progress = Paired(peer_id, fields.name, wire.check_number(transcript), is_active=False)
         self.changed.set()
         await self._publish(opened)
 
     async def _publish(self, opened: _Open) -> None:
-        if self._link.channel is not None:
-            await self._link.channel.publish(mailbox_topic(opened.invitation.mailbox_id), opened.pair2)
+        await self._channel.publish(mailbox_topic(opened.invitation.mailbox_id), opened.pair2)
 
     async def _burn(self, why: str) -> None:
         self.ended = why
@@ -164,7 +161,7 @@ class Invitations:
             if age is None or age > wire.INVITATION_LIFETIME_S:
                 raise PeerError("invitation_expired")
             retire_others(turn, pairing)
-            turn.tx.put(replace(pairing, state="active", paired_at=turn.wall))
+            turn.change(Pairing, pairing.pairing_id, state="active", paired_at=turn.wall)
             turn.event("paired", device=pairing.peer_id, detail=pairing.peer_name)
             turn.after.append(lambda: self._activated(pairing))
         turn.answer(pairing.pairing_id, Pair4(transcript_hash=body.transcript_hash))

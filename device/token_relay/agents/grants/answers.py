@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from token_relay.agents.grants.serving import expires_at
-from token_relay.agents.ports import Now
+from dataclasses import dataclass
+
+from token_relay.agents.grants.serving import Refresh, Serve, expires_at, look
+from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.records import CachedToken, Grant
-from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class ToRefresh:
+    """The grant that a question means has to be refreshed first; ``fallback`` is a token that still works."""
+
+    grant: Grant
+    fallback: CachedToken | None
+
+
+def decide(
+    tx: Transaction, query: TokenQuery, now: Now, reauth_action: str
+) -> tuple[Grant | None, TokenGranted | TokenRefused | ToRefresh]:
+    """Return the grant that a question means, and its answer, or that it has to be refreshed first."""
+    grant, decision = look(tx, query, now)
+    if grant is None:
+        return None, TokenRefused("not_found", "no grant here fits this account, audience and scope", reauth_action)
+    match decision:
+        case Serve(token):
+            return grant, granted(grant, token, now)
+        case Refresh(fallback):
+            return grant, ToRefresh(grant, fallback)
+        case "refuse":
+            return grant, refusal(grant, reauth_action)
 
 
 def granted(grant: Grant, token: CachedToken, now: Now) -> TokenGranted:

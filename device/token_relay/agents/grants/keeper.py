@@ -15,28 +15,25 @@ import structlog
 
 from token_relay.agents.failures import STORE_RETRY_S
 from token_relay.agents.grants import lease, schedule
-from token_relay.agents.grants.answers import granted, refusal
+from token_relay.agents.grants.answers import ToRefresh, decide, granted, refusal
 from token_relay.agents.grants.challenges import Challenges, refusal_of
+from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Flights, GrantWatcher
 from token_relay.agents.grants.pauses import Pauses
 from token_relay.agents.grants.serving import (
-    Refresh,
-    Serve,
+    columns_of_lease,
     lease_of,
-    look,
     normalise_scope,
     profile_of,
     remaining_s,
-    with_lease,
 )
 from token_relay.agents.grants.transfer import PAUSE_S, Exchange
-from token_relay.agents.link import Link
-from token_relay.agents.ports import Clock, Random, Vault
-from token_relay.agents.records import CachedToken, Grant
+from token_relay.agents.ports import Now, Ports
+from token_relay.agents.records import USABLE, CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import VaultError
-from token_relay.provider.http import Http
 from token_relay.provider.outcome import OutcomeUnknown, Unavailable
 
 log = structlog.get_logger()
@@ -46,37 +43,27 @@ WAITERS_MAX = 64
 
 
 class GrantKeeper:
-    """Implements ``TokenSource`` and ``TransferSource`` of :mod:`.agents.token_source` over the grants of one vault."""
+    """Implements ``TokenSource`` and ``TransferSource`` of :mod:`.agents.token_source` over the grants of one vault.
+
+    ``due`` is set by whoever stores or changes a grant: the keeper looks at once whether it wants a refresh.
+    """
 
     def __init__(
         self,
+        ports: Ports,
+        turns: Turns,
         *,
-        link: Link,
-        vault: Vault,
-        http: Http,
-        clock: Clock,
-        random: Random,
-        tasks: asyncio.TaskGroup,
         watcher: GrantWatcher,
+        due: asyncio.Event,
     ) -> None:
-        self._link = link
-        self._vault = vault
-        self._http = http
-        self._clock = clock
-        self._random = random
+        self._turns = turns
+        self._clock = ports.clock
+        self._random = ports.random
         self._watcher = watcher
         self._challenges = Challenges()
-        self._pauses = Pauses(clock, random)
-        self._wake = asyncio.Event()
-        self.flights = Flights(
-            link=link,
-            http=http,
-            clock=clock,
-            tasks=tasks,
-            watcher=watcher,
-            pauses=self._pauses,
-            on_landed=self._wake.set,
-        )
+        self._pauses = Pauses(ports.clock, ports.random)
+        self._wake = due
+        self.flights = Flights(ports, turns, watcher=watcher, pauses=self._pauses, landed=due)
         self._asked: dict[str, float] = {}
         self._shares: dict[str, tuple[int, float]] = {}  # per grant: generation and the share drawn for it
         self._leases_over: set[str] = set()
@@ -98,42 +85,35 @@ class GrantKeeper:
             self._waiters -= 1
 
     async def _get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
-        grant, token, decision = await self._look(query)
-        if grant is None:
-            return TokenRefused(
-                "not_found", "no grant here fits this account, audience and scope", self._watcher.reauth_action
-            )
+        grant, answer = await self._decide(query)
         now = self._clock.now()
-        if now.boot_s - self._asked.get(grant.grant_id, -ASKED_AGAIN_S) >= ASKED_AGAIN_S:
-            self._wake.set()  # somebody cares again: a refresh ahead of time may be worth it
-        self._asked[grant.grant_id] = now.boot_s
-        if isinstance(decision, Serve):
-            return granted(grant, decision.token, now)
-        if isinstance(decision, str):
-            return refusal(grant, self._watcher.reauth_action)
+        if grant is not None:
+            self._note_asked(grant.grant_id, now)
+        if not isinstance(answer, ToRefresh):
+            return answer
         if query.claims:
-            return await self._meet_challenge(grant, query)
+            return await self._meet_challenge(answer.grant, query)
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
         ends_at = now.boot_s + query.timeout_s
-        while now.boot_s < ends_at and not self._pauses.is_on(grant.grant_id, now):
-            flight = self.flights.fly(grant.grant_id, normalise_scope(query.scope))
+        while now.boot_s < ends_at and not self._pauses.is_on(answer.grant.grant_id, now):
+            flight = self.flights.fly(answer.grant.grant_id, RefreshErrand(normalise_scope(query.scope)))
             try:
                 async with asyncio.timeout(ends_at - now.boot_s):
                     await asyncio.shield(flight)
             except TimeoutError:
                 pass
-            grant, token, decision = await self._look(newest)
-            if grant is None:
-                return TokenRefused("not_found", "the grant has just been taken away", self._watcher.reauth_action)
-            now = self._clock.now()
-            if isinstance(decision, Serve):
-                return granted(grant, decision.token, now)
-            if isinstance(decision, str):
-                return refusal(grant, self._watcher.reauth_action)
-            # else the flight was not ours: another scope, or the phone's own work with this grant
-        if token is not None and token.access_token is not None and remaining_s(token, now) > 0:
-            return granted(grant, token, now)
-        return self._offline(grant.grant_id, query)
+            _, answer = await self._decide(newest)
+            if not isinstance(answer, ToRefresh):
+                return answer
+            now = self._clock.now()  # the flight was not ours: another scope, or the phone's own work with this grant
+        if answer.fallback is not None and remaining_s(answer.fallback, now) > 0:
+            return granted(answer.grant, answer.fallback, now)
+        return self._offline(answer.grant.grant_id, query)
+
+    def _note_asked(self, grant_id: str, now: Now) -> None:
+        if now.boot_s - self._asked.get(grant_id, -ASKED_AGAIN_S) >= ASKED_AGAIN_S:
+            self._wake.set()  # a program cares again: a refresh ahead of time may be worth it
+        self._asked[grant_id] = now.boot_s
 
     async def _meet_challenge(self, grant: Grant, query: TokenQuery) -> TokenGranted | TokenRefused:
         """Refresh once with the claims that a resource wants; a token from before is no answer."""
@@ -150,7 +130,7 @@ class GrantKeeper:
                         self._challenges.forget(grant_id, scope)
                         return self._offline(grant_id, query)
                     if (other := self.flights.running(grant_id)) is None:
-                        challenge.flight = self.flights.fly(grant_id, scope, claims=query.claims)
+                        challenge.flight = self.flights.fly(grant_id, RefreshErrand(scope, query.claims))
                     else:
                         await asyncio.shield(other)
                 outcome = await asyncio.shield(challenge.flight)
@@ -161,13 +141,9 @@ class GrantKeeper:
         refused = refusal_of(outcome, self._watcher.reauth_action)
         if refused is not None:
             return refused
-        after, _, decision = await self._look(replace(query, force_refresh=False, min_valid_s=0.0, claims=""))
-        if after is None:
-            return TokenRefused("not_found", "the grant has just been taken away", self._watcher.reauth_action)
-        if isinstance(decision, Serve) and outcome is not None:
-            return granted(after, decision.token, self._clock.now())
-        if isinstance(decision, str):
-            return refusal(after, self._watcher.reauth_action)
+        _, answer = await self._decide(replace(query, force_refresh=False, min_valid_s=0.0, claims=""))
+        if isinstance(answer, TokenRefused) or (isinstance(answer, TokenGranted) and outcome is not None):
+            return answer
         return self._offline(grant_id, query)
 
     def _offline(self, grant_id: str, query: TokenQuery) -> TokenRefused:
@@ -177,7 +153,7 @@ class GrantKeeper:
         return TokenRefused("offline", reason, "try again when the network is back", retry_after_s)
 
     async def get_session_transfer(self, query: TransferQuery) -> TransferGranted | TokenRefused:
-        """Trade a grant's refresh token for a session transfer token; each caller gets one of his own.
+        """Trade a grant's refresh token for a session transfer token; each caller gets one of its own.
 
         What the provider rotated is on disk before this returns, or this caller gets nothing. A caller that goes away
         does not end the exchange; its token is then nobody's.
@@ -198,10 +174,10 @@ class GrantKeeper:
     async def _exchange(self, query: TokenQuery) -> TransferGranted | TokenRefused:
         has_mended = False
         while True:
-            grant, _, _ = await self._look(query)
+            grant, _ = await self._decide(query)
             if grant is None:
                 return TokenRefused("not_found", "no grant here fits account and audience", self._watcher.reauth_action)
-            if grant.state not in ("held", "refreshing", "uncertain"):
+            if grant.state not in USABLE:
                 return refusal(grant, self._watcher.reauth_action)
             grant_id, now = grant.grant_id, self._clock.now()
             if (flight := self.flights.running(grant_id)) is not None:
@@ -216,24 +192,24 @@ class GrantKeeper:
             if grant.state != "held" and has_mended:
                 return TokenRefused("offline", "an earlier answer of the provider is still missing", "try again")
             if grant.state != "held":  # an intent that is open is brought to its end first
-                await asyncio.shield(self.flights.fly(grant_id, ""))
+                await asyncio.shield(self.flights.fly(grant_id, RefreshErrand()))
                 has_mended = True
                 continue
             self._exchanged[grant_id] = now.boot_s
-            exchange = Exchange(self._http)
-            await asyncio.shield(self.flights.fly(grant_id, "", exchange))
-            if (answer := exchange.answer(self._clock.now())) is not None:
-                return answer
-            after, _, _ = await self._look(query)
+            exchange = Exchange()
+            await asyncio.shield(self.flights.fly(grant_id, exchange))
+            if (brought := exchange.answer(self._clock.now())) is not None:
+                return brought
+            after, _ = await self._decide(query)
             return refusal(after or grant, self._watcher.reauth_action)
 
-    async def _look(self, query: TokenQuery) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | str]:
+    async def _decide(self, query: TokenQuery) -> tuple[Grant | None, TokenGranted | TokenRefused | ToRefresh]:
         now = self._clock.now()
-        return await self._vault.run(lambda tx: look(tx, query, now))
+        return await self._turns.read(lambda tx: decide(tx, query, now, self._watcher.reauth_action))
 
     async def refresh(self, grant_id: str, scope: str = "") -> None:
         """Refresh once now, whatever the cache holds; shares a flight that is already under way."""
-        await asyncio.shield(self.flights.fly(grant_id, normalise_scope(scope)))
+        await asyncio.shield(self.flights.fly(grant_id, RefreshErrand(normalise_scope(scope))))
 
     def network_is_up(self) -> None:
         """Something says that the network is back: try again at once, an open intent first."""
@@ -244,10 +220,6 @@ class GrantKeeper:
         """Return why the last refresh did not work, for status; empty when it did."""
         pause = self._pauses.get(grant_id)
         return pause.reason if pause else ""
-
-    def wake(self) -> None:
-        """A grant was stored: look at once whether it wants a refresh."""
-        self._wake.set()
 
     # -- unasked ---------------------------------------------------------------------------------------
 
@@ -265,7 +237,7 @@ class GrantKeeper:
     async def _tend(self) -> float:
         """Start what is due; return the seconds until something may be due again."""
         now = self._clock.now()
-        grants, tokens = await self._vault.run(lambda tx: (tx.select(Grant), tx.select(CachedToken, scope="")))
+        grants, tokens = await self._turns.read(lambda tx: (tx.select(Grant), tx.select(CachedToken, scope="")))
         by_grant = {token.grant_id: token for token in tokens}
         wait_s = schedule.WAIT_S_MAX
         for grant in grants:
@@ -275,12 +247,12 @@ class GrantKeeper:
                 if left is not None and left <= 0:
                     if grant.grant_id not in self._leases_over:
                         self._leases_over.add(grant.grant_id)
-                        await self._link.turn(partial(self._note_lease_over, grant_id=grant.grant_id))
+                        await self._turns.run(partial(self._note_lease_over, grant_id=grant.grant_id))
                     continue
                 self._leases_over.discard(grant.grant_id)
                 mark_s = lease.mark_due_in_s(held, now)
                 if mark_s <= 0:
-                    await self._link.turn(partial(self._mark, grant_id=grant.grant_id))
+                    await self._turns.run(partial(self._mark, grant_id=grant.grant_id))
                     mark_s = lease.MARK_EVERY_S
                 wait_s = min(wait_s, mark_s, wait_s if left is None else left)
             asked_s, share = self._asked.get(grant.grant_id), self._share_of(grant)
@@ -291,7 +263,7 @@ class GrantKeeper:
             if pause is not None:
                 due_s = max(due_s, pause.unasked_boot_s - now.boot_s)
             if due_s <= 0:
-                self.flights.fly(grant.grant_id, "")
+                self.flights.fly(grant.grant_id, RefreshErrand())
             else:
                 wait_s = min(wait_s, due_s)
         return max(wait_s, 0.05)
@@ -312,5 +284,5 @@ class GrantKeeper:
     def _mark(self, turn: Turn, grant_id: str) -> None:
         grant = turn.tx.get(Grant, grant_id)
         held = lease_of(grant) if grant is not None else None
-        if grant is not None and held is not None:
-            turn.tx.put(with_lease(grant, lease.mark(held, turn.now)))
+        if held is not None:
+            turn.change(Grant, grant_id, **columns_of_lease(lease.mark(held, turn.now)))

@@ -26,6 +26,7 @@ from typing import assert_never
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.ports import Now
+from token_relay.agents.records import GrantEndReason, LockedReason, NeedsHandoffReason
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
 
@@ -72,23 +73,23 @@ class NeedsHandoff:
     """No refresh any more: ``uncertain`` (may be renewed without the person) or ``person`` (kept sealed)."""
 
     generation: int
-    reason: str
+    reason: NeedsHandoffReason
 
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """Held, but not to be used: ``lease``, ``rollback`` or ``configuration``."""
+    """Held, but not to be used."""
 
     generation: int
-    reason: str
+    reason: LockedReason
 
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Erased: ``denied``, ``revoked``, ``superseded``, ``forgotten`` or ``signed_out``."""
+    """Erased."""
 
     generation: int
-    reason: str
+    reason: GrantEndReason
 
 
 GrantState = Held | Refreshing | Uncertain | NeedsHandoff | Locked | Dead

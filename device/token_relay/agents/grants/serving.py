@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal, assert_never
+from typing import Literal, assert_never, cast
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.grants.lease import LeaseClock, left_s
@@ -18,12 +18,19 @@ from token_relay.agents.grants.lifecycle import (
     NeedsHandoff,
     Refreshing,
     Uncertain,
+    keeps_refresh_token,
     serves_access_tokens,
 )
 from token_relay.agents.ports import Now, Transaction
-from token_relay.agents.records import CachedToken, Grant
+from token_relay.agents.records import (
+    CachedToken,
+    Grant,
+    GrantColumns,
+    GrantEndReason,
+    LockedReason,
+    NeedsHandoffReason,
+)
 from token_relay.agents.token_source import TokenQuery
-from token_relay.protocol.errors import VaultError
 from token_relay.provider.profile import PROFILES, STRICT, Profile
 
 SCOPE_SETS_MAX = 8  # per grant
@@ -43,47 +50,47 @@ def state_of(grant: Grant) -> GrantState:
         case "uncertain":
             return Uncertain(grant.generation, _intent_of(grant))
         case "needs_handoff":
-            return NeedsHandoff(grant.generation, grant.reason)
+            return NeedsHandoff(grant.generation, cast("NeedsHandoffReason", grant.reason))
         case "locked":
-            return Locked(grant.generation, grant.reason)
+            return Locked(grant.generation, cast("LockedReason", grant.reason))
         case "dead":
-            return Dead(grant.generation, grant.reason)
+            return Dead(grant.generation, cast("GrantEndReason", grant.reason))
         case _:
-            raise VaultError("a stored grant is in no known state")
+            assert_never(grant.state)
 
 
 def _intent_of(grant: Grant) -> Intent:
     return Intent(Stamp.from_text(grant.intent), grant.intent_attempts, grant.intent_late)
 
 
-def with_state(grant: Grant, state: GrantState) -> Grant:
-    """Return the grant with the columns that spell this state."""
-    intent: Intent | None = None
-    reason = ""
+def columns_of(state: GrantState) -> GrantColumns:
+    """Return the columns that spell this state; one that does not keep the refresh token erases it."""
+    columns = GrantColumns(reason="", generation=state.generation, intent="", intent_attempts=0, intent_late=0)
     match state:
         case Held():
-            name = "held"
+            columns["state"] = "held"
         case Refreshing(_, intent):
-            name = "refreshing"
+            columns["state"] = "refreshing"
+            _spell_intent(columns, intent)
         case Uncertain(_, intent):
-            name = "uncertain"
+            columns["state"] = "uncertain"
+            _spell_intent(columns, intent)
         case NeedsHandoff(_, reason):
-            name = "needs_handoff"
-        case Locked(_, reason):
-            name = "locked"
-        case Dead(_, reason):
-            name = "dead"
+            columns["state"], columns["reason"] = "needs_handoff", reason
+        case Locked(_, locked_for):
+            columns["state"], columns["reason"] = "locked", locked_for
+        case Dead(_, ended_by):
+            columns["state"], columns["reason"] = "dead", ended_by
         case _:
             assert_never(state)
-    return replace(
-        grant,
-        state=name,
-        reason=reason,
-        generation=state.generation,
-        intent=intent.started.to_text() if intent else "",
-        intent_attempts=intent.attempts if intent else 0,
-        intent_late=intent.late if intent else 0,
-    )
+    if not keeps_refresh_token(state):
+        columns["refresh_token"] = None
+    return columns
+
+
+def _spell_intent(columns: GrantColumns, intent: Intent) -> None:
+    columns["intent"] = intent.started.to_text()
+    columns["intent_attempts"], columns["intent_late"] = intent.attempts, intent.late
 
 
 def profile_of(grant: Grant) -> Profile:
@@ -105,15 +112,14 @@ def is_lease_over(grant: Grant, now: Now) -> bool:
     return left is not None and left <= 0
 
 
-def with_lease(grant: Grant, lease: LeaseClock) -> Grant:
-    """Return the grant with the columns that spell this lease."""
-    return replace(
-        grant,
-        lease_days=lease.days,
-        lease_used_s=lease.used_s,
-        lease_marked=lease.marked.to_text(),
-        lease_wall=lease.given_wall_s,
-    )
+def columns_of_lease(lease: LeaseClock) -> GrantColumns:
+    """Return the columns that spell this lease."""
+    return {
+        "lease_days": lease.days,
+        "lease_used_s": lease.used_s,
+        "lease_marked": lease.marked.to_text(),
+        "lease_wall": lease.given_wall_s,
+    }
 
 
 # -- Choosing ----------------------------------------------------------------------------------------------
@@ -204,10 +210,8 @@ def serve_or_refresh(
     return Refresh(usable)
 
 
-def look(
-    tx: Transaction, query: TokenQuery, now: Now
-) -> tuple[Grant | None, CachedToken | None, Serve | Refresh | Literal["refuse"]]:
-    """Return the grant that answers, its newest access token for that scope, and what to do.
+def look(tx: Transaction, query: TokenQuery, now: Now) -> tuple[Grant | None, Serve | Refresh | Literal["refuse"]]:
+    """Return the grant that answers, and what to do.
 
     A grant whose lease is over comes back as locked, and only where no other answers.
     """
@@ -217,8 +221,8 @@ def look(
     if grant is None or grant.state == "dead":
         grant = choose_grant(grants, query)
     if grant is None:
-        return None, None, "refuse"
-    token = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
+        return None, "refuse"
     if is_lease_over(grant, now):
-        return replace(grant, state="locked", reason="lease"), token, "refuse"
-    return grant, token, serve_or_refresh(state_of(grant), token, query, now)
+        return replace(grant, state="locked", reason="lease"), "refuse"
+    token = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
+    return grant, serve_or_refresh(state_of(grant), token, query, now)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
-from token_relay.agents.grants.serving import SCOPE_SETS_MAX, profile_of, remaining_s, with_state
-from token_relay.agents.records import CachedToken, Grant
+from token_relay.agents.grants.serving import SCOPE_SETS_MAX, columns_of, profile_of, remaining_s
+from token_relay.agents.records import PUT_AWAY, CachedToken, Grant, GrantEndReason, LockedReason
 from token_relay.agents.turn import Turn
 from token_relay.provider.outcome import Refreshed
 
@@ -32,20 +30,33 @@ def cache_token(turn: Turn, grant: Grant, scope: str, sent: Stamp, tokens: Refre
     )
 
 
-def erase_grant(turn: Turn, grant: Grant) -> None:
-    """Destroy a grant's key, its tokens and its cached access tokens; a row without secrets says what happened."""
-    for token in turn.tx.select(CachedToken, grant_id=grant.grant_id):
+def end_grant(turn: Turn, grant_id: str, reason: GrantEndReason) -> Grant:
+    """Destroy a grant's key, its tokens and its cached access tokens; returns what stays: why, without a secret."""
+    _erase_tokens(turn, grant_id)
+    dead = lifecycle.Dead(turn.row(Grant, grant_id).generation, reason)
+    after = turn.change(Grant, grant_id, **columns_of(dead))
+    turn.tx.erase_key(grant_id)
+    return after
+
+
+def delete_grant(turn: Turn, grant_id: str) -> None:
+    """Destroy a grant's key, its tokens and its row."""
+    _erase_tokens(turn, grant_id)
+    turn.tx.delete(Grant, grant_id)
+    turn.tx.erase_key(grant_id)
+
+
+def _erase_tokens(turn: Turn, grant_id: str) -> None:
+    for token in turn.tx.select(CachedToken, grant_id=grant_id):
         turn.tx.delete(CachedToken, token.grant_id, token.scope)
-    turn.tx.put(replace(grant, refresh_token=None))
-    turn.tx.erase_key(grant.grant_id)
 
 
-def lock_grants(turn: Turn, reason: str, *, only_spent: bool = False) -> None:
+def lock_grants(turn: Turn, reason: LockedReason, *, only_spent: bool = False) -> None:
     """Lock this device's own grants, which may be another's by now; ``only_spent``: only those that a use spends."""
     for grant in turn.tx.select(Grant, pairing_id=""):
         may_be_theirs = not only_spent or profile_of(grant).invalidates_on_use
-        if may_be_theirs and grant.state not in ("dead", "locked"):
-            turn.tx.put(with_state(grant, lifecycle.Locked(grant.generation, reason)))
+        if may_be_theirs and grant.state not in PUT_AWAY:
+            turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, reason)))
             turn.event("grant_locked", grant_id=grant.grant_id, detail=reason)
 
 

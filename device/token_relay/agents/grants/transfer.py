@@ -7,13 +7,16 @@ came with it on disk. :meth:`Exchange.answer` gives it out once, and never for a
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import assert_never
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.grants.answers import event_of
 from token_relay.agents.grants.serving import profile_of
 from token_relay.agents.ports import Now
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenRefused, TransferGranted
+from token_relay.agents.turn import Turn
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import session_transfer
 from token_relay.provider.http import Http
@@ -27,18 +30,24 @@ CHECK_CLIENT = "check at the provider that this client may create session transf
 class Exchange:
     """The exchange of one caller; nobody shares it, since its token is good once."""
 
-    def __init__(self, http: Http) -> None:
-        self._http = http
+    scope = ""
+    wants_access_token = False
+
+    def __init__(self) -> None:
         self._outcome: ExchangeOutcome | None = None
         self._sent: Stamp | None = None
         self._issuer = ""
         self._is_stored = False
 
-    async def send(self, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
+    def begin(self, turn: Turn, grant: Grant) -> bool:
+        """The grant's intent says it all."""
+        return True
+
+    async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
         """Send the request; return what it means to the grant."""
         self._sent, self._issuer, self._is_stored = sent, grant.issuer, False
         self._outcome = await session_transfer.exchange(
-            self._http,
+            http,
             profile_of(grant),
             token_endpoint=grant.token_endpoint,
             client_id=grant.client_id,
@@ -47,17 +56,19 @@ class Exchange:
         )
         return session_transfer.for_grant(self._outcome)
 
-    def settled(self, grant: Grant | None) -> None:
-        """The outcome is on disk; ``grant`` is None when it came too late for the grant."""
-        self._is_stored = grant is not None
+    def settle(self, turn: Turn, grant: Grant | None) -> None:
+        """Let the answer be given out once this transaction is on disk; never when it came too late."""
+        turn.after.append(partial(self._settled, is_stored=grant is not None))
 
-    @property
-    def is_refused(self) -> bool:
+    def _settled(self, *, is_stored: bool) -> None:
+        self._is_stored = is_stored
+
+    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
         """Whether the provider refused the exchange, and not the grant."""
         return isinstance(self._outcome, ExchangeRefused)
 
-    def event(self) -> tuple[str, str] | None:
-        """Return name and detail of the event to write; None where it is that of a refresh."""
+    def event(self, outcome: TokenOutcome) -> tuple[str, str]:
+        """Return name and detail of the event to write."""
         match self._outcome:
             case Exchanged(token=None, problem=problem):
                 return "session_transfer_refused", problem
@@ -66,7 +77,7 @@ class Exchange:
             case ExchangeRefused(error=error):
                 return "session_transfer_refused", error
             case _:
-                return None
+                return event_of(outcome)
 
     def answer(self, now: Now) -> TransferGranted | TokenRefused | None:
         """Return what the caller gets, after the flight; None when the grant itself has to say why not."""

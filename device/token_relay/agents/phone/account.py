@@ -11,20 +11,20 @@ The refresh token leaves by :meth:`Accounts.get_access_token` alone, with two ga
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+from dataclasses import dataclass
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import choose_grant, normalise_scope, with_state
-from token_relay.agents.grants.tokens import cache_token, erase_grant
-from token_relay.agents.link import Link
+from token_relay.agents.grants.serving import choose_grant, columns_of, normalise_scope
+from token_relay.agents.grants.tokens import cache_token, delete_grant
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
 from token_relay.agents.phone.sign_in import AccountSettings, discover, shown_name
-from token_relay.agents.ports import Clock
-from token_relay.agents.records import CachedToken, Grant
+from token_relay.agents.records import FINISHED, CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, RelayError, TransientError
 from token_relay.protocol.messages import ProviderSaid
 from token_relay.protocol.secret import RefreshToken
@@ -46,13 +46,20 @@ class Accounts:
     """The phone's own grants at its provider."""
 
     def __init__(
-        self, *, link: Link, keeper: GrantKeeper, sign_in: SignIn, http: Http, clock: Clock, settings: AccountSettings
+        self,
+        turns: Turns,
+        *,
+        keeper: GrantKeeper,
+        sign_in: SignIn,
+        http: Http,
+        settings: AccountSettings,
+        due: asyncio.Event,
     ) -> None:
-        self._link = link
+        self._turns = turns
         self._keeper = keeper
         self._sign_in = sign_in
         self._http = http
-        self._clock = clock
+        self._due = due
         self.settings = settings
 
     # -- signing in ------------------------------------------------------------------------------------
@@ -68,13 +75,13 @@ class Accounts:
 
     async def _keep(self, new: NewGrant) -> Grant:
         """Store, then judge, then adopt or discard."""
-        grant = await self._link.turn(lambda turn: self._store(turn, new))
+        grant = await self._turns.run(lambda turn: self._store(turn, new))
         try:
             checked = await self._sign_in.check(new)
         except RelayError:
             await self._discard(grant)
             raise
-        return await self._link.turn(lambda turn: self._adopt(turn, grant.grant_id, checked))
+        return await self._turns.run(lambda turn: self._adopt(turn, grant.grant_id, checked))
 
     async def sign_up(self, person: Person, options: SignInOptions) -> Grant | NotSignedIn:
         """Make an account, natively, and keep the grant of the sign-in that follows where the provider lets it.
@@ -114,7 +121,7 @@ class Accounts:
                 "sign_in_refused", detail=detail, trace_id=failure.trace_id, correlation_id=failure.correlation_id
             )
 
-        await self._link.turn(step)
+        await self._turns.run(step)
 
     def grant_of(self, turn: Turn, new: NewGrant, refresh_token: RefreshToken) -> Grant:
         return Grant(
@@ -140,27 +147,24 @@ class Accounts:
         if new.tokens.refresh_token is None:
             raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
         grant = self.grant_of(turn, new, new.tokens.refresh_token)
-        grant = replace(grant, refreshed_at=turn.wall, refreshed=turn.stamp)
-        grant = with_state(grant, lifecycle.Locked(grant.generation, "unverified"))
         turn.tx.put(grant)
+        turn.change(Grant, grant.grant_id, refreshed_at=turn.wall, refreshed=turn.stamp)
+        grant = turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, "unverified")))
         if new.tokens.access_token is not None:
             cache_token(turn, grant, "", new.sent, new.tokens)
         return grant
 
     def _adopt(self, turn: Turn, grant_id: str, checked: NewGrant) -> Grant:
-        grant = turn.tx.get(Grant, grant_id)
-        assert grant is not None
-        grant = with_state(grant, lifecycle.Held(grant.generation))
-        grant = replace(grant, subject=checked.subject, account=checked.username)
+        generation = turn.row(Grant, grant_id).generation
+        turn.change(Grant, grant_id, **columns_of(lifecycle.Held(generation)))
+        grant = turn.change(Grant, grant_id, subject=checked.subject, account=checked.username)
         for older in turn.tx.select(
             Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id, subject=grant.subject
         ):
             if older.grant_id != grant_id:
-                erase_grant(turn, older)
-                turn.tx.delete(Grant, older.grant_id)
-        turn.tx.put(grant)
+                delete_grant(turn, older.grant_id)
         turn.event("signed_in", grant_id=grant_id, generation=grant.generation, detail=grant.account)
-        turn.after.append(self._keeper.wake)
+        turn.after.append(self._due.set)
         return grant
 
     async def _discard(self, grant: Grant) -> None:
@@ -174,11 +178,10 @@ class Accounts:
             )
 
         def step(turn: Turn) -> None:
-            erase_grant(turn, grant)
-            turn.tx.delete(Grant, grant.grant_id)
+            delete_grant(turn, grant.grant_id)
             turn.event("sign_in_refused", grant_id=grant.grant_id)
 
-        await self._link.turn(step)
+        await self._turns.run(step)
 
     async def discover(self) -> oauth.ProviderMetadata:
         """Return where the provider listens. Raises ConfigError or TransientError, as the reason is."""
@@ -197,7 +200,7 @@ class Accounts:
         new = NewGrant(
             Refreshed(refresh_token, None, token_type="", expires_in_s=0.0, scope=""),
             metadata,
-            Stamp.of(self._clock.now()),
+            Stamp.of(self._turns.clock.now()),
             None,
             is_otp=False,
             username=shown_name(account),
@@ -208,36 +211,34 @@ class Accounts:
             for older in turn.tx.select(Grant, pairing_id=""):
                 is_over = older.state == "dead" and older.reason != "moved"  # what was moved may come back
                 if is_over or older.refresh_token == refresh_token:
-                    erase_grant(turn, older)
-                    turn.tx.delete(Grant, older.grant_id)
+                    delete_grant(turn, older.grant_id)
             turn.tx.put(grant)
             turn.event("imported", grant_id=grant.grant_id)
             return grant
 
-        grant = await self._link.turn(step)
+        grant = await self._turns.run(step)
         await self._keeper.refresh(grant.grant_id)
-        after = await self._link.turn(lambda turn: turn.tx.get(Grant, grant.grant_id))
-        if after is None or after.state in ("dead", "needs_handoff"):
+        after = await self._turns.run(lambda turn: turn.tx.get(Grant, grant.grant_id))
+        if after is None or after.state in FINISHED:
             raise LocalError("the provider does not accept this refresh token", hint="obtain a new one")
         if not after.refreshed:
             raise TransientError(
                 self._keeper.pause_reason(grant.grant_id) or "the provider cannot be reached",
                 hint="the token is kept, and tried again by itself",
             )
-        return await self._link.turn(lambda turn: self._learn_scope(turn, after))
+        return await self._turns.run(lambda turn: self._learn_scope(turn, after))
 
     def _learn_scope(self, turn: Turn, grant: Grant) -> Grant:
         """A token from elsewhere has the scope of its own sign-in, which the first answer tells."""
         token = turn.tx.get(CachedToken, grant.grant_id, "")
         if token is not None:
-            grant = replace(grant, scope=_granted(token.granted_scope, self.settings.scope))
-            turn.tx.put(grant)
+            return turn.change(Grant, grant.grant_id, scope=_granted(token.granted_scope, self.settings.scope))
         return grant
 
     async def sign_out(self) -> list[dict[str, str]]:
         """Erase the phone's own grants, after asking the provider to revoke them where it can be asked."""
         grants = [grant for grant in await self.grants() if grant.state != "dead"]
-        await self._link.turn(self._forget_moved)
+        await self._turns.run(self._forget_moved)
         result: list[dict[str, str]] = []
         for grant in grants:
             said: ProviderSaid = "unsupported"
@@ -246,25 +247,15 @@ class Accounts:
                 current = turn.tx.get(Grant, grant.grant_id)
                 if current is None:
                     return None
-                erase_grant(turn, with_state(current, lifecycle.Dead(current.generation, "signed_out")))
-                turn.tx.delete(Grant, grant.grant_id)
+                delete_grant(turn, grant.grant_id)
                 turn.event("signed_out", grant_id=grant.grant_id, detail=grant.account)
                 return current.refresh_token
 
-            refresh_token = await self._link.turn(erase)
+            refresh_token = await self._turns.run(erase)
             if refresh_token is not None and revocation.may_ask(grant, is_revoked=True):
                 said = await revocation.ask(self._http, grant, refresh_token)
             result.append({"account": grant.account, "issuer": grant.issuer, "provider": said})
         return result
-
-    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
-        """A refresh was under way at the sign-out: have what it brought revoked, unless a companion has that chain."""
-        if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=False):
-            turn.after.append(lambda: self._link.spawn(self._revoke(grant, refresh_token)))
-
-    async def _revoke(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        said = await revocation.ask(self._http, grant, refresh_token)
-        await self._link.turn(lambda turn: turn.event("revoked_at_provider", grant_id=grant.grant_id, detail=said))
 
     def _forget_moved(self, turn: Turn) -> None:
         """A grant whose token is under way to a companion does not come back to a phone that was signed out."""
@@ -273,7 +264,7 @@ class Accounts:
 
     async def grants(self) -> list[Grant]:
         """Return the phone's own grants, the newest last."""
-        rows = await self._link.turn(lambda turn: turn.tx.select(Grant, pairing_id=""))
+        rows = await self._turns.run(lambda turn: turn.tx.select(Grant, pairing_id=""))
         return sorted(rows, key=lambda grant: (grant.stored_at, grant.grant_id))
 
     async def usual_username(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,28 +15,31 @@ import structlog
 
 from token_relay.agents.grants import lifecycle, schedule
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import normalise_scope, with_state
-from token_relay.agents.grants.tokens import erase_grant
+from token_relay.agents.grants.serving import columns_of, normalise_scope
+from token_relay.agents.grants.tokens import delete_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
-from token_relay.agents.phone.handoff_rows import check_scope
+from token_relay.agents.phone.handoff_rows import Terms, check_scope
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
+from token_relay.agents.phone.own_grants import OwnGrants
 from token_relay.agents.phone.pairing import PhonePairing
 from token_relay.agents.phone.person import Person, SignIn, SignInOptions
 from token_relay.agents.phone.sign_in import AccountSettings
 from token_relay.agents.phone.steps import PhoneSteps
-from token_relay.agents.ports import Clock, Random, Vault
-from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
+from token_relay.agents.ports import Ports
+from token_relay.agents.pulse import Pulse
+from token_relay.agents.records import USABLE, Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
-from token_relay.protocol.handoff import Strategy
-from token_relay.protocol.secret import RefreshToken
-from token_relay.provider.http import Http
+from token_relay.protocol.handoff import PhoneStateName, Strategy
 
 log = structlog.get_logger()
 
+DECIDED: frozenset[PhoneStateName] = frozenset({"done", "cancelled", "gone"})
+ENDED: frozenset[PhoneStateName] = frozenset({"gone"})
 UNSAFE = {
     "branch": "profile {name} invalidates a refresh token when it is used: two devices on one chain kill each other",
 }
@@ -58,49 +61,41 @@ class PhoneAgent:
 
     def __init__(
         self,
-        *,
-        vault: Vault,
-        http: Http,
-        sign_in: SignIn,
-        clock: Clock,
-        random: Random,
+        ports: Ports,
         identity: Identity,
+        *,
+        sign_in: SignIn,
         name: str,
         settings: AccountSettings,
         strategy: Strategy | None,
         lease_days: int,
-        tasks: asyncio.TaskGroup,
     ) -> None:
-        self._clock = clock
+        self._clock = ports.clock
         self._strategy = strategy
         self._lease_days = lease_days
         self.settings = settings
-        self.steps = PhoneSteps()
-        self.handoffs = Handoffs(self.steps, may_release=lambda: settings.allow_refresh_token_access)
-        self.link = Link(vault=vault, clock=clock, random=random, identity=identity, handler=self.handoffs, tasks=tasks)
-        self.keeper = GrantKeeper(
-            link=self.link, vault=vault, http=http, clock=clock, random=random, tasks=tasks, watcher=self
-        )
+        self.turns = turns = Turns(ports, identity)
+        self._changed = changed = Pulse()
+        due, accepted = asyncio.Event(), asyncio.Queue[str]()
+        self.keeper = GrantKeeper(ports, turns, watcher=OwnGrants(turns, ports.http), due=due)
         self.accounts = Accounts(
-            link=self.link, keeper=self.keeper, sign_in=sign_in, http=http, clock=clock, settings=settings
+            turns, keeper=self.keeper, sign_in=sign_in, http=ports.http, settings=settings, due=due
         )
+        self.steps = PhoneSteps(changed, accepted)
         self.obtaining = Obtaining(
+            turns,
             steps=self.steps,
-            link=self.link,
-            keeper=self.keeper,
+            flights=self.keeper.flights,
             accounts=self.accounts,
             sign_in=sign_in,
-            http=http,
-            clock=clock,
-            random=random,
+            changed=changed,
+            accepted=accepted,
         )
-        self.pairing = PhonePairing(link=self.link, clock=clock, random=random, name=name)
-        self.reauth_action = "token-relay phone sign-in --username U, or --browser"
-        self.link.on_mailbox = self.pairing.receive
-        self.steps.on_obtain = self.obtaining.start
-        self.handoffs.on_pair4 = self.pairing.activated
-        self.steps.pulse = self._pulse
-        self._changed = asyncio.Event()
+        self.pairing = PhonePairing(turns, name=name)
+        self.handoffs = Handoffs(
+            self.steps, self.pairing, changed, may_release=lambda: settings.allow_refresh_token_access
+        )
+        self.link = Link(turns, handler=self.handoffs, mailbox=self.pairing)
 
     # -- running ---------------------------------------------------------------------------------------
 
@@ -110,23 +105,29 @@ class PhoneAgent:
         def step(turn: Turn) -> None:
             self.obtaining.resume(turn)
             for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
-                turn.tx.put(with_state(grant, lifecycle.Held(grant.generation)))  # an operator may have repaired it
+                held = lifecycle.Held(grant.generation)  # an operator may have repaired it
+                turn.change(Grant, grant.grant_id, **columns_of(held))
             for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
-                erase_grant(turn, grant)  # the agent stopped before the sign-in's id_token was checked
-                turn.tx.delete(Grant, grant.grant_id)
+                delete_grant(turn, grant.grant_id)  # the agent stopped before the sign-in's id_token was checked
 
-        await self.link.turn(step)
+        await self.turns.run(step)
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """See :class:`token_relay.agents.agent.Agent`."""
-        return [self.link.resend_loop(), self.keeper.run(), self.link.greet_loop(), self._tend()]
+        return [
+            self.turns.resend_loop(),
+            self.keeper.run(),
+            self.obtaining.run(),
+            self.link.greet_loop(),
+            self._tend(),
+        ]
 
     async def _tend(self) -> None:
         """Give up offers that are too old; runs until cancelled."""
         while True:
             wait_s = schedule.BACKOFF_S_MAX
             try:
-                wait_s = await self.link.turn(partial(clear_up, steps=self.steps))
+                wait_s = await self.turns.run(partial(clear_up, steps=self.steps))
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
             await self._clock.sleep(max(wait_s, 1.0))
@@ -136,25 +137,12 @@ class PhoneAgent:
         self.obtaining.network_is_up()
         self.keeper.network_is_up()
 
-    def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
-        """The keeper settled a refresh of the phone's own grant."""
-        if after.state in ("dead", "needs_handoff", "locked"):
-            turn.event("sign_in_needed", grant_id=after.grant_id, detail=after.reason)
-
-    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
-        """See :meth:`Accounts.on_late_token`."""
-        self.accounts.on_late_token(turn, grant, refresh_token)
-
-    def _pulse(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
     # -- devices ---------------------------------------------------------------------------------------
 
     async def pairing_of(self, device: str) -> Pairing:
         """Return the active pairing that a name, unique prefix or id means. Raises LocalError with the choice."""
-        rows = await self.link.turn(lambda turn: turn.tx.select(Pairing))
-        rows = [row for row in rows if row.state in ("active", "retired")]
+        rows = await self.turns.run(lambda turn: turn.tx.select(Pairing))
+        rows = [row for row in rows if row.state != "pending"]
         newest = {row.peer_id: row for row in sorted(rows, key=lambda row: (row.state == "active", row.paired_at))}
         exact = [row for row in newest.values() if device in (row.peer_id, row.peer_name)]
         prefix = [row for row in newest.values() if row.peer_id.startswith(device) or row.peer_name.startswith(device)]
@@ -183,7 +171,7 @@ class PhoneAgent:
         own = await self._own_grant(strategy)
         check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
         issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
-        row = await self.link.turn(
+        row = await self.turns.run(
             partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)
         )
         ends_at = self._clock.now().boot_s + wish.wait_s
@@ -203,7 +191,7 @@ class PhoneAgent:
             left_s = ends_at - self._clock.now().boot_s
             if left_s <= 0:
                 return row
-            changed = self._changed
+            changed = self._changed.next
             if (await self._reload(row.handoff_id)) == row:
                 await self._clock.wait(changed, left_s)
 
@@ -224,7 +212,7 @@ class PhoneAgent:
             is_ours = (grant.client_id, grant.profile) == (self.settings.client_id, self.settings.profile.name)
             # Of an earlier configuration: the companion would refuse another client's grant after it has left, and
             # another profile's strategy may spend it.
-            if is_ours and grant.refresh_token is not None and grant.state in ("held", "refreshing", "uncertain"):
+            if is_ours and grant.refresh_token is not None and grant.state in USABLE:
                 return grant
         raise PersonNeededError(
             "nobody is signed in on this phone", hint="token-relay phone sign-in --username U, or --browser"
@@ -233,34 +221,24 @@ class PhoneAgent:
     def _open(
         self, turn: Turn, *, pairing: Pairing, strategy: Strategy, wish: HandoffWish, own: Grant | None, issuer: str
     ) -> PhoneHandoff:
-        current = turn.tx.get(Pairing, pairing.pairing_id)
-        assert current is not None
-        if (row := self.steps.open_handoff(turn.tx, current)) is not None:
+        if (row := self.steps.open_handoff(turn.tx, pairing)) is not None:
             return row  # one open handoff per pairing: the second command joins it
-        turn.tx.put(replace(current, renew_denied=False))  # the person asks: the device may be renewed again
-        lease_days = self._lease_days if wish.lease_days is None else wish.lease_days
-        like = PhoneHandoff(
-            handoff_id="",
-            pairing_id=pairing.pairing_id,
+        turn.change(Pairing, pairing.pairing_id, renew_denied=False)  # the person asks: it may be renewed again
+        terms = Terms(
             grant_id=own.grant_id if own else "",
-            state="new",
-            reason="",
             strategy=strategy,
             scope=normalise_scope(wish.scope),
-            lease_days=lease_days,
-            created="",
-            created_at=0,
-            expires_at=0,
+            lease_days=self._lease_days if wish.lease_days is None else wish.lease_days,
             issuer=issuer,
             client_id=self.settings.client_id,
             subject=own.subject if own else "",
             account=own.account if own else "",
             profile=self.settings.profile.name,
         )
-        return self.steps.offer(turn, current, like)
+        return self.steps.offer(turn, pairing, terms)
 
     async def _reload(self, handoff_id: str) -> PhoneHandoff:
-        row = await self.link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
+        row = await self.turns.run(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
         if row is None:
             raise LocalError("the device was forgotten meanwhile")
         return row
@@ -278,17 +256,17 @@ class PhoneAgent:
             self.steps.step(turn, pairing, row.handoff_id, "cancel")
             return row.handoff_id
 
-        handoff_id = await self.link.turn(step)
-        return await self._until(handoff_id, ("done", "cancelled", "gone"), wait_s=10.0)
+        handoff_id = await self.turns.run(step)
+        return await self._until(handoff_id, DECIDED, wait_s=10.0)
 
     async def revoke(self, device: str, *, wait_s: float) -> list[PhoneHandoff]:
         """Take every grant of a device away; REVOKE is durable when this begins to wait, and never expires."""
         pairing = await self.pairing_of(device)
-        ids = await self.link.turn(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
+        ids = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
         ends_at = self._clock.now().boot_s + wait_s
         rows = []
         for handoff_id in ids:
-            rows.append(await self._until(handoff_id, ("gone",), wait_s=ends_at - self._clock.now().boot_s))
+            rows.append(await self._until(handoff_id, ENDED, wait_s=ends_at - self._clock.now().boot_s))
         return rows
 
     async def unpair(self, device: str) -> list[PhoneHandoff]:
@@ -301,20 +279,20 @@ class PhoneAgent:
                 forget_device(turn, self.steps, pairing.peer_id)
             else:
                 for row in turn.tx.select(Pairing, peer_id=pairing.peer_id):
-                    turn.tx.put(replace(row, state="retired"))
+                    turn.change(Pairing, row.pairing_id, state="retired")
 
-        await self.link.turn(step)
+        await self.turns.run(step)
         return rows
 
     async def forget(self, device: str) -> int:
         """Give a device up without asking it; returns how many live handoffs that ended."""
         pairing = await self.pairing_of(device)
-        return await self.link.turn(lambda turn: forget_device(turn, self.steps, pairing.peer_id))
+        return await self.turns.run(lambda turn: forget_device(turn, self.steps, pairing.peer_id))
 
-    async def _until(self, handoff_id: str, states: tuple[str, ...], *, wait_s: float) -> PhoneHandoff:
+    async def _until(self, handoff_id: str, states: frozenset[PhoneStateName], *, wait_s: float) -> PhoneHandoff:
         ends_at = self._clock.now().boot_s + wait_s
         while True:
-            changed = self._changed
+            changed = self._changed.next
             row = await self._reload(handoff_id)
             left_s = ends_at - self._clock.now().boot_s
             if row.state in states or left_s <= 0:

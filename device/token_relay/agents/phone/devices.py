@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.pairings import delete_pairing
-from token_relay.agents.phone.handoff_rows import LIVE
+from token_relay.agents.phone.handoff_rows import LIVE, state_of
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.records import Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
+from token_relay.protocol.handoff import phone_may
 from token_relay.protocol.pairing import INVITATION_LIFETIME_S
 
 FORGOTTEN_AFTER_S = 30 * 24 * 3600  # rows of a deleted pairing: no message reaches them, a person may look at events
@@ -19,10 +18,10 @@ def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[str]:
     """Queue REVOKE for every live handoff of a device and take its right to renew away; returns their ids."""
     touched = []
     for pairing in turn.tx.select(Pairing, peer_id=device_id):
-        turn.tx.put(replace(pairing, renew_denied=True))
+        turn.change(Pairing, pairing.pairing_id, renew_denied=True)
         for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id):
             if row.state in LIVE or (row.state, row.reason) == ("gone", "rollback"):
-                if row.state != "revoking":
+                if phone_may(state_of(row), "revoke"):
                     steps.step(turn, pairing, row.handoff_id, "revoke")
                 touched.append(row.handoff_id)
     return touched
@@ -72,9 +71,6 @@ def _expire_offers(turn: Turn, steps: PhoneSteps) -> float:
     for row in turn.tx.select(PhoneHandoff, state="offered"):
         if row.expires_at and turn.wall <= row.expires_at:
             next_s = min(next_s, row.expires_at + 1 - turn.now.wall_s)
-        elif row.expires_at:
-            pairing = turn.tx.get(Pairing, row.pairing_id)
-            if pairing is not None:
-                steps.note(turn, row.handoff_id, problem="the offer was not taken within 24 hours")
-                steps.step(turn, pairing, row.handoff_id, "cancel")
+        elif row.expires_at and turn.tx.get(Pairing, row.pairing_id) is not None:
+            steps.give_up(turn, row.handoff_id, "the offer was not taken within 24 hours")
     return next_s

@@ -2,22 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Literal, assert_never, cast, get_args
 
-from token_relay.agents.records import PhoneHandoff
+from token_relay.agents.records import DeviceState, PhoneHandoff, PhoneHandoffColumns
 from token_relay.protocol.errors import ConfigError, PersonNeededError
-from token_relay.protocol.handoff import Cancelled, Cancelling, Done, Gone, New, Offered, PhoneState, Released, Revoking
+from token_relay.protocol.handoff import (
+    Cancelled,
+    Cancelling,
+    Done,
+    Gone,
+    GoneReason,
+    New,
+    Offered,
+    PhoneState,
+    PhoneStateName,
+    Released,
+    Revoking,
+    Strategy,
+)
 from token_relay.protocol.messages import Offer
 
-LIVE = ("offered", "released", "done", "cancelling", "revoking")  # the companion has a part in it, or may have
+LIVE: frozenset[PhoneStateName] = frozenset({"offered", "released", "done", "cancelling", "revoking"})
+"""The companion has a part in it, or may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a handoff offers, before it has an id. ``renews``: the handoff whose grant it replaces, asked by RENEW."""
+
+    grant_id: str  # the phone's own grant behind it; empty where there is none
+    strategy: Literal["", Strategy]
+    scope: str
+    lease_days: int
+    issuer: str
+    client_id: str
+    subject: str
+    account: str
+    profile: str
+    renews: str = ""
+
+    @classmethod
+    def again(cls, row: PhoneHandoff) -> Terms:
+        """Return the terms of a handoff once more: a renewal."""
+        return cls(
+            grant_id=row.grant_id,
+            strategy=row.strategy,
+            scope=row.scope,
+            lease_days=row.lease_days,
+            issuer=row.issuer,
+            client_id=row.client_id,
+            subject=row.subject,
+            account=row.account,
+            profile=row.profile,
+            renews=row.handoff_id,
+        )
+
+    def new_row(
+        self, handoff_id: str, pairing_id: str, *, created: str, created_at: int, expires_at: int
+    ) -> PhoneHandoff:
+        """Return the row of a new handoff on these terms."""
+        return PhoneHandoff(
+            handoff_id=handoff_id,
+            pairing_id=pairing_id,
+            grant_id=self.grant_id,
+            state="new",
+            reason="",
+            strategy=self.strategy,
+            scope=self.scope,
+            lease_days=self.lease_days,
+            created=created,
+            created_at=created_at,
+            expires_at=expires_at,
+            renews=self.renews,
+            is_renewal=bool(self.renews),
+            issuer=self.issuer,
+            client_id=self.client_id,
+            subject=self.subject,
+            account=self.account,
+            profile=self.profile,
+        )
 
 
 def offer_body(row: PhoneHandoff) -> Offer:
-    if row.strategy not in ("branch", "mint", "move"):
+    """Return OFFER for a handoff. Raises PersonNeededError: its terms were lost with an older disk."""
+    if row.strategy == "":
         raise PersonNeededError("a handoff without a strategy cannot be offered")
     return Offer(
         handoff_id=row.handoff_id,
-        strategy=row.strategy,  # type: ignore[arg-type]  # just checked
+        strategy=row.strategy,
         issuer=row.issuer,
         client_id=row.client_id,
         scope=row.scope,
@@ -30,19 +103,8 @@ def offer_body(row: PhoneHandoff) -> Offer:
 
 def unknown_row(handoff_id: str, pairing_id: str, created: str, created_at: int) -> PhoneHandoff:
     """A row for a handoff that this disk has never seen, or has lost: it can only be taken away."""
-    return PhoneHandoff(
-        handoff_id=handoff_id,
-        pairing_id=pairing_id,
-        grant_id="",
-        state="new",
-        reason="",
-        strategy="",
-        scope="",
-        lease_days=0,
-        created=created,
-        created_at=created_at,
-        expires_at=0,
-    )
+    terms = Terms("", "", "", 0, "", "", "", "", "")
+    return terms.new_row(handoff_id, pairing_id, created=created, created_at=created_at, expires_at=0)
 
 
 def state_of(row: PhoneHandoff) -> PhoneState:
@@ -63,20 +125,37 @@ def state_of(row: PhoneHandoff) -> PhoneState:
         case "revoking":
             return Revoking()
         case "gone":
-            return Gone(row.reason)
+            return Gone(cast("GoneReason", row.reason))
         case _:
-            raise AssertionError("unknown state on disk")
+            assert_never(row.state)
 
 
-def with_phone_state(row: PhoneHandoff, state: PhoneState) -> PhoneHandoff:
-    """Return the row with the columns that spell this state."""
+def columns_of(state: PhoneState) -> PhoneHandoffColumns:
+    """Return the columns that spell this state."""
     match state:
-        case Offered(is_accepted=True):
-            return replace(row, state="offered", reason="accepted")
+        case New():
+            return {"state": "new", "reason": ""}
+        case Offered(is_accepted):
+            return {"state": "offered", "reason": "accepted" if is_accepted else ""}
+        case Released():
+            return {"state": "released", "reason": ""}
+        case Done():
+            return {"state": "done", "reason": ""}
+        case Cancelling():
+            return {"state": "cancelling", "reason": ""}
+        case Cancelled():
+            return {"state": "cancelled", "reason": ""}
+        case Revoking():
+            return {"state": "revoking", "reason": ""}
         case Gone(reason):
-            return replace(row, state="gone", reason=reason)
+            return {"state": "gone", "reason": reason}
         case _:
-            return replace(row, state=type(state).__name__.lower(), reason="")
+            assert_never(state)
+
+
+def device_state_of(reported: str) -> DeviceState:
+    """Return what a companion says of its end, in the words that a row has."""
+    return cast("DeviceState", reported) if reported in get_args(DeviceState) else "unknown"
 
 
 def check_scope(wanted: str, granted: str) -> None:

@@ -6,23 +6,22 @@ Each message is applied inside one transaction; what changes a handoff goes thro
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 
 from token_relay.agents.grants.tokens import lock_grants
 from token_relay.agents.pairings import retire_others
-from token_relay.agents.phone.handoff_rows import LIVE, state_of, unknown_row, with_phone_state
+from token_relay.agents.phone.handoff_rows import LIVE, Terms, columns_of, device_state_of, state_of, unknown_row
+from token_relay.agents.phone.pairing import PhonePairing
 from token_relay.agents.phone.renewals import renewal_refusal
 from token_relay.agents.phone.steps import UNKNOWN_MAX, PhoneSteps
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.pulse import Pulse
+from token_relay.agents.records import Outgoing, Pairing, PhoneHandoff, RestoredEnd
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.envelope import shared_key
 from token_relay.protocol.errors import PeerError
-from token_relay.protocol.handoff import (
-    Gone,
-    Offered,
-)
+from token_relay.protocol.handoff import Gone, GoneReason, Offered, phone_may
 from token_relay.protocol.messages import (
     HANDOFFS_LISTED_MAX,
     Accept,
@@ -40,14 +39,19 @@ from token_relay.protocol.messages import (
     plaintext_hash,
 )
 
+TAKEN_AWAY: frozenset[GoneReason] = frozenset({"revoked", "lost"})
+
 
 class Handoffs:
     """All handoffs of this phone; implements :class:`token_relay.agents.link.Handler`."""
 
-    def __init__(self, steps: PhoneSteps, *, may_release: Callable[[], bool]) -> None:
+    def __init__(
+        self, steps: PhoneSteps, pairing: PhonePairing, changed: Pulse, *, may_release: Callable[[], bool]
+    ) -> None:
         self._steps = steps
+        self._pairing = pairing
+        self._changed = changed
         self._may_release = may_release
-        self.on_pair4: Callable[[Pairing], None] = lambda pairing: None
 
     # -- messages --------------------------------------------------------------------------------------
 
@@ -65,8 +69,7 @@ class Handoffs:
             case Lost(handoff_id=handoff_id):
                 self._steps.step(turn, pairing, handoff_id, "lost")
             case Reject(handoff_id=str() as handoff_id, reason=reason):
-                self._steps.note(turn, handoff_id, problem=f"the companion refused: {reason.replace('_', ' ')}")
-                self._steps.step(turn, pairing, handoff_id, "reject")
+                self._rejected(turn, pairing, handoff_id, reason)
             case Reject(reason=reason):
                 turn.event("rejected", device=pairing.peer_id, detail=reason)
             case Renew() as renew:
@@ -83,18 +86,23 @@ class Handoffs:
                 raise PeerError("wrong_offer")
             key = bytes.fromhex(accept.one_time_key)
             shared_key(turn.own.private_key, key)  # refuses a low-order point before a token is obtained for it
-            row = replace(row, one_time_key=key, accept_hash=plaintext_hash(plaintext))
-            turn.tx.put(row)
+            turn.change(PhoneHandoff, row.handoff_id, one_time_key=key, accept_hash=plaintext_hash(plaintext))
         self._steps.step(turn, pairing, accept.handoff_id, "accept")
 
+    def _rejected(self, turn: Turn, pairing: Pairing, handoff_id: str, reason: str) -> None:
+        if turn.tx.get(PhoneHandoff, handoff_id) is not None:
+            turn.change(PhoneHandoff, handoff_id, problem=f"the companion refused: {reason.replace('_', ' ')}")
+        self._steps.step(turn, pairing, handoff_id, "reject")
+
     def _revoked(self, turn: Turn, pairing: Pairing, revoked: Revoked) -> None:
-        self._steps.note(
-            turn,
-            revoked.handoff_id,
-            provider_said=revoked.provider,
-            access_token_ends_at=revoked.access_token_ends_at,
-            device_state="erased",
-        )
+        if turn.tx.get(PhoneHandoff, revoked.handoff_id) is not None:
+            turn.change(
+                PhoneHandoff,
+                revoked.handoff_id,
+                provider_said=revoked.provider,
+                access_token_ends_at=revoked.access_token_ends_at,
+                device_state="erased",
+            )
         self._steps.step(turn, pairing, revoked.handoff_id, "revoked")
 
     def _pair4(self, turn: Turn, pairing: Pairing, pair4: Pair4) -> None:
@@ -105,14 +113,12 @@ class Handoffs:
         turn.settle(pairing.pairing_id, types=frozenset({"PAIR3"}))
         for other in turn.tx.select(Pairing, peer_id=pairing.peer_id, state="active"):
             for row in turn.tx.select(PhoneHandoff, pairing_id=other.pairing_id):
-                self._steps.step(turn, other, row.handoff_id, "cancel")  # settles what was open; DONE stays revocable
+                if phone_may(state_of(row), "cancel"):
+                    self._steps.step(turn, other, row.handoff_id, "cancel")  # DONE stays revocable
         retire_others(turn, pairing)
-        current = turn.tx.get(Pairing, pairing.pairing_id)
-        assert current is not None
-        active = replace(current, state="active", paired_at=turn.wall)
-        turn.tx.put(active)
+        turn.change(Pairing, pairing.pairing_id, state="active", paired_at=turn.wall)
         turn.event("paired", device=pairing.peer_id, detail=pairing.peer_name)
-        turn.after.append(lambda: self.on_pair4(active))
+        turn.after.append(partial(self._pairing.activated, pairing.pairing_id))
 
     # -- renewal ---------------------------------------------------------------------------------------
 
@@ -128,12 +134,12 @@ class Handoffs:
         if turn.is_duplicate and not refusal:
             refusal = "later"
         if row is not None and not turn.is_duplicate:
-            turn.tx.put(replace(row, device_state="needs_handoff", device_reason=renew.reason))
+            turn.change(PhoneHandoff, row.handoff_id, device_state="needs_handoff", device_reason=renew.reason)
             turn.event("renewal_asked", device=pairing.peer_id, handoff_id=renew.handoff_id, detail=renew.reason)
         if refusal or row is None:
             turn.answer(pairing.pairing_id, Reject(handoff_id=None, reason=refusal or "gone"))
             return
-        self._steps.offer(turn, pairing, replace(row, renews=row.handoff_id, is_renewal=True))
+        self._steps.offer(turn, pairing, Terms.again(row))
 
     # -- what the link asks ----------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class Handoffs:
             ]
             if terms:
                 turn.answer(pairing.pairing_id, Lease(challenge=hello.challenge, handoffs=terms[-HANDOFFS_LISTED_MAX:]))
-        turn.after.append(self._steps.pulse)
+        turn.after.append(self._changed.beat)
         return honest
 
     def _learn(self, turn: Turn, pairing: Pairing, hello: Hello) -> bool:
@@ -174,39 +180,42 @@ class Handoffs:
                 continue
             if report.generation and report.generation < row.generation:
                 honest = False
-            state = report.state if row.state == "done" else row.device_state
-            turn.tx.put(replace(row, device_state=state, generation=max(report.generation, row.generation)))
+            state = device_state_of(report.state) if row.state == "done" else row.device_state
+            generation = max(report.generation, row.generation)
+            turn.change(PhoneHandoff, row.handoff_id, device_state=state, generation=generation)
         if len(hello.handoffs) < HANDOFFS_LISTED_MAX:
             listed = {report.handoff_id for report in hello.handoffs}
             for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done"):
-                if row.handoff_id not in listed and row.device_state not in ("dead", "needs_handoff"):
-                    turn.tx.put(replace(row, device_state="dead"))  # the list is whole: it is over there
+                if row.handoff_id not in listed and row.device_state != "needs_handoff":
+                    # the list is whole, so it is over there
+                    turn.change(PhoneHandoff, row.handoff_id, device_state="dead")
         return honest
 
     def _claimed(self, turn: Turn, pairing: Pairing, handoff_id: str, row: PhoneHandoff | None) -> None:
         """The companion holds a grant that is over here, or never was: one of the two disks was restored."""
         if row is None:
             if self._steps.unknown_count(turn, pairing) < UNKNOWN_MAX:  # so that `phone revoke` reaches it
-                unknown = unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall)
-                turn.tx.put(with_phone_state(unknown, Gone("rollback")))
+                turn.tx.put(unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall))
+                turn.change(PhoneHandoff, handoff_id, **columns_of(Gone("rollback")))
                 turn.event("handoff_gone", device=pairing.peer_id, handoff_id=handoff_id, detail="rollback")
                 if pairing.rollback == "self":
                     lock_grants(turn, "rollback")  # this disk has lost what was handed over: it may have been a `move`
         elif row.pairing_id != pairing.pairing_id:
             pass
-        elif row.reason in ("revoked", "lost") and self._steps.may_take_away(turn, pairing):
+        elif row.reason in TAKEN_AWAY and self._steps.may_take_away(turn, pairing):
             self._steps.step(turn, pairing, handoff_id, "stored")  # says the same as STORED: take it away
         elif row.reason == "superseded":
-            turn.tx.put(with_phone_state(row, Gone("rollback")))
+            turn.change(PhoneHandoff, handoff_id, **columns_of(Gone("rollback")))
 
-    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None:
+    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
         """A restored image of this disk: whatever was moved, or may be spent, is not ours to use."""
         if who != "self":
             return
         for row in turn.tx.select(PhoneHandoff, strategy="move"):
             if row.state in LIVE:
                 turn.settle(row.pairing_id, handoff_id=row.handoff_id)
-                turn.tx.put(with_phone_state(replace(row, held_token=None), Gone("rollback")))
+                turn.change(PhoneHandoff, row.handoff_id, held_token=None)
+                turn.change(PhoneHandoff, row.handoff_id, **columns_of(Gone("rollback")))
                 turn.tx.erase_key(row.handoff_id)
         for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="offered"):
             # What became of it in the lost future, only they know.

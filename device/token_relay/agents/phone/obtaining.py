@@ -1,263 +1,181 @@
 """Obtaining the companion's token: the only step between ACCEPT and RELEASED that needs the provider.
 
-``branch`` refreshes the phone's own grant, exclusively, and gives the new token away; ``mint`` has the person sign in;
-``move`` needs nothing. A crash in between leaves a token that nobody holds: it is counted as an orphan, and the step is
-done again.
+``branch`` (:mod:`.branch`) refreshes the phone's own grant and gives the new token away; ``mint`` has the person sign
+in; ``move`` needs nothing. A crash in between leaves a token that nobody holds: it is counted as an orphan, and the
+step is done again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import structlog
 
 from token_relay.agents.failures import until_stored
-from token_relay.agents.grants import lifecycle, schedule
-from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import profile_of, with_state
-from token_relay.agents.grants.tokens import erase_grant
-from token_relay.agents.link import Link
+from token_relay.agents.grants import schedule
+from token_relay.agents.grants.errand import RefreshErrand
+from token_relay.agents.grants.flight import Flights
 from token_relay.agents.phone.account import Accounts
+from token_relay.agents.phone.branch import Branch
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.person import NewGrant, Person, SignIn, SignInLostError, SignInOptions
-from token_relay.agents.phone.steps import PhoneSteps
-from token_relay.agents.ports import Clock, Random
-from token_relay.agents.records import Grant, Pairing, PhoneHandoff
+from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
+from token_relay.agents.pulse import Pulse
+from token_relay.agents.records import UNANSWERED, Grant, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import VaultError
-from token_relay.protocol.handoff import Offered
-from token_relay.protocol.secret import RefreshToken
-from token_relay.provider import oauth
-from token_relay.provider.http import Http
-from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 
 log = structlog.get_logger()
 
-ACCEPTED = Offered(is_accepted=True)  # the one state in which a token is obtained
-
 
 class Obtaining:
-    """What is under way for the handoffs of one phone."""
+    """What is under way for the handoffs of one phone. ``accepted`` brings the handoffs; :meth:`run` takes them."""
 
     def __init__(
         self,
+        turns: Turns,
         *,
         steps: PhoneSteps,
-        link: Link,
-        keeper: GrantKeeper,
+        flights: Flights,
         accounts: Accounts,
         sign_in: SignIn,
-        http: Http,
-        clock: Clock,
-        random: Random,
+        changed: Pulse,
+        accepted: asyncio.Queue[str],
     ) -> None:
+        self._turns = turns
         self._steps = steps
-        self._link = link
-        self._keeper = keeper
+        self._flights = flights
         self._accounts = accounts
         self._sign_in = sign_in
-        self._http = http
-        self._clock = clock
-        self._random = random
-        self._network = asyncio.Event()
+        self._changed = changed
+        self._accepted = accepted
+        self._network = Pulse()
         self._under_way: set[str] = set()
         self._signing_in: dict[str, asyncio.Lock] = {}
 
     def resume(self, turn: Turn) -> None:
         """Pick up after a restart: count orphans, go on with what was accepted."""
         for row in turn.tx.select(PhoneHandoff, is_obtaining=True):
-            turn.tx.put(replace(row, is_obtaining=False, orphans=row.orphans + 1))
+            turn.change(PhoneHandoff, row.handoff_id, is_obtaining=False, orphans=row.orphans + 1)
             turn.event("orphan_left", handoff_id=row.handoff_id, detail="the agent stopped while a token was obtained")
         for row in turn.tx.select(PhoneHandoff, state="offered", reason="accepted"):
-            turn.after.append(partial(self.start, row.handoff_id))
+            turn.after.append(partial(self._accepted.put_nowait, row.handoff_id))
 
     def network_is_up(self) -> None:
         """What waits for the provider may try at once."""
-        self._network.set()
-        self._network = asyncio.Event()
+        self._network.beat()
 
-    def start(self, handoff_id: str) -> None:
-        """ACCEPT is committed. ``mint`` waits for the person's command; the others go on by themselves."""
-        self._steps.pulse()
-        if handoff_id not in self._under_way:
-            self._under_way.add(handoff_id)
-            self._link.spawn(self._obtain(handoff_id))
+    async def run(self) -> None:
+        """Obtain for each handoff whose ACCEPT is committed; runs until cancelled.
+
+        ``mint`` waits for the person's command; the others go on by themselves.
+        """
+        while True:
+            handoff_id = await self._accepted.get()
+            self._changed.beat()
+            if handoff_id not in self._under_way:
+                self._under_way.add(handoff_id)
+                self._turns.spawn(self._obtain(handoff_id))
 
     async def _obtain(self, handoff_id: str) -> None:
         """Obtain and release, trying again until it works, is final, or the offer is over. Never raises."""
         failures = 0
         try:
-            while True:
-                row = await self._link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
-                if row is None or state_of(row) != ACCEPTED:
-                    return
+            while (row := await self._accepted_row(handoff_id)) is not None:
                 if row.strategy == "mint":
                     await self._note(handoff_id, "waits for the person to sign in: token-relay phone handoff again")
                     return
-                if row.strategy == "move":
-                    await self._keeper.flights.exclusively(row.grant_id, partial(self._move, handoff_id))
-                else:
-                    await self._keeper.flights.exclusively(row.grant_id, partial(self._branch, handoff_id))
-                row = await self._link.turn(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
-                if row is None or state_of(row) != ACCEPTED:
+                await self._try(row)
+                if await self._accepted_row(handoff_id) is None:
                     return
-                grant_id = row.grant_id
-                grant = await self._link.turn(lambda turn: turn.tx.get(Grant, grant_id))  # noqa: B023  # run at once
-                if grant is not None and grant.state in ("refreshing", "uncertain"):
-                    await self._keeper.refresh(row.grant_id)  # finish the open intent first
                 failures += 1
-                pause_s = schedule.backoff_s(
-                    failures=failures, share=self._random.uniform(0.5, 1.0), retry_after_s=None
-                )
-                await self._clock.wait(self._network, pause_s)
+                share = self._turns.random.uniform(0.5, 1.0)
+                pause_s = schedule.backoff_s(failures=failures, share=share, retry_after_s=None)
+                await self._turns.clock.wait(self._network.next, pause_s)
         except VaultError as exc:
             log.error("vault_refused", detail=str(exc))
         finally:
             self._under_way.discard(handoff_id)
 
+    async def _accepted_row(self, handoff_id: str) -> PhoneHandoff | None:
+        row = await self._turns.read(lambda tx: tx.get(PhoneHandoff, handoff_id))
+        return row if row is not None and state_of(row) == ACCEPTED else None
+
+    async def _try(self, row: PhoneHandoff) -> None:
+        """Obtain once, after what is open with the phone's own grant has come to its end."""
+        await self._flights.landing(row.grant_id)
+        grant = await self._turns.read(lambda tx: tx.get(Grant, row.grant_id))
+        if grant is None or grant.refresh_token is None or grant.state == "dead":
+            why = "has no token to move any more" if row.strategy == "move" else "is no longer signed in"
+            problem = f"the phone {why}"
+            await self._turns.run(partial(self._steps.give_up, handoff_id=row.handoff_id, problem=problem))
+        elif grant.state in UNANSWERED:
+            await self._flights.fly_alone(row.grant_id, RefreshErrand())
+        elif grant.state != "held":
+            pass
+        elif row.strategy == "move":
+            await self._carefully(partial(self._move, handoff_id=row.handoff_id))
+        else:
+            await self._flights.fly_alone(row.grant_id, Branch(self._steps, row.handoff_id))
+
     async def _note(self, handoff_id: str, problem: str) -> None:
         def step(turn: Turn) -> None:
             row = turn.tx.get(PhoneHandoff, handoff_id)
             if row is not None and row.problem != problem:
-                turn.tx.put(replace(row, problem=problem))
-                turn.after.append(self._steps.pulse)
+                self._steps.tell(turn, handoff_id, problem)
 
-        await self._link.turn(step)
+        await self._turns.run(step)
 
-    async def _move(self, handoff_id: str) -> None:
-        def step(turn: Turn) -> None:
-            row = turn.tx.get(PhoneHandoff, handoff_id)
-            grant = turn.tx.get(Grant, row.grant_id) if row is not None else None
-            if row is None or grant is None or grant.refresh_token is None:
-                self._give_up(turn, handoff_id, "the phone has no token to move any more")
-            elif grant.state == "held":
-                pairing = turn.tx.get(Pairing, row.pairing_id)
-                assert pairing is not None
-                self._steps.release(turn, pairing, row, grant, grant.refresh_token)
-
-        await self._carefully(step)
-
-    async def _branch(self, handoff_id: str) -> None:
-        """Refresh the phone's own grant and give the *new* token away; the old one stays here, and good."""
-
-        def begin(turn: Turn) -> tuple[Grant, RefreshToken] | None:
-            row = turn.tx.get(PhoneHandoff, handoff_id)
-            if row is None or state_of(row) != ACCEPTED:
-                return None
-            grant = turn.tx.get(Grant, row.grant_id)
-            if grant is None or grant.refresh_token is None or grant.state == "dead":
-                self._give_up(turn, handoff_id, "the phone is no longer signed in")
-                return None
-            if grant.state != "held":
-                return None
-            orphans = row.orphans + (1 if row.is_obtaining else 0)
-            turn.tx.put(replace(row, is_obtaining=True, orphans=orphans))
-            return grant, grant.refresh_token
-
-        begun = await self._link.turn(begin)
-        if begun is None:
-            return
-        grant, refresh_token = begun
-        outcome = await oauth.refresh(
-            self._http,
-            profile_of(grant),
-            token_endpoint=grant.token_endpoint,
-            client_id=grant.client_id,
-            refresh_token=refresh_token,
-            client_info=grant.profile == "entra",
-        )
-        await self._carefully(lambda turn: self._branched(turn, handoff_id, outcome))
-
-    def _branched(self, turn: Turn, handoff_id: str, outcome: TokenOutcome) -> None:
+    def _move(self, turn: Turn, handoff_id: str) -> None:
         row = turn.tx.get(PhoneHandoff, handoff_id)
-        if row is None:
-            return
-        grant = turn.tx.get(Grant, row.grant_id)
-        pairing = turn.tx.get(Pairing, row.pairing_id)
-        if grant is None or pairing is None:
-            return
-        # What came back without being released is nobody's: an answer that was lost, or a handoff ended meanwhile.
-        is_orphan = isinstance(outcome, OutcomeUnknown)
-        match outcome:
-            case Refreshed(refresh_token=RefreshToken() as new):
-                is_orphan = not self._steps.release(turn, pairing, row, grant, new)
-            case Refreshed():
-                self._give_up(turn, handoff_id, "the provider gives no second refresh token: branch cannot work")
-            case Denied(kind="final"):
-                erase_grant(turn, with_state(grant, lifecycle.Dead(grant.generation, "denied")))
-                turn.event("sign_in_needed", grant_id=grant.grant_id, detail="denied")
-                self._give_up(
-                    turn, handoff_id, f"the provider no longer accepts the phone's own grant: {outcome.error}"
-                )
-            case Denied(kind="person" | "configuration"):
-                self._give_up(turn, handoff_id, f"the provider refuses: {outcome.error} ({outcome.kind})")
-            case Denied():
-                self._put_problem(turn, handoff_id, f"the provider refuses for now: {outcome.error}")
-            case Unavailable(reason) | OutcomeUnknown(reason):
-                self._put_problem(turn, handoff_id, f"the provider cannot be reached: {reason}")
-        current = turn.tx.get(PhoneHandoff, handoff_id)
-        if current is not None and (current.is_obtaining or is_orphan):
-            turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + (1 if is_orphan else 0)))
-
-    def _put_problem(self, turn: Turn, handoff_id: str, problem: str) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
-        if row is not None:
-            turn.tx.put(replace(row, problem=problem))
-            turn.after.append(self._steps.pulse)
-
-    def _give_up(self, turn: Turn, handoff_id: str, problem: str) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
-        pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
-        if row is not None and pairing is not None:
-            turn.tx.put(replace(row, problem=problem, is_obtaining=False))
-            self._steps.step(turn, pairing, handoff_id, "cancel")
+        grant = turn.tx.get(Grant, row.grant_id) if row is not None else None
+        if row is not None and grant is not None and grant.refresh_token is not None and grant.state == "held":
+            pairing = turn.row(Pairing, row.pairing_id)
+            self._steps.release(turn, pairing, handoff_id, grant, grant.refresh_token)
 
     async def _carefully(self, step: Callable[[Turn], None]) -> None:
-        await until_stored(lambda: self._link.turn(step), self._clock, event="token_not_stored")
+        await until_stored(partial(self._turns.run, step), self._turns.clock, event="token_not_stored")
 
     async def mint(self, row: PhoneHandoff, options: SignInOptions | None, person: Person) -> None:
         """Have the person sign in just for the companion; the token goes straight into the sealed TOKEN."""
         lock = self._signing_in.setdefault(row.handoff_id, asyncio.Lock())
         async with lock:
-            current = await self._link.turn(lambda turn: turn.tx.get(PhoneHandoff, row.handoff_id))
-            if current is None or state_of(current) != ACCEPTED:
+            if await self._accepted_row(row.handoff_id) is None:
                 return
             chosen = options or SignInOptions(username=await self._accounts.usual_username())
-
-            def begin(turn: Turn) -> None:
-                current = turn.tx.get(PhoneHandoff, row.handoff_id)
-                if current is not None:
-                    turn.tx.put(replace(current, is_obtaining=True))
-
-            def abandon(turn: Turn, orphans: int = 0) -> None:
-                current = turn.tx.get(PhoneHandoff, row.handoff_id)
-                if current is not None and current.is_obtaining:
-                    turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + orphans))
-
-            await self._link.turn(begin)
+            await self._turns.run(partial(self._begin, handoff_id=row.handoff_id))
             try:
                 new = await self._sign_in.authenticate(person, chosen, self._accounts.note_refusal)
             except BaseException as exc:
-                await self._link.turn(partial(abandon, orphans=int(isinstance(exc, SignInLostError))))
+                orphans = int(isinstance(exc, SignInLostError))
+                await self._turns.run(partial(self._abandon, handoff_id=row.handoff_id, orphans=orphans))
                 raise
             try:
                 checked = await self._sign_in.check(new)
-            except BaseException:
-                await self._link.turn(partial(abandon, orphans=1))  # a live token, and nobody holds it
+            except BaseException:  # a live token, and nobody holds it
+                await self._turns.run(partial(self._abandon, handoff_id=row.handoff_id, orphans=1))
                 raise
             await self._carefully(partial(self._minted, handoff_id=row.handoff_id, new=checked))
         self._signing_in.pop(row.handoff_id, None)
 
+    def _begin(self, turn: Turn, handoff_id: str) -> None:
+        if turn.tx.get(PhoneHandoff, handoff_id) is not None:
+            turn.change(PhoneHandoff, handoff_id, is_obtaining=True)
+
+    def _abandon(self, turn: Turn, handoff_id: str, orphans: int) -> None:
+        row = turn.tx.get(PhoneHandoff, handoff_id)
+        if row is not None and row.is_obtaining:
+            turn.change(PhoneHandoff, handoff_id, is_obtaining=False, orphans=row.orphans + orphans)
+
     def _minted(self, turn: Turn, handoff_id: str, new: NewGrant) -> None:
         row = turn.tx.get(PhoneHandoff, handoff_id)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
-        if row is None or pairing is None or new.tokens.refresh_token is None:
+        if pairing is None or new.tokens.refresh_token is None:
             return
         grant = self._accounts.grant_of(turn, new, new.tokens.refresh_token)
-        if not self._steps.release(turn, pairing, row, grant, new.tokens.refresh_token):
-            current = turn.tx.get(PhoneHandoff, handoff_id)  # release() may have given the handoff up
-            assert current is not None
-            turn.tx.put(replace(current, is_obtaining=False, orphans=current.orphans + 1))
+        if not self._steps.release(turn, pairing, handoff_id, grant, new.tokens.refresh_token):
+            orphans = turn.row(PhoneHandoff, handoff_id).orphans + 1
+            turn.change(PhoneHandoff, handoff_id, is_obtaining=False, orphans=orphans)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from token_relay.agents.link import Link
-from token_relay.agents.ports import Clock, Random
 from token_relay.agents.records import Pairing
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol import pairing as wire
 from token_relay.protocol.errors import LocalError, PeerError, PersonNeededError, TransientError
 from token_relay.protocol.identity import KeyPair, device_id
@@ -23,10 +22,11 @@ PAIR4_WAIT_S = 60.0
 class PhonePairing:
     """Pairs with one companion at a time."""
 
-    def __init__(self, *, link: Link, clock: Clock, random: Random, name: str) -> None:
-        self._link = link
-        self._clock = clock
-        self._random = random
+    def __init__(self, turns: Turns, *, name: str) -> None:
+        self._turns = turns
+        self._channel = turns.channel
+        self._clock = turns.clock
+        self._random = turns.random
         self._name = name
         self._lock = asyncio.Lock()
         self._mailbox = b""
@@ -39,9 +39,9 @@ class PhonePairing:
             raise PeerError("wrong_mailbox")
         self._inbox.put_nowait(payload)
 
-    def activated(self, pairing: Pairing) -> None:
+    def activated(self, pairing_id: str) -> None:
         """PAIR4 is committed."""
-        if event := self._active.get(pairing.pairing_id):
+        if event := self._active.get(pairing_id):
             event.set()
 
     async def pair(self, text: str, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
@@ -57,16 +57,16 @@ class PhonePairing:
             return await self._pair(invitation, confirm)
 
     async def _pair(self, invitation: wire.Invitation, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
-        channel = self._link.channel
-        if channel is None or not channel.is_connected:
+        channel = self._channel
+        if not channel.is_connected:
             raise TransientError("the broker is not connected", hint="see: token-relay phone status")
-        if invitation.public_key == self._link.own.public_key:
+        if invitation.public_key == self._turns.own.public_key:
             raise LocalError("this is an invitation of this very device")
         fresh = KeyPair.from_random(self._random.bytes(32))
         fields = wire.Pair1Fields(
             v=1,
             type="PAIR1",
-            static_key=self._link.own.public_key.hex(),
+            static_key=self._turns.own.public_key.hex(),
             name=self._name,
             nonce=self._random.bytes(16).hex(),
         )
@@ -91,8 +91,7 @@ class PhonePairing:
     ) -> tuple[bytes, wire.Pair2Fields]:
         ends_at = self._clock.now().boot_s + PAIR1_WAIT_S
         while self._clock.now().boot_s < ends_at:
-            if self._link.channel is not None:
-                await self._link.channel.publish(topic, pair1)
+            await self._channel.publish(topic, pair1)
             try:
                 async with asyncio.timeout(PAIR1_EVERY_S):
                     while True:
@@ -102,7 +101,7 @@ class PhonePairing:
                         try:
                             return payload, wire.open_pair2(invitation, pair1, payload, fresh=fresh)
                         except PeerError as exc:
-                            self._link.count_reject(exc.reason)
+                            self._turns.count_reject(exc.reason)
             except TimeoutError:
                 continue
         raise TransientError(
@@ -134,7 +133,7 @@ class PhonePairing:
             turn.request(answer.pairing_id, Pair3(transcript_hash=transcript.hex()))
 
         try:
-            await self._link.turn(step)
+            await self._turns.run(step)
             async with asyncio.timeout(PAIR4_WAIT_S):
                 await event.wait()
         except TimeoutError:
@@ -143,6 +142,4 @@ class PhonePairing:
             ) from None
         finally:
             self._active.pop(answer.pairing_id, None)
-        pairing = await self._link.turn(lambda turn: turn.tx.get(Pairing, answer.pairing_id))
-        assert pairing is not None
-        return pairing
+        return await self._turns.run(lambda turn: turn.row(Pairing, answer.pairing_id))

@@ -62,7 +62,7 @@ class _Reader:
 
     def refusals_of(self, end: str) -> Mapping[str, int]:
         """Return what the end has refused since it was switched on."""
-        found: Mapping[str, int] = self.world.end(end).agent.link.rejects
+        found: Mapping[str, int] = self.world.end(end).agent.turns.rejects
         return found
 
     def lease_of_message(self, end: str, payload: bytes) -> tuple[str, str] | None:

@@ -239,7 +239,7 @@ class _Device(testkit.Device):
             is_connected=end.channel.is_connected,
             broker_error="" if end.channel.is_connected else "the link is cut",
             vault_key="simulated",
-            rejects=end.agent.link.rejects,
+            rejects=end.agent.turns.rejects,
             home="",
         )
 

@@ -18,7 +18,7 @@ from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.person import SignIn, SignInOptions
 from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
-from token_relay.agents.ports import Record, Transaction
+from token_relay.agents.ports import Ports, Record, Transaction
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.handoff import Strategy
@@ -111,7 +111,7 @@ class SimulatedDevice:
         """What is durable now."""
         return self.disk.store.tables
 
-    def build(self, tasks: asyncio.TaskGroup) -> Agent:
+    def build(self, ports: Ports) -> Agent:
         """Return the agent on this device's ports."""
         raise NotImplementedError
 
@@ -143,8 +143,6 @@ class SimulatedDevice:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.vault = SimulatedVault(self.name, self.disk, power, self.announcer)
-                self.agent = agent = self.build(tasks)
-                agent.link.make_box = self.tier.box
                 self.channel = SimulatedChannel(
                     name=self.name,
                     client_id=self.id,
@@ -155,10 +153,19 @@ class SimulatedDevice:
                     announcer=self.announcer,
                     tasks=tasks,
                     inbox=inbox_filter(self.id),
-                    on_message=agent.link.receive,
+                    on_message=self._receive,
                     on_connected=self._connected,
                 )
-                agent.link.channel = self.channel
+                ports = Ports(
+                    vault=self.vault,
+                    channel=self.channel,
+                    http=self.http,
+                    clock=self.clock,
+                    random=self.random,
+                    tasks=tasks,
+                    new_box=self.tier.box,
+                )
+                self.agent = agent = self.build(ports)
                 await agent.start()
                 for work in agent.works():
                     tasks.create_task(work)
@@ -174,6 +181,9 @@ class SimulatedDevice:
         finally:
             if power.is_on:  # not cut: the agent has ended by itself, which it never may
                 self.power_off(crashed=True)
+
+    async def _receive(self, topic: str, payload: bytes) -> None:
+        await self.agent.link.receive(topic, payload)
 
     async def _connected(self) -> None:
         await self.agent.link.connected()
@@ -299,21 +309,17 @@ class SimulatedPhone(SimulatedDevice):
     lease_days = 90
     strategy: Strategy | None = None
 
-    def build(self, tasks: asyncio.TaskGroup) -> PhoneAgent:
+    def build(self, ports: Ports) -> PhoneAgent:
         provider = self.provider
         settings = AccountSettings(provider.url, CLIENT_ID, "contoso", SCOPE, provider.client_profile, self.allow)
         return PhoneAgent(
-            vault=self.vault,
-            http=self.http,
+            ports,
+            self.identity,
             sign_in=self._new_sign_in(settings),
-            clock=self.clock,
-            random=self.random,
-            identity=self.identity,
             name=self.name,
             settings=settings,
             strategy=self.strategy,
             lease_days=self.lease_days,
-            tasks=tasks,
         )
 
     def _new_sign_in(self, settings: AccountSettings) -> SignIn:
@@ -378,17 +384,8 @@ class SimulatedCompanion(SimulatedDevice):
 
     agent: CompanionAgent
 
-    def build(self, tasks: asyncio.TaskGroup) -> CompanionAgent:
-        return CompanionAgent(
-            vault=self.vault,
-            http=self.http,
-            clock=self.clock,
-            random=self.random,
-            identity=self.identity,
-            name=self.name,
-            broker_url="mqtts://broker.example:8883",
-            tasks=tasks,
-        )
+    def build(self, ports: Ports) -> CompanionAgent:
+        return CompanionAgent(ports, self.identity, name=self.name, broker_url="mqtts://broker.example:8883")
 
     async def forget(self, *, pairing: bool = False) -> dict[str, int]:
         """Erase the grants here, and with ``pairing`` the pairings."""

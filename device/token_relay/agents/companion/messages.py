@@ -1,0 +1,218 @@
+"""What a phone's messages mean to the companion: OFFER, TOKEN, LEASE and the rest; HELLO; restored disks.
+
+Each message is applied inside one transaction; what changes a handoff goes through :mod:`.steps`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from token_relay.agents.companion.invitations import Invitations
+from token_relay.agents.companion.steps import CompanionSteps
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants import lease, lifecycle
+from token_relay.agents.grants.serving import columns_of, columns_of_lease, lease_of
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import PUT_AWAY, CompanionHandoff, Grant, Outgoing, Pairing, RestoredEnd
+from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
+from token_relay.protocol.envelope import open_once
+from token_relay.protocol.errors import PeerError
+from token_relay.protocol.handoff import (
+    CompanionEvent,
+)
+from token_relay.protocol.identity import KeyPair
+from token_relay.protocol.messages import (
+    HANDOFFS_LISTED_MAX,
+    Cancel,
+    Closed,
+    GrantPayload,
+    HandoffReport,
+    Hello,
+    Lease,
+    Message,
+    Offer,
+    Pair3,
+    Reject,
+    Revoke,
+    Token,
+    decode_base64url,
+    decode_grant,
+    plaintext_hash,
+)
+
+
+class CompanionMessages:
+    """Implements :class:`token_relay.agents.link.Handler`. ``due`` is set when a lease was given."""
+
+    def __init__(self, turns: Turns, *, steps: CompanionSteps, invitations: Invitations, due: asyncio.Event) -> None:
+        self._turns = turns
+        self._steps = steps
+        self._invitations = invitations
+        self._due = due
+
+    # -- messages --------------------------------------------------------------------------------------
+
+    def on_message(self, turn: Turn, pairing: Pairing, message: Message, plaintext: bytes) -> None:
+        """Apply one message of the phone; see :class:`token_relay.agents.link.Handler`."""
+        match message.body:
+            case Offer() as offer:
+                self.on_offer(turn, pairing, offer, plaintext)
+            case Token() as token:
+                self.on_token(turn, pairing, token, message.head.sent_at)
+            case Cancel(handoff_id=handoff_id):
+                self._steps.step(turn, pairing, handoff_id, "cancel")
+            case Revoke(handoff_id=handoff_id):
+                self._steps.step(turn, pairing, handoff_id, "revoke")
+            case Closed(handoff_id=handoff_id):
+                self._steps.step(turn, pairing, handoff_id, "closed")
+            case Reject() as reject:
+                self._rejected(turn, pairing, reject, message.head.in_reply_to)
+            case Lease() as terms:
+                self.on_lease(turn, pairing, terms)
+            case Pair3() as pair3:
+                self._invitations.on_pair3(turn, pairing, pair3)
+            case _:
+                raise PeerError("wrong_direction")
+
+    def on_offer(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
+        row = turn.tx.get(CompanionHandoff, offer.handoff_id)
+        if row is None:
+            reason = self._refusal(turn, pairing, offer)
+            if turn.is_duplicate or reason:
+                turn.answer(pairing.pairing_id, Reject(handoff_id=offer.handoff_id, reason=reason or "gone"))
+                return
+            for other in turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready"):
+                self._steps.step(turn, pairing, other.handoff_id, "replaced")
+            turn.settle(pairing.pairing_id, types=frozenset({"RENEW"}))
+            row = CompanionHandoff(
+                handoff_id=offer.handoff_id,
+                pairing_id=pairing.pairing_id,
+                state="none",
+                created_at=turn.wall,
+                offer_hash=plaintext_hash(plaintext),
+                issuer=offer.issuer,
+                client_id=offer.client_id,
+                scope=offer.scope,
+                lease_days=offer.lease_days,
+            )
+            turn.tx.put(row)
+        elif row.offer_hash != plaintext_hash(plaintext) and row.state == "ready":
+            raise PeerError("offer_changed")
+        self._steps.step(turn, pairing, offer.handoff_id, "offer")
+
+    def _refusal(self, turn: Turn, pairing: Pairing, offer: Offer) -> str:
+        """Say why an OFFER is not taken, or return an empty string."""
+        if pairing.state != "active":
+            return "not_active"
+        if offer.expires_at and turn.now.is_synced and turn.now.wall_s > offer.expires_at:
+            return "expired"
+        return "too_many_handoffs" if self._steps.is_full(turn, pairing) else ""
+
+    def on_token(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
+        row = turn.tx.get(CompanionHandoff, token.handoff_id)
+        payload: GrantPayload | None = None
+        if row is not None and row.state == "ready":
+            try:
+                payload = self._open_grant(pairing, row, token)
+            except PeerError as exc:
+                reason = exc.reason
+                turn.after.append(lambda: self._turns.count_reject(reason))
+        event: CompanionEvent = "bad_token" if payload is None else "token"
+        self._steps.step(turn, pairing, token.handoff_id, event, payload=payload)
+        if payload is not None and sent_at:
+            self._count_delay(turn, token.handoff_id, sent_at)
+
+    def _count_delay(self, turn: Turn, handoff_id: str, sent_at: int) -> None:
+        """The lease counts from when the phone let the grant go: whoever holds TOKEN back gains nothing."""
+        for grant in turn.tx.select(Grant, handoff_id=handoff_id):
+            held = lease_of(grant)
+            if held is not None:
+                given_wall_s = min(float(sent_at), held.given_wall_s or float(sent_at))
+                turn.change(Grant, grant.grant_id, **columns_of_lease(replace(held, given_wall_s=given_wall_s)))
+
+    def _open_grant(self, pairing: Pairing, row: CompanionHandoff, token: Token) -> GrantPayload:
+        """Open the sealed grant and compare every point with what we expect; we learn none of them from it."""
+        if row.pairing_id != pairing.pairing_id or row.one_time_key is None:
+            raise PeerError("no_one_time_key")
+        one_time = KeyPair(row.one_time_public, row.one_time_key)
+        payload = decode_grant(open_once(decode_base64url(token.sealed), one_time))
+        accepts = {row.accept_hashes[i : i + 32].hex() for i in range(0, len(row.accept_hashes), 32)}
+        if not (
+            payload.pairing_id == pairing.pairing_id
+            and payload.handoff_id == row.handoff_id
+            and payload.phone_key == pairing.peer_key.hex()
+            and payload.companion_key == self._turns.own.public_key.hex()
+            and payload.one_time_key == row.one_time_public.hex()
+            and payload.offer_hash == row.offer_hash.hex()
+            and payload.accept_hash in accepts
+            and payload.issuer == row.issuer
+            and payload.client_id == row.client_id
+        ):
+            raise PeerError("grant_mismatch")
+        return payload
+
+    def _rejected(self, turn: Turn, pairing: Pairing, reject: Reject, in_reply_to: int | None) -> None:
+        if in_reply_to is not None:
+            row = turn.tx.get(Outgoing, pairing.pairing_id, in_reply_to)
+            if row is not None and row.type == "RENEW":
+                turn.settle(pairing.pairing_id, handoff_id=row.handoff_id, types=frozenset({"RENEW"}))
+                turn.event("renewal_refused", device=pairing.peer_id, handoff_id=row.handoff_id, detail=reject.reason)
+                return
+        if reject.handoff_id is not None:
+            self._steps.step(turn, pairing, reject.handoff_id, "reject")
+
+    def on_lease(self, turn: Turn, pairing: Pairing, terms: Lease) -> None:
+        if not pairing.challenge or terms.challenge != pairing.challenge:
+            raise PeerError("stale_challenge")
+        turn.change(Pairing, pairing.pairing_id, challenge="")
+        challenged = Stamp.from_text(pairing.challenged)
+        for term in terms.handoffs:
+            for grant in turn.tx.select(Grant, handoff_id=term.handoff_id, pairing_id=pairing.pairing_id):
+                if grant.state != "dead":
+                    wall_s = challenged.wall_s if challenged.is_synced else 0.0
+                    given = lease.LeaseClock(term.lease_days, 0.0, challenged, wall_s)
+                    turn.change(Grant, grant.grant_id, **columns_of_lease(given))
+        turn.after.append(self._due.set)
+
+    # -- what the link asks ----------------------------------------------------------------------------
+
+    def report(self, tx: Transaction, pairing: Pairing) -> list[HandoffReport]:
+        """The live handoffs of this pairing, for HELLO."""
+        reports = []
+        rows = sorted(tx.select(CompanionHandoff, pairing_id=pairing.pairing_id), key=lambda row: row.created_at)
+        for row in rows:
+            if row.state == "ready":
+                reports.append(HandoffReport(handoff_id=row.handoff_id, state="ready", generation=0))
+            elif row.state == "stored":
+                grants = tx.select(Grant, handoff_id=row.handoff_id)
+                if grants:
+                    state, generation = grants[0].state, grants[0].generation
+                    reports.append(HandoffReport(handoff_id=row.handoff_id, state=state, generation=generation))
+        return reports[-HANDOFFS_LISTED_MAX:]
+
+    def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
+        """The phone is there: give up what it no longer knows, ask it again for what only it can renew."""
+        if not turn.is_overtaken and len(hello.handoffs) < HANDOFFS_LISTED_MAX:
+            listed = {report.handoff_id for report in hello.handoffs}
+            for row in turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready"):
+                if row.handoff_id not in listed:  # it came before this HELLO, so the phone has ended it since
+                    self._steps.step(turn, pairing, row.handoff_id, "reject")
+        for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id, state="needs_handoff", reason="uncertain"):
+            self._steps.ask_renewal(turn, grant, "uncertain")
+        return True
+
+    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
+        """A restored image of this disk: its tokens may be spent, so lock every grant until a new handoff."""
+        if who != "self":
+            return
+        for row in turn.tx.select(CompanionHandoff, state="ready"):
+            of = turn.tx.get(Pairing, row.pairing_id)
+            if of is not None:  # its TOKEN may have come already, and have been taken away again
+                self._steps.step(turn, of, row.handoff_id, "replaced")
+        for grant in turn.tx.select(Grant):
+            if grant.state not in PUT_AWAY:
+                locked = lifecycle.Locked(grant.generation, "rollback")
+                turn.change(Grant, grant.grant_id, **columns_of(locked))
+                turn.event("grant_locked", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail="rollback")

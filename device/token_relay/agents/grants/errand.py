@@ -1,0 +1,93 @@
+"""What a flight sends a refresh token for: a refresh, or something more that the same request brings.
+
+The flight (:mod:`.flight`) keeps the order of intent, request and disk, the same for every errand. An errand says which
+request it is, and what it alone has to write: a session transfer (:mod:`.transfer`), a companion's token
+(:mod:`token_relay.agents.phone.branch`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.answers import event_of
+from token_relay.agents.grants.challenges import ends_nothing
+from token_relay.agents.grants.serving import profile_of, scope_to_ask
+from token_relay.agents.records import Grant
+from token_relay.agents.turn import Turn
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider import oauth
+from token_relay.provider.http import Http
+from token_relay.provider.outcome import TokenOutcome
+
+
+class Errand(Protocol):
+    """One errand; it may take several requests, one after the other."""
+
+    @property
+    def scope(self) -> str:
+        """The normalised scope set of the access token that it brings; empty for the grant's own."""
+        ...
+
+    @property
+    def wants_access_token(self) -> bool:
+        """Whether an answer without an access token is a failure."""
+        ...
+
+    def begin(self, turn: Turn, grant: Grant) -> bool:
+        """Write an intent of its own, in the transaction of the grant's; False: the errand is over, nothing is sent."""
+        ...
+
+    async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
+        """Send the request; return what the answer means to the grant."""
+        ...
+
+    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
+        """Whether the outcome refuses this errand and says nothing about the grant, which stays as it is."""
+        ...
+
+    def settle(self, turn: Turn, grant: Grant | None) -> None:
+        """Write what the errand has brought, with the grant's new state; ``grant`` is None when it came too late."""
+        ...
+
+    def event(self, outcome: TokenOutcome) -> tuple[str, str]:
+        """Return name and detail of the event to write."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshErrand:
+    """A refresh for the grant's own sake, for one scope set; ``claims``: what a resource's challenge wants."""
+
+    scope: str = ""
+    claims: str = ""
+    wants_access_token: bool = True
+
+    def begin(self, turn: Turn, grant: Grant) -> bool:
+        """The grant's intent says it all."""
+        return True
+
+    async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
+        """Send the refresh. RFC 6749 §6."""
+        return await oauth.refresh(
+            http,
+            profile_of(grant),
+            token_endpoint=grant.token_endpoint,
+            client_id=grant.client_id,
+            refresh_token=refresh_token,
+            scope=self.scope or scope_to_ask(grant),
+            client_info=grant.profile == "entra",
+            claims=self.claims,
+        )
+
+    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
+        """Say whether the claims were refused, not the grant."""
+        return bool(self.claims) and ends_nothing(outcome)
+
+    def settle(self, turn: Turn, grant: Grant | None) -> None:
+        """The grant's new state says it all."""
+
+    def event(self, outcome: TokenOutcome) -> tuple[str, str]:
+        """Return the event of a refresh."""
+        return event_of(outcome)

@@ -1,0 +1,91 @@
+"""``branch``: a refresh of the phone's own grant, whose new token goes to the companion while the old one stays.
+
+The errand of a flight (:mod:`token_relay.agents.grants.errand`): its intent beside the grant's own is ``is_obtaining``,
+and what it brings is released in the transaction that settles the refresh. A token that came and was not released, or
+whose answer was lost, is nobody's: an orphan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.answers import event_of
+from token_relay.agents.grants.serving import profile_of
+from token_relay.agents.phone.handoff_rows import state_of
+from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
+from token_relay.agents.records import Grant, Pairing, PhoneHandoff
+from token_relay.agents.turn import Turn
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider import oauth
+from token_relay.provider.http import Http
+from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+
+
+class Branch:
+    """The errand of one handoff."""
+
+    scope = ""
+    wants_access_token = False
+
+    def __init__(self, steps: PhoneSteps, handoff_id: str) -> None:
+        self._steps = steps
+        self._handoff_id = handoff_id
+        self._outcome: TokenOutcome | None = None
+
+    def begin(self, turn: Turn, grant: Grant) -> bool:
+        """Mark the handoff, as long as it waits for its token."""
+        row = turn.tx.get(PhoneHandoff, self._handoff_id)
+        if row is None or state_of(row) != ACCEPTED:
+            return False
+        orphans = row.orphans + (1 if row.is_obtaining else 0)
+        turn.change(PhoneHandoff, self._handoff_id, is_obtaining=True, orphans=orphans)
+        return True
+
+    async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
+        """Send the refresh. To the phone's own grant its answer is one that brought no new token."""
+        outcome = self._outcome = await oauth.refresh(
+            http,
+            profile_of(grant),
+            token_endpoint=grant.token_endpoint,
+            client_id=grant.client_id,
+            refresh_token=refresh_token,
+            client_info=grant.profile == "entra",
+        )
+        return replace(outcome, refresh_token=None, access_token=None) if isinstance(outcome, Refreshed) else outcome
+
+    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
+        """Never: what is refused here would be refused to the phone itself."""
+        return False
+
+    def event(self, outcome: TokenOutcome) -> tuple[str, str]:
+        """Return the event of a refresh."""
+        return event_of(outcome)
+
+    def settle(self, turn: Turn, grant: Grant | None) -> None:
+        """Release what came, or say in the handoff why nothing did."""
+        row = turn.tx.get(PhoneHandoff, self._handoff_id)
+        pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
+        if row is None or pairing is None:
+            return
+        is_orphan = isinstance(self._outcome, OutcomeUnknown)
+        match self._outcome:
+            case Refreshed(refresh_token=RefreshToken() as new):
+                is_orphan = grant is None or not self._steps.release(turn, pairing, self._handoff_id, grant, new)
+            case Refreshed():
+                self._give_up(turn, "the provider gives no second refresh token: branch cannot work")
+            case Denied(kind="final", error=error):
+                self._give_up(turn, f"the provider no longer accepts the phone's own grant: {error}")
+            case Denied(kind="person" | "configuration" as kind, error=error):
+                self._give_up(turn, f"the provider refuses: {error} ({kind})")
+            case Denied(error=error):
+                self._steps.tell(turn, self._handoff_id, f"the provider refuses for now: {error}")
+            case Unavailable(reason) | OutcomeUnknown(reason):
+                self._steps.tell(turn, self._handoff_id, f"the provider cannot be reached: {reason}")
+            case None:
+                pass
+        row = turn.row(PhoneHandoff, self._handoff_id)
+        turn.change(PhoneHandoff, self._handoff_id, is_obtaining=False, orphans=row.orphans + (1 if is_orphan else 0))
+
+    def _give_up(self, turn: Turn, problem: str) -> None:
+        self._steps.give_up(turn, self._handoff_id, problem)

@@ -1,0 +1,34 @@
+"""What a change of the phone's own grants means; the keeper tells it, inside the transaction of the change."""
+
+from __future__ import annotations
+
+from token_relay.agents.grants import revocation
+from token_relay.agents.records import USABLE, Grant
+from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider.http import Http
+
+
+class OwnGrants:
+    """Implements :class:`token_relay.agents.grants.flight.GrantWatcher`."""
+
+    reauth_action = "token-relay phone sign-in --username U, or --browser"
+
+    def __init__(self, turns: Turns, http: Http) -> None:
+        self._turns = turns
+        self._http = http
+
+    def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
+        """Say that somebody has to sign in again."""
+        if after.state not in USABLE:
+            turn.event("sign_in_needed", grant_id=after.grant_id, detail=after.reason)
+
+    def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
+        """A refresh was under way at the sign-out: have what it brought revoked, unless a companion has that chain."""
+        if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=False):
+            turn.after.append(lambda: self._turns.spawn(self._revoke(grant, refresh_token)))
+
+    async def _revoke(self, grant: Grant, refresh_token: RefreshToken) -> None:
+        said = await revocation.ask(self._http, grant, refresh_token)
+        await self._turns.run(lambda turn: turn.event("revoked_at_provider", grant_id=grant.grant_id, detail=said))

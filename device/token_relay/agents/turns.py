@@ -1,0 +1,159 @@
+"""Turns: run a step in one transaction, then send what it left. The same object in production and in simulation.
+
+What a step may do stands in :mod:`.turn`. :class:`Turns` commits it, sends what it queued and resends it until it is
+settled. Everything in an agent stands on it; what arrives is the work of :class:`token_relay.agents.link.Link`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter as Tally
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.failures import guarded
+from token_relay.agents.ports import Ports, Transaction
+from token_relay.agents.records import Identity, Outgoing
+from token_relay.agents.turn import Turn
+from token_relay.protocol import delivery
+from token_relay.protocol.envelope import PeerBox
+from token_relay.protocol.identity import KeyPair, device_id
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+REASONS_MAX = 64
+IDLE_S = 86_400.0  # how long a loop sleeps that waits for nothing in particular: whoever gives it work wakes it
+BOXES_MAX = 64  # cached shared keys; a phone with more companions computes some of them anew
+
+
+@dataclass(slots=True)
+class _Due:
+    """When an open request is to be sent again; in memory, since a connection resends everything anyway."""
+
+    topic: str
+    row: Outgoing
+    attempts: int
+    at_boot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What a step raised, on its way to the caller."""
+
+    error: Exception
+
+
+class Turns:
+    """The turns of one agent. Every method may be called from the moment it is made."""
+
+    def __init__(self, ports: Ports, identity: Identity) -> None:
+        self.own = KeyPair(identity.public_key, identity.private_key)
+        self.own_id = device_id(self.own.public_key)
+        self.channel = ports.channel
+        self.clock = ports.clock
+        self.random = ports.random
+        self.rejects: Tally[str] = Tally()
+        self._vault = ports.vault
+        self._tasks = ports.tasks
+        self._new_box = ports.new_box
+        self._boxes: dict[bytes, PeerBox] = {}
+        self._due: dict[tuple[str, int], _Due] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self, step: Callable[[Turn], T]) -> T:
+        """Run one step in one transaction, then send what it left; durable when this returns.
+
+        Cancelling the caller does not stop it half-way: the commit and what follows it belong to the agent.
+
+        Raises:
+            VaultError: the disk refused; nothing happened, nothing was sent.
+        """
+        result = await asyncio.shield(self._tasks.create_task(self._run(step)))
+        if isinstance(result, _Raised):
+            raise result.error
+        return result
+
+    async def _run(self, step: Callable[[Turn], T]) -> T | _Raised:
+        now = self.clock.now()
+
+        def run(tx: Transaction) -> tuple[Turn, T]:
+            turn = Turn(tx, self.own, now, self.random, self.box)
+            return turn, step(turn)
+
+        try:
+            turn, result = await self._vault.run(run)
+        except Exception as exc:  # handed to the caller: raised here it would take the whole agent down
+            return _Raised(exc)
+        self._finish(turn)
+        return result
+
+    async def read(self, step: Callable[[Transaction], T]) -> T:
+        """Read, and leave nothing to be sent; raises as :meth:`run`."""
+        return await self._vault.run(step)
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run work beside everything else; a failure that a later try can mend is logged and ends nothing."""
+        task = self._tasks.create_task(guarded(work, event="task_failed"))
+        task.add_done_callback(lambda _: work.close())  # a stop may come before its first step
+
+    def box(self, peer_key: bytes) -> PeerBox:
+        """Return what seals to, and opens from, this peer."""
+        box = self._boxes.get(peer_key)
+        if box is None:
+            if len(self._boxes) >= BOXES_MAX:
+                self._boxes.clear()
+            box = self._boxes[peer_key] = self._new_box(self.own, peer_key)
+        return box
+
+    def count_reject(self, reason: str) -> None:
+        """Count a message that was dropped, by reason; the number of reasons is bounded."""
+        if reason in self.rejects or len(self.rejects) < REASONS_MAX:
+            self.rejects[reason] += 1
+        log.debug("message_dropped", reason=reason)
+
+    # -- sending ---------------------------------------------------------------------------------------
+
+    def _finish(self, turn: Turn) -> None:
+        for row in turn.settled:
+            self._due.pop((row.pairing_id, row.seq), None)
+        for row in turn.queued:
+            topic = next(topic for topic, envelope in turn.outgoing if envelope is row.envelope)
+            self._schedule(_Due(topic, row, 1, 0.0))
+        if self.channel.is_connected:
+            for topic, envelope in turn.outgoing:
+                self.spawn(self.channel.publish(topic, envelope))
+        for call in turn.after:
+            call()
+
+    def send_all(self, rows: list[tuple[str, Outgoing]]) -> None:
+        """Send these open requests now, with their topics, and no others from now on: a connection is new."""
+        now = self.clock.now()
+        self._due = {(row.pairing_id, row.seq): _Due(topic, row, 0, now.boot_s) for topic, row in rows}
+        self._wake.set()
+
+    def _schedule(self, due: _Due) -> None:
+        now = self.clock.now()
+        age = elapsed_s(Stamp.from_text(due.row.queued), now)
+        delay = delivery.resend_delay_s(attempts=due.attempts, age_s=delivery.RESEND_EAGER_S if age is None else age)
+        due.at_boot_s = now.boot_s + delay * self.random.uniform(0.75, 1.25)
+        self._due[(due.row.pairing_id, due.row.seq)] = due
+        self._wake.set()
+
+    async def resend_loop(self) -> None:
+        """Send open requests again when they are due; runs until cancelled."""
+        while True:
+            self._wake.clear()
+            now = self.clock.now()
+            for due in [d for d in self._due.values() if d.at_boot_s <= now.boot_s]:
+                if self.channel.is_connected:
+                    due.attempts += 1
+                    self.spawn(self.channel.publish(due.topic, due.row.envelope))
+                self._schedule(due)
+            self._wake.clear()
+            next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + IDLE_S) - now.boot_s
+            await self.clock.wait(self._wake, max(next_s, 0.05))
