@@ -59,7 +59,7 @@ async def say(
 
 def between(world: World, sender: SimulatedDevice, recipient: SimulatedDevice) -> Iterator[m.Message]:
     """Yield every message of one direction, opened, in the order of sending."""
-    box = recipient.agent.link._box(sender.agent.turns.own.public_key)
+    box = recipient.agent.turns.box(sender.agent.turns.own.public_key)
     for packet in world.broker.seen:
         if packet.topic == f"relay/v1/{recipient.id}/from/{sender.id}":
             yield m.decode(box.open(packet.payload))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, last, say, watching
 from tests.agents.world_kit import SimulatedDevice, World, form_value, running
+from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, Seen
 from token_relay.agents.token_source import TokenGranted, TokenRefused
@@ -214,7 +215,7 @@ async def test_an_answer_that_comes_too_late_is_neither_stored_nor_served(change
         cached = await world.watch.rows(CachedToken)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        world.watch.agent.keeper.flights.fly(grant.grant_id, "")
+        world.watch.agent.keeper.flights.fly(grant.grant_id, RefreshErrand())
         await world.clock.advance(1)
         begun = await world.watch.grant()
         assert begun.state == "refreshing"
@@ -235,7 +236,7 @@ async def test_a_deleted_grant_is_not_written_again_by_a_late_answer() -> None:
         await world.clock.advance(3)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        world.watch.agent.keeper.flights.fly(grant.grant_id, "")
+        world.watch.agent.keeper.flights.fly(grant.grant_id, RefreshErrand())
         await world.clock.advance(1)
         await world.watch.vault.run(lambda tx: tx.delete(Grant, grant.grant_id))
         world.watch.http.gate.set()
@@ -303,7 +304,10 @@ async def test_a_message_that_names_another_sender_in_its_topic_is_refused() -> 
         await world.watch.agent.link.receive(topic.replace(world.phone.id, "a" * 26), envelope)
         await world.watch.agent.link.receive(topic.replace(world.watch.id, "a" * 26), envelope)
         assert await world.watch.rows(CompanionHandoff) == []
-        assert (world.watch.agent.turns.rejects["wrong_sender"], world.watch.agent.turns.rejects["wrong_topic"]) == (1, 1)
+        assert (world.watch.agent.turns.rejects["wrong_sender"], world.watch.agent.turns.rejects["wrong_topic"]) == (
+            1,
+            1,
+        )
 
 
 async def test_an_unpaired_sender_is_nobody() -> None:

@@ -12,7 +12,7 @@ import token_relay.agents.phone.steps
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, erasures, last, say
 from tests.agents.world_kit import running
 from token_relay.agents.grants.serving import lease_of
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, RestoredEnd
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
@@ -204,8 +204,8 @@ async def test_an_offer_settles_the_question_for_it() -> None:
         def ask(turn: Any) -> None:
             after = replace(grant, state="needs_handoff", reason="uncertain", refresh_token=None)
             turn.tx.put(after)
-            world.watch.agent.on_grant_changed(turn, grant, after)
-            world.watch.agent.on_grant_changed(turn, grant, after)
+            world.watch.agent.steps.on_grant_changed(turn, grant, after)
+            world.watch.agent.steps.on_grant_changed(turn, grant, after)
 
         await world.watch.agent.turns.run(ask)
         (asked,) = await world.watch.rows(Outgoing)  # once, however often the grant changes
@@ -213,7 +213,7 @@ async def test_an_offer_settles_the_question_for_it() -> None:
         await say(world.phone, an_offer())
         assert await world.watch.rows(Outgoing) == []
         await world.watch.agent.turns.run(
-            lambda turn: world.watch.agent.on_grant_changed(
+            lambda turn: world.watch.agent.steps.on_grant_changed(
                 turn, grant, replace(grant, state="needs_handoff", reason="uncertain")
             )
         )
@@ -361,10 +361,11 @@ async def test_only_its_own_restored_disk_locks_a_companions_grants() -> None:
         await world.clock.advance(3)
         pairing = await world.watch.one(Pairing)
 
-        def rolled_back(who: str) -> Callable[[Turn], None]:
-            return lambda turn: world.watch.agent.on_rollback(turn, pairing, who=who)
+        def rolled_back(who: RestoredEnd) -> Callable[[Turn], None]:
+            return lambda turn: world.watch.agent.messages.on_rollback(turn, pairing, who=who)
 
-        for who, state in (("peer", "held"), ("self", "locked")):
+        expected: tuple[tuple[RestoredEnd, str], ...] = (("peer", "held"), ("self", "locked"))
+        for who, state in expected:
             await world.watch.agent.turns.run(rolled_back(who))
             assert (await world.watch.grant()).state == state
 

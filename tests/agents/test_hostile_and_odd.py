@@ -279,7 +279,7 @@ async def test_import_does_not_lose_a_moved_token() -> None:
             await world.within(phone.agent.accounts.adopt(RefreshToken("nonsense"), account="x"))
         # TOKEN is lost, CANCEL arrives
         await phone.vault.run(_lose_token)
-        phone.agent.link._due.clear()
+        phone.agent.turns._due.clear()
         world.broker.held.clear()
         world.broker.hold = lambda p: False
         row = await world.within(phone.agent.cancel("watch"))
@@ -297,7 +297,7 @@ async def test_signed_out_stays_signed_out_when_a_move_is_cancelled() -> None:
         assert row.state == "released"
         await phone.agent.accounts.sign_out()
         await phone.vault.run(_lose_token)
-        phone.agent.link._due.clear()
+        phone.agent.turns._due.clear()
         world.broker.held.clear()
         world.broker.hold = lambda p: False
         await world.within(phone.agent.cancel("watch"))
@@ -373,12 +373,14 @@ async def test_connected_does_not_forget_what_is_queued_meanwhile(monkeypatch: p
                 await mine
                 return result
 
-        monkeypatch.setattr(link, "_vault", Stalled())
+        monkeypatch.setattr(phone.agent.turns, "_vault", Stalled())
         greeting = asyncio.ensure_future(link.connected())
         await asyncio.sleep(0)
-        revoking = asyncio.ensure_future(link.turn(lambda turn: revoke_device(turn, phone.agent.steps, world.watch.id)))
+        revoking = asyncio.ensure_future(
+            phone.agent.turns.run(lambda turn: revoke_device(turn, phone.agent.steps, world.watch.id))
+        )
         await asyncio.gather(greeting, revoking)
-        assert {(row.pairing_id, row.seq) for row in await phone.rows(Outgoing)} == set(link._due)
+        assert {(row.pairing_id, row.seq) for row in await phone.rows(Outgoing)} == set(phone.agent.turns._due)
 
 
 async def test_bug_in_a_handler_neither_kills_nor_loops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import token_relay.agents.phone.steps
 from tests.agents.guard_kit import UNKNOWN, between, count, deafen, erasures, last, say
 from tests.agents.world_kit import World, form_value, running
 from token_relay.agents.phone.devices import clear_up
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, RestoredEnd
 from token_relay.agents.token_source import TokenGranted
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
@@ -369,10 +369,11 @@ async def test_a_restored_phone_locks_what_may_be_spent(profile: str, state: str
     async with running(profile) as world:
         pairing = await world.phone.one(Pairing)
 
-        def rolled_back(who: str) -> Callable[[Turn], None]:
+        def rolled_back(who: RestoredEnd) -> Callable[[Turn], None]:
             return lambda turn: world.phone.agent.handoffs.on_rollback(turn, pairing, who=who)
 
-        for who in ("peer", "self"):
+        ends: tuple[RestoredEnd, ...] = ("peer", "self")
+        for who in ends:
             await world.phone.agent.turns.run(rolled_back(who))
             assert (await world.phone.one(Grant)).state == ("held" if who == "peer" else state)
 

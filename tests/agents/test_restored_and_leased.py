@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.agents.world_kit import Nobody, SimulatedCompanion, form_value, running, settle
+from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
@@ -239,7 +240,7 @@ async def _make_uncertain(watch: SimulatedCompanion) -> None:
         (grant,) = turn.tx.select(Grant, state="held")  # type: ignore[attr-defined]  # a Turn
         after = replace(grant, state="needs_handoff", reason="uncertain", refresh_token=None)
         turn.tx.put(after)  # type: ignore[attr-defined]  # a Turn
-        watch.agent.on_grant_changed(turn, grant, after)  # type: ignore[arg-type]  # a Turn
+        watch.agent.steps.on_grant_changed(turn, grant, after)  # type: ignore[arg-type]  # a Turn
 
     await watch.agent.turns.run(step)
 
@@ -336,7 +337,7 @@ async def test_branch_waits_for_a_refresh_in_flight() -> None:
                 in_flight.pop()
 
         world.phone.http.request = counted  # type: ignore[method-assign, assignment]  # to count what overlaps
-        world.phone.agent.keeper.flights.fly(own.grant_id, "")
+        world.phone.agent.keeper.flights.fly(own.grant_id, RefreshErrand())
         assert (await world.phone.hand_off()).state == "done"
         assert max(most) == 1
 
@@ -439,7 +440,7 @@ async def test_an_answer_that_the_disk_refuses_is_kept_until_it_takes_it() -> No
             return ""
 
         world.watch.http.fault = fault
-        world.watch.agent.keeper.flights.fly(before.grant_id, "")
+        world.watch.agent.keeper.flights.fly(before.grant_id, RefreshErrand())
         await world.clock.advance(30)
         world.watch.vault.failure = None
         world.watch.http.fault = lambda request: ""

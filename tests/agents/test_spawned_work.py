@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
-from typing import Any
 
 import pytest
 
-from tests.properties.one_end import parts
-from token_relay.agents.link import Link
+from tests.properties.one_end import turns
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2])
-def test_work_that_is_cancelled_before_it_began_leaves_no_warning(turns: int) -> None:
+@pytest.mark.parametrize("loops", [0, 1, 2])
+def test_work_that_is_cancelled_before_it_began_leaves_no_warning(loops: int) -> None:
     begun: list[str] = []
 
     async def work() -> None:
@@ -23,9 +21,8 @@ def test_work_that_is_cancelled_before_it_began_leaves_no_warning(turns: int) ->
 
     async def stop_at_once() -> None:
         async with asyncio.TaskGroup() as tasks:
-            given: dict[str, Any] = {**parts(), "tasks": tasks, "handler": None}
-            Link(**given).spawn(work())
-            for _ in range(turns):
+            turns(tasks).spawn(work())
+            for _ in range(loops):
                 await asyncio.sleep(0)
             raise ValueError("the agent stops")
 

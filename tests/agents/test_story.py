@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.agents.world_kit import running, settle
+from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.phone.devices import clear_up
 from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
@@ -237,7 +238,9 @@ async def test_a_crash_with_an_open_intent_is_a_lost_answer(profile: str) -> Non
         await world.clock.advance(2)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        task = world.watch.agent.keeper.flights.fly(grant.grant_id, "")  # the request hangs, then the power goes
+        task = world.watch.agent.keeper.flights.fly(
+            grant.grant_id, RefreshErrand()
+        )  # the request hangs, then the power goes
         await settle()
         assert (await world.watch.grant()).state == "refreshing"
         await world.watch.stop()
@@ -294,7 +297,7 @@ async def test_a_device_in_flight_and_revoked_stores_nothing() -> None:
         await world.clock.advance(2)
         grant = await world.watch.grant()
         world.watch.http.gate.clear()
-        world.watch.agent.keeper.flights.fly(grant.grant_id, "")
+        world.watch.agent.keeper.flights.fly(grant.grant_id, RefreshErrand())
         await settle()
         await world.within(world.phone.agent.revoke("watch", wait_s=0))
         await settle()

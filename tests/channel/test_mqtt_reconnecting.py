@@ -287,7 +287,7 @@ async def test_cancelling_while_the_broker_does_not_answer_leaves_nothing(
 
 async def test_cancelling_at_the_moment_of_a_failure_is_not_swallowed(embedded: Broker) -> None:
     end = End(settings(embedded.port))
-    task = asyncio.create_task(end.channel.run())
+    task = asyncio.create_task(end.run())
 
     async def handler(topic: str, payload: bytes) -> None:
         task.cancel()

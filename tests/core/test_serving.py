@@ -21,11 +21,14 @@ from token_relay.agents.grants.lifecycle import (
     NeedsHandoff,
     Refreshing,
     Uncertain,
+    keeps_refresh_token,
 )
 from token_relay.agents.grants.serving import (
     Refresh,
     Serve,
     choose_grant,
+    columns_of,
+    columns_of_lease,
     expires_at,
     lease_of,
     normalise_scope,
@@ -33,8 +36,6 @@ from token_relay.agents.grants.serving import (
     remaining_s,
     serve_or_refresh,
     state_of,
-    with_lease,
-    with_state,
 )
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant
@@ -102,15 +103,15 @@ STATES: list[GrantState] = [
 @pytest.mark.parametrize("state", STATES, ids=str)
 @pytest.mark.parametrize("before", STATES, ids=str)
 def test_a_state_survives_its_columns_whatever_stood_there(before: GrantState, state: GrantState) -> None:
-    row = with_state(with_state(GRANT, before), state)
+    row = replace(replace(GRANT, **columns_of(before)), **columns_of(state))
     assert state_of(row) == state
-    assert replace(row, state="held", reason="", generation=1, intent="", intent_late=0, intent_attempts=0) == GRANT
+    cleared = replace(row, state="held", reason="", generation=1, intent="", intent_late=0, intent_attempts=0)
+    assert replace(cleared, refresh_token=GRANT.refresh_token) == GRANT
+    assert (row.refresh_token is not None) == (keeps_refresh_token(state) and keeps_refresh_token(before))
 
 
 def test_a_damaged_state_is_a_damaged_vault() -> None:
     for spoilt in (
-        replace(GRANT, state="HELD"),
-        replace(GRANT, state=""),
         replace(GRANT, state="refreshing", intent=""),
         replace(GRANT, state="uncertain", intent="boot nan 0.0 s"),
     ):
@@ -128,10 +129,10 @@ def test_a_profile_that_this_program_does_not_know_counts_as_strict() -> None:
 def test_a_lease_survives_its_columns() -> None:
     assert lease_of(GRANT) is None
     lease = LeaseClock(90, 12.5, STARTED, T)
-    assert lease_of(with_lease(GRANT, lease)) == lease
-    assert lease_of(with_lease(GRANT, replace(lease, days=0))) is None
+    assert lease_of(replace(GRANT, **columns_of_lease(lease))) == lease
+    assert lease_of(replace(GRANT, **columns_of_lease(replace(lease, days=0)))) is None
     with pytest.raises(VaultError):
-        lease_of(replace(with_lease(GRANT, lease), lease_marked="x"))
+        lease_of(replace(replace(GRANT, **columns_of_lease(lease)), lease_marked="x"))
 
 
 # -- Choosing ----------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def test_a_grant_answers_only_what_it_covers(query: TokenQuery, is_answered: boo
 
 def test_a_usable_grant_goes_before_a_finished_one_and_then_the_newest() -> None:
     def row(grant_id: str, state: GrantState, stored_at: int) -> Grant:
-        return replace(with_state(GRANT, state), grant_id=grant_id, stored_at=stored_at)
+        return replace(GRANT, **columns_of(state), grant_id=grant_id, stored_at=stored_at)
 
     best_first = [
         row("f", Held(1), 300),

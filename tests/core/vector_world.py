@@ -10,10 +10,13 @@ from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.link import Handler, Link
 from token_relay.agents.phone.handoffs import Handoffs
+from token_relay.agents.phone.pairing import PhonePairing
 from token_relay.agents.phone.steps import PhoneSteps
-from token_relay.agents.ports import Now, Record, Signal, Transaction
-from token_relay.agents.records import RECORDS, CompanionHandoff, Identity, Pairing, Seen
+from token_relay.agents.ports import Now, Ports, Record, Signal, Transaction
+from token_relay.agents.pulse import Pulse
+from token_relay.agents.records import RECORDS, CompanionHandoff, Identity, Pairing, RestoredEnd, Seen
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import PeerBox
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.messages import HandoffReport, Hello, Message, decode
@@ -90,7 +93,7 @@ class Recorder:
     def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
         return True
 
-    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: str) -> None: ...
+    def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None: ...
 
 
 @dataclass
@@ -130,26 +133,18 @@ async def _receive(case: v.Case, topic: str, payload: bytes, agent: bool, row: C
 
     await vault.run(fill)
     async with asyncio.TaskGroup() as tasks:
-        link: Link
+        ports = Ports(vault=vault, channel=outbox, http=NoHttp(), clock=clock, random=random, tasks=tasks)
         if agent and own_name == "companion":
-            companion = CompanionAgent(
-                vault=vault,
-                http=NoHttp(),
-                clock=clock,
-                random=random,
-                identity=identity,
-                name="kitchen",
-                broker_url="",
-                tasks=tasks,
-            )
-            link = companion.link
+            companion = CompanionAgent(ports, identity, name="kitchen", broker_url="")
+            turns, link = companion.turns, companion.link
         else:
-            handoffs = Handoffs(PhoneSteps(), may_release=lambda: True)
+            turns = Turns(ports, identity)
+            steps, pairing = PhoneSteps(Pulse(), asyncio.Queue()), PhonePairing(turns, name="phone")
+            handoffs = Handoffs(steps, pairing, Pulse(), may_release=lambda: True)
             handler: Handler = handoffs if agent else recorder
-            link = Link(vault=vault, clock=clock, random=random, identity=identity, handler=handler, tasks=tasks)
-        link.channel = outbox
+            link = Link(turns, handler=handler, mailbox=pairing)
         await link.receive(topic, payload)
-    reasons = list(link.rejects.elements())
+    reasons = list(turns.rejects.elements())
     peers = {device_id(key_pair(name).public_key): name for name in ("phone", "companion", "tablet")}
     answers = []
     for where, envelope in outbox.published:

@@ -7,9 +7,10 @@ import random
 from typing import Any
 
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.ports import Now
+from token_relay.agents.ports import Now, Ports
 from token_relay.agents.records import Identity, Pairing
 from token_relay.agents.turn import Turn
+from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import PeerBox
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.messages import Message, decode
@@ -73,12 +74,15 @@ class StillClock:
         raise AssertionError("nothing sleeps here")
 
 
-def parts() -> dict[str, Any]:
+def ports(tasks: asyncio.TaskGroup | None = None) -> Ports:
     """What an agent or a link is made with, as far as one turn needs it."""
-    return {
-        "vault": None, "clock": StillClock(), "random": SeededRandom(), "identity": IDENTITY,
-        "tasks": asyncio.TaskGroup(),
-    }  # fmt: skip
+    nothing: Any = None
+    clock: Any = StillClock()  # nobody waits here
+    return Ports(nothing, nothing, nothing, clock, SeededRandom(), tasks or asyncio.TaskGroup())
+
+
+def turns(tasks: asyncio.TaskGroup | None = None) -> Turns:
+    return Turns(ports(tasks), IDENTITY)
 
 
 def turn_of(tx: Tx, *, is_duplicate: bool = False) -> Turn:

@@ -8,17 +8,33 @@ from typing import Any
 
 import pytest
 
-from tests.properties.one_end import HANDOFF_ID, NOW, OTHER_ID, PAIRING, PAIRING_ID, STAMP, Tx, parts, sent, turn_of
+from tests.properties.one_end import (
+    HANDOFF_ID,
+    IDENTITY,
+    NOW,
+    OTHER_ID,
+    PAIRING,
+    PAIRING_ID,
+    STAMP,
+    Tx,
+    ports,
+    sent,
+    turn_of,
+    turns,
+)
 from token_relay.agents.companion import steps as companion_steps
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Begun
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.link import Link
 from token_relay.agents.phone import steps as phone_steps
 from token_relay.agents.phone.handoffs import Handoffs
+from token_relay.agents.phone.pairing import PhonePairing
 from token_relay.agents.phone.steps import PhoneSteps
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.pulse import Pulse
+from token_relay.agents.records import CompanionHandoff, Grant, GrantStateName, Outgoing, Pairing, PhoneHandoff
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import CompanionStep, Dead, Gone, PhoneStep
 from token_relay.protocol.messages import Head, Hello, Lease, LeaseTerm, Rollback
@@ -35,11 +51,15 @@ PHONE_ROW = PhoneHandoff(
 
 
 def _companion() -> CompanionAgent:
-    return CompanionAgent(**parts(), http=None, name="watch", broker_url="")  # type: ignore[arg-type]
+    return CompanionAgent(ports(), IDENTITY, name="watch", broker_url="")
+
+
+def _phone_steps() -> PhoneSteps:
+    return PhoneSteps(Pulse(), asyncio.Queue())
 
 
 def _phone() -> Handoffs:
-    return Handoffs(PhoneSteps(), may_release=lambda: True)
+    return Handoffs(_phone_steps(), PhonePairing(turns(), name="phone"), Pulse(), may_release=lambda: True)
 
 
 def _hello(*, sent_before: int, seq: int = 11) -> tuple[Head, Hello]:
@@ -67,7 +87,7 @@ def test_a_repeated_message_moves_nothing_at_the_phone_whatever_the_core_says(
 ) -> None:
     monkeypatch.setattr(phone_steps, "phone_step", lambda state, event: PhoneStep(Gone("lost")))
     tx = Tx(PAIRING, PHONE_ROW)
-    PhoneSteps().step(turn_of(tx, is_duplicate=is_duplicate), PAIRING, HANDOFF_ID, "stored")
+    _phone_steps().step(turn_of(tx, is_duplicate=is_duplicate), PAIRING, HANDOFF_ID, "stored")
     assert tx.get(PhoneHandoff, HANDOFF_ID).state == ("done" if is_duplicate else "gone")
 
 
@@ -78,17 +98,17 @@ def test_a_lease_that_answers_another_challenge_is_refused(challenge: str) -> No
     terms = Lease.model_construct(challenge=challenge, handoffs=[LeaseTerm(handoff_id=HANDOFF_ID, lease_days=365)])
     for pairing in (PAIRING, replace(PAIRING, challenge="")):
         with pytest.raises(PeerError, match="stale challenge"):
-            _companion().on_lease(turn_of(tx), pairing, terms)
+            _companion().messages.on_lease(turn_of(tx), pairing, terms)
     assert tx.get(Grant, "grant") == GRANT
 
 
 def test_a_lease_that_answers_our_challenge_is_taken_once() -> None:
     tx = Tx(PAIRING, GRANT)
     terms = Lease(challenge=PAIRING.challenge, handoffs=[LeaseTerm(handoff_id=HANDOFF_ID, lease_days=365)])
-    _companion().on_lease(turn_of(tx), PAIRING, terms)
+    _companion().messages.on_lease(turn_of(tx), PAIRING, terms)
     assert tx.get(Grant, "grant").lease_days == 365
     with pytest.raises(PeerError, match="stale challenge"):
-        _companion().on_lease(turn_of(tx), tx.get(Pairing, PAIRING_ID), terms)
+        _companion().messages.on_lease(turn_of(tx), tx.get(Pairing, PAIRING_ID), terms)
 
 
 @pytest.mark.parametrize("barrier", ["none", "queued", "denied", "retired"])
@@ -109,7 +129,7 @@ def test_no_lease_is_given_while_a_revoke_is_on_its_way(barrier: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["held", "uncertain", "needs_handoff", "locked", "dead", "refreshing"])
-def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: str) -> None:
+def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: GrantStateName) -> None:
     """With the generation unchanged: it is the state alone that says the answer came too late."""
 
     class Watcher:
@@ -121,15 +141,12 @@ def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: str)
         def on_late_token(self, turn: object, grant: Grant, refresh_token: RefreshToken) -> None:
             assert state == "dead"
 
-    given = parts()
-    link: Any = Link(**given, handler=None)  # type: ignore[arg-type]
-    more = {name: given[name] for name in ("vault", "clock", "random", "tasks")}
-    keeper = GrantKeeper(link=link, http=None, watcher=Watcher(), **more)  # type: ignore[arg-type]
+    keeper = GrantKeeper(ports(), turns(), watcher=Watcher(), due=asyncio.Event())
     waiting = replace(GRANT, state="refreshing", intent=STAMP, intent_attempts=1)
     tx = Tx(PAIRING, waiting if state == "refreshing" else replace(waiting, state=state, reason="lease"))
-    begun = Begun("grant", waiting, RefreshToken("rt-1"), "", Stamp.of(NOW), "")
+    begun = Begun(RefreshErrand(), waiting, RefreshToken("rt-1"), Stamp.of(NOW))
     outcome = Refreshed(RefreshToken("rt-2"), AccessToken("at-2"), "Bearer", 60.0, "openid")
-    settled = keeper.flights._record(turn_of(tx), begun, outcome)
+    settled = keeper.flights._record(turn_of(tx), begun=begun, outcome=outcome)
     kept = tx.get(Grant, "grant").refresh_token.reveal()
     assert (settled is not None, kept) == ((True, "rt-2") if state == "refreshing" else (False, "rt-1"))
 
@@ -155,41 +172,40 @@ def test_a_hello_that_claims_less_than_we_accepted_is_a_rollback_by_its_numbers_
     claimed: int, is_noticed: bool
 ) -> None:
     handler = _Trusting()
-    link = Link(**parts(), handler=handler)  # type: ignore[arg-type]
+    link = Link(turns(), handler=handler, mailbox=None)  # type: ignore[arg-type]  # only what HELLO needs
     after = replace(PAIRING, seq_high=11)
     tx = Tx(after)
     turn = turn_of(tx)
     head, hello = _hello(sent_before=claimed)
-    link._greeted(turn, PAIRING, after, head, hello)
+    link._greeted(turn, after, head, hello, high_before=PAIRING.seq_high)
     bodies = [message.body for message in sent(turn)]
     assert any(isinstance(body, Rollback) for body in bodies) is is_noticed
     assert handler.noticed == (["peer"] if is_noticed else [])
 
 
 @pytest.mark.asyncio
-async def test_a_branch_waits_for_the_refresh_in_flight_and_holds_off_the_next() -> None:
+async def test_a_branch_waits_for_the_refresh_in_flight_and_holds_off_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two uses of one refresh token at a time would be reuse; no lock of the vault stands in for this."""
     order: list[str] = []
     in_flight = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        given = {**parts(), "tasks": tasks}
-        link: Any = Link(**given, handler=None)  # type: ignore[arg-type]
-        more = {name: given[name] for name in ("vault", "clock", "random", "tasks")}
-        keeper = GrantKeeper(link=link, http=None, watcher=None, **more)  # type: ignore[arg-type]
+        watcher: Any = None
+        flights = GrantKeeper(ports(tasks), turns(tasks), watcher=watcher, due=asyncio.Event()).flights
 
         async def refresh() -> None:
             order.append("refresh begins")
             await in_flight.wait()
             order.append("refresh ends")
 
-        async def branch() -> None:
+        async def branch(grant_id: str, errand: object) -> None:
             order.append("branch begins")
-            assert keeper.flights.fly("grant", "") is keeper.flights._running["grant"]  # whoever asks now shares it
+            assert flights.fly("grant", RefreshErrand()) is flights._running["grant"]  # whoever asks now shares it
             await asyncio.sleep(0)
             order.append("branch ends")
 
-        keeper.flights._running["grant"] = tasks.create_task(refresh())
-        waiting = tasks.create_task(keeper.flights.exclusively("grant", branch))
+        flights._running["grant"] = tasks.create_task(refresh())
+        monkeypatch.setattr(flights, "_flight", branch)
+        waiting = tasks.create_task(flights.fly_alone("grant", RefreshErrand()))
         for _ in range(5):
             await asyncio.sleep(0)
         assert order == ["refresh begins"]

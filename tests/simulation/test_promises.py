@@ -28,6 +28,7 @@ from token_relay.agents.records import (
 from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.policy import Policy, Rule
 from token_relay.protocol.envelope import ENVELOPE_BYTES
+from token_relay.protocol.handoff import CompanionStateName, PhoneStateName
 from token_relay.protocol.messages import envelope_digest
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost
@@ -135,7 +136,7 @@ def given(token: RefreshToken | None, **more: Any) -> Grant:
     return grant(token, grant_id="c", pairing_id="p", handoff_id="h", **more)
 
 
-def handoff(state: str = "released", **more: Any) -> PhoneHandoff:
+def handoff(state: PhoneStateName = "released", **more: Any) -> PhoneHandoff:
     like = PhoneHandoff(
         handoff_id="h",
         pairing_id="p",
@@ -152,7 +153,7 @@ def handoff(state: str = "released", **more: Any) -> PhoneHandoff:
     return replace(like, **more)
 
 
-def taken(state: str = "stored", **more: Any) -> CompanionHandoff:
+def taken(state: CompanionStateName = "stored", **more: Any) -> CompanionHandoff:
     return replace(CompanionHandoff("h", "p", state, was_stored=state == "stored"), **more)
 
 

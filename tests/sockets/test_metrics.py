@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.watchdog import HANG_S
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now
-from token_relay.agents.records import CachedToken, Grant, Outgoing
+from token_relay.agents.records import CachedToken, Grant, GrantStateName, Outgoing
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
 from token_relay.service import metrics
@@ -25,7 +25,7 @@ DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
 NOW = Now("boot", 5_000.0, 1_800_000_000.0, True)
 
 
-def grant(grant_id: str, state: str) -> Grant:
+def grant(grant_id: str, state: GrantStateName) -> Grant:
     return Grant(
         grant_id,
         "p",

@@ -33,8 +33,8 @@ class CompanionAgent:
         self.steps = CompanionSteps(turns, http=ports.http, due=due)
         self.keeper = GrantKeeper(ports, turns, watcher=self.steps, due=due)
         self.invitations = Invitations(turns, name=name, broker_url=broker_url)
-        messages = CompanionMessages(turns, steps=self.steps, invitations=self.invitations, due=due)
-        self.link = Link(turns, handler=messages, mailbox=self.invitations)
+        self.messages = CompanionMessages(turns, steps=self.steps, invitations=self.invitations, due=due)
+        self.link = Link(turns, handler=self.messages, mailbox=self.invitations)
 
     # -- commands --------------------------------------------------------------------------------------
 

@@ -231,7 +231,7 @@ class Ledger:
         for row in rows(tables, PhoneHandoff).values():
             if row.is_obtaining and row.strategy == "branch":
                 grant = rows(tables, Grant).get((row.grant_id,))
-                if grant is not None and grant.refresh_token == token and grant.state == "held":
+                if grant is not None and grant.refresh_token == token and grant.state == "refreshing":
                     return True
         return False
 
