@@ -402,16 +402,17 @@ async def test_a_peer_that_accepted_what_we_never_sent_proves_our_own_disk_resto
         assert (grant.state, grant.reason) == ("locked", "rollback")
 
 
-async def test_no_number_is_given_out_twice_whatever_a_step_writes_back() -> None:
+async def test_no_number_is_given_out_twice_whatever_copy_a_step_still_holds() -> None:
     async with running("entra") as world:
         deafen(world, world.phone)
 
-        def careless(turn: Any) -> None:
+        def careless(turn: Turn) -> None:
             (old,) = turn.tx.select(Pairing)
             turn.answer(old.pairing_id, m.Stored(handoff_id=UNKNOWN))
-            turn.tx.put(old)  # an older copy, over the number just given out
+            changed = turn.change(Pairing, old.pairing_id, renew_denied=True)  # the copy is older than the number
+            assert changed.seq_sent == old.seq_sent + 1
             turn.answer(old.pairing_id, m.Stored(handoff_id=UNKNOWN))
-            turn.tx.put(old)
+            turn.change(Pairing, old.pairing_id, renew_denied=False)
 
         await world.watch.agent.turns.run(careless)
         await world.watch.agent.turns.run(careless)

@@ -80,7 +80,7 @@ async def test_a_companion_cannot_block_its_own_revocation(monkeypatch: pytest.M
         await world.phone.hand_off()
         watch = world.watch
         # a hostile companion: never answers REVOKE
-        monkeypatch.setattr(watch.agent, "on_message", lambda *a: None)
+        monkeypatch.setattr(watch.agent.messages, "on_message", lambda *a: None)
         for i in range(260):
             await say(watch, m.Stored(handoff_id=f"{i:032x}"))
         await world.within(world.phone.agent.revoke("watch", wait_s=1))
@@ -119,7 +119,7 @@ async def test_a_low_order_one_time_key_costs_no_token(monkeypatch: pytest.Monke
                     ),
                 )
 
-        monkeypatch.setattr(watch.agent, "on_message", hostile)
+        monkeypatch.setattr(watch.agent.messages, "on_message", hostile)
         before = len([r for r in world.phone.http.requests if form_value(r, "grant_type") == "refresh_token"])
         try:
             await world.phone.hand_off(wait_s=5)
@@ -258,7 +258,7 @@ async def test_hellos_of_a_peer_do_not_multiply(monkeypatch: pytest.MonkeyPatch)
     async with running("entra") as world:
         await world.phone.hand_off()
         watch = world.watch
-        monkeypatch.setattr(watch.agent, "on_message", lambda *a: None)
+        monkeypatch.setattr(watch.agent.messages, "on_message", lambda *a: None)
         for i in range(200):
             await say(watch, m.Stored(handoff_id=f"{i:032x}"))
         before = len(world.broker.seen)
@@ -426,7 +426,7 @@ async def test_claiming_what_is_over_does_not_block_a_revocation(monkeypatch: py
                 tx.put(replace(done, handoff_id=f"{i:032x}", state="gone", reason="revoked"))
 
         await world.phone.vault.run(live_long)
-        monkeypatch.setattr(world.watch.agent, "on_message", lambda *args: None)  # it answers nothing
+        monkeypatch.setattr(world.watch.agent.messages, "on_message", lambda *args: None)  # it answers nothing
         pairing = await world.watch.one(Pairing)
 
         async def claim(body: m.Body) -> None:

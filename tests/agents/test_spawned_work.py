@@ -31,5 +31,5 @@ def test_work_that_is_cancelled_before_it_began_leaves_no_warning(loops: int) ->
         with pytest.raises(ExceptionGroup):
             asyncio.run(stop_at_once())
         gc.collect()
-    assert begun == ["work"] * bool(turns)
+    assert begun == ["work"] * bool(loops)
     assert [str(one.message) for one in caught] == []

@@ -206,7 +206,7 @@ def test_1_branch_begins_a_chain_of_its_own() -> None:
     hand = Hand()
     first = hand.token()
     obtaining = handoff("offered", reason="accepted", strategy="branch", is_obtaining=True)
-    hand.commit("phone", grant(first), obtaining)
+    hand.commit("phone", grant(first, state="refreshing"), obtaining)
     request = hand.send("phone", first)
     second = hand.token(generation=2, used=1)
     hand.promises.answered("phone", request, GOOD)

@@ -73,7 +73,13 @@ class Turns:
         Raises:
             VaultError: the disk refused; nothing happened, nothing was sent.
         """
-        result = await asyncio.shield(self._tasks.create_task(self._run(step)))
+        turn = self._run(step)
+        try:
+            task = self._tasks.create_task(turn)
+        except RuntimeError:  # the agent is being stopped: nothing begins any more
+            turn.close()
+            raise
+        result = await asyncio.shield(task)
         if isinstance(result, _Raised):
             raise result.error
         return result
