@@ -20,7 +20,7 @@ from token_relay.agents.grants.tokens import erase_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
-from token_relay.agents.phone.handoff_rows import check_scope
+from token_relay.agents.phone.handoff_rows import check_scope, state_of
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.pairing import PhonePairing
@@ -31,7 +31,7 @@ from token_relay.agents.ports import Clock, Random, Vault
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
-from token_relay.protocol.handoff import Strategy
+from token_relay.protocol.handoff import Strategy, phone_may
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider.http import Http
 
@@ -275,7 +275,8 @@ class PhoneAgent:
             row = self.steps.open_handoff(turn.tx, pairing)
             if row is None:
                 raise LocalError("no handoff to this device is open", hint="to end a finished one: phone revoke")
-            self.steps.step(turn, pairing, row.handoff_id, "cancel")
+            if phone_may(state_of(row), "cancel"):  # not while CANCEL is under way
+                self.steps.step(turn, pairing, row.handoff_id, "cancel")
             return row.handoff_id
 
         handoff_id = await self.link.turn(step)

@@ -22,6 +22,7 @@ from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import (
     Gone,
     Offered,
+    phone_may,
 )
 from token_relay.protocol.messages import (
     HANDOFFS_LISTED_MAX,
@@ -105,7 +106,8 @@ class Handoffs:
         turn.settle(pairing.pairing_id, types=frozenset({"PAIR3"}))
         for other in turn.tx.select(Pairing, peer_id=pairing.peer_id, state="active"):
             for row in turn.tx.select(PhoneHandoff, pairing_id=other.pairing_id):
-                self._steps.step(turn, other, row.handoff_id, "cancel")  # settles what was open; DONE stays revocable
+                if phone_may(state_of(row), "cancel"):  # settles what was open; DONE stays revocable
+                    self._steps.step(turn, other, row.handoff_id, "cancel")
         retire_others(turn, pairing)
         current = turn.tx.get(Pairing, pairing.pairing_id)
         assert current is not None

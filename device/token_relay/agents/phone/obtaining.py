@@ -28,7 +28,7 @@ from token_relay.agents.ports import Clock, Random
 from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.protocol.errors import VaultError
-from token_relay.protocol.handoff import Offered
+from token_relay.protocol.handoff import Offered, phone_may
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import oauth
 from token_relay.provider.http import Http
@@ -213,7 +213,8 @@ class Obtaining:
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if row is not None and pairing is not None:
             turn.tx.put(replace(row, problem=problem, is_obtaining=False))
-            self._steps.step(turn, pairing, handoff_id, "cancel")
+            if phone_may(state_of(row), "cancel"):  # the companion or the person may have ended it meanwhile
+                self._steps.step(turn, pairing, handoff_id, "cancel")
 
     async def _carefully(self, step: Callable[[Turn], None]) -> None:
         await until_stored(lambda: self._link.turn(step), self._clock, event="token_not_stored")

@@ -20,7 +20,7 @@ from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.protocol.envelope import seal_once
 from token_relay.protocol.errors import PeerError
-from token_relay.protocol.handoff import Done, New, PhoneEffect, PhoneEvent, PhoneState, Released, is_open, phone_step
+from token_relay.protocol.handoff import Done, New, PhoneEffect, PhoneEvent, PhoneState, is_open, phone_may, phone_step
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.messages import (
     SEALED_CHARS_MAX,
@@ -169,7 +169,7 @@ class PhoneSteps:
         From the commit on the token is the companion's: nothing here uses it again.
         """
         current = turn.tx.get(PhoneHandoff, row.handoff_id)
-        if current is None or phone_step(state_of(current), "sealed").state != Released():
+        if current is None or not phone_may(state_of(current), "sealed"):
             return False
         try:
             payload = GrantPayload(
