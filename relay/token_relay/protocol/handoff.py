@@ -1,4 +1,4 @@
-"""Both ends of a handoff as state machines, in one room so that the protocol is read in one place.
+"""Both ends of a handoff as state machines, in one module so that the protocol can be read in one place.
 
 ::
 
@@ -14,14 +14,18 @@ The laws, each a test:
 * Only the companion's disk ends RELEASED. Nothing is taken back because time passed: a timeout cannot tell lost
   from late.
 * A repeated TOKEN never overwrites a stored grant, which may have been rotated since.
-* CANCEL and REVOKE leave a tombstone (DEAD) in every state, NONE included. CANCEL after STORED is answered STORED.
-* A TOKEN that finds no READY handoff is tombstoned and answered LOST.
+* CANCEL and REVOKE leave a tombstone (DEAD) in every state, NONE included. The answer to CANCEL after STORED is STORED.
+* A TOKEN that finds no READY handoff leaves a tombstone, and the answer to it is LOST.
 * Only ``move`` gives the phone its token back, and only on CANCELLED.
 
 Pure: :func:`phone_step` and :func:`companion_step` map a state and an event to the next state and effects. The caller
 commits all of it in one transaction and acts afterwards. A peer's event that makes no sense in a state changes nothing:
-it may be late, repeated or a restored disk's. An event of our own that makes no sense is a bug of the caller and raises
-:class:`.LocalProtocolError`; :func:`phone_may` and :func:`companion_may` answer a caller that has to look first.
+it may be late, or repeated, or come from a restored disk. An event of our own that makes no sense is a bug of the
+caller and raises :class:`.LocalProtocolError`. A caller that cannot know asks :func:`phone_may` or
+:func:`companion_may` first. ``docs/spec/handoff.md`` draws both machines.
+
+The two step functions are long because each is one table, written as one ``match``: cut up, no reader would see that
+every state meets every event.
 """
 
 from __future__ import annotations
@@ -169,8 +173,8 @@ def _phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep | None:
                 case Done() | Revoking() | Gone(reason="superseded" | "rollback" | "forgotten"):
                     return PhoneStep(state, (fx.SEND_CLOSED,))
                 case New() | Cancelled() | Gone():
-                    # It says that it holds what we were told it never would, or has erased: a restored disk, or a
-                    # receipt that comes late. Take it away.
+                    # The companion says that it holds what it never would, or has erased: its disk was restored, or
+                    # the receipt comes late. Take the grant away.
                     return PhoneStep(Revoking(), (fx.SEND_CLOSED, fx.SEND_REVOKE))
         case "cancelled":
             match state:
@@ -227,7 +231,7 @@ def is_open(state: PhoneState) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class NoHandoff:
-    """Never heard of."""
+    """Nobody has spoken of this handoff yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +241,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class HandoffStored:
-    """The grant is, or was, on disk; what became of it is :mod:`token_relay.agents.grants.lifecycle`'s."""
+    """The grant is, or was, on disk; :mod:`token_relay.agents.grants.lifecycle` says what became of it."""
 
 
 DeadReason = Literal["cancelled", "revoked", "lost", "rejected", "replaced", "ended"]
@@ -255,7 +259,7 @@ CompanionState = NoHandoff | Ready | HandoffStored | Dead
 CompanionStateName = Literal["none", "ready", "stored", "dead"]  # on disk
 
 CompanionOwnEvent = Literal[
-    "replaced",  # another OFFER of the same pairing came first
+    "replaced",  # another OFFER of the same pairing came, or this disk was restored
     "ended",  # the stored grant is over: denied, superseded, forgotten
 ]
 CompanionPeerEvent = Literal[
@@ -382,7 +386,7 @@ def _companion_step(state: CompanionState, event: CompanionEvent) -> CompanionSt
 
 
 def _status(state: HandoffStored | Dead) -> CompanionEffect:
-    """The answer to whatever asks about a handoff that is decided."""
+    """Return the answer to any question about a handoff that is decided."""
     match state:
         case HandoffStored():
             return CompanionEffect.SEND_STORED
