@@ -52,8 +52,9 @@ vectors: $(VENV)/.development  ## make tests/vectors anew
 openapi: $(VENV)/.development  ## make docs/api anew: OpenAPI and Postman, out of the client's models
 	@$(BIN)/python tests/api/make.py
 
-docs-img: $(VENV)/bin/python  ## draw the rooms anew from the imports: docs/img/rooms.svg, the table in docs/architecture.md
+docs-img: $(VENV)/.runtime  ## draw anew: the rooms (docs/img/rooms.svg, docs/architecture.md), the states (docs/spec/handoff.md)
 	@$(BIN)/python docs/img/make_rooms.py
+	@$(BIN)/python docs/img/make_states.py
 
 fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, TARGET=, SEED=, REPLAY=FILE
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(T),10) $(if $(TARGET),--target $(TARGET)) \

@@ -14,6 +14,7 @@ from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, Seen
 from token_relay.agents.token_source import TokenGranted, TokenRefused
+from token_relay.agents.turn import Turn
 from token_relay.protocol import delivery
 from token_relay.protocol import messages as m
 from token_relay.protocol import pairing as wire

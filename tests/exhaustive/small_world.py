@@ -328,7 +328,8 @@ def _work(rules: Rules, state: State, budget: Budget | None) -> Iterator[Step]:
         if handoff.in_memory:
             turn = _Turn(rules, state, budget)
             turn.handoffs[number] = turn.handoffs[number]._replace(in_memory=False)
-            turn.phone(number, "sealed")
+            if core.phone_may(handoff.phone, "sealed"):  # else the token is dropped: somebody ended it meanwhile
+                turn.phone(number, "sealed")
             yield from _outcomes(turn, "phone", ("phone", "releases", _which(number)), None, budget)
         elif handoff.phone == core.Offered(is_accepted=True) and not is_move:
             turn = _Turn(rules, state, budget)
@@ -344,9 +345,9 @@ def _person(rules: Rules, state: State, budget: Budget | None) -> Iterator[Step]
             if is_next and not any(core.is_open(other.phone) for other in state.handoffs):
                 asked.append(("offer", ""))
         else:
-            if budget is None or budget.cancels:
+            if core.phone_may(handoff.phone, "cancel") and (budget is None or budget.cancels):
                 asked.append(("cancel", "cancels"))
-            if budget is None or budget.revokes:
+            if core.phone_may(handoff.phone, "revoke") and (budget is None or budget.revokes):
                 asked.append(("revoke", "revokes"))
         for event, spent in asked:
             turn = _Turn(rules, state, budget)

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import structlog
@@ -166,6 +166,27 @@ def test_a_pair_that_is_never_reached_is_named() -> None:
     assert set(coverage.UNREACHABLE) | set(coverage.RARE) <= coverage.every_pair()
     assert not set(coverage.UNREACHABLE) & set(coverage.RARE)
     assert all({**coverage.UNREACHABLE, **coverage.RARE}.values())
+
+
+def test_what_is_said_to_be_illegal_is_what_raises() -> None:
+    states: list[handoff.PhoneState] = [kind() for kind in get_args(handoff.PhoneState) if kind is not handoff.Gone]
+    states += [handoff.Offered(is_accepted=True), *map(handoff.Gone, get_args(handoff.GoneReason))]
+    companions: list[handoff.CompanionState] = [handoff.NoHandoff(), handoff.Ready(), handoff.HandoffStored()]
+    companions += map(handoff.Dead, get_args(handoff.DeadReason))
+    legal = {
+        ("phone", coverage.phone_name(state), event)
+        for state in states
+        for event in get_args(handoff.PhoneOwnEvent)
+        if handoff.phone_may(state, event)
+    } | {
+        ("companion", coverage.companion_name(state), event)
+        for state in companions
+        for event in get_args(handoff.CompanionOwnEvent)
+        if handoff.companion_may(state, event)
+    }
+    own = {("phone", event) for event in get_args(handoff.PhoneOwnEvent)}
+    own |= {("companion", event) for event in get_args(handoff.CompanionOwnEvent)}
+    assert set(coverage.ILLEGAL) == {pair for pair in coverage.every_pair() if (pair[0], pair[2]) in own} - legal
 
 
 def test_a_seed_that_fails_is_told_before_the_next_one_runs(

@@ -54,3 +54,11 @@ class PersonNeededError(LocalError):
 
 class VaultError(LocalError):
     """The vault cannot be opened, read or written; the state on disk is as it was before the call."""
+
+
+class LocalProtocolError(AssertionError):
+    """This end asked its own state machine for what makes no sense in that state: a bug of the caller, as in h11.
+
+    It is no :class:`RelayError`, so that no handler takes it for one of the expected failures above. Nothing was
+    decided; the transaction ends with it, and the driver logs it as the bug that it is.
+    """

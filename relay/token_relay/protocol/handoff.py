@@ -1,4 +1,4 @@
-"""Both ends of a handoff as state machines, in one room so that the protocol is read in one place.
+"""Both ends of a handoff as state machines, in one module so that the protocol can be read in one place.
 
 ::
 
@@ -14,26 +14,29 @@ The laws, each a test:
 * Only the companion's disk ends RELEASED. Nothing is taken back because time passed: a timeout cannot tell lost
   from late.
 * A repeated TOKEN never overwrites a stored grant, which may have been rotated since.
-* CANCEL and REVOKE leave a tombstone (DEAD) in every state, NONE included. CANCEL after STORED is answered STORED.
-* A TOKEN that finds no READY handoff is tombstoned and answered LOST.
+* CANCEL and REVOKE leave a tombstone (DEAD) in every state, NONE included. The answer to CANCEL after STORED is STORED.
+* A TOKEN that finds no READY handoff leaves a tombstone, and the answer to it is LOST.
 * Only ``move`` gives the phone its token back, and only on CANCELLED.
 
 Pure: :func:`phone_step` and :func:`companion_step` map a state and an event to the next state and effects. The caller
-commits all of it in one transaction and acts afterwards. An event that makes no sense in a state changes nothing.
+commits all of it in one transaction and acts afterwards. A peer's event that makes no sense in a state changes nothing:
+it may be late, or repeated, or come from a restored disk. An event of our own that makes no sense is a bug of the
+caller and raises :class:`.LocalProtocolError`. A caller that cannot know asks :func:`phone_may` or
+:func:`companion_may` first. ``docs/spec/handoff.md`` draws both machines.
+
+The two step functions are long because each is one table, written as one ``match``: cut up, no reader would see that
+every state meets every event.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal, assert_never
+from typing import Literal, assert_never, get_args
+
+from token_relay.protocol.errors import LocalProtocolError
 
 Strategy = Literal["branch", "mint", "move"]  # how the companion's chain comes about; a provider's profile chooses
-
-PhoneStateName = Literal["new", "offered", "released", "done", "cancelling", "cancelled", "revoking", "gone"]
-GoneReason = Literal["revoked", "lost", "forgotten", "superseded", "rollback"]
-CompanionStateName = Literal["none", "ready", "stored", "dead"]
-DeadReason = Literal["cancelled", "revoked", "lost", "rejected", "replaced", "ended"]
 
 # -- The phone's end ---------------------------------------------------------------------------------------
 
@@ -75,29 +78,29 @@ class Revoking:
     """REVOKE is in the outbox."""
 
 
+GoneReason = Literal["revoked", "lost", "forgotten", "superseded", "rollback"]
+
+
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Over: ``revoked``, ``lost``, ``forgotten``, ``superseded`` or ``rollback``."""
+    """Over, and why."""
 
     reason: GoneReason
 
 
 PhoneState = New | Offered | Released | Done | Cancelling | Cancelled | Revoking | Gone
+PhoneStateName = Literal["new", "offered", "released", "done", "cancelling", "cancelled", "revoking", "gone"]  # on disk
 
-PhoneEvent = Literal[
+PhoneOwnEvent = Literal[
     "offer",  # the person, or a permitted renewal, starts it
-    "accept",  # ACCEPT came
     "sealed",  # the token was obtained and sealed to the one-time key
-    "stored",
-    "cancelled",
-    "revoked",
-    "lost",
-    "reject",
     "cancel",  # the person, or the offer's age, gives up
     "revoke",  # the person takes it away
     "forget",  # the person gives the device up
     "superseded",  # a newer handoff of the same grant is DONE
 ]
+PhonePeerEvent = Literal["accept", "stored", "cancelled", "revoked", "lost", "reject"]  # the message of that name
+PhoneEvent = Literal[PhoneOwnEvent, PhonePeerEvent]
 
 
 class PhoneEffect(Enum):
@@ -125,11 +128,28 @@ class PhoneStep:
 
 
 def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
-    """Decide what an event means to the phone's end of one handoff."""
+    """Decide what an event means to the phone's end of one handoff.
+
+    Raises:
+        LocalProtocolError: an event of our own that makes no sense in this state; ask :func:`phone_may` before.
+    """
+    step = _phone_step(state, event)
+    if step is None and event in get_args(PhoneOwnEvent):
+        raise LocalProtocolError(f"{event!r} makes no sense to the phone's end in {state}")
+    return step or PhoneStep(state)
+
+
+def phone_may(state: PhoneState, event: PhoneOwnEvent) -> bool:
+    """Say whether an event of our own makes sense in this state."""
+    return _phone_step(state, event) is not None
+
+
+def _phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep | None:
+    """Look the step up; None: the event makes no sense in this state."""
     fx = PhoneEffect
     match event:
         case "offer":
-            return PhoneStep(Offered(), (fx.SEND_OFFER,)) if isinstance(state, New) else PhoneStep(state)
+            return PhoneStep(Offered(), (fx.SEND_OFFER,)) if isinstance(state, New) else None
         case "accept":
             match state:
                 case Offered(is_accepted=False):
@@ -145,7 +165,7 @@ def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
                 case Offered(is_accepted=True):
                     return PhoneStep(Released(), (fx.SEND_TOKEN,))
                 case _:
-                    return PhoneStep(state)  # cancelled or revoked meanwhile: the token is dropped by the caller
+                    return None  # cancelled or revoked meanwhile: the caller looks first, and drops the token
         case "stored":
             match state:
                 case Offered() | Released() | Cancelling():
@@ -153,8 +173,8 @@ def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
                 case Done() | Revoking() | Gone(reason="superseded" | "rollback" | "forgotten"):
                     return PhoneStep(state, (fx.SEND_CLOSED,))
                 case New() | Cancelled() | Gone():
-                    # It says that it holds what we were told it never would, or has erased: a restored disk, or a
-                    # receipt that comes late. Take it away.
+                    # The companion says that it holds what it never would, or has erased: its disk was restored, or
+                    # the receipt comes late. Take the grant away.
                     return PhoneStep(Revoking(), (fx.SEND_CLOSED, fx.SEND_REVOKE))
         case "cancelled":
             match state:
@@ -165,11 +185,11 @@ def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
                 case Done():
                     return PhoneStep(Gone("lost"), (fx.SETTLE,))
                 case New() | Revoking() | Cancelled() | Gone():
-                    return PhoneStep(state)
+                    return None
         case "revoked":
             match state:
                 case New() | Gone():
-                    return PhoneStep(state)
+                    return None
                 case _:
                     return PhoneStep(Gone("revoked"), (fx.SETTLE, fx.WIPE_TOKEN))
         case "lost":
@@ -177,32 +197,28 @@ def phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep:
                 case Released() | Cancelling() | Done():
                     return PhoneStep(Gone("lost"), (fx.SETTLE, fx.WIPE_TOKEN))
                 case New() | Offered() | Revoking() | Cancelled() | Gone():
-                    return PhoneStep(state)
+                    return None
         case "reject" | "cancel":
             match state:
                 case Offered() | Released():
                     return PhoneStep(Cancelling(), (fx.SETTLE, fx.SEND_CANCEL))
                 case _:
-                    return PhoneStep(state)
+                    return None
         case "revoke":
             match state:
                 case Gone(reason="rollback"):
                     return PhoneStep(Revoking(), (fx.SEND_REVOKE,))  # given up here, but the companion may hold it
                 case New() | Revoking() | Cancelled() | Gone():
-                    return PhoneStep(state)
+                    return None
                 case _:
                     return PhoneStep(Revoking(), (fx.SETTLE, fx.SEND_REVOKE))
         case "forget":
             return PhoneStep(Gone("forgotten"), (fx.SETTLE, fx.WIPE_TOKEN))
         case "superseded":
-            return PhoneStep(Gone("superseded"), (fx.SETTLE,)) if isinstance(state, Done) else PhoneStep(state)
+            return PhoneStep(Gone("superseded"), (fx.SETTLE,)) if isinstance(state, Done) else None
         case _:
             assert_never(event)
     raise AssertionError("unreachable")
-
-
-def phone_may(state: PhoneState, event: PhoneEvent) -> bool:
-    return phone_step(state, event).state != state
 
 
 def is_open(state: PhoneState) -> bool:
@@ -215,7 +231,7 @@ def is_open(state: PhoneState) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class NoHandoff:
-    """Never heard of."""
+    """Nobody has spoken of this handoff yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +241,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class HandoffStored:
-    """The grant is, or was, on disk; what became of it is :mod:`token_relay.agents.grants.lifecycle`'s."""
+    """The grant is, or was, on disk; :mod:`token_relay.agents.grants.lifecycle` says what became of it."""
+
+
+DeadReason = Literal["cancelled", "revoked", "lost", "rejected", "replaced", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,18 +256,22 @@ class Dead:
 
 
 CompanionState = NoHandoff | Ready | HandoffStored | Dead
+CompanionStateName = Literal["none", "ready", "stored", "dead"]  # on disk
 
-CompanionEvent = Literal[
+CompanionOwnEvent = Literal[
+    "replaced",  # another OFFER of the same pairing came, or this disk was restored
+    "ended",  # the stored grant is over: denied, superseded, forgotten
+]
+CompanionPeerEvent = Literal[
     "offer",
     "token",  # TOKEN came and its sealed grant opened and agreed in every point
     "bad_token",  # TOKEN came, but did not open or did not agree
     "cancel",
     "revoke",
     "closed",
-    "reject",
-    "replaced",  # another OFFER of the same pairing came first
-    "ended",  # the stored grant is over: denied, superseded, forgotten
+    "reject",  # REJECT came, or a HELLO that no longer knows the handoff
 ]
+CompanionEvent = Literal[CompanionOwnEvent, CompanionPeerEvent]
 
 
 class CompanionEffect(Enum):
@@ -275,7 +298,24 @@ class CompanionStep:
 
 
 def companion_step(state: CompanionState, event: CompanionEvent) -> CompanionStep:
-    """Decide what an event means to the companion's end of one handoff."""
+    """Decide what an event means to the companion's end of one handoff.
+
+    Raises:
+        LocalProtocolError: an event of our own that makes no sense in this state; ask :func:`companion_may` before.
+    """
+    step = _companion_step(state, event)
+    if step is None and event in get_args(CompanionOwnEvent):
+        raise LocalProtocolError(f"{event!r} makes no sense to the companion's end in {state}")
+    return step or CompanionStep(state)
+
+
+def companion_may(state: CompanionState, event: CompanionOwnEvent) -> bool:
+    """Say whether an event of our own makes sense in this state."""
+    return _companion_step(state, event) is not None
+
+
+def _companion_step(state: CompanionState, event: CompanionEvent) -> CompanionStep | None:
+    """Look the step up; None: the event makes no sense in this state."""
     fx = CompanionEffect
     match event:
         case "offer":
@@ -320,33 +360,33 @@ def companion_step(state: CompanionState, event: CompanionEvent) -> CompanionSte
                 case HandoffStored() | Dead():
                     return CompanionStep(state, (fx.SETTLE,))
                 case NoHandoff() | Ready():
-                    return CompanionStep(state)
+                    return None
         case "reject":
             match state:
                 case Ready():
                     return CompanionStep(Dead("rejected"), (fx.ERASE_KEY,))
                 case _:
-                    return CompanionStep(state)
+                    return None
         case "replaced":
             match state:
                 case Ready():
                     return CompanionStep(Dead("replaced"), (fx.ERASE_KEY,))
                 case _:
-                    return CompanionStep(state)
+                    return None
         case "ended":
             match state:
                 case HandoffStored():
                     # STORED stays in the outbox: the phone must still learn that RELEASED is over
                     return CompanionStep(Dead("ended", was_stored=True), (fx.ERASE_GRANT,))
                 case _:
-                    return CompanionStep(state)
+                    return None
         case _:
             assert_never(event)
     raise AssertionError("unreachable")
 
 
 def _status(state: HandoffStored | Dead) -> CompanionEffect:
-    """The answer to whatever asks about a handoff that is decided."""
+    """Return the answer to any question about a handoff that is decided."""
     match state:
         case HandoffStored():
             return CompanionEffect.SEND_STORED

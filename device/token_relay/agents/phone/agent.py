@@ -20,7 +20,7 @@ from token_relay.agents.grants.tokens import delete_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
-from token_relay.agents.phone.handoff_rows import Terms, check_scope
+from token_relay.agents.phone.handoff_rows import Terms, check_scope, state_of
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.own_grants import OwnGrants
@@ -34,7 +34,7 @@ from token_relay.agents.records import USABLE, Grant, Identity, Pairing, PhoneHa
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
-from token_relay.protocol.handoff import PhoneStateName, Strategy
+from token_relay.protocol.handoff import PhoneStateName, Strategy, phone_may
 
 log = structlog.get_logger()
 
@@ -253,7 +253,8 @@ class PhoneAgent:
             row = self.steps.open_handoff(turn.tx, pairing)
             if row is None:
                 raise LocalError("no handoff to this device is open", hint="to end a finished one: phone revoke")
-            self.steps.step(turn, pairing, row.handoff_id, "cancel")
+            if phone_may(state_of(row), "cancel"):  # not while CANCEL is under way
+                self.steps.step(turn, pairing, row.handoff_id, "cancel")
             return row.handoff_id
 
         handoff_id = await self.turns.run(step)

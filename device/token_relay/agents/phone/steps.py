@@ -159,7 +159,7 @@ class PhoneSteps:
         From the commit on the token is the companion's: nothing here uses it again.
         """
         row = turn.tx.get(PhoneHandoff, handoff_id)
-        if row is None or state_of(row) != ACCEPTED:
+        if row is None or not phone_may(state_of(row), "sealed"):
             return False
         try:
             sealed = _sealed(turn, pairing, row, grant, refresh_token)
