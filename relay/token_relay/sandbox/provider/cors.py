@@ -1,6 +1,6 @@
 """Which web pages may call the provider from another origin: none, as at the real service, unless an origin is named.
 
-Development without a proxy is what this is for. Cookies are not used here, so credentials are not allowed. Fetch
+This is for development without a proxy. Cookies are not used here, so credentials are not allowed. Fetch
 standard §3.2.
 """
 
