@@ -3,16 +3,17 @@
 aiomqtt does not reconnect, and its defaults lose messages. Each rule here answers something observed with
 aiomqtt 2.5 and mosquitto 2.0.11, and has a test:
 
-* PUBACK goes out only after ``on_message`` returned, in order of arrival (one consumer per connection), and only on
-  the connection that brought the message: an old packet identifier acknowledges a stranger on a new one.
-  Manual acknowledgement is switched on before connecting; afterwards is too late for a resumed session.
+* PUBACK goes out only after ``on_message`` returned, in order of arrival (one consumer per connection), and only on the
+  connection that brought the message: on a new one the old packet identifier belongs to another message. Manual
+  acknowledgement is switched on before connecting; afterwards is too late for a resumed session.
 * The session is never cleaned (``clean_start=False`` each time, ``clean_session=False`` in 3.1.1): aiomqtt's default
   wipes it at each start of the process, and mosquitto forgets a session *created* with clean start at its restart.
 * A new client object, and a new TLS context, per connection: renewed certificates are picked up, nothing of an old
-  connection survives. What was not acknowledged by the broker is not repeated here: the caller's outbox does that.
+  connection survives. A message that the broker did not acknowledge is not repeated here: the caller's outbox does
+  that.
 
-Limit: ``publish`` returning True means that the broker took the message, not that anybody got it; brokers with an
-access list also say yes to what they will filter. Only an answer from the other end counts.
+Limit: True from ``publish`` means that the broker took the message, not that anybody received it; a broker with an
+access list also acknowledges messages that it then filters. Only an answer from the other end counts.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class MqttChannel:
 
         Args:
             sleep, uniform, monotonic: seconds to wait, a random number between two, a clock for the backoff.
-            subscriptions: topic filters without which the channel is of no use: refused, it is dropped.
+            subscriptions: topic filters that are indispensable: when one is refused, the connection is dropped.
         """
         self._settings = settings
         self._sleep, self._uniform, self._monotonic = sleep, uniform, monotonic
@@ -81,8 +82,8 @@ class MqttChannel:
     async def publish(self, topic: str, payload: bytes) -> bool:
         """Publish once with QoS 1; True when the broker acknowledged it without a failure code.
 
-        False when it did not, or nobody knows: no connection, connection lost meanwhile, no answer in
-        ``PUBLISH_TIMEOUT_S``, larger than this channel or the broker takes. Several calls run side by side.
+        False when it did not, or when that is unknown: no connection, connection lost meanwhile, no answer in
+        ``PUBLISH_TIMEOUT_S``, a message larger than this channel or the broker takes. Several calls run side by side.
         """
         client = self._client
         if client is None or not client.is_open:
@@ -120,7 +121,7 @@ class MqttChannel:
             self._unwanted.pop(topic_filter, None)
 
     async def probe(self, timeout_s: float) -> bool:
-        """Send a message to ourselves and wait for it: the one proof that the broker lets our inbox through.
+        """Send a message to ourselves and wait for it: the only proof that the broker delivers to our inbox.
 
         A granted subscription proves nothing, since the access list may filter later. Works only when the
         client id is a device id and its inbox is subscribed; such messages never reach ``on_message``.
@@ -232,7 +233,7 @@ class MqttChannel:
             message = await client.inbox.get()
             if message.topic is None:
                 self.oversized += 1
-                if self.oversized & (self.oversized - 1) == 0:  # the 1st, 2nd, 4th …: a broker does not fill the disk
+                if self.oversized & (self.oversized - 1) == 0:  # the 1st, 2nd, 4th …: a broker cannot fill the disk
                     _log.warning("mqtt_message_dropped", payload_bytes=message.payload_length, count=self.oversized)
             elif message.topic == self._probe_topic:
                 waiting = self._probes.get(message.payload)
@@ -242,7 +243,7 @@ class MqttChannel:
                 try:
                     await on_message(message.topic, message.payload)
                 except Exception as exc:
-                    # the type only: what an unknown exception says may hold the message
+                    # log the type only: the text of an unknown exception may hold the message
                     _log.error("mqtt_handler_failed", error=_name(exc))
                     raise DroppedError(f"message handler failed: {_name(exc)}") from exc
             client.acknowledge(message)
@@ -266,7 +267,7 @@ async def _until_first_failure(*jobs: Coroutine[None, None, None]) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in failed:
-        if task.cancelled():  # not by us: what a handler waited for was cancelled under it
+        if task.cancelled():  # not by us: something that a handler awaited was cancelled
             raise DroppedError("message handler was cancelled")
         task.result()
 

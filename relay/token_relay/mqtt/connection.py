@@ -5,7 +5,7 @@ The only importer of aiomqtt and paho.
 aiomqtt has no manual acknowledgement, drops the reason codes of CONNACK and PUBACK, waits its full timeout when
 the connection breaks under a pending call, and leaves socket, thread and task behind when it is cancelled while
 connecting. :class:`Connection` mends these, with the private names in ``PRIVATE_NAMES``: the library is pinned
-to one minor version, and a test holds it to them. Reconnecting is not known here (see :mod:`token_relay.mqtt.channel`).
+to one minor version, and a test checks that it has them. It does not reconnect (see :mod:`token_relay.mqtt.channel`).
 
 Limit: a message larger than ``READ_BYTES_MAX`` breaks the connection each time it is delivered; a broker that
 limits packets (ours does) never sends one. In MQTT 5 the broker is told our limit and keeps larger ones away.
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from paho.mqtt.client import ConnectFlags, DisconnectFlags, MQTTMessage, SocketLike
     from paho.mqtt.reasoncodes import ReasonCode
 
-SESSION_EXPIRY_S = 30 * 86_400  # a device may be in a drawer for a month; mosquitto's default is for ever
+SESSION_EXPIRY_S = 30 * 86_400  # a device may be in a drawer for a month; mosquitto by default never expires one
 CONNECT_TIMEOUT_S = 10.0  # each for TCP, TLS handshake and CONNACK
 CLOSE_TIMEOUT_S = 2.0  # for DISCONNECT to leave; then the socket is cut, which loses nothing
 PUBLISH_TIMEOUT_S = 20.0  # 20 envelopes of 16.5 KiB over a 256 kbit/s uplink take 11 s
 IN_FLIGHT_MAX = 20  # own unacknowledged publishes; paho's and mosquitto's default
 INBOX_MAX = 2048  # messages read and not yet handled; the largest in-flight limit seen in a broker is 1024 (NATS)
-READ_BYTES_MAX = 1 << 20  # a single packet that is read at all; above the connection is dropped unread
+READ_BYTES_MAX = 1 << 20  # the largest packet that is read; a larger one ends the connection unread
 PACKET_OVERHEAD = 10  # fixed header 5, topic length 2, packet id 2, empty properties 1; MQTT 5 §3.3
 FAILURE = 0x80  # reason codes from here on are failures; MQTT 5 §2.4
 
@@ -54,7 +54,7 @@ PRIVATE_NAMES = (
 PAHO_PRIVATE_NAMES = ("_sock_close", "_sock_recv")
 
 _log = structlog.get_logger(__name__)
-# paho and aiomqtt log topics and addresses, also to stderr through logging's last resort: none of it
+# paho and aiomqtt log topics and addresses, also to stderr through logging's last resort: silence both
 _quiet = logging.getLogger("token_relay.mqtt.library")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
@@ -182,10 +182,10 @@ class Connection(aiomqtt.Client):
     # -- life ------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect and wait for the broker's word.
+        """Connect and wait for the broker's CONNACK.
 
-        A blocking connect in a thread cannot be cancelled, and what it opens would be left to nobody. So
-        a cancellation waits for the thread (at most the timeouts above, longer for a slow name lookup).
+        A blocking connect in a thread cannot be cancelled, and nobody would close what it opens. So a cancellation
+        waits for the thread (at most the timeouts above, longer for a slow name lookup).
         """
         accepted = self._connected
         entering = asyncio.ensure_future(self.__aenter__())
@@ -199,7 +199,7 @@ class Connection(aiomqtt.Client):
                     accepted.set_exception(aiomqtt.MqttError("cancelled"))
         error = entering.exception()
         if accepted.done() and not accepted.cancelled():
-            accepted.exception()  # seen
+            accepted.exception()  # mark as retrieved
         if is_cancelled:
             raise asyncio.CancelledError
         if error is not None:
@@ -217,7 +217,7 @@ class Connection(aiomqtt.Client):
         raise DroppedError(self._reason or self._alert or describe(failure))
 
     async def close(self) -> None:
-        """Say goodbye if there is anybody to hear it, then free socket and task in any case."""
+        """Send DISCONNECT if the connection is open, then free socket and task in any case."""
         try:
             if self.is_open:
                 self.timeout = CLOSE_TIMEOUT_S
@@ -231,10 +231,10 @@ class Connection(aiomqtt.Client):
                 self._misc_task.cancel()
                 await asyncio.gather(self._misc_task, return_exceptions=True)
             if self._disconnected.done() and not self._disconnected.cancelled():
-                self._disconnected.exception()  # seen
+                self._disconnected.exception()  # mark as retrieved
 
     def _end(self, reason: str) -> None:
-        """Mark the connection as over and let go of all who wait; :meth:`close` does the rest.
+        """Mark the connection as over and release everything that waits; :meth:`close` does the rest.
 
         Called from paho's callbacks as well, where it holds a lock that closing the socket would take again.
         """
@@ -258,7 +258,7 @@ class Connection(aiomqtt.Client):
             raise
 
     async def _misc_loop(self) -> None:
-        """Look after the keepalive as aiomqtt does, but not each second: most wake-ups of an idle agent were these."""
+        """Look after the keepalive as aiomqtt does, but not each second, which woke an idle agent most often."""
         while self._client.loop_misc() == MQTT_ERR_SUCCESS:  # noqa: ASYNC110  # paho has no event to wait for
             await asyncio.sleep(misc_interval_s(self._client.keepalive))
 
@@ -270,7 +270,7 @@ class Connection(aiomqtt.Client):
         count_before = self._acknowledged_count
         try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await self._slots.acquire()  # given back with the PUBACK, not by us: the broker counts as well
+                await self._slots.acquire()  # released by the PUBACK, not here: the broker counts as well
                 if not self.is_open:
                     self._slots.release()
                     return False
@@ -283,7 +283,7 @@ class Connection(aiomqtt.Client):
                 code = await acknowledged
         except TimeoutError:
             if self._acknowledged_count == count_before:
-                # pings are answered, publishes are not, none of them: only a new connection can help
+                # the broker answers pings, but not one publish: only a new connection can help
                 self._end("the broker does not acknowledge messages")
             return False
         if code >= FAILURE and self.is_open:
@@ -341,7 +341,7 @@ class Connection(aiomqtt.Client):
     ) -> None:
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
         if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()  # seen; aiomqtt replaces the future when this comes right after CONNACK
+            self._disconnected.exception()  # mark as retrieved; aiomqtt replaces this future right after CONNACK
         if flags.is_disconnect_packet_from_server:
             self._reason = self._reason or refusal(_number(reason_code))
         else:
@@ -377,7 +377,7 @@ class Connection(aiomqtt.Client):
                 waiting.set_result(_number(reason_code))
 
     def _on_socket_register_write(self, client: PahoClient, userdata: object, sock: SocketLike) -> None:
-        # aiomqtt always takes the thread-safe detour, so that the writer may be added after the socket was closed
+        # aiomqtt always takes the thread-safe detour, which may add the writer after the socket was closed
         try:
             is_in_loop = asyncio.get_running_loop() is self._loop
         except RuntimeError:
@@ -415,7 +415,7 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = _Socket
     if settings.cert_file is not None:
-        # the empty password: an encrypted key is an error, not a question on the terminal
+        # an empty password makes an encrypted key an error, not a question on the terminal
         context.load_cert_chain(settings.cert_file, settings.key_file, password=b"")
     return context
 

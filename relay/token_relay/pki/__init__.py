@@ -1,4 +1,4 @@
 """The broker's private certificate authority as values: keys, names and moments in, certificates out.
 
-Pure: files, the clock and locks are those of :mod:`token_relay.ca`, which calls it.
+Pure: the caller, :mod:`token_relay.ca`, has the files, the clock and the locks.
 """

@@ -1,15 +1,15 @@
 """The broker's private certificate authority: values in, certificates out.
 
-Theory. Mutual TLS lets a device in to the broker and gives it its name there: mosquitto takes the certificate's
+Theory. Mutual TLS admits a device to the broker and gives it its name there: mosquitto takes the certificate's
 common name as the user, pastes it into the patterns of its access list as it is, and so decides who may read and
 write which topic. A certificate therefore gives *transport* only; it never makes one device the peer of another
 (pairing does that, with other keys). What must hold:
 
 - **names first**: nothing is signed before its name was checked. A device is called by its device id, 26 characters
   ``[a-z2-7]``, and by nothing else; a broker by host names and IP addresses. No host can look like a device id.
-- **only the name is taken**: of a certificate signing request we use the common name and the public key, after the
-  request's own signature has proved that the sender holds the private half. Extensions, other subject parts and
-  wishes in it are dropped.
+- **only the name is taken**: we use the common name and the public key of a signing request, after the request's own
+  signature has proved that the sender holds the private half. Its extensions, other subject parts and attributes are
+  dropped.
 - **one profile each**: P-256 everywhere; devices ``clientAuth``, broker ``serverAuth``, so that neither serves as
   the other; the CA signs leaves only (``pathLen`` 0).
 
@@ -17,8 +17,8 @@ This module reads no clock, no file and makes no key: ``now``, serial bytes and 
 is left to the library: an ECDSA signature contains a random number, so two equal calls give two valid,
 different signatures.
 
-Limit: devices do not look at the revocation list, only the broker does. A stolen *broker* key stays good for who
-holds it until it expires; hence 90 days.
+Limit: devices do not look at the revocation list, only the broker does. A stolen *broker* key stays usable until its
+certificate expires; hence 90 days.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from token_relay.protocol.errors import LocalError, PolicyError
 from token_relay.protocol.identity import DEVICE_ID_PATTERN
 
-CA_LIFETIME = timedelta(days=3650)  # changing the CA means visiting every device; the hardware lives shorter
+CA_LIFETIME = timedelta(days=3650)  # changing the CA means visiting every device; the hardware does not last as long
 LEAF_LIFETIME = timedelta(days=90)  # as short as a person can keep up with; a forgotten device drops out by itself
-RENEW_BEFORE = timedelta(days=30)  # a third of the lifetime: a month of failed or forgotten renewals is survived
+RENEW_BEFORE = timedelta(days=30)  # a third of the lifetime: leaves a month for failed or forgotten renewals
 CLOCK_SKEW = timedelta(hours=1)  # a Pi without a clock of its own boots a little in the past; backdate for it
 
-CSR_BYTES_MAX = 8192  # a P-256 request is about 450 bytes of PEM; room for what we ignore, none for a flood
+CSR_BYTES_MAX = 8192  # a P-256 request is about 450 bytes of PEM; room for parts that we ignore
 PEM_BYTES_MAX = 16_384  # our own files: a certificate is under 1 kB
 HOSTS_MAX = 16  # names of one broker
 SERIAL_BYTES = 20  # RFC 5280 §4.1.2.2: at most 20 octets and positive; 159 random bits are left
@@ -63,7 +63,7 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """The CA: its certificate and its private key (an object that prints nothing of the key)."""
+    """The CA: its certificate and its private key (an object that does not print the key)."""
 
     certificate: x509.Certificate
     private_key: ec.EllipticCurvePrivateKey
@@ -132,7 +132,7 @@ def check_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     """Return the checked names of one broker, each once, in the order given.
 
     Raises:
-        PolicyError: none, more than ``HOSTS_MAX``, or one of them is wrong.
+        PolicyError: there is none, there are more than ``HOSTS_MAX``, or one of them is wrong.
     """
     if not 0 < len(hosts) <= HOSTS_MAX:
         raise PolicyError(f"a broker has 1 to {HOSTS_MAX} names, not {len(hosts)}")
@@ -308,7 +308,7 @@ def parse_certificate(pem: bytes) -> x509.Certificate:
 
 
 def parse_authority(*, certificate_pem: bytes, private_key_pem: bytes) -> Authority:
-    """Read the CA back.
+    """Read the CA's certificate and private key.
 
     Raises:
         LocalError: either is unreadable, the two do not belong together, or the certificate is not a CA's.
@@ -349,7 +349,7 @@ def _sign_leaf(
         _builder(subject, authority.certificate.subject, public_key, serial=serial, now=now, not_after=not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(is_ca=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)  # strict verifiers want it so
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)  # strict verifiers want it non-critical
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key), critical=False)
     )
     if alt_names is not None:
@@ -417,5 +417,5 @@ def _sized(pem: bytes) -> bytes:
 
 
 def _shown(text: str) -> str:
-    """Quote a stranger's name for an error message: ASCII, escaped, cut."""
+    """Quote an untrusted name for an error message: ASCII, escaped, cut."""
     return ascii(text if len(text) <= 80 else text[:77] + "...")

@@ -1,6 +1,6 @@
-"""Sequence numbers, the replay window and resend times: pure arithmetic for a channel that may do anything.
+"""Sequence numbers, the replay window and resend times: pure arithmetic for an unreliable channel.
 
-MQTT is a hint: the broker may lose, repeat, reorder or replay. Each end numbers what it sends per pairing (gaps are
+The MQTT broker may lose, repeat, reorder or replay messages. Each end numbers what it sends per pairing (gaps are
 fine, reuse is not) and remembers the last 1024 numbers it accepted together with a digest of the bytes. A number seen
 again with the same bytes is a duplicate: no effect, but requests are answered anew. The same number with *other* bytes
 means that the sender was restored from an older disk image.
@@ -19,7 +19,7 @@ RESEND_S_MAX = 300.0
 RESEND_EAGER_S = 3600.0  # after an hour a connection or a HELLO of the peer is the better trigger
 RESEND_IDLE_S = 6 * 3600.0
 RETIRED_S_MAX = 30 * 86_400.0  # as long as a broker keeps a session; see `is_given_up`
-ANSWER_PAUSE_S = 2.0  # one answer per handoff and this time, or a replaying broker makes us talk
+ANSWER_PAUSE_S = 2.0  # one answer per handoff in this time, whatever the broker replays
 
 Verdict = Literal["new", "duplicate", "too_old", "conflict"]
 
@@ -41,7 +41,7 @@ def forgotten(*, old_high: int, new_high: int) -> range:
 def resend_delay_s(*, attempts: int, age_s: float) -> float:
     """Return the pause before the next resend of a request that was sent ``attempts`` times.
 
-    ``age_s`` is the time since it was first queued. Jitter is the caller's.
+    ``age_s`` is the time since it was first queued. The caller adds the jitter.
     """
     if age_s >= RESEND_EAGER_S:
         return RESEND_IDLE_S
@@ -49,17 +49,18 @@ def resend_delay_s(*, attempts: int, age_s: float) -> float:
 
 
 def is_given_up(*, kind: str, age_s: float | None) -> bool:
-    """Say whether a request of this type is dropped unanswered in a retired pairing; ``age_s`` None: no clock can tell.
+    """Say whether a request of this type is dropped unanswered in a retired pairing.
 
-    The phone may have deleted that pairing, and then nobody answers. STORED and RENEW only tell what the phone learns
-    anyway when it asks, and a phone that waits asks for ever: TOKEN and CANCEL are answered STORED, REVOKE ends it.
+    ``age_s`` is None when no clock can tell it. The phone may have deleted that pairing, and then nobody answers.
+    STORED and RENEW only tell the phone what it also learns by asking, and a waiting phone asks for ever: its TOKEN and
+    CANCEL are answered with STORED, its REVOKE ends the handoff.
     """
     return kind in ("STORED", "RENEW") and age_s is not None and age_s >= RETIRED_S_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class PeerNumbers:
-    """What a HELLO claims of its sender: the highest number it sent, and the highest of ours it accepted."""
+    """What a HELLO claims about its sender: the highest number it sent, and the highest of ours it accepted."""
 
     seq: int  # of the HELLO itself
     seq_sent: int
@@ -70,7 +71,7 @@ def peer_is_rolled_back(claim: PeerNumbers, *, high: int, peer_accepted: int) ->
     """Say whether a peer claims less than we have on disk.
 
     ``high`` is the highest number that we had accepted from it before this HELLO, ``peer_accepted`` the highest of
-    ours that it was ever known to have accepted. A HELLO older than ``high`` came late: it proves nothing.
+    ours that it was ever known to have accepted. A HELLO older than ``high`` came late and proves nothing.
     """
     if claim.seq <= high:
         return False

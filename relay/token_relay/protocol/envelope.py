@@ -8,12 +8,12 @@ The plaintext is padded as ``sodium_pad`` does (0x80, then zeros) to 4096 or 163
 lengths exist and every everyday message looks alike; any other length is dropped before any crypto.
 
 crypto_box opens at its own sender too (both ends share one key), so the header's ids are compared with the
-pairing's keys, and :mod:`token_relay.protocol.messages` compares them once more with the ids inside. Who holds a
+pairing's keys, and :mod:`token_relay.protocol.messages` compares them once more with the ids inside. Whoever holds a
 device's static private key can forge messages *to* that device: a property of static Diffie-Hellman, stated in the
 threat model.
 
 The grant is sealed once more, to a one-time key, with :func:`seal_once` and :func:`open_once`: libsodium's
-crypto_box_seal with the ephemeral key given, so that recorded traffic stays closed when static keys leak later.
+crypto_box_seal with a given ephemeral key, so that recorded traffic stays closed when static keys leak later.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class PolicyError(LocalError):
 
 
 class PersonNeededError(LocalError):
-    """Nothing goes on before a person acts; ``hint`` names the one action (exit code 4)."""
+    """Nothing continues until a person acts; ``hint`` names the one action (exit code 4)."""
 
 
 class VaultError(LocalError):

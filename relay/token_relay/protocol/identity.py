@@ -1,4 +1,4 @@
-"""Who a device is: one X25519 key pair and the name that follows from it.
+"""The identity of a device: one X25519 key pair and the name that follows from it.
 
 ``device_id`` is the lower-case base32, without padding, of the first 16 bytes of BLAKE2b-256 of the public
 key: 26 characters ``[a-z2-7]``. It is the MQTT client id, the certificate's common name and the topic name, so no

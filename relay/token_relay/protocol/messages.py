@@ -1,8 +1,8 @@
-"""Every message that two paired devices exchange, as a strict model; and its bytes.
+"""Every message that two paired devices exchange, as a strict model, and its encoding.
 
 A message is UTF-8 JSON inside an envelope: the head (version, type, pairing, from, to, seq, sent_at, in_reply_to)
-and a ``body`` whose fields depend on the type. Nothing is tolerated: unknown or missing fields, duplicate keys, wrong
-types, floats and integers outside 0 … 2^53 − 1 are refused. A type or version that we do not know is told apart
+and a ``body`` whose fields depend on the type. Unknown or missing fields, duplicate keys, wrong types, floats and
+integers outside 0 … 2^53 − 1 are refused. A type or version that we do not know has an error of its own
 (:class:`UnsupportedError`), since it is answered; everything else is counted and dropped.
 
 Binary values are lower-case hex; the sealed grant, which is long, is base64url without padding.
@@ -23,9 +23,9 @@ from token_relay.protocol.secret import RefreshToken
 
 VERSION = 1
 INTEGER_MAX = 2**53 - 1
-SEQUENCE_MAX = 2**52  # in what a peer says; the room above is ours, for the jump that a claim of rollback asks of us
+SEQUENCE_MAX = 2**52  # in a peer's messages; the room above is for our own jump after a claim of rollback
 HANDOFFS_LISTED_MAX = 64
-SEALED_CHARS_MAX = 15_000  # of base64url: what fits the larger envelope beside the other fields
+SEALED_CHARS_MAX = 15_000  # of base64url; as many as fit the larger envelope beside the other fields
 
 Integer = Annotated[int, Field(ge=0, le=INTEGER_MAX)]
 Hex16: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\z")]
@@ -60,7 +60,7 @@ class _Strict(BaseModel):
 
 
 class Head(_Strict):
-    """What every message says first."""
+    """The fields that begin every message."""
 
     v: Annotated[int, Field(ge=1, le=255)]
     type: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,15}\z")]
@@ -73,7 +73,7 @@ class Head(_Strict):
 
 
 class HandoffReport(_Strict):
-    """What one end knows of one live handoff."""
+    """What one end knows about one live handoff."""
 
     handoff_id: Hex16
     state: Slug
@@ -106,7 +106,7 @@ class Offer(_Strict):
 
 
 class Accept(_Strict):
-    """The companion takes it, and shows the one-time key that the grant is to be sealed to."""
+    """The companion accepts the offer, and gives the one-time key to which the phone seals the grant."""
 
     type: ClassVar[str] = "ACCEPT"
     handoff_id: Hex16
@@ -137,14 +137,14 @@ class Closed(_Strict):
 
 
 class Cancel(_Strict):
-    """The phone wants the handoff back."""
+    """The phone asks to cancel the handoff."""
 
     type: ClassVar[Literal["CANCEL"]] = "CANCEL"
     handoff_id: Hex16
 
 
 class Cancelled(_Strict):
-    """The companion never stored it and never will."""
+    """The companion never stored the grant and never will."""
 
     type: ClassVar[str] = "CANCELLED"
     handoff_id: Hex16
@@ -161,7 +161,7 @@ ProviderSaid = Literal["accepted", "refused", "unreachable", "unsupported", "unk
 
 
 class Revoked(_Strict):
-    """Erased on the companion; what the provider said is another matter.
+    """The grant is erased on the companion; ``provider`` says what the provider answered.
 
     ``access_token_ends_at``: Unix seconds until which an access token may still work, 0 when none or not known.
     """
@@ -185,7 +185,7 @@ RenewReason = Literal["uncertain", "denied", "person", "expired", "locked", "for
 class Renew(_Strict):
     """The companion cannot go on with this grant. Only ``uncertain`` may be served without the person.
 
-    ``generation`` is the grant's: 1 means that already its first refresh failed.
+    ``generation`` is the grant's: 1 means that its very first refresh failed.
     """
 
     type: ClassVar[Literal["RENEW"]] = "RENEW"
@@ -195,7 +195,7 @@ class Renew(_Strict):
 
 
 class Reject(_Strict):
-    """A refusal, with its reason; ``handoff_id`` is null where none is meant."""
+    """A refusal, with its reason; ``handoff_id`` is null when it is about no handoff."""
 
     type: ClassVar[str] = "REJECT"
     handoff_id: Hex16 | None
@@ -210,7 +210,7 @@ class LeaseTerm(_Strict):
 
 
 class Lease(_Strict):
-    """The phone's fresh word: answers the challenge of the companion's own HELLO, for the grants it names."""
+    """The leases of the grants named, with the challenge of the companion's own HELLO."""
 
     type: ClassVar[str] = "LEASE"
     challenge: Hex16
@@ -218,7 +218,7 @@ class Lease(_Strict):
 
 
 class Rollback(_Strict):
-    """You have been restored from an older image; these are the numbers that I have on disk."""
+    """The receiver was restored from an older image; the numbers are those on the sender's disk."""
 
     type: ClassVar[str] = "ROLLBACK"
     seq_sent: Integer
@@ -233,7 +233,7 @@ class Pair3(_Strict):
 
 
 class Pair4(_Strict):
-    """So has the companion; the pairing is active."""
+    """The companion has done the same; the pairing is active."""
 
     type: ClassVar[str] = "PAIR4"
     transcript_hash: Hex32
@@ -266,7 +266,7 @@ REQUESTS: frozenset[RequestType] = frozenset(get_args(RequestType))
 
 
 class GrantPayload(_Strict):
-    """What the sealed TOKEN holds. The first seven fields tie it to one pairing, one handoff, one exchange."""
+    """What the sealed TOKEN holds. The seven fields after ``v`` tie it to one pairing, one handoff, one exchange."""
 
     v: Version1
     pairing_id: Hex16
@@ -423,7 +423,7 @@ def _refuse_float(text: str) -> None:
 
 
 def _refuse_constant(text: str) -> None:
-    raise PeerError("bad_json")  # NaN and Infinity are no JSON. RFC 8259 §6
+    raise PeerError("bad_json")  # NaN and Infinity are not JSON. RFC 8259 §6
 
 
 # Made once: json.loads and json.dumps would make one for each message.

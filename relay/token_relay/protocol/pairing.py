@@ -1,17 +1,18 @@
 """Pairing: one scan of a QR code gives two devices each other's static key.
 
-The companion shows an :class:`Invitation` (its public key and a one-time secret); who can read it can take part, once.
-Four messages follow. PAIR1 and PAIR2 travel in a mailbox whose name follows from the secret; each is
+The companion shows an :class:`Invitation` (its public key and a one-time secret); whoever can read it can take part,
+once. Four messages follow. PAIR1 and PAIR2 travel in a mailbox whose name follows from the secret; each is
 
     "RTP1" (4) | fresh public key (32) | nonce (24) | crypto_box (16 + 4096)
 
 and its plaintext is a MAC (32) under the secret over the transcript so far, then JSON. PAIR3 and PAIR4 are ordinary
-envelopes naming the transcript's hash: they prove that both ends own their static keys, and nothing is active before.
+envelopes naming the transcript's hash: they prove that both ends own their static keys, and before that nothing is
+active.
 
 Four properties: the phone knows the companion's key from the QR; the companion knows the phone's since only a reader of
 the QR has the secret; both confirm one transcript; a second attempt with the same secret fails. If somebody
-photographs the QR and is faster, the companion shows *his* check number, and the honest phone gets no answer.
-Everybody may burn an invitation that he has seen, nobody may use one twice.
+photographs the QR and is faster, the companion shows *their* check number, and the honest phone gets no answer. Anybody
+who has seen an invitation can use it up; nobody can use one twice.
 
 This module is pure: keys, nonces and ids come in as arguments, wire bytes go out.
 """
@@ -37,7 +38,7 @@ from token_relay.protocol.secret import Secret
 
 INVITATION_PREFIX = "RTR1:"
 INVITATION_VERSION = 1
-INVITATION_LIFETIME_S = 600.0  # boot time; long enough to find the phone, short enough for a shoulder photo
+INVITATION_LIFETIME_S = 600.0  # boot time; long enough to find the phone, too short for most who photograph the screen
 INVITATION_BAD_TRIES_MAX = 3
 SECRET_BYTES = 16
 HINT_BYTES_MAX = 64
@@ -80,10 +81,10 @@ class Invitation:
 
     @classmethod
     def from_text(cls, text: str) -> Invitation:
-        """Read an invitation as a person pasted or a camera read it; spaces and case do not matter.
+        """Read an invitation that a person pasted or a camera read; spaces and case do not matter.
 
         Raises:
-            PeerError: ``bad_invitation``, with what is wrong with it.
+            PeerError: ``bad_invitation`` or ``unsupported``; the message says what is wrong.
         """
         compact = "".join(text.split()).upper()
         if len(compact) > INVITATION_CHARS_MAX or not compact.startswith(INVITATION_PREFIX):
@@ -124,13 +125,13 @@ class _PairFields(BaseModel):
 
 
 class Pair1Fields(_PairFields):
-    """The phone: its static key, the name it goes by, fresh randomness."""
+    """What the phone sends: its static key, its name, fresh randomness."""
 
     type: Literal["PAIR1"]
 
 
 class Pair2Fields(_PairFields):
-    """The companion: the same, and the id of the new pairing."""
+    """What the companion sends: the same, and the id of the new pairing."""
 
     type: Literal["PAIR2"]
     pairing_id: Hex16
@@ -153,7 +154,7 @@ def open_pair1(invitation: Invitation, wire: bytes, *, static: KeyPair) -> Pair1
     """Open PAIR1 at the companion.
 
     Raises:
-        PeerError: any reason; one bad try of the invitation's three.
+        PeerError: any reason; it counts as one of the invitation's three bad tries.
     """
     value = _open(
         wire,
@@ -218,7 +219,7 @@ def check_number(transcript: bytes) -> str:
 
 
 def sender_key(wire: bytes) -> bytes:
-    """Return the fresh public key in a pairing message's header; who sees its own message again knows it by this.
+    """Return the fresh public key in a pairing message's header; a sender recognises its own message by it.
 
     Raises:
         PeerError: ``bad_length`` or ``bad_magic``.

@@ -6,7 +6,7 @@ dump, a traceback with locals. The one way out is :meth:`Secret.reveal`; its cal
 ``tests/core/test_secret.py`` keeps.
 
 Limit, stated here because the reader meets it here: CPython copies strings and bytes freely, so a secret is
-never *wiped* from memory. The type protects against printing, not against who can read the process.
+never *wiped* from memory. The type protects against printing, not against somebody who can read the process.
 """
 
 from __future__ import annotations

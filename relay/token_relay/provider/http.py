@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from token_relay.protocol.secret import Secret
 
-RESPONSE_BYTES_MAX = 262_144  # a discovery document or JWKS is some 10 KiB; anything larger is not for us
+RESPONSE_BYTES_MAX = 262_144  # a discovery document or JWKS is some 10 KiB; a larger answer is neither
 URL_CHARS_MAX = 2_048  # issuers and endpoints are below 200; a longer one is a mistake or an attack
 
 

@@ -71,7 +71,7 @@ async def fetch_jwks(http: Http, jwks_uri: str) -> Jwks | Unavailable:
 
 
 def parse_jwks(body: bytes) -> Jwks:
-    """Read a JWK set; keys that cannot sign with RS256 or ES256 are passed over. RFC 7517 §5.
+    """Read a JWK set; keys that cannot sign with RS256 or ES256 are skipped. RFC 7517 §5.
 
     Raises:
         ProviderError: not a JWK set, too many keys, or no usable key in it.
@@ -100,12 +100,12 @@ def _read_key(entry: dict[str, object]) -> PublishedKey | None:
 
 
 def _import_key(kid: str, public: dict[str, str | list[str]]) -> PublishedKey | None:
-    # Only the members that make the key: whatever else the entry says about its use was judged above.
+    # Only the members that make up the key: the caller has judged the rest of the entry.
     try:
         if public["kty"] == "EC":
             return PublishedKey(kid, "ES256", ECKey.import_key(public))
         if _bits(str(public["n"])) < RSA_BITS_MIN:
-            return None  # judged before the library sees it, which would print a warning
+            return None  # refused here, because the library would print a warning
         rsa_key = RSAKey.import_key(public)
     except (JoseError, ValueError, TypeError, OverflowError):  # points off the curve, broken base64, e = 1
         return None
@@ -154,7 +154,7 @@ def _verify(id_token: IdToken, jwks: Jwks) -> dict[str, object]:
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm not in ALGORITHMS or "crit" in header:
             raise ProviderError("id_token_algorithm", "the id_token is not signed with RS256 or ES256")
-        # Without a kid only a key that is alone in its kind may do: OpenID Connect Core §10.1.
+        # Without a kid there must be only one key for the algorithm: OpenID Connect Core §10.1.
         candidates = [key for key in jwks if key.algorithm == algorithm and kid in (None, key.kid)]
         if len(candidates) != 1:
             raise ProviderError("id_token_key", "the provider publishes no single key for this id_token")

@@ -1,10 +1,9 @@
 """The OAuth client: discovery, refresh, code exchange, revocation; every outcome is a value.
 
-:func:`classify` is the one place where a provider's answer to a token request is judged. Its order is its
-theory. First, what may be the only live token is taken out of any success. Then the provider's clear "no" is
-told apart by what the holder does next. Then comes what was certainly not processed. Everything else after
-the first byte of the request left is :class:`OutcomeUnknown`, because at a provider that rotates refresh
-tokens "probably not processed" is how a grant dies.
+:func:`classify` is the one place where a provider's answer to a token request is judged. Its order matters. First, what
+may be the only live token is taken out of any success. Then the provider's clear "no" is told apart by what the holder
+does next. Then comes what was certainly not processed. Everything else after the first byte of the request left is
+:class:`OutcomeUnknown`, because at a provider that rotates refresh tokens, guessing "not processed" loses grants.
 
 Nothing here stores, retries, sleeps or logs; callers do, with the intent on disk before they call.
 RFC 6749, RFC 7009, RFC 7636, RFC 8414, OpenID Connect Discovery 1.0, RFC 9700.
@@ -158,7 +157,7 @@ def _http_date_s(text: str) -> float | None:
     try:
         parsed = parsedate_tz(text[:64])
         return None if parsed is None else float(mktime_tz(parsed))
-    except (ValueError, TypeError, OverflowError, IndexError):  # the parser is lenient, and trips over itself
+    except (ValueError, TypeError, OverflowError, IndexError):  # the lenient parser itself fails on some texts
         return None
 
 
@@ -226,7 +225,8 @@ def post(url: str, form: Form, *, timeout_s: float = 30.0) -> HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class RevokeAccepted:
-    """The provider answered 200. No proof: it says so for unknown tokens and, some, for other clients' tokens."""
+    """The provider answered 200. This proves little: it does so for unknown tokens and, at some, for other clients'
+    tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +239,7 @@ class RevokeRefused:
 
 @dataclass(frozen=True, slots=True)
 class RevokeUnreachable:
-    """No usable answer: the token has to be taken for alive."""
+    """No usable answer: assume that the token is alive."""
 
     reason: str
     retry_after_s: float | None = None
@@ -311,7 +311,7 @@ def authorization_url(
     query += [("prompt", prompt)] if prompt else []
     query += [("audience", audience)] if audience else []
     parts = urlsplit(authorization_endpoint)
-    joined = "&".join(filter(None, (parts.query, urlencode(query))))  # §3.1: a query of the endpoint's own stays
+    joined = "&".join(filter(None, (parts.query, urlencode(query))))  # §3.1: the endpoint's own query stays
     return urlunsplit(parts._replace(query=joined))
 
 
@@ -324,7 +324,7 @@ def _base64url(raw: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProviderMetadata:
-    """Where a provider listens; every URL is https, or loopback when the document came from loopback."""
+    """A provider's issuer and endpoints; every URL is https, or loopback when the document came from loopback."""
 
     issuer: str
     token_endpoint: str
@@ -375,7 +375,7 @@ def discovery_urls(issuer: str) -> tuple[str, str]:
 
 
 async def read_metadata(http: Http, url: str) -> ProviderMetadata | DiscoveryFailed | None:
-    """Fetch and check one document without asking whose it is; None when there is none (a 4xx)."""
+    """Fetch and check one document, but not its issuer; None when there is none (a 4xx)."""
     answer = await http.request(HttpRequest("GET", url, headers={"accept": "application/json"}))
     match answer:
         case NotSent(reason) | Lost(reason):

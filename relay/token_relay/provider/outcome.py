@@ -35,9 +35,9 @@ class Refreshed:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """The provider said no. ``kind`` is what it means under the profile; ids are for its support desk.
+    """The provider said no. ``kind`` is what it means under the profile; the ids are for the provider's support desk.
 
-    ``final``: this token is dead. ``temporary``: keep it, back off. ``person``: keep it sealed, stop, tell.
+    ``final``: this token is dead. ``temporary``: keep it, back off. ``person``: keep it sealed, stop, tell the person.
     ``configuration``: keep it, stop, an operator must change something.
     """
 

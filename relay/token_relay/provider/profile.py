@@ -1,8 +1,8 @@
 """What a provider does with refresh tokens, as data.
 
 The agents' decisions (which strategy, when to retry an uncertain refresh, what a denial means) read a
-:class:`Profile` and nothing else; adding a provider means adding a row. A provider nobody described counts as
-``strict``: rotation, no leeway, reuse kills the family and its access tokens.
+:class:`Profile` and nothing else; adding a provider means adding a row. A provider without a row counts as ``strict``:
+rotation, no leeway, reuse kills the family and its access tokens.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Profile:
     refresh_gives_new: bool = True  # whether a refresh answers with another refresh token; `branch` needs one
     otp_lifetime_s: float | None = None  # absolute lifetime after an e-mail code sign-in, where it differs
     takes_claims: bool = False  # whether a refresh may carry a claims challenge
-    temporary_codes: frozenset[int] = frozenset()  # invalid_grant that passes: keep the token, back off
-    person_codes: frozenset[int] = frozenset()  # the person's turn: keep the token sealed, stop, tell
+    temporary_codes: frozenset[int] = frozenset()  # invalid_grant that will pass: keep the token, back off
+    person_codes: frozenset[int] = frozenset()  # the person must act: keep the token sealed, stop, tell them
 
     @property
     def invalidates_on_use(self) -> bool:
@@ -79,7 +79,7 @@ ENTRA = Profile(
     absolute_lifetime_s=None,
     otp_lifetime_s=DAY_S,
     takes_claims=True,
-    # locked for a while, in a loop; the others are transient faults whose ``error`` is not documented
+    # account locked for a while, client in a loop; the others are transient faults whose ``error`` is not documented
     temporary_codes=frozenset({50053, 50196, 50033, 90006, 90012, 90024, 90033}),
     person_codes=frozenset({50055, 50072, 50074, 50076, 50078, 50079, 50142, 53000, 53003, 530032, 65001}),
 )
@@ -110,9 +110,9 @@ STRICT = Profile(
     absolute_lifetime_s=None,
 )
 
-# Providers that nobody guesses from an issuer: a person names them, knowing how they are set up. Lifetimes are those
-# that the provider documents as fixed; what an operator sets is not here. Where reuse is followed by something that is
-# not known, the row says the worse.
+# Providers that cannot be guessed from an issuer: a person who knows their settings names them. Lifetimes are those
+# that the provider documents as fixed, not those that an operator sets. Where the effect of reuse is not known, the row
+# assumes the worse.
 OKTA = replace(STRICT, name="okta", old_token_s=30.0)  # rotation with the default leeway; ends access tokens too
 KEYCLOAK = replace(  # revokeRefreshToken=false; revoking one token ends the client session that siblings live in
     STRICT,
@@ -128,7 +128,7 @@ KEYCLOAK_ROTATING = replace(  # revokeRefreshToken=true, refreshTokenMaxReuse=0
 )
 OIDC_PROVIDER = replace(STRICT, name="oidc-provider")
 HYDRA = replace(STRICT, name="hydra", old_token_s=30.0)  # a rotation_grace_period of 30 s or more is set
-DUENDE = replace(  # ReUse: one value for good, so there is none to give away
+DUENDE = replace(  # ReUse: the value never changes, so there is no second one to give away
     STRICT,
     name="duende",
     old_token_s=None,
@@ -170,7 +170,7 @@ PROFILES = {
 
 
 def profile_for(issuer: str) -> Profile:
-    """Guess the profile from the issuer's host; what is not known counts as ``strict``."""
+    """Guess the profile from the issuer's host; an unknown host counts as ``strict``."""
     host = (urlsplit(issuer).hostname or "").lower()
     if host.endswith(".ciamlogin.com"):
         return ENTRA

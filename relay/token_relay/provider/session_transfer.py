@@ -1,10 +1,10 @@
 """Session transfer: a refresh token traded for a token that signs a browser in, once, within a minute.
 
 The request is a refresh with an audience of its own, so everything that holds for a refresh holds here: the provider
-may rotate the refresh token, and an answer that got lost may have done so. :func:`classify_exchange` therefore takes
-what may be the only live refresh token out of any success first, and judges the rest afterwards.
+may rotate the refresh token, also when its answer got lost. :func:`classify_exchange` therefore takes what may be the
+only live refresh token out of any success first, and judges the rest afterwards.
 
-What came as ``access_token`` becomes a :class:`~token_relay.protocol.secret.SessionTransferToken` only if
+The value of ``access_token`` becomes a :class:`~token_relay.protocol.secret.SessionTransferToken` only if
 ``issued_token_type`` says so. A provider that does not know the audience answers with an ordinary access token, which
 lives long and works many times; that value is dropped here and never gets near a URL.
 
@@ -33,7 +33,7 @@ ISSUED_TOKEN_TYPE = "urn:auth0:params:oauth:token-type:session_transfer_token"  
 PARAMETER = "session_transfer_token"  # of a web application's login address, and of /authorize
 COOKIE = "auth0_session_transfer_token"  # on the provider's domain
 EXPIRES_IN_S_DEFAULT = 60.0  # what the documents say; for an answer that leaves it out
-EXPIRES_IN_S_MAX = 300.0  # a longer life would be something else than a token for the next step of a browser
+EXPIRES_IN_S_MAX = 300.0  # a token that lives longer is not one for a browser's next step
 TOKEN_CHARS_MAX = 1_024  # it has to fit into an address of URL_CHARS_MAX, beside the web application's own part
 
 _VALUE = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)  # unreserved (RFC 3986 §2.3): the same in a URL and in a cookie
@@ -55,7 +55,7 @@ class Exchanged:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRefused:
-    """The provider refused the exchange, not the grant: the refresh token is as good as it was."""
+    """The provider refused the exchange, not the grant: the refresh token works as before."""
 
     error: str
     retry_after_s: float | None = None

@@ -1,12 +1,11 @@
 """What providers send, as strict models: token answers and error answers.
 
-This module knows shapes, not meanings: what an answer comes to is decided in
-:func:`token_relay.provider.oauth.classify` alone. Two promises hold here. A ``refresh_token`` is found even when
-everything around it is wrong, because at a provider that rotates it is the only live token left. And nothing a provider
-wrote reaches a person as it is: error codes are reduced to slugs, ids to GUIDs, names to printable text; descriptions
-are read for codes and dropped.
+This module knows shapes, not meanings: :func:`token_relay.provider.oauth.classify` alone decides what an answer means.
+Two promises hold here. A ``refresh_token`` is found even when everything around it is wrong, because at a provider that
+rotates it is the only live token left. And no text of a provider reaches a person unfiltered: error codes are reduced
+to slugs, ids to GUIDs, names to printable text; descriptions are read for codes and dropped.
 
-Names nobody asked for are ignored (``extra="ignore"``): providers add fields whenever they like. RFC 6749 §5.
+Unknown names are ignored (``extra="ignore"``): providers add fields whenever they like. RFC 6749 §5.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def parse_object(body: bytes) -> tuple[dict[str, object], bool] | None:
 
 
 def find_refresh_token(answer: dict[str, object]) -> tuple[RefreshToken | None, bool]:
-    """Return the refresh token, and whether there is something in its place that is none.
+    """Return the refresh token, and whether its place holds something else.
 
     An empty string and null count as absent (RFC 6749 §3.2). What can be neither kept nor sent (a number, a
     lone surrogate, more than ``SECRET_CHARS_MAX``) is reported, because then the old token may be dead too.
@@ -111,7 +110,7 @@ def _drop(value: object, handler: Handler, info: FieldInfo) -> object:
     return checked
 
 
-Dropped = WrapValidator(_drop)  # a field that helps but carries nothing: when malformed, it was never there
+Dropped = WrapValidator(_drop)  # a field that is useful but not needed: when malformed, it counts as absent
 
 
 class TokenAnswer(BaseModel):

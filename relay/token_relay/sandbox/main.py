@@ -94,7 +94,7 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
         if options.mqtt_port is not None:
             from token_relay.sandbox.mqtt.broker import Broker
 
-            # Recording: what passes is ciphertext, and a replay is one of the things that a sandbox is for.
+            # Recording is harmless, since messages are ciphertext, and the sandbox replays what was recorded.
             broker = Broker(
                 "127.0.0.1", options.mqtt_port, record=True, on_publish=lambda _topic, _payload: server.tell()
             )
@@ -119,7 +119,8 @@ def _place_of(server: SandboxServer, options: SandboxOptions) -> tuple[str, int]
 
 
 async def _start_links(broker: tuple[str, int] | None, provider: tuple[str, int], *, is_fixed: bool) -> Network:
-    """Start the links; after a provider with a fixed port on the next ones, if free: agents find them again there."""
+    """Start the links; if the provider's port is fixed and the next ones are free, there, so that agents find them
+    again."""
     ports: dict[str, int] = {name: provider[1] + 1 + index for index, name in enumerate(LINK_NAMES)}
     if is_fixed and max(ports.values()) <= PORT_MAX:
         with contextlib.suppress(ConfigError):
@@ -135,7 +136,7 @@ def rules_of(name: str) -> Rules:
 
 
 def _issuer_path(given: str, rules: Rules) -> str:
-    """Return it with a slash before it. Raises ConfigError."""
+    """Return the path with a slash before it. Raises ConfigError."""
     if given and rules.is_native:
         raise ConfigError(f"the issuer of profile {rules.name} has a path of its own")
     if given and not _ISSUER_PATH.fullmatch(given):
@@ -264,7 +265,7 @@ def _print(text: str) -> None:
 
 
 async def _within(stop: Callable[[], Awaitable[None]]) -> None:
-    """Give one part half of the time to stop; what does not manage in it is left to the end of the process."""
+    """Give one part half of the time to stop; what has not stopped by then ends with the process."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(STOP_S_MAX / 2):
             await stop()

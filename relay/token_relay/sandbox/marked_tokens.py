@@ -4,7 +4,7 @@ Every refresh token of the sandbox begins with ``rt.`` and :data:`MARK`, every a
 ``jti``, so that a search for one word finds any of them. A JWT is base64url itself, so an access token in clear text
 shows up here as base64, and an encoded one as base64 in something else; both are looked for.
 
-Limits: not found are tokens that were compressed, encrypted, hashed, broken over lines, or cut so that the mark is
+Limits: it does not find tokens that were compressed, encrypted, hashed, broken over lines, or cut so that the mark is
 missing.
 """
 
@@ -47,7 +47,8 @@ def _patterns(mark: bytes) -> list[tuple[str, re.Pattern[bytes]]]:
 
 
 def _wrapped(prefix: str, text: bytes) -> list[tuple[str, re.Pattern[bytes]]]:
-    """Hex in either case, and percent escapes for any of the bytes (at least one, else it is the text itself)."""
+    """Return patterns for hex in either case, and for percent escapes of any of the bytes (at least one, else it is the
+    text itself)."""
     url = b"".join(b"(?:%s|%%%02x|%%%02X)" % (re.escape(bytes([octet])), octet, octet) for octet in text)
     has_escape = b"(?=[^%]{0," + str(len(text) - 1).encode() + b"}%)"
     escaped = re.compile(has_escape + url)
@@ -55,7 +56,8 @@ def _wrapped(prefix: str, text: bytes) -> list[tuple[str, re.Pattern[bytes]]]:
 
 
 def _base64_forms(text: bytes) -> list[tuple[str, bytes]]:
-    """The characters of base64 that depend on ``text`` alone, for each of the three positions, in both alphabets."""
+    """Return the characters of base64 that depend on ``text`` alone, for each of the three positions, in both
+    alphabets."""
     forms: list[tuple[str, bytes]] = []
     for shift in range(3):
         encoded = base64.b64encode(bytes(shift) + text)

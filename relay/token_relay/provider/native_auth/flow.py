@@ -44,13 +44,13 @@ class Flow:
         self.service = service
         self.username = username
         self.is_by_code = False  # whether the first factor is a code by e-mail
-        self.done: Done = ""  # what has come about, and stays whatever follows
+        self.done: Done = ""  # what has been achieved; no later failure undoes it
         self._may_restart = True
 
     # -- the parts that differ -------------------------------------------------------------------------
 
     async def _begin(self) -> Step:
-        """Make the flow's first call, and the one that belongs to it."""
+        """Make the flow's first call, and the challenge that follows it."""
         raise NotImplementedError
 
     async def _challenge_first(self, token: Code, again: CodeRequired | None) -> Step:
@@ -64,7 +64,8 @@ class Flow:
     # -- the steps that are alike ----------------------------------------------------------------------
 
     async def start(self) -> Step:
-        """Name the account, and learn what is asked first; a code is on its way when the answer says so."""
+        """Name the account and return what the provider asks for first; :class:`CodeRequired` means that a code is on
+        its way."""
         if not self.username or len(self.username) > USERNAME_CHARS_MAX or not self.username.isprintable():
             return Failed(retryable=False, error="invalid_request", detail="the user name is empty or unusable")
         return await self._settle(await self._begin())
@@ -109,7 +110,7 @@ class Flow:
         return await self._settle(await self._challenge_new(state.continuation_token, method, contact, state))
 
     async def _settle(self, step: Step) -> Step:
-        """Begin an expired flow anew, once; and let no failure hide what has come about."""
+        """Begin an expired flow anew, once; add to a failure what was achieved before it."""
         if isinstance(step, Failed) and step.is_expired and self._may_restart and not self.done:
             self._may_restart = False
             step = await self._begin()
@@ -216,7 +217,7 @@ class Flow:
 
 
 def judged(answer: Refused | Redirect | Failed, state: Again | None) -> Redirect | Failed:
-    """Say what an answer that is no progress means for ``state``: whether it may be tried again, and from where."""
+    """Say what an answer without progress means for ``state``: whether it may be tried again, and from where."""
     if not isinstance(answer, Refused):
         return answer
     error, outcome = answer.error, answer.outcome

@@ -1,6 +1,6 @@
 """Self-service password reset: a code, a new password, waiting until it is in force; then the person is signed in.
 
-From the moment the provider has taken the new password nothing begins anew: it may be in force whatever follows.
+Once the provider has taken the new password, the flow does not begin anew: the password may be in force.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PasswordReset(Flow):
                 return Failed(retryable=True, error="password_change_failed", detail=detail, again=again)
             case Polled(continuation_token=token):
                 return replace(state, continuation_token=token or state.continuation_token)
-            case Failed(error="outcome_unknown"):  # asking changes nothing, so it may be asked again
+            case Failed(error="outcome_unknown"):  # a poll changes nothing, so it may be repeated
                 return replace(answer, again=replace(state, poll_after_s=POLL_INTERVAL_S_DEFAULT))
             case Refused(error) if error.suberror.startswith("password_") and error.suberror in BY_SUBERROR:
                 token = error.continuation_token

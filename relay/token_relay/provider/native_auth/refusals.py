@@ -52,7 +52,7 @@ def failed(
     again: Again | None = None,
     retry_after_s: float | None = None,
 ) -> Failed:
-    """Return the failure that this error is, with a sentence for the person."""
+    """Return the failure for this error, with a sentence for the person."""
     if not detail:
         by_code = next((_BY_CODE[code] for code in error.codes if code in _BY_CODE), "")
         detail = BY_SUBERROR.get(error.suberror) or by_code or _BY_ERROR.get(error.error) or ""
@@ -70,7 +70,7 @@ def failed(
 
 
 def bad_answer(detail: str) -> Failed:
-    """Return the failure that an answer out of shape is."""
+    """Return the failure for an answer of the wrong shape."""
     return Failed(retryable=False, error="bad_answer", detail=detail)
 
 

@@ -1,4 +1,4 @@
-"""One call to the provider: what to send in, and a value out for whatever comes back."""
+"""One call to the provider: it sends a request, and returns a value for whatever comes back."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CAPABILITIES = ("mfa_required", "registration_required")
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The provider's no to one step, or its name for the next one; ``outcome`` is what a token request makes of it."""
+    """The provider refused one step, or named the next one; ``outcome`` is what :func:`classify` makes of it."""
 
     error: ErrorAnswer
     outcome: Denied
-    lists: AttributeLists | None = field(default=None, repr=False)  # None: they are not to be used
+    lists: AttributeLists | None = field(default=None, repr=False)  # None: absent or malformed
 
     @property
     def missing(self) -> tuple[Attribute, ...]:
@@ -52,7 +52,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Where the endpoints are, and as which client they are called.
+    """The endpoints, and the client that calls them.
 
     ``capabilities`` is what the app can do beyond first factors; without one that an account needs, the provider
     answers with a redirect.

@@ -1,8 +1,8 @@
 """Sign-up: a code proves the address; a password and attributes follow, where the tenant wants them.
 
-Attributes that are known beforehand go with the first call: optional ones can be given only there. The account comes
-into being with the last piece; then the person is signed in at once. From there on nothing begins anew: the account
-exists, whatever becomes of the sign-in.
+Attributes that are known beforehand go with the first call: optional ones can be given only there. The account is
+created with the last piece; then the person is signed in at once. From then on the flow does not begin anew: the
+account exists, whatever the sign-in comes to.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SignUp(Flow):
         return await self._settle(await self._continue(request, state))
 
     async def submit_attributes(self, state: AttributesRequired, values: Mapping[str, str]) -> Step:
-        """Tell what the tenant wants to know."""
+        """Send the attributes that the tenant asks for."""
         text = _spelled(values)
         if text is None:
             detail = "the attributes are empty or too long"
@@ -129,7 +129,7 @@ class SignUp(Flow):
 
 
 def _judged(answer: Refused | Redirect | Failed, state: Again | None) -> Redirect | Failed:
-    """As :func:`judged`, and with what may be corrected: a password, attributes."""
+    """Judge as :func:`judged` does; a password or attributes that were refused may be corrected."""
     if isinstance(answer, Refused):
         error = answer.error
         match state:
@@ -157,5 +157,5 @@ def _spelled(values: Mapping[str, str]) -> str | None:
 
 
 def attribute_of(state: AttributesRequired, name: str) -> Attribute:
-    """Return what is known of an attribute that was not accepted."""
+    """Return what is known about an attribute that was not accepted."""
     return next((one for one in state.missing if one.name == name), Attribute(name))

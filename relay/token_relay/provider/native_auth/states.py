@@ -24,7 +24,7 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """Something that the tenant wants to know. ``pattern`` is the provider's, to be shown, never to be run."""
+    """Something that the tenant wants to know. ``pattern`` comes from the provider; it is shown, never run."""
 
     name: str
     type: str = ""
@@ -82,7 +82,7 @@ class RegistrationRequired:
 
 @dataclass(frozen=True, slots=True)
 class AttributesRequired:
-    """The tenant wants to know ``missing``, and did not accept what was said of ``invalid``."""
+    """The tenant wants to know ``missing``, and did not accept the values of ``invalid``."""
 
     missing: tuple[Attribute, ...]
     continuation_token: Code
@@ -99,7 +99,7 @@ class ResetPending:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """The provider wants a browser; native authentication ends here. ``done`` is what has come about all the same."""
+    """The provider wants a browser; native authentication ends here. ``done`` is what was achieved before."""
 
     reason: str
     done: Done = ""
@@ -126,8 +126,8 @@ class Failed:
     """This step failed. ``retryable``: trying again can help, from ``again`` where it is given, else from the start.
 
     ``error`` is the provider's code, or ``unavailable``, ``outcome_unknown``, ``bad_answer``, ``too_many_tries``;
-    ``detail`` is a sentence of ours, and the ids are for the provider's support desk. ``done`` is what has come about
-    all the same: an account, a new password. ``may_have_lost_tokens``: the answer that was lost may have held them.
+    ``detail`` is a sentence of ours, and the ids are for the provider's support desk. ``done`` is what was achieved
+    before: an account, a new password. ``may_have_lost_tokens``: the answer that was lost may have held them.
     """
 
     retryable: bool

@@ -21,12 +21,12 @@ from token_relay.provider.tokens import SCOPE_CHARS_MAX, Dropped, TokenAnswer, s
 USERNAME_CHARS_MAX = 320  # an e-mail address: 64 + 1 + 255, RFC 5321 §4.5.3.1
 CODE_LENGTH_MAX = 32
 CONTACT_CHARS_MAX = 320
-ATTRIBUTES_CHARS_MAX = 8_192  # as JSON; fifty values of 256 characters would already be a strange form
+ATTRIBUTES_CHARS_MAX = 8_192  # as JSON; a form with fifty values of 256 characters would already be unusual
 METHODS_MAX = 32
 ATTRIBUTES_MAX = 32  # a person types each of them
 PATTERN_CHARS_MAX = 256
 INTERVAL_S_MAX = 600.0  # longer than a code lives, and the documented life of a reset
-POLL_INTERVAL_S_DEFAULT = 2.0  # what the JavaScript SDK makes of 0
+POLL_INTERVAL_S_DEFAULT = 2.0  # what the JavaScript SDK uses for 0
 POLL_INTERVAL_S_MAX = 60.0
 CHALLENGE_TYPES = "password oob redirect"  # "redirect" must be among them
 CODES_ONLY = "oob redirect"
@@ -46,7 +46,7 @@ def _only(pattern: re.Pattern[str]) -> AfterValidator:
 
 
 def _seconds(low: float, high: float, default: float) -> BeforeValidator:
-    """Take a number of seconds between the limits; what is none, or not positive, counts as ``default``."""
+    """Take a number of seconds between the limits; anything but a positive number counts as ``default``."""
 
     def check(value: object) -> object:
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:

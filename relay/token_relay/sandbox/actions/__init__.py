@@ -1,4 +1,4 @@
 """Post-login Actions that somebody wrote, run in processes of their own with a time limit.
 
-I/O. What an Action is shown and what becomes of its answer is decided in ``provider/tokens/actions``.
+I/O. ``provider/tokens/actions`` decides what an Action sees and what its answer does.
 """

@@ -1,9 +1,9 @@
-"""Asks Actions: a few processes of their own, a time limit for each answer, and an end for whoever exceeds it.
+"""Runs Actions in a few processes of their own, with a time limit for each answer; a slower process is ended.
 
 Processes, not threads: a thread that hangs cannot be ended, and would hold its lock and its processor for ever. An
 Action that raises, hangs, eats memory, prints, forks or exits costs its own login and its own process; the provider
-goes on, and other logins with it. The processes of an Action's own are ended with it as long as they stay in its
-process group.
+goes on, and other logins with it. Processes that an Action starts are ended with it as long as they stay in its process
+group.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class ActionRunner:
             return question.failed("the process ended")
 
     async def _worker(self) -> tuple[asyncio.subprocess.Process, str]:
-        """Start a process; return it with what went wrong, which is empty when nothing did."""
+        """Start a process; return it with what went wrong, or an empty string."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",

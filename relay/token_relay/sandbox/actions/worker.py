@@ -1,12 +1,12 @@
-"""The process in which somebody's Actions run: one JSON line in, one JSON line out. Standard library only.
+"""The process in which a user's Actions run: one JSON line in, one JSON line out. Standard library only.
 
 It is started by its path, in isolated mode, with an empty environment, and ended from outside when it takes too long.
-What an Action prints goes to standard error. That contains mistakes, not malice: the process has the rights of the
-sandbox's user, and a file given with ``--actions`` is a program that its owner chose to run.
+What an Action prints goes to standard error. This contains mistakes, not malice: the process has the rights of the
+sandbox's user, and a file given with ``--actions`` is a program that this user chose to run.
 
 An Action is a plain function ``on_execute_post_login(event, api)``, or each function of a list ``POST_LOGIN``; the
-first that denies is the last that runs. ``event`` answers attributes and keys alike, None for what is not there;
-methods of ``api`` have the documented names, ``api.session.setExpiresAt``, and Python's, ``set_expires_at``.
+first that denies is the last that runs. ``event`` takes attributes and keys alike and gives None for what is missing;
+methods of ``api`` have the documented names (``api.session.setExpiresAt``) and Python's (``set_expires_at``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class View(dict[str, Any]):
 
 
 class Speaks:
-    """A part of ``api``: turns a documented name into the method of Python's spelling."""
+    """A part of ``api``: turns a documented name into the method with Python's spelling."""
 
     def __init__(self, commands: list[dict[str, Any]], of: str = "") -> None:
         self._commands, self._of = commands, of
@@ -54,7 +54,7 @@ class Access(Speaks):
     """``api.access``."""
 
     def deny(self, reason: str) -> None:
-        """Let nobody in."""
+        """Refuse the login."""
         self._say("deny", reason=str(reason)[:1000])
 
 
@@ -62,23 +62,23 @@ class Lives(Speaks):
     """``api.session`` and ``api.refreshToken``."""
 
     def set_expires_at(self, at_ms: float) -> None:
-        """Shorten the life; milliseconds since 1970."""
+        """Shorten the lifetime; milliseconds since 1970."""
         self._say("set_expires_at", of=self._of, at_ms=float(at_ms))
 
     def set_idle_expires_at(self, at_ms: float) -> None:
-        """Shorten the life unused; milliseconds since 1970."""
+        """Shorten the idle lifetime; milliseconds since 1970."""
         self._say("set_idle_expires_at", of=self._of, at_ms=float(at_ms))
 
     def revoke(self, reason: str = "") -> None:
-        """End it."""
+        """Revoke the session or the refresh token."""
         self._say("revoke", of=self._of, reason=str(reason)[:1000])
 
     def set_metadata(self, key: str, value: str | None) -> None:
-        """Label a refresh token; None takes the label away."""
+        """Set a refresh token's metadata entry; None removes it."""
         self._say("set_metadata", key=key, value=value)
 
     def evict_metadata(self, key: str) -> None:
-        """Take a label away."""
+        """Remove a metadata entry."""
         self._say("set_metadata", key=key, value=None)
 
 
@@ -86,7 +86,7 @@ class Claims(Speaks):
     """``api.idToken`` and ``api.accessToken``."""
 
     def set_custom_claim(self, name: str, value: Any) -> None:
-        """Add a claim that is not there anyway."""
+        """Add a claim that the provider does not set itself."""
         self._say("set_claim", of=self._of, name=name, value=value)
 
 
@@ -128,7 +128,7 @@ def load(path: str) -> list[Callable[[Any, Any], object]]:
 
 
 def run(actions: list[Callable[[Any, Any], object]], event: Any) -> dict[str, Any]:
-    """Return what the Actions have said about an event."""
+    """Return the commands of the Actions for an event."""
     commands: list[dict[str, Any]] = []
     api = Api(commands)
     for action in actions:
@@ -154,7 +154,7 @@ def main() -> None:
 
     try:
         actions = load(sys.argv[1])
-    except BaseException as exc:  # SystemExit too: the file is somebody's program
+    except BaseException as exc:  # SystemExit too: the file may do anything
         say({"failure": failure_of(exc)})
         return
     say({})

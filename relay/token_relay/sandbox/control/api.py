@@ -1,9 +1,9 @@
 """The control interface under ``/sandbox/``: JSON in, JSON out, closed schemas, a clear 400 for every mistake.
 
-Pure as the core: a question that may wait (``wait_s``) is answered at once, with ``is_empty`` set, and the driver
-asks again when something has changed. The one place that shows a secret is the mailbox: reading codes is what it is
-for. Of the broker's messages it shows topic and length, which is what any broker knows; a payload is never shown,
-only published again (``broker/replay``).
+Pure, like the core: a question that may wait (``wait_s``) is answered at once, with ``is_empty`` set, and the driver
+asks again when something has changed. Only the mailbox shows a secret: it is there to read codes. Of the broker's
+messages it shows topic and length, which any broker knows; a payload is never shown, only published again
+(``broker/replay``).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class KeysModel(BaseModel):
 
 
 class ClockModel(BaseModel):
-    """By how much the provider's clock is put forward; never back, since tokens would come from the future."""
+    """By how much the provider's clock is advanced; never back, since tokens would come from the future."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
     advance_s: float = Field(ge=0, le=SECONDS_MAX, allow_inf_nan=False)
@@ -90,7 +90,7 @@ def control(
     broker: BrokerRecord | None = None,
     links: LinkBook | None = None,
 ) -> ControlAnswer:
-    """Answer one question or carry out one order; without ``broker`` or ``links``, nothing stands under these names."""
+    """Answer one question or carry out one order; without ``broker`` or ``links``, their paths are unknown."""
     path = request.path.removeprefix(PREFIX).strip("/")
     try:
         if path.startswith("mailbox/"):
@@ -136,7 +136,7 @@ def _list_users(provider: Provider, request: Request, now: float) -> Response:
 
 
 def described(user: User) -> dict[str, JsonValue]:
-    """Show a person without the password; what is as usual is left out."""
+    """Show a person without the password; default values are left out."""
     shown: dict[str, JsonValue] = {"username": user.username, "kind": user.kind}
     if user.alias:
         shown["alias"] = user.alias

@@ -1,4 +1,4 @@
-"""The links as the control interface shows them and takes orders for them. Pure, as the rest of that interface."""
+"""Shows the links on the control interface, and carries out orders for them. Pure, like the rest of that interface."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LinkBook(Protocol):
         ...
 
     def status(self) -> Sequence[LinkReport]:
-        """Return what each link says of itself."""
+        """Return a report on each link."""
         ...
 
 
@@ -56,20 +56,20 @@ class LinkOrder(BaseModel):
         return self
 
     def state(self) -> LinkState:
-        """Return the state that is asked for. Raises ValueError when there is none such."""
+        """Return the state that is asked for. Raises ValueError when there is no such state."""
         match self.do:
             case "heal":
                 return Whole()
             case "slow":
                 return Slow(self.latency_s or 0.0, self.bytes_per_s)
             case "cut":
-                # Whoever names a direction means the only way of cutting that has one.
+                # Only one way of cutting has a direction, so naming one means that way.
                 is_one_way = self.direction not in (None, "both")
                 return Cut(self.how or ("drop" if is_one_way else "refuse"), self.direction or "both")
 
 
 def carry_out(links: LinkBook, order: LinkOrder) -> dict[str, JsonValue]:
-    """Do it, and show the links that it was done to. Raises Refusal."""
+    """Carry out an order, and show the links that it changed. Raises Refusal."""
     known = [one.name for one in links.status()]
     names = known if order.link == ALL else [order.link]
     if missing := [name for name in names if name not in known]:
@@ -84,7 +84,7 @@ def shown(links: LinkBook, names: Sequence[str] = LINK_NAMES) -> dict[str, JsonV
 
 
 def event_fields(order: LinkOrder) -> dict[str, str]:
-    """Return what an event says of an order."""
+    """Return the fields of the event for an order."""
     match order.state():
         case Cut(how, direction):
             return {"link": order.link, "state": "cut", "how": how, "direction": direction}

@@ -1,8 +1,7 @@
 """One connection through a link: two sockets, and between them a pipe for each direction.
 
 Driven by the loop's callbacks alone; no task and no await, so an order to the link acts on every connection before
-it returns. The rules that are kept here (no holes, order, back-pressure) are told in
-:mod:`token_relay.sandbox.links.network`.
+it returns. :mod:`token_relay.sandbox.links.network` describes the rules that it keeps (no holes, order, back-pressure).
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from typing import Literal, Protocol
 from token_relay.sandbox.links.orders import Cut, LinkState, Slow
 
 IN_FLIGHT_BYTES_MAX = 262_144  # delayed bytes of one direction of one connection; then its sender is not read
-PIECES_PER_S = 20  # into how many pieces a slow second is cut: fine enough to look like a stream
-PIECES_MAX = 1_000  # of what was read at once, however slow the link is: each costs memory
+PIECES_PER_S = 20  # pieces of one second on a slow link: fine enough to look like a stream
+PIECES_MAX = 1_000  # of one read, however slow the link is: each costs memory
 
 Way = Literal["up", "down"]  # up: from the device
 
 
 class Line(Protocol):
-    """What a connection knows of its link."""
+    """What a connection knows about its link."""
 
     state: LinkState
     passed: dict[Way, int]
@@ -41,7 +40,7 @@ class Line(Protocol):
 
 
 class _Side(asyncio.Protocol):
-    """One socket of a connection; everything that is decided is decided there."""
+    """One socket of a connection, which makes all decisions."""
 
     def __init__(self, connection: Connection, way: Way) -> None:
         self.connection = connection
@@ -121,7 +120,7 @@ class _Pipe:
 
     def feed_end(self) -> None:
         if self._connection.is_silent:
-            self._connection.reset()  # nobody else is there to be told
+            self._connection.reset()  # there is no server side to tell
         elif self._link.loses(self._way):
             self.has_hole = True
         else:
@@ -233,7 +232,7 @@ class Connection:
                     side.transport.close()  # after the last bytes
 
     def lost(self, side: _Side) -> None:
-        """One socket has ended: so does the other, unless that news is among what vanishes on the way."""
+        """One socket has ended: so does the other, unless the link loses that news too."""
         other = self.server if side is self.device else self.device
         if other.transport is None:
             self._end()
@@ -243,7 +242,7 @@ class Connection:
             other.reset()
 
     def survives(self, state: LinkState) -> bool:
-        """Say whether this connection may live on when the link goes over to this state."""
+        """Say whether this connection stays open when the link changes to this state."""
         if isinstance(state, Cut) and state.how == "refuse":
             return False
         if self.is_silent or (isinstance(state, Cut) and state.how == "blackhole"):
@@ -265,6 +264,6 @@ class Connection:
 
 
 def set_to_reset(sock: socket.socket) -> None:
-    """Let the next close send a RST and no FIN."""
+    """Make the next close send a RST, not a FIN."""
     with contextlib.suppress(OSError):  # it may be closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

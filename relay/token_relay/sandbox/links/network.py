@@ -1,12 +1,12 @@
 """Links that can be cut: one small TCP proxy for each way between an end and a server.
 
-:class:`Link` listens on a port and passes bytes to a target, whole, slowly, or not at all; what it may be told is in
-:mod:`token_relay.sandbox.links.orders`. It knows nothing of what it carries, so TLS passes as anything else does. All
-orders act at once: when ``cut()`` has returned, no byte passes any more.
+:class:`Link` listens on a port and passes bytes to a target, whole, slowly, or not at all;
+:mod:`token_relay.sandbox.links.orders` has its states. It does not look at what it carries, so TLS passes like anything
+else. All orders act at once: when ``cut()`` has returned, no byte passes any more.
 
 Invariants. *No holes*: TCP delivers a stream whole or breaks it, so a connection of which one byte (or its end) has
-vanished is reset when the link heals, and never goes on. *Order*: a byte never overtakes an earlier one, also when the
-link changes between slow and whole. *Back-pressure*: what is on its way in one direction is bounded, and beyond that
+vanished is reset when the link heals, and never goes on. *Order*: a byte never overtakes an earlier one, even when the
+link changes between slow and whole. *Back-pressure*: the bytes on their way in one direction are bounded; at the limit
 the sender is not read. *The port stays*: while a link refuses connections its port is still bound, so that nobody else
 gets it.
 
@@ -57,7 +57,7 @@ class Link:
         self._wall = wall
         self._since = wall()
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._bound: socket.socket | None = None  # never listens; holds the port while nobody does
+        self._bound: socket.socket | None = None  # never listens; holds the port while the link refuses connections
         self._listener: socket.socket | None = None
         self._connections: set[Connection] = set()
         self._connections_in_all = 0
@@ -71,15 +71,15 @@ class Link:
         self.set(Cut(how, direction))
 
     def slow(self, latency_s: float = 0.0, bytes_per_s: float | None = None) -> None:
-        """Let bytes arrive later, or fewer in a second. Heals a cut. Raises ValueError."""
+        """Delay bytes, or limit how many pass in a second. Heals a cut. Raises ValueError."""
         self.set(Slow(latency_s, bytes_per_s))
 
     def heal(self) -> None:
-        """Let everything pass; connections of which something has vanished are reset."""
+        """Let everything pass; connections that have lost bytes are reset."""
         self.set(Whole())
 
     def set(self, state: LinkState) -> None:
-        """Go over to this state, at once.
+        """Change to this state, at once.
 
         Raises:
             ConfigError: another program has taken the port of a link that refused connections.
@@ -197,7 +197,7 @@ class Link:
             self._pause = None
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
-            self._listener.close()  # who waits to be accepted is reset by the kernel
+            self._listener.close()  # the kernel resets connections that wait to be accepted
             self._listener = None
 
     def _accept(self) -> None:
@@ -296,7 +296,7 @@ class Network(Mapping[str, Link]):
             link.set(state)
 
     def status(self) -> list[LinkReport]:
-        """Return what each link says of itself."""
+        """Return a report on each link."""
         return [link.status() for link in self._links.values()]
 
     async def start(self) -> Self:

@@ -1,7 +1,7 @@
-"""What may be said of the links between the ends, the broker and the provider: their names, their states, their orders.
+"""The names and the states of the links between the ends, the broker and the provider.
 
-Pure. A link is *whole*, *slow* or *cut*, and of a cut link it matters how: that decides what a program at its end can
-notice. The sockets are in :mod:`token_relay.sandbox.links.network`.
+Pure. A link is *whole*, *slow* or *cut*; how it is cut decides what a program at its end can notice. The sockets are in
+:mod:`token_relay.sandbox.links.network`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 How = Literal[
     "refuse",  # connections are reset, new ones refused: as when the other machine is up and its service is not
     "blackhole",  # connections are reset, new ones accepted and silent: as behind a firewall that answers for others
-    "drop",  # nothing is reset and nothing arrives: as on a mobile link that died without a word
+    "drop",  # nothing is reset and nothing arrives: as on a mobile link that died silently
 ]
 Direction = Literal["both", "up", "down"]  # up: from the device; down: to the device
 LinkName = Literal["phone-broker", "companion-broker", "phone-provider", "companion-provider"]
@@ -52,7 +52,7 @@ class Cut:
     """Nothing passes, or nothing in one direction.
 
     Raises:
-        ValueError: one direction was to be cut in another way than ``drop``, which alone knows directions.
+        ValueError: one direction was to be cut with another way than ``drop``, the only one that knows directions.
     """
 
     how: How = "refuse"

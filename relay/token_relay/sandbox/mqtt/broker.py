@@ -1,17 +1,17 @@
-"""A small MQTT broker on asyncio streams: for the demo without root, and one that misbehaves on command.
+"""A small MQTT broker on asyncio streams: for the demo without root, and to misbehave on command.
 
 Speaks MQTT 3.1.1 and 5 in the subset that the channel needs: QoS 0 and 1, persistent sessions, take-over of a
-client id, keep-alive, redelivery with DUP, wildcards. What it does not speak it refuses in the protocol's own
-way: QoS 2, retained messages, wills, topic aliases, shared subscriptions, subscription identifiers, enhanced
-authentication. It binds to loopback only and asks nobody who he is: it is no broker for real use (mosquitto is).
+client id, keep-alive, redelivery with DUP, wildcards. It refuses the rest in the protocol's own way: QoS 2, retained
+messages, wills, topic aliases, shared subscriptions, subscription identifiers, enhanced authentication. It binds to
+loopback only and has no authentication: it is not a broker for real use (mosquitto is).
 
 Limits, each with a name below: sessions live in memory and end with the object (``stop`` and ``start`` keep
-them); every buffer that a client can fill is bounded; a retained message from a 3.1.1 client, which cannot be
-told, is passed on and not kept.
+them); every buffer that a client can fill is bounded; a retained message from a 3.1.1 client is passed on and not kept,
+and the client cannot be told.
 
 Knobs for tests and simulation: ``on_publish`` sees every accepted message, ``should_deliver`` may drop a copy,
-``hold`` and ``release`` stop and continue delivery to one client, ``drop`` cuts a connection without a word,
-``inject`` publishes in nobody's name, ``seen`` is what the broker saw, ``replay`` publishes some of it again.
+``hold`` and ``release`` stop and continue delivery to one client, ``drop`` cuts a connection without a DISCONNECT,
+``inject`` publishes without a publisher, ``seen`` is what the broker saw, ``replay`` publishes some of it again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _SERVER_UNAVAILABLE_311 = 3
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a broker knows of a message; ``payload`` is None unless the broker records."""
+    """What a broker knows about a message; ``payload`` is None unless the broker records."""
 
     topic: str
     payload_length: int
@@ -95,7 +95,7 @@ class _Connection:
             self.writer.write(data)
 
     def close(self, reason: Reason) -> None:
-        """Say why, if the protocol level has words for it, and close once that has left."""
+        """Send the reason, if the protocol level has one, and close once it has left."""
         if self.level == MQTT_5:
             self.send(encode.disconnect(reason))
         self.writer.close()
@@ -120,7 +120,7 @@ class Broker:
             port: 0 takes a free one, and keeps it for a later ``start``.
             record: keep the payloads of the last ``SEEN_MAX`` messages as well.
             on_publish: called with topic and payload of each accepted message, before delivery.
-            should_deliver: called with client id, topic and payload; False drops this copy without a word.
+            should_deliver: called with client id, topic and payload; False drops this copy silently.
 
         Raises:
             ConfigError: ``host`` is not a loopback address.
@@ -177,7 +177,7 @@ class Broker:
 
     @property
     def client_ids(self) -> list[str]:
-        """Who is connected."""
+        """The ids of the clients that are connected."""
         return sorted(self._connections)
 
     def session(self, client_id: str) -> Session | None:
@@ -185,7 +185,7 @@ class Broker:
         return self._sessions.get(client_id)
 
     def inject(self, topic: str, payload: bytes) -> int:
-        """Publish with QoS 1 in nobody's name (a replay); returns how many sessions it matched."""
+        """Publish with QoS 1 without a publisher (a replay); returns how many sessions it matched."""
         if not is_topic(topic):
             raise ValueError("not a topic name")
         return self._route(Publish(topic, payload, 1), publisher=None)
@@ -210,7 +210,7 @@ class Broker:
             self.inject(topic, payload)
 
     def drop(self, client_id: str) -> bool:
-        """Cut a client's connection without a word; False when it has none."""
+        """Cut a client's connection without a DISCONNECT; False when it has none."""
         connection = self._connections.get(client_id)
         if connection is not None:
             connection.writer.transport.abort()
@@ -264,7 +264,7 @@ class Broker:
                         connection = self._connect(writer, packet)
                         patience_s = packet.keep_alive_s * 1.5 or None  # MQTT 5 §3.1.2.10; 0 turns it off
                     else:
-                        assert connection is not None  # the decoder has seen to it
+                        assert connection is not None  # the decoder makes sure of it
                         is_clean_end = self._handle(connection, packet)
                     if patience_s is not None and connection is not None:
                         deadline = loop.time() + patience_s
@@ -327,7 +327,7 @@ class Broker:
         return connection
 
     def _leave(self, connection: _Connection) -> None:
-        """Take leave of a connection, once; its session stays if it was asked to."""
+        """Forget a connection, once; its session stays if the client asked for that."""
         session = connection.session
         if self._connections.get(session.client_id) is not connection:
             return
@@ -341,7 +341,7 @@ class Broker:
             del self._sessions[client_id]
 
     def _handle(self, connection: _Connection, packet: Packet) -> bool:
-        """Do what a packet asks; True when it was the client's goodbye."""
+        """Do what a packet asks; True when it was the client's DISCONNECT."""
         session, level = connection.session, connection.level
         match packet:
             case Publish():

@@ -18,7 +18,7 @@ def connack(level: int, code: int, *, session_present: bool = False, properties:
 
 
 def publish(level: int, message: Publish) -> bytes:
-    """Encode a PUBLISH for a subscriber; properties go only to those who speak MQTT 5."""
+    """Encode a PUBLISH for a subscriber; properties go only to clients that speak MQTT 5."""
     flags = message.is_dup << 3 | message.qos << 1 | message.is_retained
     body = _text(message.topic) + (message.packet_id.to_bytes(2, "big") if message.qos else b"")
     if level == MQTT_5:

@@ -19,7 +19,7 @@ def is_filter(topic_filter: str) -> bool:
 
 
 def is_match(topic_filter: str, topic: str) -> bool:
-    """Say whether a topic falls under a valid filter; ``$…`` topics not under a wildcard. MQTT 5 §4.7.2."""
+    """Say whether a topic falls under a valid filter; ``$…`` topics do not fall under a wildcard. MQTT 5 §4.7.2."""
     wanted, levels = topic_filter.split("/"), topic.split("/")
     if topic.startswith("$") and wanted[0] in ("+", "#"):
         return False

@@ -56,10 +56,10 @@ class Reason(IntEnum):
 
 
 class PacketError(PeerError):
-    """The client broke the protocol, or used a part of it that is not here: answer and close.
+    """The client broke the protocol, or used a part of it that is not supported: answer and close.
 
     Attributes:
-        code: what MQTT 5 calls it; a 3.1.1 client is not told, its connection is closed.
+        code: the reason code of MQTT 5; a 3.1.1 client does not get it, its connection is closed.
     """
 
     def __init__(self, code: Reason, message: str) -> None:
@@ -129,7 +129,7 @@ Properties = tuple[tuple[Property, PropertyValue], ...]
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """CONNECT. User name and password are read past and not kept: the embedded broker asks for none."""
+    """CONNECT. User name and password are skipped and not kept: the embedded broker asks for none."""
 
     level: int
     client_id: str
@@ -227,7 +227,7 @@ class Decoder:
 
     def _extent(self) -> tuple[int, int] | None:
         """Return the bytes of the fixed header and of the whole packet, once the length has arrived."""
-        if self._buffer and not self.level and self._buffer[0] != 0x10:  # a stranger need not finish his sentence
+        if self._buffer and not self.level and self._buffer[0] != 0x10:  # reject before the packet is complete
             raise PacketError(Reason.PROTOCOL_ERROR, "CONNECT comes first")
         length = 0
         for index in range(LENGTH_BYTES_MAX):

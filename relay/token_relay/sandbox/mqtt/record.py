@@ -1,4 +1,4 @@
-"""What a broker remembers of the messages it took, as the control interface may see it."""
+"""What a broker remembers about the messages it took, as the control interface may see it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BrokerMessage:
 
 
 class BrokerRecord(Protocol):
-    """What the control interface may know of a broker that records."""
+    """What the control interface may know about a broker that records."""
 
     def messages(self) -> Sequence[BrokerMessage]:
         """Return the latest messages, oldest first; the broker decides how many it keeps."""

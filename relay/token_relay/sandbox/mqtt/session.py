@@ -4,8 +4,8 @@ No socket and no clock: ``now`` is passed in, packets to send are returned. Inva
 
 * order: messages leave in the order in which they came, and those that were sent before and never
   acknowledged go out first at a resumption, with DUP and their old packet identifier (MQTT 5 §4.4),
-* at most ``in_flight_max`` messages are unacknowledged, at most ``QUEUED_MAX`` wait; what comes on top is lost,
-  as in mosquitto, where a full queue also drops the newest.
+* at most ``in_flight_max`` messages are unacknowledged, at most ``QUEUED_MAX`` wait; further ones are lost, as in
+  mosquitto, where a full queue also drops the newest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NO_LOCAL, RETAIN_AS_PUBLISHED = 0x04, 0x08  # bits of the subscription options; 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message for one session; ``expires_at`` is on the caller's clock, None when it keeps for ever."""
+    """A message for one session; ``expires_at`` is on the caller's clock, None when it never expires."""
 
     message: Publish
     expires_at: float | None = None

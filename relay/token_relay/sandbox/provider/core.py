@@ -79,9 +79,9 @@ class Provider:
         has_actions: bool = False,
         assertions: Assertions | None = None,
     ) -> None:
-        """Prepare; web pages of ``cors_origins`` may call from there.
+        """Prepare; web pages from ``cors_origins`` may call the provider.
 
-        ``rules``: others than the profile's own, for providers of another kind. With ``has_actions`` the driver answers
+        ``rules`` replace the profile's own, for providers of another kind. With ``has_actions`` the driver answers
         :class:`ActionWanted`; without ``assertions`` there is no SAML.
         """
         self.state = State.from_world(world, urls, rng, signer, rules)
@@ -97,7 +97,7 @@ class Provider:
         return now + self.state.clock_offset_s
 
     def admit(self, request: Request, now: float) -> Admission:
-        """Take a request in: note it, and say what the driver has to do around its commit. Changes no token."""
+        """Note a request, and say what the driver has to do around its commit. Changes no token."""
         state = self.state
         endpoint = state.urls.endpoint(request.path)
         grant_type, client_id = _peek(state, request) if endpoint == "token" else ("", "")
@@ -128,7 +128,7 @@ class Provider:
         """Carry the request out at time ``now`` and return the answer that the client is to see.
 
         Raises:
-            ActionWanted: an Action has to speak first, and nothing was changed; commit again with its verdict.
+            ActionWanted: an Action must be asked first, and nothing was changed; commit again with its verdict.
         """
         first, first_log = self.state.next_event_id, self.state.next_log_number
         fault = admission.fault
@@ -242,7 +242,8 @@ class Provider:
                 return token_endpoint.form(endpoint, state, params, trace)
 
     def _told_place(self, request: Request, client: ClientModel | None, trace: Trace) -> Location:
-        """Return where a request counts as coming from: a trusted client, which proves itself next, says for whom."""
+        """Return where a request counts as coming from; a trusted client, which is authenticated next, may say for
+        whom."""
         told = request.headers.get("auth0-forwarded-for", "").partition(",")[0].strip()
         if not told or client is None or not client.is_token_endpoint_ip_header_trusted:
             return trace.place
@@ -254,7 +255,8 @@ class Provider:
 
 
 def _correlation_id(request: Request) -> str:
-    """Return what the client calls the request: in a header, or, for the JavaScript SDK's refresh, in the query."""
+    """Return the client's own id of the request: from a header, or, for the JavaScript SDK's refresh, from the
+    query."""
     given = request.headers.get("client-request-id", "")
     if not given:
         try:
@@ -273,7 +275,7 @@ def _shown_method(request: Request) -> str:
 
 
 def _peek(state: State, request: Request) -> tuple[str, str]:
-    """Return grant type and client, for events and faults; only words that are known, never what somebody mistyped."""
+    """Return grant type and client, for events and faults; known values only, never mistyped ones."""
     try:
         params = body_params(request, takes_json=not state.rules.is_native)
     except Refusal:

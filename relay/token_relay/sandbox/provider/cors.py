@@ -1,6 +1,6 @@
 """Which web pages may call the provider from another origin: none, as at the real service, unless an origin is named.
 
-Development without a proxy is what this is for. Cookies are not used here, so credentials are not allowed. Fetch
+This is for development without a proxy. Cookies are not used here, so credentials are not allowed. Fetch
 standard §3.2.
 """
 
@@ -23,7 +23,7 @@ PREFLIGHT_S = "600"
 
 
 def origin_problem(origin: str) -> str:
-    """Say what is wrong with an origin as somebody typed it; empty when nothing is. RFC 6454 §6.1."""
+    """Say what is wrong with an origin that a person typed; empty when nothing is. RFC 6454 §6.1."""
     try:
         parts = urlsplit(origin)
         port = parts.port
@@ -36,13 +36,13 @@ def origin_problem(origin: str) -> str:
 
 
 def is_preflight(origins: Collection[str], request: Request) -> bool:
-    """Return whether a browser asks for leave here."""
+    """Return whether this is a preflight from an allowed origin."""
     asks = request.method == "OPTIONS" and "access-control-request-method" in request.headers
     return asks and request.headers.get("origin", "") in origins
 
 
 def preflight(request: Request) -> Response:
-    """Give leave for the headers that the page wants to send."""
+    """Allow the headers that the page wants to send."""
     wanted = request.headers.get("access-control-request-headers", "")
     return Response(204).with_headers(
         ("Access-Control-Allow-Methods", "GET, POST, OPTIONS"),

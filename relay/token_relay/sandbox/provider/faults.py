@@ -1,8 +1,8 @@
-"""Faults on command: which request meets which, and what it then gets.
+"""Faults on command: which request meets which fault, and what it then gets.
 
 A fault is data until a request fits it; :meth:`FaultBook.take` hands it out at most ``times`` times, in the order in
-which faults were armed. Waiting and cutting connections is the driver's part (the HTTP server's, or a simulation's),
-told to it as an :class:`Admission`.
+which faults were armed. The driver (the HTTP server, or a simulation) waits and cuts connections; an :class:`Admission`
+tells it to.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from token_relay.sandbox.provider.memory.refusals import Trace, render
 from token_relay.sandbox.provider.throttle import throttled
 from token_relay.sandbox.provider.world.model import FAULTS_MAX, EndpointName, FaultModel
 
-HOLD_S_MAX = 600.0  # a held request goes on by itself after this time; longer than any client waits
+HOLD_S_MAX = 600.0  # a held request continues by itself after this time; longer than any client waits
 _OF_A_COMMIT = frozenset({"hold_before_commit", "hold_after_commit", "drop_before_commit", "drop_after_commit"})
 
 
@@ -108,7 +108,7 @@ class FaultBook:
 
 
 def wrong_answer(fault: FaultModel, profile: str, trace: Trace) -> Response | None:
-    """Return what this fault answers in place of the truth, or None where it leaves the answer alone."""
+    """Return this fault's answer in place of the real one, or None where it leaves the answer alone."""
     after = () if fault.retry_after_s is None else (("Retry-After", str(fault.retry_after_s)),)
     match fault.name:
         case "error_500" | "error_502" | "error_503":

@@ -1,8 +1,8 @@
 """What the sandbox provider's pure core takes and gives: one request, one answer, one refusal.
 
-Everything that comes from outside is decoded here, once, into :class:`Params`: whatever is not UTF-8, repeated,
-nested or too much becomes a :class:`Refusal`, so no handler meets a value that it cannot encode again. Nothing here
-knows a socket, a clock or a profile.
+Everything that comes from outside is decoded here, once, into :class:`Params`: whatever is not UTF-8, repeated, nested
+or too long becomes a :class:`Refusal`, so no handler meets a value that it cannot encode again. The module knows no
+socket, clock or profile.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The decoded path; what does not decode comes back raw and matches no route."""
+        """The decoded path; one that does not decode is returned raw and matches no route."""
         raw = self.target.partition("?")[0]
         try:
             return unquote(raw, errors="strict")
@@ -74,7 +74,8 @@ class Response:
 
 
 class Refusal(Exception):  # an answer on its way out of a handler, not a fault of the program
-    """A handler's no; the profile gives it its shape (:func:`token_relay.sandbox.provider.memory.refusals.render`).
+    """A handler's refusal; the profile gives it its shape
+    (:func:`token_relay.sandbox.provider.memory.refusals.render`).
 
     Attributes:
         error: OAuth error code, RFC 6749 §5.2 or the native API's.
@@ -188,7 +189,7 @@ def json_response(value: Mapping[str, JsonValue], status: int = 200) -> Response
 
 
 def html_response(text: str, status: int = 200) -> Response:
-    """Return a page that runs no script and sits in no frame."""
+    """Return a page that runs no script and cannot be framed."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
     headers = (("Cache-Control", "no-store"), ("Content-Security-Policy", policy), ("Referrer-Policy", "no-referrer"))
     return Response(status, text.encode(), "text/html; charset=utf-8", headers)
@@ -224,7 +225,7 @@ def _json_pairs(body: bytes) -> list[tuple[str, str]]:
             case (str(name), str(value)):
                 pairs.append((name, value))
             case (str(), None):
-                pass  # left out, as an SDK says it
+                pass  # an SDK's way to leave it out
             case _:
                 raise Refusal("invalid_request", "the body must be a flat JSON object of strings")
     return pairs

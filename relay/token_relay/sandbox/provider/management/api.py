@@ -1,4 +1,4 @@
-"""The management API under ``/api/v2/``: who may call, what is where, and how lists are cut.
+"""The management API under ``/api/v2/``: who may call it, its routes, and how lists are cut into pages.
 
 Bearer tokens come from ``client_credentials`` and carry scopes; each route names those that it needs. Bodies are
 closed schemas, and a mistake is a 400 that names the key and never the value. Errors look as the real ones do:
@@ -36,7 +36,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Problem(Exception):  # an answer on its way out of a handler, not a fault of the program
-    """A no of the management API."""
+    """A refusal by the management API."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(code)
@@ -45,7 +45,7 @@ class Problem(Exception):  # an answer on its way out of a handler, not a fault 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of somebody who may make it. ``names``: what stands in the path's places."""
+    """One call with a valid token. ``names``: the parts of the path that match a ``*``."""
 
     state: State
     request: Request
@@ -67,7 +67,7 @@ class Call:
             raise Problem(400, "invalid_body", "Payload validation error: the body is not JSON") from None
 
     def flag(self, name: str) -> bool | None:
-        """Return a true or false of the query, None where it is left out. Raises Problem."""
+        """Return a boolean of the query, None where it is left out. Raises Problem."""
         text = self.query.get(name)
         if text not in {"", "true", "false"}:
             raise Problem(400, "invalid_query_string", f"Query validation error: {name} must be true or false")
@@ -128,7 +128,7 @@ Handler = Callable[[Call], Response]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method and a path, whose ``*`` stand for anything, and the scopes that it takes: all of one of the groups."""
+    """A method, a path whose ``*`` matches anything, and groups of scopes: a call needs all scopes of one group."""
 
     method: str
     path: tuple[str, ...]

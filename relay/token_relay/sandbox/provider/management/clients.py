@@ -1,7 +1,7 @@
 """Clients in the management API: GET, POST, PATCH, DELETE, with ``session_transfer`` and ``refresh_token``.
 
-A PATCH leaves alone what it does not name. Ours, where the documents are silent: the two settings are replaced whole,
-so a caller sends every member that it relies on; null takes one away.
+A PATCH leaves alone what it does not name. Our choice, where the documents are silent: the two settings are replaced
+whole, so a caller sends every member that it relies on; null removes one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ClientChange(BaseModel):
 
 
 class NewClient(ClientChange):
-    """What a POST may name; only the name is demanded. Ours: a ``client_id`` may be chosen."""
+    """What a POST may name; only the name is required. Our addition: a ``client_id`` may be chosen."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     client_id: Name | None = None

@@ -1,7 +1,7 @@
 """Refresh tokens, sessions, device credentials and the log in the management API.
 
-A refresh token's id is its grant's and stays through rotation. Online refresh tokens are not seen here; their session
-is. What the real service does some time after a 202 is done here before the answer leaves.
+A refresh token's id is its grant's and stays through rotation. Online refresh tokens are not shown; their session is.
+The real service acts some time after a 202; the sandbox acts before it answers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOG_TERM = re.compile(r'(type|client_id|user_id|user_name|ip|audience|log_id):(
 
 
 class MetadataChange(BaseModel):
-    """PATCH of a refresh token; null takes all of it away, a null value its key."""
+    """PATCH of a refresh token; null removes all metadata, a null value removes its key."""
 
     model_config = _CLOSED
     refresh_token_metadata: (
@@ -41,7 +41,7 @@ class MetadataChange(BaseModel):
 
 
 class BulkRevocation(BaseModel):
-    """Which refresh tokens: by id, or of a person, with one client, for one API."""
+    """Which refresh tokens to revoke: by id, or those of a person, with one client, for one API."""
 
     model_config = _CLOSED
     ids: Annotated[list[_Id], Field(min_length=1, max_length=100)] | None = None
@@ -250,7 +250,7 @@ def _log(call: Call) -> Response:
 
 
 def _matches(query: str, record: dict[str, JsonValue]) -> bool:
-    """Return whether every term fits. Raises Problem: of Lucene's language only ``name:value AND ...`` is known."""
+    """Return whether every term fits. Raises Problem; only ``name:value AND ...`` of Lucene's language is known."""
     for term in re.split(r"\s+AND\s+", query.strip()):
         found = _LOG_TERM.fullmatch(term)
         if found is None or (found[1] == "type" and (found[2] or found[3]) not in LOG_TYPES):

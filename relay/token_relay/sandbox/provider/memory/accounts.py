@@ -1,8 +1,8 @@
-"""A person's account as the provider keeps it, and what an event in its life does to the tokens that are out.
+"""A person's account as the provider keeps it, and what an event does to the tokens already issued.
 
 The account decides how its person signs in, not the client. Revocation is a mark on the person, not on tokens: a
-sign-in that is older than the mark is refused. There are two marks, since what ends tokens of a password sign-in
-leaves those of a code sign-in alone. Source of the table: Microsoft's documentation of refresh token revocation.
+sign-in that is older than the mark is refused. There are two marks, since some events end tokens of a password sign-in
+and leave those of a code sign-in alone. Source of the table: Microsoft's documentation of refresh token revocation.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class User:
         return guid_of("user", self.username)
 
     def add_method(self, channel: Channel, target: str) -> None:
-        """Register an address for second-factor codes; one that is registered stays as it is."""
+        """Register an address for second-factor codes; one that is already registered stays as it is."""
         spelled = contact(channel, target) or target
         if all(one.target != spelled for one in self.methods):
             method = StrongMethod(guid_of("method", self.username, channel, spelled), channel, spelled)
@@ -132,7 +132,7 @@ class User:
             self.challenged_at_seq, self.challenged_at = seq, now
 
     def keep_marks_of(self, former: User) -> None:
-        """Take over the marks of the account that this one replaces: what was revoked does not come back."""
+        """Take over the marks of the account that this one replaces, so that revoked tokens stay revoked."""
         self.password_revoked_at_seq = former.password_revoked_at_seq
         self.other_revoked_at_seq = former.other_revoked_at_seq
         self.challenged_at_seq, self.challenged_at = former.challenged_at_seq, former.challenged_at

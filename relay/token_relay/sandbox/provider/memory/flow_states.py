@@ -1,4 +1,4 @@
-"""Where a native flow stands: one class per place between two calls, holding what has been proven so far.
+"""The stages of a native flow: one class for each, holding what has been proven so far.
 
 A flow is found by its present continuation token and stands at exactly one stage; the stage decides which call may
 come next. The chains, as calls lead along them:
@@ -25,7 +25,7 @@ from token_relay.sandbox.provider.world.contacts import Channel
 
 @dataclass(slots=True)
 class SentCode:
-    """A one-time code that was sent to ``mailbox``, and how many wrong tries it still bears."""
+    """A one-time code that was sent to ``mailbox``, and how many tries are left."""
 
     code: Code
     expires_at: float

@@ -1,4 +1,4 @@
-"""How each profile words a no.
+"""How each profile answers a refusal.
 
 ``entra`` answers with AADSTS bodies: number, trace id, correlation id, timestamp, and where there is one a
 ``suberror``. The numbers that Microsoft documents are used where they are documented; 50181 (wrong code) and 7000218
@@ -20,10 +20,10 @@ NOWHERE = Location("")
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a request can be found by. ``now`` is the provider's time, Unix seconds; ids are GUIDs.
+    """What identifies a request in answers and logs. ``now`` is the provider's time, Unix seconds; ids are GUIDs.
 
-    ``place`` is where it came from, ``host`` what it called the provider; ``verdict`` is what an Action has said to
-    it, once one was asked; ``key_thumbprint`` is of the key that the client has proven to hold (RFC 9449).
+    ``place`` is where it came from, ``host`` its Host header; ``verdict`` is the answer of an Action, once one was
+    asked; ``key_thumbprint`` is of the key that the client has proven to hold (RFC 9449).
     """
 
     trace_id: str

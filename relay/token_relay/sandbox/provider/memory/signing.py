@@ -1,8 +1,8 @@
-"""Who signs the sandbox's JWTs.
+"""The signers of the sandbox's JWTs.
 
-The HTTP server signs with RS256 under a key made at its start, as providers do. A simulation of thousands of
-histories wants neither the millisecond nor a key that differs from run to run: it takes :class:`SharedKeySigner`,
-which is not for anything else, since who can verify with it can also sign.
+The HTTP server signs with RS256 under a key made at its start, as providers do. A simulation of thousands of histories
+must not spend a millisecond on each, nor have a key that differs from run to run: it takes :class:`SharedKeySigner`,
+which is for nothing else, since whoever can verify with it can also sign.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from joserfc.jwk import KeySet, OctKey, RSAKey
 
 from token_relay.sandbox.provider.http_values import JsonValue
 
-CERTIFICATE_LASTS = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC)  # whatever the clock says
+CERTIFICATE_LASTS = datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC)  # valid at any time of the clock
 KEYS_MAX = 4  # published at a time; a provider has two or three
 
 
@@ -128,7 +128,7 @@ class SharedKeySigner:
 
 
 def _certificate(key: RSAKey) -> bytes:
-    """Return what ``x5c`` shows: the key in a certificate that vouches for itself and for nobody, in DER."""
+    """Return what ``x5c`` shows: the key in a self-signed certificate, in DER."""
     assert key.private_key is not None, "made here, whole"
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sandbox signing key")])
     number = int.from_bytes(sha256(str(key.kid).encode()).digest()[:16])
@@ -143,6 +143,6 @@ def _shared(key: bytes, number: int) -> OctKey:
 def _verify(token: str, keys: KeySet, algorithm: str) -> dict[str, JsonValue] | None:
     try:
         claims: dict[str, JsonValue] = jwt.decode(token, keys, algorithms=[algorithm]).claims
-    except (JoseError, ValueError, TypeError):  # whatever is no JWT of ours
+    except (JoseError, ValueError, TypeError):  # not a JWT of ours
         return None
     return claims

@@ -2,7 +2,7 @@
 
 Codes and tokens are kept only as SHA-256 digests, so neither a dump of the state nor an event can show one; the
 exceptions are a user's password and the last code in a mailbox, which are Secret values. Each table has a limit; the
-oldest entry goes first, so a long demo grows old sign-ins out instead of growing for ever.
+oldest entry is dropped first, so a long demo does not grow for ever.
 
 A refresh leaves nothing behind that grows: what a token stands for is written into the token itself
 (:mod:`token_relay.sandbox.provider.tokens.issued`), and a family keeps rows only of those of its refresh tokens whose
@@ -60,7 +60,7 @@ class Family:
     is_dead: bool = False
     access_tokens_dead: bool = False
     session_id: str = ""  # the session that it was born in
-    authenticated_at: float = 0.0  # when the person of that session proved who he is
+    authenticated_at: float = 0.0  # when the person of that session proved their identity
     parent_family_id: str = ""  # whose session transfer token opened that session
     organization: str = ""
     actor: str = ""  # who acts in the person's name
@@ -95,7 +95,7 @@ class Session:
     last_place: Location = NOWHERE
 
     def is_alive(self, now: float) -> bool:
-        """Return whether neither of its ends has come; one that was ended is not in the table any more."""
+        """Return whether neither of its ends has come; a session that was ended is no longer in the table."""
         return all(end is None or now < end for end in (self.expires_at, self.idle_expires_at))
 
 
@@ -127,7 +127,7 @@ class RefreshEntry:
 
 @dataclass(frozen=True, slots=True)
 class AccessEntry:
-    """One access token, or id_token, as it says itself."""
+    """What an access token or id_token says about itself."""
 
     token_id: str  # ``jti`` without its mark
     family_id: str
@@ -146,7 +146,7 @@ class Assertions(Protocol):
         ...
 
     def verify(self, xml: str) -> VerifiedAssertion | None:
-        """Return what the one signed assertion in here says, or None when there is none to be believed."""
+        """Return what the one signed assertion in here says, or None when none is valid."""
         ...
 
 
@@ -291,7 +291,7 @@ class State:
         return state
 
     def put_user(self, user: UserModel) -> None:
-        """Add a person, or replace the one of that name; tokens that are out stay as they are."""
+        """Add a person, or replace the one of that name; tokens already issued stay as they are."""
         fresh = User.from_model(user)
         if fresh.username in self.users:
             fresh.keep_marks_of(self.users[fresh.username])
@@ -377,5 +377,5 @@ def remember(table: dict[K, V], key: K, value: V) -> None:
 
 
 def _last(numbered: deque[V], count: int) -> Iterator[V]:
-    """Yield the last so many; their numbers have no gaps, and most callers want two or three of ten thousand."""
+    """Yield the last ``count``; their numbers have no gaps, and most callers want two or three of ten thousand."""
     return reversed(list(islice(reversed(numbered), max(0, count))))

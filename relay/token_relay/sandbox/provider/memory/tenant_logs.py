@@ -1,6 +1,6 @@
 """The tenant's log: one record for each thing that Auth0 would log, in its spelling, without any secret.
 
-Types are two to ten letters; their meaning stands in :data:`DESCRIPTIONS`. Records are kept in order, the oldest go
+:data:`DESCRIPTIONS` has the meaning of the types. Records are kept in order, the oldest go
 first, and the driver repeats each as a structlog event.
 """
 
@@ -69,7 +69,7 @@ class LogRecord:
 
     @property
     def log_id(self) -> str:
-        """Sorts as the records do."""
+        """The record's id; ids sort as the records do."""
         return f"90020{self.number:019d}"
 
     def as_json(self) -> dict[str, JsonValue]:

@@ -1,6 +1,6 @@
-"""What an Action has said about one login, and the question that waits for it.
+"""The answer of an Action about one login, and the question to it.
 
-An Action is somebody's program: it may hang, so it cannot run inside a step of the core. A step that needs one
+An Action is a user's program: it may hang, so it cannot run inside a step of the core. A step that needs one
 raises :class:`ActionWanted` before it has changed anything; the driver asks the Action, however long that takes, and
 carries the whole request out again with the :class:`Verdict`. The verdict counts only for the very event that the
 Action saw: if the world has changed meanwhile, the step asks again.
@@ -51,7 +51,7 @@ class Revoke(_Command):
 
 
 class SetMetadata(_Command):
-    """``api.refreshToken.setMetadata``; a value of None takes the key away."""
+    """``api.refreshToken.setMetadata``; a value of None removes the key."""
 
     do: Literal["set_metadata"]
     key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
@@ -85,7 +85,7 @@ class _Answer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of asking. ``failure`` is why an Action gave no answer; then nobody is signed in."""
+    """The result of asking. ``failure`` is why an Action gave no answer; then nobody is signed in."""
 
     key: str
     commands: tuple[Command, ...] = ()

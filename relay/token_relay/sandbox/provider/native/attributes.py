@@ -1,8 +1,7 @@
 """What a person tells about themselves when signing up: parsed, checked, compared with what the tenant demands.
 
-``attributes`` is a string that holds a JSON object. Names that nobody asked for and that are not among the built-in
-ones are ignored, as documented. Values may be text, number or boolean; several choices are joined by commas, by the
-client.
+``attributes`` is a string that holds a JSON object. Names that are neither asked for nor built in are ignored, as
+documented. Values may be text, number or boolean; several choices are joined by commas, by the client.
 """
 
 from __future__ import annotations

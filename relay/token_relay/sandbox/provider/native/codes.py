@@ -1,4 +1,4 @@
-"""One-time codes: sent to a mailbox, right once, wrong only so often.
+"""One-time codes: each is sent to a mailbox, works once, and allows a few wrong tries.
 
 A resend makes the older code of a flow void, since the flow then holds the newer one. A code that is used up, expired
 or tried too often is answered like a wrong one, so a guesser learns nothing.
@@ -17,7 +17,7 @@ from token_relay.sandbox.provider.world.contacts import Channel
 def send_code(
     state: State, address: str, trace: Trace, *, client_id: str, username: str, channel: Channel = "email"
 ) -> SentCode:
-    """Send a fresh code. Raises Refusal where the address has a bad name."""
+    """Send a fresh code. Raises Refusal where the address is blocked."""
     if address in state.policy.blocked_contacts:
         text = "The verification contact is blocked because of its reputation."
         raise Refusal("access_denied", text, code=550024, suberror="provider_blocked_by_rep")

@@ -4,7 +4,7 @@ A token leads to one flow at one stage. A step that succeeds (and so does an err
 token and makes the old one useless; a step that fails changes nothing, so the same token may try again: a wrong code
 or password does not send the person back to the start. The clock of a flow starts anew with each token.
 
-What is not documented and so our choice: lifetimes, and ten codes in one flow at most.
+Lifetimes and the limit of ten codes in one flow are not documented and so our choice.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from token_relay.sandbox.provider.world.contacts import Channel, masked
 from token_relay.sandbox.provider.world.model import ClientModel
 
 CHALLENGE_TYPES = frozenset({"password", "oob", "redirect"})
-CODES_MAX = 10  # codes sent in one flow; more is somebody who guesses, or a loop
-RESEND_AFTER_S = 300  # ``interval``: what the JavaScript SDK takes when the answer does not say
+CODES_MAX = 10  # codes sent in one flow; more means guessing, or a loop
+RESEND_AFTER_S = 300  # ``interval``: the JavaScript SDK's default
 USERNAME_CHARS_MAX = 254
 USERNAME_TEXT = "username parameter is empty or not valid."  # SDKs look for this phrase
 
@@ -92,7 +92,7 @@ def begin(call: Call, username: str, stage: Stage) -> str:
 
 
 def find(call: Call, *, error: str = "invalid_grant") -> Flow:
-    """Return the flow of the request's continuation token. ``error`` is this endpoint's word for a bad token.
+    """Return the flow of the request's continuation token. ``error`` is this endpoint's error code for a bad token.
 
     Raises Refusal.
     """
@@ -105,12 +105,12 @@ def find(call: Call, *, error: str = "invalid_grant") -> Flow:
 
 
 def misplaced(error: str = "invalid_grant") -> Refusal:
-    """Return the refusal of a token that is unknown, used up, or of another step."""
+    """Return the refusal of a token that is unknown, used up, or for another step."""
     return Refusal(error, "The continuation token is not valid for this step.", code=55200)
 
 
 def find_user(call: Call, flow: Flow, *, error: str = "invalid_grant") -> User:
-    """Return the flow's person, who may have gone since; a sign-up has none yet. Raises Refusal."""
+    """Return the flow's person, whose account may be gone by now; a sign-up has none yet. Raises Refusal."""
     if isinstance(flow.stage, SIGN_UP_STAGES):
         raise misplaced(error)
     user = call.state.users.get(flow.username)

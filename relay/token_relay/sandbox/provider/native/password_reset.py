@@ -1,7 +1,7 @@
 """Self-service password reset, for accounts with a password: a code, a new password, and asking whether it is done.
 
-The password is in force as soon as ``submit`` has answered; ``poll_completion`` only tells, for ``reset_duration_s``,
-that it is not settled yet, since clients must be able to wait. With ``reset_outcome`` = ``failed`` nothing is changed
+The password is in force as soon as ``submit`` has answered; ``poll_completion`` only says for ``reset_duration_s`` that
+it is not settled yet, so that clients can be tested for waiting. With ``reset_outcome`` = ``failed`` nothing is changed
 and the person may submit again. A reset ends what was signed in by password.
 """
 
@@ -34,7 +34,7 @@ from token_relay.sandbox.provider.native.passwords import check_new_password
 from token_relay.sandbox.provider.tokens.families import revoke_user
 
 PROVEN_S_MAX = 600  # ``expires_in`` of continue: the one lifetime that is documented
-_ERROR = "invalid_request"  # this family's word for a bad continuation token
+_ERROR = "invalid_request"  # these endpoints' error code for a bad continuation token
 
 
 def start(call: Call) -> Response:

@@ -1,7 +1,7 @@
-"""Passwords: what a tenant takes as one, whether one is right, and when an account is locked.
+"""Passwords: which ones a tenant accepts, whether one is right, and when an account is locked.
 
-The words for a refused password are documented; which rule is looked at first, the list of banned ones and the number
-of past ones remembered are ours. Ten wrong ones in a row lock the account's password for a minute (knobs).
+The error codes for a refused password are documented; the order of the rules, the list of banned passwords and the
+number of past ones remembered are ours. Ten wrong ones in a row lock the account's password for a minute (knobs).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TEXTS = {
 
 
 def check_new_password(policy: Policy, password: str, user: User | None = None) -> Password:
-    """Return the password as one that this tenant takes. Raises Refusal with the rule as ``suberror``."""
+    """Return the password if this tenant accepts it. Raises Refusal with the rule as ``suberror``."""
     problem = _problem(policy, password)
     if not problem and user is not None and Password(password) in user.past_passwords:
         problem = "password_recently_used"

@@ -1,8 +1,8 @@
 """Registering a strong method during sign-in, when the account must have one and has none.
 
 A code to the new address proves it. The address that was proven when the person signed up needs no code: the challenge
-answers ``preverified`` and ``continue`` takes ``grant_type=continuation_token``. Either way the continuation token
-that comes of it is good for tokens at once: no second code to the address that was just proven.
+answers ``preverified`` and ``continue`` takes ``grant_type=continuation_token``. Either way the resulting continuation
+token gives tokens at once: no second code goes to the address that was just proven.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from token_relay.sandbox.provider.native.codes import send_code, take_code
 from token_relay.sandbox.provider.native.flows import Call, advance, count_code, find, find_user, misplaced, redirect
 from token_relay.sandbox.provider.world.contacts import Channel, contact
 
-_ERROR = "invalid_request"  # this family's word for a bad continuation token
+_ERROR = "invalid_request"  # these endpoints' error code for a bad continuation token
 
 
 def introspect(call: Call) -> Response:
@@ -89,7 +89,7 @@ def challenge(call: Call) -> Response:
 
 
 def continue_(call: Call) -> Response:
-    """Register the address, its code being right or not needed. Raises Refusal."""
+    """Register the address if its code is right or not needed. Raises Refusal."""
     flow = find(call, error=_ERROR)
     user = find_user(call, flow, error=_ERROR)
     match (call.params.need("grant_type"), flow.stage):

@@ -1,11 +1,11 @@
 """Native sign-in: initiate, challenge, token, as Microsoft Entra External ID offers them to apps.
 
-The account decides the method, not the client; when the client cannot do it, the answer is 200 with
+The account decides the method, not the client; when the client does not support it, the answer is 200 with
 ``challenge_type`` = ``redirect``: go to the browser. A password may not be enough: then the token endpoint answers 400
-``mfa_required`` or ``registration_required`` with the continuation token of the next step, or ``redirect`` for a
-client that did not declare that capability. Whoever signed in with an e-mail code is not asked for a second one.
+``mfa_required`` or ``registration_required`` with the continuation token of the next step, or ``redirect`` for a client
+that did not declare that capability. Whoever signed in with an e-mail code is not asked for a second one.
 
-Not documented and so ours: the numbers 50181 (wrong code) and 7000218, and the order in which things are checked.
+The numbers 50181 (wrong code) and 7000218, and the order of the checks, are not documented and so ours.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _finish(
     first: FirstFactor,
     has_second_factor: bool = False,
 ) -> Response:
-    """Issue tokens, unless a rule of the tenant or a missing second factor stands against it. Raises Refusal."""
+    """Issue tokens, unless a rule of the tenant or a missing second factor prevents it. Raises Refusal."""
     problem = conditional_access.at_sign_in(call.state, user, method=first)
     if problem is not None:
         call.state.note(

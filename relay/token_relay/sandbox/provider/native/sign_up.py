@@ -1,8 +1,8 @@
 """Native sign-up: the address is proven by a code, then password and attributes follow, where they are missing.
 
 Everything may be given at the start; then the code alone completes it. Otherwise ``continue`` answers 400
-``credential_required`` or ``attributes_required`` with the continuation token of the next step. The account comes
-into being with the last piece, not before, and the name is checked again then: somebody may have been faster.
+``credential_required`` or ``attributes_required`` with the continuation token of the next step. The account is created
+with the last piece, not before; the name is checked again then, since another person may have taken it.
 
 ``sign_up`` of the policy says what the tenant offers: accounts with a password, with e-mail codes, or (``any``) a
 password wherever the client can do one.

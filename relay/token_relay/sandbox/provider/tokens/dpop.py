@@ -1,6 +1,6 @@
-"""Proof of possession: a client signs each request with a key, and its tokens are good with that key only. RFC 9449.
+"""Proof of possession: a client signs each request with a key, and its tokens work with that key only. RFC 9449.
 
-Only the profile that keeps sessions plays it, and only for who sends a proof. A public client's refresh token is then
+Only ``auth0`` implements it, and only for clients that send a proof. A public client's refresh token is then
 bound to its key, a confidential client's is not (§5). A public client has to use the server's nonce (§8): the first
 request is answered 400 ``use_dpop_nonce``, and every answer to a request with a proof carries the present one. Whatever
 is wrong with a proof is found before a code or a refresh token is looked at, so none is spent.

@@ -1,4 +1,4 @@
-"""What a token says about itself, so that the provider need not remember it.
+"""What a token says about itself, so that the provider does not have to remember it.
 
 An old refresh token may stay good for months after its use, and every access token lives its hour. A table of them
 would grow with each refresh, and one with a limit would forget somebody's living token under load. So, as at the real

@@ -1,4 +1,4 @@
-"""Sessions at the provider: who is signed in in this browser, known by a cookie.
+"""Sessions at the provider: a cookie says who is signed in in a browser.
 
 The cookie's value is random and kept as a digest only. Over HTTPS it is ``Secure; SameSite=None``, as at the real
 service; over plain HTTP, where browsers refuse that, ``SameSite=Lax``. Delegated sessions last two hours and their

@@ -1,4 +1,4 @@
-"""May this application have that? Asked of a person who is signed in, before the application hears anything.
+"""Asks a signed-in person whether an application may have what it wants, before the application gets an answer.
 
 First-party clients are not asked about. A client with ``is_first_party`` false is, once for each scope of each API;
 ``prompt=consent`` asks anybody's, and a device that shows a user code is always asked about (RFC 8628 §5.4). Where no
