@@ -30,7 +30,7 @@ app.use(
 );
 
 // The configuration above is one object for all visitors. What belongs to one visitor goes into a copy: written into
-// the shared object, his token would be sent along with the next visitor's login.
+// the shared object, that token would be sent along with the next visitor's login.
 app.get("/login", (req, res) => {
   const token = req.query.session_transfer_token;
   const params = { ...authorizationParams };
