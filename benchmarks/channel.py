@@ -2,7 +2,8 @@
 
 Ours is :class:`token_relay.mqtt.channel.MqttChannel` with a handler that does nothing: PUBACK after it returned, at
 most ``receive_maximum`` in flight. The floor is aiomqtt alone, which acknowledges as it reads. The messages wait in a
-persistent session, so that the sender's pace is not measured. A grant needs four of them: 100 a second are plenty.
+persistent session, so that the sender's pace is not measured. A handoff needs four envelopes, so 100 a second are
+plenty.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def run(bench: Bench) -> Section:
 
 
 async def through_the_channel(port: int, protocol: str, count: int) -> float:
-    """Return the seconds per envelope of ours, from the first one to the last."""
+    """Return our channel's seconds per envelope, from the first one to the last."""
     await _fill(port, protocol, count)
     times: list[float] = []
     is_done = asyncio.Event()
@@ -105,12 +106,12 @@ async def _in_turns(port: int, protocol: str, *, count: int, rounds: int) -> tup
 
 
 async def _fill(port: int, protocol: str, count: int) -> None:
-    """Have so many envelopes wait in the receiver's session."""
+    """Leave ``count`` envelopes waiting in the receiver's session."""
     async with raw_client(port, NAME, TOPIC, protocol=protocol):
         pass  # subscribed
     payload = os.urandom(ENVELOPE_BYTES[0])
     async with raw_client(port, "bench-sender", protocol=protocol) as client:
         client.pending_calls_threshold = FILL_AT_ONCE  # beyond it the library complains
-        for begun in range(0, count, FILL_AT_ONCE):  # side by side: the broker saves once for several
+        for begun in range(0, count, FILL_AT_ONCE):  # in parallel: the broker saves once for several
             few = min(FILL_AT_ONCE, count - begun)
             await asyncio.gather(*(client.publish(TOPIC, payload, qos=1) for _ in range(few)))

@@ -53,7 +53,7 @@ async def _measure(place: Path, port: int, count: int, *, starts: int) -> tuple[
     command = program_of("token_relay.cli", "phone", "run", "--home", home)
     greetings_ms: list[float] = []
     for start in range(starts):
-        # a new listener each time: what it has not read of the last greeting must not count for this one
+        # a new listener each time: unread messages of the last greeting must not count for this one
         name, topic = f"counter-{count}-{start}", f"relay/v1/+/from/{device_id(public_key)}"
         async with raw_client(port, name, topic) as client:
             with await asyncio.to_thread(Agent, command, place=place / "w") as phone:

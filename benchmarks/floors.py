@@ -83,7 +83,7 @@ async def round_trip(client: aiomqtt.Client, topic: str = PING) -> None:
 
 
 async def chain(client: aiomqtt.Client, disk: DurableCommits) -> None:
-    """Do what a handoff cannot do without, in its order: commit, message, commit, message … commit.
+    """Do the least that a handoff needs, in its order: commit, message, commit, message … commit.
 
     Two round trips and five durable commits: three of them here, two at the echo, each before the next message leaves.
     """

@@ -78,7 +78,7 @@ async def _call(socket: Path, command: str, **arguments: str) -> dict[str, Any]:
 
 
 def _add(samples: Samples, handed: dict[str, Any], settled: dict[str, Any]) -> None:
-    """Take the five commits out of what both agents committed."""
+    """Pick the five commits from all that both agents made."""
     if handed["state"] != "done":
         raise BenchmarkError(f"a handoff did not end: {handed['state']}")
     phone, companion = handed["commits"], settled["commits"]

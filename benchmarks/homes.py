@@ -1,6 +1,6 @@
 """Homes of agents as they are after pairing and handoff, written straight into their vaults.
 
-What stands in the rows is what the protocol leaves there; how it gets there is not measured here. Tokens are random
+The rows hold what the protocol leaves there; how they come about is not measured here. Tokens are random
 text that no provider knows, unless a benchmark brings one.
 """
 
@@ -68,7 +68,7 @@ def make_home(kind: Kind, home: Path, broker_url: str) -> bytes:
 
 
 def write(home: Path, *records: Record) -> None:
-    """Put records into a vault that nobody has open, in one transaction."""
+    """Put records into a vault that no process has open, in one transaction."""
 
     def step(tx: Transaction) -> None:
         for record in records:
@@ -107,7 +107,7 @@ def grant(
     refresh_token: str = "",
     profile: str = "entra",
 ) -> Grant:
-    """Return a held grant about which nothing is due."""
+    """Return a held grant that has nothing due."""
     return Grant(
         grant_id=os.urandom(16).hex(),
         pairing_id=pairing_id,

@@ -1,4 +1,4 @@
-"""A companion that has nothing to do: its memory, its start, its CPU, and which imports it pays for.
+"""A companion that has nothing to do: its memory, its start, its CPU, and what its imports cost.
 
 It runs as shipped, paired, with a grant and connected to a real mosquitto. The floor is an interpreter that waits for
 its standard input. CPU time comes from the scheduler's own counters in nanoseconds; how often the process was woken
@@ -19,13 +19,13 @@ from benchmarks.measure import Agent, Bench, Program, load_of, memory_of, mosqui
 from benchmarks.table import Row, Section, medians, number
 
 IDLE_S, QUICK_IDLE_S = 60.0, 10.0
-SETTLE_S = 3.0  # connected, greeted, everything allocated; the first seconds are no idle life
+SETTLE_S = 3.0  # by then it has connected, greeted and allocated everything
 IMPORTS_SHOWN = 10
 FLOOR_CODE = "print('ready', flush=True); input()"
 
 
 def run(bench: Bench) -> Section:
-    """Start companion and floor a few times, leave the last pair alone, look at the imports."""
+    """Start companion and floor a few times, measure the last pair idle, then the imports."""
     place = bench.place("i")
     starts: list[float] = []
     floor_starts: list[float] = []

@@ -32,7 +32,7 @@ from token_relay.sandbox.provider.world.model import CLIENT_ID
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
-LOOK_S = 0.5  # how often somebody looks whether a process that says nothing is still there
+LOOK_S = 0.5  # how often we check that a silent process still runs
 
 
 class BenchmarkError(Exception):
@@ -136,7 +136,7 @@ class Program:
 
 
 class Agent(Program):
-    """A program that says READY=1 as systemd's notify protocol has it; ``start_s`` is how long it took."""
+    """A program that says READY=1 by systemd's notify protocol; ``start_s`` is the time until then."""
 
     def __init__(self, arguments: Sequence[str | Path], *, place: Path) -> None:
         place.mkdir(mode=0o700, exist_ok=True)
@@ -160,7 +160,7 @@ class Agent(Program):
 
 @contextmanager
 def sandbox(place: Path, profile: str, *options: str) -> Iterator[tuple[Program, dict[str, Any]]]:
-    """Run a sandbox; yield its process, and what it says of itself."""
+    """Run a sandbox; yield its process, and what it announces."""
     ports = ("--http-port", "0", "--mqtt-port", "0")
     command = program_of("token_relay.cli", "sandbox", "--json", "--profile", profile, *ports, *options)
     with Program(command, log=place / "sandbox") as program:
@@ -227,7 +227,7 @@ def mosquitto(place: Path) -> Iterator[int]:
     Raises:
         BenchmarkError: it is not installed, or does not start.
     """
-    usual = ("error", "warning", "notice", "information")  # and not each packet: that would be timed
+    usual = ("error", "warning", "notice", "information")  # not each packet: that would be measured too
     broker = Mosquitto(place, "max_packet_size 20480", logged=usual)
     try:
         path = program("mosquitto")

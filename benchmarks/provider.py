@@ -1,6 +1,6 @@
 """The sandbox's provider under load: refreshes of many clients at once, and whether its memory stays flat.
 
-There is no floor: the sandbox is for tests, and what it must do is not get in their way. Each client keeps one
+There is no floor: the sandbox is for tests, and must only not slow them down. Each client keeps one
 connection and one grant, and refreshes again as soon as it has its answer.
 """
 

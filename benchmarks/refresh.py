@@ -26,11 +26,11 @@ from token_relay.provider.http import JsonObject
 
 PROFILE = "auth0"  # rotates at each use, and its sandbox signs in with one request
 COMMITS = 2
-ROUND = 5  # refreshes of one end before it is the other's turn
+ROUND = 5  # refreshes of one side before the other side's turn
 
 
 def run(bench: Bench) -> Section:
-    """Refresh again and again, and tell the provider's share from ours."""
+    """Refresh again and again, and separate the provider's share from ours."""
     place = bench.place("r")
     with sandbox(place, PROFILE) as (_, facts):
         homes = paired_homes(place, str(facts["mqtt"]))

@@ -4,7 +4,7 @@ Over the socket, the floor is a bare aiohttp server that answers the same questi
 gives one user ten tokens a second and no more; to find out what lies below that limit, the companion here runs with
 the limit raised (:func:`serve_without_limit`), and nothing else changed.
 
-By the command, the floor is an interpreter that imports what no such command can do without: the parser of a command
+By the command, the floor is an interpreter that imports the least that any such command needs: the parser of a command
 line and an HTTP client.
 """
 
@@ -26,7 +26,7 @@ from benchmarks.table import Row, Section, medians, number, spread
 CLIENTS = 8  # the most that the token API lets one user have open at once
 REQUEST = b"GET /v1/token HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
 COMMAND_FLOOR = "import argparse, http.client"
-BROKER_URL = "mqtt://127.0.0.1:9"  # nobody is there: from cache means without the network
+BROKER_URL = "mqtt://127.0.0.1:9"  # nothing listens there: a cached token needs no network
 
 
 def run(bench: Bench) -> Section:

@@ -1,8 +1,8 @@
 """An agent as it runs on a device, with a clock beside each commit.
 
-``python -m benchmarks.worker phone|companion HOME [--provider]`` is ``token-relay … run`` with a runtime of ours below
-it (:class:`MeasuredRuntime`). Everything is the real thing (agent, vault, channel, sockets), except: each transaction
-leaves a name and two moments; without ``--provider`` the one behind HTTP is a few lines here that answer at once, and
+``python -m benchmarks.worker phone|companion HOME [--provider]`` is ``token-relay … run`` with our own runtime
+(:class:`MeasuredRuntime`). Everything is the real thing (agent, vault, channel, sockets), except: each transaction
+leaves a name and two moments; without ``--provider`` a few lines here stand in for the provider and answer at once, and
 the companion's first refresh waits until it is asked for, because on two devices it would not compete with the phone
 for one disk. The log holds warnings only.
 
@@ -99,7 +99,7 @@ class TimedVault:
 
 
 class InstantProvider:
-    """An identity provider that answers at once with new tokens; for what is to be measured without one."""
+    """An identity provider that answers at once with new tokens; for measurements without a real one."""
 
     async def request(self, request: HttpRequest) -> HttpResponse:
         """Answer any request with a refresh."""
@@ -113,9 +113,9 @@ class InstantProvider:
 
 
 class MeasuredRuntime(service.Runtime):
-    """A runtime whose vault and provider are ours, and on whose control socket are the benchmarks' commands too."""
+    """A runtime with our vault and provider; its control socket also takes the benchmarks' commands."""
 
-    has_provider = False  # another one than ours, behind real HTTP
+    has_provider = False  # a real one behind HTTP, in place of ours
 
     def __init__(self, *resources: Any) -> None:
         super().__init__(*resources)

@@ -1,4 +1,4 @@
-"""A pytest plugin for whole runs: dear files first, how many tests there are, and which files took longest.
+"""A pytest plugin for whole runs: slow files first, how many tests there are, and which files took longest.
 
 ``-p tests.suite``. The number collected may not be below the one in ``floor.toml``: a test that is no longer found
 fails the run as one that fails does. A part of the suite (files, ``-k``, ``-m``) is no whole run and is not held to it.
@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 FLOOR = TESTS / "floor.toml"
 SLOWEST = 10
 
-# With several workers, what takes long must not begin last. Folders and files that start processes, the dearest first;
+# With several workers, what takes long must not begin last. Folders and files that start processes, the slowest first;
 # the order of everything else is pytest's own.
 DEAR = (
     "chaos",
@@ -57,7 +57,7 @@ class Suite:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Put the dear ones first; the sort is stable."""
+        """Put the slow ones first; the sort is stable."""
         items.sort(key=lambda item: dearness(item.path))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -1,4 +1,5 @@
-"""One end says exactly what a test wants said; the other is a real agent. For promises held by one guard alone."""
+"""One end says exactly what the test tells it to; the other is a real agent. For promises that one guard alone
+holds."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from token_relay.agents.records import Pairing
 from token_relay.protocol import messages as m
 
 T = TypeVar("T")
-UNKNOWN = "ab" * 16  # a handoff that nobody has heard of
+UNKNOWN = "ab" * 16  # a handoff that neither end knows
 
 
 async def say(
@@ -77,7 +78,7 @@ def count(world: World, sender: SimulatedDevice, recipient: SimulatedDevice, kin
 
 
 def deafen(world: World, end: SimulatedDevice) -> None:
-    """Let nothing reach this end any more, so that a test can speak in its place."""
+    """Let nothing reach this end any more, so that the test can answer in its place."""
     world.broker.hold = lambda packet: packet.topic.startswith(f"relay/v1/{end.id}/from/")
 
 

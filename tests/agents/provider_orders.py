@@ -1,4 +1,4 @@
-"""The provider of a simulated world, at its controls and at its protected resource."""
+"""Use the control interface and the protected resource of a simulated world's provider."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is durable before what: each order of commit, sending and asking, and each barrier of the link, by itself."""
+"""The order of commit, send and request, and each barrier of the link, one test each."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_the_intent_is_durable_before_each_request(profile: str) -> None:
             await world.watch.vault.run(forget_tokens)
             await world.watch.token(force_refresh=True)
             await world.clock.advance(1200)
-            if len(asked) < 2:  # a provider that does not invalidate is asked again only when somebody asks
+            if len(asked) < 2:  # where the old token stays valid, only a caller's question starts a new request
                 await world.watch.token()
         assert asked[0] == ("refreshing", 1, 0, True)
         assert asked[1] == (("refreshing", 2, 1, True) if profile == "strict" else ("refreshing", 1, 0, True))

@@ -1,4 +1,4 @@
-"""A broker that is away for a week: access tokens go on, no grant is lost, and what was asked meanwhile arrives."""
+"""A broker is down for a week: access tokens are still served, no grant is lost, and requests made meanwhile arrive."""
 
 from __future__ import annotations
 

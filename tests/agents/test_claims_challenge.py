@@ -1,4 +1,5 @@
-"""Continuous access evaluation at both agents: a challenge is met by one refresh, or the app is told what is gone."""
+"""Continuous access evaluation at both agents: a challenge is met by one refresh, or the app is told why it cannot be
+met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image from before the pairing: the other end hears the device, in a pairing that is over, and says what helps."""
+"""A device restored to before the pairing: the other end hears it in a retired pairing and says what to do."""
 
 from __future__ import annotations
 
@@ -67,14 +67,15 @@ async def test_a_companion_restored_to_before_the_pairing_is_to_be_paired_again(
         assert len(await world.phone.rows(Pairing)) == (2 if old == "retired" else 1)
         await world.watch.restore(image)
         await world.watch.start()
-        await world.phone.hand_off(wait_s=1)  # in the new pairing, which nobody at the other end has
+        await world.phone.hand_off(wait_s=1)  # in the new pairing, which the other end does not have
         await world.clock.advance(120)
         assert await phones_action(world) == "pair_again"
         assert await companions_action(world) == ("" if old == "retired" else "hand_off")
         await world.phone.stop()
         await world.phone.start()  # greets in each pairing that it has; what it knew in memory is gone
         await world.clock.advance(120)
-        # In a retired pairing the phone still answers, so the companion cannot know; else it hears what it can't place.
+        # In a retired pairing the phone still answers, so the companion cannot know; otherwise it hears messages that
+        # it cannot assign.
         assert await companions_action(world) == ("" if old == "retired" else "pair_again")
         assert await phones_action(world) == ("pair_again" if old == "retired" else "bring_device_online")
         await world.watch.stop()

@@ -1,4 +1,4 @@
-"""Hostile peers, odd moments: each of these once lost, doubled or resurrected something, or let a peer make it grow."""
+"""Hostile peers and odd moments: each of these once lost, doubled or resurrected data, or let a peer make it grow."""
 
 from __future__ import annotations
 
@@ -358,7 +358,8 @@ async def test_connected_does_not_forget_what_is_queued_meanwhile(monkeypatch: p
         world.watch.channel.cut()
 
         class Stalled:
-            """As SqliteVault when the loop was busy for some milliseconds: two answers come in one round, in order."""
+            """Behaves like SqliteVault after the loop was busy for some milliseconds: two answers come in one round, in
+            order."""
 
             def __init__(self) -> None:
                 self.waiting: list[asyncio.Future[None]] = []

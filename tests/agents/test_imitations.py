@@ -1,7 +1,7 @@
 """The agents against every provider that the sandbox can play: a grant travels, lives alone, survives a lost answer.
 
-What the client's row of a provider promises is what happens: where it knows of a time or of no end in which the old
-token still works, a lost answer costs nothing; elsewhere it costs the grant, and the device says what to do.
+What the client's row of a provider promises is what happens: where the old token still works for a known time or for
+ever, a lost answer costs nothing; elsewhere it costs the grant, and the device says what to do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EVERY = pytest.mark.parametrize("name", list(IMITATIONS))
 
 @pytest.fixture(autouse=True)
 def played(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Worlds know the kinds of the simulations; here each row of the table is one."""
+    """Worlds know the simulations' kinds of provider; here each row of the table is one."""
     for name, imitation in IMITATIONS.items():
         kind = KindOfProvider(imitation.rules, name)  # type: ignore[arg-type]  # more names than the three
         monkeypatch.setitem(KINDS, name, kind)  # type: ignore[misc]  # likewise

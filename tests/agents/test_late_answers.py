@@ -1,4 +1,4 @@
-"""A refresh is under way when its grant is taken away: what its answer brings is revoked, and held by nobody."""
+"""A grant is taken away during its refresh: the tokens in the answer are revoked, and no device keeps them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A companion's token that the person signs in for, at accounts that want more than a password."""
+"""The person signs in for the companion's token, at accounts that want more than a password."""
 
 from __future__ import annotations
 

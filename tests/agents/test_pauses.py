@@ -1,4 +1,4 @@
-"""A provider that cannot be reached: what is tried unasked grows rare, what a program asks for does not wait for it."""
+"""The provider cannot be reached: unasked attempts grow rare, but a program's request is tried at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAY = 24 * HOUR
 
 
 async def weeks_without_the_provider(world: World) -> int:
-    """Let the keep-alive of the phone's grant fall into a time without the provider; returns the tries of ten days."""
+    """Let the keep-alive of the phone's grant fall due while the provider is down; returns the attempts of ten days."""
     await world.clock.advance(44 * DAY)
     world.phone.http.cut()
     await world.clock.advance(2 * DAY)  # due since the 45th day

@@ -176,7 +176,7 @@ async def test_a_retired_pairing_stays_until_nothing_in_it_is_alive() -> None:
 
 
 async def renewable(world: World, **columns: Any) -> PhoneHandoff:
-    """A finished handoff by ``branch``, whose companion is deaf: what follows is the phone's answer alone."""
+    """A finished handoff by ``branch``, whose companion hears nothing, so that only the phone acts."""
     await world.phone.hand_off()
     await world.clock.advance(3)
     deafen(world, world.watch)
@@ -290,7 +290,7 @@ async def test_renewals_pause_longer_each_time_and_end_after_three_a_day() -> No
 
 
 async def greet(world: World, *reports: m.HandoffReport, **head: Any) -> None:
-    """Have the watch say HELLO with numbers that accuse nobody."""
+    """Have the watch say HELLO with numbers that show no rollback."""
     pairing = await world.watch.one(Pairing)
     accepted = (await world.phone.one(Pairing)).peer_accepted
     body = m.Hello(challenge=OTHER, seq_sent=pairing.seq_sent + 1, seq_accepted=accepted, handoffs=list(reports))

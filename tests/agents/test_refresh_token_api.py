@@ -1,4 +1,4 @@
-"""The opt-in refresh-token API of the phone: two gates, and the very token of the account's own grant."""
+"""The opt-in refresh-token API of the phone: two gates, and the token of the account's own grant."""
 
 from __future__ import annotations
 

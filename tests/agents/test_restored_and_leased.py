@@ -157,7 +157,7 @@ async def test_only_the_answer_to_the_fresh_challenge_renews_a_lease() -> None:
         recorded = list(world.broker.seen)
         await world.phone.stop()
         await world.clock.advance(2 * DAY + 3600)
-        for packet in recorded:  # every word that the phone ever said
+        for packet in recorded:  # every message that the phone ever sent
             world.broker.deliver(packet)
         await world.clock.advance(60)
         refused = await world.watch.token()

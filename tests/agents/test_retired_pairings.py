@@ -1,4 +1,4 @@
-"""A pairing that another has taken over: it settles what is open, and comes to an end also where nobody answers."""
+"""A pairing that another replaced: it settles open requests, and ends even when the other device does not answer."""
 
 from __future__ import annotations
 

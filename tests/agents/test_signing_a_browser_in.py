@@ -80,7 +80,7 @@ async def test_while_the_disk_refuses_the_rotated_token_nobody_gets_the_other() 
         assert isinstance(answer, TokenRefused) and answer.error == "offline"
         assert (await watch.grant()).generation == generation
         await world.clock.advance(5)
-        assert (await watch.grant()).generation == generation + 1  # kept until the disk took it
+        assert (await watch.grant()).generation == generation + 1  # kept in memory until the disk took it
         assert isinstance(await watch.token(force_refresh=True), TokenGranted)
 
 
@@ -113,7 +113,7 @@ async def test_a_refresh_and_an_exchange_never_fly_together() -> None:
         assert isinstance(first, TransferGranted) and isinstance(await two, TokenGranted)
         began = world.clock.now().boot_s
         own = await three
-        assert isinstance(own, TransferGranted) and own.token != first.token  # each caller his own
+        assert isinstance(own, TransferGranted) and own.token != first.token  # one for each caller
         assert world.clock.now().boot_s - began > 1  # and one grant makes one in two seconds
         assert (await watch.grant()).state == "held"
 

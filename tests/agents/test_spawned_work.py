@@ -1,4 +1,4 @@
-"""Work that an agent spawns: a stop may come before its first step, and then nothing of it is left behind."""
+"""Work that an agent spawns: a stop may come before its first step, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stop waits for a refresh whose answer is out, and no longer than the runtime lets it: in virtual time."""
+"""A stop waits for a pending refresh, and no longer than the runtime allows; in virtual time."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ CREDENTIAL = "/etc/credstore.encrypted/token-relay-companion"
 CONFIG = "/etc/token-relay/companion.toml"
 POLICY = "/etc/token-relay/policy.toml"
 MARK = "/run/systemd/timesync/synchronized"
-TRIES_MAX = 2  # by a drop-in, to save time; that the unit's own number holds, the story has seen
+TRIES_MAX = 2  # by a drop-in, to save time; the story checks the unit's own number
 FORGE = """\
 import sys
 from datetime import UTC, datetime, timedelta
@@ -326,7 +326,7 @@ class BadInput:
             ran = self.s.run(f"python3 -c '{make}' {place}", user="alice", check=False)
             expect(ran.code != 0 and ("Permission denied" in ran.err or "in use" in ran.err), ran)
         self.s.run(f"systemctl reset-failed {UNIT}", check=False)
-        # One that is there first, in the way of the socket unit: the service manager takes the place.
+        # A socket already lies where the socket unit wants its own: the service manager replaces it.
         self.s.run(f"systemctl stop {UNIT} token-relay-companion.socket")
         self.s.run(f"python3 -c '{make}' /run/token-relay/companion/token.sock")
         self.s.run(f"systemctl start {UNIT}")

@@ -45,7 +45,7 @@ def host_arch() -> str:
 
 
 def check_tools(arch: str) -> None:
-    """Refuse early what would fail late. ImageError."""
+    """Raise ImageError early for tools whose absence would fail late."""
     if os.geteuid() != 0:
         raise ImageError("this needs root: sudo make test-booted")
     packages = {package for tool, package in NEEDED.items() if shutil.which(tool) is None}

@@ -158,7 +158,7 @@ class Machine:
 
     @property
     def is_emulated(self) -> bool:
-        """Whether another machine's processor is played by qemu-user."""
+        """Whether qemu-user emulates the machine's processor."""
         return self.slowness > 1
 
     @property

@@ -1,4 +1,4 @@
-"""The story that must hold: installed from the wheel, enrolled, paired, handed off, and what may come over it."""
+"""The story that must hold: installed from the wheel, enrolled, paired, handed off, and what may happen to it."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ class Story:
         self.s.machine.reboot()
         for kind in AGENTS:
             self.s.until(partial(self.s.is_active, f"token-relay-{kind}.service"), f"{kind} active")
-        # Without a synchronised clock nobody knows how long the machine was off: then, and only then, a refresh is due.
+        # Without a synchronised clock the time without power is unknown: then, and only then, a refresh is due.
         is_synced = self.s.json("companion status")["clock"]["synced"] is True
         expect(is_synced or self.s.machine.is_emulated, "the clock counts as not synchronised")
         after, asked = self.s.token().out, self._generation() - generation

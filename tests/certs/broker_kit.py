@@ -64,7 +64,7 @@ class Knock:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, from below the range that the kernel uses for outgoing connections.
+    """Return a port that no process listens on, from below the range that the kernel uses for outgoing connections.
 
     A port of that range, as binding to 0 gives, may be taken by anybody's connection before mosquitto binds it.
     """
@@ -212,7 +212,7 @@ class Client:
     def _connected(
         self, client: paho.Client, userdata: object, flags: paho.ConnectFlags, code: ReasonCode, properties: object
     ) -> None:
-        self.flags = flags  # before the answer: who has that may look at these
+        self.flags = flags  # before the answer: a caller that has the answer may look at these
         self._answers.put(("connect", code.value))
 
     def _next(self, kind: str) -> int:

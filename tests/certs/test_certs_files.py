@@ -485,7 +485,7 @@ def test_the_index_forgets_what_ended_long_ago_but_nothing_revoked_and_no_last_c
 
 
 def test_a_file_of_one_account_is_never_left_with_another(ca: Path) -> None:
-    """Run as root the broker's secrets belong to mosquitto's account, else to who ran the command."""
+    """When root runs the command, the broker's secrets belong to mosquitto's account, else to the user who ran it."""
     owner = certs._broker_account()
     uid = os.geteuid() if owner is None else owner.uid
     certs.renew(ca, now=NOW + 80 * DAY)

@@ -272,7 +272,7 @@ async def test_the_library_hides_what_the_broker_says_about_a_publish_and_we_do_
             await client.publish("relay/v1/other", b"x", qos=1)  # refused, and it returns like any other
         async with running(End(settings(broker.port, protocol=protocol))) as end:
             await end.up()
-            # 3.1.1 has no reason code in PUBACK: the broker says yes and drops it, and nobody can know
+            # 3.1.1 has no reason code in PUBACK: the broker says yes and drops it, and the sender cannot know
             assert await end.channel.publish("relay/v1/other", b"x") is (protocol == "3.1.1")
             assert await end.channel.publish(TO_PEER, b"x"), "nobody listens: no failure"
         await broker.wait_for_log("Denied PUBLISH from", count=2)
@@ -287,7 +287,7 @@ async def test_a_publish_that_the_broker_never_read_is_told_as_false_and_not_rep
         async with running(End(settings(mosquitto.port, protocol=protocol))) as end:
             await end.up()
             assert mosquitto._process is not None
-            mosquitto._process.send_signal(signal.SIGSTOP)  # what is sent now is read by nobody
+            mosquitto._process.send_signal(signal.SIGSTOP)  # no process reads what is sent now
             publishing = asyncio.create_task(end.channel.publish(TO_PEER, b"lost"))
             connection = end.channel._client
             assert connection is not None

@@ -31,6 +31,6 @@ async def linked(world: World) -> AsyncIterator[tuple[Network, Phone, Companion]
         try:
             yield network, phone, watch
         finally:
-            for agent in (phone, watch):  # before the links end, so that nobody logs what only the tester did
+            for agent in (phone, watch):  # before the links end, so that no agent logs what only the tester did
                 if agent.running.is_running:
                     await agent.stop()

@@ -10,7 +10,7 @@ from tests.chaos.cell import Cell
 from tests.chaos.plan import Kill, Profile, Tally
 
 N_DEFAULT = 68  # per profile: some 200 in all
-PHONE_SHARE = 4  # every so manieth kill is the phone's
+PHONE_SHARE = 4  # one kill of so many is the phone's
 
 
 async def run_kills(

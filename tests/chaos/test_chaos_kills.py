@@ -1,6 +1,6 @@
 """kill -9 while the agents refresh every second or two; the default size of ``make chaos``, one test a profile.
 
-Where kills hit depends on the machine's mood, what may come of them does not: see :mod:`tests.chaos.plan`.
+Where kills hit depends on the machine's load; what may come of them does not: see :mod:`tests.chaos.plan`.
 """
 
 from __future__ import annotations

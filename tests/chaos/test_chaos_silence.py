@@ -22,7 +22,7 @@ pytestmark = pytest.mark.asyncio
 LIFETIME_S = 1.0
 TIMEOUT_S = 2.0
 PATIENT_S = 60.0  # of a caller: the longest that the token API knows
-PATIENT = 3  # such callers one after the other: if they were made to wait, the watchdog would bark
+PATIENT = 3  # such callers one after the other: if they had to wait, the watchdog would fail the test
 
 
 async def ask(agent: Agent, timeout_s: float) -> tuple[int, JsonObject]:

@@ -45,7 +45,7 @@ class Target:
         return self.agent.kind
 
     async def ask(self, *, force: bool = False) -> str:
-        """Ask as an app does, again when told that it asks too often; "" when there is no token now, or nobody."""
+        """Ask as an app does, again when told that it asks too often; "" when there is no token now, or no agent."""
         query = {"timeout_s": f"{ASK_S:g}"} | ({"force_refresh": "true"} if force else {})
         while True:
             try:

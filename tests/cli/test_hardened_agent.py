@@ -51,7 +51,7 @@ def test_running_agent_leaves_no_core_and_shows_no_secret(short_path: Path) -> N
                     (proc / "environ").read_bytes()
         finally:
             agent.terminate()
-        agent.communicate(timeout=HANG_S)  # what it still says goes somewhere: nobody listening is another end, 120
+        agent.communicate(timeout=HANG_S)  # its last output needs a reader: without one it ends with 120
     assert agent.returncode == 0
     assert limits["Max core file size"][:2] == ["0", "0"]
     assert str(home).encode() in shown, "the process that was looked at is the agent"

@@ -449,7 +449,7 @@ GOOD = wire().decode()
     ],
 )
 def test_what_is_no_json_object_is_refused(name: str, plaintext: bytes) -> None:
-    # how deep a parser goes is its own affair: docs/spec/messages.md leaves either count open
+    # each parser has its own depth limit: docs/spec/messages.md leaves either count open
     assert refused(plaintext) in (("bad_json", "bad_field") if name == "deep object" else ("bad_json",))
 
 

@@ -41,7 +41,7 @@ def test_a_pause_is_never_shorter_than_the_provider_asked_for(
         (ENTRA, 0.5, 2520.0),
         (ENTRA, 1.0, 2880.0),
         (AUTH0, 0.0, 2160.0),  # a lost answer can be repaired inside its leeway
-        (STRICT, 0.0, None),  # a lost answer cannot: nobody spends a token that nobody asked for
+        (STRICT, 0.0, None),  # a lost answer cannot: no token is spent unasked
         (STRICT, 1.0, None),
     ],
 )

@@ -344,7 +344,7 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
 
 
 def reveals(source: str, path: str) -> Iterator[tuple[str, str, int]]:
-    """Every mention of ``reveal`` or of the slot behind it, as (path, qualified name of the function, line)."""
+    """Return every mention of ``reveal`` or of the slot behind it, as (path, qualified name of the function, line)."""
     tree = ast.parse(source)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}  # a method ``_value`` is no slot
 

@@ -275,7 +275,7 @@ def test_a_grant_that_cannot_refresh_gives_out_what_still_works(state: GrantStat
         (3541.0, 3600.0, 3599.0, False, True),
         (3540.0, 3600.0, 3599.0, False, False),
         (10.0, 20.0, 15.0, False, True),
-        # unless he insists: who may insist is a matter of policy
+        # unless the caller insists: the policy says who may insist
         (3599.0, 3600.0, 30.0, True, False),
     ],
 )

@@ -28,7 +28,7 @@ NOW = Now("boot-1", 1000.0, 1_767_225_600.0, True)
 
 
 class StoppedClock:
-    """It is always the same moment, and nobody sleeps."""
+    """It is always the same moment, and a sleep returns at once."""
 
     def now(self) -> Now:
         return NOW

@@ -58,7 +58,7 @@ def show_as(words: list[str]) -> None:
 
 
 def serve(control: socket.socket) -> list[str] | None:
-    """Fork for each request; returns the words in a fork, and None in the server when nobody asks any more."""
+    """Fork for each request; returns the words in a fork, and None in the server when its socket has ended."""
     running: dict[int, int] = {}
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it means the tests, and they end us
@@ -132,7 +132,7 @@ def main() -> int:
     control = socket.socket(fileno=int(sys.argv[1]))
     preload()
     gc.disable()
-    gc.freeze()  # what is here already is nobody's garbage, and a fork need not copy its pages to find that out
+    gc.freeze()  # what is loaded is never garbage; a fork that checked it would copy its pages
     control.send(b"{}")
     words = serve(control)
     control.close()

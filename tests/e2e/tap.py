@@ -1,4 +1,4 @@
-"""Somebody at a broker without an access list: hears everything, and may publish anything under any topic.
+"""An attacker at a broker without an access list: it hears everything and may publish anything under any topic.
 
 An independent client (paho, in its own thread), so that what the relay's own MQTT code gets wrong cannot hide here.
 """

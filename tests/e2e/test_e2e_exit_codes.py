@@ -232,7 +232,7 @@ async def test_when_a_person_must_act_the_exit_code_is_4_and_the_hint_is_the_com
         assert "phone sign-in" in handoff.json["error"]["hint"]
         # a token that never was is "not found"; 4 is for one that there was
         assert "phone sign-in" in (await phone("token", "--json")).expect(1).json["action"]
-        # the provider asks for a password, and nobody is there
+        # the provider asks for a password, and there is no one to type it
         asked = (await phone("sign-in", "--username", PASSWORD_USER, "--json")).expect(4).json["error"]
         assert "--password-file" in asked["hint"]
         wrong = await phone("sign-in", "--username", PASSWORD_USER, "--password-file", "-", "--json", stdin="wrong\n")

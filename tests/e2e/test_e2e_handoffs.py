@@ -70,7 +70,7 @@ async def test_cancel_before_the_token_was_released_leaves_nothing_on_the_compan
         cancelled = (await phone("cancel", "watch", "--json")).expect(0).json
         assert cancelled["state"] == "cancelled"
         await world.sandbox.release()
-        # the answer comes for a handoff that is over: nobody's token, and status says so
+        # the answer comes for a handoff that is over: no device holds the token, and status says so
         await phone.until("the orphan is counted", lambda s: s["orphans"] == 1)
         assert await watch.grant() == {}
         (await watch("token")).expect(1)

@@ -139,7 +139,7 @@ def fuzz(name: str, *, seconds: float, seed: int, call: Callable[[bytes], None] 
             if lines.reaches_new(call, data) and len(pool) < POOL_MAX:
                 pool.append(data)
         except Exception as exc:
-            # Tracing takes stack of its own: a RecursionError that comes only under it is nobody's bug.
+            # Tracing takes stack of its own: a RecursionError that comes only under it is no bug.
             if type(fails(call, data)) is type(exc):
                 return shortened(call, data, type(exc))
         if now - shown >= 1.0 and sys.stderr.isatty():

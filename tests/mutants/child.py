@@ -1,7 +1,7 @@
 """Runs tests in a worker's tree: for each line that comes in, a fork imports everything and runs what the line names.
 
-A process of its own for each mutant, so that one which loops or brings the interpreter down harms nobody; a fork,
-because what does not change (pytest, pydantic, aiohttp …) is then loaded once and not a hundred times.
+Each mutant has a process of its own, so that one which loops or crashes the interpreter harms no other; a fork, because
+what does not change (pytest, pydantic, aiohttp …) is then loaded once and not a hundred times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FOREIGN = (
     "structlog",
 )
 LEFT_OUT = frozenset({"token_relay.simulation.pytest_plugin"})  # pytest imports a plugin itself, and says so if we did
-# Assertions are not rewritten: nobody reads what they would say, and rewriting takes longer than most killers.
+# Assertions are not rewritten: their messages are not read, and rewriting takes longer than most killers.
 OPTIONS = ("-x", "-q", "--assert=plain", "--no-header", "--tb=short", "-p", "no:cacheprovider", "--hypothesis-seed=0")
 
 

@@ -187,7 +187,7 @@ async def test_a_name_that_does_not_resolve_is_not_sent(http: AioHttp, monkeypat
 
 async def test_a_refused_connection_is_not_sent(http: AioHttp) -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound, never listening: nobody else can take the port meanwhile
+        unused.bind(("127.0.0.1", 0))  # bound, never listening: no other process can take the port meanwhile
         answer = await http.request(post(unused.getsockname()[1]))
     assert answer == NotSent("no connection to 127.0.0.1: connection refused")
 
@@ -358,7 +358,7 @@ async def test_a_connection_closed_before_the_request_was_read_is_lost(
 
     async with serve(handler) as port:
         answer = await http.request(post(port))
-    # The client's bytes were on their way; that nobody read them is known only here.
+    # The client's bytes were on their way; only this test knows that they were not read.
     assert isinstance(answer, Lost)
 
 

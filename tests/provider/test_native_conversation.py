@@ -56,7 +56,7 @@ class Clock:
 
 @dataclass
 class Person:
-    """Answers by kind, one after the other; ``None`` and an empty list mean that nobody answers."""
+    """Answers by kind, one after the other; ``None`` and an empty list mean no answer."""
 
     answers: dict[str, list[Say]]
     asked: list[tuple[str, str]] = field(default_factory=list)

@@ -83,7 +83,7 @@ def test_a_refresh_token_is_kept_however_bad_the_rest_is(spoiled: dict[str, obje
     assert outcome.access_token is None
     assert field in outcome.problem
     assert_no_secret(outcome)
-    # … and without one nobody knows whether the old token lives.
+    # … and without one it is unknown whether the old token lives.
     assert isinstance(classify(STRICT, response(200, without("refresh_token") | spoiled)), OutcomeUnknown)
 
 

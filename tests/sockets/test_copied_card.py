@@ -22,7 +22,7 @@ from token_relay.service.board_check import is_copy
 from token_relay.service.companion import run_companion
 from token_relay.service.phone import run_phone
 
-BROKER = '[broker]\nurl = "mqtt://127.0.0.1:1"\n'  # nobody listens there
+BROKER = '[broker]\nurl = "mqtt://127.0.0.1:1"\n'  # no process listens there
 CONFIG = {
     "companion": f'name = "watch"\n{BROKER}',
     "phone": f'name = "phone"\n{BROKER}[provider]\nurl = "https://idp.invalid"\nclient_id = "c"\n',

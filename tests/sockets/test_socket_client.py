@@ -1,4 +1,4 @@
-"""The command line's end: what it costs to import, where it looks, and what it says when nobody answers."""
+"""The command line's end: what it costs to import, where it looks, and what it says when no agent answers."""
 
 from __future__ import annotations
 
