@@ -1,8 +1,8 @@
 """Who signs the sandbox's JWTs.
 
-The HTTP server signs with RS256 under a key made at its start, as providers do. A simulation of thousands of
-histories wants neither the millisecond nor a key that differs from run to run: it takes :class:`SharedKeySigner`,
-which is not for anything else, since who can verify with it can also sign.
+The HTTP server signs with RS256 under a key made at its start, as providers do. Tests of the core want neither the
+millisecond nor a key that differs from run to run: they take :class:`SharedKeySigner`, which is not for anything
+else, since whoever can verify with it can also sign.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class RsaSigner:
 
 
 class SharedKeySigner:
-    """HS256 under a given key, for simulations only: fast, and the same tokens in each run."""
+    """HS256 under a given key, for tests only: fast, and the same tokens in each run."""
 
     algorithm = "HS256"
 
