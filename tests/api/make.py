@@ -21,6 +21,7 @@ from pydantic.json_schema import models_json_schema  # noqa: E402
 
 from token_relay.protocol.secret import Code, Password, RefreshToken, Secret  # noqa: E402
 from token_relay.provider.native_auth import wire  # noqa: E402
+from token_relay.provider.native_auth.service import CAPABILITIES  # noqa: E402
 from token_relay.provider.tokens import TokenAnswer  # noqa: E402
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD  # noqa: E402
 
@@ -223,7 +224,7 @@ def sign_in(username: str) -> Iterator[Json]:
             client_id=CLIENT,
             username=username,
             challenge_type=wire.CHALLENGE_TYPES,
-            capabilities=wire.CAPABILITIES,
+            capabilities=" ".join(CAPABILITIES),
         )
     )
     yield call(wire.Challenge(client_id=CLIENT, continuation_token=TOKEN, challenge_type=wire.CHALLENGE_TYPES))
@@ -292,7 +293,7 @@ def folders() -> Iterator[tuple[str, list[Json]]]:
                     username=new,
                     challenge_type=wire.CHALLENGE_TYPES,
                     attributes='{"displayName":"Ann"}',
-                    capabilities=wire.CAPABILITIES,
+                    capabilities=" ".join(CAPABILITIES),
                 )
             ),
             call(wire.SignUpChallenge(client_id=CLIENT, continuation_token=TOKEN, challenge_type=wire.CHALLENGE_TYPES)),
@@ -314,7 +315,7 @@ def folders() -> Iterator[tuple[str, list[Json]]]:
                     client_id=CLIENT,
                     username=reset,
                     challenge_type=wire.CHALLENGE_TYPES,
-                    capabilities=wire.CAPABILITIES,
+                    capabilities=" ".join(CAPABILITIES),
                 )
             ),
             call(wire.ResetChallenge(client_id=CLIENT, continuation_token=TOKEN, challenge_type=wire.CHALLENGE_TYPES)),

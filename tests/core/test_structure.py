@@ -9,6 +9,7 @@ nothing.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ LAYERS = (
 )
 RELAY = frozenset({"protocol", "provider", "mqtt", "pki", "sandbox"})  # the half that knows nothing of the other
 PURE = ("protocol", "pki", "sandbox/provider")  # no socket, file, clock, randomness, logger, async
+# ... and so is a module elsewhere that says so of itself in its docstring; a package says it for all in it.
+SAYS_PURE = re.compile(r"\bPure\b|(;|module is) pure\b")
 PORTS = ("provider", "agents")  # may await, and reaches the world through the ports given to it
 # Who may look into a room that stands beside the order.
 LENT = {
@@ -74,6 +77,7 @@ PURE_IMPORTS = (
     "warnings",
 )
 PORTS_IMPORTS = (*PURE_IMPORTS, "asyncio", "email.utils", "joserfc", "structlog", "traceback")
+SAID_IMPORTS = (*PURE_IMPORTS, "http.HTTPStatus", "pathlib.Path", "random.Random", "struct", "textwrap")
 CORE_IMPORTS = (*PURE_IMPORTS, "joserfc", "random", "xml.sax.saxutils")  # random.Random(seed) alone
 # asyncio without its sockets, processes, threads and clock.
 ASYNCIO = frozenset(
@@ -101,6 +105,13 @@ IMPURE_CALLS = frozenset(
         "rsa.generate_private_key",
         "tomllib.load",
         "x509.random_serial_number",
+    }
+)
+FILE_CALLS = frozenset(  # what a path offers beside its parts
+    {
+        *("absolute", "chmod", "cwd", "exists", "expanduser", "glob", "home", "is_dir", "is_file", "is_symlink"),
+        *("iterdir", "lstat", "mkdir", "read_bytes", "read_text", "rename", "resolve", "rglob", "rmdir", "samefile"),
+        *("stat", "symlink_to", "touch", "unlink", "write_bytes", "write_text"),
     }
 )
 LIBRARIES = {  # by whose rooms alone they are imported
@@ -252,15 +263,46 @@ def pure_rooms_are_pure(modules: Modules) -> list[str]:
         if not within(found.target, *allowed):
             violations.append(at(module, found.line, f"pure code imports {found.target}"))
     violations += _imports_of_other_kinds(pure, PURE, "pure code")
+    return violations + [text for module in pure for text in _impurities(module)]
+
+
+def what_calls_itself_pure_is_pure(modules: Modules) -> list[str]:
+    """It may take values from rooms with ports too: without ``await`` no port of theirs leads anywhere."""
+    pure = saying_pure(modules)
+    violations = [
+        at(module, found.line, f"pure code imports {found.target}")
+        for module, found in foreign(pure)
+        if not within(found.target, *SAID_IMPORTS) and f"{found.target}.{found.name}" not in SAID_IMPORTS
+    ]
+    places = tuple(module.place for module in pure)
+    violations += _imports_of_other_kinds(pure, (*PURE, *PORTS, *places), "pure code")
     for module in pure:
+        violations += _impurities(module)
         for node in ast.walk(module.tree):
-            if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
-                violations.append(at(module, node.lineno, "pure code has no async"))
-            elif isinstance(node, ast.Call) and (called := _called(node.func)) in IMPURE_CALLS:
-                violations.append(at(module, node.lineno, f"pure code calls {called}"))
-            elif isinstance(node, ast.Global):
-                violations.append(at(module, node.lineno, "pure code has no global state"))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FILE_CALLS:
+                violations.append(at(module, node.lineno, f"pure code calls {node.func.attr}"))
     return violations
+
+
+def saying_pure(modules: Modules) -> list[Module]:
+    """The modules outside the pure rooms that call themselves pure."""
+    saying = {place for place, module in modules.items() if SAYS_PURE.search(ast.get_docstring(module.tree) or "")}
+    folders = [place for place in saying if modules[place].path.endswith("/__init__.py")]
+    return [
+        module
+        for place, module in modules.items()
+        if (place in saying or within(place, *folders)) and not within(place, *PURE)
+    ]
+
+
+def _impurities(module: Module) -> Iterator[str]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
+            yield at(module, node.lineno, "pure code has no async")
+        elif isinstance(node, ast.Call) and (called := _called(node.func)) in IMPURE_CALLS:
+            yield at(module, node.lineno, f"pure code calls {called}")
+        elif isinstance(node, ast.Global):
+            yield at(module, node.lineno, "pure code has no global state")
 
 
 def ports_lead_to_the_world(modules: Modules) -> list[str]:
@@ -405,6 +447,7 @@ RULES: tuple[Callable[[Modules], list[str]], ...] = (
     worlds_to_try_things_in_stay_out_of_production,
     libraries_have_their_rooms,
     pure_rooms_are_pure,
+    what_calls_itself_pure_is_pure,
     ports_lead_to_the_world,
     nothing_goes_in_a_circle,
     names_come_from_where_they_are_defined,
@@ -443,6 +486,14 @@ def test_each_room_lies_in_one_half_and_neither_half_is_a_package() -> None:
         assert not (ROOT / half / "__init__.py").exists() and not (ROOT / half / "__main__.py").exists()
 
 
+def test_a_package_says_pure_for_all_in_it_and_others_speak_for_themselves(tree: Modules) -> None:
+    said = {module.place for module in saying_pure(tree)}
+    assert {"sandbox/control/api", "apps/policy", "service/status"} <= said
+    assert (
+        not {"sandbox/server", "cli/render", "apps/server", "provider/oauth"} & said
+    )  # "the pure core", "`blocks`, pure"
+
+
 def test_the_walk_sees_the_whole_tree(tree: Modules) -> None:
     # hmac is imported at the top of secret.py, pydantic only inside its methods and for type checkers
     assert {"hmac", "pydantic", "pydantic_core"} <= {found.target for found in tree["protocol/secret"].imports}
@@ -451,11 +502,13 @@ def test_the_walk_sees_the_whole_tree(tree: Modules) -> None:
 
 # -- Planted violations ------------------------------------------------------------------------------------
 
+SAYS = '"""Says one thing; pure."""\n\n{}\n'
 LATE = '"""Doc."""\n\n\ndef f() -> None:\n    {}\n'
 TOP = '"""Doc."""\n\n{}\n'
 TYPING = '"""Doc."""\n\nif TYPE_CHECKING:\n    {}\n'
 WAY, APART_, LENT_ = imports_run_one_way, ends_do_not_meet, worlds_to_try_things_in_stay_out_of_production
 DOOR, CLEAN, PORT = libraries_have_their_rooms, pure_rooms_are_pure, ports_lead_to_the_world
+SAID = what_calls_itself_pure_is_pure
 OWN = names_come_from_where_they_are_defined
 PLANTED = [
     (WAY, "mqtt/channel", TOP, "import token_relay.agents.link", 3),
@@ -493,6 +546,14 @@ PLANTED = [
     (CLEAN, "sandbox/provider/core", TOP, "import time", 3),
     (CLEAN, "sandbox/provider/world/rules", TOP, "async def f() -> None: ...", 3),
     (CLEAN, "sandbox/provider/core", TOP, "from token_relay.sandbox.server import X", 3),
+    (SAID, "service/new", SAYS, "import os", 3),
+    (SAID, "apps/new", '"""Doc. Pure."""\n\n{}\n', "from random import random", 3),
+    (SAID, "cli/new", '"""Doc.\n\nThis module is pure: no one.\n"""\n{}\n', "import structlog", 5),
+    (SAID, "sandbox/control/new", SAYS, "async def f() -> None: ...", 3),
+    (SAID, "sandbox/links/new", SAYS, "from token_relay.sandbox.server import X", 3),
+    (SAID, "agents/grants/new", SAYS, "from datetime import datetime\nT = datetime.now()", 4),
+    (SAID, "host/__init__", SAYS, "import time", 3),
+    (SAID, "ca/new", SAYS, "from pathlib import Path\nT = Path('x').read_text()", 4),
     (PORT, "agents/phone/agent", LATE, "import socket", 5),
     (PORT, "agents/phone/new", TOP, "from os import environ", 3),
     (PORT, "agents/companion/new", TOP, "from pathlib import Path", 3),

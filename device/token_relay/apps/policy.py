@@ -1,4 +1,4 @@
-"""Which local program may have which access token: a pure decision by uid and gid.
+"""Which local program may have which access token, decided by uid and gid. Pure.
 
 What it knows: the peer as the kernel named it at connect (``SO_PEERCRED``, unix(7)), the query, the rules. It
 refuses to know the process: a pid may belong to somebody else by now, so it is carried for logs and never

@@ -20,9 +20,7 @@ aiohttp is imported by :meth:`TokenApi.start`, since the command line reads this
 from __future__ import annotations
 
 import asyncio
-import socket
 import urllib.parse
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -47,7 +45,7 @@ from token_relay.apps.rate_limit import TOKENS_PER_S_MAX, RateLimit
 from token_relay.apps.replies import Reply, granted, refused
 from token_relay.apps.session_transfer import BODY_BYTES_MAX, HOW, parse_body, transferred
 from token_relay.apps.session_transfer import PATH as TRANSFER_PATH
-from token_relay.host.systemd import UnixListener, open_listener, peer_of
+from token_relay.host.systemd import UnixListener, open_listener
 from token_relay.protocol.errors import RelayError
 from token_relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
 
@@ -61,7 +59,6 @@ SOCKET_MODE = 0o660
 
 CONNECTIONS_MAX = 64
 CONNECTIONS_PER_UID_MAX = 8
-HEAD_BYTES_MAX = 16_384
 HEAD_DEADLINE_S = 2.0  # a local program has no reason to be slower; slowloris has
 MIN_VALID_S_MAX = 86_400.0
 TIMEOUT_S_MAX = 60.0
@@ -196,7 +193,8 @@ class TokenApi:
         """
         from aiohttp import web
 
-        protocol_type = _protocol_type()
+        from token_relay.apps.connection import TokenConnection
+
         listener = open_listener(at, mode=SOCKET_MODE, gid=gid)
         # Cancelled with its client: a caller who went away must not hold a place. A refresh that he started goes on
         # in the agent's own task.
@@ -204,7 +202,7 @@ class TokenApi:
         try:
             # Not create_unix_server: since Python 3.13 that removes the socket's file on closing, the manager's too.
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: protocol_type(self, http), sock=listener.sock
+                lambda: TokenConnection(self, http), sock=listener.sock
             )
         except BaseException:
             listener.close()
@@ -286,7 +284,7 @@ class TokenApi:
         except TimeoutError:
             answer = TokenRefused("offline", "the agent did not answer in time", "try again", 1.0)
         except Exception as exc:
-            return internal_error(exc)
+            return self.failed(exc)
         if isinstance(answer, TokenRefused):
             return _refusal(answer)
         log.info("session_transfer_given", uid=peer.uid, pid=peer.pid, by=decision.by)
@@ -302,7 +300,7 @@ class TokenApi:
             log.error("token_source_failed", error_type=type(exc).__name__, detail=str(exc))
             return refused(500, "internal_error", str(exc), exc.hint)
         except Exception as exc:
-            return internal_error(exc)
+            return self.failed(exc)
         if isinstance(answer, TokenRefused):
             return _refusal(answer)
         # Asked again with what the token carries, which a provider may have widened.
@@ -314,16 +312,17 @@ class TokenApi:
         return granted(answer)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        from aiohttp import web
+        from token_relay.apps.connection import TokenConnection, response_of
 
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         connection = request.protocol
-        peer = connection.head_received()  # type: ignore[attr-defined]  # our subclass, see _protocol_type
+        assert isinstance(connection, TokenConnection)
+        peer = connection.head_received()
         if tuple(request.version) not in ((1, 0), (1, 1)):  # the parser lets a line without a version through as 0.9
-            reply = _bad_request("that is not an HTTP/1.1 request")
+            reply = self.malformed()
         elif not request.can_read_body:
             reply = await self.answer(peer, request.method, request.raw_path)
         elif request.method != "POST":
@@ -332,9 +331,7 @@ class TokenApi:
             reply = _bad_request(f"no whole body of at most {BODY_BYTES_MAX} bytes within {self._head_deadline_s:g} s")
         else:
             reply = await self.answer(peer, request.method, request.raw_path, body)
-        response = web.Response(status=reply.status, body=reply.octets(), headers=reply.all_headers())
-        response.force_close()
-        return response
+        return response_of(reply)
 
     async def _read_body(self, request: web.BaseRequest) -> bytes | None:
         """Return the body, None when it is too long, cut short or late."""
@@ -370,122 +367,11 @@ class TokenApi:
         """How long a connection may take to send a whole request head, in seconds."""
         return self._head_deadline_s
 
+    def malformed(self) -> Reply:
+        """Say that this was no HTTP request."""
+        return _bad_request("that is not an HTTP/1.1 request")
 
-def internal_error(exc: BaseException) -> Reply:
-    """Log where it happened, not what was said: an exception's text may quote anything."""
-    log.error("token_api_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
-    return refused(500, "internal_error", "internal error, see the log")
-
-
-def _protocol_type() -> Callable[[TokenApi, web.Server], asyncio.Protocol]:
-    """Make the connection class; in a function because its base comes from aiohttp.
-
-    Limit: a client that closes its sending half before the answer is taken for one that went away.
-    """
-    from aiohttp import web
-    from aiohttp.http_exceptions import HttpProcessingError
-    from aiohttp.web_protocol import RequestHandler
-
-    class Connection(RequestHandler):
-        """One connection of one peer: admitted or not, then at most one request."""
-
-        __slots__ = ("_api", "_deadline", "_head_bytes", "_is_admitted", "_peer", "_raw", "_tail")
-
-        def __init__(self, api: TokenApi, http: web.Server) -> None:
-            super().__init__(
-                http,
-                loop=asyncio.get_running_loop(),
-                keepalive_timeout=0,
-                tcp_keepalive=False,
-                access_log=None,  # type: ignore[arg-type]  # None means "no log"; the annotation forgot it
-                lingering_time=0,
-                # Ours is the smaller limit, so that one too long line and many short ones meet the same answer.
-                max_line_size=HEAD_BYTES_MAX,
-                max_field_size=HEAD_BYTES_MAX,
-            )
-            self._api = api
-            self._is_admitted = False
-            self._head_bytes = 0
-            self._tail = b""
-            self._deadline: asyncio.TimerHandle | None = None
-            self._peer: Peer | None = None
-            self._raw: asyncio.Transport | None = None
-
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            self._raw = transport
-            sock: socket.socket = transport.get_extra_info("socket")
-            try:
-                self._peer = peer_of(sock)
-            except OSError:
-                transport.abort()
-                return
-            busy = self._api.admit(self._peer)
-            if busy is not None:
-                transport.write(busy.raw())
-                transport.close()
-                return
-            self._is_admitted = True
-            self._deadline = self._loop.call_later(self._api.head_deadline_s, self._head_is_late)
-            super().connection_made(transport)
-
-        def connection_lost(self, exc: BaseException | None) -> None:
-            if self._is_admitted and self._peer is not None:
-                self._cancel_deadline()
-                self._api.dismiss(self._peer)
-                super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if not self._is_admitted:
-                return
-            self._head_bytes += len(data)
-            if self._head_bytes <= HEAD_BYTES_MAX:
-                # Here already: the deadline must not fall between parsing and the handler's first step.
-                if b"\r\n\r\n" in self._tail + data:
-                    self._cancel_deadline()
-                self._tail = (self._tail + data)[-3:]
-                super().data_received(data)
-            elif self._deadline is None:
-                self.force_close()  # the head is long here; nobody who speaks to us has that much to add
-            else:
-                self._end(refused(431, "bad_request", f"the request head is longer than {HEAD_BYTES_MAX} bytes"))
-
-        def head_received(self) -> Peer:
-            """The head is whole and in time; return who sent it."""
-            self._cancel_deadline()
-            assert self._peer is not None
-            return self._peer
-
-        def handle_error(
-            self,
-            request: web.BaseRequest,
-            status: int = 500,
-            exc: BaseException | None = None,
-            message: str | None = None,
-        ) -> web.StreamResponse:
-            """Answer garbage in our own words; the parser's would quote it."""
-            self._cancel_deadline()
-            if isinstance(exc, HttpProcessingError):
-                reply = _bad_request("that is not an HTTP/1.1 request")
-            else:
-                reply = internal_error(exc or RuntimeError("unknown"))
-            response = web.Response(status=reply.status, body=reply.octets(), headers=reply.all_headers())
-            response.force_close()
-            return response
-
-        def _head_is_late(self) -> None:
-            self._deadline = None
-            self._end(refused(408, "bad_request", f"no whole request head within {self._api.head_deadline_s:g} s"))
-
-        def _end(self, reply: Reply) -> None:
-            self._cancel_deadline()
-            if self._raw is not None and not self._raw.is_closing():
-                self._raw.write(reply.raw())
-            self.force_close()
-
-        def _cancel_deadline(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-    return Connection
+    def failed(self, exc: BaseException) -> Reply:
+        """Log where it happened, without the exception's text: that may quote anything."""
+        log.error("token_api_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
+        return refused(500, "internal_error", "internal error, see the log")

@@ -39,6 +39,7 @@ def mosquitto_conf(directory: Path, *, port: int = MQTTS_PORT) -> str:
         raise ConfigError(f"mosquitto.conf cannot name the directory {path!a}", hint="use a plain absolute path")
     if not 0 < port < 65536:
         raise ConfigError(f"a port is 1 to 65535, not {port}")
+    # One text in one piece, however long: it is read as the file that it becomes.
     return f"""\
 # mosquitto.conf for the token relay, written by `token-relay certs init`. It is the whole configuration:
 #     mosquitto -c {path}/{CONF_NAME}

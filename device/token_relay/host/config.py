@@ -3,6 +3,7 @@
 An agent's configuration is one TOML file. The models below are its only description: the template that
 ``init`` writes (:mod:`token_relay.host.config_template`), the table of settings in the documentation and the checks all
 come from their fields, so a setting cannot exist without an explanation. How a file is read: :mod:`.config_file`.
+Pure.
 
 Invariants: no secret stands in the file (passwords and passphrases are named by the path of a file of their
 own); what would send a password or a token request over a network in clear is refused.

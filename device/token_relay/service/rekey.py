@@ -35,7 +35,6 @@ from token_relay.vault.keys import (
 )
 
 Setting = Literal["key_file", "passphrase_file", "credential"]
-SETTINGS: tuple[Setting, ...] = ("key_file", "passphrase_file", "credential")
 
 
 @dataclass(frozen=True, slots=True)

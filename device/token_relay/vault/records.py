@@ -228,10 +228,6 @@ class Layout(Generic[R]):
             stored[name] = None if value is None else column.store(value)
         return stored
 
-    def matches(self, row: Sequence[object], equals: Mapping[str, StoredValue]) -> bool:
-        """Whether a row's stored values equal these."""
-        return all(row[self._position[name]] == value for name, value in equals.items())
-
     def select_sql(self, names: Sequence[str]) -> str:
         """Return the statement that selects by these fields, ordered by primary key. ``IS`` finds NULL too."""
         where = " AND ".join(f'"{name}" IS ?' for name in names)

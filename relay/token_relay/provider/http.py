@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from token_relay.protocol.secret import Secret
@@ -60,9 +60,6 @@ class Http(Protocol):
     async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
         """Send one request and wait at most ``request.timeout_s``; every failure comes back as a value."""
         ...
-
-
-JsonObject = dict[str, Any]
 
 
 def is_loopback(host: str) -> bool:

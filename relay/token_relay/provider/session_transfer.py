@@ -11,8 +11,8 @@ lives long and works many times; that value is dropped here and never gets near 
 A refusal of the exchange says nothing about the grant, unless it is ``invalid_grant``: a client that may not trade its
 refresh token can still use it. So it comes back as :class:`ExchangeRefused`, which leaves the grant alone.
 
-Pure but for :func:`exchange`, which stores, retries and logs nothing. Source: Auth0's documents of Native to Web SSO;
-RFC 8693 §2.2.1 for the shape of the answer.
+Only :func:`exchange` reaches out, by the port given to it; it stores, retries and logs nothing. Source: Auth0's
+documents of Native to Web SSO; RFC 8693 §2.2.1 for the shape of the answer.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=PROFILES, default="entra", help="the provider to show (default entra)")
 
 
+# Long as a list is: one call for each option, in the order of the help.
 def _sandbox(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--http-port",

@@ -74,7 +74,7 @@ class Plan:
 class _Draft:
     """A plan in the making."""
 
-    random: Random
+    rng: Random
     kind: Kind
     phones: list[str]
     companions: list[str]
@@ -90,30 +90,30 @@ class _Draft:
 
     def some_end(self) -> str:
         """Draw a device."""
-        return self.random.choice(self.phones + self.companions)
+        return self.rng.choice(self.phones + self.companions)
 
     def moment(self, span_s: float) -> float:
         """Draw a moment of the block that begins now, a little before it included."""
-        return self.now_s + self.random.uniform(-0.5, span_s)
+        return self.now_s + self.rng.uniform(-0.5, span_s)
 
 
 def make_plan(seed: int) -> Plan:
     """Return the plan of a seed."""
-    random = Random(f"plan {seed}")  # noqa: S311  # a reproducible draw, no secret
-    phones = random.choices((1, 2), (94, 6))[0]
-    companions = random.choices((1, 2), (91, 9))[0]
-    kind = random.choice(NAMES)
-    draft = _Draft(random, kind, _names("phone", phones), _names("watch", companions))
-    draft.has_latency = random.random() < 0.2
-    draft.pace = random.choices(list(PACES), list(PACES.values()))[0]
-    lease_days = random.choices((90, 0, 1, 3, 30), (60, 10, 10, 10, 10))[0]
-    if random.random() < 0.0005:
+    rng = Random(f"plan {seed}")  # noqa: S311  # a reproducible draw, no secret
+    phones = rng.choices((1, 2), (94, 6))[0]
+    companions = rng.choices((1, 2), (91, 9))[0]
+    kind = rng.choice(NAMES)
+    draft = _Draft(rng, kind, _names("phone", phones), _names("watch", companions))
+    draft.has_latency = rng.random() < 0.2
+    draft.pace = rng.choices(list(PACES), list(PACES.values()))[0]
+    lease_days = rng.choices((90, 0, 1, 3, 30), (60, 10, 10, 10, 10))[0]
+    if rng.random() < 0.0005:
         _withheld(draft)
     else:
-        for _ in range(random.choices((1, 2, 3), (93, 6, 1))[0]):
+        for _ in range(rng.choices((1, 2, 3), (93, 6, 1))[0]):
             _handoff(draft)
             _life(draft)
-            if random.random() < 0.2:
+            if rng.random() < 0.2:
                 _ending(draft)
     draft.steps.sort(key=lambda step: step.at_s)
     return Plan(
@@ -123,8 +123,8 @@ def make_plan(seed: int) -> Plan:
         companions,
         lease_days,
         has_latency=draft.has_latency,
-        pairs_live=random.random() < 0.05,
-        settles_long=random.random() < 0.02,
+        pairs_live=rng.random() < 0.05,
+        settles_long=rng.random() < 0.02,
         steps=tuple(draft.steps),
     )
 
@@ -138,64 +138,64 @@ def _names(name: str, count: int) -> list[str]:
 
 def _handoff(draft: _Draft) -> None:
     """A handoff, with faults and people in the middle of it."""
-    random = draft.random
-    phone, watch = random.choice(draft.phones), random.choice(draft.companions)
+    rng = draft.rng
+    phone, watch = rng.choice(draft.phones), rng.choice(draft.companions)
     strategies: tuple[Strategy, ...] = PROFILES[KINDS[draft.kind].client].strategies
-    strategy = random.choices(strategies, (60, 25, 15)[: len(strategies)])[0]
-    span_s = random.choice((0.2, 3.0, 30.0, 600.0))
-    for _ in range(random.choices((0, 1, 2, 3), (20, 45, 25, 10))[0]):
+    strategy = rng.choices(strategies, (60, 25, 15)[: len(strategies)])[0]
+    span_s = rng.choice((0.2, 3.0, 30.0, 600.0))
+    for _ in range(rng.choices((0, 1, 2, 3), (20, 45, 25, 10))[0]):
         _fault(draft, span_s, near=(phone, watch))
     draft.add(draft.now_s, "hand_off", phone, watch, strategy)
-    if random.random() < 0.25:
-        act = random.choices(
+    if rng.random() < 0.25:
+        act = rng.choices(
             ("cancel", "revoke", "pair", "hand_off", "forget", "sign_out", "sign_in", "lose", "erase", "unpair"),
             (25, 15, 12, 15, 5, 5, 5, 3, 5, 5),
         )[0]
         at_s = draft.moment(span_s)
-        if random.random() < 0.6:  # while its messages are under way, which takes a second or two then
-            at_s = draft.now_s + random.uniform(0.0, 2.0)
+        if rng.random() < 0.6:  # while its messages are under way, which takes a second or two then
+            at_s = draft.now_s + rng.uniform(0.0, 2.0)
             draft.has_latency = True
         _person(draft, act, at_s, (phone, watch), strategy)
-        if act == "cancel" and random.random() < 0.2:  # and gives the device up before it has answered
-            _person(draft, "forget", at_s + random.uniform(0.05, 0.5), (phone, watch), "")
-    if random.random() < 0.25:  # the person tries again: mint wants him twice when the device was away
-        draft.add(draft.now_s + span_s + random.uniform(5.0, 900.0), "hand_off", phone, watch, strategy)
-    draft.now_s += span_s + 1_000.0 + (HOUR_S if draft.pace != "minutes" and random.random() < 0.5 else 0.0)
+        if act == "cancel" and rng.random() < 0.2:  # and gives the device up before it has answered
+            _person(draft, "forget", at_s + rng.uniform(0.05, 0.5), (phone, watch), "")
+    if rng.random() < 0.25:  # the person tries again: mint wants him twice when the device was away
+        draft.add(draft.now_s + span_s + rng.uniform(5.0, 900.0), "hand_off", phone, watch, strategy)
+    draft.now_s += span_s + 1_000.0 + (HOUR_S if draft.pace != "minutes" and rng.random() < 0.5 else 0.0)
 
 
 def _life(draft: _Draft) -> None:
     """Apps ask, time passes, requests fail."""
-    random = draft.random
-    for _ in range(random.choice((2, 2, 3))):
-        end = random.choice(draft.companions) if random.random() < 0.85 else random.choice(draft.phones)
-        if random.random() < 0.3 or sum(step.is_fault for step in draft.steps) < FAULTS_MIN:
+    rng = draft.rng
+    for _ in range(rng.choice((2, 2, 3))):
+        end = rng.choice(draft.companions) if rng.random() < 0.85 else rng.choice(draft.phones)
+        if rng.random() < 0.3 or sum(step.is_fault for step in draft.steps) < FAULTS_MIN:
             _fault(draft, 20.0, near=(end,))
-        for other in sorted({end, *(draft.companions if random.random() < 0.2 else ())}):
-            is_forced = random.random() < 0.9
-            uid = random.choices((0, 1000, 1001), (86, 7, 7))[0]
+        for other in sorted({end, *(draft.companions if rng.random() < 0.2 else ())}):
+            is_forced = rng.random() < 0.9
+            uid = rng.choices((0, 1000, 1001), (86, 7, 7))[0]
             draft.add(draft.now_s, "token", other, "force" if is_forced else "", uid)
-        low_s, high_s = random.choices(PAUSES_S, PAUSE_WEIGHTS[draft.pace])[0]
-        draft.now_s += random.uniform(low_s, high_s)
+        low_s, high_s = rng.choices(PAUSES_S, PAUSE_WEIGHTS[draft.pace])[0]
+        draft.now_s += rng.uniform(low_s, high_s)
 
 
 def _ending(draft: _Draft) -> None:
     """Something final, and what comes after."""
-    random = draft.random
-    phone, watch = random.choice(draft.phones), random.choice(draft.companions)
-    act = random.choices(
+    rng = draft.rng
+    phone, watch = rng.choice(draft.phones), rng.choice(draft.companions)
+    act = rng.choices(
         ("revoke", "lose", "forget", "erase", "unpair", "provider_revokes", "sign_out", "pair", "hand_off"),
         (30, 8, 8, 10, 8, 12, 8, 8, 8),
     )[0]
-    if random.random() < 0.6:
+    if rng.random() < 0.6:
         _fault(draft, 10.0, near=(phone, watch))
-    if random.random() < 0.4:
+    if rng.random() < 0.4:
         draft.add(draft.now_s - 0.05, "token", watch, "force", 0)  # a refresh is under way when it comes
     _person(draft, act, draft.now_s, (phone, watch), "")
-    if act == "revoke" and random.random() < 0.2:
+    if act == "revoke" and rng.random() < 0.2:
         draft.add(draft.now_s + 15.0, "forget", phone, watch)  # revoke --lost, and the device is given up
-    draft.now_s += random.choice((5.0, 100.0, 2 * HOUR_S, 2 * DAY_S if draft.pace == "weeks" else HOUR_S))
+    draft.now_s += rng.choice((5.0, 100.0, 2 * HOUR_S, 2 * DAY_S if draft.pace == "weeks" else HOUR_S))
     draft.add(draft.now_s, "token", watch, "", 0)
-    if random.random() < 0.5:
+    if rng.random() < 0.5:
         draft.now_s += 10.0
         draft.add(draft.now_s, "sign_in", phone)
         draft.add(draft.now_s + 5.0, "hand_off", phone, watch, "")
@@ -204,21 +204,21 @@ def _ending(draft: _Draft) -> None:
 
 def _withheld(draft: _Draft) -> None:
     """A broker that withholds REVOKE and delivers the rest for 60 days; the lease is what ends it."""
-    random = draft.random
+    rng = draft.rng
     phone, watch = draft.phones[0], draft.companions[0]
     _handoff(draft)
     for _ in range(3):
         draft.add(draft.now_s, "token", watch, "force", 0)
-        draft.now_s += random.uniform(100.0, 40_000.0)
+        draft.now_s += rng.uniform(100.0, 40_000.0)
     draft.add(draft.now_s - 1.0, "withhold", "", "REVOKE", is_fault=True)
     draft.add(draft.now_s, "revoke", phone, watch)
     ends_s = draft.now_s + 60 * DAY_S
     while draft.now_s < ends_s:
-        draft.now_s += random.uniform(2 * DAY_S, 9 * DAY_S)
+        draft.now_s += rng.uniform(2 * DAY_S, 9 * DAY_S)
         draft.add(draft.now_s, "token", watch, "force", 0)
-        if random.random() < 0.3:
+        if rng.random() < 0.3:
             draft.add(draft.now_s + 1.0, "cut", watch, "both", is_fault=True)
-            draft.add(draft.now_s + random.uniform(2.0, DAY_S), "heal", watch)
+            draft.add(draft.now_s + rng.uniform(2.0, DAY_S), "heal", watch)
     draft.add(ends_s, "release")
 
 
@@ -227,17 +227,17 @@ def _person(draft: _Draft, act: str, at_s: float, pair: tuple[str, str], strateg
     phone, watch = pair
     match act:
         case "lose":
-            if len(draft.lost) < len(draft.companions) - 1 or draft.random.random() < 0.5:
+            if len(draft.lost) < len(draft.companions) - 1 or draft.rng.random() < 0.5:
                 draft.add(at_s, "lose", watch)
                 draft.lost.add(watch)
         case "erase":
-            draft.add(at_s, "erase", watch, draft.random.choice(("grants", "pairings")))
+            draft.add(at_s, "erase", watch, draft.rng.choice(("grants", "pairings")))
         case "provider_revokes":
             draft.add(at_s, "provider_revokes", "", is_fault=True)
         case "sign_in" | "sign_out":
             draft.add(at_s, act, phone)
         case "hand_off":
-            other = draft.random.choice(draft.companions)
+            other = draft.rng.choice(draft.companions)
             draft.add(at_s, "hand_off", phone, other, strategy)
         case _:
             draft.add(at_s, act, phone, watch)
@@ -247,37 +247,37 @@ def _person(draft: _Draft, act: str, at_s: float, pair: tuple[str, str], strateg
 
 
 def _fault(draft: _Draft, span_s: float, *, near: tuple[str, ...]) -> None:
-    make = draft.random.choices([make for make, _ in _FAULTS], [weight for _, weight in _FAULTS])[0]
-    end = draft.random.choice(near) if draft.random.random() < 0.85 else draft.some_end()
+    make = draft.rng.choices([make for make, _ in _FAULTS], [weight for _, weight in _FAULTS])[0]
+    end = draft.rng.choice(near) if draft.rng.random() < 0.85 else draft.some_end()
     make(draft, end, span_s)
 
 
 def _for_a_while(draft: _Draft, at_s: float, span_s: float) -> float:
     """Draw when a fault that lasts is over."""
-    return at_s + draft.random.choices((0.5, 5.0, span_s, 300.0, 3 * HOUR_S), (24, 24, 24, 24, 4))[
-        0
-    ] * draft.random.uniform(0.3, 1.0)
+    return at_s + draft.rng.choices((0.5, 5.0, span_s, 300.0, 3 * HOUR_S), (24, 24, 24, 24, 4))[0] * draft.rng.uniform(
+        0.3, 1.0
+    )
 
 
 def _cut(draft: _Draft, end: str, span_s: float) -> None:
     at_s = draft.moment(span_s)
-    draft.add(at_s, "cut", end, draft.random.choice(("both", "both", "out", "in")), is_fault=True)
+    draft.add(at_s, "cut", end, draft.rng.choice(("both", "both", "out", "in")), is_fault=True)
     draft.add(_for_a_while(draft, at_s, span_s), "heal", end)
 
 
 def _noise(draft: _Draft, end: str, span_s: float) -> None:
     at_s = draft.moment(0.0)
-    what = draft.random.choice(("loss", "duplicate", "reorder", "delay"))
-    draft.add(at_s, "noise", end, what, round(draft.random.uniform(0.1, 0.7), 2), is_fault=True)
+    what = draft.rng.choice(("loss", "duplicate", "reorder", "delay"))
+    draft.add(at_s, "noise", end, what, round(draft.rng.uniform(0.1, 0.7), 2), is_fault=True)
     draft.add(_for_a_while(draft, at_s, 10 * span_s), "calm_link", end)
 
 
 def _broker(draft: _Draft, end: str, span_s: float) -> None:
     at_s = draft.moment(span_s)
-    what = draft.random.choice(("broker_forgets", "broker_lies", "broker_down", "withhold", "replay", "replay"))
+    what = draft.rng.choice(("broker_forgets", "broker_lies", "broker_down", "withhold", "replay", "replay"))
     match what:
         case "broker_lies":
-            draft.add(at_s, "broker_lies", "", round(draft.random.uniform(0.2, 1.0), 2), is_fault=True)
+            draft.add(at_s, "broker_lies", "", round(draft.rng.uniform(0.2, 1.0), 2), is_fault=True)
             draft.add(_for_a_while(draft, at_s, span_s), "broker_honest")
         case "broker_down":
             draft.add(at_s, "broker_down", is_fault=True)
@@ -295,40 +295,40 @@ def _broker(draft: _Draft, end: str, span_s: float) -> None:
                 "REVOKED",
                 "RENEW",
             )
-            draft.add(at_s, "withhold", "", draft.random.choice((*kinds, "HELLO", "LEASE", "ROLLBACK")), is_fault=True)
+            draft.add(at_s, "withhold", "", draft.rng.choice((*kinds, "HELLO", "LEASE", "ROLLBACK")), is_fault=True)
             draft.add(_for_a_while(draft, at_s, 10 * span_s), "release")
         case "replay":
-            draft.add(at_s, "replay", "", draft.random.randint(1, 12), draft.random.random(), is_fault=True)
+            draft.add(at_s, "replay", "", draft.rng.randint(1, 12), draft.rng.random(), is_fault=True)
         case _:
             draft.add(at_s, what, is_fault=True)
 
 
 def _rewind(draft: _Draft, end: str, span_s: float) -> None:
     """An end is put back to a moment ago while answers to what it has forgotten are still under way."""
-    random = draft.random
+    rng = draft.rng
     at_s = draft.moment(span_s)
     draft.add(at_s, "image", end)
-    draft.add(at_s + 0.01, "withhold", "", random.choice(KINDS_OF_ANSWER), is_fault=True)
-    at_s += random.uniform(0.3, min(span_s, 30.0) + 3.0)
-    if random.random() < 0.4:
-        draft.add(at_s - 0.1, random.choice(("cancel", "revoke")), draft.phones[0], draft.companions[0])
+    draft.add(at_s + 0.01, "withhold", "", rng.choice(KINDS_OF_ANSWER), is_fault=True)
+    at_s += rng.uniform(0.3, min(span_s, 30.0) + 3.0)
+    if rng.random() < 0.4:
+        draft.add(at_s - 0.1, rng.choice(("cancel", "revoke")), draft.phones[0], draft.companions[0])
     draft.add(at_s, "restore", end, is_fault=True)
-    draft.add(at_s + random.choice((0.0, 0.2, 3.0, 30.0)), "release")
+    draft.add(at_s + rng.choice((0.0, 0.2, 3.0, 30.0)), "release")
 
 
 def _provider(draft: _Draft, end: str, span_s: float) -> None:
-    at_s = draft.now_s - 0.2 if draft.random.random() < 0.7 else draft.moment(span_s)
-    if draft.random.random() < 0.08:
-        kind = draft.random.choice(("unknown_client", *(ENTRA_FAULTS if draft.kind == "entra" else ())))
+    at_s = draft.now_s - 0.2 if draft.rng.random() < 0.7 else draft.moment(span_s)
+    if draft.rng.random() < 0.08:
+        kind = draft.rng.choice(("unknown_client", *(ENTRA_FAULTS if draft.kind == "entra" else ())))
         draft.add(at_s, "http", end, kind, 1, 0, 0.0, 0, "token", is_fault=True)
         return
-    kind = draft.random.choices(HTTP_FAULTS, (6, 10, 25, 8, 8, 6, 6, 10, 4, 8))[0]
-    times = draft.random.choices((1, 2, 3), (70, 20, 10))[0]
+    kind = draft.rng.choices(HTTP_FAULTS, (6, 10, 25, 8, 8, 6, 6, 10, 4, 8))[0]
+    times = draft.rng.choices((1, 2, 3), (70, 20, 10))[0]
     # an answer that says "not processed" is believed: a provider that commits and says so is beyond help
-    committed = int(kind in ("500", "502", "html") and draft.random.random() < 0.5)
-    seconds = draft.random.choice((1.0, 10.0, 28.0, 45.0)) if kind == "slow" else 0.0
-    wait_s = draft.random.choice((0, 0, 5, 120))
-    path = draft.random.choice(("", "token"))  # a sign-in makes four requests: the last one may leave an orphan
+    committed = int(kind in ("500", "502", "html") and draft.rng.random() < 0.5)
+    seconds = draft.rng.choice((1.0, 10.0, 28.0, 45.0)) if kind == "slow" else 0.0
+    wait_s = draft.rng.choice((0, 0, 5, 120))
+    path = draft.rng.choice(("", "token"))  # a sign-in makes four requests: the last one may leave an orphan
     draft.add(at_s, "http", end, kind, times, committed, seconds, wait_s, path, is_fault=True)
 
 
@@ -340,48 +340,48 @@ def _unreachable(draft: _Draft, end: str, span_s: float) -> None:
 
 def _crash(draft: _Draft, end: str, span_s: float) -> None:
     """Power goes at a commit, or at a moment; it comes back after a while."""
-    random = draft.random
-    at_s = draft.now_s - 0.1 if random.random() < 0.7 else draft.moment(span_s)
-    if random.random() < 0.25:
-        draft.add(at_s - 0.01, "lose_at_crash", end, random.randint(1, 4), is_fault=True)
-    if random.random() < 0.8:
-        draft.add(at_s, "crash_at", end, random.randint(1, 8), random.choice(("before", "after")), is_fault=True)
+    rng = draft.rng
+    at_s = draft.now_s - 0.1 if rng.random() < 0.7 else draft.moment(span_s)
+    if rng.random() < 0.25:
+        draft.add(at_s - 0.01, "lose_at_crash", end, rng.randint(1, 4), is_fault=True)
+    if rng.random() < 0.8:
+        draft.add(at_s, "crash_at", end, rng.randint(1, 8), rng.choice(("before", "after")), is_fault=True)
     else:
         draft.add(draft.moment(span_s), "crash", end, is_fault=True)
     draft.add(_for_a_while(draft, at_s + 1.0, span_s), "start", end)
 
 
 def _disk(draft: _Draft, end: str, span_s: float) -> None:
-    random = draft.random
+    rng = draft.rng
     at_s = draft.now_s - 0.1
-    what = random.choices(("full", "fail_next", "restore", "tear"), (30, 40, 25, 5))[0]
+    what = rng.choices(("full", "fail_next", "restore", "tear"), (30, 40, 25, 5))[0]
     match what:
         case "full":
             draft.add(at_s, "full", end, is_fault=True)
             draft.add(_for_a_while(draft, at_s, span_s), "room", end)
         case "fail_next":
-            draft.add(at_s, "fail_next", end, random.randint(1, 3), is_fault=True)
+            draft.add(at_s, "fail_next", end, rng.randint(1, 3), is_fault=True)
         case "restore":
-            draft.add(random.uniform(0.0, draft.now_s), "image", end)
+            draft.add(rng.uniform(0.0, draft.now_s), "image", end)
             draft.add(draft.moment(span_s) + 2.0, "restore", end, is_fault=True)
         case _:
             draft.add(draft.moment(span_s), "tear", end, is_fault=True)
 
 
 def _clock(draft: _Draft, end: str, span_s: float) -> None:
-    random = draft.random
+    rng = draft.rng
     at_s = draft.moment(span_s)
-    what = random.choices(("jump", "clock_stop", "year_1970", "suspend"), (30, 15, 25, 30))[0]
+    what = rng.choices(("jump", "clock_stop", "year_1970", "suspend"), (30, 15, 25, 30))[0]
     match what:
         case "jump":
-            jump_s = random.choice((-1.0, 1.0)) * random.choice((60.0, HOUR_S, DAY_S, 40 * DAY_S))
+            jump_s = rng.choice((-1.0, 1.0)) * rng.choice((60.0, HOUR_S, DAY_S, 40 * DAY_S))
             draft.add(at_s, "jump", end, jump_s, is_fault=True)
         case "suspend":
             draft.add(
                 at_s,
                 "suspend",
                 end,
-                random.choices((20.0, 400.0, 9_000.0, 2 * DAY_S), (35, 40, 20, 5))[0],
+                rng.choices((20.0, 400.0, 9_000.0, 2 * DAY_S), (35, 40, 20, 5))[0],
                 is_fault=True,
             )
             return

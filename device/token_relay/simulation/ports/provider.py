@@ -79,7 +79,7 @@ class SimulatedProvider(Provider):
         username = parse_qs(asked.body.decode())["username"][0]
         trace = Trace("sign-in", "sign-in", self.time(self.true_wall_s()), "token", "")
         scope, user = tuple(SCOPE.split()), self.state.users[username]
-        return families.sign_in(self.state, user, trace, client_id=CLIENT_ID, scope=scope, method="password")[1]
+        return families.sign_in(self.state, user, trace, families.SignInRequest(CLIENT_ID, scope, "password"))[1]
 
     def revoke_user(self, username: str = USERNAMES[0]) -> None:
         """Revoke all that a person has signed in to, as an administrator does."""

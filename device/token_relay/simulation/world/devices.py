@@ -87,7 +87,6 @@ class SimulatedDevice:
         self.main: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[Any]] = set()
         self._must_reboot = False
-        self.crashes = 0
 
     def _new_power(self) -> Power:
         return Power(self.clock, self.context, partial(self.power_off, crashed=True))
@@ -210,7 +209,6 @@ class SimulatedDevice:
         if self.link.channel is not None:
             self.link.channel.drop()
         self.clock.resume()
-        self.crashes += crashed
         self._must_reboot = self._must_reboot or crashed
         if self.main is not None:
             self.main.cancel()

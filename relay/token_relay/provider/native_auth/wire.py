@@ -30,7 +30,6 @@ POLL_INTERVAL_S_DEFAULT = 2.0  # what the JavaScript SDK uses for 0
 POLL_INTERVAL_S_MAX = 60.0
 CHALLENGE_TYPES = "password oob redirect"  # "redirect" must be among them
 CODES_ONLY = "oob redirect"
-CAPABILITIES = "mfa_required registration_required"
 SCOPE_DEFAULT = "openid profile offline_access"
 
 _ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}", re.ASCII)  # displayName, extension_<appid>_age

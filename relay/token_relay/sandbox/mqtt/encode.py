@@ -1,4 +1,4 @@
-"""MQTT packets as the embedded broker sends them: values in, bytes out.
+"""MQTT packets as the embedded broker sends them: values in, bytes out. Pure.
 
 The other half of :mod:`token_relay.sandbox.mqtt.packets`. ``level`` is that of the receiver, because the two protocol
 levels differ in nearly every packet. Sources: OASIS MQTT 3.1.1, OASIS MQTT 5.0.

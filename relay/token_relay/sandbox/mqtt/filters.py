@@ -1,4 +1,4 @@
-"""Topic names, topic filters and whether one falls under the other. MQTT 5 §4.7; the same in 3.1.1."""
+"""Topic names, topic filters and whether one falls under the other. MQTT 5 §4.7; the same in 3.1.1. Pure."""
 
 from __future__ import annotations
 

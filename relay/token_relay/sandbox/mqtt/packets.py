@@ -1,4 +1,4 @@
-"""MQTT packets, decoded: bytes in, values out; no socket, no session, no clock.
+"""MQTT packets, decoded: bytes in, values out, without a session. Pure.
 
 Knows the two protocol levels that clients use today, 4 (MQTT 3.1.1) and 5, in the subset that the embedded
 broker offers: QoS 0 and 1, no enhanced authentication. Everything here is checked against a limit *before* it

@@ -1,6 +1,6 @@
 """What the embedded broker remembers about one client: subscriptions, waiting and unacknowledged messages.
 
-No socket and no clock: ``now`` is passed in, packets to send are returned. Invariants:
+Pure: ``now`` is passed in, packets to send are returned. Invariants:
 
 * order: messages leave in the order in which they came, and those that were sent before and never
   acknowledged go out first at a resumption, with DUP and their old packet identifier (MQTT 5 §4.4),

@@ -13,6 +13,7 @@ from token_relay.sandbox.provider.native.passwords import check_password
 from token_relay.sandbox.provider.tokens import delegation, families
 from token_relay.sandbox.provider.tokens.actions import ask, denial
 from token_relay.sandbox.provider.tokens.management_token import management_token
+from token_relay.sandbox.provider.tokens.refresh import refresh
 from token_relay.sandbox.provider.web import browser, device_code, second_step
 from token_relay.sandbox.provider.world.model import ClientModel, EndpointName
 
@@ -40,7 +41,7 @@ def token(state: State, params: Params, trace: Trace) -> Response:
         text = f"Grant type '{grant_type}' not allowed for the client."
         raise Refusal("unauthorized_client", text, status=403)
     if grant_type == "refresh_token":
-        return families.refresh(state, client, params, trace)
+        return refresh(state, client, params, trace)
     if grant_type == "authorization_code":
         return browser.redeem(state, client, params, trace)
     if state.rules.is_native and grant_type in sign_in.NATIVE_GRANTS:
@@ -86,10 +87,7 @@ def _password(state: State, client: ClientModel, params: Params, trace: Trace) -
         state,
         user,
         trace,
-        client_id=client.client_id,
-        scope=scope,
-        method="password",
-        audience=audience,
+        families.SignInRequest(client.client_id, scope, "password", audience),
         commands=verdict.commands,
     )[1]
 

@@ -100,7 +100,7 @@ class RsaSigner:
 
 
 class SharedKeySigner:
-    """HS256 under a given key, for simulations only: fast, and the same tokens in each run."""
+    """HS256 under a given key, for tests only: fast, and the same tokens in each run."""
 
     algorithm = "HS256"
 

@@ -44,7 +44,7 @@ from token_relay.sandbox.provider.native.passwords import check_password
 from token_relay.sandbox.provider.native.second_factor import challenge_method
 from token_relay.sandbox.provider.tokens import conditional_access
 from token_relay.sandbox.provider.tokens.claims import asked_claims
-from token_relay.sandbox.provider.tokens.families import asked_scope, sign_in
+from token_relay.sandbox.provider.tokens.families import SignInRequest, asked_scope, sign_in
 
 NATIVE_GRANTS = ("password", "oob", "mfa_oob", "continuation_token")
 
@@ -155,11 +155,13 @@ def _finish(
         call.state,
         user,
         call.trace,
-        client_id=call.client.client_id,
-        scope=asked_scope(call.client, call.params),
-        method=first,
-        has_second_factor=has_second_factor,
-        claims=asked_claims(call.params),
+        SignInRequest(
+            call.client.client_id,
+            asked_scope(call.client, call.params),
+            first,
+            has_second_factor=has_second_factor,
+            claims=asked_claims(call.params),
+        ),
     )[1]
 
 

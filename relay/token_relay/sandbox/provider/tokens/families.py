@@ -1,4 +1,4 @@
-"""Families of tokens: issuing, rotating, noticing reuse, killing.
+"""Families of tokens: how one starts, and how it is revoked.
 
 A family is one sign-in and all that stems from it; its refresh tokens are counted by ``generation``. What a profile
 does with a token that was used before:
@@ -11,29 +11,26 @@ does with a token that was used before:
 Two more kinds exist for simulations (:data:`token_relay.sandbox.provider.world.rules.KINDS`): one that refuses a used
 token and nothing else, one that lets the family branch within a grace period.
 
-Everything is checked before anything is changed, so a refusal leaves no trace but its event (and the family's death).
-RFC 6749 §6, RFC 9700 §4.14.2.
+The refresh itself is :mod:`token_relay.sandbox.provider.tokens.refresh`. RFC 6749 §6, RFC 9700 §4.14.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 
 from token_relay.protocol.secret import Password
-from token_relay.sandbox.marked_tokens import MARK
-from token_relay.sandbox.provider.http_values import JsonValue, Params, Refusal, Response, split_scope
+from token_relay.sandbox.provider.http_values import Params, Refusal, Response, split_scope
 from token_relay.sandbox.provider.memory.accounts import REVOKES, AccountEvent, User
 from token_relay.sandbox.provider.memory.refusals import Trace
-from token_relay.sandbox.provider.memory.state import Family, RefreshEntry, Session, State, remember
+from token_relay.sandbox.provider.memory.state import Family, Session, State, remember
 from token_relay.sandbox.provider.memory.verdicts import Command
-from token_relay.sandbox.provider.tokens import dpop, multi_resource, session_transfer
-from token_relay.sandbox.provider.tokens.actions import ask, carry_out, denial
-from token_relay.sandbox.provider.tokens.cascade import end_session, is_offline, kill_family, log_revoked
-from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims, asked_claims
-from token_relay.sandbox.provider.tokens.conditional_access import at_refresh
-from token_relay.sandbox.provider.tokens.issued import find_access, find_refresh, token_id
-from token_relay.sandbox.provider.tokens.rotation import ONLINE, Rotation, issue, may_be_used, rotation_of, use
+from token_relay.sandbox.provider.tokens import dpop
+from token_relay.sandbox.provider.tokens.actions import carry_out
+from token_relay.sandbox.provider.tokens.cascade import end_session, kill_family, log_revoked
+from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims
+from token_relay.sandbox.provider.tokens.issued import find_access, find_refresh
+from token_relay.sandbox.provider.tokens.rotation import ONLINE, Rotation, issue, rotation_of
 from token_relay.sandbox.provider.tokens.token_answer import token_answer
 from token_relay.sandbox.provider.world.model import DAY_S, ClientModel
 from token_relay.sandbox.provider.world.rules import OIDC_SCOPES
@@ -70,8 +67,14 @@ def asked_scope(client: ClientModel, params: Params) -> tuple[str, ...]:
     scope = split_scope(params.get("scope")) if params.get("scope") else ()
     if {"online_access", "offline_access"} <= {*scope}:
         raise Refusal("invalid_request", "Cannot request both online_access and offline_access scopes")
-    _check_scope(scope, None if client.scopes is None else {*client.scopes, *OIDC_SCOPES})
+    check_scope(scope, None if client.scopes is None else {*client.scopes, *OIDC_SCOPES})
     return scope
+
+
+def check_scope(scope: tuple[str, ...], allowed: set[str] | None) -> None:
+    """Refuse a scope that goes beyond what is allowed; None allows everything. Raises Refusal."""
+    if allowed is not None and not allowed.issuperset(scope):
+        raise Refusal("invalid_scope", "The requested scope goes beyond what was granted.", code=70011)
 
 
 def asked_audience(params: Params) -> str:
@@ -82,71 +85,46 @@ def asked_audience(params: Params) -> str:
     return audience
 
 
+@dataclass(frozen=True, slots=True)
+class SignInRequest:
+    """What a sign-in asked for, and how the person proved who they are."""
+
+    client_id: str
+    scope: tuple[str, ...]
+    method: str
+    audience: str = ""
+    nonce: str = ""
+    has_second_factor: bool = False
+    claims: Claims = NO_CLAIMS
+    is_spa: bool = False
+    organization: str = ""
+
+
 def sign_in(
     state: State,
     user: User,
     trace: Trace,
+    asked: SignInRequest,
     *,
-    client_id: str,
-    scope: tuple[str, ...],
-    method: str,
-    audience: str = "",
-    nonce: str = "",
-    has_second_factor: bool = False,
-    claims: Claims = NO_CLAIMS,
-    is_spa: bool = False,
     session: Session | None = None,
-    organization: str = "",
     commands: Sequence[Command] = (),
 ) -> tuple[Family, Response]:
     """Start a family and answer with its first tokens: a refresh token only for ``offline_access``.
 
     ``session``: the one it is born in. ``commands``: what an Action has said. Raises Refusal when that is a revocation.
     """
-    policy = state.policy
-    is_online = "online_access" in scope and session is not None
-    rotation = ONLINE if is_online else rotation_of(state, state.clients.get(client_id))
-    is_fixed_otp = method == "oob" and policy.otp_refresh_mode == "fixed"
-    lifetimes = [rotation.absolute_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
-    ends = [trace.now + lifetime for lifetime in lifetimes if lifetime is not None]
-    spa_end = trace.now + SPA_LIFETIME_S if is_spa else None
-    ends_first = spa_end is not None and spa_end <= min(ends, default=spa_end)
-    family_id = f"family-{state.rng.randbytes(8).hex()}"
-    born_at_seq = state.note(
-        "signed_in",
-        trace.now,
-        trace_id=trace.trace_id,
-        username=user.username,
-        client_id=client_id,
-        family=family_id,
-        method=method,
-    )
-    family = Family(
-        family_id=family_id,
-        client_id=client_id,
-        username=user.username,
-        scope=scope,
-        audience=audience,
-        method=method,
-        born_at_seq=born_at_seq,
-        born_at=trace.now,
-        expires_at=spa_end if ends_first else min(ends, default=None),
-        expired_code=700084 if ends_first else 70008,
-        has_second_factor=has_second_factor,
-        organization=organization,
-        is_rotating=rotation.rotates,
-        is_online=is_online,
-        initial_place=trace.place,
-        last_place=trace.place,
-    )
+    client = state.clients.get(asked.client_id)
+    is_online = "online_access" in asked.scope and session is not None
+    rotation = ONLINE if is_online else rotation_of(state, client)
+    family = _new_family(state, user, trace, asked, rotation, is_online=is_online)
     if session is not None:
         family.session_id, family.parent_family_id = session.session_id, session.parent_family_id
         family.authenticated_at, family.actor = session.authenticated_at, session.actor
-    remember(state.families, family_id, family)
+    remember(state.families, family.family_id, family)
     refresh_token = ""
-    if is_online or "offline_access" in scope:
+    if is_online or "offline_access" in asked.scope:
         refresh_token = issue(state, family, trace.now, rotation)
-        family.key_thumbprint = dpop.binding_of(state.clients.get(client_id), trace)
+        family.key_thumbprint = dpop.binding_of(client, trace)
         _drop_over_limit(state, family, trace)
     carry_out(state, commands, trace, session=session, family=family)
     response = token_answer(
@@ -154,159 +132,59 @@ def sign_in(
         family,
         user,
         trace,
-        scope,
+        asked.scope,
         refresh_token=refresh_token,
-        nonce=nonce,
-        claims=claims,
+        nonce=asked.nonce,
+        claims=asked.claims,
         commands=commands,
     )
     return family, response
 
 
-def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
-    """Carry out ``grant_type=refresh_token``. Raises Refusal."""
-    value, audience = params.need("refresh_token"), asked_audience(params)
-    deny = partial(_denied, state, trace, client.client_id, audience)
-    entry = find_refresh(state, value)
-    family = state.families.get(entry.family_id) if entry is not None else None
-    if entry is None or family is None or family.client_id != client.client_id:
-        raise deny(None, reason="unknown", code=70000, text="The refresh token is not valid.")
-    rotation = rotation_of(state, client, family)
-    user = state.users.get(family.username)
-    if user is None:
-        raise deny(family, reason="no_user", code=50034, text="The user account does not exist.")
-    if user.is_disabled and state.urls.profile == "entra":
-        text = "The user account is disabled."
-        raise deny(family, reason="disabled", code=50057, text=text)
-    if state.urls.profile == "entra" and family.born_at_seq < user.revoked_at_seq(family.method):
-        text = "The provided grant has expired due to it being revoked, a fresh auth token is needed."
-        raise deny(family, reason="revoked", code=50173, text=text)
-    if family.is_dead:
-        raise deny(family, reason="family_dead", code=70008, text="The grant was revoked.")
-    if is_offline(state, family, trace.now):
-        text = "The session of the refresh token has ended."
-        raise deny(family, reason="offline", code=70008, text=text)
-    if family.key_thumbprint and trace.key_thumbprint != family.key_thumbprint:
-        raise deny(family, reason="key", code=70000, text="The refresh token is bound to another key.")
-    if state.rules.has_sessions and not _settle_switch(state, family, rotation, trace):
-        text = "The refresh token is of a kind that is switched off."
-        raise deny(family, reason="family_dead", code=70000, text=text)
-    if rotation.rotates and not may_be_used(state, family, entry, rotation, trace.now):
-        state.log(
-            "ferrt",
-            trace,
-            client_id=client.client_id,
-            username=family.username,
-            details={
-                "familyId": family.family_id,
-                "tokenCounter": entry.generation,
-                "latestCounter": family.generation,
-            },
-        )
-        state.note(
-            "reuse_detected",
-            trace.now,
-            trace_id=trace.trace_id,
-            family=family.family_id,
-            client_id=client.client_id,
-            username=family.username,
-            generation=entry.generation,
-            latest_generation=family.generation,
-        )
-        if state.rules.reuse_kills_family:
-            kill_family(state, family, trace, reason="reuse")
-        raise deny(family, reason="reuse", code=70000, text=_reuse_text(state, family, entry), is_logged=False)
-    if entry.idle_expires_at is not None and trace.now >= entry.idle_expires_at:
-        text = "The refresh token has expired due to inactivity."
-        raise deny(family, reason="idle", code=700082, text=text)
-    if family.expires_at is not None and trace.now >= family.expires_at:
-        text = "The provided authorization code or refresh token has expired."
-        raise deny(family, reason="expired", code=family.expired_code, text=text)
-    is_transfer = state.rules.has_sessions and session_transfer.domain_of(audience) != ""
-    if is_transfer:
-        try:
-            session_transfer.check_may_create(state, client, family, params, trace)
-        except Refusal as refusal:
-            _log_failed(state, trace, client.client_id, family, refusal.description, audience=audience)
-            raise
-    asked = split_scope(params.get("scope")) if params.get("scope") else ()
-    target = None if is_transfer else multi_resource.target(state, client, family, audience, asked)
-    if target is not None:
-        scope = target.scope
-    else:
-        if not is_transfer and audience not in {"", family.audience}:
-            raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
-        scope, allowed = asked or family.scope, {*family.scope}
-        if state.urls.profile == "entra":  # a registered scope is consented, of another resource too
-            allowed |= {*OIDC_SCOPES, *(client.scopes or ())}
-        _check_scope(scope, allowed)
-    claims = asked_claims(params) if state.urls.profile == "entra" else NO_CLAIMS
-    rule = at_refresh(state, family, trace.now) if state.urls.profile == "entra" else None
-    if rule is not None:
-        _note_denied(state, trace, family, client.client_id, reason="policy", code=rule.code)
-        raise rule
-
-    session = state.sessions.get(family.session_id)
-    verdict = ask(
-        state,
-        trace,
-        client=client,
-        user=user,
-        protocol="oauth2-refresh-token",
-        scope=scope,
-        session=session,
-        family=family,
-        organization=family.organization,
-    )
-    problem = denial(verdict)
-    if problem:
-        cause: dict[str, JsonValue] = {"action_failure": verdict.failure} if verdict.failure else {}
-        _log_failed(state, trace, client.client_id, family, problem, audience=audience, details=cause)
-        raise Refusal("access_denied", problem, status=403)
-    refresh_token = use(state, family, entry, rotation, trace)
-    carry_out(state, verdict.commands, trace, session=session, family=family)
-    state.note(
-        "refresh_committed",
+def _new_family(
+    state: State, user: User, trace: Trace, asked: SignInRequest, rotation: Rotation, *, is_online: bool
+) -> Family:
+    family_id = f"family-{state.rng.randbytes(8).hex()}"
+    born_at_seq = state.note(
+        "signed_in",
         trace.now,
         trace_id=trace.trace_id,
-        family=family.family_id,
-        client_id=client.client_id,
-        username=family.username,
-        generation=family.generation,
-        used_generation=entry.generation,
+        username=user.username,
+        client_id=asked.client_id,
+        family=family_id,
+        method=asked.method,
     )
-    jti = "" if is_transfer else token_id(state, family)
-    state.log(
-        "sertft",
-        trace,
-        client_id=client.client_id,
-        username=family.username,
-        audience=audience if is_transfer else family.audience if target is None else target.audience,
-        scope=" ".join(scope),
-        details={
-            "familyId": family.family_id,
-            "tokenCounter": entry.generation,
-            "requested_audience": audience,
-            "policy_used": "refresh_token_user_grant" if target is None else target.policy_used,
-            **({} if is_transfer else {"access_token_jti": jti.removeprefix(f"{MARK}-")}),  # no log holds the mark
-        },
+    expires_at, expired_code = _end_of(state, trace.now, asked, rotation)
+    return Family(
+        family_id=family_id,
+        client_id=asked.client_id,
+        username=user.username,
+        scope=asked.scope,
+        audience=asked.audience,
+        method=asked.method,
+        born_at_seq=born_at_seq,
+        born_at=trace.now,
+        expires_at=expires_at,
+        expired_code=expired_code,
+        has_second_factor=asked.has_second_factor,
+        organization=asked.organization,
+        is_rotating=rotation.rotates,
+        is_online=is_online,
+        initial_place=trace.place,
+        last_place=trace.place,
     )
-    if is_transfer:
-        transfer = session_transfer.create(state, family, trace)
-        return session_transfer.answer(state, family, transfer, refresh_token, trace)
-    return token_answer(
-        state,
-        family,
-        user,
-        trace,
-        scope,
-        refresh_token=refresh_token or (value if state.rules.answers == "same" else ""),
-        audience="" if target is None else target.audience,
-        jti=jti,
-        is_refresh=True,
-        claims=claims,
-        commands=verdict.commands,
-    )
+
+
+def _end_of(state: State, now: float, asked: SignInRequest, rotation: Rotation) -> tuple[float | None, int]:
+    """Return when the family of this sign-in ends, None for never, and the AADSTS number that says so then."""
+    policy = state.policy
+    is_fixed_otp = asked.method == "oob" and policy.otp_refresh_mode == "fixed"
+    lifetimes = [rotation.absolute_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
+    end = min((now + lifetime for lifetime in lifetimes if lifetime is not None), default=None)
+    spa_end = now + SPA_LIFETIME_S
+    if asked.is_spa and (end is None or spa_end <= end):
+        return spa_end, 700084
+    return end, 70008
 
 
 def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
@@ -379,40 +257,6 @@ def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEven
     return True
 
 
-def _check_scope(scope: tuple[str, ...], allowed: set[str] | None) -> None:
-    if allowed is not None and not allowed.issuperset(scope):
-        raise Refusal("invalid_scope", "The requested scope goes beyond what was granted.", code=70011)
-
-
-def _reuse_text(state: State, family: Family, entry: RefreshEntry) -> str:
-    texts = state.rules.texts
-    if "stale" in texts:
-        return texts["stale" if entry.generation < family.used_generation else "reuse"]
-    return "The refresh token was used before."
-
-
-def _settle_switch(state: State, family: Family, rotation: Rotation, trace: Trace) -> bool:
-    """Carry out what switching a client's rotation does at the next exchange; False when it ended this family.
-
-    On: the other refresh tokens of this client, API and person that were made without rotation go. Off: a family that
-    was made with rotation goes.
-    """
-    if family.is_rotating == rotation.rotates:
-        return True
-    if family.is_rotating:
-        kill_family(state, family, trace, reason="rotation_switched_off")
-        log_revoked(state, family, trace, cause="rotation_switched_off")
-        return False
-    family.is_rotating = True
-    whose = (family.username, family.client_id, family.audience)
-    for one in list(state.families.values()):
-        is_like = (one.username, one.client_id, one.audience) == whose and one.generation > 0
-        if is_like and one is not family and not (one.is_rotating or one.is_online or one.is_dead):
-            kill_family(state, one, trace, reason="rotation_switched_on")
-            log_revoked(state, one, trace, cause="rotation_switched_on")
-    return True
-
-
 def _drop_over_limit(state: State, family: Family, trace: Trace) -> None:
     """End the oldest grants of this person with this client beyond the limit."""
     most = state.rules.grants_max
@@ -430,64 +274,3 @@ def _drop_over_limit(state: State, family: Family, trace: Trace) -> None:
             username=one.username,
             details={"resource": "refresh_tokens", "credential_id": one.family_id, "limit": most},
         )
-
-
-def _log_failed(
-    state: State,
-    trace: Trace,
-    client_id: str,
-    family: Family | None,
-    description: str,
-    *,
-    audience: str = "",
-    details: dict[str, JsonValue] | None = None,
-) -> None:
-    more: dict[str, JsonValue] = {"familyId": family.family_id} if family is not None else {}
-    more |= {"requested_audience": audience} if audience else {}
-    state.log(
-        "fertft",
-        trace,
-        client_id=client_id,
-        username=family.username if family is not None else "",
-        description=description,
-        audience=audience,
-        details={**more, **(details or {})},
-    )
-
-
-def _denied(
-    state: State,
-    trace: Trace,
-    client_id: str,
-    audience: str,
-    family: Family | None,
-    *,
-    reason: str,
-    code: int,
-    text: str,
-    is_logged: bool = True,
-) -> Refusal:
-    _note_denied(state, trace, family, client_id, reason=reason, code=code)
-    if state.urls.profile == "auth0":
-        # one text for every cause but a missing person, the final period included
-        text = "Unknown or invalid refresh token."
-        if reason == "no_user":
-            text = "The refresh_token was generated for a user who doesn't exist anymore."
-        if is_logged:
-            _log_failed(state, trace, client_id, family, text, audience=audience)
-    if reason != "reuse" or "stale" not in state.rules.texts:
-        text = state.rules.texts.get(reason, state.rules.texts.get("", text))
-    return Refusal("invalid_grant", text, code=code)
-
-
-def _note_denied(state: State, trace: Trace, family: Family | None, client_id: str, *, reason: str, code: int) -> None:
-    state.note(
-        "refresh_denied",
-        trace.now,
-        trace_id=trace.trace_id,
-        family=family.family_id if family is not None else "",
-        client_id=client_id,
-        username=family.username if family is not None else "",
-        reason=reason,
-        code=code if state.urls.profile == "entra" else "invalid_grant",
-    )

@@ -41,14 +41,7 @@ def token_answer(
     lifetime_s = int(state.policy.cae_access_token_lifetime_s if is_cae else state.policy.access_token_lifetime_s)
     # The real service leaves offline_access out of the answer's scope.
     shown = " ".join(word for word in scope if not (is_entra and word == "offline_access"))
-    common: dict[str, JsonValue] = {
-        "iss": state.urls.issuer,
-        "sub": subject(state, user.username, family.client_id),
-        "iat": issued_at,
-        "exp": issued_at + lifetime_s,
-    }
-    if is_entra:
-        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.urls.tenant_id, "ver": "2.0"}
+    common = _common_claims(state, family, user, issued_at, lifetime_s)
     access: dict[str, JsonValue] = {
         **common,
         "aud": audience or family.audience or f"{state.urls.base_url}/sandbox/resource",
@@ -85,13 +78,7 @@ def token_answer(
 
 def identity_token(state: State, family: Family, user: User, scope: tuple[str, ...], trace: Trace) -> str:
     """Return an id_token alone."""
-    issued_at = int(trace.now)
-    common: dict[str, JsonValue] = {
-        "iss": state.urls.issuer,
-        "sub": subject(state, user.username, family.client_id),
-        "iat": issued_at,
-        "exp": issued_at + int(state.policy.access_token_lifetime_s),
-    }
+    common = _common_claims(state, family, user, int(trace.now), int(state.policy.access_token_lifetime_s))
     return _id_token(state, family, user, scope, common=common)
 
 
@@ -102,6 +89,18 @@ def custom_claims(commands: Sequence[Command], of: str, taken: Mapping[str, Json
         if isinstance(one, SetClaim) and one.of == of and one.name not in taken:
             found[one.name] = one.value
     return found
+
+
+def _common_claims(state: State, family: Family, user: User, issued_at: int, lifetime_s: int) -> dict[str, JsonValue]:
+    common: dict[str, JsonValue] = {
+        "iss": state.urls.issuer,
+        "sub": subject(state, user.username, family.client_id),
+        "iat": issued_at,
+        "exp": issued_at + lifetime_s,
+    }
+    if state.urls.profile == "entra":
+        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.urls.tenant_id, "ver": "2.0"}
+    return common
 
 
 def _of_session(family: Family) -> dict[str, JsonValue]:

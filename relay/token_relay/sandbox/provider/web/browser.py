@@ -34,7 +34,7 @@ from token_relay.sandbox.provider.memory.tenant_logs import LogType
 from token_relay.sandbox.provider.tokens import conditional_access
 from token_relay.sandbox.provider.tokens.cascade import kill_family
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, asked_claims
-from token_relay.sandbox.provider.tokens.families import asked_audience, asked_scope, sign_in
+from token_relay.sandbox.provider.tokens.families import SignInRequest, asked_audience, asked_scope, sign_in
 from token_relay.sandbox.provider.tokens.sessions import COOKIE, granted_scope, session_of
 from token_relay.sandbox.provider.web import consent, device_code, saml, second_step
 from token_relay.sandbox.provider.web.pages import back, error_page, login_page
@@ -273,16 +273,18 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         state,
         user,
         trace,
-        client_id=client.client_id,
-        scope=scope,
-        method=user.method,
-        audience=authorization.audience,
-        nonce=authorization.nonce,
-        has_second_factor=authorization.is_second_factor,
-        claims=asked_claims(params) if state.rules.is_native else NO_CLAIMS,
-        is_spa=client.spa and state.rules.is_native,
+        SignInRequest(
+            client.client_id,
+            scope,
+            user.method,
+            authorization.audience,
+            nonce=authorization.nonce,
+            has_second_factor=authorization.is_second_factor,
+            claims=asked_claims(params) if state.rules.is_native else NO_CLAIMS,
+            is_spa=client.spa and state.rules.is_native,
+            organization=authorization.organization,
+        ),
         session=session,
-        organization=authorization.organization,
         commands=authorization.commands,
     )
     authorization.family_id = family.family_id

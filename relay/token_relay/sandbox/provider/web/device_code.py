@@ -14,7 +14,7 @@ from token_relay.sandbox.provider.http_values import JsonValue, Params, Refusal,
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Authorization, DeviceCode, Session, State, digest, remember
-from token_relay.sandbox.provider.tokens.families import asked_audience, asked_scope, sign_in
+from token_relay.sandbox.provider.tokens.families import SignInRequest, asked_audience, asked_scope, sign_in
 from token_relay.sandbox.provider.tokens.sessions import granted_scope
 from token_relay.sandbox.provider.web import consent
 from token_relay.sandbox.provider.web.pages import activation_page, error_page, page
@@ -123,10 +123,9 @@ def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> R
         state,
         user,
         trace,
-        client_id=client.client_id,
-        scope=tuple(word for word in scope if word != "online_access"),
-        method=user.method,
-        audience=device.audience,
+        SignInRequest(
+            client.client_id, tuple(word for word in scope if word != "online_access"), user.method, device.audience
+        ),
         session=session if device.is_transferred else None,
         commands=device.commands,
     )

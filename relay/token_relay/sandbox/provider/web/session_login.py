@@ -151,6 +151,21 @@ def signed_in(visit: Visit, user: User) -> Response:
     return response
 
 
+# Auth0's types of log records, by whether the sign-in was silent and whether somebody acted for the person.
+_SUCCEEDED: dict[tuple[bool, bool], LogType] = {
+    (False, False): "s",
+    (False, True): "sdel",
+    (True, False): "ssa",
+    (True, True): "sdelsa",
+}
+_FAILED: dict[tuple[bool, bool], LogType] = {
+    (False, False): "f",
+    (False, True): "f",
+    (True, False): "fsa",
+    (True, True): "fdelsa",
+}
+
+
 def _enter(
     visit: Visit,
     user: User,
@@ -189,9 +204,8 @@ def _enter(
     if problem or session is None:
         failure: dict[str, JsonValue] = {"action_failure": verdict.failure} if verdict.failure else {}
         is_delegated = transfer.actor != "" if transfer is not None else session is not None and session.is_delegated
-        failed: LogType = ("fdelsa" if is_delegated else "fsa") if is_silent else "f"
         state.log(
-            failed,
+            _FAILED[is_silent, is_delegated],
             trace,
             client_id=client.client_id,
             username=user.username,
@@ -199,10 +213,8 @@ def _enter(
             details={**details, **failure},
         )
         return without_cookies(state, _denied(visit, problem), *gone)
-    succeeded: LogType = "ssa" if is_silent else "s"
-    if session.is_delegated:
-        succeeded = "sdelsa" if is_silent else "sdel"
     details["session_id"] = session.session_id
+    succeeded = _SUCCEEDED[is_silent, session.is_delegated]
     state.log(succeeded, trace, client_id=client.client_id, username=user.username, details=details)
     authorization.username = user.username
     authorization.session_id = session.session_id
