@@ -347,6 +347,19 @@ async def test_a_damaged_row_stays_damaged_and_costs_nothing_else(tmp_path: Path
 
 
 @pytest.mark.asyncio
+async def test_a_step_does_not_make_a_changed_row_look_whole(tmp_path: Path) -> None:
+    """A row without a secret: its MAC alone tells."""
+    await make_first(tmp_path)
+    connection = raw(tmp_path)
+    assert connection.execute("UPDATE grants SET tries = 7 WHERE grant_id = 'c'").rowcount == 1
+    connection.close()
+    async with opened(tmp_path, 3) as vault:
+        with pytest.raises(CorruptVaultError, match="table grants"):
+            await vault.run(partial(get, "c"))
+        assert await vault.run(partial(get, "a")) == rows_of(3)[0]
+
+
+@pytest.mark.asyncio
 async def test_a_damaged_row_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
     """By the new key both would be one: the whole one stays."""
     by_pairing = Step(
