@@ -42,7 +42,6 @@ for path in sys.argv[1:]:
 (metadata,) = Path(sys.prefix).glob("lib/python3*/site-packages/token_relay-*.dist-info/METADATA")
 lines = metadata.read_text().splitlines(keepends=True)
 metadata.write_text("".join("Version: 0.0.1\\n" if line.startswith("Version: ") else line for line in lines))
-metadata.parent.rename(metadata.parent.with_name("token_relay-0.0.1.dist-info"))
 """
 SCHEMA = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version').fetchone()[0])"
 
