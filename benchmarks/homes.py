@@ -18,7 +18,6 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now, Record, Transaction
 from token_relay.agents.records import (
     RECORDS,
-    SCHEMA_VERSION,
     CachedToken,
     Grant,
     Identity,
@@ -33,6 +32,7 @@ from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.sandbox.provider.world.model import CLIENT_ID
 from token_relay.vault.keys import KeyFile
+from token_relay.vault.steps import STEPS
 from token_relay.vault.store import SqliteVault
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def write(home: Path, *records: Record) -> None:
 
 async def _run(home: Path, step: Callable[[Transaction], T]) -> T:
     key = KeyFile(home / KEY_FILE).load()
-    async with SqliteVault.open(home / VAULT_FILE, key, RECORDS, SCHEMA_VERSION) as vault:
+    async with SqliteVault.open(home / VAULT_FILE, key, RECORDS, STEPS) as vault:
         return await vault.run(step)
 
 

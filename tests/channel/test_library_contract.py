@@ -369,7 +369,7 @@ async def test_a_message_is_held_for_longer_than_the_keep_alive_by_a_vault_that_
     (tmp_path / "home").mkdir(mode=0o700)
     released = threading.Event()
     end = End(settings(mosquitto.port, protocol=protocol, keepalive_s=1))
-    async with SqliteVault.open(tmp_path / "home/vault.db", PrivateKey(bytes(32)), (), 1) as vault:
+    async with SqliteVault.open(tmp_path / "home/vault.db", PrivateKey(bytes(32)), ()) as vault:
 
         async def handler(topic: str, payload: bytes) -> None:
             assert await vault.run(lambda tx: released.wait(HANG_S))  # blocks the vault's thread, not the loop

@@ -12,7 +12,7 @@ import pytest
 from tests.vault.power import Tally, why_not
 
 MOMENTS = "moments"
-NEED_STRACE = ("test_power_cut.py", "test_power_cut_journal.py")
+NEED_STRACE = ("test_power_cut.py", "test_power_cut_journal.py", "test_power_cut_update.py")
 _why_not = functools.cache(why_not)
 
 

@@ -106,7 +106,7 @@ GRANT = Grant("g1", 1, TOKEN)
 
 def open_vault(directory: Path, key: PrivateKey = KEY, *, create: bool = True) -> SqliteVault:
     """Open the vault in this directory with the records above."""
-    return SqliteVault.open(directory / "vault.db", key, RECORDS, 1, create=create)
+    return SqliteVault.open(directory / "vault.db", key, RECORDS, create=create)
 
 
 def put(*records: Record) -> Callable[[Transaction], None]:

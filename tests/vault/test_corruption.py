@@ -169,11 +169,11 @@ async def test_another_owner_of_the_vault_or_its_key_is_refused_and_nothing_chan
 ) -> None:
     key = KeyFile(tmp_path / "vault.key")
     key.create()
-    await SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS, 1).close()
+    await SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS).close()
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     other_owner(tmp_path / name, monkeypatch)
     with pytest.raises(VaultError, match="belongs to another user") as caught:
-        SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS, 1)
+        SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS)
     assert caught.value.hint.startswith("chown ")
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
@@ -182,13 +182,13 @@ async def test_another_owner_of_the_vault_or_its_key_is_refused_and_nothing_chan
 async def test_of_all_modes_only_0600_and_less_is_private(tmp_path: Path, name: str) -> None:
     key = KeyFile(tmp_path / "vault.key")
     key.create()
-    await SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS, 1).close()
+    await SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS).close()
     for bits in range(1, 0o200):
         (tmp_path / name).chmod(0o600 | bits)
         with pytest.raises(VaultError, match="open to others"):
-            SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS, 1)
+            SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS)
     (tmp_path / name).chmod(0o600)
-    await SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS, 1).close()
+    await SqliteVault.open(tmp_path / "vault.db", key.load(), RECORDS).close()
 
 
 async def test_a_vault_key_changed_in_any_bit_is_a_wrong_key_and_the_vault_stays(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.vault.rekey_kit import CONFIG, event, make_home, move, opened, passphrase, records
-from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Grant, Identity
+from token_relay.agents.records import RECORDS, Grant, Identity
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password
 from token_relay.service import rekey as rekeying
@@ -16,6 +16,7 @@ from token_relay.service.rekey import ToCredential, ToFile, ToPassphrase, with_s
 from token_relay.vault import rekey as copies
 from token_relay.vault.errors import WrongVaultKeyError
 from token_relay.vault.keys import MIB, KeyFile
+from token_relay.vault.steps import STEPS
 from token_relay.vault.store import SqliteVault
 
 
@@ -30,7 +31,7 @@ def test_vault_moves_from_key_to_key_and_keeps_every_record(tmp_path: Path) -> N
     assert records(home) == before
     assert not (home / "vault.key").exists()
     with pytest.raises(WrongVaultKeyError):
-        SqliteVault.open(home / "vault.db", KeyFile(old_image / "vault.key").load(), RECORDS, SCHEMA_VERSION)
+        SqliteVault.open(home / "vault.db", KeyFile(old_image / "vault.key").load(), RECORDS, STEPS)
 
     move(home, passphrase(tmp_path, "another four words, longer"))
     assert records(home) == before
@@ -98,7 +99,7 @@ def test_half_a_copy_never_takes_over(tmp_path: Path) -> None:
     before = make_home(home)
     new_key = KeyFile(home / "vault-2.key")
     new_key.create()
-    SqliteVault.open(home / copies.COPYING, new_key.load(), RECORDS, SCHEMA_VERSION).close_now()
+    SqliteVault.open(home / copies.COPYING, new_key.load(), RECORDS, STEPS).close_now()
     (home / "config.toml").write_text(CONFIG + 'key_file = "vault-2.key"\n')
     with pytest.raises(WrongVaultKeyError):
         records(home)

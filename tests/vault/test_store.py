@@ -37,6 +37,8 @@ from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
+from token_relay.vault.schema import Column as SchemaColumn
+from token_relay.vault.schema import NewTable, Step
 from token_relay.vault.store import SqliteVault
 
 pytestmark = pytest.mark.asyncio
@@ -230,7 +232,7 @@ async def test_a_second_process_is_refused_and_let_in_after_the_first_has_closed
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from token_relay.vault.store import SqliteVault; from token_relay.protocol.errors import VaultError\n"
         "from token_relay.protocol.secret import PrivateKey\n"
-        "try: SqliteVault.open(Path(sys.argv[2]), PrivateKey(bytes(range(32))), (), 1, create=False)\n"
+        "try: SqliteVault.open(Path(sys.argv[2]), PrivateKey(bytes(range(32))), (), create=False)\n"
         "except VaultError as exc: print('refused:', exc)\n"
         "else: print('opened')\n"
     )
@@ -336,23 +338,26 @@ class OtherCounter:
     value: str
 
 
+STEPS = (Step(2, (NewTable("newer", ("name",), (SchemaColumn("name", "TEXT"),)),)),)
+
+
 async def test_a_newer_schema_adds_its_tables_and_an_older_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "vault.db"
     async with open_vault(tmp_path) as vault:
         await vault.run(lambda tx: tx.put(GRANT))
-    async with SqliteVault.open(path, KEY, (*RECORDS, Newer), 2) as vault:
+    async with SqliteVault.open(path, KEY, (*RECORDS, Newer), STEPS) as vault:
         await vault.run(lambda tx: tx.put(Newer("n")))
         assert await vault.run(lambda tx: tx.get(Grant, "g1")) == GRANT
     with pytest.raises(VaultError, match="newer program") as caught:
         open_vault(tmp_path)
     assert not isinstance(caught.value, CorruptVaultError)
-    async with SqliteVault.open(path, KEY, (*RECORDS, Newer), 2) as vault:
+    async with SqliteVault.open(path, KEY, (*RECORDS, Newer), STEPS) as vault:
         assert await vault.run(lambda tx: tx.get(Newer, "n")) == Newer("n")
 
 
 async def test_a_layout_that_is_not_the_schemas_is_refused(tmp_path: Path) -> None:
     await open_vault(tmp_path).close()
     with pytest.raises(CorruptVaultError, match="not laid out"):
-        SqliteVault.open(tmp_path / "vault.db", KEY, (OtherCounter,), 1)
+        SqliteVault.open(tmp_path / "vault.db", KEY, (OtherCounter,))
     with pytest.raises(CorruptVaultError, match="not laid out"):
-        SqliteVault.open(tmp_path / "vault.db", KEY, (*RECORDS, Newer), 1)
+        SqliteVault.open(tmp_path / "vault.db", KEY, (*RECORDS, Newer))

@@ -41,7 +41,7 @@ def pragma(vault: SqliteVault, name: str) -> Any:
 
 @pytest.mark.asyncio
 async def test_the_pragmas_that_make_a_commit_durable_and_a_deletion_final_are_on(path: Path) -> None:
-    vault = SqliteVault.open(path, KEY, RECORDS, 1)
+    vault = SqliteVault.open(path, KEY, RECORDS)
     async with vault:
         found = {
             name: pragma(vault, name) for name in ("journal_mode", "synchronous", "secure_delete", "trusted_schema")
@@ -53,7 +53,7 @@ async def test_the_pragmas_that_make_a_commit_durable_and_a_deletion_final_are_o
 def test_a_pragma_that_sqlite_does_not_obey_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_PRAGMAS", [p for p in database._PRAGMAS if not p.startswith("synchronous")])
     with pytest.raises(VaultError, match="synchronous"):
-        SqliteVault.open(path, KEY, RECORDS, 1)
+        SqliteVault.open(path, KEY, RECORDS)
 
 
 @pytest.mark.asyncio
@@ -64,7 +64,7 @@ async def test_what_was_deleted_is_not_in_the_file(path: Path) -> None:
         for mark in marks:
             tx.delete(Grant, mark)
 
-    async with SqliteVault.open(path, KEY, RECORDS, 1) as vault:
+    async with SqliteVault.open(path, KEY, RECORDS) as vault:
         await vault.run(put(*(Grant(mark, 1, None) for mark in marks)))
         assert marks[0].encode() in path.read_bytes()
         await vault.run(delete)
@@ -167,21 +167,21 @@ def cut_open(path: Path, change: str) -> None:
 
 @pytest.mark.asyncio
 async def test_a_database_of_another_program_is_no_vault(path: Path) -> None:
-    async with SqliteVault.open(path, KEY, RECORDS, 1):
+    async with SqliteVault.open(path, KEY, RECORDS):
         pass
     cut_open(path, "PRAGMA application_id=1")
     with pytest.raises(CorruptVaultError, match="not a vault"):
-        SqliteVault.open(path, KEY, RECORDS, 1)
+        SqliteVault.open(path, KEY, RECORDS)
 
 
 @pytest.mark.asyncio
 async def test_damage_where_nobody_reads_is_found_at_the_start(path: Path) -> None:
     marks = [f"handoff-{number:04}-".ljust(100, "x") for number in range(400)]
-    async with SqliteVault.open(path, KEY, RECORDS, 1) as vault:
+    async with SqliteVault.open(path, KEY, RECORDS) as vault:
         await vault.run(put(*(Grant(mark, 1, None) for mark in marks)))
     content = bytearray(path.read_bytes())
     page = content.index(marks[200].encode()) // 4096 * 4096
     content[page + 8 : page + 64] = bytes(56)  # the cell pointers of one page of one table, sqlite.org/fileformat2.html
     path.write_bytes(content)
     with pytest.raises(CorruptVaultError, match="damaged"):
-        SqliteVault.open(path, KEY, RECORDS, 1)
+        SqliteVault.open(path, KEY, RECORDS)

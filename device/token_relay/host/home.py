@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Identity
+from token_relay.agents.records import RECORDS, Identity
 from token_relay.host.clock import SystemRandom
 from token_relay.host.config import AgentConfig, CompanionConfig, Kind, PhoneConfig, VaultConfig
 from token_relay.host.config_file import check_config, read_secret_file
@@ -21,7 +23,11 @@ from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.files import set_aside
 from token_relay.vault.keys import KeyFile, KeySource, PassphraseKey, SystemdCredential
 from token_relay.vault.rekey import open_in_force
+from token_relay.vault.schema import version_of
+from token_relay.vault.steps import STEPS
 from token_relay.vault.store import SqliteVault
+
+log = structlog.get_logger()
 
 VAULT_FILE = "vault.db"
 KEY_FILE = "vault.key"
@@ -107,7 +113,7 @@ def _create_key(source: KeySource, home: Path, config: VaultConfig) -> None:
 
 
 async def _open_or_create(path: Path, source: KeySource) -> InitResult:
-    async with SqliteVault.open(path, source.load(), RECORDS, SCHEMA_VERSION) as vault:
+    async with SqliteVault.open(path, source.load(), RECORDS, STEPS) as vault:
         random = SystemRandom()
 
         def step(tx: Transaction) -> Identity:
@@ -123,7 +129,9 @@ async def _open_or_create(path: Path, source: KeySource) -> InitResult:
 
 
 async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> SqliteVault:
-    """Open an agent's vault and read all of it once. A damaged one is set aside, and said so; never reset silently.
+    """Open an agent's vault, an older one brought up to date, and read all of it once.
+
+    A damaged vault is set aside, and said so; never reset silently.
 
     A row shows its damage only when it is read. Found while the agent works, that would be an error at each question
     and a status that cannot be shown; so all are read here, before anybody works with them.
@@ -136,6 +144,8 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
         raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
     try:
         vault = open_in_force(path, source)
+        if vault.found_version != version_of(STEPS):
+            log.info("vault_updated", schema_before=vault.found_version, schema=version_of(STEPS))
         try:
             await vault.run(_read_everything)
         except BaseException:

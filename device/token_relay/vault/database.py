@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from token_relay.agents.ports import Record
 from token_relay.protocol.errors import VaultError
@@ -27,6 +28,7 @@ from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
 from token_relay.vault.files import check_directory, check_private, create_private, side_files, sync_directory
 from token_relay.vault.keyring import new_data_key
 from token_relay.vault.records import VAULT_DATA_KEY, Layout
+from token_relay.vault.schema import LayoutError, Step, apply, version_of
 from token_relay.vault.sealing import SALT_BYTES, check_of, kek_of, unwrap
 
 APPLICATION_ID = 0x52545631  # "RTV1", so that file(1) and we know our own
@@ -53,21 +55,29 @@ _REQUIRED = {"journal_mode": "delete", "synchronous": 3, "secure_delete": 1, "tr
 _UNKNOWN_OUTCOME = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC, sqlite3.SQLITE_IOERR_DELETE})
 
 
-def open_database(
-    path: Path, key: PrivateKey, layouts: Collection[Layout[Record]], schema_version: int, *, create: bool
-) -> tuple[sqlite3.Connection, PrivateKey]:
-    """Open and examine the vault at ``path``, or make it when it is absent and ``create``; return it and its KEK.
+class Database(NamedTuple):
+    """An open vault, the key of its data keys, and the schema it had when it was found."""
 
-    The caller holds the lock. Reads the whole file once (``quick_check``).
+    connection: sqlite3.Connection
+    kek: PrivateKey
+    found_version: int
+
+
+def open_database(
+    path: Path, key: PrivateKey, layouts: Collection[Layout[Record]], steps: Sequence[Step], *, create: bool
+) -> Database:
+    """Open and examine the vault at ``path``, or make it when it is absent and ``create``.
+
+    The caller holds the lock. Reads the whole file once (``quick_check``). An older vault is brought to the version of
+    the last step, one transaction a step: killed at any instant, it opens again and goes on from where it is.
 
     Raises:
         CorruptVaultError: damaged, cut, not a vault. WrongVaultKeyError: whole, but under another key.
-        VaultError: mode, owner, absent, disk, or written by another version of the program.
+        VaultError: mode, owner, absent, disk, or written by a newer program. LayoutError: no step fits it.
     """
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
         raise VaultError(f"SQLite {sqlite3.sqlite_version} is too old, 3.37 is needed")
-    if not 0 < schema_version < 2**31:
-        raise ValueError("a schema version is a positive 32-bit integer")
+    schema_version = version_of(steps)
     check_directory(path.parent)
     if not path.is_symlink() and not path.exists():
         _create(path, key, layouts, schema_version, is_allowed=create)
@@ -75,7 +85,12 @@ def open_database(
     with sqlite_errors_mapped(path):
         connection = _connect(path)
         try:
-            return connection, _examine(connection, path, key, layouts, schema_version)
+            kek, found_version = _examine(connection, path, key, schema_version)
+            for step in steps[found_version - 1 :]:
+                _update(connection, path, kek, step, layouts if step is steps[-1] else ())
+            if not _is_laid_out(connection, layouts):
+                raise CorruptVaultError(f"{path} is not laid out as schema {schema_version} says")
+            return Database(connection, kek, found_version)
         except BaseException:
             connection.close()
             raise
@@ -186,9 +201,9 @@ def _examine(
     connection: sqlite3.Connection,
     path: Path,
     key: PrivateKey,
-    layouts: Collection[Layout[Record]],
     schema_version: int,
-) -> PrivateKey:
+) -> tuple[PrivateKey, int]:
+    """Return the KEK and the version of a whole vault that is not newer than this program."""
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise CorruptVaultError(f"{path} is damaged: {str(verdict)[:200]}")
@@ -205,7 +220,7 @@ def _examine(
     row = connection.execute("SELECT wrapped FROM data_keys WHERE name = ?", (VAULT_DATA_KEY,)).fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     salt, wrapped = meta.get("salt"), row[0] if row else None
-    if not isinstance(salt, bytes) or not isinstance(wrapped, bytes) or len(salt) != SALT_BYTES or version < 0:
+    if not isinstance(salt, bytes) or not isinstance(wrapped, bytes) or len(salt) != SALT_BYTES or version < 1:
         raise CorruptVaultError(f"{path} has lost its key data")
     if meta.get("check") != check_of(schema_version=version, salt=salt, wrapped=wrapped):
         raise CorruptVaultError(f"{path} has damaged key data")
@@ -213,29 +228,32 @@ def _examine(
     if unwrap(wrapped, kek=kek, name=VAULT_DATA_KEY) is None:
         raise WrongVaultKeyError(f"wrong vault key for {path}", hint="give the key or passphrase it was made with")
     if version > schema_version:
-        raise VaultError(f"{path} was written by a newer program (schema {version})", hint="upgrade this one")
-    if any(layout.create_sql != tables.get(layout.table, layout.create_sql) for layout in layouts) or (
-        version == schema_version and any(layout.table not in tables for layout in layouts)
-    ):
-        raise CorruptVaultError(f"{path} is not laid out as schema {version} says")
-    if version < schema_version:
-        _add_tables(connection, layouts, tables, schema_version=schema_version, salt=salt, wrapped=wrapped)
-    return kek
+        raise VaultError(
+            f"{path} was written by a newer program (schema {version}, this one knows {schema_version})",
+            hint="install the newer version again; a vault cannot go back (docs/updating.md)",
+        )
+    return kek, version
 
 
-def _add_tables(
-    connection: sqlite3.Connection,
-    layouts: Collection[Layout[Record]],
-    tables: dict[object, object],
-    *,
-    schema_version: int,
-    salt: bytes,
-    wrapped: bytes,
+def _update(
+    connection: sqlite3.Connection, path: Path, kek: PrivateKey, step: Step, layouts: Collection[Layout[Record]]
 ) -> None:
-    """Bring an older vault to this schema; so far a newer schema may only add tables."""
+    """Bring the vault one version on, whole or not at all: a caller who gets an error closes the connection."""
+    connection.text_factory = lambda octets: octets.decode(errors="surrogateescape")  # a damaged row must not stop it
     connection.execute("BEGIN IMMEDIATE")
-    for layout in layouts:
-        if layout.table not in tables:
-            connection.execute(layout.create_sql)
-    _put_version(connection, schema_version, salt, wrapped)
+    try:
+        apply(step, connection, kek)
+    except LayoutError as exc:
+        raise LayoutError(f"{path} is not laid out as schema {step.version - 1} says: {exc}") from exc
+    if not _is_laid_out(connection, layouts):
+        raise LayoutError(f"{path} is not laid out as schema {step.version} says after the update")
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    (wrapped,) = connection.execute("SELECT wrapped FROM data_keys WHERE name = ?", (VAULT_DATA_KEY,)).fetchone()
+    _put_version(connection, step.version, meta["salt"], wrapped)
     connection.execute("COMMIT")
+    connection.text_factory = str
+
+
+def _is_laid_out(connection: sqlite3.Connection, layouts: Collection[Layout[Record]]) -> bool:
+    tables = dict(connection.execute("SELECT name, sql FROM sqlite_schema").fetchall())
+    return all(tables.get(layout.table) == layout.create_sql for layout in layouts)

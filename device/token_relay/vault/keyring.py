@@ -21,7 +21,7 @@ CREATE_SQL = (
 )
 _GET_SQL = "SELECT wrapped FROM data_keys WHERE name = ?"
 _PUT_SQL = "INSERT INTO data_keys (name, wrapped) VALUES (?, ?)"
-_DELETE_SQL = "DELETE FROM data_keys WHERE name = ?"
+DELETE_SQL = "DELETE FROM data_keys WHERE name = ?"
 
 
 class KeyRing:
@@ -67,7 +67,7 @@ class KeyRing:
         the deleted rollback journal keeps an old copy cannot be excluded. Such a copy is still wrapped.
         """
         self._opened.pop(check_data_key_name(name), None)
-        self._connection.execute(_DELETE_SQL, (name,))
+        self._connection.execute(DELETE_SQL, (name,))
 
     def forget(self) -> None:
         """Drop what is remembered; the table is the truth again."""

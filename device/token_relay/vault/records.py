@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Generic, Literal, TypeVar, cast, get_args, get_origin
+from typing import Generic, Literal, Protocol, TypeVar, cast, get_args, get_origin
 
 from token_relay.agents.ports import Record
 from token_relay.protocol.secret import Secret
@@ -57,6 +57,16 @@ _STORED_TYPES: Mapping[Kind, type] = {
     "secret": bytes,
 }
 _PLAIN: Mapping[object, Kind] = {str: "text", int: "integer", float: "real", bool: "bool", bytes: "blob"}
+
+
+class Defined(Protocol):
+    """A column that SQL can define."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sql(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +248,7 @@ class Layout(Generic[R]):
         names = ", ".join(f'"{name}"' for name in (*self._by_name, MAC_COLUMN))
         here = " AND ".join(f'"{column.name}" = ?' for column in self.key_columns)
         marks = ", ".join("?" * (len(self.columns) + 1))
-        definitions = ", ".join((*(column.sql for column in self.columns), f'"{MAC_COLUMN}" BLOB NOT NULL'))
-        # WITHOUT ROWID: the primary key is the table, so a commit writes one tree less and no index can
-        # disagree with it. Pointless for a single integer key, which is the rowid anyway.
-        is_rowid = [column.kind for column in self.key_columns] == ["integer"]
-        options = "STRICT" if is_rowid else "STRICT, WITHOUT ROWID"
-        # Names come from our own classes and passed _NAME; values are always bound.
-        self.create_sql = f'CREATE TABLE "{self.table}" ({definitions}, PRIMARY KEY ({keys})) {options}'
+        self.create_sql = create_sql(self.table, self.columns, tuple(column.name for column in self.key_columns))
         self._select = f'SELECT {names} FROM "{self.table}"'  # noqa: S608  # see above
         self._order = f" ORDER BY {keys}"
         self.get_sql = f"{self._select} WHERE {here}"
@@ -271,6 +275,20 @@ class Layout(Generic[R]):
         if self._sealed_under == VAULT_DATA_KEY:
             return VAULT_DATA_KEY
         return check_data_key_name(str(row[self._position[self._sealed_under[1:-1]]]))
+
+
+def create_sql(table: str, columns: Sequence[Defined], key: Sequence[str]) -> str:
+    """Return the statement that makes a table with these columns and one for the row's MAC.
+
+    Names come from our own classes, which checked them.
+    """
+    definitions = ", ".join((*(column.sql for column in columns), f'"{MAC_COLUMN}" BLOB NOT NULL'))
+    keys = ", ".join(f'"{name}"' for name in key)
+    # WITHOUT ROWID: the primary key is the table, so a commit writes one tree less and no index can
+    # disagree with it. Pointless for a single integer key, which is the rowid anyway.
+    (first, *rest) = (column.sql for name in key for column in columns if column.name == name)
+    is_rowid = not rest and first == f'"{key[0]}" INTEGER NOT NULL'
+    return f'CREATE TABLE "{table}" ({definitions}, PRIMARY KEY ({keys})) STRICT{"" if is_rowid else ", WITHOUT ROWID"}'
 
 
 def check_data_key_name(name: str) -> str:

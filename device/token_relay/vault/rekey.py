@@ -22,12 +22,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from token_relay.agents.ports import Record, Transaction
-from token_relay.agents.records import RECORDS, SCHEMA_VERSION, Identity
+from token_relay.agents.records import RECORDS, Identity
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey
 from token_relay.vault.errors import WrongVaultKeyError
 from token_relay.vault.files import side_files, sync_directory
 from token_relay.vault.keys import KeySource, PassphraseKey
+from token_relay.vault.steps import STEPS
 from token_relay.vault.store import SqliteVault
 
 COPYING, COPY = "vault-rekeying.db", "vault-rekeyed.db"
@@ -46,7 +47,7 @@ async def copy_under(vault: SqliteVault, home: Path, key: PrivateKey) -> None:
     """
     records = await vault.run(_read_all)
     copying = home / COPYING
-    async with SqliteVault.open(copying, key, RECORDS, SCHEMA_VERSION) as copy:
+    async with SqliteVault.open(copying, key, RECORDS, STEPS) as copy:
         await copy.run(lambda tx: _write_all(tx, records))
         copied = await copy.run(_read_all)
     if copied != records:
@@ -101,9 +102,9 @@ def open_in_force(vault: Path, source: KeySource) -> SqliteVault:
     """
     home = vault.parent
     if not has_copy(home):
-        return SqliteVault.open(vault, source.load(), RECORDS, SCHEMA_VERSION, create=False)
+        return SqliteVault.open(vault, source.load(), RECORDS, STEPS, create=False)
     try:
-        opened = SqliteVault.open(vault, source.load(), RECORDS, SCHEMA_VERSION, create=False)
+        opened = SqliteVault.open(vault, source.load(), RECORDS, STEPS, create=False)
     except VaultError as exc:
         if not (home / COPY).exists() or not (isinstance(exc, WrongVaultKeyError) or _lacks_parameters(source, home)):
             raise
@@ -111,7 +112,7 @@ def open_in_force(vault: Path, source: KeySource) -> SqliteVault:
         if key is None:
             raise
         take_over(home, vault)
-        return SqliteVault.open(vault, key, RECORDS, SCHEMA_VERSION, create=False)
+        return SqliteVault.open(vault, key, RECORDS, STEPS, create=False)
     discard(home)
     return opened
 
@@ -128,7 +129,7 @@ def _key_of_copy(home: Path, source: KeySource) -> PrivateKey | None:
     for candidate in candidates:
         try:
             key = candidate.load()
-            opened = SqliteVault.open(home / COPY, key, RECORDS, SCHEMA_VERSION, create=False)
+            opened = SqliteVault.open(home / COPY, key, RECORDS, STEPS, create=False)
         except VaultError:
             continue
         opened.close_now()

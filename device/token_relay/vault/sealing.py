@@ -81,6 +81,14 @@ def open_cell(sealed: bytes, *, data_key: PrivateKey, place: bytes) -> bytes | N
     return _open(sealed, _derive(data_key, place, person=b"rtr1-vrow"))
 
 
+def move_cell(
+    sealed: bytes, *, data_key: PrivateKey, place: bytes, new_data_key: PrivateKey, new_place: bytes, nonce: bytes
+) -> bytes | None:
+    """Seal a cell again for another place or key; None when it does not open (see :func:`open_cell`)."""
+    opened = open_cell(sealed, data_key=data_key, place=place)
+    return None if opened is None else _seal(opened, _derive(new_data_key, new_place, person=b"rtr1-vrow"), nonce)
+
+
 def check_of(*, schema_version: int, salt: bytes, wrapped: bytes) -> bytes:
     """Return the checksum that tells a damaged vault (it differs) from a wrong vault key (it does not).
 

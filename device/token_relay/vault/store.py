@@ -32,6 +32,7 @@ from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.files import Lock, check_directory, lock_path
 from token_relay.vault.keyring import KeyRing
 from token_relay.vault.records import Column, Layout, StoredValue, layout_for, layouts_of
+from token_relay.vault.schema import Step
 from token_relay.vault.sealing import NONCE_BYTES, AnySecret, mac_of, open_cell, seal_cell
 
 T = TypeVar("T")
@@ -52,7 +53,9 @@ class SqliteVault:
         connection: sqlite3.Connection,
         keys: KeyRing,
         layouts: Mapping[type[Record], Layout[Record]],
+        found_version: int,
     ) -> None:
+        self.found_version = found_version  # the schema that the file had when it was opened
         self._path = path
         self._writer = writer
         self._lock = lock
@@ -69,14 +72,14 @@ class SqliteVault:
         path: Path,
         key: PrivateKey,
         records: tuple[type[Record], ...],
-        schema_version: int,
+        steps: Sequence[Step] = (),
         *,
         create: bool = True,
     ) -> SqliteVault:
         """Open the vault at ``path`` (``…/vault.db``), making it when it is absent and ``create``. Blocks.
 
-        ``schema_version`` is positive and grows whenever ``records`` change; an older vault gets the tables
-        that are new, a newer one is refused.
+        ``steps`` lead from the first version to the one that ``records`` are: an older vault is brought there, a newer
+        one is refused.
 
         Raises:
             CorruptVaultError: damaged; :func:`token_relay.vault.files.set_aside` moves it away, a person pairs again.
@@ -88,15 +91,20 @@ class SqliteVault:
         lock = Lock(lock_path(path))
         writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vault")
         try:
-            connection, kek = writer.submit(
-                open_database, path, key, layouts.values(), schema_version, create=create
-            ).result()
+            opened = writer.submit(open_database, path, key, layouts.values(), steps, create=create).result()
         except BaseException:
             writer.shutdown()
             lock.release()
             raise
-        keys = KeyRing(connection, kek)
-        return cls(path, writer=writer, lock=lock, connection=connection, keys=keys, layouts=layouts)
+        return cls(
+            path,
+            writer=writer,
+            lock=lock,
+            connection=opened.connection,
+            keys=KeyRing(opened.connection, opened.kek),
+            layouts=layouts,
+            found_version=opened.found_version,
+        )
 
     async def run(self, step: Callable[[Transaction], T]) -> T:
         """Run ``step`` in one transaction on the vault's thread, in order of calls; see

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from token_relay.agents.ports import Record, Transaction
-from token_relay.agents.records import RECORDS, SCHEMA_VERSION
+from token_relay.agents.records import RECORDS
 from token_relay.protocol.envelope import PeerBox
 from token_relay.protocol.secret import PrivateKey
 from token_relay.sandbox.provider.memory.signing import Signer
@@ -32,6 +32,7 @@ from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.files import Lock, lock_path
 from token_relay.vault.keyring import KeyRing
 from token_relay.vault.records import layouts_of
+from token_relay.vault.steps import STEPS
 from token_relay.vault.store import SqliteVault
 
 T = TypeVar("T")
@@ -111,17 +112,19 @@ class RealStore:
         self.abandon()
         self._lock = Lock(lock_path(self._path))
         try:
-            self._connection, kek = open_database(self._path, self._key, _LAYOUTS.values(), SCHEMA_VERSION, create=True)
+            opened = open_database(self._path, self._key, _LAYOUTS.values(), STEPS, create=True)
         except BaseException:
             self.abandon()
             raise
+        self._connection = opened.connection
         self._vault = SqliteVault(
             self._path,
             writer=_WRITER,
             lock=self._lock,
             connection=self._connection,
-            keys=KeyRing(self._connection, kek),
+            keys=KeyRing(self._connection, opened.kek),
             layouts=_LAYOUTS,
+            found_version=opened.found_version,
         )
         self._vault.transact(self._compare)
 
