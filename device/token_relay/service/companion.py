@@ -47,14 +47,14 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
 
 
 class _Commands(AgentCommands[CompanionAgent]):
-    """What the command line may ask of the companion."""
+    """The companion's control commands."""
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Where the companion stands."""
+        """Return the companion's status."""
         return await self._stand(companion_status, {})
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""
+        """Show an invitation; with ``wait``, wait until the phone has confirmed or the invitation has ended."""
         if self._runtime.channel is None or not self._runtime.channel.is_connected:
             error = self._runtime.channel.last_error if self._runtime.channel else ""
             raise TransientError(f"the broker is not connected: {error or 'connecting'}", hint="try again in a moment")
@@ -73,6 +73,6 @@ class _Commands(AgentCommands[CompanionAgent]):
             await exchange.progress(step)
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Erase the grants here, and with ``pairing`` the pairings."""
+        """Erase the grants here, and with ``pairing`` also the pairings."""
         counts = await self._agent.forget(pairing=args.get("pairing") is True)
         return {**counts, "message": f"erased {counts['grants']} grants and {counts['pairings']} pairings"}
