@@ -279,7 +279,7 @@ def test_what_answers_but_is_no_sandbox_is_said(shell: Shell) -> None:
         thread.start()
         ran = shell("sandbox", "ctl", "links", "--url", f"http://127.0.0.1:{server.getsockname()[1]}")
         thread.join()
-    assert ran.code == FAILED and "is no sandbox" in ran.err
+    assert ran.code == FAILED and "is not a sandbox" in ran.err
 
 
 # -- command lines -----------------------------------------------------------------------------------------

@@ -1,19 +1,17 @@
 """Which local program may have which access token, decided by uid and gid. Pure.
 
-What it knows: the peer as the kernel named it at connect (``SO_PEERCRED``, unix(7)), the query, the rules. It
-refuses to know the process: a pid may belong to somebody else by now, so it is carried for logs and never
-compared.
+It knows the peer as the kernel named it at connect (``SO_PEERCRED``, unix(7)), the query and the rules. It refuses to
+know the process: a pid may belong to another process by now, so it is only logged, never compared.
 
 Invariants:
 
-* *owner and root always may*: they can read the vault's memory and the process anyway; a rule cannot lock them out.
-* *rules only add*: each query must be covered by one rule alone, so that taking a rule away, or an entry from
-  one of its lists, never widens what anybody may have.
-* *silence asks for everything*: a query that leaves out ``scope`` asks for all that the grant has. A rule that limits
-  scopes therefore does not cover it; the same holds for ``account`` and ``audience``.
-
-* *a browser is a right of its own*: a session transfer token signs a browser in as the person, with all that the web
-  application lets that person do. No rule gives it unless it says ``session_transfer = true``.
+* *owner and root always may*: they can read the vault and the process's memory anyway; a rule cannot lock them out.
+* *rules only add*: one rule alone must cover a query, so that removing a rule, or an entry from one of its lists,
+  never widens what a caller may have.
+* *a missing parameter asks for everything*: a query without ``scope`` asks for all that the grant has. A rule that
+  limits scopes therefore does not cover it; the same holds for ``account`` and ``audience``.
+* *a browser sign-in is a separate right*: a session transfer token signs a browser in as the person, with all that the
+  web application lets that person do. A rule gives it only with ``session_transfer = true``.
 
 Limit: all programs of one uid are one program to this policy, and to the kernel's other protections as well.
 """
@@ -36,10 +34,10 @@ POLICY_CHARS_MAX = 65_536
 RULES_MAX = 256
 ENTRIES_MAX = 64  # in each of a rule's lists
 ENTRY_CHARS_MAX = 512
-PER_MINUTE_MAX = 600  # ten a second, which nobody may exceed anyway
-ID_MAX = 2**32 - 2  # (uid_t)-1 means "leave as it is" in chown(2) and is nobody's number
-# What the kernel shows for everybody whom a user namespace cannot name (user_namespaces(7), overflowuid): a rule
-# for it would be a rule for all of them.
+PER_MINUTE_MAX = 600  # ten a second, the limit for every uid anyway
+ID_MAX = 2**32 - 2  # (uid_t)-1 means "leave as it is" in chown(2), so no account has it
+# The kernel shows this number for every account that a user namespace cannot name (user_namespaces(7), overflowuid):
+# a rule for it would be a rule for all of them.
 OVERFLOW_ID = 65_534
 ROOT_UID = 0
 
@@ -69,7 +67,7 @@ class Rule:
     def exceeded_by(self, query: TokenQuery | TransferQuery) -> Iterator[str]:
         """Yield the parameters in which the query asks for more than the rule gives.
 
-        A rule's scopes do not limit a browser: what it may do there is the web application's to say.
+        A rule's scopes do not limit a browser: the web application decides what it may do there.
         """
         if self.accounts is not None and not (query.account and query.account in self.accounts):
             yield "account"
@@ -94,7 +92,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The token may be given; ``by`` says why, for the log, and ``per_minute`` how often, None for no limit here."""
+    """The token may be given; ``by`` says why, for the log; ``per_minute`` limits how often, None for no limit."""
 
     by: str
     per_minute: int | None = None
@@ -123,7 +121,7 @@ def decide(policy: Policy, peer: Peer, query: TokenQuery | TransferQuery) -> All
         if not missing:
             allowed.append(Allowed(f"rule {number}", rule.per_minute))
         exceeded.update(dict.fromkeys(missing))
-    if allowed:  # of several the most generous: a rule never narrows what another gives
+    if allowed:  # the most generous of several: a rule never narrows what another gives
         return max(allowed, key=lambda found: math.inf if found.per_minute is None else found.per_minute)
     line = _line_to_add(peer, query)
     if peer.uid == OVERFLOW_ID:
@@ -176,7 +174,7 @@ class _RuleModel(BaseModel):
         if self.uid is None and self.gid is None:
             raise ValueError("give uid or gid")
         if OVERFLOW_ID in (self.uid, self.gid):
-            raise ValueError("65534 stands for everybody whom the kernel cannot name; it cannot be allowed")
+            raise ValueError("65534 stands for every account that the kernel cannot name; it cannot be allowed")
         return self
 
 
@@ -230,7 +228,7 @@ def _rule(model: _RuleModel) -> Rule:
 
 
 def _where(location: tuple[int | str, ...]) -> str:
-    """Spell a place the way a person counts: ``allow[2].uid`` is the second rule's."""
+    """Spell a place, counting from 1: ``allow[2].uid`` is the second rule's."""
     text = ""
     for part in location:
         text += f"[{part + 1}]" if isinstance(part, int) else f".{part[:64]}"

@@ -1,9 +1,9 @@
-"""How often one uid may ask for tokens: a token bucket each, and a bound on how many are remembered. Pure."""
+"""How often one uid may ask for tokens: a token bucket for each uid, and a limit on their number. Pure."""
 
 from __future__ import annotations
 
 TOKENS_PER_S_MAX = 10.0  # per uid; an app that needs more keeps its token until expires_at
-UIDS_MAX = 1_024  # rate limits remembered; those that are full again are forgotten first
+UIDS_MAX = 1_024  # rate limits remembered; full buckets are forgotten first
 
 
 class RateLimit:
@@ -15,7 +15,7 @@ class RateLimit:
         self._buckets: dict[int, tuple[float, float]] = {}  # uid → requests left, when that was (seconds)
 
     def take(self, uid: int, now_s: float) -> float:
-        """Take one request; 0.0 when there was one, else the seconds until there is."""
+        """Take one request. Return 0.0 when it is allowed, else the seconds until one is."""
         left, since_s = self._buckets.pop(uid, (self._burst, now_s))
         left = min(self._burst, left + max(0.0, now_s - since_s) * self._per_s)
         wait_s = 0.0 if left >= 1.0 else (1.0 - left) / self._per_s

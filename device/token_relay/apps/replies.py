@@ -1,4 +1,4 @@
-"""How the token API spells its answers: one HTTP response with a JSON object. Pure."""
+"""Writes the token API's answers: one HTTP response with a JSON object. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reply:
         return json.dumps(self.body).encode()
 
     def raw(self) -> bytes:
-        """Return the whole response, for connections that never get as far as a request."""
+        """Return the whole response, for connections that end before they have sent a request."""
         body = self.octets()
         head = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         head += [f"{name}: {value}" for name, value in self.all_headers().items()]
@@ -32,12 +32,12 @@ class Reply:
         return "\r\n".join([*head, "", ""]).encode("ascii") + body
 
     def all_headers(self) -> dict[str, str]:
-        """Return the headers that every answer has, and this one's own."""
+        """Return the headers that every answer has, and this answer's own."""
         return {"Content-Type": "application/json", "Cache-Control": "no-store", **self.headers}
 
 
 def granted(answer: TokenGranted) -> Reply:
-    """Spell a token; ``expires_at`` is RFC 3339 in UTC, rounded down to the second."""
+    """Write a token; ``expires_at`` is RFC 3339 in UTC, rounded down to the second."""
     assert answer.expires_at.tzinfo is not None, "a moment is aware"
     return Reply(
         200,
@@ -52,6 +52,6 @@ def granted(answer: TokenGranted) -> Reply:
 
 
 def refused(status: int, error: str, detail: str, action: str = "", retry_after_s: float | None = None) -> Reply:
-    """Spell a refusal; ``Retry-After`` (RFC 9110 §10.2.3) goes with every ``retry_after_s``, rounded up."""
+    """Write a refusal; ``Retry-After`` (RFC 9110 §10.2.3) goes with every ``retry_after_s``, rounded up."""
     headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
     return Reply(status, {"error": error, "detail": detail, "action": action, "retry_after_s": retry_after_s}, headers)

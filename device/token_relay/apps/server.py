@@ -2,16 +2,16 @@
 
 ``GET /v1/token?scope=&account=&audience=&min_valid_s=&timeout_s=&force_refresh=&claims=`` and ``POST
 /v1/session-transfer``, whose body is :mod:`token_relay.apps.session_transfer`'s. The kernel says who the peer is, the
-policy decides by that, the agent answers. This module knows HTTP, limits and words; no refresh token has a way to get
-in here.
+policy decides by that, the agent answers. This module knows HTTP, limits and error texts; no refresh token ever gets
+here.
 
 Invariants:
 
 * *one request per connection*: the connection is closed after the answer, so its limits are the request's limits.
 * *every limit is per connection or per uid*: head bytes, time until the head is whole, connections, tokens per
-  second; a program that exceeds one hurts only itself, except for the 64 connections that all share.
+  second. A program that exceeds one affects only itself, except for the 64 connections that all callers share.
 * *the policy sees the token too*: a provider may grant more scopes than were asked for (RFC 6749 §3.3), so the policy
-  is asked again with the scopes that the token has.
+  decides again with the scopes that the token has.
 * *nothing is cached*: every answer says ``Cache-Control: no-store`` (RFC 6749 §5.1).
 
 aiohttp is imported by :meth:`TokenApi.start`, since the command line reads this module for its constants.
@@ -62,7 +62,7 @@ CONNECTIONS_PER_UID_MAX = 8
 HEAD_DEADLINE_S = 2.0  # a local program has no reason to be slower; slowloris has
 MIN_VALID_S_MAX = 86_400.0
 TIMEOUT_S_MAX = 60.0
-SOURCE_GRACE_S = 5.0  # how much longer than timeout_s the agent may take before we answer in its place
+SOURCE_GRACE_S = 5.0  # how much longer than timeout_s the agent may take before this server answers instead
 
 STATUS: dict[RefusalCode, int] = {
     "reauth_required": 401,
@@ -189,15 +189,15 @@ class TokenApi:
         """Listen at a path (mode 0660, group ``gid`` if given) or on a passed descriptor.
 
         Raises:
-            ConfigError: somebody else listens there, or the place is not usable.
+            ConfigError: another process listens there, or the place is not usable.
         """
         from aiohttp import web
 
         from token_relay.apps.connection import TokenConnection
 
         listener = open_listener(at, mode=SOCKET_MODE, gid=gid)
-        # Cancelled with its client: a caller who went away must not hold a place. A refresh that he started goes on
-        # in the agent's own task.
+        # Cancelled with its client: a caller that went away must not keep a connection. A refresh that it started
+        # goes on in the agent's own task.
         http = web.Server(self._serve, handler_cancellation=True)
         try:
             # Not create_unix_server: since Python 3.13 that removes the socket's file on closing, the manager's too.
@@ -254,7 +254,7 @@ class TokenApi:
             return _bad_request(query.detail)
         if query.force_refresh and peer.uid not in (self.policy.owner_uid, ROOT_UID):
             detail = (
-                "only the agent's own user and root may force a refresh"  # others could spend the provider's patience
+                "only the agent's own user and root may force a refresh"  # others could use up the provider's limit
             )
             return refused(403, "denied", detail, "leave force_refresh out")
         decision = decide(self.policy, peer, query)
@@ -303,7 +303,7 @@ class TokenApi:
             return self.failed(exc)
         if isinstance(answer, TokenRefused):
             return _refusal(answer)
-        # Asked again with what the token carries, which a provider may have widened.
+        # Decided again with the token's own scopes, which a provider may have widened.
         wide = decide(self.policy, peer, replace(query, scope=answer.scope or query.scope))
         if isinstance(wide, DeniedBecause):
             log.warning("token_wider_than_policy", uid=peer.uid, pid=peer.pid, scope=answer.scope)
@@ -345,7 +345,7 @@ class TokenApi:
         return body if len(body) <= BODY_BYTES_MAX else None
 
     def admit(self, peer: Peer) -> Reply | None:
-        """Count a new connection; a reply when there are too many, and then it is not counted."""
+        """Count a new connection; when there are too many, return a reply and do not count it."""
         mine = self._connections.get(peer.uid, 0)
         if mine >= CONNECTIONS_PER_UID_MAX:
             return _refusal(TokenRefused("busy", f"uid {peer.uid} has {mine} connections open", "close some"))

@@ -1,4 +1,4 @@
-"""``POST /v1/session-transfer``: what its body may say, and how its answers are spelled.
+"""``POST /v1/session-transfer``: reads its body and writes its answers.
 
 A session transfer token goes to the program that asked for it and to nobody else: it signs a browser in, once. The
 HTTP around this is :mod:`token_relay.apps.server`'s.
@@ -16,7 +16,7 @@ from token_relay.agents.token_source import TIMEOUT_S_DEFAULT, TransferGranted, 
 
 PATH = "/v1/session-transfer"
 BODY_BYTES_MAX = 4_096
-TIMEOUT_S_MIN, TIMEOUT_S_MAX = 1.0, 60.0  # an exchange always asks the provider: less than a second is no wish
+TIMEOUT_S_MIN, TIMEOUT_S_MAX = 1.0, 60.0  # an exchange always asks the provider: less than a second is too short
 
 _Name = Annotated[str, Field(max_length=512, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
@@ -34,7 +34,7 @@ HOW = f"use POST {PATH} with a JSON object of any of: {', '.join(MEMBERS)}"
 
 
 def parse_body(body: bytes) -> TransferQuery | str:
-    """Read a request's body; a string says why it is refused. Unknown and repeated members are."""
+    """Read a request's body; a string says why it is refused. Unknown and repeated members are refused."""
 
     def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -57,7 +57,7 @@ def parse_body(body: bytes) -> TransferQuery | str:
 
 
 def transferred(answer: TransferGranted) -> dict[str, str | float | None]:
-    """Spell a session transfer token; ``expires_at`` as for access tokens."""
+    """Write a session transfer token; ``expires_at`` as for access tokens."""
     return {
         "session_transfer_token": answer.token.reveal(),
         "expires_at": answer.expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -1,4 +1,4 @@
-"""The broker's certificate authority on disk: what stands behind ``token-relay certs``.
+"""The broker's certificate authority on disk, which ``token-relay certs`` uses.
 
-I/O. Certificates are made by :mod:`token_relay.pki`; here are files, locks and the clock. No agent imports it.
+I/O. :mod:`token_relay.pki` makes the certificates; this package has files, locks and the clock. No agent imports it.
 """

@@ -1,7 +1,7 @@
-"""The text of ``mosquitto.conf`` for a broker that serves nothing but this relay.
+"""Writes the text of ``mosquitto.conf`` for a broker that serves only this relay.
 
-Pure: a directory and a port in, text out. Each line has its reason beside it in the file itself, because the one
-who reads the file at night has nothing else. The access list comes from :func:`token_relay.protocol.topics.broker_acl`.
+Pure: a directory and a port in, text out. Each line has its reason beside it in the file, because an operator with a
+broken broker may have nothing else to read. The access list comes from :func:`token_relay.protocol.topics.broker_acl`.
 ``certs/mosquitto.conf.example`` is this text for one directory; a test keeps the two equal.
 
 The settings are for mosquitto 2.0.11 and later; the measurements in the comments were made with that version.

@@ -1,4 +1,4 @@
-"""The CA on disk: what stands behind ``token-relay certs``.
+"""The CA on disk, which ``token-relay certs`` uses.
 
 A CA directory::
 
@@ -6,19 +6,19 @@ A CA directory::
     broker/                              all that mosquitto reads, and nothing else; may be copied to another machine
         mosquitto.conf  acl  ca.pem  crl.pem  broker.pem  broker.key  data/
 
-The decisions are in :mod:`token_relay.pki.certificates`; here are files, the clock and randomness. Invariants:
+:mod:`token_relay.pki.certificates` decides; this module has the files, the clock and randomness. Invariants:
 
 - **indexed before it exists**: a certificate's serial is durable in ``index.json`` before the certificate is
-  written, so whatever was ever handed out can be revoked.
+  written, so every certificate that was ever handed out can be revoked.
 - **the list follows the index**: every command that changes something ends by writing ``crl.pem`` anew from the index,
-  so a crash between the two is healed by the next command (or by the same one again).
+  so the next command (or the same one again) repairs a crash between the two.
 - **a name stays with its key**: a device id that has a live certificate is not signed for another key, and a revoked
-  key is never signed again. The device id does not follow from *this* key, so the first signature is on trust: look
-  at the id on the device's own screen before signing.
+  key is never signed again. The device id does not follow from *this* key, so the first signature trusts the request:
+  compare the id with the device's own screen before signing.
 - one command at a time (``flock``), each file whole or absent (:func:`token_relay.host.atomic_files.write_atomic`).
 
-Run as root, the files that mosquitto reads secretly are given to its account, since mosquitto started by root
-drops to it before it opens them. The account can write ``data/`` only.
+Run as root, it gives the secret files that mosquitto reads to mosquitto's account, since mosquitto started by root
+changes to that account before it opens them. The account can write ``data/`` only.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Renewed:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The certificates of this name, all on the list now. ``newly`` is 0 when they were before."""
+    """All certificates of this name are on the list now. ``newly`` is 0 when they were on it before."""
 
     name: str
     entries: tuple[Entry, ...]
@@ -170,7 +170,7 @@ def init(
         _make_directory(broker_dir, mode=0o700 if account is None else 0o750, owner=group)
         _make_directory(broker_dir / broker_files.DATA_NAME, mode=0o700, owner=account)
         for name in (broker_files.CERTIFICATE_NAME, broker_files.KEY_NAME):
-            unlink(broker_dir / name)  # of a former CA: a broker that shows it would only puzzle people
+            unlink(broker_dir / name)  # of a former CA: a broker that shows it would only confuse people
         write_atomic(broker_dir / broker_files.CONF_NAME, conf.encode(), mode=0o644)
         write_atomic(broker_dir / broker_files.ACL_NAME, broker_acl().encode(), mode=0o600, owner=account)
         write_atomic(broker_dir / broker_files.CA_NAME, ca_pem, mode=0o644)
@@ -244,7 +244,7 @@ def issue(ca_dir: Path, *hosts: str, now: datetime | None = None) -> Issued:
 def renew(ca_dir: Path, *, now: datetime | None = None) -> Renewed:
     """Renew the broker's certificate, with its key, when it ends within ``RENEW_BEFORE``; name the devices due.
 
-    Made to be run by a timer: it does nothing when there is nothing to do. The revocation list is written anew.
+    A timer may run it: it does nothing when nothing is due, except that it writes the revocation list anew.
 
     Raises:
         LocalError: the CA or the broker's key is not usable, or the disk refused.
@@ -390,7 +390,7 @@ def _load_index(ca_dir: Path) -> _Index:
 
 
 def _checked_out(out: Path) -> Path:
-    """Refuse to write a certificate over anything but a certificate: a slip of the hand must not cost a key."""
+    """Refuse to write a certificate over anything but a certificate, so that a typing error cannot cost a key."""
     if out.exists() and b"-----BEGIN CERTIFICATE-----" not in read_bytes(out, size_max=pki.PEM_BYTES_MAX):
         raise LocalError(f"{out} exists and is no certificate", hint="give another --out")
     if not out.parent.is_dir():

@@ -1,4 +1,4 @@
-"""``python -m token_relay.cli``: the command, where nothing put it on the path."""
+"""Runs the command as ``python -m token_relay.cli``, for installations without ``token-relay`` on the path."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""The command line's end of both sockets: standard library only, and no event loop.
+"""The command line's end of both sockets, with the standard library only and without an event loop.
 
 A shell calls ``token-relay companion token`` often and on slow hardware, so importing this costs a few milliseconds
-and pulls in nothing else (a test holds it to that). Every failure is a :class:`ClientError` with the exit code of the
-command line. A socket that we may not touch is never reported as an agent that does not run.
+and imports nothing else (a test checks that). Every failure is a :class:`ClientError` with the exit code of the
+command line. A socket that this user may not open is never reported as an agent that does not run.
 
-What an agent answers is believed (it has been found under a path that only its user can write) but not its size.
+It trusts an agent's answer (the socket is under a path that only the agent's user can write), but limits its size.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def locate(
 ) -> Path:
     """Return the path of the socket where the agent listens, best place first.
 
-    A place counts when a connection is accepted there, so a file that a killed agent left behind hides nothing.
+    A place counts only if a connection is accepted there, so a file that a killed agent left does not hide another.
 
     Raises:
         ClientError: ``not_running``, or ``no_access`` when a socket (or its directory) is there but closed to us.
@@ -136,7 +136,7 @@ def control_call(
 
     ``on_ask`` gets ``{"id", "kind", "text", …}`` and returns the answer, or None to decline; without it every ask is
     declined. ``silence_s`` is the longest wait for the next line, None for no limit. Leaving early (Ctrl-C) closes the
-    connection, which the agent takes for "nobody is there any more".
+    connection; for the agent, the client is then gone.
 
     Raises:
         ClientError: the agent's own error, or ``not_running``, ``no_access``, ``agent_went_away``, ``bad_reply``.
@@ -229,14 +229,14 @@ def get_token(
 def get_session_transfer(
     socket_path: Path, wish: JsonObject, *, timeout_s: float = TOKEN_GRACE_S
 ) -> tuple[int, JsonObject]:
-    """Ask for a session transfer token; otherwise as :func:`get_token`."""
+    """Ask for a session transfer token, in the same way as :func:`get_token`."""
     return _ask_token_api(socket_path, "POST", "/v1/session-transfer", json.dumps(wish).encode(), timeout_s)
 
 
 def _ask_token_api(
     socket_path: Path, method: str, target: str, sent: bytes | None, timeout_s: float
 ) -> tuple[int, JsonObject]:
-    # Late: http.client pulls in the e-mail package, twice the cost of everything else here.
+    # Imported late: http.client imports the e-mail package, at twice the cost of everything else here.
     import http.client
 
     connection = http.client.HTTPConnection("localhost", timeout=timeout_s)

@@ -1,14 +1,14 @@
 """The command ``token-relay``.
 
-``main`` finds out which command was given, builds the parser for that one only, imports its handler and turns
-what it raises into an exit code, a line on standard error and, with ``--json``, an object on standard output. It is
-the one place that reads the environment; handlers get it in a :class:`~token_relay.cli.parsing.Context`.
+``main`` finds out which command was given, builds the parser for that one only, imports its handler and turns its
+exceptions into an exit code, a line on standard error and, with ``--json``, an object on standard output. Only this
+module reads the environment; handlers get it in a :class:`~token_relay.cli.parsing.Context`.
 
-A shell calls ``companion token`` often and on slow hardware, so this module and that command's way stay within the
-standard library; a test holds the list of what they import.
+A shell calls ``companion token`` often and on slow hardware, so this module and that command import only the standard
+library; a test checks the list of their imports.
 
-Exit codes are those of ``--help``. An error has a message, a hint where there is one, and never a traceback unless
-``TOKEN_RELAY_TRACEBACK`` is set: this is also for our own bugs, since a traceback may quote what it failed on.
+``--help`` lists the exit codes. An error has a message, perhaps a hint, and no traceback unless
+``TOKEN_RELAY_TRACEBACK`` is set. The same holds for our own bugs, since a traceback may quote the data it failed on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ GROUPS = {
     "vault": "an agent's vault and its key",
     "service": "the agents as services of this machine",
 }
-TABLES = {  # where a group's commands stand, by module
+TABLES = {  # the module with a group's commands, where its name differs
     "demo": "sandbox_options",
     "sandbox": "sandbox_options",
     "sandbox ctl": "sandbox_ctl_options",
@@ -71,15 +71,15 @@ environment:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Prints; never raises for what a person or an agent did."""
+    """Run one command and return its exit code. It prints errors of a person or an agent, and never raises them."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Before parsing: an error of the parser itself must know how to show itself.
+    # Before parsing: an error of the parser itself must be shown in the right form.
     context = Context.of_process(as_json="--json" in given)
     try:
         code = _run(context, given)
         context.stdout.flush()
     except BrokenPipeError:
-        # Who read our output has enough. Python would complain once more when it flushes at exit.
+        # The reader of our output has closed it. Python would report that once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
@@ -111,8 +111,8 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
         UsageError: it is wrong.
         SystemExit: it asked for help or the version, which was printed.
     """
-    # Options are built only for what the line names. A value that happens to be called like a command builds one
-    # parser too many, which is harmless; looking for "the first" would build the wrong one.
+    # Options are built only for the commands that the line names. A value that equals a command's name builds one
+    # parser too many, which is harmless; taking only the first name could build the wrong one.
     named = frozenset(given)
     parser = Parser(
         prog="token-relay",
@@ -182,7 +182,7 @@ class _Version(argparse.Action):
 
 
 def _fail(context: Context, error: RelayError) -> int:
-    """Say what went wrong and return the exit code that belongs to it."""
+    """Report the error and return its exit code."""
     match error:
         case UsageError():
             slug, code = "usage", USAGE
@@ -194,7 +194,7 @@ def _fail(context: Context, error: RelayError) -> int:
             slug, code = "person_needed", PERSON
         case _:
             slug, code = "failed", FAILED
-    # What comes from a running agent brings its own slug and code.
+    # An error from a running agent has its own slug and code.
     slug, code = str(getattr(error, "code", slug)), int(getattr(error, "exit_code", code))
     if isinstance(error, UsageError) and error.usage:
         context.note(error.usage)
@@ -233,5 +233,5 @@ def _report(context: Context, slug: str, message: str, hint: str, code: int) -> 
 
 
 def _printable(text: str) -> str:
-    """Keep text that came from elsewhere from moving the cursor."""
+    """Escape what could move the cursor, in text that came from elsewhere."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -1,10 +1,10 @@
-"""What every table of commands is made of: the parser, its shared options, and the handlers' context.
+"""The parts of every table of commands: the parser, its shared options, and the handlers' context.
 
-Imported by each call of ``token-relay``, also by the shell script that wants a token ten times a minute on slow
-hardware: so nothing here imports more than :mod:`argparse` does (no dataclasses, no typing).
+Each call of ``token-relay`` imports this, also a shell script that wants a token ten times a minute on slow hardware.
+So nothing here imports more than :mod:`argparse` does (no dataclasses, no typing).
 
-Law of this page: an option that may carry a secret does not exist; secrets come from a prompt, a file, standard
-input or a command, because everybody on a machine can read everybody's argv.
+Invariant: no option carries a secret. Secrets come from a prompt, a file, standard input or a command, because
+everybody on a machine can read the argv of every process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class UsageError(LocalError):
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Shows commands that may be left out in brackets, as argparse does with everything else that may be."""
+    """Shows optional commands in brackets, as argparse shows everything else that is optional."""
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         shown = super()._format_args(action, default_metavar)
@@ -82,7 +82,7 @@ def no_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Command:
-    """One subcommand: its help, the handler as ``module:function`` of the package commands, what adds its options."""
+    """One subcommand: its help, its handler as ``module:function`` of the package, the function for its options."""
 
     __slots__ = ("description", "examples", "help", "options", "run")
 
@@ -103,7 +103,7 @@ class Command:
 
 
 class Context:
-    """The process, as handlers see it: environment and streams. Nobody else reads ``os.environ``."""
+    """The process as handlers see it: environment and streams. Nothing else reads ``os.environ``."""
 
     __slots__ = ("as_json", "env", "stderr", "stdin", "stdout")
 
@@ -120,7 +120,7 @@ class Context:
         return cls(os.environ, sys.stdin, sys.stdout, sys.stderr, as_json=as_json)
 
     def out(self, text: str) -> None:
-        """Print one line of result and flush: somebody may be waiting for it at the other end of a pipe."""
+        """Print one line of result and flush: a program may be waiting for it at the other end of a pipe."""
         print(text, file=self.stdout, flush=True)
 
     def note(self, text: str) -> None:
@@ -131,7 +131,7 @@ class Context:
 def with_common(
     common: Callable[[argparse.ArgumentParser], None], commands: Mapping[str, Command]
 ) -> Mapping[str, Command]:
-    """Return the commands of a group with what all of them take, after the options that each has of its own."""
+    """Return the commands of a group, each with its own options followed by those that all of them take."""
 
     def with_both(command: Command) -> Command:
         def options(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +157,7 @@ def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command
 
 
 def agent_options(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Add what every command of an agent takes. The default is SUPPRESS, since group and leaf both have them."""
+    """Add the options of every agent command. Their default is SUPPRESS, since group and leaf both have them."""
     group = parser.add_argument_group("agent")
     group.add_argument(
         "--home",

@@ -1,7 +1,7 @@
-"""Answers to what an agent asks in the middle of a command: passwords, one-time codes, choices, a browser.
+"""Answers an agent's questions in the middle of a command: passwords, one-time codes, choices, a browser.
 
-The agent asks when it needs something, not before: a password is prompted for only when the provider wants one,
-and ``--otp-file`` is read only after the provider has sent the code. Answers come from the options, else from the
+The agent asks only when it needs something: the prompt for a password comes only when the provider wants one, and
+``--otp-file`` is read only after the provider has sent the code. Answers come from the options, else from the
 person at the terminal; where there is neither, :class:`PersonNeededError` says which option would help.
 
 Nothing here prints or keeps an answer. :meth:`Prompts.answer` reveals it once, to the control socket, which only the
@@ -32,8 +32,8 @@ from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, Password, Refres
 
 S = TypeVar("S", bound=Secret[str])
 
-CODE_WAIT_S_MAX = 300.0  # codes live five to ten minutes; a file that is not there by then never comes
-POLL_S = 0.1  # a person does not notice, and a small device does not either
+CODE_WAIT_S_MAX = 300.0  # codes live five to ten minutes; a file that comes later is useless
+POLL_S = 0.1  # too short for a person to notice, too rare to load a small device
 CODE_BYTES_MAX = 4_096  # a code has some ten characters; a larger file is the wrong file
 RETYPES_MAX = 3
 CHOICES_MAX = 32
@@ -43,7 +43,7 @@ ASKED_MAX = 64  # questions in one command; an agent that asks more often is bro
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where answers come from: paths (``-`` is standard input) or a command line; None means the terminal."""
+    """The sources of answers: paths (``-`` is standard input) or a command line; None means the terminal."""
 
     password_file: str | None = None
     new_password_file: str | None = None
@@ -75,8 +75,8 @@ class Prompts:
         self._sleep = sleep
         self._open_browser = open_browser
         self._asked = 0
-        self._refused: Secret[str] | None = None  # the last answer from a file or command: asked again, it was wrong
-        # What stands in the file before the command began is an older code, never this one.
+        self._refused: Secret[str] | None = None  # the last answer from a file or command, if wrong
+        # A code that is in the file before the command begins is an older one.
         path = sources.otp_file
         self._seen = _fingerprint(path) if path not in (None, "-") else None
 
@@ -84,8 +84,8 @@ class Prompts:
         """Return the answer to one question, or None when the person declined.
 
         Raises:
-            PersonNeededError: nobody is there to answer, or the code did not come within five minutes.
-            LocalError: a file or command that should give the answer failed, or the question is unknown.
+            PersonNeededError: no person is there to answer, or the code did not come within five minutes.
+            LocalError: the file or command with the answer failed, or the question is unknown.
         """
         self._asked += 1
         if self._asked > ASKED_MAX:
@@ -122,7 +122,7 @@ class Prompts:
     def _password(self, text: str) -> Password:
         if self._sources.password_file is not None:
             if isinstance(self._refused, Password):
-                # The same one again would only bring the account nearer to being locked.
+                # The same password again could only get the account locked.
                 raise PersonNeededError("the password was not accepted", hint="look at what --password-file gave")
             self._refused = _as_secret(
                 Password, self._first_line(self._sources.password_file, "password file"), "password"
@@ -131,7 +131,7 @@ class Prompts:
         return self._hidden(Password, text, "use --password-file")
 
     def _new_password(self, text: str) -> Password:
-        """Choose a password: typed twice, or the first line of a file, which is not offered a second time."""
+        """Return a new password: typed twice, or the first line of a file, which is used only once."""
         path = self._sources.new_password_file
         if path is not None:
             if isinstance(self._refused, Password):
@@ -146,10 +146,10 @@ class Prompts:
             if self._hidden(Password, "once more, to be sure", hint) == typed:
                 return typed
             self._context.note("the two are not the same")
-        raise PersonNeededError(f"{RETYPES_MAX} times not the same password twice")
+        raise PersonNeededError(f"the two passwords differed {RETYPES_MAX} times")
 
     def _code(self, text: str, *, can_resend: bool = False) -> Code | None:
-        """Return the code, or None where the person wants a new one sent: an empty answer, or the letter r."""
+        """Return the code, or None if the person asks for a new one, with an empty answer or the letter r."""
         if self._sources.otp_command is not None:
             code = _as_secret(Code, _output_of(self._sources.otp_command), "code")
             if code == self._refused:
@@ -246,7 +246,7 @@ class Prompts:
         return _line(self._context.stdin, what)
 
     def _wait_for_code(self, path: str) -> str:
-        """Wait until the file holds something newer than at the start, twice the same (so that it is whole)."""
+        """Wait until the file is newer than at the start and unchanged between two looks (so that it is whole)."""
         deadline = self._monotonic() + CODE_WAIT_S_MAX
         self._context.note(f"waiting for the code in {clean(path)}")
         pipe: int | None = None
@@ -286,10 +286,10 @@ def read_argument_from_stdin(context: Context, what: str) -> str:
 
 
 def read_attributes(context: Context, path: str) -> dict[str, JSON]:
-    """Return what ``--attributes-file`` says: a JSON object of names and texts; numbers and yes or no count as text.
+    """Return the JSON object of ``--attributes-file``: names and texts; numbers and booleans count as text.
 
     Raises:
-        LocalError: it cannot be read, or is something else.
+        LocalError: it cannot be read, or is not such an object.
     """
     try:
         if path == "-":
@@ -363,7 +363,7 @@ def _output_of(command: str) -> str:
         raise UsageError("--otp-command is empty")
     name = clean(words[0])
     try:
-        # S603: the words are the person's own, and there is no shell to misread them
+        # S603: the words are the person's own, and no shell interprets them
         with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:  # noqa: S603
             assert process.stdout is not None
             try:
@@ -372,7 +372,7 @@ def _output_of(command: str) -> str:
             except subprocess.TimeoutExpired:
                 raise LocalError(f"--otp-command: {name} printed too much or ran for too long") from None
             finally:
-                process.kill()  # harmless when it has ended; else nobody waits for it any more
+                process.kill()  # harmless when it has ended; else it must not run on
     except OSError as exc:
         raise LocalError(f"--otp-command: {name} cannot be run: {exc.strerror}") from exc
     if status != 0:
@@ -407,7 +407,7 @@ def _is_pipe(path: str) -> bool:
 
 
 def _fingerprint(path: str | None) -> tuple[int, ...] | None:
-    """Return what changes when a file is written anew, or None while it is missing or empty."""
+    """Return numbers that change when the file is written again; None while it is missing or empty."""
     try:
         status = Path(path or "").stat()
     except OSError:

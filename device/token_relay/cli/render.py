@@ -1,11 +1,11 @@
-"""Results for people: plain text in a pipe, tables in a terminal.
+"""Shows results to people: plain text in a pipe, tables in a terminal.
 
-One page of result becomes blocks (:func:`blocks`, pure), and blocks become lines (:func:`plain`, pure) or, on
-a terminal, what rich makes of them; rich is imported only then. The blocks follow from the shape of the result,
-not from a list of its keys: what a later agent says more is shown without a change here.
+A result becomes blocks (:func:`blocks`, pure), and blocks become lines (:func:`plain`, pure) or, on a terminal, rich's
+tables; rich is imported only then. The blocks follow from the shape of the result, not from a list of its keys, so new
+keys of a later agent are shown without a change here.
 
 Invariant: text that came from elsewhere (a device's name, a provider's error) cannot move the cursor or colour the
-terminal. :func:`clean` replaces every character that does not print, and nothing is read as markup.
+terminal. :func:`clean` replaces every unprintable character, and nothing is read as markup.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from token_relay.cli.parsing import Context
 
-CELL_CHARS_MAX = 512  # as in the logs: longer text is a mistake, not information
+CELL_CHARS_MAX = 512  # as in the logs
 ROWS_MAX = 1_000  # as many events as an agent keeps
-COLUMNS_MAX = 8  # wider rows become blocks of their own: eleven columns fit no terminal
-DEPTH_MAX = 6  # results are two deep; this only bounds the recursion
+COLUMNS_MAX = 8  # wider rows become separate blocks: eleven columns fit no terminal
+DEPTH_MAX = 6  # results have two levels; this only bounds the recursion
 HIDDEN = frozenset({"action", "pending", "message"})  # shown as sentences, not as fields
 
 
@@ -53,13 +53,13 @@ Block = Pairs | Table
 
 
 def clean(text: str) -> str:
-    """Return ``text`` on one line, without anything that a terminal would obey, and of bounded length."""
+    """Return ``text`` on one line, without control characters, and of bounded length."""
     shown = "".join(c if _prints(c) else f"\\x{ord(c):02x}" for c in text[: CELL_CHARS_MAX + 1])
     return shown if len(text) <= CELL_CHARS_MAX else shown[:CELL_CHARS_MAX] + "…"
 
 
 def _prints(character: str) -> bool:
-    # Cf holds the direction overrides, with which a name can show itself as another one
+    # Cf holds the direction overrides, which can make a name look like another one
     return character.isprintable() and unicodedata.category(character) != "Cf"
 
 
@@ -110,12 +110,12 @@ def duration(seconds: float) -> str:
 
 
 def label(key: str) -> str:
-    """Return a key as words: ``last_seen_at`` is ``last seen at``, and a duration's unit stands at its value."""
+    """Return a key as words: ``last_seen_at`` is ``last seen at``; a duration's value has the unit."""
     return clean(key.removesuffix("_s").replace("_", " "))
 
 
 def blocks(result: Mapping[str, object], title: str = "", depth: int = 0) -> Iterator[Block]:
-    """Lay a result out: its own values first, then what is nested in it, in the order of the result."""
+    """Lay out a result: its own values first, then nested ones, in the order of the result."""
     shown = [(key, value) for key, value in result.items() if depth or key not in HIDDEN]
     flat = [(label(key), value_text(key, value)) for key, value in shown if not _is_nested(value)]
     if flat:
@@ -167,7 +167,7 @@ def plain(parts: Sequence[Block]) -> Iterator[str]:
 
 
 def _columns(text: str) -> int:
-    """Return how many columns a terminal gives this text."""
+    """Return how many columns this text takes on a terminal."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in text)
 
 
@@ -175,7 +175,7 @@ def _columns(text: str) -> int:
 
 
 def can_draw(stream: TextIO, text: str = "█▀▄") -> bool:
-    """Whether a stream can spell this: the half blocks, say, that a QR code is drawn with."""
+    """Whether the stream's encoding has these characters, by default the half blocks of a QR code."""
     try:
         text.encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -184,7 +184,7 @@ def can_draw(stream: TextIO, text: str = "█▀▄") -> bool:
 
 
 def show(context: Context, result: Mapping[str, object]) -> None:
-    """Print a result: as one JSON object, or for a person, with its sentence first and its action last."""
+    """Print a result as one JSON object, or for a person with its sentence first and its action last."""
     if context.as_json:
         context.out(json.dumps(result, default=lambda other: f"<{type(other).__name__}>"))
         return
@@ -217,7 +217,7 @@ def _show_rich(context: Context, page: Sequence[Block]) -> None:
         if block.title:
             console.print(Text(block.title, style="bold"))
         if isinstance(block, Table) and _natural_columns(block) > console.width:
-            for row in block.rows:  # folded cells are for nobody: a paragraph a row, its names beside its values
+            for row in block.rows:  # folded cells are unreadable, so each row is a paragraph of names and values
                 first, *rest = zip(block.headers, row, strict=True)
                 console.print(Text.assemble((first[1], "cyan"), *_words(rest)), soft_wrap=True)
             continue
@@ -237,7 +237,7 @@ def _natural_columns(table: Table) -> int:
 
 
 def _words(cells: Sequence[tuple[str, str]]) -> Iterator[str | tuple[str, str]]:
-    """Yield what a row says beside its first cell: what is empty is left out, and a moment needs no name."""
+    """Yield the words of a row after its first cell, without empty values and without the names of moments."""
     for header, cell in cells:
         if cell == "-":
             continue

@@ -1,8 +1,8 @@
-"""structlog without rich: an agent prints no coloured tracebacks, and on a small device they cost too much.
+"""Imports structlog without rich, which an agent does not need and which costs too much on a small device.
 
-structlog imports rich where it is installed, for a formatter that :mod:`.host.logs` does not use. Measured: a fifth
-of an agent's start, and 3.4 MiB for as long as it runs. Only that one import is kept from it: who imports rich later
-gets it.
+structlog imports rich where it is installed, for a formatter that :mod:`token_relay.host.logs` does not use. Measured:
+a fifth of an agent's start, and 3.4 MiB for as long as it runs. Only that one import is blocked: later imports of rich
+work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 _IS_UNKNOWN = "rich" not in sys.modules
 if _IS_UNKNOWN:
-    sys.modules["rich"] = None  # type: ignore[assignment]  # the import system's own sign for "not to be found"
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the import system's mark for "not found"
 try:
     import structlog
 finally:

@@ -1,4 +1,4 @@
-"""Ordinary files that are whole or absent, wherever the power fails; the vault's own files are the vault's."""
+"""Ordinary files that are whole or absent, wherever the power fails. The vault has its own module for its files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int, owner: Owner | None = No
 
     The bytes go to a new file beside it that is created with O_EXCL and its final mode, are synced, and then take
     the name; the directory is synced last. With ``replace=False`` the name is taken by a hard link, which fails when
-    it exists: no gap between looking and writing. (File systems without hard links, as FAT, have no modes either
-    and are no place for a key.)
+    it exists: no gap between looking and writing. (File systems without hard links, such as FAT, have no modes
+    either, so no key belongs there.)
 
     Raises:
         LocalError: the name is taken (``replace=False``) or the disk refused; ``path`` is as it was.

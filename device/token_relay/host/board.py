@@ -1,12 +1,12 @@
-"""Which board this is, so that a copied card is noticed: people clone SD cards, and two copies of a rotating family of
-refresh tokens end each other.
+"""Reads which board this is, so that the agent notices a copied SD card: two copies of a rotating family of refresh
+tokens end each other.
 
-Read are the serial number in the device tree (a Raspberry Pi has one), else the DMI identity of a PC, which only root
-may read, else what the service manager hands over as credential ``board-id``; and the machine-id, which a copied card
-brings along. Values are hashed before they are kept: machine-id(5) asks for it, and nobody needs them back.
+It reads the serial number in the device tree (a Raspberry Pi has one), else the DMI identity of a PC, which only root
+may read, else the credential ``board-id`` from the service manager; and the machine-id, which is copied with a card.
+Values are hashed before they are kept, as machine-id(5) asks; nothing needs the plain values.
 
-Not a defence: who copies a card on purpose can copy this too. The same board with an older image of its card looks the
-same; the other end notices that at the next contact.
+Limit: this is no defence against a person who copies a card on purpose, because they can copy these values too. The
+same board with an older image of its card looks the same; the other end notices that at the next contact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DMI = tuple(Path("sys/class/dmi/id") / name for name in ("product_uuid", "board_
 MACHINE_ID = Path("etc/machine-id")
 CREDENTIAL = "board-id"
 VALUE_BYTES_MAX = 256
-# What makers leave in a field that they did not fill.
+# What manufacturers leave in a field that they did not fill.
 _EMPTY = re.compile(
     r"|[0-]+|[fF-]+|0x0+|none|n/?a|default string|unknown|not (specified|available|applicable)|to be filled .*|"
     r"system serial number|uninitialized|03000200-0400-0500-0006-000700080009",
@@ -30,7 +30,7 @@ _EMPTY = re.compile(
 
 
 def read_board(environment: Mapping[str, str], root: Path = Path("/")) -> dict[str, str]:
-    """Return what names this board and this installation, hashed, by where it was found; maybe nothing."""
+    """Return the hashed names of this board and this installation, by the place of each; may be empty."""
     found: dict[str, str] = {}
     for name, path in _places(environment, root):
         if name in found:

@@ -1,8 +1,8 @@
 """The clocks and the randomness of a real Linux device, behind :class:`token_relay.agents.ports.Clock` and ``Random``.
 
-Boot time is CLOCK_BOOTTIME: unlike the monotonic clock that asyncio sleeps on it goes on in suspend, so
-:meth:`SystemClock.sleep` wakes often and looks at it, and nobody else has to. Whether the wall clock is right is asked
-of the kernel (adjtimex), which NTP daemons tell; a clock that somebody sets by hand counts as not synced.
+Boot time is CLOCK_BOOTTIME. It goes on in suspend, unlike the monotonic clock that asyncio sleeps on, so
+:meth:`SystemClock.sleep` wakes often and looks at it. The kernel knows from an NTP daemon whether the wall clock is
+right (adjtimex); a clock that a person sets by hand counts as not synced.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PLAIN = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class _Timex(ctypes.Structure):
-    """The head of ``struct timex``; the rest, which differs between platforms, as room enough (it has 208 bytes)."""
+    """The head of ``struct timex`` (208 bytes); padding replaces the rest, which differs between platforms."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -57,7 +57,7 @@ class SystemClock:
         boot_id: str = "",
         is_synced: Callable[[], bool] | None = None,
     ) -> None:
-        """``boot_id`` is what the service manager calls this boot, for where the kernel's file cannot be read."""
+        """``boot_id`` is the service manager's name of this boot, used where the kernel's file cannot be read."""
         self._boot_id = read_boot_id(boot_id_path, boot_id)
         self._is_synced = is_synced or is_kernel_synced
 
@@ -66,7 +66,7 @@ class SystemClock:
         return Now(self._boot_id, time.clock_gettime(time.CLOCK_BOOTTIME), time.time(), self._is_synced())
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep by boot time, in pieces; an end in a suspend is noticed within ``PIECE_S_MAX`` of the resume."""
+        """Sleep by boot time, in pieces; if it ends in a suspend, return within ``PIECE_S_MAX`` of the resume."""
         ends_at = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
         left_s = seconds
         while left_s > PIECE_S_MAX:
@@ -75,7 +75,7 @@ class SystemClock:
         await asyncio.sleep(max(left_s, 0.0))
 
     async def wait(self, event: Signal, seconds: float) -> bool:
-        """Wait for an event at most ``seconds``, in the same pieces; says whether it is set."""
+        """Wait for an event at most ``seconds``, in the same pieces; return whether it is set."""
         ends_at = time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
         left_s = seconds
         while not event.is_set() and left_s > 0:
@@ -101,9 +101,9 @@ class SystemRandom:
 def read_boot_id(path: Path = BOOT_ID_PATH, given: str = "") -> str:
     """Return the kernel's random name of this boot.
 
-    Where it cannot be read (systemd's ``ProcSubset=pid``), what the service manager calls it: the same number without
-    dashes (``%b``, systemd.unit(5)). Without either, a name that no other process has: elapsed time across a restart
-    then needs a synced wall clock, which errs on the side of not knowing.
+    Where it cannot be read (systemd's ``ProcSubset=pid``), this is the service manager's name of it: the same number
+    without dashes (``%b``, systemd.unit(5)). Without either, it is a name that no other process has: elapsed time
+    across a restart is then known only with a synced wall clock.
     """
     try:
         with path.open("rb") as file:
@@ -118,7 +118,7 @@ def read_boot_id(path: Path = BOOT_ID_PATH, given: str = "") -> str:
 def is_kernel_synced() -> bool:
     """Whether the kernel says that the wall clock is synchronised. adjtimex(2).
 
-    Where the kernel may not be asked (systemd's ``ProtectClock=``, a filter without ``adjtimex``), the mark of
+    Where the process may not ask the kernel (systemd's ``ProtectClock=``, a filter without ``adjtimex``), the mark of
     systemd-timesyncd decides; other daemons leave none, and the answer is False.
     """
     timex = _Timex(modes=0)  # only read

@@ -5,8 +5,8 @@ An agent's configuration is one TOML file. The models below are its only descrip
 come from their fields, so a setting cannot exist without an explanation. How a file is read: :mod:`.config_file`.
 Pure.
 
-Invariants: no secret stands in the file (passwords and passphrases are named by the path of a file of their
-own); what would send a password or a token request over a network in clear is refused.
+Invariants: no secret stands in the file (a password or passphrase has a file of its own, and the setting is its path);
+a setting that would send a password or a token request over a network in clear is refused.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
 
 def _split(url: str) -> SplitResult:
-    """Split a URL and read its port, so that every fault shows here as a ValueError in plain words."""
+    """Split a URL and read its port, so that every fault is a ValueError in plain words."""
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError("must be a URL of printable ASCII characters without spaces")
     try:
@@ -137,17 +137,17 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 
 
 class Section(BaseModel):
-    """A table of the file: closed, frozen, and silent about its input when it is wrong."""
+    """A table of the file. It is frozen, accepts no unknown key, and keeps wrong input out of its errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class BrokerConfig(Section):
-    """Where the MQTT broker is and how this device shows who it is. OASIS MQTT 5.0, RFC 8446."""
+    """Where the MQTT broker is and how this device proves its identity there. OASIS MQTT 5.0, RFC 8446."""
 
     url: Annotated[str, Field(max_length=512), AfterValidator(_broker_url)] = Field(
         description="The broker: mqtts://HOST:PORT, or mqtt://HOST:PORT without TLS. Envelopes are sealed end to end "
-        "either way; without TLS everybody on the network sees which device talks when."
+        "either way; without TLS everybody on the network sees which device sends when."
     )
     protocol: Literal["5", "3.1.1"] = Field(
         default="5", description='MQTT version, "5" or "3.1.1" (clustered brokers that keep sessions speak only 3.1.1).'
@@ -210,8 +210,8 @@ class ProviderConfig(Section):
     )
     profile: ProfileName | None = Field(
         default=None,
-        description="What the provider does with refresh tokens: entra, auth0, strict, or the name of another that "
-        "the sandbox can play. Without it, guessed from url; a provider that nobody described counts as strict.",
+        description="What the provider does with refresh tokens: entra, auth0, strict, or another profile that the "
+        "sandbox knows. Without it, guessed from url; an unknown provider counts as strict.",
     )
     tenant: Annotated[str, AfterValidator(_tenant)] | None = Field(
         default=None, description="Entra only: the tenant, such as contoso. Without it, taken from url."
@@ -233,7 +233,7 @@ class ProviderConfig(Section):
 
 
 class HandoffConfig(Section):
-    """How the phone gives a grant to a companion when the command does not say otherwise."""
+    """How the phone gives a grant to a companion, unless the command says otherwise."""
 
     strategy: Strategy | None = Field(
         default=None,
@@ -253,7 +253,7 @@ class VaultConfig(Section):
 
     key_file: FilePath | None = Field(
         default=None,
-        description="File of 32 random bytes, mode 0600. For development: who copies the disk has vault and key.",
+        description="File of 32 random bytes, mode 0600. For development: whoever copies the disk has vault and key.",
     )
     passphrase_file: FilePath | None = Field(
         default=None, description="File with a passphrase that the key is derived from (Argon2id)."
@@ -280,17 +280,17 @@ class TokenApiConfig(Section):
 
 
 class AgentConfig(Section):
-    """What both agents have."""
+    """The settings that both agents have."""
 
     name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_name)] = Field(
-        description="What the other device's person reads when this one is meant. Up to 64 characters."
+        description="This device's name, as the person at the other device reads it. Up to 64 characters."
     )
     http_route: Annotated[str, Field(max_length=255), AfterValidator(_route)] | None = Field(
         default=None,
-        description="For tests: HOST:PORT on this machine that connections to the provider go to, such as a link of "
-        "the sandbox that can be cut. URLs, issuer and the name in the certificate stay the provider's own.",
+        description="For tests: HOST:PORT on this machine that connections to the provider go to, such as a link that "
+        "the sandbox can cut. URLs, issuer and the name in the certificate stay the provider's own.",
     )
-    broker: BrokerConfig = Field(description="Where the MQTT broker is and how this device shows who it is.")
+    broker: BrokerConfig = Field(description="Where the MQTT broker is and how this device proves its identity there.")
     vault: VaultConfig = Field(
         default_factory=VaultConfig,
         description="Where the key of the vault comes from; at most one of these. Without any: vault.key in the home. "
@@ -310,9 +310,9 @@ class AgentConfig(Section):
         return parts.hostname, parts.port
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what is allowed but should be known, one sentence each."""
+        """Return one sentence for each setting that is allowed but has a risk."""
         if not self.broker.use_tls and not is_loopback(self.broker.host):
-            return ("the broker is reached without TLS: envelopes stay sealed, but who talks when is visible",)
+            return ("the broker is reached without TLS: envelopes stay sealed, but which device sends when is visible",)
         return ()
 
 
@@ -346,10 +346,10 @@ class CompanionConfig(AgentConfig):
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where an agent lives, found by the command line: its directory (0700) and that of its sockets.
+    """An agent's directory (0700) and the directory of its sockets, as the command line found them.
 
-    ``environment`` is what the agent may read of the service manager: NOTIFY_SOCKET, LISTEN_FDS,
-    CREDENTIALS_DIRECTORY. ``board`` is what names this device (:mod:`token_relay.host.board`); nothing of it, nothing
+    ``environment`` holds the variables of the service manager that the agent may read: NOTIFY_SOCKET, LISTEN_FDS,
+    CREDENTIALS_DIRECTORY. ``board`` names this device (:mod:`token_relay.host.board`); when it is empty, nothing is
     compared.
     """
 

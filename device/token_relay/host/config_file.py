@@ -1,4 +1,4 @@
-"""Reads a configuration: what is wrong in it, by file, line and key, and files that nobody else may have written.
+"""Reads a configuration, names each fault by file, line and key, and refuses files that other users may write.
 
 :func:`check_config` is pure and returns problems as values; the functions below "Files" touch the disk. Past
 :func:`load_config` nobody checks again.
@@ -40,7 +40,7 @@ class Problem:
     message: str
 
     def in_file(self, file: str) -> str:
-        """Say where and what, as compilers do."""
+        """Return one line with place and fault, as compilers write it."""
         place = f"{file}:{self.line}" if self.line else file
         return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
 
@@ -82,7 +82,7 @@ def _problems(model: type[BaseModel], text: str, exc: ValidationError) -> Iterat
 
 
 def _meant(model: type[BaseModel], place: tuple[str, ...]) -> str:
-    """Name the setting that was probably meant, or say where the misplaced one belongs."""
+    """Name the setting that was probably meant, or the table that a misplaced one belongs to."""
     known = [key for key, _ in settings(model)]
     *_, last = place
     near = [key for key in known if key.rpartition(".")[2] == last] or [
@@ -139,7 +139,7 @@ def read_secret_file(path: Path, what: str) -> Password:
 def read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int) -> str:
     """Read a regular file of this user or root whose mode has none of the ``forbidden`` bits."""
     try:
-        # O_NONBLOCK: opening a FIFO of that name must not hang before fstat can refuse it
+        # O_NONBLOCK: opening a FIFO of that name must not hang before fstat() can refuse it
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(descriptor)

@@ -1,7 +1,7 @@
 """The commented configuration that ``init`` writes, made from the models in :mod:`token_relay.host.config`. Pure.
 
-Every setting stands there with its explanation; what was not chosen stands as a comment that shows the default,
-so that a later version may change a default without editing anybody's file.
+Every setting stands there with its explanation. A setting that was not chosen is a comment that shows the default,
+so that a later version may change a default without editing a person's file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COMMENT_CHARS_MAX = 98  # readable beside a shell on a small screen
 
 
 def template(kind: Kind, values: Mapping[str, str | int | bool]) -> str:
-    """Return a commented configuration: ``values`` (by dotted key) are set, all else stands as a comment."""
+    """Return a commented configuration: ``values`` (by dotted key) are set, every other setting is a comment."""
     model = MODELS[kind]
     unknown = set(values) - {key for key, _ in settings(model)}
     assert not unknown, f"not settings: {unknown}"

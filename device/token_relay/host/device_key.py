@@ -3,11 +3,11 @@
 ``device.key`` (P-256, mode 0600) is made here and never leaves the device; ``device.csr`` holds the device id
 and the public half and goes to whoever runs the CA. The same request serves again for every renewal.
 
-This key only opens the broker's door. It has nothing to do with the X25519 key in the vault, which seals envelopes
-and from which the device id is derived; losing ``device.key`` costs a new request, not a pairing.
+This key only authenticates the device to the broker. It has nothing to do with the X25519 key in the vault, which
+seals envelopes and from which the device id is derived; a lost ``device.key`` costs a new request, not a pairing.
 
-Invariant: a private key is never overwritten unless asked for by ``force``, and never stands in its place half
-written or readable by others, whatever the umask and wherever the power fails.
+Invariant: a private key is overwritten only with ``force``, and its file is never half written or readable by others,
+whatever the umask and wherever the power fails.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Making a home: the vault with this device's identity in it, and finding the vault's key.
+"""Makes a home, which holds the vault with this device's identity, and finds the vault's key.
 
-What is there is never changed: a vault keeps its identity, a key file its key.
+It never changes what is there: a vault keeps its identity, a key file its key.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BROUGHT = frozenset({"ca.pem", "device.pem"})  # what the CA's owner may have pu
 
 @dataclass(frozen=True, slots=True)
 class InitResult:
-    """Who this device is."""
+    """This device's identity."""
 
     device_id: str
 
@@ -54,7 +54,7 @@ def key_source(home: Path, config: VaultConfig, environment: Mapping[str, str]) 
 
 
 def create_home(kind: Kind, home: Path, config_text: str, environment: Mapping[str, str] | None = None) -> InitResult:
-    """Make vault, vault key and identity where they are missing; durable when it returns.
+    """Make vault, vault key and identity where they are missing; they are durable when it returns.
 
     Raises:
         ConfigError, VaultError: nothing usable was made; the message says what to do.
@@ -70,12 +70,11 @@ def create_home(kind: Kind, home: Path, config_text: str, environment: Mapping[s
 
 
 def first_start(home: Path, config: AgentConfig, environment: Mapping[str, str]) -> InitResult | None:
-    """Make vault, identity and signing request in a service's home that is empty; None when it is not.
+    """Make vault, identity and signing request in a service's empty home; None when it is not empty.
 
-    A service's configuration lies in ``/etc`` and its home is made by the service manager under a user that exists
-    only while it runs, so ``init`` cannot be run for it. Only an empty home counts (certificates may have been
-    brought): a vault that went missing from among other files is never replaced. A power cut in between leaves a mark,
-    and the next start goes on.
+    A service's configuration lies in ``/etc``, and the service manager makes its home under a user that exists only
+    while the service runs, so nobody can run ``init`` for it. Certificates may be in the home already; with any other
+    file there, a missing vault is never replaced. A power cut in between leaves a mark, and the next start goes on.
 
     Raises:
         ConfigError, VaultError, LocalError: nothing usable was made; the message says what to do.
@@ -133,8 +132,8 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
 
     A damaged vault is set aside, and said so; never reset silently.
 
-    A row shows its damage only when it is read. Found while the agent works, that would be an error at each question
-    and a status that cannot be shown; so all are read here, before anybody works with them.
+    A row shows its damage only when it is read. While the agent works, that would be an error at each question and
+    a status that cannot be shown; so all rows are read here, before the agent uses them.
 
     Raises:
         VaultError: it cannot be opened; the hint says what to do.

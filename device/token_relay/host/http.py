@@ -1,12 +1,12 @@
-"""The Http port over aiohttp: one request, whole answer or the honest reason why there is none.
+"""The Http port over aiohttp: it sends one request and returns the whole answer, or the reason why there is none.
 
-The one thing that must be right here is the border between :class:`NotSent` and :class:`Lost`. aiohttp tells the
-moment before the first byte of the request line is written; a failure before that moment was certainly not
-processed, anything after it may have been. Connections are never reused, so there is no request that
-dies on a connection that the provider had closed long before, and no silent repetition on a new one.
+The border between :class:`NotSent` and :class:`Lost` must be exact. aiohttp tells the moment before it writes the
+first byte of the request line. The provider certainly did not process a request that failed before that moment; it
+may have processed one that failed later. Connections are never reused, so no request fails on a connection that the
+provider closed long before, and none is silently repeated on a new one.
 
-Refused before anything happens: plain http to another machine, redirects, proxies and netrc from the environment,
-cookies, TLS without verification. This is one of the few doors where secrets are revealed: into the form body.
+This adapter never uses plain http to another machine, redirects, proxies and netrc from the environment, cookies, or
+TLS without verification. It is one of the few places that reveal secrets: into the form body.
 
 aiohttp is imported at the first request: the commands that never make one should start quickly on slow hardware.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS_MAX = 16
 HEADER_BYTES_MAX = 16_384  # per line; a provider's cookies and policies come to a few KiB
-DNS_TTL_S = 10  # failures must be seen anew, answers may serve the two or three requests of one sign-in
+DNS_TTL_S = 10  # an answer may serve the two or three requests of one sign-in; a failure is asked for again
 
 
 class _Progress:
@@ -51,7 +51,7 @@ class AioHttp:
     def __init__(self, *, ca_file: Path | None = None, route: tuple[str, int] | None = None) -> None:
         """``ca_file`` (PEM) adds a private CA to the system's; it is read at the first request.
 
-        ``route`` is the host and port that connections really go to. All else stays as the URL says: which URLs are
+        ``route`` is the host and port that connections really go to. The URL still decides the rest: whether it is
         refused, the Host header, and the name that the certificate must have.
         """
         self._ca_file = ca_file
@@ -80,8 +80,8 @@ class AioHttp:
         except TimeoutError:
             reason = f"no answer within {request.timeout_s:g} s" if progress.is_sent else "no connection in time"
         except Exception as error:
-            # aiohttp's own errors, and what lies under it (OSError, ssl, UnicodeError of a host name, zlib). An
-            # unknown one is no reason to fall: once bytes have left, only "lost" is true, whatever broke here.
+            # aiohttp's own errors, and those below it (OSError, ssl, UnicodeError of a host name, zlib). Unknown
+            # errors are caught as well: once bytes have left, only "lost" is true, whatever failed here.
             reason = _describe(error, urlsplit(request.url).hostname or "")
         return Lost(reason) if progress.is_sent else NotSent(reason)
 
@@ -103,7 +103,7 @@ class AioHttp:
 async def _new_session(ca_file: Path | None) -> ClientSession:
     import aiohttp
 
-    # Reading some 140 certificates blocks for long enough on slow hardware to belong in a thread.
+    # In a thread, because reading some 140 certificates blocks for a noticeable time on slow hardware.
     context = await asyncio.to_thread(_tls_context, ca_file)
     connector = aiohttp.TCPConnector(
         ssl=context,
@@ -214,7 +214,7 @@ async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes | Non
 
 
 def _decode(raw: bytes, encoding: str) -> bytes | None:
-    """Unpack what nobody asked to be packed, within the same limit; None when that cannot be done."""
+    """Unpack a body that is compressed although we did not ask for it, within the same limit; None if it cannot."""
     match encoding.strip().lower():
         case "" | "identity":
             return raw

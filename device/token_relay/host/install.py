@@ -1,15 +1,15 @@
-"""Puts the units and what belongs to them into the system, and takes them out again.
+"""Installs the units and their files in the system, and removes them again.
 
 The program itself is there already: it lies in an environment of its own, normally ``/opt/token-relay``, made by
-``venv`` and ``pip``. What is brought beside it came with the wheel (``share/token-relay`` of that environment) or lies
-in the checkout. Everything is laid out below ``root``, which is ``/`` or the directory of a package that is being
-built; a real system is told afterwards (:func:`tell_system`).
+``venv`` and ``pip``. The units and pages came with the wheel (``share/token-relay`` of that environment) or lie in the
+checkout. Everything goes below ``root``, which is ``/`` or the directory of a package that is being built; on a real
+system, :func:`tell_system` then runs the service manager's tools.
 
 Invariants:
 
 * *a second run changes nothing*: a file is written only where its content or mode differs.
-* *what a person wrote stays*: configuration is written where there is none, and removed only while it is as written;
-  data, credentials and the group stay always.
+* *what a person wrote stays*: configuration is written where there is none, and removed only if it is unchanged;
+  data, credentials and the group always stay.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file to be there: content and mode. ``is_kept`` where a person's own wins."""
+    """One file to install: content and mode. ``is_kept``: a file that is there already stays."""
 
     path: Path
     content: bytes
@@ -108,13 +108,13 @@ def files(places: Places, units: Path) -> Iterator[File]:
 
 
 def manual_pages(units: Path) -> list[Path]:
-    """Return the manual pages that came along: beside the units in the environment, or built in the checkout."""
+    """Return the manual pages: beside the units in the environment, or built in the checkout."""
     places = (units.parent / "man", units.parent / "docs" / "man")
     return sorted(page for place in places if place.is_dir() for page in place.glob("token-relay*.[15]"))
 
 
 def service_template(kind: Kind) -> str:
-    """Return the commented configuration of a service; name, broker and, on a phone, the provider are to be set."""
+    """Return the commented configuration of a service; a person sets name, broker and, on a phone, the provider."""
     home = f"/var/lib/token-relay/{kind}"
     values: dict[str, str | int | bool] = {
         "broker.url": "mqtts://broker.invalid:8883",
@@ -132,7 +132,7 @@ def service_template(kind: Kind) -> str:
 
 
 def check_program(program: Path) -> None:
-    """Refuse a program where the services, which see no home, could not run it.
+    """Refuse a program in a place where the services, which see no home, could not run it.
 
     Raises:
         ConfigError: it lies in a home.
@@ -151,7 +151,7 @@ def install(places: Places, units: Path) -> list[Path]:
 
     Raises:
         ConfigError: the services could not run the program where it lies.
-        LocalError: a place cannot be written. Run again after the cause is gone: what is right is left alone.
+        LocalError: a place cannot be written. Run it again after the cause is gone; correct files are left alone.
     """
     check_program(places.program)
     changed: list[Path] = []
@@ -225,7 +225,7 @@ SETUP = (
 
 
 def tell_system(commands: tuple[tuple[str, ...], ...], say: Callable[[str], object]) -> None:
-    """Run the service manager's own tools; one that is missing or fails is told and does not stop the rest."""
+    """Run the service manager's own tools. ``say`` reports one that is missing or fails; the rest still run."""
     for command in commands:
         program = shutil.which(command[0])
         if program is None:
@@ -237,5 +237,5 @@ def tell_system(commands: tuple[tuple[str, ...], ...], say: Callable[[str], obje
 
 
 def is_booted(root: Path) -> bool:
-    """Whether the root is that of a machine that systemd runs now. sd_booted(3)"""
+    """Whether ``root`` belongs to a machine that systemd runs now. sd_booted(3)"""
     return root == Path("/") and Path("/run/systemd/system").is_dir()

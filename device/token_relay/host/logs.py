@@ -1,16 +1,15 @@
-"""What the agents write to their log, and what cannot get in.
+"""Writes the agents' log, and keeps secrets out of it.
 
-One line per event on stderr: readable on a terminal, JSON otherwise. The guard is a list of *types*, not a search
-for things that look secret: text, numbers, booleans, moments and enums are rendered, everything else (bytes,
+Each event is one line on stderr: readable on a terminal, JSON otherwise. The guard is a list of *types*, not a search
+for text that looks secret: text, numbers, booleans, moments and enums are rendered, everything else (bytes,
 objects, containers) shows its type's name. A :class:`~token_relay.protocol.secret.Secret` is a bug of the caller: it
 raises under test and shows ``<secret>`` in production, where a log line must not stop an agent.
 
 An exception is rendered as its type and its places in the code, never with its text or its variables: both may
-quote what came from outside. The text of the project's own errors is written to be shown, so it is. Records of other
-libraries arrive through :mod:`logging` from ``WARNING`` up, with the message as it stands in their source, without
-its arguments.
+quote outside input. Only the project's own errors show their text. Records of other libraries arrive through
+:mod:`logging` from ``WARNING`` up, with the message as it stands in their source, without its arguments.
 
-Limit: a secret that somebody reveals and logs as plain text is a str like any other; reviewers and the leak search in
+Limit: a secret that code reveals and logs as plain text is a str like any other; reviewers and the leak search in
 the tests look for that.
 """
 
@@ -34,7 +33,7 @@ from token_relay.protocol.secret import Secret
 Style = Literal["auto", "console", "json"]
 Value = str | int | float | bool | None
 
-TEXT_CHARS_MAX = 512  # a longer text is cut: a log line is not a place for documents
+TEXT_CHARS_MAX = 512  # a longer text is cut, so that a log line stays readable
 
 # sd-daemon(3): <N> at the start of a line is its priority.
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
@@ -86,7 +85,7 @@ def configure(
 
 
 class TypeAllowList:
-    """The processor that lets only harmless types through; see the module's theory."""
+    """The processor that lets only harmless types through; see the module's docstring."""
 
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
@@ -135,7 +134,7 @@ def places(logger: object, method: str, event: MutableMapping[str, Any]) -> Muta
 
 
 class _Lines:
-    """The last step: one line, one write. A log that cannot be written any more does not stop an agent."""
+    """The last step: each line is one write. A log that can no longer be written does not stop an agent."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -149,7 +148,7 @@ class _Lines:
 
 
 class _LibraryRecords(logging.Handler):
-    """Passes other libraries' warnings on: what stands in their source, not what they put in."""
+    """Passes other libraries' warnings on: the text in their source, without its arguments."""
 
     def emit(self, record: logging.LogRecord) -> None:
         # Only the first line of the template: asyncio adds the repr of a task and its exception to the rest.
@@ -165,7 +164,7 @@ class _Console:
         self._is_coloured = is_coloured
 
     def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
-        # Hours and minutes of UTC, like the JSON: two logs side by side must not differ by a time zone.
+        # In UTC, like the JSON: two logs side by side must not differ by a time zone.
         time = str(event.pop("timestamp", ""))[11:19]
         level = str(event.pop("level", ""))
         name = str(event.pop("event", ""))
@@ -193,7 +192,7 @@ def _add_time(logger: object, method: str, event: MutableMapping[str, Any]) -> M
 
 
 def _text(text: str) -> str:
-    """Cut to the limit, and escape what could move a terminal's cursor or fake a second line."""
+    """Cut the text to the limit, and escape characters that could move a cursor or fake a second line."""
     cut = str.__str__(text)[:TEXT_CHARS_MAX]
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut)
     return shown + _CUT if len(text) > TEXT_CHARS_MAX else shown

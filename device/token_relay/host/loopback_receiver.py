@@ -1,10 +1,10 @@
 """Receives the browser's redirect at the end of a sign-in, on a loopback port. RFC 8252 §7.3.
 
-The listener knows one thing: the ``state`` of the sign-in that it waits for. Everything else that connects (another
-local program, a page that guesses ports, the browser asking for an icon) is answered 400 and changes nothing. The page
-it serves is static: no script, nothing of the request comes back, so a code never stands in a page.
+The listener knows only the ``state`` of the sign-in that it waits for. Every other request (from another local
+program, from a page that guesses ports, from the browser for an icon) gets a 400 and changes nothing. The page that it
+serves is static: it has no script and repeats nothing of the request, so a code never stands in a page.
 
-Who may run programs as the same user can read the browser's history anyway; PKCE makes a stolen code useless.
+Limit: a program of the same user can read the browser's history anyway; PKCE makes a stolen code useless.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from token_relay.protocol.secret import SECRET_CHARS_MAX, Code
 from token_relay.provider.tokens import slug
 
 REQUEST_BYTES_MAX = 16_384  # request line and headers; a code is some 100 to 2 000 characters
-REQUEST_TIMEOUT_S = 10.0  # browsers open connections ahead and leave them silent
+REQUEST_TIMEOUT_S = 10.0  # browsers open connections in advance and send nothing on them
 CONNECTIONS_MAX = 16
 PARAMETERS_MAX = 32
 PATH = "/callback"
@@ -37,7 +37,7 @@ class LoopbackReceiver:
 
     Use with ``async with``; the port is free again afterwards.
 
-    ``issuer``, when given, must equal an ``iss`` in the redirect, if there is one. RFC 9207 §2.4.
+    If the redirect has an ``iss``, it must equal ``issuer``, when that is given. RFC 9207 §2.4.
     """
 
     def __init__(self, state: str, *, issuer: str | None = None) -> None:
@@ -88,7 +88,7 @@ class LoopbackReceiver:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 await self._answer(reader, writer)
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # somebody who does not finish a request gets no answer
+            pass  # a request that is not complete gets no answer
         finally:
             self._serving.discard(task)
             writer.close()
@@ -109,7 +109,7 @@ class LoopbackReceiver:
         writer.write(f"HTTP/1.1 {status}\r\n{_HEADERS}Content-Length: {len(page)}\r\n\r\n".encode() + page)
         try:
             await writer.drain()
-        finally:  # whether or not the browser stayed to read the page, the code is here
+        finally:  # the code has arrived even if the browser closed before it read the page
             if result is not None and self._result is not None and not self._result.done():
                 self._result.set_result(result)
 
@@ -129,7 +129,7 @@ class LoopbackReceiver:
         except ValueError:
             return None
         parameters = dict(pairs)
-        # A page elsewhere may point a name of its own at 127.0.0.1; then its name stands in Host.
+        # A page elsewhere may point its own host name at 127.0.0.1; then that name stands in Host.
         if method != "GET" or not version.startswith("HTTP/1.") or hosts != [f"127.0.0.1:{self._port}"]:
             return None
         if parts.scheme or parts.netloc or parts.path != PATH or len(parameters) < len(pairs):

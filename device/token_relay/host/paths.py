@@ -1,11 +1,11 @@
 """Where an agent lives: its home, its sockets, its configuration file.
 
-Standard library only, since every subcommand starts here. The environment comes in as a mapping; only the
-command line reads the real one. Order of precedence, always the same: what the person typed, what
-``TOKEN_RELAY_HOME`` says, what the service manager says (``STATE_DIRECTORY`` and ``RUNTIME_DIRECTORY``,
+It imports only the standard library, since every subcommand starts here. The environment comes in as a mapping; only
+the command line reads the real one. The order of precedence is always the same: what the person typed,
+``TOKEN_RELAY_HOME``, the service manager's variables (``STATE_DIRECTORY`` and ``RUNTIME_DIRECTORY``,
 systemd.exec(5)), the user's own place (XDG Base Directory Specification).
 
-Nothing here creates anything; the one look at the disk is :func:`config_file`.
+Nothing here creates anything; only :func:`config_file` looks at the disk.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def agent_home(kind: Kind, environment: Mapping[str, str], *, home: str | Path |
         return Path(chosen)
     if directories := environment.get("STATE_DIRECTORY"):
         return _first(directories)
-    # A relative XDG path is to be ignored, says the specification.
+    # The specification says that a relative XDG path is ignored.
     state = environment.get("XDG_STATE_HOME", "")
     if state.startswith("/"):
         return Path(state) / "token-relay" / kind
@@ -77,7 +77,7 @@ def search_directories(
 ) -> tuple[Path, ...]:
     """Return where a *client* looks for the agent's sockets, best first.
 
-    Who names a place (``--socket``, ``--home``, ``TOKEN_RELAY_HOME``) means that agent and no other: a command
+    A person who names a place (``--socket``, ``--home``, ``TOKEN_RELAY_HOME``) means only that agent: a command
     such as ``revoke`` must not fall through to the service of the machine because a test agent is down.
     """
     if socket is not None:
@@ -85,7 +85,7 @@ def search_directories(
     if home is not None or environment.get("TOKEN_RELAY_HOME"):
         return (agent_home(kind, environment, home=home),)
     found: list[Path] = []
-    if directories := environment.get("RUNTIME_DIRECTORY"):  # a helper of the same unit, ExecStartPost= say
+    if directories := environment.get("RUNTIME_DIRECTORY"):  # a helper of the same unit, such as ExecStartPost=
         found.append(_first(directories))
     try:
         found.append(agent_home(kind, environment))
@@ -106,7 +106,7 @@ def config_file(
     """Return the configuration file: ``--config``, else the home's, else the machine's, else None.
 
     Raises:
-        ConfigError: the file that was named is not there, or one may not be looked at. The latter does not fall
+        ConfigError: the named file is not there, or permissions hide one of the places. The latter does not fall
             through to the next place: an agent must not run with another's configuration by accident.
     """
     if config is not None:
@@ -121,7 +121,7 @@ def check_socket_path(path: Path) -> Path:
     """Return ``path`` if the kernel can bind it.
 
     Raises:
-        ConfigError: longer than 107 bytes (unix(7)), which the kernel reports in words that help nobody.
+        ConfigError: longer than 107 bytes (unix(7)); the kernel's own error does not say so.
     """
     length = len(os.fsencode(path))
     if length > SOCKET_PATH_BYTES_MAX:

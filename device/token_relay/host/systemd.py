@@ -1,14 +1,14 @@
-"""What the host gives a daemon: readiness, sockets, the peer's name, and less exposure.
+"""What the host gives a daemon: readiness, sockets, the peer's identity, and protection of its memory.
 
-The service manager's part is two small protocols over inherited things: a datagram to ``NOTIFY_SOCKET``
-(sd_notify(3)) and listening sockets from descriptor 3 on (sd_listen_fds(3)). The kernel's part is the Unix socket
-itself: how one is bound without taking it away from a running agent, and who is at its other end (unix(7)).
+The service manager's part is two small protocols: a datagram to ``NOTIFY_SOCKET`` (sd_notify(3)) and listening
+sockets from descriptor 3 on (sd_listen_fds(3)). The kernel's part is the Unix socket itself: how to bind one without
+taking it away from a running agent, and who is at its other end (unix(7)).
 
 The environment is passed in as a mapping. Invariants:
 
 * *a live socket is never taken away*: a socket file is removed only after a connection to it was refused, under a
   lock, so that two agents that start together cannot remove each other's.
-* *we remove only what we made*: on closing, the file goes only if it is still the inode that was bound here.
+* *we remove only what we made*: closing removes the file only if it is still the inode that was bound here.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from token_relay.host.paths import check_socket_path
 from token_relay.protocol.errors import ConfigError
 
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
-LISTEN_FDS_MAX = 16  # two are ours; more than a handful is somebody else's environment
+LISTEN_FDS_MAX = 16  # two are ours; many more mean that the variables are not for us
 BACKLOG = 128  # connections that wait to be accepted; beyond it connect(2) says EAGAIN
-ACCEPT_TURNS = 4  # of the loop, from an accept to the callback that says so: its task, the transport, the call
+ACCEPT_TURNS = 4  # of the loop, from an accept to connection_made: its task, the transport, the call
 NOTIFY_BYTES_MAX = 4096  # a status line, not a report
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
@@ -47,7 +47,7 @@ _PEERGROUPS_BYTES = 1024  # the most that Python's getsockopt reads: 256 groups
 
 
 def notify(address: str | None, **state: str | int) -> bool:
-    """Send one state such as ``READY=1, STATUS="…"``; False when there is no manager or it did not take it.
+    """Send one state such as ``READY=1, STATUS="…"``; return False without a manager or when it did not take it.
 
     ``address`` is the value of ``NOTIFY_SOCKET``. Best effort, never raises: an agent works without a manager.
     sd_notify(3).
@@ -66,7 +66,7 @@ def notify(address: str | None, **state: str | int) -> bool:
 
 
 def watchdog_interval_s(environment: Mapping[str, str], *, pid: int) -> float | None:
-    """Return how often ``WATCHDOG=1`` is due at the latest, or None; send at half of it. sd_watchdog_enabled(3)"""
+    """Return the longest interval between two ``WATCHDOG=1``, or None; send at half of it. sd_watchdog_enabled(3)"""
     if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
     text = environment.get("WATCHDOG_USEC", "")
@@ -124,7 +124,7 @@ class UnixListener:
                     self.path.unlink()
 
     async def stop(self, server: asyncio.Server) -> None:
-        """Take no more connections; what was accepted just now is a connection when this returns, to be closed."""
+        """Take no more connections. One that was accepted just now is open when this returns, to be closed."""
         asyncio.get_running_loop().remove_reader(self.sock)
         for _ in range(ACCEPT_TURNS):  # before close(): asyncio leaks a socket that it finds no server for
             await asyncio.sleep(0)
@@ -135,11 +135,11 @@ class UnixListener:
 def bind_listener(path: Path, *, mode: int, gid: int | None = None) -> UnixListener:
     """Bind and listen at ``path``; nobody can connect before ``mode`` and group are set.
 
-    A socket file that nobody listens at any more is replaced. Leaves a small lock file beside the socket.
+    It replaces a socket file at which no process listens any more. It leaves a small lock file beside the socket.
 
     Raises:
         ConfigError: another process listens there, the path is too long or taken by something else, or the
-            directory does not let us.
+            directory is not writable.
     """
     check_socket_path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -195,7 +195,7 @@ def open_listener(where: Path | int, *, mode: int, gid: int | None = None) -> Un
 
 @contextlib.contextmanager
 def _start_lock(path: Path) -> Iterator[None]:
-    # A file of its own, mode 0600: a lock on the directory could be held by whoever may read the directory.
+    # A file of its own, mode 0600: everybody who may read the directory could hold a lock on it.
     lock = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -219,7 +219,7 @@ def _remove_stale(path: Path) -> None:
     if answer == errno.ECONNREFUSED:
         path.unlink(missing_ok=True)
     elif answer != errno.ENOENT:
-        # 0: somebody listens. EAGAIN: his queue is full. EACCES: not ours to judge. All three are "hands off".
+        # 0: a process listens. EAGAIN: its queue is full. EACCES: we cannot know. The file stays in all three cases.
         raise ConfigError(f"already running: another agent listens at {path}", hint="stop it, or choose another --home")
 
 
@@ -230,7 +230,7 @@ class _HasOptions(Protocol):
 def peer_of(sock: _HasOptions) -> Peer:
     """Return who connected, as the kernel recorded it at that moment (SO_PEERCRED, unix(7)).
 
-    Supplementary groups are asked for too and left empty where the kernel has no answer: fewer rights, not more.
+    Supplementary groups are empty where the kernel does not tell them: fewer rights, not more.
     """
     pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII")))
     try:

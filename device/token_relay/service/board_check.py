@@ -1,8 +1,8 @@
-"""Whether a vault was copied from another device: a comparison of what names the board, then and now. Pure.
+"""Tells whether a vault was copied from another device: compares the recorded names of the board with today's. Pure.
 
-Hardware decides where both ends of the comparison know it: another board is another device, and the same board is the
-same device, also after its system was installed anew. Where no hardware is known twice, the machine-id decides. Nothing
-known twice says nothing: an agent that once ran as root saw more than it sees now.
+A hardware name decides where both sides have one: another board is another device, and the same board is the same
+device, also after its system was installed anew. Without a common hardware name, the machine-id decides. Without any
+common name, it is not a copy: an agent that once ran as root saw more than it sees now.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MACHINE = "machine-id"
 
 
 def is_copy(recorded: Mapping[str, str], here: Mapping[str, str]) -> bool:
-    """Whether what was recorded names another device than this one."""
+    """Whether the recorded names belong to another device than this one."""
     common = recorded.keys() & here.keys()
     hardware = common - {MACHINE}
     if hardware:
@@ -26,7 +26,7 @@ def is_copy(recorded: Mapping[str, str], here: Mapping[str, str]) -> bool:
 
 
 def check_board(tx: Transaction, here: Mapping[str, str], *, now_s: int) -> bool:
-    """Compare with the record, and complete it where it is the same device; True for a copy, which changes nothing."""
+    """Compare with the record; True for a copy, which changes nothing. For the same device, complete the record."""
     row = tx.get(Board, "self")
     recorded = _components(row)
     if is_copy(recorded, here):

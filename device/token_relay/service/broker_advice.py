@@ -1,8 +1,8 @@
-"""What a person should do when the broker cannot be reached, said once in the log for each new reason.
+"""Logs what a person should do when the broker cannot be reached, once for each new reason.
 
-The channel says in a few words why a connection failed; what is behind it often lies on this device's own disk: a
-certificate that has ended, one that is not there yet, a clock that was never set. So the files are looked at when
-the reason points to them, and only then; the X.509 library is loaded only then, too.
+The channel says in a few words why a connection failed. The cause often lies on this device's own disk: a certificate
+that has ended, one that is not there yet, a clock that was never set. Only when the reason points to the files does
+this module read them and load the X.509 library.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ log = structlog.get_logger()
 REFUSED = "certificate not accepted by the broker"
 OTHERS = {  # beginnings of the channel's reasons; docs/troubleshooting.md has all of them
     "user name or password": "check broker.username and broker.password_file",
-    "not authorized": "check the broker's access list, and who this device is to it",
+    "not authorized": "check the broker's access list, and this device's name in it",
     "client id not accepted": "does the same vault run twice, on a copied disk?",
     "another connection uses this client id": "does the same vault run twice, on a copied disk?",
     "the broker does not speak": 'set protocol = "3.1.1" under [broker]',
     "host name": "check the name in broker.url, and this machine's DNS",
     "TLS failed": "is the port in broker.url the one for TLS?",
 }
-WAITS = "it is tried again by itself, at least once a minute"
+WAITS = "the agent tries again by itself, at least once a minute"
 
 
 def advice(reason: str, broker: BrokerConfig, now_s: float) -> str:
-    """Return one sentence: what to do about this reason. Blocks for reading the broker's three files."""
+    """Return one sentence: what to do about this reason. Blocks while it reads the broker's three files."""
     if reason.startswith("certificate"):
         return _about_certificates(reason, broker, now_s)
     return next((hint for beginning, hint in OTHERS.items() if reason.startswith(beginning)), WAITS)
@@ -73,7 +73,7 @@ def _is_of_another_ca(broker: BrokerConfig) -> bool:
 
 
 class Adviser:
-    """Remembers what was said, so that a broker that is away for a week fills no journal."""
+    """Remembers what it logged, so that a broker that is away for a week does not fill the journal."""
 
     def __init__(self, broker: BrokerConfig, wall_s: Callable[[], float]) -> None:
         self._broker = broker
@@ -81,12 +81,12 @@ class Adviser:
         self._said = ""
 
     def failed(self, reason: str) -> None:
-        """Say what to do about this reason, unless it was said already."""
+        """Log what to do about this reason, unless the last failure had the same one."""
         if reason and reason != self._said:
             self._said = reason
             told: Any = log.error if reason.startswith("certificate") else log.warning
             told("broker_unreachable", reason=reason, hint=advice(reason, self._broker, self._wall_s()))
 
     def connected(self) -> None:
-        """All is well: the next failure is news again."""
+        """Forget the last reason, so that the next failure is logged again."""
         self._said = ""

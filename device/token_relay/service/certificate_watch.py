@@ -1,7 +1,7 @@
-"""Notices renewed certificates, so that a connection that lasts for months does not outlive the one it began with.
+"""Notices renewed certificates, so that a connection of many months does not outlive the certificate it began with.
 
-Looked at are the files' identities, not their content; a change counts when certificate and key belong together again,
-so that nothing happens between the copying of the one and the other.
+It compares the files' identities, not their content. A change counts only when certificate and key belong together, so
+that nothing happens while only one of the two has been copied.
 """
 
 from __future__ import annotations

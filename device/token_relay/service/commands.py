@@ -1,4 +1,4 @@
-"""What the command line may ask of either agent; each adds commands of its own."""
+"""The control commands that both agents have; each adds its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class AgentCommands(Generic[A]):
 
     @property
     def shared(self) -> dict[str, Handler]:
-        """Their handlers by name."""
+        """Return the handlers by name."""
         return {
             "events": self._runtime.events,
             "doctor": self.doctor,
@@ -36,7 +36,7 @@ class AgentCommands(Generic[A]):
         }
 
     async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """The numbers, as Prometheus reads them."""
+        """Return the numbers as Prometheus reads them."""
         runtime, agent = self._runtime, self._agent
         seen = metrics.Seen(
             runtime.clock.now(),
@@ -48,7 +48,7 @@ class AgentCommands(Generic[A]):
         return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
 
     async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """What only the running agent can measure."""
+        """Return the checks that only the running agent can make."""
         return await round_trip.doctor(self._runtime.channel)
 
     async def _stand(

@@ -40,10 +40,10 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
 
 
 class _Commands(AgentCommands[CompanionAgent]):
-    """What the command line may ask of the companion."""
+    """The companion's control commands."""
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Where the companion stands."""
+        """Return the companion's status."""
         return await self._stand(companion_status, {})
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
@@ -66,6 +66,6 @@ class _Commands(AgentCommands[CompanionAgent]):
             await exchange.progress(step)
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Erase the grants here, and with ``pairing`` the pairings."""
+        """Erase the grants here, and with ``pairing`` also the pairings."""
         counts = await self._agent.forget(pairing=args.get("pairing") is True)
         return {**counts, "message": f"erased {counts['grants']} grants and {counts['pairings']} pairings"}

@@ -8,12 +8,12 @@ The client says ``{"v":1,"command":"status","args":{}}``; the agent answers any 
 
 Invariants:
 
-* *the last line comes once*, after it the connection is closed; who sees no last line knows nothing.
+* *the last line comes once*, and then the connection is closed; a client without a last line does not know the outcome.
 * *a client that went away is noticed at once*: asks come back empty, and the command is cancelled unless it is one
   of those that go on by themselves.
 * *answers are secrets until a handler says otherwise*: no answer, no argument and no foreign exception text is logged.
 
-What a command does is the handlers' affair; this module refuses to know any.
+The handlers decide what a command does; this module refuses to know any command.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CONNECTIONS_MAX = 32
 LINE_BYTES_MAX = 65_536  # what a client may send in one line
 REPLY_BYTES_MAX = 4_194_304  # what an agent may answer in one line: a thousand audit rows fit
 REQUEST_DEADLINE_S = 10.0  # from connecting to the end of the request line
-SEND_DEADLINE_S = 10.0  # a client that does not read this long has gone away
+SEND_DEADLINE_S = 10.0  # a client that does not read for so long counts as gone
 ASK_DEADLINE_S = 600.0  # a person fetches a code from a mailbox within ten minutes, or starts again
 ASKS_MAX = 64  # per command; a sign-up asks for attributes one by one
 
@@ -70,7 +70,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_PERSON, EXIT_POLICY = 1, 2, 4, 5
 
 
 class Exchange(Protocol):
-    """What a running command has of its client."""
+    """A running command's view of its client."""
 
     @property
     def is_attended(self) -> bool:
@@ -78,11 +78,11 @@ class Exchange(Protocol):
         ...
 
     async def progress(self, step: dict[str, JSON]) -> None:
-        """Tell the client how far it is; without effect when nobody is there."""
+        """Tell the client the progress; without effect when the client is gone."""
         ...
 
     async def ask(self, kind: AskKind, text: str, **extra: JSON) -> str | None:
-        """Ask the person; None when nobody is there, he declined, or ten minutes passed.
+        """Ask the person; None when the client is gone, the person declined, or ten minutes passed.
 
         The answer to ``password``, ``new_password`` and ``code`` is a secret: wrap it at once
         (:mod:`token_relay.protocol.secret`).
@@ -135,7 +135,7 @@ def _parse_object(line: bytes) -> dict[str, object]:
     try:
         value = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        # Not "from": the decoder's error holds the whole line, which may be a password.
+        # "from None": the decoder's error holds the whole line, which may be a password.
         raise _BadLineError("that is not one line of JSON") from None
     if not isinstance(value, dict):
         raise _BadLineError("that is not a JSON object")
@@ -160,7 +160,7 @@ def _complaint(exc: ValidationError) -> str:
 
 
 def _encode(line: dict[str, JSON]) -> bytes:
-    # ASCII: a lone surrogate has no UTF-8, and an argument that came in as one may be quoted in a result.
+    # ASCII: UTF-8 cannot encode a lone surrogate, and a result may quote an argument that has one.
     raw = json.dumps(line, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
     if len(raw) > REPLY_BYTES_MAX:
         raise ValueError(f"reply is longer than {REPLY_BYTES_MAX} bytes")
@@ -196,7 +196,7 @@ def _error(code: str, message: str, *, hint: str = "", exit_code: int = EXIT_FAI
 
 
 class _Session:
-    """One client and his one command; an :class:`Exchange` for the handler."""
+    """One client connection and its single command; an :class:`Exchange` for the handler."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         self._reader = reader
@@ -205,7 +205,7 @@ class _Session:
         self._is_attended = True
         self._asked = 0
         self._open_asks: dict[int, asyncio.Future[str | None]] = {}
-        self._late_asks: set[int] = set()  # given up by us; one late answer each is no offence
+        self._late_asks: set[int] = set()  # we stopped waiting for these; one late answer each is allowed
 
     @property
     def is_attended(self) -> bool:
@@ -274,7 +274,7 @@ class _Session:
             listen = tasks.create_task(self._listen())
             await asyncio.wait({work, listen}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                # Before the handler hears of it: what the client did wrong is the last thing it can be told.
+                # Sent before the handler learns of it: the client is told its mistake as the last line.
                 if complaint := listen.result():
                     await self.send(_error("bad_request", complaint, exit_code=EXIT_USAGE))
                 self._leave()
@@ -287,7 +287,7 @@ class _Session:
             await self.send_raw(work.result())
 
     async def _work(self, handler: Handler, request: _Request) -> bytes:
-        """Return the encoded last line. A result that is not JSON (a Secret, a datetime) is a bug, found here."""
+        """Return the encoded last line. A result that is not JSON (a Secret, a datetime) is a bug, reported here."""
         try:
             return _encode({"result": await handler(request.args, self)})
         except RelayError as exc:
@@ -302,7 +302,7 @@ class _Session:
             return _encode(_error("internal_error", "internal error, see the log"))
 
     async def _listen(self) -> str:
-        """Take answers until the client leaves; what he did wrong, or an empty string."""
+        """Take answers until the client leaves; return what the client did wrong, or an empty string."""
         try:
             while (line := await self._read_line()) is not None:
                 self._take_answer(line)
@@ -311,7 +311,7 @@ class _Session:
         return ""
 
     async def _read_line(self) -> bytes | None:
-        """Return the next line; None at the end, also in the middle of a line, since half a line says nothing."""
+        """Return the next line; None at the end, which drops an incomplete last line."""
         try:
             return await self._reader.readuntil(b"\n")
         except asyncio.LimitOverrunError:
@@ -372,12 +372,12 @@ class ControlServer:
         log.info("control_started", path=None if listener.path is None else str(listener.path))
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait until the commands that run have been answered, at most so long."""
+        """Wait at most ``timeout_s`` until the running commands have been answered."""
         if self._sessions:
             await asyncio.wait(set(self._sessions), timeout=timeout_s)
 
     async def stop(self) -> None:
-        """Stop listening, cancel the commands that run, wait for their end, remove the socket. Not for handlers."""
+        """Stop listening, cancel the running commands, wait for their end, remove the socket. Not for handlers."""
         if self._server is None or self._listener is None:
             return
         await self._listener.stop(self._server)
@@ -395,7 +395,7 @@ class ControlServer:
         try:
             await self._converse(reader, writer)
         except asyncio.CancelledError:
-            # Only stop() cancels a session, and waits for it; asyncio's streams would report a cancelled one.
+            # Only stop() cancels a session, and waits for it; asyncio's streams would log a cancelled one as an error.
             log.info("control_session_stopped")
         finally:
             self._sessions.discard(task)

@@ -1,8 +1,8 @@
-"""What an agent does with a vault that was copied from another device: nothing, until a person says it lives here.
+"""Runs an agent locked while its vault belongs to another board; ``adopt`` unlocks it.
 
-No connection to the broker (two devices of one name would throw each other out), no refresh, no token. The sockets
-answer: ``status`` says why, ``adopt`` makes this device the vault's own, an app gets ``locked``. The service manager
-sees a service that is ready and says so: starting again would change nothing.
+A locked agent does not connect to the broker (two devices of one name would disconnect each other), does not refresh
+and gives no token. Its sockets answer: ``status`` says why, ``adopt`` makes this device the vault's own, an app gets
+``locked``. The agent reports itself ready to the service manager, since a restart would change nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WHY = "this vault was copied from another device"
 
 
 async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
-    """Return at once when the vault is this device's own, else when a person has adopted it here.
+    """Return at once when the vault is this device's own, else once a person has adopted it here.
 
     Raises:
         VaultError, ConfigError: as at a normal start.
@@ -52,7 +52,7 @@ async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
         notify(runtime.home.environment.get("NOTIFY_SOCKET"), READY=1, STATUS=f"locked: {WHY}; {hint}")
         try:
             await locked.adopted.wait()
-            await control.drain(ANSWER_S_MAX)  # who adopted must hear of it
+            await control.drain(ANSWER_S_MAX)  # so that `adopt` gets its answer
         finally:
             watchdog.cancel()
             await token_api.stop()
@@ -61,7 +61,7 @@ async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
 
 
 def _place(runtime: Runtime, name: str) -> Path | int:
-    """Return where to listen; of a passed socket a duplicate, since the normal start needs it again."""
+    """Return where to listen: for a passed socket a duplicate, since the normal start needs it again."""
     passed = listen_fds(runtime.home.environment, pid=os.getpid())
     return os.dup(passed[name]) if name in passed else runtime.home.sockets / name
 
@@ -81,7 +81,7 @@ class _Locked:
         return TokenRefused("locked", WHY, _sentence(self._runtime))
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Say where the agent stands: locked, and why."""
+        """Say that the agent is locked, and why."""
         runtime = self._runtime
         return {
             **common(runtime.surroundings({}), runtime.clock.now()),
@@ -99,5 +99,5 @@ class _Locked:
 
 
 async def nothing_to_adopt(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-    """The command ``adopt`` of an agent that is not locked."""
-    return {"message": "this vault is at home here: nothing to do"}
+    """Answer the command ``adopt`` for an agent that is not locked."""
+    return {"message": "this vault belongs to this device already: nothing to do"}

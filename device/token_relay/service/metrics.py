@@ -1,11 +1,11 @@
-"""An agent's numbers in Prometheus' text format, made when somebody asks.
+"""Writes an agent's numbers in Prometheus' text format, when they are asked for.
 
-What the vault knows (grants, outbox, handoffs) is read from it at that moment; what only this process saw (refreshes,
-rejected envelopes, the provider's latency) is counted from its start, as Prometheus expects of counters. Labels are
-states, reasons and grant ids: never names, accounts or anything that came from outside as text.
+It reads grants, outbox and handoffs from the vault at that moment. It counts what only this process saw (refreshes,
+rejected envelopes, the provider's latency) from the process's start, as Prometheus expects of counters. Labels are
+states, reasons and grant ids: never names, accounts or any text that came from outside.
 
-``prometheus_client`` spells the text and is imported at the first question: a device that nobody asks does not pay
-for it. Source: Prometheus text format 0.0.4.
+``prometheus_client`` writes the text and is imported at the first question, so that a device without metrics does not
+load it. Source: Prometheus text format 0.0.4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from token_relay.service.status import grant_row
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-# A refresh takes a tenth of a second at a provider nearby, and 30 s is where we give up.
+# A refresh takes a tenth of a second at a provider nearby, and after 30 s we give up.
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -42,7 +42,7 @@ class Latency:
         self.sum_s += took_s
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return (upper end, count of all up to it), as the text format wants them."""
+        """Return pairs (upper end, count of all up to it), as the text format wants them."""
         total, shown = 0, []
         for end, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
             total += count
@@ -51,7 +51,7 @@ class Latency:
 
 
 class MeasuredHttp:
-    """The Http port of another, with a watch beside it. The kinds of end: ``answered``, ``not_sent``, ``lost``."""
+    """Another Http port, with its requests timed. The results are ``answered``, ``not_sent`` and ``lost``."""
 
     def __init__(self, http: Http) -> None:
         self._http = http
@@ -74,7 +74,7 @@ class MeasuredHttp:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the vault knows."""
+    """The numbers from the vault."""
 
     grants: list[Grant]
     tokens: list[CachedToken]
@@ -84,7 +84,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What this process saw."""
+    """The numbers that this process counted."""
 
     now: Now
     is_connected: bool
@@ -94,7 +94,7 @@ class Seen:
 
 
 def read(tx: Transaction) -> Stored:
-    """Read what the vault knows; an agent has handoffs of one end only."""
+    """Read the numbers from the vault; an agent has handoffs of one end only."""
     states = [row.state for row in tx.select(PhoneHandoff)] + [row.state for row in tx.select(CompanionHandoff)]
     return Stored(tx.select(Grant), tx.select(CachedToken), tx.select(Outgoing), Tally(states))
 
@@ -110,7 +110,7 @@ def text(stored: Stored, seen: Seen) -> str:
 
 
 class _Page:
-    """A collector in Prometheus' sense: asked once, for everything."""
+    """A collector in Prometheus' sense, which is asked once, for everything."""
 
     def __init__(self, stored: Stored, seen: Seen) -> None:
         self._stored = stored

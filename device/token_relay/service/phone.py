@@ -77,15 +77,15 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
 
 
 class _Commands(AgentCommands[PhoneAgent]):
-    """What the command line may ask of the phone."""
+    """The phone's control commands."""
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Where the phone stands."""
+        """Return the phone's status."""
         gate = self._agent.settings.allow_refresh_token_access
         return await self._stand(phone_status, {"handoffs": PhoneHandoff}, allow_refresh_token_access=gate)
 
     async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """The devices alone."""
+        """Return the devices of the status."""
         return {"devices": (await self.status(args, exchange))["devices"]}
 
     async def sign_in(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
@@ -176,7 +176,7 @@ class _Commands(AgentCommands[PhoneAgent]):
             "cancelled": "cancelled: the companion never stored it",
             "done": "too late: the companion has it; to take it away: phone revoke",
             "gone": "over: the companion has lost it",
-        }.get(row.state, "asked the companion; what becomes of it only its disk knows")
+        }.get(row.state, "asked the companion to give it up; its answer decides")
         return {**handoff_row(row), "pending": row.state == "cancelling", "message": message}
 
     async def revoke(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
@@ -197,7 +197,7 @@ class _Commands(AgentCommands[PhoneAgent]):
         return result
 
     def _lost_steps(self, device: str, *, pending: bool) -> list[JSON]:
-        """All that can be done about a lost device, what is done already first."""
+        """Return all that can be done about a lost device, first what is done already."""
         steps: list[JSON] = [
             "done: REVOKE is queued and goes out whenever the device connects"
             if pending
@@ -216,7 +216,7 @@ class _Commands(AgentCommands[PhoneAgent]):
         return steps
 
     async def unpair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """End a pairing in good order."""
+        """End a pairing, and tell the device."""
         rows = await self._agent.unpair(text_of(args, "device"))
         pending = any(row.state != "gone" for row in rows)
         message = "unpaired" if not pending else "unpaired here; the device is told when it connects"

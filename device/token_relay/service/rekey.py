@@ -1,8 +1,8 @@
-"""``vault rekey``: the vault under another key, and the configuration that names it.
+"""``vault rekey``: puts the vault under another key, and names that key in the configuration.
 
-The order is what makes it safe against a power cut: the new key, the copy of the vault under it, the configuration,
-the copy takes over, the old key file goes. See :mod:`token_relay.vault.rekey` for what a start makes of each half-way
-point. Where the configuration cannot be written here (a service's lies in ``/etc``), the copy waits for whoever writes
+The order makes it safe against a power cut: write the new key, the copy of the vault under it, and the configuration;
+let the copy take over; remove the old key file. :mod:`token_relay.vault.rekey` says what a start does after each step.
+Where the configuration cannot be written here (a service's lies in ``/etc``), the copy waits until a person writes
 it: the next start with the new key ends the change.
 """
 
@@ -46,7 +46,7 @@ class ToFile:
 
 @dataclass(frozen=True, slots=True)
 class ToPassphrase:
-    """A passphrase out of a file that the agent will read at each start."""
+    """A passphrase from a file that the agent will read at each start."""
 
     file: Path
     passphrase: Password
@@ -66,7 +66,7 @@ Target = ToFile | ToPassphrase | ToCredential
 
 @dataclass(frozen=True, slots=True)
 class Rekeyed:
-    """What was done. ``line`` is the setting to write where ``is_pending``; ``old_key`` is a file that is left."""
+    """The result. ``line`` is the setting to write if ``is_pending``; ``old_key`` is a key file that is left."""
 
     describes: str
     line: str
@@ -100,7 +100,7 @@ async def rekey(home: Path, config_path: Path, target: Target, environment: Mapp
         await vault.close()
     is_here = old_key is not None and old_key.parent == home
     _forget_old(home, old_key if is_here else None, new_source)
-    # A key file elsewhere may serve another vault too: whether it goes is its owner's affair.
+    # A key file elsewhere may serve another vault too, so its owner decides whether to remove it.
     return Rekeyed(_describe(new_source), line, is_pending=False, old_key=None if is_here else old_key)
 
 
@@ -147,12 +147,12 @@ def _read_config(path: Path) -> tuple[str, AgentConfig]:
 
 
 def _kinds(text: str) -> tuple[Kind, ...]:
-    """Return whose configuration it may be; the one to complain about last."""
+    """Return the kinds of agent that the text may configure; errors are those of the last one."""
     return ("companion", "phone") if re.search(r"(?m)^\s*\[provider\]", text) else ("phone", "companion")
 
 
 def _check(path: Path, before: AgentConfig, text: str, home: Path) -> None:
-    """Refuse a new text that would change anything but the vault's key: a person wrote something unusual."""
+    """Refuse a new text that would change anything but the vault's key, because the table is written unusually."""
     found = check_config(type(before), text, path.parent.absolute())
     is_same = not isinstance(found, tuple) and found.model_copy(update={"vault": before.vault}) == before
     if not is_same:
@@ -194,14 +194,14 @@ def _describe(source: KeySource | PrivateKey) -> str:
 
 
 def _old_key(home: Path, before: VaultConfig, source: KeySource | PrivateKey) -> Path | None:
-    """Return the file that the old key came from, as far as it is ours to remove: never a passphrase's."""
+    """Return the file of the old key if it may be removed; a passphrase's file never is."""
     if before.credential is not None or before.passphrase_file is not None:
         return None
     return before.key_file or home / KEY_FILE
 
 
 def _forget_old(home: Path, old_key: Path | None, source: KeySource | PrivateKey) -> None:
-    """Remove what the old key came from. What flash keeps of it opens only what flash keeps of the old vault."""
+    """Remove the old key. Remains of it on flash open only remains of the old vault."""
     try:
         if old_key is not None:
             with suppress(FileNotFoundError):

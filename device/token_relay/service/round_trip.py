@@ -1,6 +1,6 @@
-"""What a running agent can say about its broker: how long a message to itself takes.
+"""Measures how long an agent's message to itself takes through the broker.
 
-Part of ``doctor``: the broker's configuration cannot be asked for over MQTT, but what it costs can be measured.
+Part of ``doctor``: MQTT has no way to read the broker's configuration, but its effect can be measured.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Probed(Protocol):
         ...
 
     async def probe(self, timeout_s: float) -> bool:
-        """Say whether a message to ourselves came back."""
+        """Return whether a message to ourselves came back."""
         ...
 
 
 async def doctor(channel: Probed | None) -> dict[str, JSON]:
     """The command ``doctor``: measure the round trip to the broker and back."""
     if channel is None or not channel.is_connected:
-        return {"checks": []}  # that it is not connected stands in a line of its own
+        return {"checks": []}  # another line says that it is not connected
     took_s: list[float] = []
     for _ in range(PROBES):
         began_s = time.monotonic()

@@ -1,7 +1,7 @@
-"""What both agents run on: vault, channel, sockets and the service manager, opened in order and closed in order.
+"""Opens and closes in order what both agents run on: vault, channel, sockets and the service manager.
 
-A stop is clean: no new work is taken, a refresh in flight may end (its answer may be the only copy of a rotated token),
-then everything is cancelled and the vault is closed last.
+A stop is clean: it takes no new work, lets a refresh in flight end (its answer may be the only copy of a rotated
+token), then cancels everything and closes the vault last.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Runtime:
         return parse_policy(text, file=str(path), owner_uid=os.geteuid())
 
     async def feed_watchdog(self, status: str = "") -> None:
-        """Feed the service manager's watchdog from a live loop and a vault that answers; nothing else counts.
+        """Feed the service manager's watchdog while the loop runs and the vault answers; nothing else counts.
 
         ``status`` is what the manager shows in place of the counts.
         """
@@ -178,7 +178,7 @@ class Runtime:
                 paired, grants = await self.vault.run(_counts)
                 connected = "connected" if self.channel.is_connected else "not connected"
                 notify(address, WATCHDOG=1, STATUS=status or f"{paired} paired, {grants}, broker {connected}")
-            except VaultError as exc:  # not fed: whether the agent is killed for it, the service manager decides
+            except VaultError as exc:  # not fed: the service manager decides whether to kill the agent
                 log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
 

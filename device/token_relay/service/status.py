@@ -1,7 +1,7 @@
-"""What `status` says, built from records alone. Pure.
+"""Builds the object of ``status`` from records alone. Pure.
 
-One object for scripts and people: where this end stands, since when it has not heard the other, and ``action``: the
-one thing that a person must do, as a slug (explained in ``docs/troubleshooting.md``) and a sentence, or null.
+The object is for scripts and people: the state of this end, when it last heard the other, and ``action``: the one
+thing that a person must do, as a slug (explained in ``docs/troubleshooting.md``) and a sentence, or null.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from token_relay.provider.profile import PROFILES, STRICT
 
 Json = dict[str, Any]
 ENDS_SOON_S = 7 * 86_400
-OPEN = ("offered", "released", "cancelling")  # the one that is not decided is the latest, whatever the clock said
+OPEN = ("offered", "released", "cancelling")  # an undecided handoff counts as the latest, whatever its time
 
 ACTIONS: Mapping[str, str] = {
     "pair": "pair the two devices: token-relay companion pair here, token-relay phone pair there",
@@ -42,7 +42,7 @@ ACTIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a status needs beside the records."""
+    """The facts that a status needs beside the records."""
 
     kind: str
     name: str
@@ -75,7 +75,7 @@ def common(here: Surroundings, now: Now) -> Json:
 
 
 def pairing_rows(pairings: Iterable[Pairing], outbox: Iterable[Outgoing]) -> list[Json]:
-    """Return one row a pairing: who, since when, last heard, what is unanswered."""
+    """Return one row for each pairing: the peer, since when, when last heard, what is unanswered."""
     open_requests = list(outbox)
     return [
         {
@@ -143,7 +143,7 @@ def companion_status(
 
 
 def _estranged_companion(pairings: list[Pairing], estranged: Collection[str]) -> Json | None:
-    """What a grant's state would have a phone do, a phone that lost the pairing cannot; another phone may."""
+    """Return ``pair_again`` where only a phone that lost the pairing could act; another phone may still act."""
     peers = {row.peer_id for row in pairings if row.state == "active"}
     return action("pair_again") if peers and peers.issubset(estranged) else None
 
@@ -176,7 +176,7 @@ def _companion_action(
 
 
 def companions_grant_ends_at(row: PhoneHandoff, heard_at: int) -> int | None:
-    """Return when the companion's grant ends as far as the phone can know: it was alive when last heard."""
+    """Return when the companion's grant ends as far as the phone knows: it was alive when last heard."""
     profile = PROFILES.get(row.profile, STRICT)
     return schedule.grant_ends_at(
         profile, is_otp=row.is_otp, signed_in_at=row.signed_in_at, refreshed_at=max(row.done_at, heard_at)
@@ -184,7 +184,7 @@ def companions_grant_ends_at(row: PhoneHandoff, heard_at: int) -> int | None:
 
 
 def _ends_soon(ends_at: int, signed_in_at: int, now: Now) -> bool:
-    """Seven days before, or for a short grant in its last quarter."""
+    """Whether less than seven days are left, or for a short grant less than a quarter."""
     lifetime_s = ends_at - signed_in_at if signed_in_at else 4 * ENDS_SOON_S
     return ends_at - now.wall_s < min(ENDS_SOON_S, lifetime_s / 4)
 
@@ -261,7 +261,7 @@ def _estranged_device(pairings: list[Pairing], estranged: Collection[str]) -> Js
 
 
 def _begun(row: PhoneHandoff) -> float:
-    """When a handoff began, finer than the seconds that people see: a script begins several within one."""
+    """Return when a handoff began, finer than seconds: a script begins several within one second."""
     return Stamp.from_text(row.created).wall_s
 
 
@@ -279,7 +279,7 @@ def _phone_action(
         if row.state == "offered" and row.reason == "accepted" and row.strategy == "mint":
             return action("finish_handoff", names[pairing_id])
         if row.state == "done" and row.device_state in ("needs_handoff", "dead", "uncertain"):
-            if not live and row.strategy != "mint":  # mint signs in by itself; the others need what is gone here
+            if not live and row.strategy != "mint":  # mint signs in by itself; the others need a live grant
                 return action("sign_in")
             return action("hand_off_again", names[pairing_id])
         if row.state == "done" and row.device_state == "locked":

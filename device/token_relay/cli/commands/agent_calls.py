@@ -1,9 +1,9 @@
-"""The commands that ask the running agent over its control socket and show what it says.
+"""The commands that ask the running agent over its control socket and show its answer.
 
-What a command *means* is the agent's affair. Here are: which question each command line becomes, where
-answers come from (:mod:`.asking`), and how the end is shown. Results are read leniently, since an agent may be
-newer than this program: of a result only ``pending`` (exit code 6), ``message`` and ``action`` have a meaning
-here, everything else is laid out as it is.
+The agent decides what a command means. This module turns a command line into a request, finds the answers to the
+agent's questions (:mod:`token_relay.cli.prompts`) and shows the result. It reads results leniently, since an agent
+may be newer than this program: only ``pending`` (exit code 6), ``message`` and ``action`` have a meaning here, and
+everything else is shown as it is.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _show_progress(context: Context, step: Mapping[str, object]) -> None:
 
 
 def check_number_text(number: object) -> str:
-    """Spell the check number in two groups of three, as people read it aloud."""
+    """Write the check number in two groups of three, as people read it aloud."""
     digits = clean(str(number))
     return f"{digits[:3]} {digits[3:]}" if len(digits) == 6 else digits
 
@@ -81,7 +81,7 @@ def check_number_text(number: object) -> str:
 
 
 def status(args: argparse.Namespace, context: Context) -> int:
-    """``status``: 0 also when a person must act; the action stands in the result."""
+    """``status``: returns 0 also when a person must act; the result contains the action."""
     return finish(context, call(args, context, "status", silence_s=30))
 
 
@@ -127,7 +127,7 @@ def sign_out(args: argparse.Namespace, context: Context) -> int:
 
 
 def import_token(args: argparse.Namespace, context: Context) -> int:
-    """``phone import``: the token goes to the agent as an answer, never as an argument."""
+    """``phone import``: gives the token to the agent as an answer, never as an argument."""
     sources = Sources(refresh_token_file=args.refresh_token_file)
     return finish(context, call(args, context, "import", sources=sources))
 
@@ -146,7 +146,7 @@ def phone_pair(args: argparse.Namespace, context: Context) -> int:
 
 
 def handoff(args: argparse.Namespace, context: Context) -> int:
-    """``phone handoff``: 0 when the companion's word is here that the grant is on its disk."""
+    """``phone handoff``: returns 0 once the companion has said that the grant is on its disk."""
     sources = _sign_in_sources(args)
     if args.username is None and (args.mfa_method or args.register):
         raise UsageError("--mfa-method and --register need --username")
@@ -209,7 +209,7 @@ def _sign_in_sources(args: argparse.Namespace) -> Sources:
 
 
 def metrics(args: argparse.Namespace, context: Context) -> int:
-    """``companion metrics`` and ``phone metrics``: the text as it is, or inside an object with ``--json``."""
+    """``companion metrics`` and ``phone metrics``: prints the text as it is, or in an object with ``--json``."""
     result = call(args, context, "metrics")
     if context.as_json:
         return finish(context, result)
@@ -223,9 +223,9 @@ def adopt(args: argparse.Namespace, context: Context) -> int:
 
 
 def companion_pair(args: argparse.Namespace, context: Context) -> int:
-    """``companion pair``: the invitation is the last line of standard output, whatever comes after it.
+    """``companion pair``: prints the invitation as the last line of standard output.
 
-    With ``--json`` the invitation is shown on standard error while the phone is awaited, and stands in the one
+    With ``--json`` it prints the invitation on standard error while it waits for the phone, and then again in the
     object at the end.
     """
     shown: JsonObject = {}

@@ -1,11 +1,10 @@
-"""A doorway on loopback through which one browser goes on to where it was sent.
+"""Redirects one browser from a loopback address to an address with a secret in it.
 
-A browser is started with an address in its command line, which everybody on the machine can read. So it gets the
-address of this doorway, and the doorway redirects it to the one with the secret in it. That is done once, for the
-path that was drawn for it, and for a program of this user: the kernel's table of connections says whose the other end
-is. Everything else that connects is answered 404 and changes nothing.
+A browser gets its address in its command line, which everybody on the machine can read. So it gets this loopback
+address, which redirects to the secret one. It redirects once, for one random path, and only a program of this user:
+the kernel's table of connections names the owner of the other end. Every other request gets a 404 and changes nothing.
 
-Limits: Linux, for the table; a browser that runs as another user is not let through.
+Limits: the table needs Linux; a browser that runs as another user is refused.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 REQUEST_BYTES_MAX = 16_384
-REQUEST_TIMEOUT_S = 2.0  # browsers open connections ahead and leave them silent; the next one waits that long
-LOOK_EVERY_S = 0.5  # whether the browser failed to start
+REQUEST_TIMEOUT_S = 2.0  # browsers open connections in advance and send nothing; the next one waits that long
+LOOK_EVERY_S = 0.5  # between two checks whether the browser failed to start
 CONNECTIONS = Path("/proc/net/tcp")
 
 _HEADERS = "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nContent-Length: 0\r\nConnection: close\r\n"
@@ -54,7 +53,7 @@ class Doorway:
         self.close()
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no more connections."""
         self._listener.close()
 
     @property
@@ -63,9 +62,9 @@ class Doorway:
         return f"http://127.0.0.1:{self._port}{self._path}"
 
     def admit(self, arrive: Callable[[], str], *, wait_s: float, is_over: Callable[[], bool]) -> bool:
-        """Wait for the browser, then redirect it to what ``arrive`` returns; an empty string shows it an apology.
+        """Wait for the browser, then redirect it to what ``arrive`` returns; for an empty string, show an apology.
 
-        Returns False when nobody came within ``wait_s``, or before ``is_over`` said that nobody will. What ``arrive``
+        Returns False when no browser came within ``wait_s``, or before ``is_over`` said that none will. What ``arrive``
         raises is raised here, after the apology.
         """
         ends_at = time.monotonic() + wait_s
@@ -88,14 +87,14 @@ class Doorway:
                 return True
             connection.sendall(f"HTTP/1.1 404 Not Found\r\n{_HEADERS}\r\n".encode())
         except OSError:
-            pass  # somebody who does not finish a request gets no answer
+            pass  # a request that is not complete gets no answer
         return False
 
     def _redirect(self, connection: socket.socket, arrive: Callable[[], str]) -> None:
         location = ""
         try:
             location = arrive()
-        finally:  # whatever happened, the person looks at the browser
+        finally:  # the browser gets an answer in any case, since the person looks at it
             if location:
                 answer = f"HTTP/1.1 303 See Other\r\nLocation: {location}\r\n{_HEADERS}\r\n".encode()
             else:
@@ -109,7 +108,7 @@ class Doorway:
         if not hmac.compare_digest(lines[0].encode("latin-1"), f"GET {self._path} HTTP/1.1".encode()):
             return False
         fields = [line.lower().partition(":")[::2] for line in lines[1:]]
-        # A browser that only looks ahead has not arrived; a page of a name pointed at 127.0.0.1 has its own Host.
+        # A browser may only prefetch the address; a page whose host name points at 127.0.0.1 has its own Host.
         is_ahead = any(name in ("purpose", "sec-purpose") for name, _ in fields)
         hosts = [value.strip() for name, value in fields if name == "host"]
         if is_ahead or hosts != [f"127.0.0.1:{self._port}"]:
@@ -128,7 +127,7 @@ def _head(connection: socket.socket) -> bytes:
 
 
 def owner_of(table: str, client_port: int, port: int) -> int | None:
-    """Return the uid whose socket has this end of a connection on 127.0.0.1, as /proc/net/tcp tells. proc(5)."""
+    """Return the owner's uid of the client's end of a connection on 127.0.0.1, by /proc/net/tcp. proc(5)."""
     wanted = [f"{_LOOPBACK}:{client_port:04X}", f"{_LOOPBACK}:{port:04X}"]
     for line in table.splitlines()[1:]:
         fields = line.split()
@@ -137,5 +136,5 @@ def owner_of(table: str, client_port: int, port: int) -> int | None:
     return None
 
 
-# The table shows an address as a number in the machine's own byte order.
+# The table shows an address as a number in the machine's byte order.
 _LOOPBACK = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"

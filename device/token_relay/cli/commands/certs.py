@@ -1,6 +1,6 @@
 """The commands of the broker's private CA: ``token-relay certs …``. Table and handlers.
 
-The handlers call :mod:`token_relay.ca.store` and print what it returns; that module decides everything.
+The handlers call :mod:`token_relay.ca.store`, which decides everything, and print its result.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ _OWN = {
         "sign a device's request, the first time or to renew",
         "certs:sign",
         _sign,
-        description="Sign the device.csr that `init` wrote on a device. Look at the id on the device's own screen "
-        "first: the first signature is on trust. The device needs the certificate and ca.pem in its "
+        description="Sign the device.csr that `init` wrote on a device. Compare the id with the device's own "
+        "screen first: the first signature trusts the request. The device needs the certificate and ca.pem in its "
         "home.",
         examples="  token-relay certs sign kitchen/device.csr\n  token-relay certs sign device.csr --out device.pem",
     ),
@@ -84,15 +84,15 @@ _OWN = {
         "renew the broker's certificate if it ends soon, and name the devices that are due",
         "certs:renew",
         description="Renew the broker's certificate when it ends within 30 days, and name the devices whose "
-        "certificates do: sign their device.csr again. Does nothing when there is nothing to do; made "
-        "for a timer.",
+        "certificates do: sign their device.csr again. Does nothing when nothing is due, so a "
+        "timer may run it.",
     ),
     "revoke": Command(
         "put a device's certificates on the revocation list",
         "certs:revoke",
         _revoke,
         description="Put every certificate of a device id on the revocation list. The broker learns of it when it "
-        "starts again. This closes the broker's door; the grant is taken away by `phone revoke`.",
+        "starts again. The device is then refused by the broker; `phone revoke` takes its grant away.",
         examples="  token-relay certs revoke abcdefghijklmnopqrstuvwxyz",
     ),
     "list": Command("list the certificates that were signed", "certs:list_all"),

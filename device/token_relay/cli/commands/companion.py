@@ -92,8 +92,8 @@ ACCESS_HELP = """\
 Print an access token, alone on one line; with --json, the agent's whole answer.
 A valid token comes from the agent's memory without network. Never prints a refresh token.
 
-4 means that the grant is gone or locked and a person must act; 1 that a token cannot be had now (offline,
-busy, unknown scope); 5 that the agent's policy does not let this user have one."""
+4 means that the grant is gone or locked and a person must act; 1 that there is no token now (offline, busy,
+unknown scope); 5 that the agent's policy does not let this user have one."""
 
 UPKEEP = {  # the same for both agents
     "metrics": Command(
@@ -105,8 +105,8 @@ UPKEEP = {  # the same for both agents
     "adopt": Command(
         "make this device the home of a copied vault",
         "agent_calls:adopt",
-        description="An agent whose vault was copied from another device stays locked. This command says that the "
-        "vault lives here from now on. Only when the other device is gone for good: two copies end each "
+        description="An agent whose vault was copied from another device stays locked. This command makes this "
+        "device the vault's own. Use it only when the other device is gone for good: two copies end each "
         "other's access, and the provider may revoke both.",
     ),
     "doctor": Command(
@@ -123,7 +123,7 @@ _OWN = {
         _init,
         description="Make the home of the companion's agent: config.toml with every setting explained, the vault "
         "with this device's key, device.key and device.csr for the broker's CA. Prints the device id. "
-        "On an existing home it changes nothing without --force, and never touches the vault.",
+        "Changes nothing in an existing home without --force, and never touches the vault.",
         examples="  token-relay companion init --broker mqtts://broker.example:8883 --name kitchen\n"
         "  token-relay companion init --broker mqtt://127.0.0.1:1884",
     ),
@@ -143,15 +143,15 @@ _OWN = {
         "erase the grant here (and the pairing)",
         "agent_calls:companion_forget",
         _forget,
-        description="Erase the grant on this device: no token can be had until the next handoff. The phone is told. "
-        "This does not revoke the grant at the provider; `phone revoke` does what can be done there.",
+        description="Erase the grant on this device: it gives no token until the next handoff. The phone is told. "
+        "This does not revoke the grant at the provider; `phone revoke` does that where the provider can.",
     ),
     "pair": Command(
         "show an invitation for the phone and wait for it",
         "agent_calls:companion_pair",
         _pair,
         description="Show a new invitation as QR code and text: valid for 10 minutes and for one phone. The text "
-        "stands alone on the last line of standard output. Then waits for the phone and prints, on "
+        "is alone on the last line of standard output. Then waits for the phone and prints, on "
         "standard error, the check number that both devices must show.",
         examples="  token-relay companion pair\n"
         "  token-relay companion pair --no-qr --no-wait | ssh phone token-relay phone pair --yes -",

@@ -1,7 +1,7 @@
-"""``doctor``: what is wrong here, one line per check.
+"""``doctor``: checks this installation, with one line per check.
 
-First what can be seen without the agent (home, configuration, clock, disk, key, certificates, broker, sockets, unit),
-then whether it runs and what it says of itself: its ``status``, and its command ``doctor`` where it has one
+First come the checks without the agent (home, configuration, clock, disk, key, certificates, broker, sockets, unit),
+then whether it runs, then its ``status``, and its command ``doctor`` where it has one
 (``{"checks": [{"name", "ok", "detail", "hint"}]}``). The checks themselves are in :mod:`token_relay.service.checks`.
 """
 
@@ -27,7 +27,7 @@ from token_relay.service.checks.finding import Check
 SERVICE_HOMES = Path("/var/lib/token-relay")
 SILENCE_S = 30.0  # the agent's checks may include one question to the broker
 UNKNOWN_COMMAND = "unknown_command"
-LOCKED = frozenset({"copied"})  # actions without which the agent does nothing at all
+LOCKED = frozenset({"copied"})  # until a person has done one of these actions, the agent does nothing at all
 ISSUERS_MAX = 4  # a companion has one or two grants; more lines than this hide the others
 
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
 def _configured(
     args: argparse.Namespace, context: Context, kind: Kind
 ) -> tuple[PhoneConfig | CompanionConfig | None, list[Check]]:
-    """Judge home and configuration; without the latter there is nothing more to look at."""
+    """Judge home and configuration; without a configuration, no other check is possible."""
     checks = [_home(home_of(kind, args, context), kind)]
     try:
         path = config_file(kind, context.env, home=args.home, config=args.config)
@@ -79,7 +79,7 @@ def _configured(
 
 
 def home_of(kind: Kind, args: argparse.Namespace, context: Context, services: Path = SERVICE_HOMES) -> Path:
-    """Return the home to look at: the service's, where nobody named one and this person has none."""
+    """Return the home to look at: the service's, if the command line names none and this person has none."""
     home = agent_home(kind, context.env, home=args.home).absolute()
     is_named = args.home is not None or context.env.get("TOKEN_RELAY_HOME") or context.env.get("STATE_DIRECTORY")
     return home if is_named or home.exists() or not (services / kind).exists() else services / kind
@@ -92,7 +92,7 @@ def _home(home: Path, kind: Kind) -> Check:
         return Check("home", False, f"{home}: {exc.strerror}", f"token-relay {kind} init --help")
     if not stat.S_ISDIR(status.st_mode):
         return Check("home", False, f"{home} is not a directory")
-    if status.st_mode & 0o022:  # reading it is left open: a service manager makes state directories 0755
+    if status.st_mode & 0o022:  # others may read it: a service manager makes state directories 0755
         return Check("home", False, f"others may write to {home}", f"chmod go-w {home}")
     return Check("home", True, str(home))
 
@@ -114,7 +114,7 @@ def _here(
 
 
 def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Check]:
-    """Find the provider: the phone's from its settings, the companion's from the grants that it holds."""
+    """Check the provider: the phone's from its settings, the companion's from its grants."""
     if isinstance(config, PhoneConfig):
         return [provider.discovery(config.provider.url, config.provider)]
     grants = status.get("grants")

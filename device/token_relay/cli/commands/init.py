@@ -1,8 +1,8 @@
 """``init``: makes the home of an agent.
 
-Order matters for a person who has to repeat it: everything is checked before anything is written, and a
-configuration that this call wrote is taken away again when the vault could not be made, so that the same command
-line works once the reason is gone. What was there before is never removed; the vault is not even opened for writing.
+A person must be able to repeat it: everything is checked before anything is written, and a configuration that this
+call wrote is removed if the vault could not be made, so that the same command line works once the cause is gone. What
+was there before is never removed, and an existing vault is not opened for writing.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
     if args.cert is not None and args.key is None:
         chosen["broker.key"] = in_home(KEY_NAME)
     if args.broker.startswith("mqtts://") and args.broker_username is None and args.cert is None and args.key is None:
-        # Mutual TLS with our own CA: the usual case, and the reason for device.csr. The agent says what is
-        # missing until the two certificates lie beside it.
+        # Mutual TLS with our own CA: the usual case, and the reason for device.csr. Until the two certificates
+        # are in the home, the agent says which is missing.
         chosen["broker.cert"] = in_home(CERTIFICATE_FILE)
         chosen["broker.key"] = in_home(KEY_NAME)
         chosen["broker.ca"] = chosen["broker.ca"] or in_home(CA_FILE)
@@ -125,7 +125,7 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _host_name(kind: Kind) -> str:
-    """Name the device after its host; a host without a usable name after its part."""
+    """Return the host's name for the device, or ``kind`` where the host has no usable name."""
     name = platform.node().partition(".")[0][:NAME_CHARS_MAX]
     return name if name and name.isprintable() else kind
 
@@ -145,7 +145,7 @@ def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig
 def _make_private_directory(home: Path) -> None:
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)  # an existing one keeps its mode; the vault refuses what is too open
+        home.mkdir(mode=0o700, exist_ok=True)  # an existing one keeps its mode; the vault refuses one that is too open
     except OSError as exc:
         raise LocalError(f"cannot make the directory {home}: {exc.strerror}") from exc
 

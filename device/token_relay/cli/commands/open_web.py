@@ -1,11 +1,11 @@
-"""``open-web``: a web application, opened already signed in.
+"""``open-web``: opens a web application already signed in.
 
-The token is asked for as late as can be, since it lives a minute: with the system's browser only when the browser is
-there (:mod:`token_relay.cli.commands.browser_redirect`), so that a browser that starts slowly loses nothing of it. It
-goes to one place, which the command line names, and neither into a log nor into anybody's argv.
+It asks for the token as late as possible, since the token lives a minute: for the system's browser only when the
+browser has connected (:mod:`token_relay.cli.commands.browser_redirect`), however slowly it starts. The token goes only
+to the place that the command line names, never into a log or the argv of a process.
 
-Query or cookie: a query parameter reaches any browser, and the web application has to pass it on to the provider. A
-cookie on the provider's domain needs nothing of the web application, but only a web view lets itself be given one.
+Query or cookie: a query parameter reaches any browser, but the web application must pass it on to the provider. A
+cookie on the provider's domain needs nothing of the web application, but only a web view accepts one from outside.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _in_browser(url: str, context: Context, ask: Ask) -> int:
 
     opened: list[bool] = []
     with Doorway() as doorway:
-        # A thread: a browser in a terminal returns only when it is left.
+        # In a thread: the call for a browser in a terminal returns only when the person leaves it.
         address = doorway.url
         browser = threading.Thread(target=lambda: opened.append(webbrowser.open(address)))
         browser.start()
@@ -140,7 +140,7 @@ def _in_cookie(args: argparse.Namespace, body: JsonObject) -> JsonObject:
         "expires_at": expires_at,
         "secure": True,
         "http_only": True,
-        "same_site": "None",  # the file has no column for it; a web view has to be told
+        "same_site": "None",  # the file has no column for it, so a web view needs it from here
     }
     return {"url": args.url, "cookie_jar": args.cookie_jar, "cookie": attributes}
 

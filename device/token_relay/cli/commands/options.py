@@ -1,4 +1,4 @@
-"""Groups of options that several commands share, apart from what the token's fast path needs. Tables only."""
+"""Groups of options that several commands share, except those of the fast ``token`` command. Tables only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PORT_MAX = 65_535
 
 
 def profile_option(parser: argparse._ActionsContainer, help: str, *, default: str | None = None) -> None:
-    """Add ``--profile``: what a provider may be named as, in `phone init` and in `sandbox`."""
+    """Add ``--profile``, which names a provider's profile in `phone init` and in `sandbox`."""
     from typing import get_args
 
     from token_relay.provider.profile import ProfileName
@@ -24,7 +24,7 @@ def profile_option(parser: argparse._ActionsContainer, help: str, *, default: st
 
 
 def init_options(parser: argparse.ArgumentParser) -> None:
-    """Add what ``init`` takes for both agents: broker, name, source of the vault's key."""
+    """Add the options of ``init`` for both agents: broker, name, source of the vault's key."""
     parser.add_argument(
         "--broker",
         metavar="URL",
@@ -33,7 +33,7 @@ def init_options(parser: argparse.ArgumentParser) -> None:
         help="the MQTT broker: mqtts://HOST:PORT or mqtt://HOST:PORT",
     )
     parser.add_argument("--name", metavar="N", type=text, help="this device's name on the other; else the host's name")
-    group = parser.add_argument_group("how this device shows the broker who it is")
+    group = parser.add_argument_group("how this device proves its identity to the broker")
     group.add_argument("--broker-username", metavar="U", type=text, help="user name, where it uses no certificates")
     group.add_argument(
         "--broker-password-file", metavar="F", type=text, help="file with its password in the first line"
@@ -66,7 +66,7 @@ def init_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sign_in_options(parser: argparse.ArgumentParser, *, is_required: bool) -> None:
-    """Add how a person signs in: user name and secrets' sources, or the browser."""
+    """Add the options of a sign-in: user name and sources of the secrets, or the browser."""
     group = parser.add_argument_group("signing in" if is_required else "signing in once more (strategy mint)")
     method = group.add_mutually_exclusive_group(required=is_required)
     method.add_argument(
@@ -85,7 +85,7 @@ def sign_in_options(parser: argparse.ArgumentParser, *, is_required: bool) -> No
 
 
 def new_account_options(parser: argparse.ArgumentParser) -> None:
-    """Add what ``sign-up`` takes."""
+    """Add the options of ``sign-up``."""
     parser.add_argument("--username", metavar="U", type=text, required=True, help="e-mail address of the new account")
     password = parser.add_mutually_exclusive_group()
     password.add_argument(
@@ -111,7 +111,7 @@ def new_account_options(parser: argparse.ArgumentParser) -> None:
 
 
 def reset_options(parser: argparse.ArgumentParser) -> None:
-    """Add what ``reset-password`` takes."""
+    """Add the options of ``reset-password``."""
     parser.add_argument("--username", metavar="U", type=text, required=True, help="the account")
     parser.add_argument(
         "--new-password-file",
@@ -124,7 +124,7 @@ def reset_options(parser: argparse.ArgumentParser) -> None:
 
 
 def second_factor_options(parser: argparse._ActionsContainer) -> None:
-    """Add which second factor, and which to register where the account has none."""
+    """Add the options that choose a second factor, and the one to register where the account has none."""
     parser.add_argument(
         "--mfa-method",
         metavar="M",
@@ -141,14 +141,14 @@ def second_factor_options(parser: argparse._ActionsContainer) -> None:
 
 
 def code_options(parser: argparse._ActionsContainer) -> None:
-    """Add where one-time codes come from."""
+    """Add the options that say where one-time codes come from."""
     code = parser.add_mutually_exclusive_group()
     code.add_argument(
         "--otp-file",
         metavar="F|-",
         type=text,
         help="file into which the one-time code will be written, - for standard input: read only after the provider "
-        "has sent the code, and waited for; what already stands in it is not taken for the new code",
+        "has sent the code; the command waits for it and ignores what is in the file before",
     )
     code.add_argument(
         "--otp-command",
@@ -178,7 +178,7 @@ def wait_option(parser: argparse.ArgumentParser, default_s: float, what: str) ->
 
 
 def events_options(parser: argparse.ArgumentParser) -> None:
-    """Add the window of ``events``."""
+    """Add the options that say which events."""
     parser.add_argument(
         "--limit",
         metavar="N",

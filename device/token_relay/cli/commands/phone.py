@@ -23,7 +23,7 @@ KIND = "phone"
 STRATEGIES = ("branch", "mint", "move")
 LEASE_DAYS_MAX = 365
 HANDOFF_WAIT_S = 60.0  # a companion on a slow network needs seconds; a person waits no longer than a minute
-REVOKE_WAIT_S = 10.0  # the answer of a companion that is on line; one that is not may take days
+REVOKE_WAIT_S = 10.0  # a companion that is online answers by then; one that is not may take days
 
 
 def _init(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +102,8 @@ _OWN = {
         "init:init",
         _init,
         description="Make the home of the phone's agent: config.toml with every setting explained, the vault with "
-        "this device's key, device.key and device.csr for the broker's CA. Prints the device id. On an "
-        "existing home it changes nothing without --force, and never touches the vault.",
+        "this device's key, device.key and device.csr for the broker's CA. Prints the device id. "
+        "Changes nothing in an existing home without --force, and never touches the vault.",
         examples="  token-relay phone init --provider https://contoso.ciamlogin.com --client-id ID \\\n"
         "      --tenant contoso --broker mqtts://broker.example:8883 --allow-refresh-token-access\n"
         "  token-relay phone init --provider http://127.0.0.1:8400 --profile entra --tenant contoso \\\n"
@@ -141,7 +141,7 @@ _OWN = {
         _sign_in,
         description="Sign in at the provider, without a browser (password or e-mail code, where the provider has "
         "such endpoints) or with one. What else the provider wants is asked for: which second factor, or which address "
-        "to register as one. An empty answer to a code has a new one sent. Secrets come from prompts, files, standard "
+        "to register as one. An empty answer for a code sends a new one. Secrets come from prompts, files, standard "
         "input or a command, never from the command line. With - for both files, the first line of standard input is "
         "the password.",
         examples="  token-relay phone sign-in --username otp@contoso.example --otp-file /tmp/code\n"
@@ -173,15 +173,15 @@ _OWN = {
     "sign-out": Command(
         "forget the phone's own tokens",
         "agent_calls:sign_out",
-        description="Forget the phone's own tokens (and revoke them, where the provider can). What companions hold "
-        "is theirs and stays; see `phone revoke`.",
+        description="Forget the phone's own tokens (and revoke them, where the provider can). The companions' "
+        "grants stay; see `phone revoke`.",
     ),
     "import": Command(
         "adopt a refresh token that was obtained elsewhere",
         "agent_calls:import_token",
         _import,
-        description="Adopt a refresh token that an SDK obtained with its own opt-in. It is refreshed once at once: "
-        "that proves it. The file is read, not removed.",
+        description="Adopt a refresh token that an SDK obtained with its own opt-in. The agent refreshes it at "
+        "once to prove that it works. The file is read, not removed.",
         examples="  token-relay phone import --refresh-token-file - < token",
     ),
     "pair": Command(
@@ -210,30 +210,30 @@ _OWN = {
         "give up a handoff that is not finished",
         "agent_calls:cancel",
         device_argument,
-        description="Give up a handoff that is not finished. Whether the companion stored the grant first, only its "
-        "disk knows: then the handoff stands, and `phone revoke` ends it.",
+        description="Give up a handoff that is not finished. If the companion stored the grant "
+        "first, the handoff stands, and `phone revoke` ends it.",
     ),
     "revoke": Command(
         "take the grant away from a companion",
         "agent_calls:revoke",
         _revoke,
-        description="Tell the companion to erase its grant, and the provider where it can be told. `status` keeps "
-        "apart: provider revoked, device confirmed, last access token ends.",
+        description="Tell the companion to erase its grant, and the provider to revoke it where it can. `status` "
+        "shows separately: provider revoked, device confirmed, last access token ends.",
         examples="  token-relay phone revoke kitchen\n  token-relay phone revoke kitchen --lost",
     ),
     "unpair": Command(
-        "end a pairing in good order",
+        "end a pairing and tell the device",
         "agent_calls:unpair",
         device_argument,
-        description="End a pairing in good order: what the device holds is revoked first, then this phone forgets it. "
-        "The device keeps an empty pairing until `companion forget --pairing`.",
+        description="End a pairing: this phone first revokes the device's grants, then forgets the device. The "
+        "device keeps an empty pairing until `companion forget --pairing`.",
     ),
     "forget": Command(
         "forget a companion without asking it",
         "agent_calls:forget",
         device_argument,
-        description="Forget a companion that will never answer again. What it holds lives on until its lease ends "
-        "or the provider revokes it: `phone revoke DEVICE --lost` comes first.",
+        description="Forget a companion that will never answer again. Its grants live on until its lease ends or the "
+        "provider revokes them, so run `phone revoke DEVICE --lost` first.",
     ),
     **UPKEEP,
 }

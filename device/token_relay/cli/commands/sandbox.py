@@ -1,4 +1,4 @@
-"""``sandbox`` and ``demo``: the only commands behind which the sandbox's provider and broker stand."""
+"""``sandbox`` and ``demo``: the only commands that use the sandbox's provider and broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from token_relay.host.systemd import notify
 
 
 def sandbox(args: argparse.Namespace, context: Context) -> int:
-    """``sandbox``: provider and broker until a stop signal."""
+    """``sandbox``: runs provider and broker until a stop signal."""
     from token_relay.sandbox.main import SandboxOptions, run
 
     if (args.tls_cert is None) != (args.tls_key is None):
@@ -40,12 +40,12 @@ def sandbox(args: argparse.Namespace, context: Context) -> int:
         context.out(announcement.removesuffix("\n"))
         notify(context.env.get("NOTIFY_SOCKET"), READY=1)
 
-    asyncio.run(run(options, write=announce))  # it minds the stop signals itself
+    asyncio.run(run(options, write=announce))  # it handles the stop signals itself
     return DONE
 
 
 def demo(args: argparse.Namespace, context: Context) -> int:
-    """``demo``: its own exit code, 0 only if every part of the story held."""
+    """``demo``: returns 0 only if every step did what it promises."""
     from token_relay.cli.demo import run_demo
 
     return run_demo(fast=args.fast, step=args.step, profile=args.profile)

@@ -1,7 +1,7 @@
-"""``sandbox ctl``: a running sandbox by hand, over its control interface.
+"""``sandbox ctl``: controls a running sandbox over its control interface.
 
-Knows nothing of the sandbox's own code: names of links and faults are the running sandbox's affair, which answers an
-unknown one with the list. Standard library only, and no proxy from the environment.
+It imports nothing of the sandbox. The running sandbox decides which links and faults there are, and answers an
+unknown name with the list. It uses only the standard library, and no proxy from the environment.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def revoke(args: argparse.Namespace, context: Context) -> int:
 
 
 def events(args: argparse.Namespace, context: Context) -> int:
-    """``sandbox ctl events``; with ``--follow`` it ends only when it is interrupted or the sandbox ends."""
+    """``sandbox ctl events``; with ``--follow`` it goes on until it is interrupted or the sandbox ends."""
     found = (
         event
         for event in _events(args)
@@ -102,7 +102,7 @@ def events(args: argparse.Namespace, context: Context) -> int:
 
 
 def _events(args: argparse.Namespace) -> Iterator[JsonObject]:
-    """Yield the events so far, and when they are followed also those to come."""
+    """Yield the events so far, and with ``--follow`` also later ones."""
     after = args.after
     while True:
         query = {"after": after, "wait_s": POLL_S} if args.follow else {"after": after}
@@ -170,7 +170,7 @@ def _ask(
     """Send one request and return its answer.
 
     Raises:
-        UsageError: the address or what was asked for is wrong; the message is the sandbox's own.
+        UsageError: the address or the request is wrong; the message is the sandbox's own.
         ClientError: no sandbox answers there, or it refuses.
     """
     connection = _connect(args.url, args.ca, timeout_s)
@@ -198,7 +198,7 @@ def _ask(
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ClientError("not_a_sandbox", f"what answers at {args.url} is no sandbox", hint="--url", exit_code=1)
+        raise ClientError("not_a_sandbox", f"the program at {args.url} is not a sandbox", hint="--url", exit_code=1)
     if answer.status >= 400:
         raise _refused(args, path.partition("?")[0], answer.status, found)
     return found
@@ -225,7 +225,7 @@ def _connect(url: str, ca: str | None, timeout_s: float) -> http.client.HTTPConn
 
 
 def _refused(args: argparse.Namespace, path: str, status: int, found: JsonObject) -> ClientError | UsageError:
-    """Say no in the sandbox's words, with the names that it would have taken."""
+    """Return an error with the sandbox's message and the names that it accepts."""
     detail = str(found.get("detail") or found.get("error") or f"HTTP {status}")
     if path == "links" and status == 404:
         return ClientError("no_links", "this sandbox has no links", hint="start it without --no-links", exit_code=1)

@@ -58,7 +58,7 @@ def _slow(parser: argparse.ArgumentParser) -> None:
 def _fault(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", type=text, help="which fault; `sandbox ctl faults` lists them")
     parser.add_argument(
-        "--times", metavar="N", type=whole(1, 1_000_000), default=1, help="how many requests meet it (default 1)"
+        "--times", metavar="N", type=whole(1, 1_000_000), default=1, help="how many requests it hits (default 1)"
     )
     parser.add_argument("--endpoint", metavar="E", type=text, help="only requests to this endpoint, such as token")
     parser.add_argument("--grant-type", metavar="G", type=text, help="only token requests of this kind")
@@ -93,7 +93,7 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 
 def duration(value: str) -> float:
-    """Take a time forward such as ``+36h``, ``90s``, ``1.5d``; returns seconds."""
+    """Read a time forward such as ``+36h``, ``90s``, ``1.5d``; return seconds."""
     found = re.fullmatch(r"\+?([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhd]?)", value, re.ASCII)
     amount_s = float(found[1]) * _UNITS[found[2]] if found else -1.0
     if not 0 <= amount_s <= FUTURE_S_MAX:
@@ -102,7 +102,7 @@ def duration(value: str) -> float:
 
 
 _OWN = {
-    "links": Command("show the links and what has passed them", "sandbox_ctl:links"),
+    "links": Command("show the links and their traffic", "sandbox_ctl:links"),
     "cut": Command(
         "cut a link between an end and the broker or the provider",
         "sandbox_ctl:cut",
@@ -111,7 +111,7 @@ _OWN = {
         "  token-relay sandbox ctl cut all --how drop\n"
         "  token-relay sandbox ctl cut phone-provider --how drop --direction down",
     ),
-    "heal": Command("let everything pass a link again", "sandbox_ctl:heal", _link),
+    "heal": Command("undo a link's cut and slowness", "sandbox_ctl:heal", _link),
     "slow": Command(
         "make a link slow",
         "sandbox_ctl:slow",

@@ -35,7 +35,7 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         help=f"port of the embedded broker on 127.0.0.1, 0 for any free one (default {MQTT_PORT})",
     )
     profile_option(
-        parser, "which provider to play (default entra); the names are in docs/spec/sandbox.md", default="entra"
+        parser, "which provider to imitate (default entra); the names are in docs/spec/sandbox.md", default="entra"
     )
     parser.add_argument(
         "--world", metavar="F.toml", type=text, help="users, clients, policy and faults to start with, as TOML"
@@ -59,7 +59,7 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         "--issuer-path",
         metavar="PATH",
         type=text,
-        help="what the issuer has behind its host, for libraries that insist on something; not with profile entra",
+        help="path of the issuer after its host, for libraries that need one; not with profile entra",
     )
     parser.add_argument(
         "--cors",
@@ -73,7 +73,7 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         "--seed",
         metavar="N",
         type=whole(0, 2**31 - 1),
-        help="where the randomness starts: the same seed and clock give the same tokens",
+        help="seed of the randomness: the same seed and clock give the same tokens",
     )
     parser.add_argument(
         "--network-table",
@@ -102,7 +102,7 @@ COMMANDS = {
         "sandbox:demo",
         _demo,
         description="Show the whole story: sign-in, pairing, handoff, the phone away, revocation, against the "
-        "sandbox. Exits 0 only if all of it held.",
+        "sandbox. Exits 0 only if every step worked.",
         examples="  token-relay demo --fast\n  token-relay demo --step --profile auth0",
     ),
     "sandbox": Command(

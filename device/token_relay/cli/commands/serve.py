@@ -1,4 +1,4 @@
-"""``run``: finds home, sockets and configuration, and hands over to the agent until somebody stops it."""
+"""``run``: finds home, sockets and configuration, and runs the agent until it is stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_agent(args: argparse.Namespace, context: Context) -> int:
-    """``phone run`` and ``companion run``: until SIGTERM or SIGINT, which are a proper end (exit code 0)."""
+    """``phone run`` and ``companion run``: run until SIGTERM or SIGINT, after which the exit code is 0."""
     harden_process()
     is_phone = args.group == "phone"
     kind: Kind = "phone" if is_phone else "companion"
@@ -57,7 +57,7 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
         context.note(f"warning: {warning}")
     try:
         asyncio.run(until_stopped(work))
-    except ExceptionGroup as exc:  # the agent's tasks live in a group; a person is told the reason, not the group
+    except ExceptionGroup as exc:  # the agent's tasks are in a group; a person sees the reason, not the group
         reason = _reason(exc)
         if reason is None:
             raise
@@ -66,7 +66,7 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
 
 
 def _reason(group: ExceptionGroup[Exception]) -> RelayError | None:
-    """Return the one error of ours that ended the agent; None when there were others, too: that is a bug."""
+    """Return our own error that ended the agent; None when there were other errors too, which is a bug."""
     leaves: list[Exception] = []
     pending: list[Exception] = [group]
     while pending:
@@ -79,7 +79,7 @@ def _reason(group: ExceptionGroup[Exception]) -> RelayError | None:
 
 
 def _first_start(home: Home, config: AgentConfig) -> None:
-    """Make the home of a service that starts for the first time: its directory is the service manager's."""
+    """Make the home of a service that starts for the first time, in the service manager's directory."""
     if home.environment.get("STATE_DIRECTORY", "").split(":")[0] != str(home.directory):
         return
     from token_relay.host.home import first_start
@@ -92,9 +92,9 @@ def _first_start(home: Home, config: AgentConfig) -> None:
 
 
 async def until_stopped(work: Coroutine[object, object, None]) -> None:
-    """Run ``work`` and cancel it at the first stop signal; what it does with that is finished before we return.
+    """Run ``work``, cancel it at the first stop signal, and return when it has ended.
 
-    A second signal does not hurry it: an agent may be between "the provider may have rotated" and "it is on disk".
+    A second signal has no effect: an agent may be between "the provider may have rotated" and "it is on disk".
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -119,7 +119,7 @@ async def until_stopped(work: Coroutine[object, object, None]) -> None:
 
 
 def configure_logs(context: Context) -> None:
-    """Send the log of this process to standard error, in the form that fits what that is."""
+    """Send the log of this process to standard error, in the form for a terminal, the journal or a file."""
     # systemd.exec(5): JOURNAL_STREAM names the stream that standard error is connected to
     configure(
         context.stderr, environment=context.env, journal_prefix=_is_journal(context.env.get("JOURNAL_STREAM", ""))
@@ -127,7 +127,7 @@ def configure_logs(context: Context) -> None:
 
 
 def _is_journal(stream: str) -> bool:
-    """Whether standard error goes to the journal: its device and inode are the ones that systemd announced."""
+    """Whether standard error goes to the journal: it has the device and inode that systemd announced."""
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError):

@@ -51,8 +51,8 @@ _OWN = {
         "stop the services and remove what install brought",
         "service:uninstall",
         description="Stop and disable the services and remove what install brought. Data in /var/lib/token-relay, "
-        "sealed credentials, the group, and configuration that was changed stay. The program's own environment is "
-        "yours to remove.",
+        "sealed credentials, the group, and configuration that was changed stay. The program's own environment "
+        "stays as well.",
         examples="  sudo token-relay service uninstall",
     ),
 }

@@ -1,10 +1,10 @@
-"""``token``: an access token for a shell script, as cheaply as an interpreter can start.
+"""``token``: prints an access token for a shell script, with the fastest possible start.
 
-Standard library and :mod:`token_relay.cli.client` only. A refusal of the agent is an answer with an exit code of its
-own, not an error: its ``detail`` goes to standard error, and with ``--json`` the whole object to standard output.
+It imports only the standard library and :mod:`token_relay.cli.client`. A refusal of the agent is an answer with its own
+exit code, not an error: its ``detail`` goes to standard error, and with ``--json`` the whole object to standard output.
 
-``--inspect`` reads a JWT without checking it (the API that it is for does that) and never shows the signature:
-header and claims alone are no credential, so they can be pasted into a bug report.
+``--inspect`` reads a JWT without checking it (its API does that) and never shows the signature: header and claims
+alone are no credential, so a person can paste them into a bug report.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
 
 def agent_kind(args: argparse.Namespace) -> Kind:
-    """Return whose command this is."""
+    """Return the agent that the command is for."""
     return "phone" if args.group == "phone" else "companion"
 
 
@@ -61,7 +61,7 @@ def inspect(token: str) -> dict[str, object]:
     """Return header and claims of a JWT, unverified and without the signature. RFC 7519 §3.
 
     Raises:
-        ClientError: the token is opaque; only the API that it is for can read it.
+        ClientError: the token is opaque; only its API can read it.
     """
     try:
         header, claims, _ = token.split(".")
@@ -85,7 +85,7 @@ def _part(part: str) -> dict[str, object]:
 
 
 def refused(context: Context, status: int, body: JsonObject) -> int:
-    """Say what the agent said, which is (error, detail, action), and return the exit code of its error."""
+    """Print the agent's error, detail and action, and return the exit code of the error."""
     error = body.get("error")
     if not isinstance(error, str):
         raise ClientError("bad_reply", f"the agent answered {status} without a token or a reason")
@@ -99,5 +99,5 @@ def refused(context: Context, status: int, body: JsonObject) -> int:
 
 
 def _is_clean(token: str) -> bool:
-    """Whether a shell gets one word: a token has only printable ASCII characters. RFC 6750 §2.1."""
+    """Whether the token is one word of printable ASCII characters for a shell. RFC 6750 §2.1."""
     return token.isascii() and token.isprintable() and " " not in token and token != ""

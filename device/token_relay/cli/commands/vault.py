@@ -19,7 +19,7 @@ KEY_INPUT_BYTES_MAX = 128
 
 
 def _rekey(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--to", choices=KINDS, required=True, help="what the new key comes from")
+    parser.add_argument("--to", choices=KINDS, required=True, help="the source of the new key")
     parser.add_argument(
         "--home", metavar="DIR", type=text, help="home of the agent; else $TOKEN_RELAY_HOME, $STATE_DIRECTORY"
     )
@@ -50,7 +50,7 @@ COMMANDS = {
         "move the vault to another key",
         "vault:rekey",
         _rekey,
-        description="Copy the vault to a new key and let the copy take its place. The agent must be stopped. A power "
+        description="Copy the vault to a new key and let the copy replace it. The agent must be stopped. A power "
         "cut at any moment leaves a vault that opens with the key the configuration names. Where the configuration "
         "cannot be written here, the copy waits and the setting to write is printed: exit code 6.",
         examples="  token-relay vault rekey --home ~/.local/state/token-relay/companion --to passphrase \\\n"

@@ -1,11 +1,11 @@
-"""``token-relay demo``: the whole story on one machine, told and checked.
+"""``token-relay demo``: shows and checks the whole story on one machine.
 
-Phone, companion and sandbox (provider and broker) are separate real processes of the same command line; this one only
-plays the person, an app, and the hand that pulls the plug. Nothing is shown that was not checked: ten steps, exit code
-0 only if all of them held and no marked token stands in anything that a program wrote.
+Phone, companion and sandbox (provider and broker) are separate real processes of the same command line. This process
+only acts as the person, as an app, and as the power cut. It shows nothing that it has not checked: the exit code is 0
+only if all ten steps held and no marked token is in anything that a program wrote.
 
-Needs no root, no network and no broker. Leaves no process and no file, also after a failure or Ctrl-C; the limit is
-in :mod:`.programs`. The only real waiting is for access tokens to end, a few seconds.
+It needs no root, no network and no broker. It leaves no process and no file, also after a failure or Ctrl-C; the limit
+is in :mod:`.programs`. It waits in real time only for access tokens to end, a few seconds.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from token_relay.cli.demo.stage import Stage
 from token_relay.cli.parsing import DONE, FAILED, Context
 from token_relay.protocol.errors import RelayError
 
-# Of access tokens, seconds. The provider counts whole ones: a fresh token lives at least one second less than that.
+# Of access tokens, in seconds. The provider counts whole seconds, so a fresh token may live one second less.
 LIFETIME_S = 3
 LIFETIME_FAST_S = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: what it is called, why it is told, and the play that checks it."""
+    """One step: its title, its explanation, and the function that runs and checks it."""
 
     title: str
     why: str
@@ -40,26 +40,26 @@ class Step:
 STORY: tuple[Step, ...] = (
     Step(
         "provider and broker",
-        """One process plays the identity provider and an MQTT broker, two more are the agents of a phone and of a
-        companion device. They are started as anybody would start them and share nothing but sockets.""",
+        """One process is the identity provider and an MQTT broker, two more are the agents of a phone and of a
+        companion device. They start as a person would start them and share nothing but sockets.""",
         play.start_everything,
     ),
     Step(
         "the person signs in",
-        """This is the only sign-in on the phone. What it brings, a refresh token among it, stays sealed in the phone's
-        vault.""",
+        """This is the only sign-in on the phone. The tokens that it brings, a refresh token among them, stay sealed in
+        the phone's vault.""",
         play.sign_in,
     ),
     Step(
         "the gate",
         """A refresh token leaves the phone only if the application allows it, as with the opt-in of an SDK. The
-        setting is off by default, so the first handoff is refused and says which setting that was.""",
+        setting is off by default, so the first handoff is refused, and the refusal names the setting.""",
         play.open_the_gate,
     ),
     Step(
         "pairing",
         """The companion shows its public key and a one-time secret as a QR code. Afterwards both compute six digits
-        from all that was said; if somebody sat in the middle, they would differ.""",
+        from the whole exchange; with somebody in the middle, the two numbers would differ.""",
         play.pair,
     ),
     Step(
@@ -70,8 +70,7 @@ STORY: tuple[Step, ...] = (
     ),
     Step(
         "the phone goes away",
-        """From here on the companion must do without the phone: in a drawer, in another country, at the bottom of a
-        lake.""",
+        """From here on the companion must do without the phone: it may be in a drawer or in another country.""",
         play.switch_the_phone_off,
     ),
     Step(
@@ -83,27 +82,27 @@ STORY: tuple[Step, ...] = (
     Step(
         "two power cuts",
         """The power fails inside a refresh: (a) before the provider has done anything, (b) after it has issued the
-        next token, with the answer still on its way. What (b) costs depends on the provider: where the old token
-        still works nothing, where its use counts as theft a new handoff.""",
+        next token, with the answer still on its way. What (b) costs depends on the provider: nothing where the
+        old token still works, a new handoff where its use counts as theft.""",
         play.cut_the_power,
     ),
     Step(
         "revocation",
-        """The person takes the grant away. The companion erases it and confirms; what the provider can be told, it is
-        told; what nobody can call back is said as well.""",
+        """The person takes the grant away. The companion erases it and confirms; the provider is told as far as it can
+        be; the demo also says what nobody can call back.""",
         play.revoke,
     ),
     Step(
         "replay",
-        """Who records the broker's traffic can send it again. Both ends know every message that they have accepted,
-        also after a restart, so nothing comes of it: the revoked grant stays revoked.""",
+        """Somebody who records the broker's traffic can send it again. Both ends know every message that they have
+        accepted, also after a restart, so nothing changes: the revoked grant stays revoked.""",
         play.replay,
     ),
 )
 
 
 def run_demo(*, profile: str = "entra", fast: bool = False, step: bool = False) -> int:
-    """Tell the story; 0 when all of it held, 1 when not. Main thread only, for the sake of Ctrl-C.
+    """Run the demo; return 0 when every step held, else 1. Call it from the main thread, which gets Ctrl-C.
 
     ``fast``: no pauses for reading. ``step``: wait for a key before each step.
     """
@@ -135,7 +134,7 @@ def run_demo(*, profile: str = "entra", fast: bool = False, step: bool = False) 
 
 
 def tell(steps: Sequence[Step], stage: Stage, screen: Screen) -> bool:
-    """Play every step and show it; False at the first that does not hold."""
+    """Run every step and show it; return False at the first that does not hold."""
     for number, step in enumerate(steps, 1):
         screen.explain(number, step.title, step.why)
         try:

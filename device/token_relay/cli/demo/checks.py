@@ -1,7 +1,7 @@
-"""What a step of the demo promises, and how a broken promise is said. Pure.
+"""Checks what a step of the demo promises, and describes a broken promise. Pure.
 
-A check names what was expected in words that stand alone: they are all that a person sees when it does not hold.
-Values that come from a program are shortened; a token has no way in, since no check is given one.
+A check says what was expected in words that need no context: a person sees nothing else when it does not hold.
+Values that come from a program are shortened; no check is given a token.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from token_relay.protocol.errors import RelayError
 
 SHOWN_CHARS_MAX = 300  # of what came instead; the logs have the rest
 
-Answer: TypeAlias = dict[str, Any]  # of a program; the tests of `--json` and of the sandbox hold its shape
+Answer: TypeAlias = dict[str, Any]  # of a program; the tests of `--json` and of the sandbox check its shape
 
-# What changes by itself in a status: time, traffic, and what counts traffic.
+# These change by themselves in a status: time, traffic, and counters of traffic.
 VOLATILE = frozenset({"clock", "counters", "broker", "heard_at", "lease_left_s"})
 
 
@@ -40,9 +40,9 @@ def expect_equal(got: object, wanted: object, what: str) -> None:
 
 
 def lasting(value: object, place: str = "") -> Iterator[tuple[str, object]]:
-    """Yield all that a status or a vault says, beside its place as a dotted path, but for what changes by itself.
+    """Yield (dotted path, value) for all of a status or a vault, except what changes by itself.
 
-    Two of them differ where the sets of what they say do.
+    Two states differ exactly where the sets of their pairs differ.
     """
     if isinstance(value, Mapping):
         for key in value.keys() - VOLATILE:

@@ -1,13 +1,13 @@
-"""The processes of the demo and the one directory in which all of them live.
+"""The processes of the demo and their common directory.
 
-Every program is ``token-relay`` itself, started as a person would start it: this interpreter, a command line, an
-environment that has nothing of the person's own. Nothing is called in-process.
+Every program is ``token-relay`` itself, started as a person would start it: with this interpreter, a command line and
+an environment without the person's own settings. Nothing is called in-process.
 
 Invariants: a process is in the list before a signal can reach us; leaving the ``with`` ends every process (SIGTERM,
-after ``END_S_MAX`` SIGKILL) and removes the directory, whatever happened inside. Every wait has a limit. What programs
-write goes into files of that directory, so that it can be searched for tokens at the end.
+after ``END_S_MAX`` SIGKILL) and removes the directory, whatever happened inside. Every wait has a limit. Programs write
+into files of that directory, so that the demo can search their output for tokens at the end.
 
-Limit: SIGKILL ends the demo without a clean-up; what it started then runs on and its directory stays.
+Limit: SIGKILL ends the demo without a clean-up; its programs then run on and its directory stays.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ END_S_MAX = 4.0  # agents and sandbox promise two seconds
 POLL_S = 0.02  # between two looks at what a program has written
 DIRECTORY_BYTES_MAX = 60  # "/phone/control.sock" follows, and a socket's path has 107 bytes at most
 LOG_LINES = 6
-# Of the person's environment programs get what an interpreter may need to start, nothing that configures an agent.
+# From the person's environment, programs get what an interpreter may need to start, nothing that configures an agent.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT", "PYTHONPYCACHEPREFIX")
 
 
@@ -57,7 +57,7 @@ class Interrupts:
     def __enter__(self) -> Self:
         for number in SIGNALS:
             before = signal.signal(number, self._arrived)
-            if before is not None:  # None: set by something that is not Python, and not to be named here
+            if before is not None:  # None: the handler was not set by Python and cannot be restored
                 self._restore.callback(signal.signal, number, before)
         return self
 
@@ -101,12 +101,12 @@ class Program:
 
     @property
     def out(self) -> str:
-        """What stands on standard output so far."""
+        """Return the standard output so far."""
         return self.out_file.read_text(errors="replace")
 
     @property
     def err(self) -> str:
-        """What stands on standard error so far."""
+        """Return the standard error so far."""
         return self.err_file.read_text(errors="replace")
 
     def find(self, pattern: str) -> re.Match[str]:
@@ -121,7 +121,7 @@ class Program:
             time.sleep(POLL_S)
 
     def expect(self, code: int, within_s: float = 2 * WITHIN_S) -> Self:
-        """Wait for its end and go on if that has this exit code (negative: a signal). Raises StepFailedError."""
+        """Wait for its end and check the exit code (negative: a signal). Raises StepFailedError."""
         try:
             got = self.popen.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -131,14 +131,14 @@ class Program:
 
     def end(self, number: signal.Signals, code: int) -> None:
         """Send a signal and expect that exit code. Raises StepFailedError."""
-        self.popen.send_signal(number)  # which does nothing to one that has ended
+        self.popen.send_signal(number)  # without effect on a process that has ended
         self.expect(code, END_S_MAX)
 
 
 class Programs:
     """All processes of one demo, and its directory."""
 
-    directory: Path  # where everything lives, while it lives
+    directory: Path  # exists inside the ``with``
 
     def __init__(self, environment: Mapping[str, str], interrupts: Interrupts) -> None:
         self._interrupts = interrupts
@@ -154,7 +154,7 @@ class Programs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._interrupts.held(are_dropped=True):  # it takes a few seconds at most, and half of it helps nobody
+        with self._interrupts.held(are_dropped=True):  # the clean-up is short and must not stop half-way
             running = [program.popen for program in reversed(self._all) if program.popen.poll() is None]
             for popen in running:
                 popen.terminate()
@@ -179,7 +179,7 @@ class Programs:
             "PYTHONPATH": os.pathsep.join(sys.path),  # also when the package is not installed
         }
         out = self.directory / f"{len(self._all)}.out"
-        err = self.directory / (log or f"{len(self._all)}.err")  # of a log, a restart goes on in the same file
+        err = self.directory / (log or f"{len(self._all)}.err")  # a restarted program goes on in the same log
         with self._interrupts.held(), out.open("wb") as output, err.open("ab") as errors:
             popen = subprocess.Popen(  # noqa: S603  # our own program, and words without a shell
                 (*COMMAND, *words),
@@ -193,14 +193,14 @@ class Programs:
             program = Program("token-relay " + " ".join(words), popen, out, err)
             self._all.append(program)
         if popen.stdin is not None:
-            with popen.stdin, contextlib.suppress(BrokenPipeError):  # it has said no before it read
+            with popen.stdin, contextlib.suppress(BrokenPipeError):  # it refused before it read
                 popen.stdin.write(stdin.encode())  # a line or two: it fits into the pipe
         return program
 
     # -- looking back --------------------------------------------------------------------------------------
 
     def log_tails(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield the last lines of every log, without those in which a token would stand."""
+        """Yield the last lines of every log, without lines that contain a token."""
         for path in sorted(self.directory.glob("*.log")):
             lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
             yield path.stem, ["(withheld)" if find_marked(line.encode()) else log_line(line) for line in lines]
@@ -208,7 +208,7 @@ class Programs:
     def search(self) -> tuple[int, list[str]]:
         """Search all that the programs wrote (output, logs, homes) for the sandbox's marked tokens.
 
-        Returns the bytes searched, and where one stands: a file, or the command that printed it.
+        Returns the bytes searched, and the places of tokens: a file, or the command that printed it.
         """
         printed = {path: program.words for program in self._all for path in (program.out_file, program.err_file)}
         searched, found = 0, []
@@ -221,12 +221,12 @@ class Programs:
         return searched, found
 
     def count_left(self) -> int:
-        """How many of the processes still run."""
+        """Return how many of the processes still run."""
         return sum(program.popen.poll() is None for program in self._all)
 
 
 def log_line(line: str) -> str:
-    """Return a JSON log line in words: level, event, and what belongs to it."""
+    """Return a JSON log line in words: level, event and the event's fields."""
     try:
         found = json.loads(line)
     except ValueError:

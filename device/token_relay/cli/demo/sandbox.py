@@ -1,7 +1,7 @@
 """The sandbox as the demo uses it: its control interface, its pages, its protected resource, its broker's record.
 
-Standard library: a request here is rare, and nothing may stay open behind it. A URL that comes from a program is
-followed only on this machine.
+It uses the standard library, since requests are rare and no connection may stay open. It follows a program's URL only
+to this machine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Sandbox:
                 raise StepFailedError(f"an answer from {parts.netloc}{parts.path}", type(exc).__name__) from exc
 
     def control(self, method: str, path: str, value: Mapping[str, object] | None = None) -> bytes:
-        """Use the control interface; returns the body."""
+        """Use the control interface; return the body."""
         body = b"" if value is None else json.dumps(value).encode()
         headers = {"Content-Type": "application/json"}
         status, _, raw = self.request(method, f"/sandbox/{path}", body=body, headers=headers)
@@ -57,15 +57,15 @@ class Sandbox:
         return raw
 
     def look(self, path: str) -> Answer:
-        """Return what the control interface shows there."""
+        """Return what the control interface shows at ``path``."""
         return dict(json.loads(self.control("GET", path)))
 
     def events(self, after: int = 0, wait_s: float = 0.0) -> list[Answer]:
-        """Return what happened after that event; waits ``wait_s`` for the first."""
+        """Return the events after that one; wait at most ``wait_s`` for the first."""
         return list(self.look(f"events?after={after}&wait_s={wait_s:.2f}")["events"])
 
     def kinds(self, after: int) -> list[str]:
-        """Return the kinds of what happened after that event."""
+        """Return the kinds of the events after that one."""
         return [event["kind"] for event in self.events(after)]
 
     def mark(self) -> int:
@@ -85,13 +85,13 @@ class Sandbox:
         raise StepFailedError(f"the provider notes {kind}", ", ".join(seen) or "nothing")
 
     def let_next_refresh(self, fault: str) -> int:
-        """Have a fault befall the next refresh, such as ``hold_before_commit``; returns a mark from before it."""
+        """Arm a fault for the next refresh, such as ``hold_before_commit``; return a mark from before it."""
         mark = self.mark()
         self.control("POST", "faults", {"name": fault, "grant_type": "refresh_token"})
         return mark
 
     def fill_in_form(self, url: str) -> None:
-        """Be the person at the browser: open the login page, sign in, go back to the device."""
+        """Act as the person at the browser: open the login page, sign in, go back to the device."""
         status, _, page = self.request("GET", url)
         text = page.decode(errors="replace")
         action, ticket = re.search(r'action="([^"]+)"', text), re.search(r'name="ticket" value="([^"]+)"', text)
@@ -106,6 +106,6 @@ class Sandbox:
         expect_equal(status, 200, "the device takes the browser back")
 
     def show_to_resource(self, access_token: AccessToken) -> int:
-        """Show an access token to the protected resource, as an app would; returns the status. RFC 6750 §2.1."""
+        """Send an access token to the protected resource, as an app would; return the status. RFC 6750 §2.1."""
         bearer = {"Authorization": f"Bearer {access_token.reveal()}"}
         return self.request("GET", "/sandbox/resource", headers=bearer)[0]

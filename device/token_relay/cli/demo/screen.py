@@ -1,7 +1,7 @@
-"""What the demo shows: one line a step, sometimes a small picture, colours only where a terminal wants them.
+"""Shows the demo: one line per step, sometimes a small picture, colours only where a terminal wants them.
 
 Plain text when the output is no terminal or ``NO_COLOR`` is set: no tables, no QR code, ASCII marks, lines of any
-length. What comes from programs is cleaned of everything that a terminal would obey and is never read as markup.
+length. Text from programs is cleaned of control characters and never read as markup.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Picture = Rows | Drawing
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a step has shown to be true: one sentence, details, pictures side by side."""
+    """The result of a step that held: one sentence, details, pictures side by side."""
 
     line: str
     details: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Told:
 
 
 class Screen:
-    """Where the story is told."""
+    """The output of the demo."""
 
     def __init__(
         self, stdout: TextIO, stdin: TextIO, *, is_plain: bool, fast: bool = False, step: bool = False
@@ -75,11 +75,11 @@ class Screen:
         self._can_draw = not self._is_plain and can_draw(stdout, "█▀▄✓✗─")
 
     def title(self, text: str) -> None:
-        """Say what this is."""
+        """Show the title."""
         self._console.print(Text(text, style="bold"))
 
     def explain(self, number: int, title: str, why: str) -> None:
-        """With ``--step``: say what comes and why, and wait for the return key (or the end of input)."""
+        """With ``--step``: explain the next step, and wait for the return key (or the end of input)."""
         if not self._is_stepwise:
             return
         self._console.print()
@@ -90,7 +90,7 @@ class Screen:
             self._console.print()
 
     def working(self, number: int, title: str) -> AbstractContextManager[object]:
-        """Show that the step is under way, where something can move."""
+        """Show that the step is under way, on a terminal that can animate it."""
         if self._is_plain:
             return contextlib.nullcontext()
         return self._console.status(Text(f"{number:2}  {title} ..."), spinner="dots" if self._can_draw else "line")
@@ -117,7 +117,7 @@ class Screen:
                 self._console.print(Text(f"{'':{INDENT + 2}}{clean(line)}", style="dim"))
 
     def end(self, text: str, detail: str, *, is_good: bool) -> None:
-        """Say how it went."""
+        """Show the final result."""
         self._console.print(Text(text, style="bold green" if is_good else "bold red"))
         self._indented(Text(detail, style="dim"), INDENT)
 
@@ -156,6 +156,6 @@ def _shape(picture: Picture) -> Table | Text:
 
 
 def _block(table: Rows) -> Block:
-    """Return a table as the other commands print theirs; of one column the header is the title."""
+    """Return a table as the other commands print theirs; with one column, the header is the title."""
     rows = tuple(tuple(map(clean, row)) for row in table.rows)
     return render.Table("", table.headers, rows) if len(table.headers) > 1 else Pairs(table.headers[0], rows)

@@ -1,8 +1,8 @@
-"""The stage of the demo: the two agents, the sandbox, and what the story remembers from step to step.
+"""The stage of the demo: the two agents, the sandbox, and the state that steps share.
 
-The agents are driven by command line, control socket, token socket and signals, as anybody can: what a person would
-type is run as a command; what a person would look at again and again is asked over the control socket, as the command
-does it. Of an access token the demo is one more app on the device.
+The demo controls the agents by command line, control socket, token socket and signals, as anybody can. What a person
+would type runs as a command; what a person would look at again and again is asked over the control socket, as the
+command does it. For access tokens, the demo is one more app on the device.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from token_relay.protocol.secret import AccessToken
 GATE_OPTION = "--allow-refresh-token-access"
 POLL_S = 0.03  # between two looks at a status
 TABLES = tuple(kind.table for kind in (Grant, CachedToken, CompanionHandoff, PhoneHandoff, Outgoing, Event))
-TOLD = ("grants", "accounts", "devices", "phones", "action")  # of a status, when a wait for it fails
-# What the sandbox notes; how a person would put it.
+TOLD = ("grants", "accounts", "devices", "phones", "action")  # the parts of a status to show when a wait fails
+# The sandbox's events, in words for a person.
 SPOKEN = {
     "refresh_committed": "takes token {used_generation}, issues token {generation}",
-    "request_held": "holds the request, as it was told",
+    "request_held": "holds the request, as the demo asked",
     "request_lost": "client gone: nothing committed",
     "answer_lost": "client gone: the answer never left",
     "reuse_detected": "a spent token comes back: reuse",
@@ -44,7 +44,7 @@ SPOKEN = {
 
 
 class Agent:
-    """One agent with its home; started and ended as often as the story wants."""
+    """One agent with its home; the steps start and end it as often as they need."""
 
     def __init__(self, programs: Programs, kind: Literal["phone", "companion"], name: str) -> None:
         self._programs = programs
@@ -75,12 +75,12 @@ class Agent:
 
     @property
     def running(self) -> Program:
-        """Its process."""
+        """Return its process."""
         assert self.program is not None, "start it first"
         return self.program
 
     def stop(self) -> None:
-        """End it properly. Raises StepFailedError."""
+        """Stop it cleanly. Raises StepFailedError."""
         self.running.end(signal.SIGTERM, 0)
 
     def kill(self) -> None:
@@ -120,7 +120,7 @@ class Agent:
         return list(self.ask("events", {"limit": 1000})["events"])
 
     def vault_rows(self) -> dict[str, list[tuple[object, ...]]]:
-        """Return the rows of its vault that make a difference, sealed columns as they lie on the disk."""
+        """Return the rows of its vault that matter here, with sealed columns as they are on disk."""
         path = self.home / "vault.db"
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
             everything = 'SELECT * FROM "{}" ORDER BY 1, 2'  # names from our records
@@ -129,7 +129,7 @@ class Agent:
     # -- as an app -----------------------------------------------------------------------------------------
 
     def ask_for_token(self, *, force_refresh: bool = False) -> tuple[int, Answer]:
-        """Ask for an access token on the Unix socket, as an app does; returns the HTTP status and the answer."""
+        """Ask for an access token on the Unix socket, as an app does; return the HTTP status and the answer."""
         query = {"force_refresh": "true"} if force_refresh else {}
         return get_token(self.home / TOKEN_SOCKET, query, timeout_s=WITHIN_S)
 
@@ -146,7 +146,7 @@ def grant_of(status: Answer) -> tuple[str, str, int]:
 
 
 def slug_of(status: Answer) -> str:
-    """Return the slug of what a person must do, or an empty string."""
+    """Return the slug of the action for a person, or an empty string."""
     return str((status["action"] or {"slug": ""})["slug"])
 
 
@@ -159,7 +159,7 @@ def is_settled(status: Answer) -> bool:
 
 
 class Stage:
-    """One demo's world."""
+    """The agents, the sandbox and the shared state of one demo."""
 
     sandbox: Sandbox  # step 1 starts it
 
@@ -176,14 +176,14 @@ class Stage:
         self.handoff_messages: list[Answer] = []
 
     def start_sandbox(self) -> int:
-        """Start provider and broker on free ports; returns the process id. Raises StepFailedError."""
+        """Start provider and broker on free ports; return the process id. Raises StepFailedError."""
         words = ("sandbox", "--json", "--http-port", "0", "--mqtt-port", "0", "--no-links", "--profile", self.profile)
         program = self.programs.start(*words, "--access-token-lifetime", str(self.lifetime_s), log="sandbox.log")
         self.sandbox = Sandbox(program.find(r"^\{.*\}$")[0])
         return program.popen.pid
 
     def init_agents(self) -> None:
-        """Make both homes, side by side, as the sandbox says, but with the gate closed. Raises StepFailedError."""
+        """Make both homes with the sandbox's settings, but with the gate closed. Raises StepFailedError."""
         lines = [shlex.split(self.sandbox.facts["init"][agent.kind]) for agent in self.agents]
         begun = [
             agent(*(word for word in words if word != GATE_OPTION))
@@ -193,7 +193,7 @@ class Stage:
             agent.device_id = program.expect(0).out.splitlines()[-1]
 
     def start_agents(self) -> None:
-        """Start both, side by side, and wait until they are connected. Raises StepFailedError."""
+        """Start both at the same time and wait until they are connected. Raises StepFailedError."""
         for agent in self.agents:
             agent.spawn()
         for agent in self.agents:
@@ -202,7 +202,7 @@ class Stage:
     # -- people and apps -----------------------------------------------------------------------------------
 
     def sign_in(self, *words: str) -> None:
-        """Run a command of the phone at which the person signs in, and be that person. Raises StepFailedError."""
+        """Run a command of the phone that needs a sign-in, and sign in as the person. Raises StepFailedError."""
         if self.profile == "entra":
             user = self.sandbox.otp_username
             script = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
@@ -235,7 +235,7 @@ class Stage:
         expect_equal(self.sandbox.show_to_resource(token), 200, "GET /sandbox/resource with the token answers")
 
     def token_is_here(self) -> None:
-        """The newest access token is on the companion's disk now."""
+        """Note that the newest access token is on the companion's disk now."""
         self.token_here_at = time.monotonic()
 
     def wait_for_token_end(self) -> None:
@@ -247,6 +247,6 @@ class Stage:
         return grant_of(self.companion.status())[2]
 
     def happened(self, mark: int) -> tuple[tuple[str, ...], ...]:
-        """Spell what happened at the provider since then as rows of one column."""
+        """Return the provider's events since ``mark`` in words, as rows of one column."""
         spoken = (event for event in self.sandbox.events(mark) if event["kind"] in SPOKEN)
         return tuple((SPOKEN[event["kind"]].format_map(event),) for event in spoken)

@@ -1,10 +1,10 @@
-"""The ten steps of the story: each plays its part, checks what it promises, and returns what there is to show.
+"""The ten steps of the demo: each runs its part, checks what it promises, and returns what to show.
 
-What a step is called and why it is told stands in the table that holds them all, in the package.
+The table in the package has the title and the explanation of each step.
 
 A refresh has one dangerous interval: the provider may have rotated the token, and the answer is not on our disk yet.
-The sandbox holds the request before that interval begins, or the answer before it ends, so SIGKILL falls where the
-story wants it and not where luck has it.
+The sandbox holds the request before that interval begins, or the answer before it ends, so that SIGKILL comes exactly
+at the chosen moment.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ CHECK_NUMBER = r"check number: (\d{3} \d{3})"
 ID_SHOWN = 4  # characters of a device id, enough to tell two apart
 ROUNDS = 2
 REAUTH_EXIT = 4
-# The stored token must outlive a restart of the companion, whose time was measured on this machine under this load;
-# that much room, and the provider counts whole seconds, so up to one of them is lost.
+# The stored token must outlive a restart of the companion. The time of a restart is measured on this machine; this
+# factor gives room above it. The provider counts whole seconds, so up to one of them is lost.
 RESTARTS = 2.5
 ROUNDING_S = 1
 
@@ -130,7 +130,7 @@ def hand_off(stage: Stage) -> Told:
 
 
 def _spelled(row: Answer) -> str:
-    """Spell a row of an audit table in words."""
+    """Return a row of an audit table in words."""
     detail = row.get("detail")
     return str(row["name"]).replace("_", " ") + (f" ({detail})" if detail else "")
 
@@ -182,7 +182,7 @@ def cut_the_power(stage: Stage) -> Told:
 
 
 def _cut(stage: Stage, when: str) -> int:
-    """SIGKILL the companion while the provider holds its refresh; returns a mark from before it."""
+    """SIGKILL the companion while the provider holds its refresh; return a mark from before it."""
     mark = stage.sandbox.let_next_refresh(f"hold_{when}")
     asking = stage.companion("token", "--force-refresh")
     stage.sandbox.event("request_held", after=mark)
@@ -219,7 +219,7 @@ def _serves_alone(stage: Stage, generation: int) -> None:
 
 
 def _cut_after_commit(stage: Stage) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """(b) where the old token still works, for ever or for a while: it is simply used again."""
+    """Step (b) where the old token still works, for ever or for a while: the companion uses it again."""
     before = stage.generation()
     mark = _cut(stage, "after_commit")
     stage.companion.start()
@@ -236,7 +236,7 @@ def _cut_after_commit(stage: Stage) -> tuple[tuple[tuple[str, ...], ...], tuple[
 
 
 def _cut_after_commit_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """(b) where a used token is dead and its reuse kills: what is stored serves to its end, then a person acts."""
+    """Step (b) where reuse ends the family: the stored access token serves to its end, then a person acts."""
     sandbox, companion = stage.sandbox, stage.companion
     lifetime_s = ROUNDING_S + math.ceil(RESTARTS * stage.restart_s)
     sandbox.control("POST", "policy", {"access_token_lifetime_s": float(lifetime_s)})
@@ -291,7 +291,7 @@ def revoke(stage: Stage) -> Told:
         )
     happened = stage.happened(mark) or (("nothing; the only copy of the token is erased",),)
     if stage.profile == "strict":
-        expect_equal(stage.sandbox.show_to_resource(token), 401, "the access token that is out ended with its family")
+        expect_equal(stage.sandbox.show_to_resource(token), 401, "the app's access token ended with its family")
         details.append("the access token that an app still holds is refused too")
     else:
         details.append("an access token that an app still holds works to its end: nobody can call it back")
@@ -327,7 +327,7 @@ def replay(stage: Stage) -> Told:
 
 
 def _replay(stage: Stage) -> list[str]:
-    """Replay and wait until each end has counted all of its messages; returns the counts."""
+    """Replay and wait until each end has counted all of its messages; return the counts."""
     wanted: list[int] = []
     for agent in stage.agents:
         inbox = inbox_filter(agent.device_id).removesuffix("+")

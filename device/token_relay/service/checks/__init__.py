@@ -1,1 +1,1 @@
-"""What ``doctor`` looks at. Each module knows one part of the machine; none of them changes anything that lasts."""
+"""The checks of ``doctor``. Each module knows one part of the machine; none of them changes anything for good."""

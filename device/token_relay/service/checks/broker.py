@@ -1,8 +1,8 @@
-"""The way to the broker as it can be seen without connecting as the device, which would end the agent's connection.
+"""Checks the way to the broker without connecting as the device, which would end the agent's connection.
 
-Seen are: the device's certificate and key, whether the broker's address answers, whether both sides accept each
+It checks the device's certificate and key, whether the broker's address answers, whether both sides accept each
 other's certificates, and, where the broker runs on this machine, the settings that decide how fast it is and what it
-keeps. Of a broker elsewhere only its speed shows, as the round trip that the running agent measures.
+keeps. For a broker elsewhere, the running agent measures the round trip instead.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from token_relay.service.checks.machine import BUILT_AT
 
 CONNECT_S_MAX = 5.0
 VERDICT_S = 0.5  # with TLS 1.3 the broker's verdict on our certificate comes after the handshake, by then as a rule
-ENDS_SOON = timedelta(days=14)  # of ninety: enough for a person to come by, and longer than a holiday's half
+ENDS_SOON = timedelta(days=14)  # of ninety: time enough for a person to visit the device
 PEM_BYTES_MAX = 65_536
 SYSTEM_CONF = Path("/etc/mosquitto/mosquitto.conf")
 INCLUDES_MAX = 64
-# What the broker needs, and what it is without it. certs/README.md tells the measurements.
+# What the broker needs, and what happens without it. certs/README.md has the measurements.
 SETTINGS = {
     "set_tcp_nodelay": ("true", "a round trip takes 44 ms instead of 1"),
     "persistence": ("true", "a restart of the broker loses what waits for a device"),
@@ -53,9 +53,9 @@ SIGN_AGAIN = "sign device.csr again: token-relay certs sign"
 
 
 def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Check]:
-    """Judge the three files: there, readable, in time, and belonging to each other.
+    """Judge whether the three files are there, readable, valid now, and belong together.
 
-    A clock that was never set judges no date; it has a line of its own.
+    Dates are not judged by a clock that was never set; the clock has its own line.
     """
     now = datetime.fromtimestamp(now_s, UTC)
     found: dict[str, x509.Certificate] = {}
@@ -143,7 +143,7 @@ def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
     context = ssl.create_default_context(cafile=None if broker.ca is None else str(broker.ca))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if broker.cert is not None and broker.key is not None:
-        with contextlib.suppress(OSError):  # missing or wrong files have lines of their own
+        with contextlib.suppress(OSError):  # missing or wrong files have their own lines
             context.load_cert_chain(broker.cert, broker.key, password=b"")
     with context.wrap_socket(plain, server_hostname=broker.host) as sock:
         sock.settimeout(VERDICT_S)
@@ -151,7 +151,7 @@ def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
             if sock.recv(1) == b"":
                 raise ssl.SSLError(0, "alert: closed after the handshake")
         except TimeoutError:
-            pass  # it waits for our CONNECT: we are welcome
+            pass  # it waits for our CONNECT, so it accepted our certificate
         return f", {sock.version()}"
 
 
@@ -169,7 +169,7 @@ def trust_hint(message: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Conf:
-    """What a mosquitto.conf and the files that it includes say: the last value of each setting, and all ports."""
+    """A mosquitto.conf with the files that it includes: the last value of each setting, and all ports."""
 
     path: Path
     values: Mapping[str, str]
@@ -177,7 +177,7 @@ class Conf:
 
 
 def settings(broker: BrokerConfig, confs: Sequence[Path]) -> Check:
-    """Judge the configuration of a mosquitto on this machine; for one elsewhere say what to look at."""
+    """Judge the configuration of a mosquitto on this machine; for one elsewhere, say what to look at."""
     name = "broker settings"
     if not is_loopback(broker.host):
         return Check(name, True, "the broker is on another machine; the round trip says whether it is fast")
@@ -223,7 +223,7 @@ def read_conf(path: Path) -> Conf:
 
 
 def confs_here(proc: Path = Path("/proc"), system: Path = SYSTEM_CONF) -> list[Path]:
-    """Return the configurations of the mosquittos that run here, and the one of the distribution."""
+    """Return the configurations of the mosquitto processes that run here, and the distribution's own."""
     found: list[Path] = []
     for cmdline in proc.glob("[0-9]*/cmdline"):
         try:

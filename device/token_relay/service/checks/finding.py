@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. ``hint`` says what to try; with ``is_ok`` it is a note: nothing is wrong, but know this."""
+    """One finding. ``hint`` says what to try; with ``is_ok`` it is only a note, since nothing is wrong."""
 
     name: str
     is_ok: bool
@@ -22,5 +22,5 @@ class Check:
         return "note" if self.hint else "ok"
 
     def as_json(self) -> dict[str, str | bool]:
-        """Return the shape of ``--json``."""
+        """Return the finding in the shape of ``--json``."""
         return {"name": self.name, "ok": self.is_ok, "detail": self.detail, "hint": self.hint}

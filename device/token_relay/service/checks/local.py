@@ -1,4 +1,4 @@
-"""What lies in the home and beside it: the vault's key, the sockets."""
+"""Checks the vault's key and the sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from token_relay.vault.files import check_directory, check_private
 from token_relay.vault.keys import STOLEN_CREDENTIAL, STOLEN_KDF, STOLEN_KEY_FILE
 
 MODES = {CONTROL_SOCKET: 0o600, TOKEN_SOCKET: 0o660}  # nobody may have more
-# The first 16 bytes of a sealed credential say what it is sealed with; systemd: src/shared/creds-util.h
+# The first 16 bytes of a sealed credential tell the kind of its key; systemd: src/shared/creds-util.h
 WITH_HOST_KEY = "5a1c6a86df9d4096b1d5a65e0862f19a"
 WITH_TPM = frozenset({"0c7cc07b117645919c4b0bea08bc20fe", "93a894094874449090caf2fc93cab553"})
 NAMES_ONLY = "states, names and times"
@@ -47,7 +47,7 @@ def vault_key(home: Path, config: VaultConfig, stores: Sequence[Path] = CREDENTI
 
 
 def _credential(name: str, stores: Sequence[Path]) -> Check:
-    """Judge a credential by how its file is sealed, where it can be seen: that is root's, and a drop-in may move it."""
+    """Judge a credential by how its file is sealed. Only root can read the file, and a drop-in may move it."""
     for store in stores:
         try:
             with (store / name).open("rb") as file:
@@ -73,7 +73,7 @@ def _credential(name: str, stores: Sequence[Path]) -> Check:
 def _check_file(home: Path, path: Path) -> None:
     found = path.lstat() if path.exists() else None
     if found is None or os.geteuid() != 0 or found.st_uid == 0:
-        if path.parent != home:  # the home has a line of its own
+        if path.parent != home:  # the home has its own line
             check_directory(path.parent)
         check_private(path, found)
     elif not stat.S_ISREG(found.st_mode) or found.st_mode & 0o177:  # root looks at a service's home
@@ -81,7 +81,7 @@ def _check_file(home: Path, path: Path) -> None:
 
 
 def sockets(home: Path, directories: Sequence[Path]) -> Check:
-    """Judge owner and mode of the sockets in the first directory that has one; the home has a line of its own."""
+    """Judge owner and mode of the sockets in the first directory that has one; the home has its own line."""
     name = "sockets"
     for directory in directories:
         paths = [directory / socket for socket in MODES if (directory / socket).exists()]

@@ -1,8 +1,8 @@
-"""The machine under an agent: its clock, the disk that the vault lies on, the unit that runs it.
+"""Checks the machine under an agent: its clock, the disk that the vault lies on, the unit that runs it.
 
-Judgements are functions of what was read; reading is apart from them. Whether a disk really writes what it says it
-wrote cannot be asked: a card that lies about flushing answers as fast as an honest one with a buffer of its own.
-What can be seen is a file system that was told not to flush, and one that forgets at a reboot.
+Functions that judge take what other functions read. No check can tell whether a disk really flushes: a card that does
+not, although it says so, answers as fast as a correct one with its own buffer. The check sees only a file system that
+is mounted without flushing, and one that a reboot empties.
 
 Source: proc(5) on mountinfo; ext4(5), xfs(5), btrfs(5), overlayfs on mount options; systemctl(1).
 """
@@ -24,7 +24,7 @@ from token_relay.agents.ports import Now
 from token_relay.host.config import Kind
 from token_relay.service.checks.finding import Check
 
-BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # no agent of this version ran before: the clock is wrong
+BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # this version did not exist before: the clock is wrong
 MOUNTINFO = Path("/proc/self/mountinfo")
 FREE_BYTES_MIN = 16 * 1_048_576  # a vault, its copy while the key changes, and the journal are a tenth of it
 FREE_FILES_MIN = 16
@@ -43,7 +43,7 @@ _OCTAL = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
 def clock(now: Now) -> Check:
-    """Judge the wall clock: certificates, leases across a reboot and id tokens are judged by it."""
+    """Judge the wall clock, on which certificates, leases across a reboot and id tokens depend."""
     shown = datetime.fromtimestamp(now.wall_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     if now.wall_s < BUILT_AT:
         return Check(
@@ -68,14 +68,14 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is left on a file system. ``files`` is None where it does not count them."""
+    """The free space of a file system. ``files`` is None where it does not count them."""
 
     free_bytes: int
     files: int | None
 
 
 def find_mount(mountinfo: str, path: Path) -> Mount | None:
-    """Return the mount that ``path`` (absolute, resolved) lies on; of two at one place the later one is seen."""
+    """Return the mount that ``path`` (absolute, resolved) lies on; of two at one place, the later one."""
     best: Mount | None = None
     for line in mountinfo.splitlines():
         left, separator, right = line.partition(" - ")
@@ -91,7 +91,7 @@ def find_mount(mountinfo: str, path: Path) -> Mount | None:
 
 
 def disk(home: Path, mount: Mount | None, room: Room, sync_s: float | None, trouble: str = "") -> Check:
-    """Judge the file system of the home. ``sync_s`` is what one flush took, None when it was not measured."""
+    """Judge the file system of the home. ``sync_s`` is the time of one flush, None when it was not measured."""
     kind = mount.fs_type if mount is not None else "unknown file system"
     measured = "flush not measured: no right to write here" if sync_s is None else f"flush {sync_s * 1000:.1f} ms"
     detail = f"{kind}, {room.free_bytes // 1_048_576} MiB free, {measured}"
@@ -117,7 +117,7 @@ def disk(home: Path, mount: Mount | None, room: Room, sync_s: float | None, trou
 
 
 def look_at_disk(home: Path, *, mountinfo: Path = MOUNTINFO) -> Check:
-    """Look at the file system of ``home`` and measure what a flush takes, with a file that is removed again."""
+    """Look at the file system of ``home`` and measure a flush, with a file that is removed again."""
     try:
         found = os.statvfs(home)
         text = mountinfo.read_text(encoding="utf-8", errors="replace")
@@ -134,7 +134,7 @@ def look_at_disk(home: Path, *, mountinfo: Path = MOUNTINFO) -> Check:
 
 
 def _syncs(directory: Path) -> Iterator[float]:
-    """Write and flush a page a few times, as a commit does; yield what each flush took in seconds."""
+    """Write and flush a page a few times, as a commit does; yield the seconds of each flush."""
     path = directory / f".doctor-{secrets.token_hex(8)}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -154,7 +154,7 @@ PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState",
 
 
 def unit(name: str, shown: Mapping[str, str] | None) -> Check:
-    """Judge what ``systemctl show`` said of the unit; None when there is no service manager to ask."""
+    """Judge the unit by the output of ``systemctl show``; None when there is no service manager."""
     if shown is None:
         return Check("unit", True, "no service manager here")
     if shown.get("LoadState", "not-found") == "not-found":

@@ -1,4 +1,4 @@
-"""Whether the identity provider can be found: its metadata, over the same HTTP as the agent's requests."""
+"""Checks the identity provider: asks for its metadata over the same HTTP as the agent's requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DISCOVERY_S_MAX = 15.0
 
 
 def discovery(url: str, config: ProviderConfig | None = None) -> Check:
-    """Ask for the provider's metadata; with the phone's settings as it does, else by the issuer of a grant."""
+    """Ask for the provider's metadata: with the phone's settings if given, else by the issuer of a grant."""
     name = "provider"
     try:
         found = asyncio.run(_discover(url, config))
