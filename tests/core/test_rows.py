@@ -165,7 +165,12 @@ def test_an_agent_writes_a_row_whole_only_when_it_is_new() -> None:
         (path, tree) for path, tree in _sources("device/token_relay/agents") if not path.endswith("agents/turn.py")
     ]
     assert [(path, *place) for path, tree in rooms for place in stale(tree)] == []
-    planted = "def step(turn, row):\n    turn.tx.put(replace(row, state='held'))\n    old = turn.tx.get(Grant)\n    turn.tx.put(old)\n"
+    planted = (
+        "def step(turn, row):\n"
+        "    turn.tx.put(replace(row, state='held'))\n"
+        "    old = turn.tx.get(Grant)\n"
+        "    turn.tx.put(old)\n"
+    )
     assert [line for line, _ in stale(ast.parse(planted))] == [2, 4]
 
 
