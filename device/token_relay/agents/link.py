@@ -69,7 +69,7 @@ class Handler(Protocol):
 
 
 class Mailbox(Protocol):
-    """What an agent adds for pairing: who is not paired yet speaks in a mailbox."""
+    """What an agent adds for pairing: a device that is not paired yet speaks in a mailbox."""
 
     async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
         """Take what lies in a mailbox. Raises PeerError when nothing waits for it."""

@@ -1,4 +1,4 @@
-"""Private files: who may read them, how they come to be, and that only one process uses them.
+"""Private files: their owner and mode, how they are written, and the lock that lets one process use them.
 
 Used by the store and by the key providers. Every refusal is a :class:`VaultError` whose hint is the command
 that puts things right. Checked are the file itself and the directory it lies in; a directory further up that
@@ -83,7 +83,7 @@ def read_file(path: Path, *, bytes_max: int, is_private: bool = True) -> bytes:
 def create_private(path: Path, content: bytes) -> None:
     """Create a file 0600 that was not there and have it on disk when this returns.
 
-    A power cut in between can leave a shorter file; who reads it checks its size.
+    A power cut in between can leave a shorter file; the reader checks its size.
 
     Raises:
         VaultError: it exists already (nothing is overwritten), or the disk refuses (nothing is left).

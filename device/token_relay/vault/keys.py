@@ -1,8 +1,8 @@
 """Where the vault key comes from, and what each way gives away with a stolen disk.
 
 Three providers, each a small class with ``load() -> PrivateKey`` and ``describe() -> str``; ``describe`` is the plain
-sentence that ``status`` prints. None of them remembers the key. None protects against who can read the memory of
-the running agent, or is root on the running device.
+sentence that ``status`` prints. None of them remembers the key. None protects against a program that can read the
+memory of the running agent, or is root on the running device.
 
 Source: RFC 9106 (Argon2), NaCl/libsodium crypto_pwhash, systemd.exec(5) LoadCredentialEncrypted=.
 """
@@ -32,7 +32,7 @@ SALT_BYTES = 16  # crypto_pwhash_SALTBYTES
 MIB = 1_048_576
 
 # The floor is RFC 9106's second recommended option: 64 MiB and 3 passes, with libsodium's one lane for its four. It
-# holds on reading too: who can write the file must not be able to make guessing cheap at the next change.
+# holds on reading too: a program that can write the file must not be able to make guessing cheap at the next change.
 MEMORY_BYTES_MIN = 64 * MIB
 PASSES_MIN = 3
 # The ceiling keeps a changed file from eating a small device's memory or its whole morning.

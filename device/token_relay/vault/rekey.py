@@ -12,7 +12,7 @@ Invariants: at every instant the configuration on disk opens one of the two; the
 complete; nobody writes to ``vault.db`` while a copy waits, because whoever opens it removes the copy first.
 
 Limits: a file system or a card may keep old blocks, and with them the old vault, which the old key opens: revoke what
-must not be found. Who copied the disk before keeps what he had.
+must not be found. A copy of the disk made before stays as good as it was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LOCKS = ("vault-rekeying.lock", "vault-rekeyed.lock")
 async def copy_under(vault: SqliteVault, home: Path, key: PrivateKey) -> None:
     """Copy all records into a vault under ``key`` that waits in ``home``; durable when this returns.
 
-    The caller keeps ``vault`` open, and with it the lock, until the copy has taken over or he gives up.
+    The caller keeps ``vault`` open, and with it the lock, until the copy has taken over or the caller gives up.
 
     Raises:
         VaultError: the disk refused, or something in the vault is damaged; the vault is as it was.

@@ -38,7 +38,7 @@ from token_relay.vault.sealing import NONCE_BYTES, AnySecret, mac_of, open_cell,
 T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
-STEPS_WAITING_MAX = 1024  # some seconds of commits on an SD card; who is further ahead must be told, not queued
+STEPS_WAITING_MAX = 1024  # some seconds of commits on an SD card; a caller this far ahead gets an error instead
 
 
 class SqliteVault:
@@ -134,7 +134,7 @@ class SqliteVault:
         await asyncio.shield(asyncio.wrap_future(self._closing))
 
     def close_now(self) -> None:
-        """Close as :meth:`close` does. Blocks; for who has no event loop."""
+        """Close as :meth:`close` does. Blocks; for callers without an event loop."""
         if self._closing is None:
             self._closing = self._writer.submit(self._shut)
             self._writer.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""Signing in on the phone: who does it, how they want it, what comes of it, and the two ports that it needs.
+"""Signing in on the phone: the person, what they want, the result, and the two ports that it needs.
 
 :class:`SignIn` is the phone's way to the identity provider's sign-in, :class:`RedirectReceiver` the browser's way back
 from there. What stands behind them in production is in :mod:`token_relay.agents.phone.sign_in` and

@@ -158,7 +158,7 @@ def _handoff(draft: _Draft) -> None:
         _person(draft, act, at_s, (phone, watch), strategy)
         if act == "cancel" and rng.random() < 0.2:  # and gives the device up before it has answered
             _person(draft, "forget", at_s + rng.uniform(0.05, 0.5), (phone, watch), "")
-    if rng.random() < 0.25:  # the person tries again: mint wants him twice when the device was away
+    if rng.random() < 0.25:  # the person tries again: mint wants them twice when the device was away
         draft.add(draft.now_s + span_s + rng.uniform(5.0, 900.0), "hand_off", phone, watch, strategy)
     draft.now_s += span_s + 1_000.0 + (HOUR_S if draft.pace != "minutes" and rng.random() < 0.5 else 0.0)
 

@@ -265,7 +265,7 @@ class Phone(Device):
     ) -> str:
         """Hand a grant to the companion; returns the handoff's state: ``done`` when it is on the companion's disk.
 
-        Where the provider asks the person once more (``mint``), he signs in.
+        Where the provider asks the person once more (``mint``), they sign in.
         """
 
     @abstractmethod

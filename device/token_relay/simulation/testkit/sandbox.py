@@ -38,7 +38,7 @@ HELD_POLL_S = 0.2
 
 
 class Person:
-    """Who signs in: types the password or the code from his mailbox, or fills in the provider's page."""
+    """Who signs in: types the password or the code from their mailbox, or fills in the provider's page."""
 
     def __init__(self, sandbox: Sandbox, username: str) -> None:
         self._sandbox = sandbox
@@ -60,7 +60,7 @@ class Person:
 
     @property
     def options(self) -> JsonObject:
-        """How he signs in, as the control socket takes it."""
+        """How they sign in, as the control socket takes it."""
         return {"username": self.username, "open": False}
 
 
