@@ -6,7 +6,7 @@ import pytest
 
 from tests.agents.provider_orders import order
 from tests.agents.world_kit import World, running
-from token_relay.agents.records import Event, Grant
+from token_relay.agents.records import AuditEvent, Grant
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 
 pytestmark = pytest.mark.asyncio
@@ -26,7 +26,7 @@ async def refreshed_later(world: World) -> TokenGranted | TokenRefused:
 
 
 async def codes_of(world: World) -> str:
-    rows = [row for row in await world.watch.rows(Event) if row.name == "refresh_denied"]
+    rows = [row for row in await world.watch.rows(AuditEvent) if row.name == "refresh_denied"]
     assert rows and rows[-1].trace_id and rows[-1].correlation_id
     return rows[-1].detail
 

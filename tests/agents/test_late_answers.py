@@ -9,7 +9,7 @@ import pytest
 
 from tests.agents.guard_kit import between
 from tests.agents.world_kit import SimulatedCompanion, SimulatedPhone, World, form_value, running
-from token_relay.agents.records import CachedToken, Event, Grant
+from token_relay.agents.records import AuditEvent, CachedToken, Grant
 from token_relay.protocol import messages as m
 from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
 
@@ -25,7 +25,7 @@ def living(world: World) -> list[str]:
     return [name for name, family in world.provider.state.families.items() if not family.is_dead]
 
 
-def details(events: Iterable[Event], name: str) -> list[str]:
+def details(events: Iterable[AuditEvent], name: str) -> list[str]:
     return [event.detail for event in events if event.name == name]
 
 
@@ -56,7 +56,7 @@ async def test_a_token_that_comes_after_revoke_is_revoked_at_the_provider_too() 
         ]
         assert said[-1] == "accepted"
         assert (await world.phone.handoff()).provider_said == "accepted"
-        assert details(await world.watch.rows(Event), "revoked_at_provider") == ["unreachable", "accepted"]
+        assert details(await world.watch.rows(AuditEvent), "revoked_at_provider") == ["unreachable", "accepted"]
 
 
 async def test_a_token_that_comes_after_the_sign_out_is_revoked_at_the_provider_too() -> None:
@@ -71,7 +71,7 @@ async def test_a_token_that_comes_after_the_sign_out_is_revoked_at_the_provider_
         assert own.refresh_token is not None and old == own.refresh_token.reveal() and new != old
         assert living(world) == []
         assert await world.phone.rows(Grant) == []
-        assert details(await world.phone.rows(Event), "revoked_at_provider") == ["accepted"]
+        assert details(await world.phone.rows(AuditEvent), "revoked_at_provider") == ["accepted"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_a_late_token_is_not_revoked_where_that_could_hit_another(profile:
         await world.phone.edit(begun, **changes)
         await world.clock.advance(30)
         assert revoked(world.phone.http) == []
-        assert "late_answer_dropped" in [event.name for event in await world.phone.rows(Event)]
+        assert "late_answer_dropped" in [event.name for event in await world.phone.rows(AuditEvent)]
 
 
 async def test_a_phones_revoke_reaches_a_late_token_also_where_it_ends_the_siblings() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.agents.guard_kit import watching
 from tests.agents.world_kit import SimulatedCompanion, World, form_value, running, settle
-from token_relay.agents.records import Event, Grant
+from token_relay.agents.records import AuditEvent, Grant
 from token_relay.agents.token_source import TokenGranted, TokenRefused, TransferGranted, TransferQuery
 from token_relay.protocol.errors import VaultError
 from token_relay.provider.http import HttpRequest
@@ -41,7 +41,7 @@ async def test_both_agents_trade_their_grant_for_a_token_that_lives_a_minute() -
             assert isinstance(answer, TransferGranted), answer
             assert 55 < answer.expires_in_s <= 60
             assert form_value(exchanges(end)[-1], "audience").endswith(":session_transfer")
-            assert "session_transfer_issued" in [event.name for event in await end.rows(Event)]
+            assert "session_transfer_issued" in [event.name for event in await end.rows(AuditEvent)]
 
 
 async def test_the_rotated_refresh_token_is_on_disk_before_the_token_is_given() -> None:
@@ -124,7 +124,7 @@ async def test_a_provider_without_the_feature_gives_nothing_and_the_grant_goes_o
         watch = await handed_over(world)
         answer = await transfer(watch)
         assert isinstance(answer, TokenRefused) and answer.error == "transfer_refused"
-        assert "session_transfer_refused" in [event.name for event in await watch.rows(Event)]
+        assert "session_transfer_refused" in [event.name for event in await watch.rows(AuditEvent)]
         assert (await watch.grant()).state == "held"
         assert isinstance(await watch.token(force_refresh=True), TokenGranted)  # and no pause either
 

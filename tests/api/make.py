@@ -22,7 +22,7 @@ from pydantic.json_schema import models_json_schema  # noqa: E402
 from token_relay.protocol.secret import Code, Password, RefreshToken, Secret  # noqa: E402
 from token_relay.provider.native_auth import wire  # noqa: E402
 from token_relay.provider.native_auth.service import CAPABILITIES  # noqa: E402
-from token_relay.provider.tokens import TokenAnswer  # noqa: E402
+from token_relay.provider.tokens import TokenResponse  # noqa: E402
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD  # noqa: E402
 
 Json = dict[str, Any]
@@ -37,7 +37,7 @@ TAGS = {
 }
 
 
-class Tokens(TokenAnswer):
+class Tokens(TokenResponse):
     """Tokens. ``refresh_token`` comes with the scope ``offline_access``, ``id_token`` with ``openid``."""
 
     refresh_token: RefreshToken | None = None
@@ -59,12 +59,12 @@ def described(model: type[BaseModel]) -> str:
 
 
 def answer_of(endpoint: wire.Endpoint) -> type[BaseModel]:
-    return Tokens if endpoint.answer is TokenAnswer else endpoint.answer
+    return Tokens if endpoint.answer is TokenResponse else endpoint.answer
 
 
 def openapi() -> Json:
     """Return the OpenAPI document."""
-    models: list[type[BaseModel]] = [wire.Redirected, wire.Refusal]
+    models: list[type[BaseModel]] = [wire.Redirected, wire.NativeRefusal]
     for endpoint in wire.ENDPOINTS:
         models += [one for one in (endpoint.request, answer_of(endpoint)) if one not in models]
     _, found = models_json_schema(
@@ -107,9 +107,9 @@ def operation(endpoint: wire.Endpoint) -> Json:
         "requestBody": {"required": True, "content": {FORM: {"schema": ref(endpoint.request)}}},
         "responses": {
             "200": reply("The next step, or a redirect to the browser.", {"oneOf": [answer, ref(wire.Redirected)]}),
-            "400": reply(f"One of: {', '.join(sorted(endpoint.errors))}.", ref(wire.Refusal)),
+            "400": reply(f"One of: {', '.join(sorted(endpoint.errors))}.", ref(wire.NativeRefusal)),
             "429": {
-                **reply("Too many requests.", ref(wire.Refusal)),
+                **reply("Too many requests.", ref(wire.NativeRefusal)),
                 "headers": {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}},
             },
         },

@@ -98,7 +98,7 @@ async def test_the_requests_of_the_collection_run_against_a_sandbox() -> None:
                         raise AssertionError(f"{where}: a script that nobody runs: {line}")
                 if request["method"] == "POST":
                     path = request["url"]["raw"].partition("{{tenant}}")[2]
-                    model = models[path] if answer.status == 200 else wire.Refusal
+                    model = models[path] if answer.status == 200 else wire.NativeRefusal
                     model.model_validate(json.loads(text))
                 count += 1
     assert count == sum(len(folder["item"]) for folder in collection["item"]) > 35

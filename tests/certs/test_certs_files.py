@@ -79,7 +79,7 @@ def test_the_device_key_is_0600_whatever_the_umask(tmp_path: Path, umask: int) -
 def test_the_request_holds_the_public_half_of_the_key(tmp_path: Path) -> None:
     files = write_csr(tmp_path, A)
     key = pki.parse_private_key(files.key.read_bytes())
-    assert pki.parse_csr(files.csr.read_bytes()) == pki.Request(A, key.public_key())
+    assert pki.parse_csr(files.csr.read_bytes()) == pki.SigningRequest(A, key.public_key())
     assert b"PRIVATE" not in files.csr.read_bytes()
 
 

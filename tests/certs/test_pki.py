@@ -86,7 +86,7 @@ def test_the_ca_refuses_every_name_that_is_not_a_device_id(name: str) -> None:
     with pytest.raises(PolicyError):
         pki.check_device_name(name)
     with pytest.raises(PolicyError):
-        pki.sign_device(CA, pki.Request(name, KEY.public_key()), serial=2, now=NOW)
+        pki.sign_device(CA, pki.SigningRequest(name, KEY.public_key()), serial=2, now=NOW)
     with pytest.raises(PolicyError):
         pki.make_csr(KEY, name)
     if 0 < len(name.encode()) <= 64:  # X.520 ub-common-name
@@ -269,7 +269,7 @@ def test_a_request_with_any_one_bit_changed_is_refused_or_says_the_same() -> Non
         der[bit // 8] ^= 1 << bit % 8
         pem = b"-----BEGIN CERTIFICATE REQUEST-----\n%b-----END CERTIFICATE REQUEST-----\n" % base64.encodebytes(der)
         try:
-            assert pki.parse_csr(pem) == pki.Request(NAME, KEY.public_key())
+            assert pki.parse_csr(pem) == pki.SigningRequest(NAME, KEY.public_key())
         except RelayError:
             refused += 1
     assert refused >= 8 * len(good) - 8

@@ -13,7 +13,7 @@ from tests.channel.raw import Wire
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.mqtt.broker import Broker
 from token_relay.sandbox.mqtt.packets import Publish
-from token_relay.sandbox.mqtt.session import QUEUED_MAX, Session, Waiting
+from token_relay.sandbox.mqtt.session import QUEUED_MAX, MqttSession, Waiting
 
 pytestmark = pytest.mark.asyncio
 Any_ = Mosquitto | Broker
@@ -402,7 +402,7 @@ async def test_stop_ends_connections_that_do_not_read(embedded: Broker) -> None:
 
 
 async def test_a_full_queue_drops_the_newest() -> None:
-    session = Session("sub", left_at=0.0)
+    session = MqttSession("sub", left_at=0.0)
     for n in range(QUEUED_MAX + 5):
         session.keep(Waiting(Publish("a", b"%d" % n, 1)))
     assert session.dropped == 5
@@ -410,7 +410,7 @@ async def test_a_full_queue_drops_the_newest() -> None:
 
 
 async def test_a_session_is_over_when_its_expiry_interval_has_passed() -> None:
-    session = Session("sub", expiry_s=30)
+    session = MqttSession("sub", expiry_s=30)
     assert not session.is_over(1e9), "never while connected"
     session.left_at = 100.0
     assert not session.is_over(129.9)
@@ -429,7 +429,7 @@ async def test_message_expiry_counts_down_while_waiting() -> None:
 
 
 async def test_packet_identifiers_wrap_and_skip_those_in_flight() -> None:
-    session = Session("sub", in_flight_max=3)
+    session = MqttSession("sub", in_flight_max=3)
     session._last_packet_id = 0xFFFE
     session.in_flight[1] = Waiting(Publish("a", b"", 1))
     for _ in range(2):

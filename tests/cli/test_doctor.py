@@ -26,7 +26,7 @@ from token_relay.host.clock import SystemClock
 from token_relay.host.config import BrokerConfig, VaultConfig
 from token_relay.host.device_key import write_csr
 from token_relay.service.checks import broker, local, machine
-from token_relay.service.checks.finding import Check
+from token_relay.service.checks.finding import Finding
 from token_relay.service.control import JSON
 from token_relay.service.round_trip import doctor as measure
 from token_relay.service.round_trip import judged
@@ -449,7 +449,7 @@ def test_running_mosquitto_is_asked_for_its_configuration(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("round_trip_s", "mark"), [(0.0013, "ok"), (0.044, "note")])
 def test_slow_round_trip_is_a_note_that_names_the_setting(round_trip_s: float, mark: str) -> None:
     row = judged(round_trip_s)
-    check = Check(str(row["name"]), row["ok"] is True, str(row["detail"]), str(row["hint"]))
+    check = Finding(str(row["name"]), row["ok"] is True, str(row["detail"]), str(row["hint"]))
     assert check.mark == mark
     assert (mark == "note") == ("set_tcp_nodelay" in check.hint)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.lifecycle import (
     Begin,
-    Dead,
+    Erased,
     GrantState,
     Held,
     Intent,
@@ -35,14 +35,14 @@ from token_relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
 T = 1_700_000_000.0
 STARTED = Stamp("boot-a", 100.0, T, True)
 FIRST, AGAIN, LATE = Intent(STARTED, 1, 0), Intent(STARTED, 2, 0), Intent(STARTED, 2, 1)
-NEVER_AGAIN: tuple[NeedsHandoff | Locked | Dead, ...] = (
+NEVER_AGAIN: tuple[NeedsHandoff | Locked | Erased, ...] = (
     NeedsHandoff(3, "uncertain"),
     NeedsHandoff(3, "person"),
     Locked(3, "lease"),
     Locked(3, "rollback"),
     Locked(3, "configuration"),
-    Dead(3, "denied"),
-    Dead(3, "revoked"),
+    Erased(3, "denied"),
+    Erased(3, "revoked"),
 )
 
 
@@ -117,7 +117,7 @@ def test_what_may_be_tried_after_a_lost_answer(
 
 @pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], ids=lambda profile: profile.name)
 @pytest.mark.parametrize("state", NEVER_AGAIN, ids=str)
-def test_a_finished_or_locked_grant_is_not_refreshed(state: NeedsHandoff | Locked | Dead, profile: Profile) -> None:
+def test_a_finished_or_locked_grant_is_not_refreshed(state: NeedsHandoff | Locked | Erased, profile: Profile) -> None:
     assert begin_refresh(state, profile, after_s(0), access_token_ends_in_s=None) == Stop(state)
 
 
@@ -153,7 +153,7 @@ ALWAYS: dict[str, GrantState] = {
 }
 CERTAIN: dict[str, GrantState] = {
     **ALWAYS,
-    "final": Dead(3, "denied"),
+    "final": Erased(3, "denied"),
     "temporary": Held(3),
     "unavailable": Held(3),
 }
@@ -208,11 +208,11 @@ def test_a_generation_is_one_stored_refresh_token() -> None:
         (Locked(3, "lease"), True, False),
         (Locked(3, "rollback"), True, False),
         (Locked(3, "configuration"), True, True),  # an operator's mistake takes nothing away
-        (Dead(3, "denied"), False, False),
-        (Dead(3, "revoked"), False, False),
-        (Dead(3, "superseded"), False, False),
-        (Dead(3, "forgotten"), False, False),
-        (Dead(3, "signed_out"), False, False),
+        (Erased(3, "denied"), False, False),
+        (Erased(3, "revoked"), False, False),
+        (Erased(3, "superseded"), False, False),
+        (Erased(3, "forgotten"), False, False),
+        (Erased(3, "signed_out"), False, False),
     ],
 )
 def test_what_is_kept_and_what_is_served_in_each_state(state: GrantState, keeps: bool, serves: bool) -> None:
@@ -234,7 +234,7 @@ def test_what_is_kept_and_what_is_served_in_each_state(state: GrantState, keeps:
         (Uncertain(3, FIRST), ENTRA, after_s(0), False),  # nothing is urgent there: the usual pause
         (Held(3), AUTH0, after_s(0), False),
         (NeedsHandoff(3, "uncertain"), AUTH0, after_s(0), False),
-        (Dead(3, "denied"), AUTH0, after_s(0), False),
+        (Erased(3, "denied"), AUTH0, after_s(0), False),
     ],
 )
 def test_a_lost_answer_is_repaired_at_once_only_inside_a_known_leeway(
@@ -312,7 +312,9 @@ def test_a_value_that_may_be_burnt_is_sent_at_most_once_more(history: list[Step]
         state = settle_refresh(state, OUTCOMES[step.end], profile)
         if step.end == "rotated":
             uses = late_uses = 0
-        assert not isinstance(state, Dead) or uses <= 1  # a denial after a lost answer is never taken for the last word
+        assert (
+            not isinstance(state, Erased) or uses <= 1
+        )  # a denial after a lost answer is never taken for the last word
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.lease import LeaseClock
 from token_relay.agents.grants.lifecycle import (
-    Dead,
+    Erased,
     GrantState,
     Held,
     Intent,
@@ -93,8 +93,8 @@ STATES: list[GrantState] = [
     Locked(3, "lease"),
     Locked(3, "rollback"),
     Locked(3, "configuration"),
-    Dead(3, "denied"),
-    Dead(3, "revoked"),
+    Erased(3, "denied"),
+    Erased(3, "revoked"),
 ]
 
 # -- Records and states ------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_a_usable_grant_goes_before_a_finished_one_and_then_the_newest() -> None
         row("d", Refreshing(1, INTENT), 100),
         row("c", NeedsHandoff(1, "person"), 900),
         row("b", Locked(1, "rollback"), 950),
-        row("a", Dead(1, "denied"), 999),
+        row("a", Erased(1, "denied"), 999),
     ]
     for count in range(1, len(best_first) + 1):
         assert choose_grant(reversed(best_first[-count:]), TokenQuery()) == best_first[-count]
@@ -231,7 +231,7 @@ def test_the_end_is_told_by_the_present_wall_clock_in_whole_seconds_never_too_la
 # -- Serve or refresh --------------------------------------------------------------------------------------
 
 ALIVE, ENDED = token(left_s=600.0), token(left_s=0.0)
-REFUSING = [Locked(3, "lease"), Locked(3, "rollback"), Dead(3, "denied"), Dead(3, "revoked")]
+REFUSING = [Locked(3, "lease"), Locked(3, "rollback"), Erased(3, "denied"), Erased(3, "revoked")]
 FINISHED = [NeedsHandoff(3, "uncertain"), NeedsHandoff(3, "person"), Locked(3, "configuration")]
 REFRESHABLE = [Held(3), Refreshing(3, INTENT), Uncertain(3, INTENT)]
 QUERIES = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import token_relay.cli.demo as demo
-from token_relay.cli.demo import STORY, Step, tell
+from token_relay.cli.demo import STORY, StoryStep, tell
 from token_relay.cli.demo.checks import StepFailedError, expect, expect_equal, lasting
 from token_relay.cli.demo.programs import Interrupts, Programs, log_line
 from token_relay.cli.demo.screen import Drawing, Rows, Screen, Told
@@ -32,7 +32,7 @@ def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Progra
     assert not found.directory.exists()
 
 
-def told(programs: Programs, *steps: Step) -> tuple[bool, str]:
+def told(programs: Programs, *steps: StoryStep) -> tuple[bool, str]:
     out = io.StringIO()
     screen = Screen(out, io.StringIO(), is_plain=True)
     return tell(steps, Stage(programs, "entra", 2), screen), out.getvalue()
@@ -57,7 +57,9 @@ def test_a_step_with_a_wrong_expectation_fails_the_story_and_says_what_was_expec
         '{"event": "refreshed", "level": "info", "timestamp": "t", "generation": 2}\n'
         f'{{"event": "leaked", "level": "info", "token": "{TOKEN}"}}\n'
     )
-    has_held, text = told(programs, Step("one", "", good), Step("two", "", wrong), Step("three", "", never))
+    has_held, text = told(
+        programs, StoryStep("one", "", good), StoryStep("two", "", wrong), StoryStep("three", "", never)
+    )
     assert not has_held
     assert text.splitlines() == [
         "ok  1  a sum is right",
@@ -74,7 +76,7 @@ def test_an_error_of_a_program_fails_the_story_too(programs: Programs) -> None:
     def broken(stage: Stage) -> Told:
         raise ConfigError("no such thing", hint="look again")
 
-    has_held, text = told(programs, Step("one", "", broken))
+    has_held, text = told(programs, StoryStep("one", "", broken))
     assert not has_held and "no such thing look again" in text
 
 
@@ -97,7 +99,7 @@ def test_a_story_that_does_not_hold_ends_with_exit_code_1_and_leaves_nothing(
         stage.start_sandbox()
         return wrong(stage)
 
-    monkeypatch.setattr(demo, "STORY", (Step("one", "", starts_then_fails),))
+    monkeypatch.setattr(demo, "STORY", (StoryStep("one", "", starts_then_fails),))
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert demo.run_demo(fast=True) == 1
     shown = capsys.readouterr().out
@@ -112,7 +114,7 @@ def test_a_token_in_anything_that_was_written_fails_the_demo(
         (stage.programs.directory / "note.txt").write_text(TOKEN)
         return Told("looks well")
 
-    monkeypatch.setattr(demo, "STORY", (Step("one", "", leaks),))
+    monkeypatch.setattr(demo, "STORY", (StoryStep("one", "", leaks),))
     assert demo.run_demo(fast=True) == 1
     shown = capsys.readouterr().out
     assert "a token stands in clear" in shown and "note.txt" in shown and TOKEN not in shown

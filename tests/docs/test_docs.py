@@ -36,7 +36,7 @@ from token_relay.sandbox.provider.world.model import (
     FAULT_NAMES,
     PASSWORD,
     EndpointName,
-    Policy,
+    PolicyModel,
     parse_world,
 )
 from token_relay.service.control import AskKind
@@ -333,7 +333,7 @@ def test_the_faults_of_the_page_are_those_of_the_sandbox() -> None:
     for endpoint in get_args(EndpointName):
         assert f"`{endpoint}`" in faults
     control = section(read("docs/spec/sandbox.md"), "Control interface")
-    for knob in Policy.model_fields:
+    for knob in PolicyModel.model_fields:
         assert f"`{knob}`" in control, knob
     for method, path in [*CONTROL_HANDLERS, ("GET", "links"), ("POST", "links")]:
         assert f"`{method} /sandbox/{path}" in control, (method, path)

@@ -55,7 +55,7 @@ def public(kind: type) -> list[str]:
 
 @pytest.mark.parametrize(
     "kind",
-    [testkit.Phone, testkit.Companion, testkit.Links, testkit.Provider, testkit.TokenAnswer, SandboxCompanion],
+    [testkit.Phone, testkit.Companion, testkit.Links, testkit.ProviderControls, testkit.TokenAnswer, SandboxCompanion],
     ids=lambda kind: kind.__name__,
 )
 def test_everything_public_stands_in_the_table(kind: type) -> None:

@@ -149,7 +149,7 @@ def broken(life: Life, profile: Profile) -> str:
     is_good = not life.is_family_dead and life.step < dict(life.valid)[life.token]
     if isinstance(life.grant, core.Held) and is_quiet and not is_good:
         return "HELD means that the token on disk works"
-    if isinstance(life.grant, core.Dead) and life.went_wrong:
+    if isinstance(life.grant, core.Erased) and life.went_wrong:
         return "after a lost answer a denial does not count as the provider's word"
     if isinstance(life.grant, core.NeedsHandoff) and not life.went_wrong:
         return "a grant is given up only after something went wrong"

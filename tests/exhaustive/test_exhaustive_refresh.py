@@ -90,7 +90,7 @@ def _held(state: core.Refreshing) -> core.GrantState:
         (AUTH0, {"settle": _settle(Unavailable, _held)}, "HELD means that the token on disk works"),
         (
             STRICT,
-            {"settle": _settle(Denied, lambda state: core.Dead(state.generation, "denied"))},
+            {"settle": _settle(Denied, lambda state: core.Erased(state.generation, "denied"))},
             "after a lost answer a denial does not count as the provider's word",
         ),
         (

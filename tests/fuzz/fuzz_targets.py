@@ -53,7 +53,7 @@ from token_relay.provider import id_token, oauth
 from token_relay.provider.http import HttpRequest, HttpResponse
 from token_relay.provider.native_auth import states
 from token_relay.provider.native_auth.service import Service
-from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.sign_in import SignInFlow
 from token_relay.provider.profile import PROFILES
 from token_relay.provider.tokens import ProviderError
 from token_relay.sandbox.control.api import control as sandbox_control
@@ -326,7 +326,7 @@ async def _native(answers: list[tuple[int, bytes]]) -> None:
     http = _Answers(*answers[0])
     http.answers = list(answers)
     service = Service(http, PROFILES["entra"], "https://contoso.example/t", "client")
-    sign_in = SignIn(service, "ann@contoso.example")
+    sign_in = SignInFlow(service, "ann@contoso.example")
     step = await sign_in.start()
     for _ in range(4):
         match step:

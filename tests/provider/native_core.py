@@ -14,10 +14,10 @@ from urllib.parse import urlencode, urlsplit
 
 from tests.provider.provider_kit import response
 from token_relay.protocol.secret import Code, Password, Secret
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.native_auth.password_reset import PasswordReset
 from token_relay.provider.native_auth.service import CAPABILITIES, Service
-from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.sign_in import SignInFlow
 from token_relay.provider.native_auth.sign_up import SignUp
 from token_relay.provider.native_auth.states import (
     AttributesRequired,
@@ -57,7 +57,7 @@ class Core:
     now: float = NOON
     calls: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     provider: Provider = field(init=False)
-    _instead: deque[HttpResponse | NotSent | Lost] = field(default_factory=deque)
+    _instead: deque[HttpResponse | NotSent | AnswerLost] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         urls = Urls("entra", BASE, "contoso")
@@ -66,7 +66,7 @@ class Core:
 
     # -- the Http port -------------------------------------------------------------------------------------
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         fields = {k: v.reveal() if isinstance(v, Secret) else v for k, v in request.form or ()}
         path = urlsplit(request.url).path
         self.calls.append((path.removeprefix("/contoso.onmicrosoft.com/"), fields))
@@ -84,7 +84,7 @@ class Core:
 
     def vanish(self, *, sent: bool) -> None:
         """Lose the next request, or its answer."""
-        self._instead.append(Lost("connection reset") if sent else NotSent("the network is down"))
+        self._instead.append(AnswerLost("connection reset") if sent else NotSent("the network is down"))
 
     def paths(self) -> list[str]:
         """Which calls were made, with the grant type where there is one."""
@@ -108,8 +108,8 @@ class Core:
     def service(self, capabilities: tuple[str, ...] = CAPABILITIES, challenge_types: str = CHALLENGE_TYPES) -> Service:
         return Service(self, ENTRA, AUTHORITY, CLIENT_ID, capabilities=capabilities, challenge_types=challenge_types)
 
-    def sign_in(self, username: str, capabilities: tuple[str, ...] = CAPABILITIES) -> SignIn:
-        return SignIn(self.service(capabilities), username)
+    def sign_in(self, username: str, capabilities: tuple[str, ...] = CAPABILITIES) -> SignInFlow:
+        return SignInFlow(self.service(capabilities), username)
 
     def sign_up(
         self,
@@ -122,37 +122,37 @@ class Core:
     def reset(self, username: str = RESET_USER) -> PasswordReset:
         return PasswordReset(self.service(), username)
 
-    async def at_password(self, username: str = PASSWORD_USER) -> tuple[SignIn, PasswordRequired]:
+    async def at_password(self, username: str = PASSWORD_USER) -> tuple[SignInFlow, PasswordRequired]:
         flow = self.sign_in(username)
         state = await flow.start()
         assert isinstance(state, PasswordRequired), state
         return flow, state
 
-    async def at_code(self) -> tuple[SignIn, CodeRequired]:
+    async def at_code(self) -> tuple[SignInFlow, CodeRequired]:
         flow = self.sign_in(OTP_USER)
         state = await flow.start()
         assert isinstance(state, CodeRequired), state
         return flow, state
 
-    async def at_mfa(self) -> tuple[SignIn, MfaRequired]:
+    async def at_mfa(self) -> tuple[SignInFlow, MfaRequired]:
         flow, state = await self.at_password(MFA_USER)
         step = await flow.submit_password(state, RIGHT)
         assert isinstance(step, MfaRequired), step
         return flow, step
 
-    async def at_mfa_code(self, channel: str = "email") -> tuple[SignIn, CodeRequired]:
+    async def at_mfa_code(self, channel: str = "email") -> tuple[SignInFlow, CodeRequired]:
         flow, state = await self.at_mfa()
         step = await flow.choose_method(state, next(one for one in state.methods if one.channel == channel))
         assert isinstance(step, CodeRequired), step
         return flow, step
 
-    async def at_registration(self, username: str = REGISTER_USER) -> tuple[SignIn, RegistrationRequired]:
+    async def at_registration(self, username: str = REGISTER_USER) -> tuple[SignInFlow, RegistrationRequired]:
         flow, state = await self.at_password(username)
         step = await flow.submit_password(state, RIGHT)
         assert isinstance(step, RegistrationRequired), step
         return flow, step
 
-    async def at_registration_code(self) -> tuple[SignIn, CodeRequired]:
+    async def at_registration_code(self) -> tuple[SignInFlow, CodeRequired]:
         flow, state = await self.at_registration()
         step = await flow.register_method(state, state.methods[0], "other@contoso.example")
         assert isinstance(step, CodeRequired), step

@@ -30,7 +30,7 @@ from tests.provider.provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
 from tests.watchdog import HANG_S
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import Secret
-from token_relay.provider.http import RESPONSE_BYTES_MAX, HttpRequest, HttpResponse, Lost, NotSent, url_problem
+from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent, url_problem
 
 pytestmark = pytest.mark.asyncio
 
@@ -359,7 +359,7 @@ async def test_a_connection_closed_before_the_request_was_read_is_lost(
     async with serve(handler) as port:
         answer = await http.request(post(port))
     # The client's bytes were on their way; only this test knows that they were not read.
-    assert isinstance(answer, Lost)
+    assert isinstance(answer, AnswerLost)
 
 
 @pytest.mark.parametrize("how", [reset, asyncio.StreamWriter.close])
@@ -383,7 +383,7 @@ async def test_an_answer_that_breaks_off_is_lost(
         how(writer)
 
     async with serve(handler) as port:
-        assert isinstance(await http.request(post(port)), Lost)
+        assert isinstance(await http.request(post(port)), AnswerLost)
 
 
 @pytest.mark.parametrize("partial", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"])
@@ -394,7 +394,7 @@ async def test_an_answer_that_stalls_is_lost_after_the_timeout(http: AioHttp, pa
         await reader.read()
 
     async with serve(handler) as port:
-        assert await http.request(post(port, timeout_s=1.0)) == Lost("no answer within 1 s")
+        assert await http.request(post(port, timeout_s=1.0)) == AnswerLost("no answer within 1 s")
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ async def test_an_answer_that_stalls_is_lost_after_the_timeout(http: AioHttp, pa
 async def test_an_answer_that_is_none_is_lost(http: AioHttp, answer: bytes) -> None:
     async with serve(answering(answer)) as port:
         got = await http.request(post(port))
-    assert isinstance(got, Lost)
+    assert isinstance(got, AnswerLost)
     assert_no_secret(got)
 
 
@@ -429,7 +429,7 @@ async def test_a_post_is_never_repeated_by_itself(http: AioHttp) -> None:
         count += 1
 
     async with serve(handler) as port:
-        assert isinstance(await http.request(post(port)), Lost)
+        assert isinstance(await http.request(post(port)), AnswerLost)
     assert count == 1
 
 
@@ -466,7 +466,7 @@ async def test_closing_answers_what_is_under_way_and_what_comes_later(http: AioH
         task = group.create_task(http.request(post(port)))
         await arrived.wait()
         await http.close()
-        assert isinstance(await task, Lost)
+        assert isinstance(await task, AnswerLost)
         assert await http.request(post(port)) == NotSent("the HTTP client is closed")
         await http.close()
 

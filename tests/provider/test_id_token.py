@@ -15,7 +15,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from tests.provider.provider_kit import MARK, assert_no_secret
 from token_relay.protocol.secret import IdToken
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.id_token import Jwks, Subject, check_id_token, fetch_jwks, parse_jwks
 from token_relay.provider.outcome import Unavailable
 from token_relay.provider.tokens import ProviderError
@@ -201,10 +201,10 @@ def test_what_is_no_key_set_is_refused(body: bytes) -> None:
 
 
 class OneAnswer:
-    def __init__(self, answer: HttpResponse | NotSent | Lost) -> None:
+    def __init__(self, answer: HttpResponse | NotSent | AnswerLost) -> None:
         self.answer = answer
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         return self.answer
 
 
@@ -212,7 +212,7 @@ class OneAnswer:
 async def test_keys_are_fetched_or_the_reason_is_given() -> None:
     uri = "https://p.example/keys"
     assert await fetch_jwks(OneAnswer(HttpResponse(200, {}, JWKS_BODY)), uri) == JWKS
-    assert await fetch_jwks(OneAnswer(Lost("reset")), uri) == Unavailable("reset")
+    assert await fetch_jwks(OneAnswer(AnswerLost("reset")), uri) == Unavailable("reset")
     assert isinstance(await fetch_jwks(OneAnswer(HttpResponse(503, {}, b"")), uri), Unavailable)
     with pytest.raises(ProviderError, match="HTTP 404"):
         await fetch_jwks(OneAnswer(HttpResponse(404, {}, b"")), uri)

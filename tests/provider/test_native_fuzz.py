@@ -14,7 +14,7 @@ from tests.provider.provider_kit import MARK, response
 from token_relay.protocol.secret import Code
 from token_relay.provider.native_auth.password_reset import PasswordReset
 from token_relay.provider.native_auth.service import CAPABILITIES, Service
-from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.sign_in import SignInFlow
 from token_relay.provider.native_auth.sign_up import SignUp
 from token_relay.provider.native_auth.states import (
     AttributesRequired,
@@ -82,10 +82,10 @@ class Anything:
         return response(status, json.dumps(body).encode())
 
 
-async def next_of(flow: SignIn | SignUp | PasswordReset, step: Step) -> Step:
+async def next_of(flow: SignInFlow | SignUp | PasswordReset, step: Step) -> Step:
     match step:
         case PasswordRequired():
-            assert isinstance(flow, SignIn)
+            assert isinstance(flow, SignInFlow)
             return await flow.submit_password(step, RIGHT)
         case NewPasswordRequired():
             assert isinstance(flow, SignUp | PasswordReset)
@@ -111,7 +111,7 @@ async def next_of(flow: SignIn | SignUp | PasswordReset, step: Step) -> Step:
 async def run(kind: str, prepared: list[tuple[int, Any]]) -> None:
     http: Any = Anything(prepared)
     service = Service(http, ENTRA, "http://127.0.0.1:1/t", "app", capabilities=CAPABILITIES)
-    flow = {"sign_in": SignIn, "sign_up": SignUp, "reset": PasswordReset}[kind](service, "a@b.example")
+    flow = {"sign_in": SignInFlow, "sign_up": SignUp, "reset": PasswordReset}[kind](service, "a@b.example")
     step = await flow.start()
     for _ in range(STEPS_MAX):
         assert MARK not in repr(step)

@@ -29,7 +29,7 @@ from token_relay.provider.native_auth.endpoints import (
     native_base,
 )
 from token_relay.provider.native_auth.service import Service
-from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.sign_in import SignInFlow
 from token_relay.provider.native_auth.states import CodeRequired, Completed, Failed, PasswordRequired, Redirect
 from token_relay.provider.oauth import DiscoveryFailed, ProviderMetadata
 from token_relay.provider.profile import ENTRA
@@ -64,27 +64,27 @@ async def tenant() -> AsyncIterator[ScriptedProvider]:
 
 
 @pytest_asyncio.fixture
-async def flow(tenant: ScriptedProvider) -> AsyncIterator[SignIn]:
+async def flow(tenant: ScriptedProvider) -> AsyncIterator[SignInFlow]:
     http = AioHttp()
-    yield SignIn(Service(http, ENTRA, native_base(tenant.base, "contoso"), "app"), "ann@example.com")
+    yield SignInFlow(Service(http, ENTRA, native_base(tenant.base, "contoso"), "app"), "ann@example.com")
     await http.close()
 
 
-async def at_password(tenant: ScriptedProvider, flow: SignIn) -> PasswordRequired:
+async def at_password(tenant: ScriptedProvider, flow: SignInFlow) -> PasswordRequired:
     tenant.script(INITIATE, 200, continuation(1)).script(CHALLENGE, 200, continuation(2, challenge_type="password"))
     state = await flow.start()
     assert isinstance(state, PasswordRequired)
     return state
 
 
-async def at_code(tenant: ScriptedProvider, flow: SignIn) -> CodeRequired:
+async def at_code(tenant: ScriptedProvider, flow: SignInFlow) -> CodeRequired:
     tenant.script(INITIATE, 200, continuation(1)).script(CHALLENGE, 200, oob(2))
     state = await flow.start()
     assert isinstance(state, CodeRequired)
     return state
 
 
-async def test_password_sign_in_makes_the_three_documented_calls(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_password_sign_in_makes_the_three_documented_calls(tenant: ScriptedProvider, flow: SignInFlow) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 200, GOOD)
     step = await flow.submit_password(state, PASSWORD)
@@ -110,7 +110,7 @@ async def test_password_sign_in_makes_the_three_documented_calls(tenant: Scripte
     assert_no_secret(state, step, flow)
 
 
-async def test_code_sign_in_says_where_the_code_went(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_code_sign_in_says_where_the_code_went(tenant: ScriptedProvider, flow: SignInFlow) -> None:
     state = await at_code(tenant, flow)
     assert (state.target_label, state.code_length, state.channel) == ("c***r@co**o**o.com", 8, "email")
     tenant.script(TOKEN, 200, GOOD)
@@ -119,13 +119,15 @@ async def test_code_sign_in_says_where_the_code_went(tenant: ScriptedProvider, f
     assert (form["grant_type"], form["oob"], form["continuation_token"]) == ("oob", f"{MARK}-code", f"{MARK}-ct-2")
 
 
-async def test_capabilities_are_declared_only_when_there_are_some(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_capabilities_are_declared_only_when_there_are_some(tenant: ScriptedProvider, flow: SignInFlow) -> None:
     flow.service = replace(flow.service, capabilities=("mfa_required", "registration_required"))
     await at_password(tenant, flow)
     assert tenant.forms(INITIATE)[0]["capabilities"] == "mfa_required registration_required"
 
 
-async def test_a_wrong_password_may_be_tried_again_with_the_same_token(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_a_wrong_password_may_be_tried_again_with_the_same_token(
+    tenant: ScriptedProvider, flow: SignInFlow
+) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("invalid_grant", 50126)).script(TOKEN, 200, GOOD)
     step = await flow.submit_password(state, PASSWORD)
@@ -144,7 +146,7 @@ async def test_a_wrong_password_may_be_tried_again_with_the_same_token(tenant: S
     assert first["continuation_token"] == second["continuation_token"]
 
 
-async def test_a_newer_token_in_an_error_replaces_the_older(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_a_newer_token_in_an_error_replaces_the_older(tenant: ScriptedProvider, flow: SignInFlow) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("invalid_grant", 50126) | continuation(9))
     step = await flow.submit_password(state, PASSWORD)
@@ -152,7 +154,9 @@ async def test_a_newer_token_in_an_error_replaces_the_older(tenant: ScriptedProv
     assert step.again == PasswordRequired(Code(f"{MARK}-ct-9"))
 
 
-async def test_a_code_gets_three_tries_and_a_resend_gives_three_more(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_a_code_gets_three_tries_and_a_resend_gives_three_more(
+    tenant: ScriptedProvider, flow: SignInFlow
+) -> None:
     state = await at_code(tenant, flow)
     left: list[int] = []
     for _ in range(3):
@@ -177,7 +181,7 @@ async def test_a_code_gets_three_tries_and_a_resend_gives_three_more(tenant: Scr
 
 
 async def test_an_expired_flow_begins_anew_once_and_sends_the_password_again(
-    tenant: ScriptedProvider, flow: SignIn
+    tenant: ScriptedProvider, flow: SignInFlow
 ) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("expired_token", 552003))
@@ -193,7 +197,7 @@ async def test_an_expired_flow_begins_anew_once_and_sends_the_password_again(
     assert len(tenant.forms(INITIATE)) == 2  # once per sign-in, not once per step
 
 
-async def test_an_expired_code_flow_asks_for_the_new_code(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_an_expired_code_flow_asks_for_the_new_code(tenant: ScriptedProvider, flow: SignInFlow) -> None:
     state = await at_code(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("expired_token", 552003))
     tenant.script(INITIATE, 200, continuation(3)).script(CHALLENGE, 200, oob(4))
@@ -203,7 +207,9 @@ async def test_an_expired_code_flow_asks_for_the_new_code(tenant: ScriptedProvid
 
 
 @pytest.mark.parametrize("stage", [INITIATE, CHALLENGE, TOKEN])
-async def test_every_step_may_send_the_person_to_a_browser(stage: str, tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_every_step_may_send_the_person_to_a_browser(
+    stage: str, tenant: ScriptedProvider, flow: SignInFlow
+) -> None:
     redirect = {"challenge_type": "redirect", "redirect_reason": f"{MARK} lacks registration_required \x1b[0m"}
     if stage != TOKEN:
         if stage == CHALLENGE:
@@ -218,7 +224,7 @@ async def test_every_step_may_send_the_person_to_a_browser(stage: str, tenant: S
 
 
 @pytest.mark.parametrize("suberror", ["mfa_required", "registration_required"])
-async def test_a_second_factor_leads_to_the_browser(suberror: str, tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_a_second_factor_leads_to_the_browser(suberror: str, tenant: ScriptedProvider, flow: SignInFlow) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error("invalid_grant", 50076, suberror=suberror) | continuation(5))
     step = await flow.submit_password(state, PASSWORD)
@@ -238,7 +244,7 @@ async def test_a_second_factor_leads_to_the_browser(suberror: str, tenant: Scrip
     ],
 )
 async def test_a_refused_start_is_final_and_said_in_our_words(
-    error: str, code: int, suberror: str, says: str, tenant: ScriptedProvider, flow: SignIn
+    error: str, code: int, suberror: str, says: str, tenant: ScriptedProvider, flow: SignInFlow
 ) -> None:
     tenant.script(INITIATE, 400, entra_error(error, code, suberror=suberror))
     step = await flow.start()
@@ -254,7 +260,7 @@ async def test_a_refused_start_is_final_and_said_in_our_words(
     [("invalid_request", 50142, False), ("invalid_grant", 50053, True), ("invalid_grant", 55200, True)],
 )
 async def test_other_refusals_of_a_password(
-    error: str, code: int, retryable: bool, tenant: ScriptedProvider, flow: SignIn
+    error: str, code: int, retryable: bool, tenant: ScriptedProvider, flow: SignInFlow
 ) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 400, entra_error(error, code))
@@ -266,7 +272,7 @@ async def test_other_refusals_of_a_password(
 
 
 async def test_a_throttled_step_keeps_its_state_and_an_unknown_one_begins_anew(
-    tenant: ScriptedProvider, flow: SignIn
+    tenant: ScriptedProvider, flow: SignInFlow
 ) -> None:
     state = await at_password(tenant, flow)
     tenant.script(TOKEN, 429, b"", {"Retry-After": "12"}).script(TOKEN, 500, b"<html>")
@@ -293,7 +299,7 @@ async def test_a_throttled_step_keeps_its_state_and_an_unknown_one_begins_anew(
     ],
 )
 async def test_an_answer_out_of_shape_ends_the_sign_in_with_a_sentence(
-    initiate: object, challenge: object, tenant: ScriptedProvider, flow: SignIn
+    initiate: object, challenge: object, tenant: ScriptedProvider, flow: SignInFlow
 ) -> None:
     tenant.script(INITIATE, 200, initiate).script(CHALLENGE, 200, challenge)
     step = await flow.start()
@@ -301,7 +307,7 @@ async def test_an_answer_out_of_shape_ends_the_sign_in_with_a_sentence(
     assert step.detail
 
 
-async def test_a_label_cannot_write_to_the_terminal(tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_a_label_cannot_write_to_the_terminal(tenant: ScriptedProvider, flow: SignInFlow) -> None:
     label = "\x1b[2J\u202eevil" + "x" * 500
     tenant.script(INITIATE, 200, continuation(1)).script(
         CHALLENGE, 200, oob(2, challenge_target_label=label, challenge_channel="\x07", interval=10**9)
@@ -315,7 +321,7 @@ async def test_a_label_cannot_write_to_the_terminal(tenant: ScriptedProvider, fl
 
 
 @pytest.mark.parametrize("username", ["", "x" * 321, "a\nb"])
-async def test_an_unusable_user_name_is_not_sent(username: str, tenant: ScriptedProvider, flow: SignIn) -> None:
+async def test_an_unusable_user_name_is_not_sent(username: str, tenant: ScriptedProvider, flow: SignInFlow) -> None:
     flow.username = username
     step = await flow.start()
     assert isinstance(step, Failed)

@@ -10,7 +10,7 @@ import pytest
 from tests.provider.provider_kit import CODE, GOOD, MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, entra_error
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import Code, RefreshToken
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.oauth import (
     DiscoveryFailed,
     ProviderMetadata,
@@ -35,11 +35,11 @@ pytestmark = pytest.mark.asyncio
 class OneAnswer:
     """An Http that gives one answer to everything, for what needs no socket."""
 
-    def __init__(self, answer: HttpResponse | NotSent | Lost) -> None:
+    def __init__(self, answer: HttpResponse | NotSent | AnswerLost) -> None:
         self.answer = answer
         self.requests: list[HttpRequest] = []
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         self.requests.append(request)
         return self.answer
 
@@ -184,8 +184,8 @@ async def test_revocation_is_believed_only_as_far_as_it_goes(
     assert_no_secret(http.requests[0], outcome)
 
 
-@pytest.mark.parametrize("failure", [NotSent("no route"), Lost("reset")])
-async def test_a_revocation_without_an_answer_leaves_the_token_alive(failure: NotSent | Lost) -> None:
+@pytest.mark.parametrize("failure", [NotSent("no route"), AnswerLost("reset")])
+async def test_a_revocation_without_an_answer_leaves_the_token_alive(failure: NotSent | AnswerLost) -> None:
     outcome = await revoke(
         OneAnswer(failure), revocation_endpoint="https://p.example/r", client_id="app", token=REFRESH_TOKEN
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.provider.provider_kit import CORRELATION_ID, GOOD, MARK, TRACE_ID, assert_no_secret, entra_error, response
 from token_relay.protocol.secret import AccessToken, IdToken, RefreshToken
-from token_relay.provider.http import HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpResponse, NotSent
 from token_relay.provider.oauth import classify
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
 from token_relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile
@@ -315,7 +315,7 @@ def test_everything_else_is_unknown(status: int, body: bytes) -> None:
 
 def test_not_sent_and_lost_keep_their_difference() -> None:
     assert classify(STRICT, NotSent("no route")) == Unavailable("no route")
-    assert classify(STRICT, Lost("reset")) == OutcomeUnknown("reset")
+    assert classify(STRICT, AnswerLost("reset")) == OutcomeUnknown("reset")
 
 
 # -- Whatever comes ----------------------------------------------------------------------------------------

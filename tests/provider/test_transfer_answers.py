@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.provider.provider_kit import MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, response
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import RefreshToken, SessionTransferToken
-from token_relay.provider.http import Lost, NotSent
+from token_relay.provider.http import AnswerLost, NotSent
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Unavailable
 from token_relay.provider.profile import AUTH0, STRICT
 from token_relay.provider.session_transfer import (
@@ -96,7 +96,7 @@ def test_invalid_grant_ends_the_grant_as_at_a_refresh() -> None:
     ("answer", "kind"),
     [
         (NotSent("no network"), Unavailable),
-        (Lost("reset"), OutcomeUnknown),
+        (AnswerLost("reset"), OutcomeUnknown),
         (response(429, {}), Unavailable),
         (response(502, b"<html>"), OutcomeUnknown),
         (response(200, b"<html>"), OutcomeUnknown),

@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 
 from tests.sandbox.sandbox_client import NOON, SandboxClient, Start
 from token_relay.sandbox.provider.memory.signing import RsaSigner
-from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ProfileName, World
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ProfileName, WorldModel
 from token_relay.sandbox.server import SandboxServer
 
 
@@ -28,7 +28,7 @@ def start(signer: RsaSigner) -> Start:
 
     @contextlib.asynccontextmanager
     async def started(
-        profile: ProfileName, world: World = DEFAULT_WORLD, **more: float
+        profile: ProfileName, world: WorldModel = DEFAULT_WORLD, **more: float
     ) -> AsyncIterator[SandboxClient]:
         server = SandboxServer(world, profile, rng=random.Random(7), signer=signer, wall=lambda: NOON)
         async with server, ClientSession() as session:

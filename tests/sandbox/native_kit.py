@@ -14,7 +14,7 @@ from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
-from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, WorldModel
 from token_relay.sandbox.provider.world.rules import Urls
 
 TYPES = "password oob redirect"
@@ -58,7 +58,7 @@ class Answer:
 class App:
     """One app, its sandbox, and the person at the controls."""
 
-    world: World = DEFAULT_WORLD
+    world: WorldModel = DEFAULT_WORLD
     seed: int = 1
     now: float = NOON
     cors: frozenset[str] = frozenset()

@@ -20,7 +20,7 @@ from tests.watchdog import HANG_S
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.links import network as module
 from token_relay.sandbox.links.connection import IN_FLIGHT_BYTES_MAX, set_to_reset
-from token_relay.sandbox.links.network import CONNECTIONS_MAX, Link, Network
+from token_relay.sandbox.links.network import CONNECTIONS_MAX, Network, TcpLink
 from token_relay.sandbox.links.orders import LINK_NAMES, Cut, LinkState, Slow, Whole
 
 LONG = 48_000_000  # bytes; more than all socket buffers between the two hold
@@ -82,13 +82,13 @@ async def far() -> AsyncIterator[Far]:
 
 
 @pytest_asyncio.fixture
-async def link(far: Far) -> AsyncIterator[Link]:
-    async with Link("phone-broker", "127.0.0.1", far.port) as one:
+async def link(far: Far) -> AsyncIterator[TcpLink]:
+    async with TcpLink("phone-broker", "127.0.0.1", far.port) as one:
         yield one
 
 
 @contextlib.asynccontextmanager
-async def connected(link: Link) -> AsyncIterator[Peer]:
+async def connected(link: TcpLink) -> AsyncIterator[Peer]:
     async with asyncio.timeout(HANG_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port)
     try:
@@ -113,14 +113,14 @@ async def is_reset(peer: Peer) -> bool:
     return False
 
 
-async def until_lost(link: Link, count: int) -> None:
+async def until_lost(link: TcpLink, count: int) -> None:
     """Wait until the link has swallowed so many bytes: its only sign that they have come."""
     async with asyncio.timeout(HANG_S):
         while link.bytes_lost < count:
             await asyncio.sleep(0)
 
 
-async def until_held(link: Link, count: int, way: Literal["up", "down"] = "up") -> None:
+async def until_held(link: TcpLink, count: int, way: Literal["up", "down"] = "up") -> None:
     """Wait until a slow link holds so many bytes: into its queue, and not out of it yet."""
     async with asyncio.timeout(HANG_S):
         while sum(connection.pipe(way)._waiting_bytes for connection in link._connections) < count:
@@ -139,7 +139,7 @@ async def is_silent(peer: Peer) -> bool:
 
 
 @pytest.mark.asyncio
-async def test_a_whole_link_passes_both_ways_and_counts(far: Far, link: Link) -> None:
+async def test_a_whole_link_passes_both_ways_and_counts(far: Far, link: TcpLink) -> None:
     async with connected(link) as near:
         near.writer.write(b"question")
         peer = await far.peer()
@@ -153,7 +153,7 @@ async def test_a_whole_link_passes_both_ways_and_counts(far: Far, link: Link) ->
 
 
 @pytest.mark.asyncio
-async def test_each_direction_ends_by_itself_and_the_end_comes_after_the_last_byte(far: Far, link: Link) -> None:
+async def test_each_direction_ends_by_itself_and_the_end_comes_after_the_last_byte(far: Far, link: TcpLink) -> None:
     async with connected(link) as near:
         near.writer.write(b"x" * 1_000_000)
         near.writer.write_eof()
@@ -167,7 +167,7 @@ async def test_each_direction_ends_by_itself_and_the_end_comes_after_the_last_by
     await gone(link)
 
 
-async def gone(link: Link) -> None:
+async def gone(link: TcpLink) -> None:
     async with asyncio.timeout(HANG_S):
         while link.status().connections:
             await asyncio.sleep(0)
@@ -175,7 +175,7 @@ async def gone(link: Link) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("ends", ["device", "server"])
-async def test_a_reset_at_one_end_reaches_the_other(far: Far, link: Link, ends: Literal["device", "server"]) -> None:
+async def test_a_reset_at_one_end_reaches_the_other(far: Far, link: TcpLink, ends: Literal["device", "server"]) -> None:
     async with connected(link) as near:
         peer = await far.peer()
         # unread bytes make the kernel answer a close with a reset
@@ -191,7 +191,7 @@ async def test_a_reset_at_one_end_reaches_the_other(far: Far, link: Link, ends: 
 
 
 @pytest.mark.asyncio
-async def test_a_reader_that_does_not_read_stops_the_sender(far: Far, link: Link) -> None:
+async def test_a_reader_that_does_not_read_stops_the_sender(far: Far, link: TcpLink) -> None:
     async with connected(link) as near:
         peer = await far.peer()
         transport_of(peer).pause_reading()
@@ -210,7 +210,7 @@ async def test_tls_passes_as_anything_else(tmp_path: Path) -> None:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(cert, key)
     trusting = ssl.create_default_context(cafile=str(cert))
-    async with listening(tls) as far, Link("phone-broker", "127.0.0.1", far.port) as link:
+    async with listening(tls) as far, TcpLink("phone-broker", "127.0.0.1", far.port) as link:
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port, ssl=trusting)
         writer.write(b"sealed")
         assert await receive(await far.peer(), 6) == b"sealed"
@@ -223,7 +223,7 @@ async def test_tls_passes_as_anything_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_refuse_resets_what_is_open_and_refuses_what_comes(far: Far, link: Link) -> None:
+async def test_refuse_resets_what_is_open_and_refuses_what_comes(far: Far, link: TcpLink) -> None:
     async with connected(link) as near:
         peer = await far.peer()
         link.cut()
@@ -238,7 +238,7 @@ async def test_refuse_resets_what_is_open_and_refuses_what_comes(far: Far, link:
 
 
 @pytest.mark.asyncio
-async def test_the_port_of_a_refusing_link_is_not_given_away(far: Far, link: Link) -> None:
+async def test_the_port_of_a_refusing_link_is_not_given_away(far: Far, link: TcpLink) -> None:
     link.cut()
     with pytest.raises(OSError):
         await asyncio.start_server(lambda *_: None, "127.0.0.1", link.port, reuse_address=False)
@@ -250,7 +250,7 @@ async def test_the_port_of_a_refusing_link_is_not_given_away(far: Far, link: Lin
 
 
 @pytest.mark.asyncio
-async def test_blackhole_resets_what_is_open_and_swallows_what_comes(far: Far, link: Link) -> None:
+async def test_blackhole_resets_what_is_open_and_swallows_what_comes(far: Far, link: TcpLink) -> None:
     async with connected(link) as near:
         peer = await far.peer()
         link.cut("blackhole")
@@ -264,7 +264,7 @@ async def test_blackhole_resets_what_is_open_and_swallows_what_comes(far: Far, l
 
 
 @pytest.mark.asyncio
-async def test_drop_tells_nobody_and_a_stream_with_a_hole_never_goes_on(far: Far, link: Link) -> None:
+async def test_drop_tells_nobody_and_a_stream_with_a_hole_never_goes_on(far: Far, link: TcpLink) -> None:
     async with connected(link) as near, connected(link) as quiet:
         first = await far.peer()
         second = await far.peer()
@@ -285,7 +285,7 @@ async def test_drop_tells_nobody_and_a_stream_with_a_hole_never_goes_on(far: Far
 
 
 @pytest.mark.asyncio
-async def test_drop_hides_the_end_of_the_other_program(far: Far, link: Link) -> None:
+async def test_drop_hides_the_end_of_the_other_program(far: Far, link: TcpLink) -> None:
     async with connected(link) as near:
         peer = await far.peer()
         link.cut("drop")
@@ -301,7 +301,7 @@ async def test_drop_hides_the_end_of_the_other_program(far: Far, link: Link) -> 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("direction", ["up", "down"])
 async def test_one_direction_is_cut_and_the_other_goes_on(
-    far: Far, link: Link, direction: Literal["up", "down"]
+    far: Far, link: TcpLink, direction: Literal["up", "down"]
 ) -> None:
     async with connected(link) as near:
         peer = await far.peer()
@@ -320,7 +320,7 @@ async def test_one_direction_is_cut_and_the_other_goes_on(
 
 
 def test_only_drop_knows_directions() -> None:
-    link = Link("phone-broker", "127.0.0.1", 1)
+    link = TcpLink("phone-broker", "127.0.0.1", 1)
     for how in ("refuse", "blackhole"):
         with pytest.raises(ValueError, match="only be cut with drop"):
             link.cut(how, "up")
@@ -328,7 +328,7 @@ def test_only_drop_knows_directions() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_cut_link_can_be_cut_in_another_way(far: Far, link: Link) -> None:
+async def test_a_cut_link_can_be_cut_in_another_way(far: Far, link: TcpLink) -> None:
     link.cut("blackhole")
     async with connected(link) as near:
         near.writer.write(b"x")
@@ -345,7 +345,7 @@ async def test_a_cut_link_can_be_cut_in_another_way(far: Far, link: Link) -> Non
 
 
 @pytest.mark.asyncio
-async def test_no_byte_passes_once_cut_has_returned(far: Far, link: Link) -> None:
+async def test_no_byte_passes_once_cut_has_returned(far: Far, link: TcpLink) -> None:
     link.slow(latency_s=600)
     async with connected(link) as near:
         peer = await far.peer()
@@ -361,11 +361,11 @@ async def test_no_byte_passes_once_cut_has_returned(far: Far, link: Link) -> Non
 
 
 @pytest.mark.asyncio
-async def test_latency_delays_each_way_and_does_not_add_up_within_one(far: Far, link: Link) -> None:
+async def test_latency_delays_each_way_and_does_not_add_up_within_one(far: Far, link: TcpLink) -> None:
     """Told by what overtakes what: a whole link a slow one, and ten delays that began together one that began later."""
     link.slow(latency_s=0.5)
     async with (
-        Link("companion-broker", "127.0.0.1", far.port) as whole,
+        TcpLink("companion-broker", "127.0.0.1", far.port) as whole,
         connected(whole) as quick,
         connected(link) as later,
     ):
@@ -392,7 +392,7 @@ async def test_latency_delays_each_way_and_does_not_add_up_within_one(far: Far, 
 
 
 @pytest.mark.asyncio
-async def test_a_rate_is_kept_in_order_and_healing_lets_the_rest_go_at_once(far: Far, link: Link) -> None:
+async def test_a_rate_is_kept_in_order_and_healing_lets_the_rest_go_at_once(far: Far, link: TcpLink) -> None:
     sent = bytes(range(256)) * 8
     link.slow(bytes_per_s=200)  # ten seconds for all of it
     async with connected(link) as near:
@@ -407,7 +407,7 @@ async def test_a_rate_is_kept_in_order_and_healing_lets_the_rest_go_at_once(far:
 
 
 @pytest.mark.asyncio
-async def test_slow_bytes_are_bounded_and_then_the_sender_is_not_read(far: Far, link: Link) -> None:
+async def test_slow_bytes_are_bounded_and_then_the_sender_is_not_read(far: Far, link: TcpLink) -> None:
     link.slow(latency_s=600)
     async with connected(link) as near:
         await far.peer()
@@ -428,7 +428,7 @@ def test_numbers_out_of_range_are_refused() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("seed", range(4))
 async def test_whatever_happens_to_a_link_what_arrives_is_a_beginning_of_what_was_sent(
-    far: Far, link: Link, seed: int
+    far: Far, link: TcpLink, seed: int
 ) -> None:
     rng = random.Random(seed)
     states: list[LinkState] = [
@@ -484,7 +484,7 @@ async def all_that_comes(peer: Peer) -> bytes:
 
 
 @pytest.mark.asyncio
-async def test_connections_are_bounded(far: Far, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_are_bounded(far: Far, link: TcpLink, monkeypatch: pytest.MonkeyPatch) -> None:
     assert CONNECTIONS_MAX <= 1024
     monkeypatch.setattr(module, "CONNECTIONS_MAX", 2)
     async with connected(link), connected(link):
@@ -502,7 +502,7 @@ async def test_connections_are_bounded(far: Far, link: Link, monkeypatch: pytest
 
 @pytest.mark.asyncio
 async def test_a_process_without_file_descriptors_waits_and_does_not_spin(
-    far: Far, link: Link, monkeypatch: pytest.MonkeyPatch
+    far: Far, link: TcpLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ACCEPT_PAUSE_S", 0.05)
     calls = 0
@@ -528,9 +528,9 @@ async def test_a_process_without_file_descriptors_waits_and_does_not_spin(
 
 @pytest.mark.asyncio
 async def test_a_target_that_does_not_listen_resets(far: Far) -> None:
-    async with Link("phone-broker", "127.0.0.1", far.port) as nearer:
+    async with TcpLink("phone-broker", "127.0.0.1", far.port) as nearer:
         nearer.cut()
-        async with Link("companion-broker", "127.0.0.1", nearer.port) as link:
+        async with TcpLink("companion-broker", "127.0.0.1", nearer.port) as link:
             with pytest.raises(ConnectionResetError):
                 async with connected(link) as near:
                     await near.reader.read(1)
@@ -539,7 +539,7 @@ async def test_a_target_that_does_not_listen_resets(far: Far) -> None:
 
 @pytest.mark.asyncio
 async def test_stop_resets_everything_and_frees_the_port(far: Far) -> None:
-    link = await Link("phone-broker", "127.0.0.1", far.port).start()
+    link = await TcpLink("phone-broker", "127.0.0.1", far.port).start()
     async with connected(link) as near:
         peer = await far.peer()
         await link.stop()
@@ -553,7 +553,7 @@ async def test_stop_resets_everything_and_frees_the_port(far: Far) -> None:
 
 @pytest.mark.asyncio
 async def test_a_link_that_was_cut_before_its_start_begins_cut(far: Far) -> None:
-    link = Link("phone-broker", "127.0.0.1", far.port)
+    link = TcpLink("phone-broker", "127.0.0.1", far.port)
     link.cut()
     async with link:
         with pytest.raises(ConnectionRefusedError):

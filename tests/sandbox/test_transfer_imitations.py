@@ -12,7 +12,7 @@ from tests.sandbox.sandbox_client import PASSWORD_USER, SCOPE
 from tests.sandbox.transfer_kit import CLIENT_ID, Browser, Desk, desk
 from token_relay.cli.commands.options import profile_option
 from token_relay.provider.profile import PROFILES, ProfileName
-from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, Policy, World
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, PolicyModel, WorldModel
 from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
 
 OTHERS = [name for name in IMITATIONS if name not in {"entra", "auth0"}]
@@ -107,7 +107,7 @@ def test_keycloak_with_rotation_says_why_and_detaches_the_client_session() -> No
 
 
 def test_keycloak_with_rotation_counts_uses_and_not_time() -> None:
-    world = World(users=DEFAULT_WORLD.users, clients=DEFAULT_WORLD.clients, policy=Policy(reuse_count_max=1))
+    world = WorldModel(users=DEFAULT_WORLD.users, clients=DEFAULT_WORLD.clients, policy=PolicyModel(reuse_count_max=1))
     one = desk(world, rules=IMITATIONS["keycloak-rotating"].rules)
     me = Holder(one, sign_in(one))
     one.refresh(me.refresh_token)

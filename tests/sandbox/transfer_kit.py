@@ -20,7 +20,7 @@ from token_relay.sandbox.provider.memory.verdicts import ActionWanted, Question,
 from token_relay.sandbox.provider.tokens.issued import find_refresh
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, SPA_ID, WEB_ID, WEB_SECRET
 from token_relay.sandbox.provider.world.client_settings import SessionTransfer
-from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, World
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD, WorldModel
 from token_relay.sandbox.provider.world.network_table import NetworkTable, parse_network_table
 from token_relay.sandbox.provider.world.rules import Rules, Urls, user_id
 
@@ -237,7 +237,7 @@ class Browser:
 
 
 def desk(
-    world: World = DEFAULT_WORLD,
+    world: WorldModel = DEFAULT_WORLD,
     *,
     rules: Rules | None = None,
     action: Any = None,

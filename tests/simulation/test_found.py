@@ -16,7 +16,7 @@ from token_relay.agents.ports import Now
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.http import HttpFault
-from token_relay.simulation.promises.settlement import View
+from token_relay.simulation.promises.settlement import JudgedDevice
 from token_relay.simulation.world.world import World
 
 
@@ -86,7 +86,7 @@ def test_a_handoff_that_was_begun_by_a_clock_in_1970_is_still_the_latest_while_i
     tables: dict[type, dict[tuple[str | int, ...], object]] = {}
     for row in rows:
         tables.setdefault(type(row), {})[tuple(getattr(row, name) for name in row.key)] = row
-    status = View("phone", "phone", "phone", tables, Now("boot-2", 9.0, 1_800_000_000.0, True)).status()  # type: ignore[arg-type]
+    status = JudgedDevice("phone", "phone", "phone", tables, Now("boot-2", 9.0, 1_800_000_000.0, True)).status()  # type: ignore[arg-type]
     assert status["action"]["slug"] == "finish_handoff"
 
 

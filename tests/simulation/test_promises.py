@@ -16,9 +16,9 @@ import pytest
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now, Record
 from token_relay.agents.records import (
+    AuditEvent,
     CachedToken,
     CompanionHandoff,
-    Event,
     Grant,
     Outgoing,
     Pairing,
@@ -31,14 +31,14 @@ from token_relay.protocol.envelope import ENVELOPE_BYTES
 from token_relay.protocol.handoff import CompanionStateName, PhoneStateName
 from token_relay.protocol.messages import envelope_digest
 from token_relay.protocol.secret import AccessToken, RefreshToken
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse
 from token_relay.sandbox.marked_tokens import MARK
 from token_relay.sandbox.provider.memory.state import Family, RefreshEntry, State
 from token_relay.sandbox.provider.tokens.issued import refresh_value
 from token_relay.sandbox.provider.world.rules import RULES
 from token_relay.simulation.promises.ledger import ViolationError
 from token_relay.simulation.promises.promises import Promises
-from token_relay.simulation.promises.settlement import View, judge
+from token_relay.simulation.promises.settlement import JudgedDevice, judge
 
 NOW = Now("boot-1", 1000.0, 1_800_000_000.0, True)
 KEY = bytes(32)
@@ -99,7 +99,7 @@ class Hand:
 
     def judge(self, *, told: int = 0) -> None:
         views = [
-            View(end, end, "phone" if end.startswith("phone") else "companion", tables, NOW)
+            JudgedDevice(end, end, "phone" if end.startswith("phone") else "companion", tables, NOW)
             for end, tables in self.tables.items()
         ]
         judge(self.promises, views, told=told)
@@ -253,7 +253,7 @@ def test_2_reuse_after_a_loss_is_no_fault_of_ours(cause: str) -> None:
     request = use(hand, token)
     match cause:
         case "lost answer":
-            hand.promises.answered("watch", request, Lost("reset"))
+            hand.promises.answered("watch", request, AnswerLost("reset"))
         case "cut answer":
             hand.promises.answered("watch", request, HttpResponse(200, {}, GOOD.body[:20]))
         case "server error":
@@ -413,7 +413,7 @@ def test_7_each_attempt_needs_an_intent_of_its_own() -> None:
     hand = Hand()
     token = hand.token()
     hand.commit("watch", given(token))
-    hand.promises.answered("watch", use(hand, token), Lost("reset"))
+    hand.promises.answered("watch", use(hand, token), AnswerLost("reset"))
     with breaks(7, "watch"):
         hand.send("watch", token)
 
@@ -440,7 +440,7 @@ def test_7_a_revoked_token_was_on_disk_too() -> None:
 def test_7_a_late_token_is_revoked_only_after_the_disk_says_that_it_was_dropped() -> None:
     hand = Hand()
     late = hand.token()
-    hand.commit("watch", Event(1, 1, "late_answer_dropped", "", "", "g", 0, "", "", ""))
+    hand.commit("watch", AuditEvent(1, 1, "late_answer_dropped", "", "", "g", 0, "", "", ""))
     hand.send("watch", late, field="token")
     with breaks(7, "watch"):  # one answer brings one token
         hand.send("watch", late, field="token")
@@ -490,7 +490,7 @@ def leak_in_log(hand: Hand) -> None:
 
 
 def leak_in_event(hand: Hand) -> None:
-    hand.commit("phone", Event(1, 1, "signed_in", "", "", "", 1, f"rt.{MARK}.x", "", ""))
+    hand.commit("phone", AuditEvent(1, 1, "signed_in", "", "", "", 1, f"rt.{MARK}.x", "", ""))
 
 
 def leak_in_row(hand: Hand) -> None:
@@ -672,7 +672,7 @@ def test_13_the_next_request_after_the_answer_is_innocent() -> None:
     hand = Hand()
     token = hand.token()
     hand.commit("watch", given(token))
-    hand.promises.answered("watch", use(hand, token), Lost("reset"))
+    hand.promises.answered("watch", use(hand, token), AnswerLost("reset"))
     hand.commit("watch", given(token, state="uncertain", intent=STAMP, intent_attempts=1))
     use(hand, token)
     assert hand.promises.ledger.checks[13] == 2

@@ -12,7 +12,7 @@ import pytest
 
 from token_relay.protocol.errors import RelayError
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
-from token_relay.simulation.histories.history import Trace
+from token_relay.simulation.histories.history import HistoryDigest
 from token_relay.simulation.ports.http import HttpFault
 from token_relay.simulation.ports.power import PowerCutError
 from token_relay.simulation.world.world import TierName, World
@@ -23,7 +23,7 @@ EVERY_KIND: tuple[Kind, ...] = tuple(KINDS)
 def history_of(seed: int, tier: TierName = "fast", *, shuffles: bool = False) -> str:
     """Run a small history full of accidents and return its digest."""
     dice = Random(seed)
-    trace = Trace()
+    trace = HistoryDigest()
     world = World(
         EVERY_KIND[seed % len(EVERY_KIND)],
         seed=seed,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from token_relay.agents.records import Event, Grant, Outgoing, Pairing
+from token_relay.agents.records import AuditEvent, Grant, Outgoing, Pairing
 from token_relay.agents.token_source import TokenGranted, TokenRefused
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.world.model import FaultModel
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.loop import DeadlockError, VirtualLoop
@@ -273,11 +273,11 @@ def test_a_torn_vault_does_not_open_and_the_device_begins_anew(tier: TierName) -
 @pytest.mark.parametrize("tier", ["fast", "real"])
 def test_an_older_image_can_be_put_back(tier: TierName) -> None:
     async def story(world: World, phone: SimulatedPhone, watch: SimulatedCompanion) -> None:
-        image, rows = watch.image(), watch.rows(Event)
+        image, rows = watch.image(), watch.rows(AuditEvent)
         assert isinstance(await watch.token(force_refresh=True), TokenGranted)
-        assert len(watch.rows(Event)) > len(rows)
+        assert len(watch.rows(AuditEvent)) > len(rows)
         await watch.restore(image)
-        assert watch.rows(Event) == rows
+        assert watch.rows(AuditEvent) == rows
         await watch.start()
 
     tell(story, tier=tier)
@@ -422,8 +422,8 @@ def test_old_packets_can_be_replayed_and_the_broker_restarted() -> None:
 
 ANSWERS: dict[HttpFaultKind, object] = {
     "not_sent": NotSent,
-    "lost_before": Lost,
-    "lost_after": Lost,
+    "lost_before": AnswerLost,
+    "lost_after": AnswerLost,
     "500": 500,
     "502": 502,
     "503": 503,
@@ -442,7 +442,7 @@ def test_a_request_meets_the_fault_that_was_planned(kind: HttpFaultKind) -> None
         def __init__(self) -> None:
             self.answers: list[tuple[str, object]] = []
 
-        def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | Lost) -> None:
+        def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | AnswerLost) -> None:
             self.answers.append((end, answer.status if isinstance(answer, HttpResponse) else type(answer)))
 
         def __getattr__(self, name: str) -> Callable[..., None]:

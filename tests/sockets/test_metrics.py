@@ -17,9 +17,9 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant, GrantStateName, Outgoing
 from token_relay.protocol.secret import AccessToken, RefreshToken
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.service import metrics
-from token_relay.service.metrics import Latency, MeasuredHttp, Seen, Stored
+from token_relay.service.metrics import Latency, MeasuredHttp, ProcessFigures, VaultFigures
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana-dashboard.json"
 NOW = Now("boot", 5_000.0, 1_800_000_000.0, True)
@@ -54,14 +54,14 @@ def page() -> str:
     latency = Latency()
     for took_s in (0.04, 0.2, 99.0):
         latency.add(took_s)
-    stored = Stored(
+    stored = VaultFigures(
         [grant("g1", "held"), grant("g2", "needs_handoff")],
         [token],
         [Outgoing("p", 1, "REVOKE", "h", b"", sent), Outgoing("p", 2, "REVOKE", "h", b"", sent)],
         {"stored": 2, "dead": 1},
     )
     return metrics.text(
-        stored, Seen(NOW, True, {"refreshed": 4, "refresh_denied": 1}, {"replayed": 3}, {"answered": latency})
+        stored, ProcessFigures(NOW, True, {"refreshed": 4, "refresh_denied": 1}, {"replayed": 3}, {"answered": latency})
     )
 
 
@@ -106,11 +106,12 @@ def test_page_holds_no_secret_and_no_name() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("answer", "result"), [(HttpResponse(200, {}, b""), "answered"), (NotSent("dns"), "not_sent"), (Lost("x"), "lost")]
+    ("answer", "result"),
+    [(HttpResponse(200, {}, b""), "answered"), (NotSent("dns"), "not_sent"), (AnswerLost("x"), "lost")],
 )
-async def test_each_end_of_a_request_is_counted(answer: HttpResponse | NotSent | Lost, result: str) -> None:
+async def test_each_end_of_a_request_is_counted(answer: HttpResponse | NotSent | AnswerLost, result: str) -> None:
     class Provider:
-        async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+        async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
             return answer
 
     http = MeasuredHttp(Provider())

@@ -24,10 +24,10 @@ from typing import Any, cast
 from token_relay.agents import records as kinds
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import (
+    AuditEvent,
     CachedToken,
     CompanionHandoff,
     Counter,
-    Event,
     Grant,
     Outgoing,
     Pairing,
@@ -185,7 +185,7 @@ def grant(name: str, state: Any, reason: Any, *, pairing_id: str) -> Grant:
 
 def both_rows() -> list[Record]:
     """Return the rows that either end has."""
-    return [Event(1, WALL_S, "paired", "device", "", "", 0, "", "", ""), Counter("events", 1)]
+    return [AuditEvent(1, WALL_S, "paired", "device", "", "", 0, "", "", ""), Counter("events", 1)]
 
 
 def config_of(kind: Kind, key: str) -> str:

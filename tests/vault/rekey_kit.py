@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from token_relay.agents.ports import Record, Transaction
-from token_relay.agents.records import RECORDS, Event, Grant
+from token_relay.agents.records import RECORDS, AuditEvent, Grant
 from token_relay.host.config import CompanionConfig
 from token_relay.host.config_file import check_config
 from token_relay.host.home import create_home, key_source
@@ -57,8 +57,8 @@ def make_home(home: Path) -> list[Record]:
     return records(home)
 
 
-def event(number: int, name: str) -> Event:
-    return Event(number, 0, name, "", "", "", 0, "", "", "")
+def event(number: int, name: str) -> AuditEvent:
+    return AuditEvent(number, 0, name, "", "", "", 0, "", "", "")
 
 
 class opened:

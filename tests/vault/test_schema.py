@@ -28,7 +28,7 @@ from token_relay.vault.records import layouts_of
 from token_relay.vault.schema import (
     Add,
     ChangedTable,
-    Column,
+    OldColumn,
     Drop,
     LayoutError,
     Map,
@@ -36,7 +36,7 @@ from token_relay.vault.schema import (
     Rekey,
     Rename,
     Row,
-    Step,
+    SchemaStep,
     version_of,
 )
 from token_relay.vault.steps import STEPS
@@ -146,14 +146,14 @@ def data_key(row: Row) -> str:
     return "grant:" + str(row["grant_id"])
 
 
-CHANGED = Step(
+CHANGED = SchemaStep(
     2,
     (
         ChangedTable(
             "grants",
             (
-                Add(Column("intent_first", "INTEGER"), after="intent", value=first_moment),
-                Add(Column("note", "TEXT", is_optional=True), after="", value=lambda row: None),
+                Add(OldColumn("intent_first", "INTEGER"), after="intent", value=first_moment),
+                Add(OldColumn("note", "TEXT", is_optional=True), after="", value=lambda row: None),
                 Rename("tries", "attempts"),
                 Rename("refresh_token", "token"),
                 Drop("ratio"),
@@ -164,13 +164,13 @@ CHANGED = Step(
         ),
     ),
 )
-KEYED = Step(
+KEYED = SchemaStep(
     3,
     (
         ChangedTable(
             "grants",
             (
-                Add(Column("data_key", "TEXT"), after="pairing_id", value=data_key),
+                Add(OldColumn("data_key", "TEXT"), after="pairing_id", value=data_key),
                 Rekey(("pairing_id", "grant_id"), "{data_key}"),
             ),
             sealed=("token",),
@@ -179,7 +179,7 @@ KEYED = Step(
         ChangedTable(
             "cached",
             (
-                Add(Column("data_key", "TEXT"), after="grant_id", value=data_key),
+                Add(OldColumn("data_key", "TEXT"), after="grant_id", value=data_key),
                 Rekey(("grant_id",), "grant:{grant_id}"),
             ),
             sealed=("token",),
@@ -187,7 +187,7 @@ KEYED = Step(
         ),
     ),
 )
-VERSIONS: dict[int, tuple[tuple[type[Record], ...], tuple[Step, ...]]] = {
+VERSIONS: dict[int, tuple[tuple[type[Record], ...], tuple[SchemaStep, ...]]] = {
     1: ((Grant1, Cached1, Own), ()),
     2: ((Grant2, Cached1, Own), (CHANGED,)),
     3: ((Grant3, Cached3, Own), (CHANGED, KEYED)),
@@ -286,7 +286,7 @@ async def test_a_data_key_with_a_new_name_leaves_nothing_under_the_old_one(tmp_p
 @pytest.mark.asyncio
 async def test_a_data_key_may_be_named_after_several_columns(tmp_path: Path) -> None:
     """As ``handoff:{pairing_id}:{handoff_id}``: the cells move there even if no record of this program reads them."""
-    rekeyed = Step(
+    rekeyed = SchemaStep(
         2, (ChangedTable("cached", (Rekey(("grant_id",), "x:{grant_id}:{grant_id}"),), ("token",), "{grant_id}"),)
     )
     async with opened(tmp_path, 1, create=True) as vault:
@@ -362,7 +362,7 @@ async def test_a_step_does_not_make_a_changed_row_look_whole(tmp_path: Path) -> 
 @pytest.mark.asyncio
 async def test_a_damaged_row_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
     """By the new key both would be one: the whole one stays."""
-    by_pairing = Step(
+    by_pairing = SchemaStep(
         2, (ChangedTable("grants", (Rekey(("pairing_id",), "{grant_id}"),), ("refresh_token",), "{grant_id}"),)
     )
     async with opened(tmp_path, 1, create=True) as vault:
@@ -384,9 +384,9 @@ async def test_a_damaged_row_never_takes_the_place_of_a_whole_one(tmp_path: Path
     [
         ChangedTable("absent", ()),
         ChangedTable("grants", (Drop("absent"),)),
-        ChangedTable("grants", (Add(Column("x", "TEXT"), after="absent", value=lambda row: ""),)),
+        ChangedTable("grants", (Add(OldColumn("x", "TEXT"), after="absent", value=lambda row: ""),)),
         ChangedTable("grants", (Rekey(("pairing_id",), "{grant_id}"),)),  # three rows, one key
-        NewTable("other", ("x",), (Column("x", "TEXT"),)),  # not what Grant2 says
+        NewTable("other", ("x",), (OldColumn("x", "TEXT"),)),  # not what Grant2 says
     ],
 )
 @pytest.mark.asyncio
@@ -394,7 +394,7 @@ async def test_steps_that_do_not_fit_leave_the_vault_as_it_was(tmp_path: Path, c
     await make_first(tmp_path)
     before = (tmp_path / "vault.db").read_bytes()
     with pytest.raises(LayoutError, match=r"not laid out as schema [12] says") as caught:
-        SqliteVault.open(tmp_path / "vault.db", KEY, VERSIONS[2][0], (Step(2, (change,)),))
+        SqliteVault.open(tmp_path / "vault.db", KEY, VERSIONS[2][0], (SchemaStep(2, (change,)),))
     assert not isinstance(caught.value, CorruptVaultError), "it would be set aside"
     assert (tmp_path / "vault.db").read_bytes() == before
     assert await read(tmp_path, 1) == rows_of(1)

@@ -37,8 +37,8 @@ from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
-from token_relay.vault.schema import Column as SchemaColumn
-from token_relay.vault.schema import NewTable, Step
+from token_relay.vault.schema import OldColumn as SchemaColumn
+from token_relay.vault.schema import NewTable, SchemaStep
 from token_relay.vault.store import SqliteVault
 
 pytestmark = pytest.mark.asyncio
@@ -338,7 +338,7 @@ class OtherCounter:
     value: str
 
 
-STEPS = (Step(2, (NewTable("newer", ("name",), (SchemaColumn("name", "TEXT"),)),)),)
+STEPS = (SchemaStep(2, (NewTable("newer", ("name",), (SchemaColumn("name", "TEXT"),)),)),)
 
 
 async def test_a_newer_schema_adds_its_tables_and_an_older_program_is_refused(tmp_path: Path) -> None:

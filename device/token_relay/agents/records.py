@@ -18,7 +18,6 @@ from token_relay.protocol.handoff import CompanionStateName, DeadReason, GoneRea
 from token_relay.protocol.messages import ProviderSaid, RenewReason, RequestType
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
 
-SCHEMA_VERSION = 2  # 2: Board
 
 PairingState = Literal["pending", "active", "retired"]
 RestoredEnd = Literal["peer", "self"]  # whose disk is an older image
@@ -312,7 +311,7 @@ class CachedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AuditEvent:
     """One row of the audit table, at most 1000, no secret in it."""
 
     table: ClassVar[str] = "events"
@@ -356,5 +355,17 @@ class Board:
     recorded_at: int
 
 
-RECORDS = (Identity, Pairing, Seen, Outgoing, PhoneHandoff, CompanionHandoff, Grant, CachedToken, Event, Counter, Board)
+RECORDS = (
+    Identity,
+    Pairing,
+    Seen,
+    Outgoing,
+    PhoneHandoff,
+    CompanionHandoff,
+    Grant,
+    CachedToken,
+    AuditEvent,
+    Counter,
+    Board,
+)
 EVENTS_MAX = 1000

@@ -20,10 +20,10 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.ports import Now, Random, Record, Transaction
 from token_relay.agents.records import (
     EVENTS_MAX,
+    AuditEvent,
     CompanionHandoff,
     CompanionHandoffColumns,
     Counter,
-    Event,
     Grant,
     GrantColumns,
     Outgoing,
@@ -176,10 +176,12 @@ class Turn:
         counter = self.tx.get(Counter, "events") or Counter("events", 0)
         number = counter.value + 1
         self.tx.put(Counter("events", number))
-        row = Event(number, self.wall, name, device, handoff_id, grant_id, generation, detail, trace_id, correlation_id)
+        row = AuditEvent(
+            number, self.wall, name, device, handoff_id, grant_id, generation, detail, trace_id, correlation_id
+        )
         self.tx.put(row)
-        self.tx.delete(Event, number - EVENTS_MAX)
-        known = {k: v for k in Event.__slots__ if k not in ("number", "at", "name") and (v := getattr(row, k))}
+        self.tx.delete(AuditEvent, number - EVENTS_MAX)
+        known = {k: v for k in AuditEvent.__slots__ if k not in ("number", "at", "name") and (v := getattr(row, k))}
         self.after.append(lambda: log.info(name, **known))
 
     def _seal(self, pairing_id: str, body: Body, in_reply_to: int | None) -> tuple[Pairing, bytes, bytes, int]:

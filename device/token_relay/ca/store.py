@@ -120,7 +120,7 @@ class Renewed:
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
+class RevokedCertificates:
     """All certificates of this name are on the list now. ``newly`` is 0 when they were on it before."""
 
     name: str
@@ -271,7 +271,7 @@ def renew(ca_dir: Path, *, now: datetime | None = None) -> Renewed:
     return Renewed(renewed, broker, due)
 
 
-def revoke(ca_dir: Path, name: str, *, now: datetime | None = None) -> Revoked:
+def revoke(ca_dir: Path, name: str, *, now: datetime | None = None) -> RevokedCertificates:
     """Put every certificate of a device id, or of a broker's host, on the revocation list. Repeating it is harmless.
 
     The broker learns of it at its next SIGHUP, and ends connections that are open only at a restart. For a
@@ -296,7 +296,7 @@ def revoke(ca_dir: Path, name: str, *, now: datetime | None = None) -> Revoked:
         )
         _commit(ca_dir, authority, index.model_copy(update={"entries": entries}), now)
     crl = ca_dir / BROKER / broker_files.CRL_NAME
-    return Revoked(name, tuple(entry for entry in entries if entry.is_called(name)), newly, crl)
+    return RevokedCertificates(name, tuple(entry for entry in entries if entry.is_called(name)), newly, crl)
 
 
 def list_issued(ca_dir: Path) -> tuple[Entry, ...]:

@@ -1,6 +1,6 @@
 """The Http port over aiohttp: it sends one request and returns the whole answer, or the reason why there is none.
 
-The border between :class:`NotSent` and :class:`Lost` must be exact. aiohttp tells the moment before it writes the
+The border between :class:`NotSent` and :class:`AnswerLost` must be exact. aiohttp tells the moment before it writes the
 first byte of the request line. The provider certainly did not process a request that failed before that moment; it
 may have processed one that failed later. Connections are never reused, so no request fails on a connection that the
 provider closed long before, and none is silently repeated on a new one.
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
 from token_relay.protocol.secret import Secret
-from token_relay.provider.http import RESPONSE_BYTES_MAX, HttpRequest, HttpResponse, Lost, NotSent, url_problem
+from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent, url_problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +60,7 @@ class AioHttp:
         self._opening = asyncio.Lock()
         self._is_closed = False
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         """Send one request and wait at most ``request.timeout_s`` for the whole answer.
 
         Every failure is a value. Cancelling closes the connection; the request may have been processed.
@@ -83,7 +83,7 @@ class AioHttp:
             # aiohttp's own errors, and those below it (OSError, ssl, UnicodeError of a host name, zlib). Unknown
             # errors are caught as well: once bytes have left, only "lost" is true, whatever failed here.
             reason = _describe(error, urlsplit(request.url).hostname or "")
-        return Lost(reason) if progress.is_sent else NotSent(reason)
+        return AnswerLost(reason) if progress.is_sent else NotSent(reason)
 
     async def close(self) -> None:
         """Close all connections; later requests are answered :class:`NotSent`."""
@@ -172,7 +172,7 @@ def _resolver() -> AbstractResolver:
 
 async def _exchange(
     session: ClientSession, request: HttpRequest, progress: _Progress, route: tuple[str, int] | None
-) -> HttpResponse | Lost:
+) -> HttpResponse | AnswerLost:
     from yarl import URL
 
     headers = {"user-agent": "token-relay", "accept-encoding": "identity", **request.headers}
@@ -197,10 +197,10 @@ async def _exchange(
     ) as response:
         raw = await _read_at_most(response, RESPONSE_BYTES_MAX)
         if raw is None:
-            return Lost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
+            return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
         decoded = _decode(raw, response.headers.get("content-encoding", ""))
         if decoded is None:
-            return Lost("the answer is compressed in an unknown way, or too large when unpacked")
+            return AnswerLost("the answer is compressed in an unknown way, or too large when unpacked")
         return HttpResponse(response.status, _lower(response.headers), decoded)
 
 

@@ -38,7 +38,7 @@ class AgentCommands(Generic[A]):
     async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the numbers as Prometheus reads them."""
         runtime, agent = self._runtime, self._agent
-        seen = metrics.Seen(
+        seen = metrics.ProcessFigures(
             runtime.clock.now(),
             runtime.channel.is_connected,
             agent.keeper.flights.outcomes,

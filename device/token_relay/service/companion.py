@@ -25,7 +25,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
         agent = CompanionAgent(
             runtime.ports(http, tasks), runtime.identity, name=config.name, broker_url=config.broker.url
         )
-        commands = _Commands(runtime, agent, http)
+        commands = _CompanionCommands(runtime, agent, http)
         await runtime.serve(
             agent,
             tasks,
@@ -39,7 +39,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
         )
 
 
-class _Commands(AgentCommands[CompanionAgent]):
+class _CompanionCommands(AgentCommands[CompanionAgent]):
     """The companion's control commands."""
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, PhoneHandoff
-from token_relay.provider.http import Http, HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, Http, HttpRequest, HttpResponse, NotSent
 from token_relay.service.status import grant_row
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class MeasuredHttp:
         self._http = http
         self.latency: dict[str, Latency] = {}
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         """Send one request; see :class:`token_relay.provider.http.Http`. A cancelled one is not counted."""
         began_s = time.monotonic()
         answer = await self._http.request(request)
@@ -66,14 +66,14 @@ class MeasuredHttp:
                 result = "answered"
             case NotSent():
                 result = "not_sent"
-            case Lost():
+            case AnswerLost():
                 result = "lost"
         self.latency.setdefault(result, Latency()).add(time.monotonic() - began_s)
         return answer
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class VaultFigures:
     """The numbers from the vault."""
 
     grants: list[Grant]
@@ -83,7 +83,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProcessFigures:
     """The numbers that this process counted."""
 
     now: Now
@@ -93,13 +93,13 @@ class Seen:
     latency: Mapping[str, Latency]
 
 
-def read(tx: Transaction) -> Stored:
+def read(tx: Transaction) -> VaultFigures:
     """Read the numbers from the vault; an agent has handoffs of one end only."""
     states = [row.state for row in tx.select(PhoneHandoff)] + [row.state for row in tx.select(CompanionHandoff)]
-    return Stored(tx.select(Grant), tx.select(CachedToken), tx.select(Outgoing), Tally(states))
+    return VaultFigures(tx.select(Grant), tx.select(CachedToken), tx.select(Outgoing), Tally(states))
 
 
-def text(stored: Stored, seen: Seen) -> str:
+def text(stored: VaultFigures, seen: ProcessFigures) -> str:
     """Return the whole page."""
     from prometheus_client.exposition import generate_latest
     from prometheus_client.registry import CollectorRegistry
@@ -112,7 +112,7 @@ def text(stored: Stored, seen: Seen) -> str:
 class _Page:
     """A collector in Prometheus' sense, which is asked once, for everything."""
 
-    def __init__(self, stored: Stored, seen: Seen) -> None:
+    def __init__(self, stored: VaultFigures, seen: ProcessFigures) -> None:
         self._stored = stored
         self._seen = seen
 

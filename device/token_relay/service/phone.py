@@ -52,7 +52,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
             strategy=config.handoff.strategy,
             lease_days=config.handoff.lease_days,
         )
-        commands = _Commands(runtime, agent, http)
+        commands = _PhoneCommands(runtime, agent, http)
         await runtime.serve(
             agent,
             tasks,
@@ -76,7 +76,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
         )
 
 
-class _Commands(AgentCommands[PhoneAgent]):
+class _PhoneCommands(AgentCommands[PhoneAgent]):
     """The phone's control commands."""
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:

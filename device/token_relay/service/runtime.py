@@ -21,7 +21,7 @@ import structlog
 
 from token_relay.agents.agent import Agent
 from token_relay.agents.ports import Ports, Transaction
-from token_relay.agents.records import Event, Grant, Identity, Pairing
+from token_relay.agents.records import AuditEvent, Grant, Identity, Pairing
 from token_relay.apps.policy import Policy, parse_policy
 from token_relay.apps.server import TokenApi
 from token_relay.host.clock import SystemClock, SystemRandom
@@ -151,11 +151,11 @@ class Runtime:
         limit = int(number_of(args, "limit", 50, low=1, high=EVENTS_SHOWN_MAX))
         after = int(number_of(args, "after", 0, low=0, high=2**53))
 
-        def read(tx: Transaction) -> list[Event]:
-            return [row for row in tx.select(Event) if row.number > after]
+        def read(tx: Transaction) -> list[AuditEvent]:
+            return [row for row in tx.select(AuditEvent) if row.number > after]
 
         rows = (await self.vault.run(read))[-limit:]
-        names = Event.__slots__
+        names = AuditEvent.__slots__
         return {"events": [{name: getattr(row, name) for name in names if getattr(row, name) != ""} for row in rows]}
 
     def policy(self) -> Policy:

@@ -12,7 +12,7 @@ from typing import Any
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, schedule
-from token_relay.agents.grants.lifecycle import Dead, Locked, NeedsHandoff
+from token_relay.agents.grants.lifecycle import Erased, Locked, NeedsHandoff
 from token_relay.agents.grants.serving import lease_of, profile_of, remaining_s, state_of
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
@@ -163,7 +163,7 @@ def _companion_action(
             return action("restored_backup", here.device_id)
         case Locked():
             return action("client_refused")
-        case NeedsHandoff() | Dead():
+        case NeedsHandoff() | Erased():
             return action("hand_off_again", here.device_id)
         case _:
             pass

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from token_relay.agents.ports import Record
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 
 Tables = Mapping[type[Record], Mapping[tuple[str | int, ...], Record]]
 """What a disk holds: records by type and primary key. Immutable; secrets whose data key is erased are absent."""
@@ -40,7 +40,7 @@ class Observer:
     def requested(self, end: str, request: HttpRequest) -> None:
         """``end`` sends a request to the provider: its first byte leaves now."""
 
-    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | Lost) -> None:
+    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | AnswerLost) -> None:
         """What ``end`` gets to know of its request."""
 
     def provider_said(self, event: Mapping[str, object]) -> None:

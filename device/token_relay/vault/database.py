@@ -28,7 +28,7 @@ from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
 from token_relay.vault.files import check_directory, check_private, create_private, side_files, sync_directory
 from token_relay.vault.keyring import new_data_key
 from token_relay.vault.records import VAULT_DATA_KEY, Layout
-from token_relay.vault.schema import LayoutError, Step, apply, version_of
+from token_relay.vault.schema import LayoutError, SchemaStep, apply, version_of
 from token_relay.vault.sealing import SALT_BYTES, check_of, kek_of, unwrap
 
 APPLICATION_ID = 0x52545631  # "RTV1", so that file(1) and we know our own
@@ -64,7 +64,7 @@ class Database(NamedTuple):
 
 
 def open_database(
-    path: Path, key: PrivateKey, layouts: Collection[Layout[Record]], steps: Sequence[Step], *, create: bool
+    path: Path, key: PrivateKey, layouts: Collection[Layout[Record]], steps: Sequence[SchemaStep], *, create: bool
 ) -> Database:
     """Open and examine the vault at ``path``, or make it when it is absent and ``create``.
 
@@ -236,7 +236,7 @@ def _examine(
 
 
 def _update(
-    connection: sqlite3.Connection, path: Path, kek: PrivateKey, step: Step, layouts: Collection[Layout[Record]]
+    connection: sqlite3.Connection, path: Path, kek: PrivateKey, step: SchemaStep, layouts: Collection[Layout[Record]]
 ) -> None:
     """Bring the vault one version on, whole or not at all: a caller who gets an error closes the connection."""
     connection.text_factory = lambda octets: octets.decode(errors="surrogateescape")  # a damaged row must not stop it

@@ -1,6 +1,6 @@
 """From one version of a vault's tables to the next: what may change, and how rows and secrets come along.
 
-A :class:`Step` says what a version changed. It names its tables and columns itself and finds the rest in the file, so a
+A :class:`SchemaStep` says what a version changed. It names its tables and columns itself and finds the rest in the file, so a
 step stays right whatever the records of today look like. Old columns keep their order; a new one says where it stands.
 
 Invariants: what could be read before a step can be read after it; what could not is carried along and still cannot, so
@@ -35,7 +35,7 @@ _DAMAGED = bytes(MAC_BYTES)  # the MAC of a row that had none that fits: it stil
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class OldColumn:
     """A column as a step spells it."""
 
     name: str
@@ -54,14 +54,14 @@ class NewTable:
 
     table: str
     key: tuple[str, ...]
-    columns: tuple[Column, ...]
+    columns: tuple[OldColumn, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
     """A new column behind another (first when ``after`` is empty); ``value`` gets the row as it stood before."""
 
-    column: Column
+    column: OldColumn
     after: str
     value: Callable[[Row], StoredValue]
 
@@ -112,7 +112,7 @@ class ChangedTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SchemaStep:
     """What this version has that the one before it had not."""
 
     version: int
@@ -123,14 +123,14 @@ class LayoutError(VaultError):
     """The tables are not what the steps expect. The file is left alone: another program may know it."""
 
 
-def version_of(steps: Sequence[Step]) -> int:
+def version_of(steps: Sequence[SchemaStep]) -> int:
     """Return the version to which these steps lead. ValueError when one is missing."""
     if [step.version for step in steps] != list(range(2, len(steps) + 2)):
         raise ValueError("schema steps lead to versions 2, 3, … without a gap")
     return len(steps) + 1
 
 
-def apply(step: Step, connection: sqlite3.Connection, kek: PrivateKey) -> None:
+def apply(step: SchemaStep, connection: sqlite3.Connection, kek: PrivateKey) -> None:
     """Make the changes of one step, inside the caller's transaction. Raises sqlite3.Error, LayoutError."""
     keys = KeyRing(connection, kek)
     former: set[str] = set()  # data keys that rows were sealed under
@@ -159,7 +159,7 @@ class _Changing:
         self._change = change
         self._former, self._present = former, present
         info = connection.execute(f'PRAGMA table_info("{change.table}")').fetchall()
-        self._old = [Column(name, type_, not is_not_null) for _, name, type_, is_not_null, _, _ in info]
+        self._old = [OldColumn(name, type_, not is_not_null) for _, name, type_, is_not_null, _, _ in info]
         if not self._old or self._old.pop().name != MAC_COLUMN:
             raise LayoutError(f"table {change.table} is not there as the schema before this one had it")
         self._old_names = [column.name for column in self._old]
@@ -193,7 +193,7 @@ class _Changing:
                 self._new.insert(self._at(after) + 1 if after else 0, column)
             case Rename(old, new):
                 at = self._at(old)
-                self._new[at] = Column(new, self._new[at].type, self._new[at].is_optional)
+                self._new[at] = OldColumn(new, self._new[at].type, self._new[at].is_optional)
                 self._new_key = tuple(new if name == old else name for name in self._new_key)
                 self._new_under = self._new_under.replace("{" + old + "}", "{" + new + "}")
                 if old in self._sealed:

@@ -5,16 +5,16 @@ A step that was released is never edited: homes were written by it. What to do f
 
 from __future__ import annotations
 
-from token_relay.vault.schema import Column, NewTable, Step
+from token_relay.vault.schema import OldColumn, NewTable, SchemaStep
 
-STEPS: tuple[Step, ...] = (
-    Step(
+STEPS: tuple[SchemaStep, ...] = (
+    SchemaStep(
         2,
         (
             NewTable(
                 "board",
                 key=("name",),
-                columns=(Column("name", "TEXT"), Column("components", "TEXT"), Column("recorded_at", "INTEGER")),
+                columns=(OldColumn("name", "TEXT"), OldColumn("components", "TEXT"), OldColumn("recorded_at", "INTEGER")),
             ),
         ),
     ),

@@ -32,7 +32,7 @@ from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.files import Lock, check_directory, lock_path
 from token_relay.vault.keyring import KeyRing
 from token_relay.vault.records import Column, Layout, StoredValue, layout_for, layouts_of
-from token_relay.vault.schema import Step
+from token_relay.vault.schema import SchemaStep
 from token_relay.vault.sealing import NONCE_BYTES, AnySecret, mac_of, open_cell, seal_cell
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class SqliteVault:
         path: Path,
         key: PrivateKey,
         records: tuple[type[Record], ...],
-        steps: Sequence[Step] = (),
+        steps: Sequence[SchemaStep] = (),
         *,
         create: bool = True,
     ) -> SqliteVault:

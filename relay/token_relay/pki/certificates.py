@@ -70,7 +70,7 @@ class Authority:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SigningRequest:
     """What is taken from a signing request: a checked device id and a P-256 key whose owner signed it."""
 
     device_id: str
@@ -166,7 +166,7 @@ def make_csr(private_key: ec.EllipticCurvePrivateKey, device_id: str) -> bytes:
     return request.public_bytes(Encoding.PEM)
 
 
-def parse_csr(data: bytes) -> Request:
+def parse_csr(data: bytes) -> SigningRequest:
     """Read a PEM signing request from anybody and return what may be signed.
 
     Raises:
@@ -195,7 +195,7 @@ def parse_csr(data: bytes) -> Request:
         raise LocalError("the request is not signed with its own key", hint=again)
     if len(names) != 1 or not isinstance(names[0], str):
         raise PolicyError(f"a request has one common name, this one has {len(names)}", hint=again)
-    return Request(check_device_name(names[0]), public_key)
+    return SigningRequest(check_device_name(names[0]), public_key)
 
 
 # -- Certificates ------------------------------------------------------------------------------------------
@@ -217,12 +217,12 @@ def make_authority(private_key: ec.EllipticCurvePrivateKey, *, serial: int, now:
     return Authority(certificate, private_key)
 
 
-def sign_device(authority: Authority, request: Request, *, serial: int, now: datetime) -> x509.Certificate:
+def sign_device(authority: Authority, request: SigningRequest, *, serial: int, now: datetime) -> x509.Certificate:
     """Return a device's client certificate: ``clientAuth``, named by the device id, ``LEAF_LIFETIME``.
 
     Raises:
         LocalError: the CA itself has expired.
-        PolicyError: the name is not a device id (for a ``Request`` that was not made by ``parse_csr``).
+        PolicyError: the name is not a device id (for a ``SigningRequest`` that was not made by ``parse_csr``).
     """
     subject = _common_name(check_device_name(request.device_id))
     return _sign_leaf(

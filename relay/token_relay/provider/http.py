@@ -1,6 +1,6 @@
 """What the provider's client asks of HTTP: one request, and an answer that says whether it was sent.
 
-The distinction between :class:`NotSent` and :class:`Lost` carries the safety of refreshing: a request that
+The distinction between :class:`NotSent` and :class:`AnswerLost` carries the safety of refreshing: a request that
 certainly never reached the provider may be repeated freely, one whose answer was lost may already have
 rotated the refresh token. The implementation over aiohttp is ``device/token_relay/host/http.py``; simulation has
 another.
@@ -48,7 +48,7 @@ class NotSent:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class AnswerLost:
     """Anything else without a whole answer: the provider may have processed the request."""
 
     reason: str
@@ -57,7 +57,7 @@ class Lost:
 class Http(Protocol):
     """The port. Never follows a redirect, never uses a proxy from the environment, always verifies TLS."""
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         """Send one request and wait at most ``request.timeout_s``; every failure comes back as a value."""
         ...
 

@@ -21,7 +21,7 @@ from typing import assert_never
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from token_relay.protocol.secret import Code, RefreshToken, Secret
-from token_relay.provider.http import Http, HttpRequest, HttpResponse, Lost, NotSent, is_loopback, url_problem
+from token_relay.provider.http import AnswerLost, Http, HttpRequest, HttpResponse, NotSent, is_loopback, url_problem
 from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
 from token_relay.provider.tokens import ErrorAnswer, check_token_answer, find_error, find_refresh_token, parse_object
@@ -50,12 +50,12 @@ _UNAVAILABLE = frozenset({"temporarily_unavailable", "too_many_requests", "slow_
 # -- Judging a token answer --------------------------------------------------------------------------------
 
 
-def classify(profile: Profile, answer: HttpResponse | NotSent | Lost) -> TokenOutcome:
+def classify(profile: Profile, answer: HttpResponse | NotSent | AnswerLost) -> TokenOutcome:
     """Judge what a token request came to under ``profile``. Pure; never raises, whatever the provider sent."""
     match answer:
         case NotSent(reason):
             return Unavailable(reason)
-        case Lost(reason):
+        case AnswerLost(reason):
             return OutcomeUnknown(reason)
         case HttpResponse():
             return _classify_response(profile, answer)
@@ -260,7 +260,7 @@ async def revoke(
     form: Form = (("token", token), ("token_type_hint", "refresh_token"), ("client_id", client_id))
     answer = await http.request(post(revocation_endpoint, form, timeout_s=timeout_s))
     match answer:
-        case NotSent(reason) | Lost(reason):
+        case NotSent(reason) | AnswerLost(reason):
             return RevokeUnreachable(reason)
         case HttpResponse(status=200 | 204):
             return RevokeAccepted()
@@ -378,7 +378,7 @@ async def read_metadata(http: Http, url: str) -> ProviderMetadata | DiscoveryFai
     """Fetch and check one document, but not its issuer; None when there is none (a 4xx)."""
     answer = await http.request(HttpRequest("GET", url, headers={"accept": "application/json"}))
     match answer:
-        case NotSent(reason) | Lost(reason):
+        case NotSent(reason) | AnswerLost(reason):
             return DiscoveryFailed(reason, is_temporary=True)
         case HttpResponse(status=200):
             return _check_metadata(answer.body, is_local=is_loopback(urlsplit(url).hostname or ""))

@@ -23,7 +23,7 @@ from typing import assert_never
 from urllib.parse import urlsplit
 
 from token_relay.protocol.secret import RefreshToken, Secret, SessionTransferToken
-from token_relay.provider.http import Http, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, Http, HttpResponse, NotSent
 from token_relay.provider.oauth import classify, post
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
@@ -87,7 +87,7 @@ def cookie_domain(issuer: str) -> str:
     return (urlsplit(issuer).hostname or "").lower()
 
 
-def classify_exchange(profile: Profile, answer: HttpResponse | NotSent | Lost) -> ExchangeOutcome:
+def classify_exchange(profile: Profile, answer: HttpResponse | NotSent | AnswerLost) -> ExchangeOutcome:
     """Judge what an exchange came to. Never raises, whatever the provider sent."""
     if isinstance(answer, HttpResponse) and 200 <= answer.status < 300:
         return _classify_success(parse_object(answer.body))

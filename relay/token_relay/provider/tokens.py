@@ -113,7 +113,7 @@ def _drop(value: object, handler: Handler, info: FieldInfo) -> object:
 Dropped = WrapValidator(_drop)  # a field that is useful but not needed: when malformed, it counts as absent
 
 
-class TokenAnswer(BaseModel):
+class TokenResponse(BaseModel):
     """The part of a token answer that an access token depends on. RFC 6749 §5.1."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
@@ -160,10 +160,10 @@ class TokenAnswer(BaseModel):
         return value
 
 
-def check_token_answer(answer: dict[str, object]) -> TokenAnswer | str:
+def check_token_answer(answer: dict[str, object]) -> TokenResponse | str:
     """Return the checked answer, or which field is wrong; the text names fields, never values."""
     try:
-        return TokenAnswer.model_validate(answer)
+        return TokenResponse.model_validate(answer)
     except ValidationError as error:
         # Only the location: the error object itself holds the whole answer and must not leave this function.
         fields = sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False, include_url=False)})

@@ -26,7 +26,13 @@ from token_relay.sandbox.links.network import Network
 from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.provider.cors import origin_problem
 from token_relay.sandbox.provider.http_values import JsonValue
-from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, WORLD_BYTES_MAX, Policy, World, parse_world
+from token_relay.sandbox.provider.world.model import (
+    DEFAULT_WORLD,
+    WORLD_BYTES_MAX,
+    PolicyModel,
+    WorldModel,
+    parse_world,
+)
 from token_relay.sandbox.provider.world.network_table import TABLE_BYTES_MAX, NetworkTable, parse_network_table
 from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
 from token_relay.sandbox.provider.world.rules import Rules
@@ -169,7 +175,7 @@ def cors_origins(given: tuple[str, ...]) -> frozenset[str]:
     return frozenset(given)
 
 
-def world_of(options: SandboxOptions) -> World:
+def world_of(options: SandboxOptions) -> WorldModel:
     """Return the world that the options describe. Raises ConfigError."""
     world = DEFAULT_WORLD
     if options.world is not None:
@@ -179,12 +185,12 @@ def world_of(options: SandboxOptions) -> World:
         if not 1 <= lifetime_s <= 10 * 365 * 86_400:
             raise ConfigError(f"an access token lifetime of {lifetime_s} s is not possible", hint="at least 1 s")
         set_before = world.policy.model_dump(exclude_unset=True)
-        policy = Policy.model_validate({**set_before, "access_token_lifetime_s": float(lifetime_s)})
+        policy = PolicyModel.model_validate({**set_before, "access_token_lifetime_s": float(lifetime_s)})
         world = world.model_copy(update={"policy": policy})
     return world
 
 
-def announcement(server: SandboxServer, world: World, *, mqtt: str, as_json: bool) -> str:
+def announcement(server: SandboxServer, world: WorldModel, *, mqtt: str, as_json: bool) -> str:
     """Say where everything is. The passwords shown are the sandbox's own and open nothing else."""
     state = server.provider.state
     users: list[JsonValue] = []

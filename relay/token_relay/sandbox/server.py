@@ -32,13 +32,13 @@ from token_relay.sandbox.control.api import PREFIX, control
 from token_relay.sandbox.control.links import LinkBook
 from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Answer, Provider
-from token_relay.sandbox.provider.faults import Admission, Wait
+from token_relay.sandbox.provider.faults import Admission, DriverWait
 from token_relay.sandbox.provider.http_values import BODY_BYTES_MAX, JsonValue, Request, Response, json_response
 from token_relay.sandbox.provider.memory.signing import RsaSigner, Signer
 from token_relay.sandbox.provider.memory.state import Assertions
 from token_relay.sandbox.provider.memory.verdicts import ASKED_MAX, ActionWanted, Verdict
 from token_relay.sandbox.provider.web.saml import SERVICE_PROVIDER_PATH
-from token_relay.sandbox.provider.world.model import ProfileName, World
+from token_relay.sandbox.provider.world.model import ProfileName, WorldModel
 from token_relay.sandbox.provider.world.network_table import NetworkTable
 from token_relay.sandbox.provider.world.rules import Rules, Urls
 
@@ -71,7 +71,7 @@ class SandboxServer:
 
     def __init__(
         self,
-        world: World,
+        world: WorldModel,
         profile: ProfileName,
         *,
         rng: Random,
@@ -280,7 +280,7 @@ class SandboxServer:
             }
             return Answer(json_response(body, 503), ())
 
-    async def _wait(self, wait: Wait, admission: Admission) -> None:
+    async def _wait(self, wait: DriverWait, admission: Admission) -> None:
         try:
             async with asyncio.timeout(wait.seconds):
                 while not (wait.can_be_released and self.provider.faults.release_count > admission.release_count):

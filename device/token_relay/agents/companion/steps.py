@@ -226,7 +226,7 @@ class CompanionSteps:
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
         """The keeper settled a refresh: tell the phone what only it can mend."""
         match grant_state_of(after):
-            case lifecycle.Dead(reason=reason):
+            case lifecycle.Erased(reason=reason):
                 turn.event("grant_erased", handoff_id=after.handoff_id, grant_id=after.grant_id, detail=reason)
                 self.end_grant(turn, after, reason)
                 self.ask_renewal(turn, after, REASONS.get(reason, "denied"))

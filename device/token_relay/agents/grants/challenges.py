@@ -20,7 +20,7 @@ CHALLENGE_EVERY_S = 60.0
 
 
 @dataclass(slots=True)
-class Challenge:
+class ClaimsChallenge:
     """One challenge; ``flight`` is the refresh that is to meet it, None until one has begun."""
 
     claims: str
@@ -32,16 +32,16 @@ class Challenges:
     """The challenges of the last minute, by grant and scope."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, str], Challenge] = {}
+        self._seen: dict[tuple[str, str], ClaimsChallenge] = {}
 
-    def admit(self, grant_id: str, scope: str, claims: str, now: Now) -> Challenge | TokenRefused:
+    def admit(self, grant_id: str, scope: str, claims: str, now: Now) -> ClaimsChallenge | TokenRefused:
         """Return the challenge to be met, an earlier one if it is the same; or that it comes too soon."""
         self._seen = {
             key: one for key, one in self._seen.items() if 0 <= now.boot_s - one.admitted_s < CHALLENGE_EVERY_S
         }
         known = self._seen.get((grant_id, scope))
         if known is None:
-            known = self._seen[(grant_id, scope)] = Challenge(claims, now.boot_s)
+            known = self._seen[(grant_id, scope)] = ClaimsChallenge(claims, now.boot_s)
         elif known.claims != claims:
             left_s = CHALLENGE_EVERY_S - (now.boot_s - known.admitted_s)
             detail = f"another claims challenge of this grant was met less than {CHALLENGE_EVERY_S:.0f} s ago"

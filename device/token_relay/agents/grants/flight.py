@@ -222,7 +222,7 @@ class Flights:
 
     def _change(self, turn: Turn, before: Grant, state: lifecycle.GrantState) -> Grant:
         """Write a new state, erase what it must not keep, and tell the agent; all in this transaction."""
-        if isinstance(state, lifecycle.Dead):
+        if isinstance(state, lifecycle.Erased):
             after = end_grant(turn, before.grant_id, state.reason)
         else:
             after = turn.change(Grant, before.grant_id, **columns_of(state))

@@ -27,7 +27,7 @@ from token_relay.agents.grants.serving import (
     profile_of,
     remaining_s,
 )
-from token_relay.agents.grants.transfer import PAUSE_S, Exchange
+from token_relay.agents.grants.transfer import PAUSE_S, TransferExchange
 from token_relay.agents.ports import Now, Ports
 from token_relay.agents.records import USABLE, CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
@@ -196,7 +196,7 @@ class GrantKeeper:
                 has_mended = True
                 continue
             self._exchanged[grant_id] = now.boot_s
-            exchange = Exchange()
+            exchange = TransferExchange()
             await asyncio.shield(self.flights.fly(grant_id, exchange))
             if (brought := exchange.answer(self._clock.now())) is not None:
                 return brought

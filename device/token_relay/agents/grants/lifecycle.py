@@ -85,14 +85,14 @@ class Locked:
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class Erased:
     """Erased."""
 
     generation: int
     reason: GrantEndReason
 
 
-GrantState = Held | Refreshing | Uncertain | NeedsHandoff | Locked | Dead
+GrantState = Held | Refreshing | Uncertain | NeedsHandoff | Locked | Erased
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Wait:
 class Stop:
     """No refresh in this state, which is to be committed when it is new."""
 
-    state: NeedsHandoff | Locked | Dead
+    state: NeedsHandoff | Locked | Erased
 
 
 def begin_refresh(
@@ -136,7 +136,7 @@ def begin_refresh(
             if profile.reuse_kills_access_tokens and access_token_ends_in_s is not None and access_token_ends_in_s > 0:
                 return Wait(Uncertain(generation, intent), access_token_ends_in_s)
             return Begin(Refreshing(generation, replace(again, late=intent.late + 1)))
-        case NeedsHandoff() | Locked() | Dead():
+        case NeedsHandoff() | Locked() | Erased():
             return Stop(state)
         case _:
             assert_never(state)
@@ -156,7 +156,7 @@ def settle_refresh(state: Refreshing, outcome: TokenOutcome, profile: Profile) -
             return Held(generation + 1)
         case Denied(kind="final"):
             # After an answer of ours was lost, the denial most likely speaks of our own earlier attempt.
-            return NeedsHandoff(generation, "uncertain") if was_uncertain else Dead(generation, "denied")
+            return NeedsHandoff(generation, "uncertain") if was_uncertain else Erased(generation, "denied")
         case Denied(kind="person"):
             return NeedsHandoff(generation, "person")
         case Denied(kind="configuration") if not was_uncertain:
@@ -185,7 +185,7 @@ def keeps_refresh_token(state: GrantState) -> bool:
             return True
         case NeedsHandoff(reason="person"):
             return True
-        case NeedsHandoff() | Dead():
+        case NeedsHandoff() | Erased():
             return False
         case _:
             assert_never(state)
@@ -198,7 +198,7 @@ def serves_access_tokens(state: GrantState) -> bool:
             return True
         case Locked(reason="configuration"):
             return True
-        case Locked() | Dead():
+        case Locked() | Erased():
             return False
         case _:
             assert_never(state)

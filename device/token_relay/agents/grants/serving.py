@@ -10,7 +10,7 @@ from typing import Literal, assert_never, cast
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.grants.lease import LeaseClock, left_s
 from token_relay.agents.grants.lifecycle import (
-    Dead,
+    Erased,
     GrantState,
     Held,
     Intent,
@@ -54,7 +54,7 @@ def state_of(grant: Grant) -> GrantState:
         case "locked":
             return Locked(grant.generation, cast("LockedReason", grant.reason))
         case "dead":
-            return Dead(grant.generation, cast("GrantEndReason", grant.reason))
+            return Erased(grant.generation, cast("GrantEndReason", grant.reason))
         case _:
             assert_never(grant.state)
 
@@ -79,7 +79,7 @@ def columns_of(state: GrantState) -> GrantColumns:
             columns["state"], columns["reason"] = "needs_handoff", reason
         case Locked(_, locked_for):
             columns["state"], columns["reason"] = "locked", locked_for
-        case Dead(_, ended_by):
+        case Erased(_, ended_by):
             columns["state"], columns["reason"] = "dead", ended_by
         case _:
             assert_never(state)
@@ -156,7 +156,7 @@ def _usefulness(grant: Grant) -> int:
             return 2
         case Locked():
             return 1
-        case Dead():
+        case Erased():
             return 0
 
 

@@ -33,7 +33,7 @@ def cache_token(turn: Turn, grant: Grant, scope: str, sent: Stamp, tokens: Refre
 def end_grant(turn: Turn, grant_id: str, reason: GrantEndReason) -> Grant:
     """Destroy a grant's key, its tokens and its cached access tokens; returns what stays: why, without a secret."""
     _erase_tokens(turn, grant_id)
-    dead = lifecycle.Dead(turn.row(Grant, grant_id).generation, reason)
+    dead = lifecycle.Erased(turn.row(Grant, grant_id).generation, reason)
     after = turn.change(Grant, grant_id, **columns_of(dead))
     turn.tx.erase_key(grant_id)
     return after

@@ -1,7 +1,7 @@
 """One exchange for a session transfer token, as the keeper's flight carries it.
 
 The token is held here from the provider's answer until the flight has settled: only then is the refresh token that
-came with it on disk. :meth:`Exchange.answer` gives it out once, and never for a grant that died meanwhile.
+came with it on disk. :meth:`TransferExchange.answer` gives it out once, and never for a grant that died meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAUSE_S = 2.0  # between two exchanges of one grant: each may rotate its refresh
 CHECK_CLIENT = "check at the provider that this client may create session transfer tokens"
 
 
-class Exchange:
+class TransferExchange:
     """The exchange of one caller; nobody shares it, since its token is good once."""
 
     scope = ""

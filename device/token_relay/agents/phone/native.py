@@ -21,7 +21,7 @@ from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededErr
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, Password
 from token_relay.provider.native_auth.password_reset import PasswordReset
 from token_relay.provider.native_auth.service import Service
-from token_relay.provider.native_auth.sign_in import SignIn
+from token_relay.provider.native_auth.sign_in import SignInFlow
 from token_relay.provider.native_auth.sign_up import SignUp, attribute_of
 from token_relay.provider.native_auth.states import (
     Again,
@@ -49,7 +49,7 @@ STEPS_MAX = 40  # states of one conversation, polls apart; a provider that leads
 POLL_WAIT_S_MAX = 300.0  # as Microsoft's SDK: after that nobody knows
 VALUE_CHARS_MAX = 256  # of an attribute
 
-AnyFlow = SignIn | SignUp | PasswordReset
+AnyFlow = SignInFlow | SignUp | PasswordReset
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Conversation:
             PersonNeededError: the provider wants something that was not given, or a browser.
             ConfigError, TransientError, LocalError: it failed; the message says why and what to try.
         """
-        outcome = await self._talk(SignIn(self._service, self._options.username))
+        outcome = await self._talk(SignInFlow(self._service, self._options.username))
         assert isinstance(outcome, SignedIn), "a sign-in has no other end"
         return outcome
 
@@ -150,7 +150,7 @@ class Conversation:
         said, self._said = self._said, ""
         match state:
             case PasswordRequired():
-                assert isinstance(flow, SignIn)
+                assert isinstance(flow, SignInFlow)
                 password = await self._ask_password(said)
                 return await self._timed(flow.submit_password(state, password))
             case NewPasswordRequired():

@@ -22,7 +22,7 @@ from token_relay.host.config_file import load_config
 from token_relay.host.paths import agent_home, config_file, search_directories
 from token_relay.protocol.errors import ConfigError
 from token_relay.service.checks import broker, local, machine, provider
-from token_relay.service.checks.finding import Check
+from token_relay.service.checks.finding import Finding
 
 SERVICE_HOMES = Path("/var/lib/token-relay")
 SILENCE_S = 30.0  # the agent's checks may include one question to the broker
@@ -40,13 +40,13 @@ def run(args: argparse.Namespace, context: Context) -> int:
         checks += _here(args, context, kind, config)
     status: JsonObject = {}
     try:
-        checks.append(Check("agent", True, "running"))
+        checks.append(Finding("agent", True, "running"))
         status = call(args, context, "status", silence_s=SILENCE_S)
         checks += [*_from_status(status), *_own_checks(args, context)]
     except ClientError as exc:
         is_running = exc.code != "not_running"
         checks = [check for check in checks if check.name != "agent"]
-        checks.append(Check("agent", False, str(exc), exc.hint))
+        checks.append(Finding("agent", False, str(exc), exc.hint))
     if config is not None:
         checks += _provider(config, status)
     is_fine = all(check.is_ok for check in checks)
@@ -65,17 +65,17 @@ def run(args: argparse.Namespace, context: Context) -> int:
 
 def _configured(
     args: argparse.Namespace, context: Context, kind: Kind
-) -> tuple[PhoneConfig | CompanionConfig | None, list[Check]]:
+) -> tuple[PhoneConfig | CompanionConfig | None, list[Finding]]:
     """Judge home and configuration; without a configuration, no other check is possible."""
     checks = [_home(home_of(kind, args, context), kind)]
     try:
         path = config_file(kind, context.env, home=args.home, config=args.config)
         if path is None:
-            return None, [*checks, Check("configuration", False, "none found", f"token-relay {kind} init --help")]
+            return None, [*checks, Finding("configuration", False, "none found", f"token-relay {kind} init --help")]
         config = load_config(PhoneConfig, path) if kind == "phone" else load_config(CompanionConfig, path)
     except ConfigError as exc:
-        return None, [*checks, *(Check("configuration", False, line, exc.hint) for line in str(exc).split("\n"))]
-    return config, [*checks, Check("configuration", True, "; ".join((str(path), *config.warnings())))]
+        return None, [*checks, *(Finding("configuration", False, line, exc.hint) for line in str(exc).split("\n"))]
+    return config, [*checks, Finding("configuration", True, "; ".join((str(path), *config.warnings())))]
 
 
 def home_of(kind: Kind, args: argparse.Namespace, context: Context, services: Path = SERVICE_HOMES) -> Path:
@@ -85,21 +85,21 @@ def home_of(kind: Kind, args: argparse.Namespace, context: Context, services: Pa
     return home if is_named or home.exists() or not (services / kind).exists() else services / kind
 
 
-def _home(home: Path, kind: Kind) -> Check:
+def _home(home: Path, kind: Kind) -> Finding:
     try:
         status = home.stat()
     except OSError as exc:
-        return Check("home", False, f"{home}: {exc.strerror}", f"token-relay {kind} init --help")
+        return Finding("home", False, f"{home}: {exc.strerror}", f"token-relay {kind} init --help")
     if not stat.S_ISDIR(status.st_mode):
-        return Check("home", False, f"{home} is not a directory")
+        return Finding("home", False, f"{home} is not a directory")
     if status.st_mode & 0o022:  # others may read it: a service manager makes state directories 0755
-        return Check("home", False, f"others may write to {home}", f"chmod go-w {home}")
-    return Check("home", True, str(home))
+        return Finding("home", False, f"others may write to {home}", f"chmod go-w {home}")
+    return Finding("home", True, str(home))
 
 
 def _here(
     args: argparse.Namespace, context: Context, kind: Kind, config: PhoneConfig | CompanionConfig
-) -> Iterator[Check]:
+) -> Iterator[Finding]:
     home = home_of(kind, args, context)
     now = SystemClock().now()
     yield machine.clock(now)
@@ -113,7 +113,7 @@ def _here(
     yield machine.look_at_unit(kind, context.env)
 
 
-def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Check]:
+def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Finding]:
     """Check the provider: the phone's from its settings, the companion's from its grants."""
     if isinstance(config, PhoneConfig):
         return [provider.discovery(config.provider.url, config.provider)]
@@ -122,11 +122,11 @@ def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list
         {_text(row.get("issuer")) for row in grants if isinstance(row, dict)} if isinstance(grants, list) else set()
     )
     if not issuers - {""}:
-        return [Check("provider", True, "none yet: it arrives with the grant")]
+        return [Finding("provider", True, "none yet: it arrives with the grant")]
     return [provider.discovery(issuer) for issuer in sorted(issuers - {""})[:ISSUERS_MAX]]
 
 
-def _own_checks(args: argparse.Namespace, context: Context) -> list[Check]:
+def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:
     try:
         found = call(args, context, "doctor", silence_s=SILENCE_S).get("checks")
     except ClientError as exc:
@@ -135,16 +135,16 @@ def _own_checks(args: argparse.Namespace, context: Context) -> list[Check]:
         return []
     rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     return [
-        Check(_text(row.get("name")), row.get("ok") is True, _text(row.get("detail")), _text(row.get("hint")))
+        Finding(_text(row.get("name")), row.get("ok") is True, _text(row.get("detail")), _text(row.get("hint")))
         for row in rows
     ]
 
 
-def _from_status(status: JsonObject) -> Iterator[Check]:
+def _from_status(status: JsonObject) -> Iterator[Finding]:
     connection, action = _table(status, "broker"), _table(status, "action")
     if connection:
         error = _text(connection.get("last_error"))
-        yield Check(
+        yield Finding(
             "connection",
             connection.get("connected") is True,
             error or _text(connection.get("url")),
@@ -152,7 +152,7 @@ def _from_status(status: JsonObject) -> Iterator[Check]:
         )
     if action:
         slug = _text(action.get("slug"))
-        yield Check("action", slug not in LOCKED, slug, _text(action.get("sentence")))
+        yield Finding("action", slug not in LOCKED, slug, _text(action.get("sentence")))
 
 
 def _table(status: JsonObject, name: str) -> JsonObject:

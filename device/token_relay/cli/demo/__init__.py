@@ -29,7 +29,7 @@ LIFETIME_FAST_S = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StoryStep:
     """One step: its title, its explanation, and the function that runs and checks it."""
 
     title: str
@@ -37,62 +37,62 @@ class Step:
     play: Callable[[Stage], Told]
 
 
-STORY: tuple[Step, ...] = (
-    Step(
+STORY: tuple[StoryStep, ...] = (
+    StoryStep(
         "provider and broker",
         """One process is the identity provider and an MQTT broker, two more are the agents of a phone and of a
         companion device. They start as a person would start them and share nothing but sockets.""",
         play.start_everything,
     ),
-    Step(
+    StoryStep(
         "the person signs in",
         """This is the only sign-in on the phone. The tokens that it brings, a refresh token among them, stay sealed in
         the phone's vault.""",
         play.sign_in,
     ),
-    Step(
+    StoryStep(
         "the gate",
         """A refresh token leaves the phone only if the application allows it, as with the opt-in of an SDK. The
         setting is off by default, so the first handoff is refused, and the refusal names the setting.""",
         play.open_the_gate,
     ),
-    Step(
+    StoryStep(
         "pairing",
         """The companion shows its public key and a one-time secret as a QR code. Afterwards both compute six digits
         from the whole exchange; with somebody in the middle, the two numbers would differ.""",
         play.pair,
     ),
-    Step(
+    StoryStep(
         "handoff",
         """The companion gets a token of its own, sealed to a key that it made for this handoff and has erased since.
         The broker carries sealed envelopes of one size and learns who writes to whom, and when, and no more.""",
         play.hand_off,
     ),
-    Step(
+    StoryStep(
         "the phone goes away",
         """From here on the companion must do without the phone: it may be in a drawer or in another country.""",
         play.switch_the_phone_off,
     ),
-    Step(
+    StoryStep(
         "alone",
         """Access tokens end after a few seconds here. The companion fetches a new one only when an app asks, puts the
         provider's answer on its disk, and only then gives the token away. The generation counts the stored tokens.""",
         play.refresh_on_demand,
     ),
-    Step(
+    StoryStep(
         "two power cuts",
         """The power fails inside a refresh: (a) before the provider has done anything, (b) after it has issued the
         next token, with the answer still on its way. What (b) costs depends on the provider: nothing where the
         old token still works, a new handoff where its use counts as theft.""",
         play.cut_the_power,
     ),
-    Step(
+    StoryStep(
         "revocation",
         """The person takes the grant away. The companion erases it and confirms; the provider is told as far as it can
         be; the demo also says what nobody can call back.""",
         play.revoke,
     ),
-    Step(
+    StoryStep(
         "replay",
         """Somebody who records the broker's traffic can send it again. Both ends know every message that they have
         accepted, also after a restart, so nothing changes: the revoked grant stays revoked.""",
@@ -133,7 +133,7 @@ def run_demo(*, profile: str = "entra", fast: bool = False, step: bool = False) 
     return DONE
 
 
-def tell(steps: Sequence[Step], stage: Stage, screen: Screen) -> bool:
+def tell(steps: Sequence[StoryStep], stage: Stage, screen: Screen) -> bool:
     """Run every step and show it; return False at the first that does not hold."""
     for number, step in enumerate(steps, 1):
         screen.explain(number, step.title, step.why)

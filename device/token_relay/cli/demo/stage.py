@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
-from token_relay.agents.records import CachedToken, CompanionHandoff, Event, Grant, Outgoing, PhoneHandoff
+from token_relay.agents.records import AuditEvent, CachedToken, CompanionHandoff, Grant, Outgoing, PhoneHandoff
 from token_relay.cli.client import ClientError, JsonObject, control_call, get_token
 from token_relay.cli.demo.checks import Answer, StepFailedError, expect, expect_equal
 from token_relay.cli.demo.programs import WITHIN_S, Program, Programs
@@ -28,7 +28,7 @@ from token_relay.protocol.secret import AccessToken
 
 GATE_OPTION = "--allow-refresh-token-access"
 POLL_S = 0.03  # between two looks at a status
-TABLES = tuple(kind.table for kind in (Grant, CachedToken, CompanionHandoff, PhoneHandoff, Outgoing, Event))
+TABLES = tuple(kind.table for kind in (Grant, CachedToken, CompanionHandoff, PhoneHandoff, Outgoing, AuditEvent))
 TOLD = ("grants", "accounts", "devices", "phones", "action")  # the parts of a status to show when a wait fails
 # The sandbox's events, in words for a person.
 SPOKEN = {
@@ -43,7 +43,7 @@ SPOKEN = {
 }
 
 
-class Agent:
+class DemoAgent:
     """One agent with its home; the steps start and end it as often as they need."""
 
     def __init__(self, programs: Programs, kind: Literal["phone", "companion"], name: str) -> None:
@@ -168,8 +168,8 @@ class Stage:
         self.profile = profile
         self.strategy = "branch" if profile == "entra" else "mint"  # how the companion's token comes about
         self.lifetime_s = lifetime_s  # of access tokens, seconds
-        self.phone = Agent(programs, "phone", "phone")
-        self.companion = Agent(programs, "companion", "watch")
+        self.phone = DemoAgent(programs, "phone", "phone")
+        self.companion = DemoAgent(programs, "companion", "watch")
         self.agents = (self.phone, self.companion)
         self.restart_s = 1.0  # how long the companion takes to come up here, measured after the first power cut
         self.token_here_at = 0.0  # monotonic; the newest access token is older than this

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from token_relay.cli.demo.checks import Answer, expect, expect_equal, lasting
 from token_relay.cli.demo.screen import Drawing, Rows, Told
-from token_relay.cli.demo.stage import Agent, Stage, grant_of, is_settled, slug_of
+from token_relay.cli.demo.stage import DemoAgent, Stage, grant_of, is_settled, slug_of
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 from token_relay.protocol.identity import DEVICE_ID_CHARS
 from token_relay.protocol.topics import inbox_filter
@@ -339,7 +339,7 @@ def _replay(stage: Stage) -> list[str]:
     return [_counted(agent, count) for agent, count in zip(stage.agents, wanted, strict=True)]
 
 
-def _counted(agent: Agent, count: int) -> str:
+def _counted(agent: DemoAgent, count: int) -> str:
     what = f"the {agent.kind} counts {count} duplicates"
     return str(_duplicates(agent.until(what, lambda status: _duplicates(status) >= count)))
 

@@ -25,7 +25,7 @@ from token_relay.host.config import BrokerConfig
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import RelayError
 from token_relay.provider.http import is_loopback
-from token_relay.service.checks.finding import Check
+from token_relay.service.checks.finding import Finding
 from token_relay.service.checks.machine import BUILT_AT
 
 CONNECT_S_MAX = 5.0
@@ -52,7 +52,7 @@ SIGN_AGAIN = "sign device.csr again: token-relay certs sign"
 # -- Certificates ------------------------------------------------------------------------------------------
 
 
-def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Check]:
+def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Finding]:
     """Judge whether the three files are there, readable, valid now, and belong together.
 
     Dates are not judged by a clock that was never set; the clock has its own line.
@@ -65,49 +65,49 @@ def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Check]:
         try:
             found[name] = pki.parse_certificate(read_bytes(file, size_max=PEM_BYTES_MAX))
         except RelayError as exc:
-            yield Check(f"broker {name}", False, str(exc), WANTED[name])
+            yield Finding(f"broker {name}", False, str(exc), WANTED[name])
         except OSError as exc:
-            yield Check(f"broker {name}", False, f"{file}: {exc.strerror}", WANTED[name])
+            yield Finding(f"broker {name}", False, f"{file}: {exc.strerror}", WANTED[name])
         else:
             yield _dates(f"broker {name}", file, found[name], now)
     if broker.key is not None:
         yield _key(broker.key, found.get("cert"))
 
 
-def _dates(name: str, file: Path, certificate: x509.Certificate, now: datetime) -> Check:
+def _dates(name: str, file: Path, certificate: x509.Certificate, now: datetime) -> Finding:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now.timestamp() < BUILT_AT:
-        return Check(name, True, f"{file}, {begins:%Y-%m-%d} to {ends:%Y-%m-%d}: not judged by this clock")
+        return Finding(name, True, f"{file}, {begins:%Y-%m-%d} to {ends:%Y-%m-%d}: not judged by this clock")
     again = SIGN_AGAIN if name == "broker cert" else "make a new CA: token-relay certs init --force"
     if now < begins:
-        return Check(name, False, f"{file} is valid from {begins:%Y-%m-%d %H:%M}Z", "set the clock of this machine")
+        return Finding(name, False, f"{file} is valid from {begins:%Y-%m-%d %H:%M}Z", "set the clock of this machine")
     if now > ends:
-        return Check(name, False, f"{file} expired on {ends:%Y-%m-%d %H:%M}Z", again)
+        return Finding(name, False, f"{file} expired on {ends:%Y-%m-%d %H:%M}Z", again)
     if ends - now < ENDS_SOON:
-        return Check(name, False, f"{file} ends on {ends:%Y-%m-%d}, in {(ends - now).days} days", again)
-    return Check(name, True, f"{file}, until {ends:%Y-%m-%d}")
+        return Finding(name, False, f"{file} ends on {ends:%Y-%m-%d}, in {(ends - now).days} days", again)
+    return Finding(name, True, f"{file}, until {ends:%Y-%m-%d}")
 
 
-def _key(file: Path, certificate: x509.Certificate | None) -> Check:
+def _key(file: Path, certificate: x509.Certificate | None) -> Finding:
     try:
         mode = file.stat().st_mode
         key = pki.parse_private_key(read_bytes(file, size_max=PEM_BYTES_MAX))
     except RelayError as exc:
-        return Check("broker key", False, str(exc), WANTED["key"])
+        return Finding("broker key", False, str(exc), WANTED["key"])
     except OSError as exc:
-        return Check("broker key", False, f"{file}: {exc.strerror}", WANTED["key"])
+        return Finding("broker key", False, f"{file}: {exc.strerror}", WANTED["key"])
     if mode & 0o077:
-        return Check("broker key", False, f"{file} is open to others (mode {mode & 0o777:o})", f"chmod 600 {file}")
+        return Finding("broker key", False, f"{file} is open to others (mode {mode & 0o777:o})", f"chmod 600 {file}")
     certified = None if certificate is None else certificate.public_key()
     if isinstance(certified, ec.EllipticCurvePublicKey) and certified != key.public_key():
-        return Check("broker key", False, f"{file} is not the key of the certificate", SIGN_AGAIN)
-    return Check("broker key", True, str(file))
+        return Finding("broker key", False, f"{file} is not the key of the certificate", SIGN_AGAIN)
+    return Finding("broker key", True, str(file))
 
 
 # -- Reachability ------------------------------------------------------------------------------------------
 
 
-def reach(broker: BrokerConfig) -> Check:
+def reach(broker: BrokerConfig) -> Finding:
     """Connect to the broker's port, with TLS where it is used, and leave again without a word of MQTT."""
     place = f"{broker.host}:{broker.port}"
     try:
@@ -118,25 +118,27 @@ def reach(broker: BrokerConfig) -> Check:
             if broker.use_tls:
                 how = _shake_hands(broker, plain)
     except ssl.SSLCertVerificationError as exc:
-        return Check("broker", False, f"{place}: {exc.verify_message}", trust_hint(exc.verify_message))
+        return Finding("broker", False, f"{place}: {exc.verify_message}", trust_hint(exc.verify_message))
     except ssl.SSLError as exc:
         if "alert" in str(exc).lower():
-            return Check(
+            return Finding(
                 "broker",
                 False,
                 f"{place} refuses this device's certificate",
                 "expired, revoked, or of another CA: `token-relay certs list` on the CA's machine",
             )
-        return Check(
+        return Finding(
             "broker", False, f"{place}: no TLS there ({exc.reason or 'closed'})", "check port and scheme of broker.url"
         )
     except socket.gaierror:
-        return Check("broker", False, f"{broker.host} has no address", "check broker.url and the network's DNS")
+        return Finding("broker", False, f"{broker.host} has no address", "check broker.url and the network's DNS")
     except TimeoutError:
-        return Check("broker", False, f"{place} does not answer", "is the broker's machine on, and its firewall open?")
+        return Finding(
+            "broker", False, f"{place} does not answer", "is the broker's machine on, and its firewall open?"
+        )
     except OSError as exc:
-        return Check("broker", False, f"{place}: {exc.strerror or exc}", "is the broker running? check broker.url")
-    return Check("broker", True, f"{place} answers in {took_s * 1000:.0f} ms{how}")
+        return Finding("broker", False, f"{place}: {exc.strerror or exc}", "is the broker running? check broker.url")
+    return Finding("broker", True, f"{place} answers in {took_s * 1000:.0f} ms{how}")
 
 
 def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
@@ -176,11 +178,11 @@ class Conf:
     ports: frozenset[int]
 
 
-def settings(broker: BrokerConfig, confs: Sequence[Path]) -> Check:
+def settings(broker: BrokerConfig, confs: Sequence[Path]) -> Finding:
     """Judge the configuration of a mosquitto on this machine; for one elsewhere, say what to look at."""
     name = "broker settings"
     if not is_loopback(broker.host):
-        return Check(name, True, "the broker is on another machine; the round trip says whether it is fast")
+        return Finding(name, True, "the broker is on another machine; the round trip says whether it is fast")
     for path in confs:
         try:
             conf = read_conf(path)
@@ -188,17 +190,17 @@ def settings(broker: BrokerConfig, confs: Sequence[Path]) -> Check:
             continue
         if broker.port in conf.ports:
             return judge(conf)
-    return Check(name, True, "no mosquitto.conf here names this port")
+    return Finding(name, True, "no mosquitto.conf here names this port")
 
 
-def judge(conf: Conf) -> Check:
+def judge(conf: Conf) -> Finding:
     """Judge one configuration."""
     missing = {key: why for key, (value, why) in SETTINGS.items() if conf.values.get(key) != value}
     if missing:
         lines = "; ".join(f"{key} {SETTINGS[key][0]}" for key in missing)
         why = next(iter(missing.values()))
-        return Check("broker settings", False, f"{conf.path}: {why}", f"add: {lines}; then restart mosquitto")
-    return Check("broker settings", True, f"{conf.path}: set_tcp_nodelay, persistence and autosave are on")
+        return Finding("broker settings", False, f"{conf.path}: {why}", f"add: {lines}; then restart mosquitto")
+    return Finding("broker settings", True, f"{conf.path}: set_tcp_nodelay, persistence and autosave are on")
 
 
 def read_conf(path: Path) -> Conf:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Finding:
     """One finding. ``hint`` says what to try; with ``is_ok`` it is only a note, since nothing is wrong."""
 
     name: str

@@ -12,7 +12,7 @@ from token_relay.host.config import VaultConfig
 from token_relay.host.home import KEY_FILE, PASSPHRASE_PARAMETERS_FILE
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.protocol.errors import VaultError
-from token_relay.service.checks.finding import Check
+from token_relay.service.checks.finding import Finding
 from token_relay.vault.files import check_directory, check_private
 from token_relay.vault.keys import STOLEN_CREDENTIAL, STOLEN_KDF, STOLEN_KEY_FILE
 
@@ -25,7 +25,7 @@ CREDENTIAL_BYTES_MAX = 65_536
 CREDENTIAL_STORES = tuple(Path(f"/{place}/credstore{kind}") for place in ("etc", "run") for kind in (".encrypted", ""))
 
 
-def vault_key(home: Path, config: VaultConfig, stores: Sequence[Path] = CREDENTIAL_STORES) -> Check:
+def vault_key(home: Path, config: VaultConfig, stores: Sequence[Path] = CREDENTIAL_STORES) -> Finding:
     """Say what kind of key opens the vault and what a thief of the disk gets; the key itself is not read."""
     name = "vault key"
     if config.credential is not None:
@@ -34,19 +34,19 @@ def vault_key(home: Path, config: VaultConfig, stores: Sequence[Path] = CREDENTI
         if config.passphrase_file is not None:
             _check_file(home, home / PASSPHRASE_PARAMETERS_FILE)
             if not config.passphrase_file.exists():
-                return Check(
+                return Finding(
                     name, False, f"{config.passphrase_file} is missing", "bring it back; without it nothing opens"
                 )
-            return Check(name, True, f"passphrase: {STOLEN_KDF}")
+            return Finding(name, True, f"passphrase: {STOLEN_KDF}")
         _check_file(home, config.key_file or home / KEY_FILE)
     except VaultError as exc:
-        return Check(name, False, str(exc), exc.hint or "restore it from a backup, or make the home anew")
-    return Check(
+        return Finding(name, False, str(exc), exc.hint or "restore it from a backup, or make the home anew")
+    return Finding(
         name, True, f"key file: {STOLEN_KEY_FILE}", "for real hardware: token-relay vault rekey --to credential"
     )
 
 
-def _credential(name: str, stores: Sequence[Path]) -> Check:
+def _credential(name: str, stores: Sequence[Path]) -> Finding:
     """Judge a credential by how its file is sealed. Only root can read the file, and a drop-in may move it."""
     for store in stores:
         try:
@@ -60,14 +60,14 @@ def _credential(name: str, stores: Sequence[Path]) -> Check:
         except ValueError:
             seal = ""
         if seal in WITH_TPM:
-            return Check("vault key", True, f"{shown}, sealed with the TPM: a stolen disk gives away {NAMES_ONLY}")
+            return Finding("vault key", True, f"{shown}, sealed with the TPM: a stolen disk gives away {NAMES_ONLY}")
         if seal == WITH_HOST_KEY:
             why = "a stolen disk gives away everything: the host key lies on it"
-            return Check("vault key", True, f"{shown}, sealed with the host key: {why}", hint)
+            return Finding("vault key", True, f"{shown}, sealed with the host key: {why}", hint)
         if not store.name.endswith(".encrypted"):
             why = "a stolen disk gives away everything: it lies there in clear"
-            return Check("vault key", True, f"{shown}: {why}", "systemd-creds encrypt, and LoadCredentialEncrypted=")
-    return Check("vault key", True, f"credential {name} (how it is sealed was not seen): {STOLEN_CREDENTIAL}")
+            return Finding("vault key", True, f"{shown}: {why}", "systemd-creds encrypt, and LoadCredentialEncrypted=")
+    return Finding("vault key", True, f"credential {name} (how it is sealed was not seen): {STOLEN_CREDENTIAL}")
 
 
 def _check_file(home: Path, path: Path) -> None:
@@ -80,7 +80,7 @@ def _check_file(home: Path, path: Path) -> None:
         raise VaultError(f"{path} is open to others (mode {found.st_mode & 0o777:o})", hint=f"chmod 600 {path}")
 
 
-def sockets(home: Path, directories: Sequence[Path]) -> Check:
+def sockets(home: Path, directories: Sequence[Path]) -> Finding:
     """Judge owner and mode of the sockets in the first directory that has one; the home has its own line."""
     name = "sockets"
     for directory in directories:
@@ -88,16 +88,16 @@ def sockets(home: Path, directories: Sequence[Path]) -> Check:
         if paths:
             break
     else:
-        return Check(name, True, "none: the agent does not run")
+        return Finding(name, True, "none: the agent does not run")
     if directory != home and directory.stat().st_mode & 0o022:
-        return Check(name, False, f"others may replace the sockets in {directory}", f"chmod go-w {directory}")
+        return Finding(name, False, f"others may replace the sockets in {directory}", f"chmod go-w {directory}")
     for path in paths:
         found = path.lstat()
         if not stat.S_ISSOCK(found.st_mode):
-            return Check(name, False, f"{path} is not a socket", "move it away and restart the agent")
+            return Finding(name, False, f"{path} is not a socket", "move it away and restart the agent")
         mode = stat.S_IMODE(found.st_mode)
         if mode & ~MODES[path.name]:
             hint = f"chmod {MODES[path.name]:o} {path}"
-            return Check(name, False, f"{path} is open to others (mode {mode:o})", hint)
+            return Finding(name, False, f"{path} is open to others (mode {mode:o})", hint)
     shown = ", ".join(f"{path.name} {stat.S_IMODE(path.lstat().st_mode):o}" for path in paths)
-    return Check(name, True, f"{directory}: {shown}")
+    return Finding(name, True, f"{directory}: {shown}")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from token_relay.agents.ports import Now
 from token_relay.host.config import Kind
-from token_relay.service.checks.finding import Check
+from token_relay.service.checks.finding import Finding
 
 BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC).timestamp()  # this version did not exist before: the clock is wrong
 MOUNTINFO = Path("/proc/self/mountinfo")
@@ -42,16 +42,16 @@ _OCTAL = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 # -- The clock ---------------------------------------------------------------------------------------------
 
 
-def clock(now: Now) -> Check:
+def clock(now: Now) -> Finding:
     """Judge the wall clock, on which certificates, leases across a reboot and id tokens depend."""
     shown = datetime.fromtimestamp(now.wall_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     if now.wall_s < BUILT_AT:
-        return Check(
+        return Finding(
             "clock", False, f"it is {shown} here: the clock was never set", "connect to a network with NTP, or set it"
         )
     if not now.is_synced:
-        return Check("clock", False, f"{shown}, not synchronised", "start systemd-timesyncd or chrony")
-    return Check("clock", True, f"{shown}, synchronised")
+        return Finding("clock", False, f"{shown}, not synchronised", "start systemd-timesyncd or chrony")
+    return Finding("clock", True, f"{shown}, synchronised")
 
 
 # -- The disk ----------------------------------------------------------------------------------------------
@@ -90,39 +90,39 @@ def find_mount(mountinfo: str, path: Path) -> Mount | None:
     return best
 
 
-def disk(home: Path, mount: Mount | None, room: Room, sync_s: float | None, trouble: str = "") -> Check:
+def disk(home: Path, mount: Mount | None, room: Room, sync_s: float | None, trouble: str = "") -> Finding:
     """Judge the file system of the home. ``sync_s`` is the time of one flush, None when it was not measured."""
     kind = mount.fs_type if mount is not None else "unknown file system"
     measured = "flush not measured: no right to write here" if sync_s is None else f"flush {sync_s * 1000:.1f} ms"
     detail = f"{kind}, {room.free_bytes // 1_048_576} MiB free, {measured}"
     if mount is not None and "ro" in mount.options:
-        return Check(
+        return Finding(
             "disk", False, f"{detail}; mounted read-only", "look at dmesg, then: mount -o remount,rw " + mount.point
         )
     if trouble:
-        return Check("disk", False, f"{detail}; {trouble}", "look at dmesg: the disk may be at its end")
+        return Finding("disk", False, f"{detail}; {trouble}", "look at dmesg: the disk may be at its end")
     if mount is not None and mount.fs_type in FORGETS:
-        return Check(
+        return Finding(
             "disk", False, f"{detail}; a reboot empties it", f"move the home to a disk ({home} lies in memory)"
         )
     careless = sorted(mount.options & CARELESS) if mount is not None else []
     if careless:
         hint = f"mount {mount.point if mount else home} without it: a power cut may take the newest refresh token"
-        return Check("disk", False, f"{detail}; mounted with {careless[0]}, so nothing is flushed", hint)
+        return Finding("disk", False, f"{detail}; mounted with {careless[0]}, so nothing is flushed", hint)
     if room.free_bytes < FREE_BYTES_MIN or (room.files is not None and room.files < FREE_FILES_MIN):
-        return Check("disk", False, f"{detail}; too full for the vault", "make room")
+        return Finding("disk", False, f"{detail}; too full for the vault", "make room")
     if sync_s is not None and sync_s > SYNC_S_MAX:
-        return Check("disk", False, f"{detail}; too slow", "look at dmesg: the disk may be at its end")
-    return Check("disk", True, detail)
+        return Finding("disk", False, f"{detail}; too slow", "look at dmesg: the disk may be at its end")
+    return Finding("disk", True, detail)
 
 
-def look_at_disk(home: Path, *, mountinfo: Path = MOUNTINFO) -> Check:
+def look_at_disk(home: Path, *, mountinfo: Path = MOUNTINFO) -> Finding:
     """Look at the file system of ``home`` and measure a flush, with a file that is removed again."""
     try:
         found = os.statvfs(home)
         text = mountinfo.read_text(encoding="utf-8", errors="replace")
     except OSError as exc:
-        return Check("disk", False, f"{home}: {exc.strerror}", "look at dmesg")
+        return Finding("disk", False, f"{home}: {exc.strerror}", "look at dmesg")
     room = Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
     mount = find_mount(text, home.resolve())
     if not os.access(home, os.W_OK):
@@ -153,29 +153,29 @@ def _syncs(directory: Path) -> Iterator[float]:
 PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "NRestarts")
 
 
-def unit(name: str, shown: Mapping[str, str] | None) -> Check:
+def unit(name: str, shown: Mapping[str, str] | None) -> Finding:
     """Judge the unit by the output of ``systemctl show``; None when there is no service manager."""
     if shown is None:
-        return Check("unit", True, "no service manager here")
+        return Finding("unit", True, "no service manager here")
     if shown.get("LoadState", "not-found") == "not-found":
-        return Check("unit", True, f"{name} is not installed")
+        return Finding("unit", True, f"{name} is not installed")
     journal = f"journalctl -u {name} -n 20"
     state = f"{shown.get('ActiveState', '?')} ({shown.get('SubState', '?')})"
     if shown["LoadState"] != "loaded":
-        return Check("unit", False, f"{name} is {shown['LoadState']}", f"systemctl status {name}")
+        return Finding("unit", False, f"{name} is {shown['LoadState']}", f"systemctl status {name}")
     if shown.get("ActiveState") == "failed":
-        return Check(
+        return Finding(
             "unit", False, f"{name} failed: {shown.get('Result', '')}", f"{journal}; then systemctl restart {name}"
         )
     restarts = shown.get("NRestarts", "0")
     if restarts.isdigit() and int(restarts) > RESTARTS_MAX:
-        return Check("unit", False, f"{name} is {state}, restarted {restarts} times", journal)
+        return Finding("unit", False, f"{name} is {state}, restarted {restarts} times", journal)
     if shown.get("ActiveState") != "active" and shown.get("UnitFileState") == "enabled":
-        return Check("unit", False, f"{name} is enabled but {state}", f"systemctl start {name}")
-    return Check("unit", True, f"{name} is {state}")
+        return Finding("unit", False, f"{name} is enabled but {state}", f"systemctl start {name}")
+    return Finding("unit", True, f"{name} is {state}")
 
 
-def look_at_unit(kind: Kind, environment: Mapping[str, str]) -> Check:
+def look_at_unit(kind: Kind, environment: Mapping[str, str]) -> Finding:
     """Ask the service manager for the agent's unit."""
     name = f"token-relay-{kind}.service"
     program = shutil.which("systemctl", path=environment.get("PATH", os.defpath))
@@ -187,7 +187,7 @@ def look_at_unit(kind: Kind, environment: Mapping[str, str]) -> Check:
             command, capture_output=True, text=True, timeout=SYSTEMCTL_S_MAX, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
-        return Check("unit", False, "systemctl does not answer", "look at the journal")
+        return Finding("unit", False, "systemctl does not answer", "look at the journal")
     if ran.returncode != 0:  # not booted with systemd, or no bus: a container, a chroot
         return unit(name, None)
     pairs = (line.partition("=") for line in ran.stdout.splitlines())

@@ -8,22 +8,22 @@ from token_relay.host.config import ProviderConfig
 from token_relay.host.http import AioHttp
 from token_relay.provider import oauth
 from token_relay.provider.native_auth.endpoints import discover_entra, native_base
-from token_relay.service.checks.finding import Check
+from token_relay.service.checks.finding import Finding
 
 DISCOVERY_S_MAX = 15.0
 
 
-def discovery(url: str, config: ProviderConfig | None = None) -> Check:
+def discovery(url: str, config: ProviderConfig | None = None) -> Finding:
     """Ask for the provider's metadata: with the phone's settings if given, else by the issuer of a grant."""
     name = "provider"
     try:
         found = asyncio.run(_discover(url, config))
     except TimeoutError:
-        return Check(name, False, f"{url} does not answer", "is the network up?")
+        return Finding(name, False, f"{url} does not answer", "is the network up?")
     if isinstance(found, oauth.ProviderMetadata):
-        return Check(name, True, f"{found.issuer} answers")
+        return Finding(name, True, f"{found.issuer} answers")
     hint = "try again later, and look at network and DNS" if found.is_temporary else "check provider.url and tenant"
-    return Check(name, False, f"{url}: {found.reason}", hint)
+    return Finding(name, False, f"{url}: {found.reason}", hint)
 
 
 async def _discover(url: str, config: ProviderConfig | None) -> oauth.ProviderMetadata | oauth.DiscoveryFailed:

@@ -1,7 +1,7 @@
 """A readable history of one run, and its hash: same seed, same history.
 
-:class:`Trace` folds everything an observer sees into one digest. :class:`History` keeps one line an event, for a person
-who looks at a broken promise; it opens messages to name them, so it is used only when somebody reads.
+:class:`HistoryDigest` folds everything an observer sees into one digest. :class:`History` keeps one line an event, for
+a person who looks at a broken promise; it opens messages to name them, so it is used only when somebody reads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from token_relay.agents.ports import Record
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.topics import parse_topic
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.simulation.observer import Observer, Tables
 from token_relay.simulation.promises.ledger import changed, form_of
 
@@ -23,7 +23,7 @@ LINES_KEPT = 100_000
 SHOWN: tuple[type[Record], ...] = (PhoneHandoff, CompanionHandoff, Grant, Pairing, Outgoing)
 
 
-class Trace(Observer):
+class HistoryDigest(Observer):
     """A digest over every event. Two runs of one seed have the same; nothing in it depends on memory addresses."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Trace(Observer):
     def requested(self, end: str, request: HttpRequest) -> None:
         self._add("request", end, request.method, request.url)
 
-    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | Lost) -> None:
+    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | AnswerLost) -> None:
         self._add("answer", end, answer.status if isinstance(answer, HttpResponse) else answer)
 
     def provider_said(self, event: Mapping[str, object]) -> None:
@@ -114,7 +114,7 @@ class History(Observer):
         what = form.get("grant_type") or request.url.rpartition("/")[2]
         self.note(f"asks the provider: {what}", end)
 
-    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | Lost) -> None:
+    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | AnswerLost) -> None:
         if isinstance(answer, HttpResponse):
             error = answer.body[:80].decode(errors="replace") if answer.status >= 400 else ""
             self.note(f"answer {answer.status} {error}".rstrip(), end)

@@ -27,7 +27,7 @@ from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
 from token_relay.simulation.ports.power import PowerCutError
 from token_relay.simulation.promises.promises import Promises
-from token_relay.simulation.promises.settlement import SETTLE_HOURS, View, is_quiet, judge, look
+from token_relay.simulation.promises.settlement import SETTLE_HOURS, JudgedDevice, is_quiet, judge, look
 from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
 from token_relay.simulation.world.world import World
 from token_relay.vault.errors import CorruptVaultError
@@ -148,7 +148,7 @@ class Performer:
     def judge(self) -> None:
         """Judge the world as it is now."""
         views = [
-            View(
+            JudgedDevice(
                 end.name,
                 end.id,
                 "phone" if isinstance(end, SimulatedPhone) else "companion",

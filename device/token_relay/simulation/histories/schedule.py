@@ -15,7 +15,7 @@ import structlog
 from token_relay.agents.ports import Now
 from token_relay.protocol.messages import Lease
 from token_relay.sandbox.provider.memory.state import State
-from token_relay.simulation.histories.history import History, Trace
+from token_relay.simulation.histories.history import History, HistoryDigest
 from token_relay.simulation.histories.performer import Performer
 from token_relay.simulation.histories.plan import Plan, make_plan
 from token_relay.simulation.promises.ledger import ViolationError
@@ -51,7 +51,7 @@ class Outcome:
         )
 
 
-class _Reader:
+class _LateWorld:
     """What the checks ask of a world that does not exist yet when they are made."""
 
     world: World
@@ -83,14 +83,14 @@ def run_schedule(
 ) -> Outcome:
     """Run the schedule of a seed; never raises for a broken promise."""
     plan = plan or make_plan(seed)
-    reader = _Reader()
+    reader = _LateWorld()
     promises = Promises(
         clock_of=reader.clock_of,
         refusals_of=reader.refusals_of,
         lease_of_message=reader.lease_of_message,
         is_sealed=tier == "real",
     )
-    trace = Trace() if has_trace else None
+    trace = HistoryDigest() if has_trace else None
     observers = [it for it in (history, trace, promises) if it is not None]
     world = reader.world = World(
         plan.kind, seed=seed, tier=tier, observers=observers, phones=plan.phones, companions=plan.companions

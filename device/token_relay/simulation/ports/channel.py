@@ -109,7 +109,7 @@ class Wire:
 
 
 @dataclass(slots=True)
-class Session:
+class SimulatedSession:
     """What the broker keeps of one client: its subscriptions, and what it has not acknowledged yet."""
 
     client_id: str
@@ -123,7 +123,7 @@ class SimulatedBroker:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
-        self.sessions: dict[str, Session] = {}
+        self.sessions: dict[str, SimulatedSession] = {}
         self.seen: list[Packet] = []
         self.held: list[Packet] = []
         self.hold: Callable[[Packet], bool] | None = None
@@ -157,16 +157,16 @@ class SimulatedBroker:
                 if session.channel is not None and session.channel.is_greeted:
                     session.channel.send(self._deliveries, packet)
 
-    def attach(self, channel: SimulatedChannel) -> Session:
+    def attach(self, channel: SimulatedChannel) -> SimulatedSession:
         """Connect a client: it takes its session up, and its subscriptions are made anew."""
-        session = self.sessions.setdefault(channel.client_id, Session(channel.client_id))
+        session = self.sessions.setdefault(channel.client_id, SimulatedSession(channel.client_id))
         if session.channel is not None and session.channel is not channel:
             session.channel.drop()
         session.filters |= channel.filters
         session.channel = channel
         return session
 
-    def _subscribers(self, topic: str) -> list[Session]:
+    def _subscribers(self, topic: str) -> list[SimulatedSession]:
         parts = topic.split("/")
         if len(parts) == 5 and parts[3] == "from":  # the access list lets nobody else subscribe there
             session = self.sessions.get(parts[2])
@@ -240,7 +240,7 @@ class SimulatedChannel:
         self._tasks = tasks
         self._on_message = on_message
         self._on_connected = on_connected
-        self._session: Session | None = None
+        self._session: SimulatedSession | None = None
         self._connection = 0
         self.is_greeted = False  # before that, messages wait in the session
         self._inbox: deque[tuple[int, int, Packet]] = deque()

@@ -17,7 +17,7 @@ from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 from token_relay.protocol.secret import Secret
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.ports.clocks import SimulatedClock
@@ -124,25 +124,25 @@ class SimulatedHttp:
 
     # -- the port --------------------------------------------------------------------------------------
 
-    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | Lost:
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         """Carry a request out at the provider's core, as far as its faults let it come."""
         power = self._power()
         power.check()
         self.requests.append(request)
         fault = self._next_fault(request)
         self._announcer.requested(self.name, request)
-        answer: HttpResponse | NotSent | Lost
+        answer: HttpResponse | NotSent | AnswerLost
         try:
             async with asyncio.timeout(request.timeout_s):
                 answer = await self._carry_out(request, fault)
         except TimeoutError:
-            answer = Lost(f"no answer within {request.timeout_s:g} s")
+            answer = AnswerLost(f"no answer within {request.timeout_s:g} s")
         await self._clock.awake()
         power.check()
         self._announcer.answered(self.name, request, answer)
         return answer
 
-    async def _carry_out(self, request: HttpRequest, fault: HttpFault | None) -> HttpResponse | NotSent | Lost:
+    async def _carry_out(self, request: HttpRequest, fault: HttpFault | None) -> HttpResponse | NotSent | AnswerLost:
         kind = fault.kind if fault is not None else ""
         if kind == "not_sent" or self.is_cut:
             return NotSent("the network is down")
@@ -151,7 +151,7 @@ class SimulatedHttp:
         if fault is not None and kind == "slow":
             await asyncio.sleep(fault.seconds)
         if kind == "lost_before":
-            return Lost("connection reset")
+            return AnswerLost("connection reset")
         provider = self._provider
         asked = as_request(request)
         admission = provider.admit(asked, provider.true_wall_s())
@@ -163,7 +163,7 @@ class SimulatedHttp:
         if admission.cut == "before":
             provider.lost(admission, provider.true_wall_s(), was_committed=False)
             provider.tell()
-            return Lost("connection reset")
+            return AnswerLost("connection reset")
         answer = provider.answer(asked, admission)
         headers = {name.lower(): value for name, value in answer.headers}
         response = HttpResponse(answer.status, headers | {"content-type": answer.content_type}, answer.body)
@@ -173,7 +173,7 @@ class SimulatedHttp:
         if kind == "lost_after" or admission.cut == "after" or self.is_cut:
             provider.lost(admission, provider.true_wall_s(), was_committed=True)
             provider.tell()
-            return Lost("connection reset")
+            return AnswerLost("connection reset")
         if fault is not None and kind in INSTEAD:
             return _wrong(fault)
         if kind == "no_refresh_token" and response.status == 200:

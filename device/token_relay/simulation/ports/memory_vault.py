@@ -117,7 +117,7 @@ class MemoryVault:
 
     def transact(self, step: Callable[[Transaction], T], refuse: Callable[[], None]) -> T:
         """Run one step to its commit. ``refuse`` is called before a change is kept, and may raise to prevent it."""
-        transaction = _Transaction(self._image, self._shapes, checks_values=self._checks_values)
+        transaction = _MemoryTransaction(self._image, self._shapes, checks_values=self._checks_values)
         try:
             result = step(transaction)
             if asyncio.iscoroutine(result):
@@ -132,7 +132,7 @@ class MemoryVault:
         return result
 
 
-class _Transaction:
+class _MemoryTransaction:
     """What one step sees: the image, and copies of the tables it has written."""
 
     def __init__(self, image: Image, shapes: Mapping[type[Record], _Shape[Any]], *, checks_values: bool) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 from token_relay.agents.ports import Now, Record
 from token_relay.agents.records import CompanionHandoff, Grant, PhoneHandoff
 from token_relay.protocol.secret import Secret
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.sandbox.provider.tokens.issued import read_refresh
 from token_relay.simulation.observer import Tables
@@ -153,7 +153,7 @@ class Ledger:
         self.uses.append(use)
         return use
 
-    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | Lost) -> None:
+    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | AnswerLost) -> None:
         """Follow what an end got to know of its request."""
         for use in reversed(self.uses):
             if use.request is request and use.end == end and use.fate == "open":
@@ -281,12 +281,12 @@ def _why_gone(ledger: Ledger, before: Tables, after: Tables) -> str:
     return text_of(reasons) if reasons else ""
 
 
-def _fate(answer: HttpResponse | NotSent | Lost) -> str:
+def _fate(answer: HttpResponse | NotSent | AnswerLost) -> str:
     """Say whether the sender can know what became of its request."""
     match answer:
         case NotSent():
             return "answered"
-        case Lost():
+        case AnswerLost():
             return "lost"
         case HttpResponse(status=200, body=body):
             return "answered" if body.endswith(b"}") and b'"access_token"' in body else "lost"

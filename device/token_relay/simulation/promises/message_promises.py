@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from token_relay.agents.records import Event, Pairing, PhoneHandoff, Seen
+from token_relay.agents.records import AuditEvent, Pairing, PhoneHandoff, Seen
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 from token_relay.protocol.messages import envelope_digest
@@ -60,7 +60,7 @@ class NoLeak(Check):
 
     number = 9
     title = "no secret leaves but by its doors"
-    tables = (Event, PhoneHandoff)
+    tables = (AuditEvent, PhoneHandoff)
 
     def __init__(self, ledger: Ledger, *, is_sealed: bool) -> None:
         super().__init__(ledger)
@@ -84,7 +84,7 @@ class NoLeak(Check):
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
         """Clear columns are shown by `status` and `events`."""
-        for _, event in self.ledger.changed(before, after, Event):
+        for _, event in self.ledger.changed(before, after, AuditEvent):
             if event is not None:
                 self.hold(MARK not in f"{event.detail}{event.device}{event.trace_id}", end, "a token in an event")
         for _, row in self.ledger.changed(before, after, PhoneHandoff):

@@ -15,10 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from token_relay.agents.ports import Now, Record
-from token_relay.agents.records import CompanionHandoff, Event, Grant, Pairing, PhoneHandoff
+from token_relay.agents.records import AuditEvent, CompanionHandoff, Grant, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.secret import Secret
-from token_relay.provider.http import HttpRequest, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.simulation.observer import Observer, Tables
 from token_relay.simulation.promises.ledger import USABLE, Check, Ledger, Use, form_of, rows, stored_here
@@ -168,7 +168,7 @@ class DurableBeforeSent(Check):
 
     number = 7
     title = "a refresh token is sent only after it and its intent are durable"
-    tables = (*HOLDING, Event)
+    tables = (*HOLDING, AuditEvent)
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
@@ -178,7 +178,7 @@ class DurableBeforeSent(Check):
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
         """Each commit of an intent permits one request."""
-        for _, event in self.ledger.changed(before, after, Event):
+        for _, event in self.ledger.changed(before, after, AuditEvent):
             self.dropped[end] += event is not None and event.name == "late_answer_dropped"
         for was, grant in self.ledger.changed(before, after, Grant):
             if grant is None or grant.refresh_token is None:
@@ -349,7 +349,7 @@ class Promises(Observer):
             self._in_flight.used(use)
         _call(self._requested, end, request)
 
-    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | Lost) -> None:
+    def answered(self, end: str, request: HttpRequest, answer: HttpResponse | NotSent | AnswerLost) -> None:
         """What ``end`` gets to know of its request."""
         self.ledger.step += 1
         self.ledger.answered(end, request, answer)

@@ -27,7 +27,7 @@ LOST = "no chain is without a holder"
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class JudgedDevice:
     """One end at the judgement. ``is_here`` is False for a device that was lost, for good."""
 
     name: str
@@ -62,7 +62,7 @@ class View:
         )
 
 
-def judge(promises: Promises, views: Iterable[View], *, told: int = 0) -> None:
+def judge(promises: Promises, views: Iterable[JudgedDevice], *, told: int = 0) -> None:
     """Judge a world in which everything has worked again for a while; raises at the first broken promise.
 
     ``told`` is how many sign-ins failed with an error that the person saw: each may have left a token at the provider.
@@ -94,7 +94,7 @@ def is_quiet(tables: Tables) -> bool:
 # -- 5 -----------------------------------------------------------------------------------------------------
 
 
-def _judge_phone(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
+def _judge_phone(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, JudgedDevice]) -> None:
     status = view.status()
     slug = status["action"]["slug"] if status["action"] else ""
     shown = {row["handoff_id"]: (device, row) for device in status["devices"] for row in device["handoffs"]}
@@ -121,7 +121,7 @@ def _judge_phone(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
         )
 
 
-def _may_wait(row: PhoneHandoff, slug: str, view: View, by_id: Mapping[str, View]) -> bool:
+def _may_wait(row: PhoneHandoff, slug: str, view: JudgedDevice, by_id: Mapping[str, JudgedDevice]) -> bool:
     """Whether an open handoff may wait: for the person, or a device that is lost or has forgotten us. Both named."""
     pairing = rows(view.tables, Pairing).get((row.pairing_id,))
     if (row.state, row.reason, row.strategy) == ("offered", "accepted", "mint"):
@@ -133,7 +133,7 @@ def _may_wait(row: PhoneHandoff, slug: str, view: View, by_id: Mapping[str, View
     return not knows_us and (pairing is None or pairing.state != "active" or bool(slug))
 
 
-def _agree(ledger: Ledger, view: View, companion: View, row: PhoneHandoff, slug: str) -> None:
+def _agree(ledger: Ledger, view: JudgedDevice, companion: JudgedDevice, row: PhoneHandoff, slug: str) -> None:
     """A grant that is over on the companion is known to be over on the phone."""
     pairing = rows(companion.tables, Pairing).get((row.pairing_id,))
     if pairing is None or pairing.state != "active":
@@ -145,7 +145,7 @@ def _agree(ledger: Ledger, view: View, companion: View, row: PhoneHandoff, slug:
         look(ledger, row.device_state not in ("held", "refreshing"), view.name, f"thinks {_spell(row, slug)} is alive")
 
 
-def _judge_companion(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> None:
+def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, JudgedDevice]) -> None:
     status = view.status()
     has_action = status["action"] is not None
     for row in rows(view.tables, CompanionHandoff).values():
@@ -167,7 +167,7 @@ def _judge_companion(ledger: Ledger, view: View, by_id: Mapping[str, View]) -> N
         look(ledger, not is_answerable, view.name, f"STORED of {request.handoff_id[:8]} is unanswered by its phone")
 
 
-def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, View]) -> bool:
+def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, JudgedDevice]) -> bool:
     """Whether a phone waits with this handoff for its person, and says so; or every phone has forgotten us."""
     phones = [view for view in by_id.values() if view.kind == "phone"]
     found = [rows(view.tables, PhoneHandoff).get((row.handoff_id,)) for view in phones]
@@ -189,7 +189,7 @@ def look(ledger: Ledger, is_kept: bool, end: str, seen: str) -> None:
 # -- 6 -----------------------------------------------------------------------------------------------------
 
 
-def _judge_chains(ledger: Ledger, views: list[View], told: int) -> None:
+def _judge_chains(ledger: Ledger, views: list[JudgedDevice], told: int) -> None:
     """Count the living chains that nobody has: each needs a record that says why."""
     state = ledger.provider
     if state is None:

@@ -133,7 +133,7 @@ class Links:
         return found
 
 
-class Provider:
+class ProviderControls:
     """The identity provider: the sandbox's, with its faults, its events, and its clock."""
 
     def __init__(self, ask: Ask, get: Callable[[str], Awaitable[int]]) -> None:
@@ -299,7 +299,7 @@ class RelayWorld(ABC):
     """The kind of provider."""
     phone: Phone
     companion: Companion
-    provider: Provider
+    provider: ProviderControls
     links: Links
 
     @abstractmethod

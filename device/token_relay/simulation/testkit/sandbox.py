@@ -22,7 +22,7 @@ from typing import Any, TypeVar, get_args
 from token_relay.cli.client import ClientError, JsonObject, control_call, get_token
 from token_relay.cli.demo.programs import WITHIN_S, Interrupts, Programs
 from token_relay.cli.demo.sandbox import Sandbox
-from token_relay.cli.demo.stage import Agent
+from token_relay.cli.demo.stage import DemoAgent
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import AccessToken
@@ -37,7 +37,7 @@ EVENTS_SHOWN = 40
 HELD_POLL_S = 0.2
 
 
-class Person:
+class SandboxPerson:
     """Who signs in: types the password or the code from their mailbox, or fills in the provider's page."""
 
     def __init__(self, sandbox: Sandbox, username: str) -> None:
@@ -64,10 +64,10 @@ class Person:
         return {"username": self.username, "open": False}
 
 
-class _Device(testkit.Device):
+class _SandboxDevice(testkit.Device):
     """What both devices have."""
 
-    def __init__(self, sandbox: Sandbox, agent: Agent, links: testkit.Links) -> None:
+    def __init__(self, sandbox: Sandbox, agent: DemoAgent, links: testkit.Links) -> None:
         self._sandbox = sandbox
         self._agent = agent
         self._links = links
@@ -119,18 +119,18 @@ class _Device(testkit.Device):
     async def _ask_token(self, query: Mapping[str, str]) -> tuple[int, JsonObject]:
         return await asyncio.to_thread(get_token, self.token_socket, query, timeout_s=WITHIN_S + testkit.HANDOFF_WAIT_S)
 
-    async def _command(self, command: str, person: Person | None = None, **args: Any) -> Json:
+    async def _command(self, command: str, person: SandboxPerson | None = None, **args: Any) -> Json:
         """Ask the agent on its control socket, as the command line does. Raises ClientError."""
         silence_s = WITHIN_S + float(args.get("wait_s", 0.0))
         path = self._agent.home / CONTROL_SOCKET
         return await asyncio.to_thread(control_call, path, command, args, on_ask=person, silence_s=silence_s)
 
 
-class SandboxPhone(_Device, testkit.Phone):
+class SandboxPhone(_SandboxDevice, testkit.Phone):
     """The phone's program."""
 
     async def sign_in(self, username: str = "") -> None:
-        person = Person(self._sandbox, username)
+        person = SandboxPerson(self._sandbox, username)
         await self._command("sign_in", person, **person.options)
 
     async def hand_off(
@@ -141,7 +141,7 @@ class SandboxPhone(_Device, testkit.Phone):
         lease_days: int | None = None,
         wait_s: float = testkit.HANDOFF_WAIT_S,
     ) -> str:
-        person = Person(self._sandbox, "")
+        person = SandboxPerson(self._sandbox, "")
         wish: JsonObject = {"device": device, "wait_s": wait_s, "sign_in": person.options}
         wish |= {} if strategy is None else {"strategy": strategy}
         wish |= {} if lease_days is None else {"lease_days": lease_days}
@@ -154,7 +154,7 @@ class SandboxPhone(_Device, testkit.Phone):
         return not (await self._command("revoke", device=device, wait_s=wait_s))["pending"]
 
 
-class SandboxCompanion(_Device, testkit.Companion):
+class SandboxCompanion(_SandboxDevice, testkit.Companion):
     """The companion's program."""
 
     async def _crash_at(self, fault: str) -> None:
@@ -201,7 +201,7 @@ class SandboxWorld(testkit.RelayWorld):
             announced = self._programs.start(*words, log="sandbox.log").find(r"^\{.*\}$")[0]
             self._sandbox = Sandbox(announced)
             self.sandbox_url = str(self._sandbox.facts["http"])
-            self.provider = testkit.Provider(self._ask, self._resource)
+            self.provider = testkit.ProviderControls(self._ask, self._resource)
             self.links = testkit.Links(self._ask)
             self._start_devices(self._sandbox.facts["init"])
         except BaseException:
@@ -210,8 +210,8 @@ class SandboxWorld(testkit.RelayWorld):
 
     def _start_devices(self, init: Mapping[str, str]) -> None:
         """Make both homes, start both agents, pair them; each step side by side."""
-        phone = Agent(self._programs, "phone", "phone")
-        companion = Agent(self._programs, "companion", "watch")
+        phone = DemoAgent(self._programs, "phone", "phone")
+        companion = DemoAgent(self._programs, "companion", "watch")
         begun = [agent(*shlex.split(init[agent.kind])[2:]) for agent in (phone, companion)]
         for program in begun:
             program.expect(0)

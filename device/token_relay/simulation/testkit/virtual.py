@@ -148,7 +148,7 @@ def _set_http(end: SimulatedDevice, state: LinkState) -> None:
             pass
 
 
-class _Device(testkit.Device):
+class _VirtualDevice(testkit.Device):
     """What both devices have."""
 
     def __init__(self, steps: Steps, end: SimulatedDevice) -> None:
@@ -248,7 +248,7 @@ class _Device(testkit.Device):
         return grants, {grant.grant_id: self._end.agent.keeper.pause_reason(grant.grant_id) for grant in grants}
 
 
-class VirtualPhone(_Device, testkit.Phone):
+class VirtualPhone(_VirtualDevice, testkit.Phone):
     """The phone in virtual time."""
 
     _end: SimulatedPhone
@@ -296,7 +296,7 @@ class VirtualPhone(_Device, testkit.Phone):
         return await self._command(look)
 
 
-class VirtualCompanion(_Device, testkit.Companion):
+class VirtualCompanion(_VirtualDevice, testkit.Companion):
     """The companion in virtual time."""
 
     _end: SimulatedCompanion
@@ -364,7 +364,7 @@ class VirtualWorld(testkit.RelayWorld):
         self._began_at = engine.provider.true_wall_s()
         self.phone = VirtualPhone(self._steps, engine.phones[0])
         self.companion = VirtualCompanion(self._steps, engine.companions[0])
-        self.provider = testkit.Provider(self._ask, self._resource)
+        self.provider = testkit.ProviderControls(self._ask, self._resource)
         self.links = testkit.Links(self._ask)
         try:
             self._steps.block(self._begin(access_token_lifetime_s))

@@ -16,7 +16,7 @@ from typing import Any
 from token_relay.agents.records import Identity
 from token_relay.sandbox.provider.memory.state import Event, State
 from token_relay.simulation.loop import VirtualLoop
-from token_relay.simulation.ports.channel import Session, SimulatedBroker
+from token_relay.simulation.ports.channel import SimulatedBroker, SimulatedSession
 from token_relay.simulation.ports.provider import SimulatedProvider
 from token_relay.simulation.world.devices import SimulatedDevice
 
@@ -74,7 +74,7 @@ def restore(
     state.events = deque(snapshot.events, maxlen=state.events.maxlen)
     state.next_event_id = snapshot.next_event_id
     for client_id, filters in snapshot.filters.items():
-        broker.sessions[client_id] = Session(client_id, set(filters))
+        broker.sessions[client_id] = SimulatedSession(client_id, set(filters))
     provider.tell()
     for end in ends:
         end.announcer.restored(end.name, end.tables)

@@ -7,7 +7,7 @@ from typing import TypeVar, assert_never
 
 from pydantic import BaseModel, ValidationError
 
-from token_relay.provider.http import Http, HttpResponse, Lost, NotSent
+from token_relay.provider.http import AnswerLost, Http, HttpResponse, NotSent
 from token_relay.provider.native_auth.refusals import bad_answer
 from token_relay.provider.native_auth.states import Again, Attribute, Failed, Redirect
 from token_relay.provider.native_auth.wire import (
@@ -103,10 +103,10 @@ class Service:
         failure = self._not_answered(response, again)
         return replace(failure, may_have_lost_tokens=isinstance(outcome, OutcomeUnknown))
 
-    async def _send(self, request: NativeRequest) -> HttpResponse | NotSent | Lost:
+    async def _send(self, request: NativeRequest) -> HttpResponse | NotSent | AnswerLost:
         return await self.http.request(post(f"{self.base}{request.path}", request.form()))
 
-    def _not_answered(self, response: HttpResponse | NotSent | Lost, again: Again | None) -> Failed:
+    def _not_answered(self, response: HttpResponse | NotSent | AnswerLost, again: Again | None) -> Failed:
         """Name what came instead of an answer."""
         outcome = classify(self.profile, response)
         match outcome:

@@ -8,7 +8,7 @@ from token_relay.provider.native_auth.states import CodeRequired, Failed, Passwo
 from token_relay.provider.native_auth.wire import Challenge, Challenged, Continued, Initiate, TokenRequest
 
 
-class SignIn(Flow):
+class SignInFlow(Flow):
     """One sign-in of one person. The account decides how it signs in, not the app."""
 
     async def submit_password(self, state: PasswordRequired, password: Password) -> Step:

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from token_relay.protocol.secret import Code, Password, RefreshToken, Secret
-from token_relay.provider.tokens import SCOPE_CHARS_MAX, Dropped, TokenAnswer, shown, slug
+from token_relay.provider.tokens import SCOPE_CHARS_MAX, Dropped, TokenResponse, shown, slug
 
 USERNAME_CHARS_MAX = 320  # an e-mail address: 64 + 1 + 255, RFC 5321 §4.5.3.1
 CODE_LENGTH_MAX = 32
@@ -347,7 +347,7 @@ class AttributeLists(NativeAnswer):
     invalid_attributes: Annotated[list[InvalidAttribute], Field(max_length=ATTRIBUTES_MAX)] = []
 
 
-class Refusal(AttributeLists):
+class NativeRefusal(AttributeLists):
     """A 4xx: an error, or the name of the next step (``mfa_required``, ``attributes_required`` …).
 
     For the description of the endpoints: the client reads these fields by
@@ -386,7 +386,7 @@ ENDPOINTS = (
     Endpoint(Introspect, Methods, (*_STEP, "invalid_client")),
     Endpoint(
         TokenRequest,
-        TokenAnswer,
+        TokenResponse,
         (
             *_STEP,
             "consent_required",

@@ -82,7 +82,7 @@ class Lives(Speaks):
         self._say("set_metadata", key=key, value=None)
 
 
-class Claims(Speaks):
+class TokenClaims(Speaks):
     """``api.idToken`` and ``api.accessToken``."""
 
     def set_custom_claim(self, name: str, value: Any) -> None:
@@ -106,8 +106,8 @@ class Api(Speaks):
         self.access = Access(commands)
         self.session = Lives(commands, "session")
         self.refresh_token = Lives(commands, "refresh_token")
-        self.id_token = Claims(commands, "id_token")
-        self.access_token = Claims(commands, "access_token")
+        self.id_token = TokenClaims(commands, "id_token")
+        self.access_token = TokenClaims(commands, "access_token")
         self.authentication = Authentication(commands)
 
 

@@ -32,7 +32,7 @@ from token_relay.sandbox.provider.world.model import (
     ClientModel,
     FaultModel,
     Name,
-    Policy,
+    PolicyModel,
     UserModel,
     problems_of,
 )
@@ -156,7 +156,7 @@ def _clients(provider: Provider, request: Request, now: float) -> Response:
 
 
 def _policy(provider: Provider, request: Request, now: float) -> Response:
-    change = _read(Policy, request)
+    change = _read(PolicyModel, request)
     state = provider.state
     state.policy = change.over(state.policy)
     return _show_policy(provider, request, now)

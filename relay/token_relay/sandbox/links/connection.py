@@ -34,7 +34,7 @@ class Line(Protocol):
         """Say whether bytes that go this way vanish now."""
         ...
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ProxiedConnection) -> None:
         """Take a connection that has ended off the list."""
         ...
 
@@ -42,7 +42,7 @@ class Line(Protocol):
 class _Side(asyncio.Protocol):
     """One socket of a connection, which makes all decisions."""
 
-    def __init__(self, connection: Connection, way: Way) -> None:
+    def __init__(self, connection: ProxiedConnection, way: Way) -> None:
         self.connection = connection
         self.way = way  # in which its bytes go: "up" for the device's socket
         self.transport: asyncio.Transport | None = None
@@ -86,7 +86,7 @@ class _Side(asyncio.Protocol):
 class _Pipe:
     """One direction of one connection: what has come from the source and not yet gone to the sink."""
 
-    def __init__(self, link: Line, connection: Connection, way: Way, source: _Side, sink: _Side) -> None:
+    def __init__(self, link: Line, connection: ProxiedConnection, way: Way, source: _Side, sink: _Side) -> None:
         self._link, self._connection, self._way = link, connection, way
         self._source, self._sink = source, sink
         self._loop = asyncio.get_running_loop()
@@ -190,7 +190,7 @@ class _Pipe:
         self._connection.finished()
 
 
-class Connection:
+class ProxiedConnection:
     """Both sockets. ``is_silent``: accepted by a link that was cut, and connected to nothing."""
 
     def __init__(self, link: Line, *, is_silent: bool) -> None:

@@ -1,6 +1,6 @@
 """Links that can be cut: one small TCP proxy for each way between an end and a server.
 
-:class:`Link` listens on a port and passes bytes to a target, whole, slowly, or not at all;
+:class:`TcpLink` listens on a port and passes bytes to a target, whole, slowly, or not at all;
 :mod:`token_relay.sandbox.links.orders` has its states. It does not look at what it carries, so TLS passes like anything
 else. All orders act at once: when ``cut()`` has returned, no byte passes any more.
 
@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Self
 
 from token_relay.protocol.errors import ConfigError
-from token_relay.sandbox.links.connection import Connection, Way, set_to_reset
+from token_relay.sandbox.links.connection import ProxiedConnection, Way, set_to_reset
 from token_relay.sandbox.links.orders import LINK_NAMES, Cut, Direction, How, LinkReport, LinkState, Slow, Whole
 
 CONNECTIONS_MAX = 256  # of one link; more are reset
@@ -35,7 +35,7 @@ ACCEPT_PAUSE_S = 0.5  # when the process has no file descriptor left
 BACKLOG = 100
 
 
-class Link:
+class TcpLink:
     """One proxy. Use with ``async with``, or :meth:`start` and :meth:`stop`; all orders need the running loop."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Link:
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._bound: socket.socket | None = None  # never listens; holds the port while the link refuses connections
         self._listener: socket.socket | None = None
-        self._connections: set[Connection] = set()
+        self._connections: set[ProxiedConnection] = set()
         self._connections_in_all = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -163,7 +163,7 @@ class Link:
     ) -> None:
         await self.stop()
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ProxiedConnection) -> None:
         """Take a connection that has ended off the list."""
         self._connections.discard(connection)
 
@@ -218,14 +218,14 @@ class Link:
             _refuse(sock)
             return
         is_silent = isinstance(self.state, Cut) and self.state.direction == "both"
-        connection = Connection(self, is_silent=is_silent)
+        connection = ProxiedConnection(self, is_silent=is_silent)
         self._connections.add(connection)
         self._connections_in_all += 1
         task = loop.create_task(self._join(connection, sock), name=f"link {self.name}")
         self._tasks.add(task)  # held and awaited by stop()
         task.add_done_callback(self._tasks.discard)
 
-    async def _join(self, connection: Connection, sock: socket.socket) -> None:
+    async def _join(self, connection: ProxiedConnection, sock: socket.socket) -> None:
         """Put the accepted socket into its connection, and connect that to the target."""
         loop = asyncio.get_running_loop()
         try:
@@ -240,10 +240,10 @@ class Link:
             raise
 
 
-class Network(Mapping[str, Link]):
+class Network(Mapping[str, TcpLink]):
     """The links of one sandbox by name, started and stopped together."""
 
-    def __init__(self, links: Iterable[Link]) -> None:
+    def __init__(self, links: Iterable[TcpLink]) -> None:
         self._links = {link.name: link for link in links}
 
     @classmethod
@@ -266,10 +266,10 @@ class Network(Mapping[str, Link]):
         for name in LINK_NAMES:
             target = targets[name.partition("-")[2]]
             if target is not None:
-                links.append(Link(name, *target, host, chosen.get(name, 0), wall=wall))
+                links.append(TcpLink(name, *target, host, chosen.get(name, 0), wall=wall))
         return cls(links)
 
-    def __getitem__(self, name: str) -> Link:
+    def __getitem__(self, name: str) -> TcpLink:
         return self._links[name]
 
     def __iter__(self) -> Iterator[str]:

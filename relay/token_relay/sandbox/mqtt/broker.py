@@ -45,7 +45,7 @@ from token_relay.sandbox.mqtt.packets import (
     Unsubscribe,
 )
 from token_relay.sandbox.mqtt.record import BrokerMessage
-from token_relay.sandbox.mqtt.session import IN_FLIGHT_MAX, NEVER, RETAIN_AS_PUBLISHED, Session, Waiting
+from token_relay.sandbox.mqtt.session import IN_FLIGHT_MAX, NEVER, RETAIN_AS_PUBLISHED, MqttSession, Waiting
 
 PACKET_BYTES_MAX = 20_480  # an envelope has 16.5 KiB; the same limit stands in our mosquitto.conf
 CONNECT_TIMEOUT_S = 10.0  # from the accepted socket to a whole CONNECT
@@ -72,7 +72,7 @@ _SERVER_UNAVAILABLE_311 = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenPublish:
     """What a broker knows about a message; ``payload`` is None unless the broker records."""
 
     topic: str
@@ -83,7 +83,7 @@ class Seen:
 class _Connection:
     """One socket of a client whose CONNECT was accepted."""
 
-    def __init__(self, writer: asyncio.StreamWriter, connect: Connect, session: Session) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, connect: Connect, session: MqttSession) -> None:
         self.writer = writer
         self.level = connect.level
         self.session = session
@@ -128,14 +128,14 @@ class Broker:
         if not _is_loopback(host):
             raise ConfigError(f"the embedded broker binds to loopback only, not to {host}")
         self.host, self.port = host, port
-        self.seen: deque[Seen] = deque(maxlen=SEEN_MAX)
+        self.seen: deque[SeenPublish] = deque(maxlen=SEEN_MAX)
         self.record = record
         self._seen_count = 0
         self.on_publish = on_publish
         self.should_deliver = should_deliver
         self._packet_bytes_max = packet_bytes_max
         self._server: asyncio.Server | None = None
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, MqttSession] = {}
         self._connections: dict[str, _Connection] = {}
         self._handlers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._held: set[str] = set()
@@ -180,7 +180,7 @@ class Broker:
         """The ids of the clients that are connected."""
         return sorted(self._connections)
 
-    def session(self, client_id: str) -> Session | None:
+    def session(self, client_id: str) -> MqttSession | None:
         """Return a client's session, to look at its queue."""
         return self._sessions.get(client_id)
 
@@ -310,7 +310,7 @@ class Broker:
         if session is None:
             if len(self._sessions) >= SESSIONS_MAX:
                 raise PacketError(Reason.QUOTA_EXCEEDED, f"more than {SESSIONS_MAX} sessions")
-            session = self._sessions[client_id] = Session(client_id)
+            session = self._sessions[client_id] = MqttSession(client_id)
         session.left_at = None
         if connect.level == MQTT_5:
             session.expiry_s = connect.number(Property.SESSION_EXPIRY, 0)
@@ -383,7 +383,7 @@ class Broker:
         now = asyncio.get_running_loop().time()
         self._sweep(now)
         self._seen_count += 1
-        self.seen.append(Seen(packet.topic, len(packet.payload), packet.payload if self.record else None))
+        self.seen.append(SeenPublish(packet.topic, len(packet.payload), packet.payload if self.record else None))
         if self.on_publish is not None:
             self.on_publish(packet.topic, packet.payload)
         properties = tuple(item for item in packet.properties if item[0] in _FORWARDED)
@@ -427,7 +427,7 @@ class Broker:
             connection.send(data)
 
 
-def _grant(session: Session, topic_filter: str, options: int) -> int:
+def _grant(session: MqttSession, topic_filter: str, options: int) -> int:
     """Subscribe and return the SUBACK code: QoS 1 at most is granted."""
     if not is_filter(topic_filter):
         return Reason.TOPIC_FILTER_INVALID

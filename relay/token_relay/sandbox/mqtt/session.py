@@ -45,7 +45,7 @@ class Waiting:
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class MqttSession:
     """One client's session; it lives on while the client is away, for ``expiry_s`` seconds."""
 
     client_id: str

@@ -41,7 +41,7 @@ from token_relay.sandbox.provider.throttle import count_request
 from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.resource import look_at_access_token
 from token_relay.sandbox.provider.web import account_pages, browser, saml
-from token_relay.sandbox.provider.world.model import ClientModel, EndpointName, World
+from token_relay.sandbox.provider.world.model import ClientModel, EndpointName, WorldModel
 from token_relay.sandbox.provider.world.network_table import Location, NetworkTable, address_of, client_address
 from token_relay.sandbox.provider.world.rules import Rules, Urls
 
@@ -67,7 +67,7 @@ class Provider:
 
     def __init__(
         self,
-        world: World,
+        world: WorldModel,
         urls: Urls,
         rng: Random,
         signer: Signer,

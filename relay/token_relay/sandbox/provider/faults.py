@@ -20,7 +20,7 @@ _OF_A_COMMIT = frozenset({"hold_before_commit", "hold_after_commit", "drop_befor
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class DriverWait:
     """How long the driver waits: ``seconds``, or less when held requests are released (``can_be_released``)."""
 
     seconds: float
@@ -40,8 +40,8 @@ class Admission:
     endpoint: EndpointName | None
     fault: FaultModel | None = None
     cut: Literal["", "before", "after"] = ""
-    wait_before: Wait | None = None
-    wait_after: Wait | None = None
+    wait_before: DriverWait | None = None
+    wait_after: DriverWait | None = None
     release_count: int = 0
 
 
@@ -90,7 +90,7 @@ class FaultBook:
             return Admission(trace, endpoint)
         cut: Literal["", "before", "after"] = ""
         wait_before = wait_after = None
-        held = Wait(HOLD_S_MAX if fault.seconds is None else fault.seconds, can_be_released=True)
+        held = DriverWait(HOLD_S_MAX if fault.seconds is None else fault.seconds, can_be_released=True)
         match fault.name:
             case "down" | "drop_before_commit":
                 cut = "before"
@@ -101,7 +101,7 @@ class FaultBook:
             case "hold_after_commit":
                 wait_after = held
             case "slow":
-                wait_before = Wait(fault.seconds or 0.0, can_be_released=False)
+                wait_before = DriverWait(fault.seconds or 0.0, can_be_released=False)
             case _:
                 pass
         return Admission(trace, endpoint, fault, cut, wait_before, wait_after, self.release_count)

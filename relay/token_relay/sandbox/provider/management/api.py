@@ -35,7 +35,7 @@ _WORDS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not F
 M = TypeVar("M", bound=BaseModel)
 
 
-class Problem(Exception):  # an answer on its way out of a handler, not a fault of the program
+class ManagementProblem(Exception):  # an answer on its way out of a handler, not a fault of the program
     """A refusal by the management API."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -44,7 +44,7 @@ class Problem(Exception):  # an answer on its way out of a handler, not a fault 
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ManagementCall:
     """One call with a valid token. ``names``: the parts of the path that match a ``*``."""
 
     state: State
@@ -55,35 +55,44 @@ class Call:
     trace: Trace
 
     def read(self, model: type[M]) -> M:
-        """Return the body. Raises Problem."""
+        """Return the body. Raises ManagementProblem."""
         if self.request.content_type != "application/json":
-            raise Problem(400, "invalid_body", "Payload validation error: the content type must be application/json")
+            raise ManagementProblem(
+                400, "invalid_body", "Payload validation error: the content type must be application/json"
+            )
         try:
             json.loads(self.request.body or b"null")  # pydantic's own message would quote the text
             return model.model_validate_json(self.request.body)
         except ValidationError as exc:
-            raise Problem(400, "invalid_body", f"Payload validation error: {problems_of(exc)}") from None
+            raise ManagementProblem(400, "invalid_body", f"Payload validation error: {problems_of(exc)}") from None
         except (ValueError, RecursionError):
-            raise Problem(400, "invalid_body", "Payload validation error: the body is not JSON") from None
+            raise ManagementProblem(400, "invalid_body", "Payload validation error: the body is not JSON") from None
 
     def flag(self, name: str) -> bool | None:
-        """Return a boolean of the query, None where it is left out. Raises Problem."""
+        """Return a boolean of the query, None where it is left out. Raises ManagementProblem."""
         text = self.query.get(name)
         if text not in {"", "true", "false"}:
-            raise Problem(400, "invalid_query_string", f"Query validation error: {name} must be true or false")
+            raise ManagementProblem(
+                400, "invalid_query_string", f"Query validation error: {name} must be true or false"
+            )
         return None if not text else text == "true"
 
     def number(self, name: str, default: int, most: int) -> int:
-        """Return a number of the query. Raises Problem."""
+        """Return a number of the query. Raises ManagementProblem."""
         text = self.query.get(name)
         if not text:
             return default
         if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) > most:
-            raise Problem(400, "invalid_query_string", f"Query validation error: {name} must be from 0 to {most}")
+            raise ManagementProblem(
+                400, "invalid_query_string", f"Query validation error: {name} must be from 0 to {most}"
+            )
         return int(text)
 
     def listed(self, name: str, items: Sequence[Mapping[str, JsonValue]], *, key: str = "id") -> Response:
-        """Return one page of a list: by ``from`` and ``take``, or by ``page`` and ``per_page``. Raises Problem."""
+        """Return one page of a list: by ``from`` and ``take``, or by ``page`` and ``per_page``.
+
+        Raises ManagementProblem.
+        """
         if self.query.get("take") or self.query.get("from"):
             return self._by_checkpoint(name, items, key)
         per_page = self.number("per_page", PER_PAGE, PER_PAGE_MAX) or PER_PAGE
@@ -94,7 +103,7 @@ class Call:
         return json_any({"start": start, "limit": per_page, "length": len(shown), "total": len(items), name: shown})
 
     def checkpointed(self, name: str, items: Sequence[Mapping[str, JsonValue]]) -> Response:
-        """Return one page of a list that knows only ``from`` and ``take``. Raises Problem."""
+        """Return one page of a list that knows only ``from`` and ``take``. Raises ManagementProblem."""
         return self._by_checkpoint(name, items, "id")
 
     def _by_checkpoint(self, name: str, items: Sequence[Mapping[str, JsonValue]], key: str) -> Response:
@@ -107,7 +116,7 @@ class Call:
                 last = ""
             start = next((index + 1 for index, one in enumerate(items) if one[key] == last), -1)
             if start < 0:
-                raise Problem(400, "invalid_query_string", "Query validation error: from is not a checkpoint")
+                raise ManagementProblem(400, "invalid_query_string", "Query validation error: from is not a checkpoint")
         cut = items[start : start + take]
         body: dict[str, JsonValue] = {name: [self.fields(one) for one in cut]}
         if start + take < len(items):
@@ -115,7 +124,7 @@ class Call:
         return json_any(body)
 
     def fields(self, item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """Return what ``fields`` and ``include_fields`` leave of an object. Raises Problem."""
+        """Return what ``fields`` and ``include_fields`` leave of an object. Raises ManagementProblem."""
         wanted = {name.strip() for name in self.query.get("fields").split(",") if name.strip()}
         if not wanted:
             return dict(item)
@@ -123,7 +132,7 @@ class Call:
         return {name: value for name, value in item.items() if (name in wanted) == is_kept}
 
 
-Handler = Callable[[Call], Response]
+Handler = Callable[[ManagementCall], Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +157,23 @@ def manage(state: State, request: Request, routes: Sequence[Route], trace: Trace
         path = tuple(request.path.removeprefix(PREFIX).strip("/").split("/"))
         here = [one for one in routes if _fits(one.path, path)]
         if not here:
-            raise Problem(404, "not_found", "Nothing is at this path.")
+            raise ManagementProblem(404, "not_found", "Nothing is at this path.")
         found = next((one for one in here if one.method == request.method), None)
         if found is None:
-            raise Problem(405, "method_not_allowed", "Here go " + ", ".join(sorted({one.method for one in here})))
+            raise ManagementProblem(
+                405, "method_not_allowed", "Here go " + ", ".join(sorted({one.method for one in here}))
+            )
         if not any(group <= token.scope for group in found.scopes):
             wanted = " or ".join(", ".join(sorted(group)) for group in found.scopes)
-            raise Problem(403, "insufficient_scope", f"Insufficient scope, expected: {wanted}")
+            raise ManagementProblem(403, "insufficient_scope", f"Insufficient scope, expected: {wanted}")
         names = tuple(given for known, given in zip(found.path, path, strict=True) if known == "*")
-        call = Call(state, request, query_params(request), names, token, trace)
+        call = ManagementCall(state, request, query_params(request), names, token, trace)
         response = found.handler(call)
         if request.method != "GET":
             description = f"{request.method} {PREFIX}{'/'.join(found.path)}"
             state.log("sapi", trace, client_id=token.client_id, description=description)
         return response
-    except Problem as problem:
+    except ManagementProblem as problem:
         return problem_response(problem.status, problem.code, problem.message)
     except Refusal as refusal:
         return problem_response(refusal.status, "invalid_query_string", refusal.description)
@@ -177,12 +188,12 @@ def problem_response(status: int, code: str, message: str) -> Response:
 def _token(state: State, request: Request, trace: Trace) -> ManagementToken:
     kind, _, value = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not value:
-        raise Problem(401, "missing_token", "Missing authentication")
+        raise ManagementProblem(401, "missing_token", "Missing authentication")
     token = state.management_tokens.get(digest(value.strip()))
     if token is None or token.client_id not in state.clients:
-        raise Problem(401, "invalid_token", "Invalid token")
+        raise ManagementProblem(401, "invalid_token", "Invalid token")
     if trace.now >= token.expires_at:
-        raise Problem(401, "invalid_token", "Expired token received for JSON Web Token validation")
+        raise ManagementProblem(401, "invalid_token", "Expired token received for JSON Web Token validation")
     return token
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from token_relay.protocol.secret import Password
 from token_relay.sandbox.provider.http_values import JsonValue, Response, json_response
-from token_relay.sandbox.provider.management.api import Call, Problem, Route, route
+from token_relay.sandbox.provider.management.api import ManagementCall, ManagementProblem, Route, route
 from token_relay.sandbox.provider.tokens.cascade import kill_family, log_revoked
 from token_relay.sandbox.provider.world.client_settings import RefreshTokenSetting, SessionTransfer
 from token_relay.sandbox.provider.world.model import (
@@ -90,12 +90,12 @@ _MAY_BE_NULL = {"initiate_login_uri", "grant_types", "client_secret", "session_t
 
 
 def _changed(change: ClientChange) -> dict[str, object]:
-    """Return the fields of :class:`ClientModel` that a body sets. Raises Problem."""
+    """Return the fields of :class:`ClientModel` that a body sets. Raises ManagementProblem."""
     found: dict[str, object] = {}
     for name in change.model_fields_set - {"client_id"}:
         value = getattr(change, name)
         if value is None and name not in _MAY_BE_NULL:
-            raise Problem(400, "invalid_body", f"Payload validation error: {name} must not be null")
+            raise ManagementProblem(400, "invalid_body", f"Payload validation error: {name} must not be null")
         if name in _SAME_NAME or name in _OTHER_NAME:
             found[_OTHER_NAME.get(name, name)] = value
         elif name == "addons":
@@ -108,16 +108,16 @@ def _built(fields: dict[str, object]) -> ClientModel:
     try:
         return ClientModel.model_validate(fields)
     except ValidationError as exc:
-        raise Problem(400, "invalid_body", f"Payload validation error: {problems_of(exc)}") from None
+        raise ManagementProblem(400, "invalid_body", f"Payload validation error: {problems_of(exc)}") from None
 
 
-def _create(call: Call) -> Response:
+def _create(call: ManagementCall) -> Response:
     body, state = call.read(NewClient), call.state
     if len(state.clients) >= CLIENTS_MAX:
-        raise Problem(403, "too_many_entities", f"There are {CLIENTS_MAX} clients already.")
+        raise ManagementProblem(403, "too_many_entities", f"There are {CLIENTS_MAX} clients already.")
     client_id = body.client_id or state.rng.randbytes(16).hex()
     if client_id in state.clients:
-        raise Problem(400, "invalid_body", "Payload validation error: client_id exists already")
+        raise ManagementProblem(400, "invalid_body", "Payload validation error: client_id exists already")
     fields = _changed(body)
     fields.setdefault("client_secret", Password(state.rng.randbytes(32).hex()))
     is_web = body.app_type in {"regular_web", "non_interactive"}
@@ -130,17 +130,17 @@ def _create(call: Call) -> Response:
     return json_response(shown, 201)
 
 
-def _read(call: Call) -> Response:
+def _read(call: ManagementCall) -> Response:
     return json_response(call.fields(_shown(call, _client(call))))
 
 
-def _list(call: Call) -> Response:
+def _list(call: ManagementCall) -> Response:
     wanted = call.query.get("app_type").split(",") if call.query.get("app_type") else None
     clients = [one for one in call.state.clients.values() if wanted is None or one.app_type in wanted]
     return call.listed("clients", [_shown(call, one) for one in clients], key="client_id")
 
 
-def _update(call: Call) -> Response:
+def _update(call: ManagementCall) -> Response:
     client = _client(call)
     former = {name: getattr(client, name) for name in client.model_fields_set}
     changed = _built({**former, **_changed(call.read(ClientChange))})
@@ -148,7 +148,7 @@ def _update(call: Call) -> Response:
     return json_response(_shown(call, changed))
 
 
-def _delete(call: Call) -> Response:
+def _delete(call: ManagementCall) -> Response:
     client = _client(call)
     for family in list(call.state.families.values()):
         if family.client_id == client.client_id and not family.is_dead:
@@ -158,14 +158,14 @@ def _delete(call: Call) -> Response:
     return Response(204)
 
 
-def _client(call: Call) -> ClientModel:
+def _client(call: ManagementCall) -> ClientModel:
     client = call.state.clients.get(call.names[0])
     if client is None:
-        raise Problem(404, "inexistent_client", "The client does not exist.")
+        raise ManagementProblem(404, "inexistent_client", "The client does not exist.")
     return client
 
 
-def _shown(call: Call, client: ClientModel) -> dict[str, JsonValue]:
+def _shown(call: ManagementCall, client: ClientModel) -> dict[str, JsonValue]:
     shown = shown_client(client)
     if client.client_secret is not None and call.token.scope >= SECRET_SCOPES:
         shown["client_secret"] = client.client_secret.reveal()

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from token_relay.sandbox.provider.http_values import JsonValue, Response, json_response
-from token_relay.sandbox.provider.management.api import Call, Problem, Route, json_any, route
+from token_relay.sandbox.provider.management.api import ManagementCall, ManagementProblem, Route, json_any, route
 from token_relay.sandbox.provider.memory.state import Family, Session
 from token_relay.sandbox.provider.memory.tenant_logs import LOG_TYPES
 from token_relay.sandbox.provider.tokens.actions import METADATA_MAX, refresh_token_json, session_json
@@ -53,7 +53,7 @@ class BulkRevocation(BaseModel):
 # -- refresh tokens ----------------------------------------------------------------------------------------------
 
 
-def _alive(call: Call, owner: str | None = None, client_id: str = "") -> list[Family]:
+def _alive(call: ManagementCall, owner: str | None = None, client_id: str = "") -> list[Family]:
     return [
         one
         for one in call.state.families.values()
@@ -65,30 +65,30 @@ def _alive(call: Call, owner: str | None = None, client_id: str = "") -> list[Fa
     ]
 
 
-def _shown(call: Call, family: Family) -> dict[str, JsonValue]:
+def _shown(call: ManagementCall, family: Family) -> dict[str, JsonValue]:
     return refresh_token_json(call.state, family, metadata_as="refresh_token_metadata")
 
 
-def _family(call: Call) -> Family:
+def _family(call: ManagementCall) -> Family:
     family = call.state.families.get(call.names[0])
     if family is None or family.is_dead or family.is_online or family.generation == 0:
-        raise Problem(404, "inexistent_refresh_token", "The refresh token does not exist.")
+        raise ManagementProblem(404, "inexistent_refresh_token", "The refresh token does not exist.")
     return family
 
 
-def _list_tokens(call: Call) -> Response:
+def _list_tokens(call: ManagementCall) -> Response:
     owner, client_id = call.query.get("user_id"), call.query.get("client_id")
     if not owner:
-        raise Problem(400, "invalid_query_string", "Query validation error: user_id is required")
+        raise ManagementProblem(400, "invalid_query_string", "Query validation error: user_id is required")
     found = _alive(call, owner, client_id)
     return call.checkpointed("refresh_tokens", [_shown(call, one) for one in found])
 
 
-def _read_token(call: Call) -> Response:
+def _read_token(call: ManagementCall) -> Response:
     return json_response(call.fields(_shown(call, _family(call))))
 
 
-def _update_token(call: Call) -> Response:
+def _update_token(call: ManagementCall) -> Response:
     family, change = _family(call), call.read(MetadataChange).refresh_token_metadata
     if change is None:
         family.metadata = {}
@@ -97,24 +97,24 @@ def _update_token(call: Call) -> Response:
         merged = {key: value for key, value in merged.items() if change.get(key, value) is not None}
         if len(merged) > METADATA_MAX:
             message = f"Payload validation error: refresh_token_metadata: more than {METADATA_MAX} entries"
-            raise Problem(400, "invalid_body", message)
+            raise ManagementProblem(400, "invalid_body", message)
         family.metadata = merged
     return json_response(_shown(call, family))
 
 
-def _delete_token(call: Call) -> Response:
+def _delete_token(call: ManagementCall) -> Response:
     revoke_family(call.state, _family(call), call.trace)
     return Response(202)
 
 
-def _revoke_tokens(call: Call) -> Response:
+def _revoke_tokens(call: ManagementCall) -> Response:
     order = call.read(BulkRevocation)
     if (order.ids is None) == (order.user_id is None):
-        raise Problem(400, "invalid_body", "Payload validation error: either ids or user_id is wanted")
+        raise ManagementProblem(400, "invalid_body", "Payload validation error: either ids or user_id is wanted")
     if order.ids is not None and (order.client_id or order.audience):
-        raise Problem(400, "invalid_body", "Payload validation error: ids goes alone")
+        raise ManagementProblem(400, "invalid_body", "Payload validation error: ids goes alone")
     if order.audience is not None and order.client_id is None:
-        raise Problem(400, "invalid_body", "Payload validation error: audience goes with client_id")
+        raise ManagementProblem(400, "invalid_body", "Payload validation error: audience goes with client_id")
     for family in _alive(call, order.user_id, order.client_id or ""):
         is_meant = order.ids is None or family.family_id in order.ids
         if is_meant and order.audience in {None, family.audience} and not family.is_dead:
@@ -125,31 +125,31 @@ def _revoke_tokens(call: Call) -> Response:
 # -- people ------------------------------------------------------------------------------------------------------
 
 
-def _owner(call: Call) -> str:
+def _owner(call: ManagementCall) -> str:
     if all(user_id(name) != call.names[0] for name in call.state.users):
-        raise Problem(404, "inexistent_user", "The user does not exist.")
+        raise ManagementProblem(404, "inexistent_user", "The user does not exist.")
     return call.names[0]
 
 
-def _user_tokens(call: Call) -> Response:
+def _user_tokens(call: ManagementCall) -> Response:
     tokens = [_shown(call, one) for one in _alive(call, _owner(call))]
     return _with_either_paging(call, "tokens", tokens)
 
 
-def _delete_user_tokens(call: Call) -> Response:
+def _delete_user_tokens(call: ManagementCall) -> Response:
     for family in _alive(call, _owner(call)):
         if not family.is_dead:
             revoke_family(call.state, family, call.trace)
     return Response(202)
 
 
-def _user_sessions(call: Call) -> Response:
+def _user_sessions(call: ManagementCall) -> Response:
     owner = _owner(call)
     sessions = [session_json(call.state, one) for one in _sessions(call) if user_id(one.username) == owner]
     return _with_either_paging(call, "sessions", sessions)
 
 
-def _delete_user_sessions(call: Call) -> Response:
+def _delete_user_sessions(call: ManagementCall) -> Response:
     owner = _owner(call)
     for session in _sessions(call):
         if user_id(session.username) == owner:
@@ -157,7 +157,7 @@ def _delete_user_sessions(call: Call) -> Response:
     return Response(202)
 
 
-def _with_either_paging(call: Call, name: str, items: list[dict[str, JsonValue]]) -> Response:
+def _with_either_paging(call: ManagementCall, name: str, items: list[dict[str, JsonValue]]) -> Response:
     if call.query.get("page") or call.query.get("per_page") or call.query.get("include_totals"):
         return call.listed(name, items)
     return call.checkpointed(name, items)
@@ -166,27 +166,27 @@ def _with_either_paging(call: Call, name: str, items: list[dict[str, JsonValue]]
 # -- sessions ----------------------------------------------------------------------------------------------------
 
 
-def _sessions(call: Call) -> list[Session]:
+def _sessions(call: ManagementCall) -> list[Session]:
     return [one for one in call.state.sessions.values() if one.is_alive(call.trace.now)]
 
 
-def _session(call: Call) -> Session:
+def _session(call: ManagementCall) -> Session:
     session = call.state.sessions.get(call.names[0])
     if session is None or not session.is_alive(call.trace.now):
-        raise Problem(404, "inexistent_session", "The session does not exist.")
+        raise ManagementProblem(404, "inexistent_session", "The session does not exist.")
     return session
 
 
-def _read_session(call: Call) -> Response:
+def _read_session(call: ManagementCall) -> Response:
     return json_response(call.fields(session_json(call.state, _session(call))))
 
 
-def _delete_session(call: Call) -> Response:
+def _delete_session(call: ManagementCall) -> Response:
     end_session(call.state, _session(call), call.trace, reason="administrator")
     return Response(202)
 
 
-def _revoke_session(call: Call) -> Response:
+def _revoke_session(call: ManagementCall) -> Response:
     end_session(call.state, _session(call), call.trace, reason="administrator", with_refresh_tokens=True)
     return Response(202)
 
@@ -194,11 +194,11 @@ def _revoke_session(call: Call) -> Response:
 # -- device credentials ------------------------------------------------------------------------------------------
 
 
-def _credentials(call: Call) -> Response:
+def _credentials(call: ManagementCall) -> Response:
     kind = call.query.get("type") or "refresh_token"
     if kind not in {"refresh_token", "rotating_refresh_token", "public_key"}:
         message = "Query validation error: type must be refresh_token, rotating_refresh_token or public_key"
-        raise Problem(400, "invalid_query_string", message)
+        raise ManagementProblem(400, "invalid_query_string", message)
     families = [] if kind == "public_key" else _alive(call, call.query.get("user_id") or None)
     client_id = call.query.get("client_id")
     is_rotating = kind == "rotating_refresh_token"
@@ -216,7 +216,7 @@ def _credentials(call: Call) -> Response:
     return call.listed("device_credentials", found[:CREDENTIALS_MAX])
 
 
-def _delete_credential(call: Call) -> Response:
+def _delete_credential(call: ManagementCall) -> Response:
     family = call.state.families.get(call.names[0])
     if family is not None and not family.is_dead and not family.is_online:
         kill_family(call.state, family, call.trace, reason="revoked")
@@ -227,7 +227,7 @@ def _delete_credential(call: Call) -> Response:
 # -- the log -----------------------------------------------------------------------------------------------------
 
 
-def _logs(call: Call) -> Response:
+def _logs(call: ManagementCall) -> Response:
     records = [one.as_json() for one in call.state.logs]
     query = call.query.get("q") or call.query.get("search")
     if query:
@@ -242,20 +242,23 @@ def _logs(call: Call) -> Response:
     return call.listed("logs", records, key="log_id")
 
 
-def _log(call: Call) -> Response:
+def _log(call: ManagementCall) -> Response:
     for record in call.state.logs:
         if record.log_id == call.names[0]:
             return json_response(record.as_json())
-    raise Problem(404, "inexistent_log", "There is no such log record.")
+    raise ManagementProblem(404, "inexistent_log", "There is no such log record.")
 
 
 def _matches(query: str, record: dict[str, JsonValue]) -> bool:
-    """Return whether every term fits. Raises Problem; only ``name:value AND ...`` of Lucene's language is known."""
+    """Return whether every term fits; only ``name:value AND ...`` of Lucene's language is known.
+
+    Raises ManagementProblem.
+    """
     for term in re.split(r"\s+AND\s+", query.strip()):
         found = _LOG_TERM.fullmatch(term)
         if found is None or (found[1] == "type" and (found[2] or found[3]) not in LOG_TYPES):
             message = "Query validation error: q takes terms such as type:sertft, joined by AND"
-            raise Problem(400, "invalid_query_string", message)
+            raise ManagementProblem(400, "invalid_query_string", message)
         if record.get(found[1]) != (found[2] if found[2] is not None else found[3]):
             return False
     return True

@@ -34,7 +34,7 @@ class SentCode:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class UsernameGiven:
     """A user name was given, nothing proven."""
 
 
@@ -51,7 +51,7 @@ class CodeSent:
 
 
 @dataclass(frozen=True, slots=True)
-class MfaRequired:
+class MfaDue:
     """The first factor is proven; the person's methods have not been listed yet."""
 
     first: FirstFactor
@@ -74,7 +74,7 @@ class MfaCodeSent:
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrationRequired:
+class RegistrationDue:
     """The first factor is proven; the person must register a method."""
 
     first: FirstFactor
@@ -188,13 +188,13 @@ class ResetSubmitted:
 
 SIGN_UP_STAGES = (SignUpBegun, SignUpCodeSent, SignUpPasswordWanted, SignUpPasswordAsked, SignUpAttributesWanted)
 Stage = (
-    Begun
+    UsernameGiven
     | PasswordAsked
     | CodeSent
-    | MfaRequired
+    | MfaDue
     | MfaMethods
     | MfaCodeSent
-    | RegistrationRequired
+    | RegistrationDue
     | RegistrationMethods
     | RegistrationCodeSent
     | Preverified
@@ -212,7 +212,7 @@ Stage = (
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class NativeFlow:
     """A native flow under way. ``expires_at`` counts anew with each token; ``codes_sent`` is bounded."""
 
     client_id: str

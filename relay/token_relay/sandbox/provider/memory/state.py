@@ -23,13 +23,13 @@ from token_relay.protocol.secret import Code
 from token_relay.sandbox.marked_tokens import MARK
 from token_relay.sandbox.provider.http_values import JsonValue
 from token_relay.sandbox.provider.memory.accounts import User
-from token_relay.sandbox.provider.memory.flow_states import Flow, SentCode
+from token_relay.sandbox.provider.memory.flow_states import NativeFlow, SentCode
 from token_relay.sandbox.provider.memory.refusals import NOWHERE, Trace
 from token_relay.sandbox.provider.memory.signing import Signer
 from token_relay.sandbox.provider.memory.tenant_logs import DESCRIPTIONS, LOGS_MAX, LogRecord, LogType
 from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.world.auth0_clients import demo_clients
-from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel, Policy, UserModel, World
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel, PolicyModel, UserModel, WorldModel
 from token_relay.sandbox.provider.world.network_table import Location, NetworkTable
 from token_relay.sandbox.provider.world.rules import RULES, Rules, Urls, user_id
 
@@ -100,7 +100,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class SessionTransferToken:
+class IssuedTransferToken:
     """One token that opens a session, once. ``place`` is where the exchange came from."""
 
     client_id: str
@@ -241,7 +241,7 @@ class State:
 
     urls: Urls
     rules: Rules
-    policy: Policy
+    policy: PolicyModel
     rng: Random
     signer: Signer
     token_key: bytes = field(repr=False)  # under which refresh tokens are genuine
@@ -250,14 +250,14 @@ class State:
     families: dict[str, Family] = field(default_factory=dict)
     refresh_tokens: dict[str, RefreshEntry] = field(default_factory=dict)
     revoked_access_tokens: dict[str, int] = field(default_factory=dict)  # one by one: token id and end
-    flows: dict[str, Flow] = field(default_factory=dict)
+    flows: dict[str, NativeFlow] = field(default_factory=dict)
     logins: dict[str, Authorization] = field(default_factory=dict)
     codes: dict[str, Authorization] = field(default_factory=dict)
     mailboxes: dict[str, SentCode] = field(default_factory=dict)
     recent_requests: dict[str, deque[float]] = field(default_factory=dict)  # by client, for the limit per minute
     sessions: dict[str, Session] = field(default_factory=dict)
     session_cookies: dict[str, str] = field(default_factory=dict)  # digest of the cookie: session id
-    transfers: dict[str, SessionTransferToken] = field(default_factory=dict)
+    transfers: dict[str, IssuedTransferToken] = field(default_factory=dict)
     management_tokens: dict[str, ManagementToken] = field(default_factory=dict)
     networks: NetworkTable = field(default_factory=NetworkTable)
     has_actions: bool = False
@@ -274,7 +274,9 @@ class State:
     clock_offset_s: float = 0.0
 
     @classmethod
-    def from_world(cls, world: World, urls: Urls, rng: Random, signer: Signer, rules: Rules | None = None) -> State:
+    def from_world(
+        cls, world: WorldModel, urls: Urls, rng: Random, signer: Signer, rules: Rules | None = None
+    ) -> State:
         """Return the state at the start; a policy key that the world leaves out is the profile's."""
         rules = rules or RULES[urls.profile]
         policy = world.policy.over(rules.policy)

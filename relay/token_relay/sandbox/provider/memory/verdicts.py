@@ -42,7 +42,7 @@ class SetExpiry(_Command):
     at_ms: Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False)]
 
 
-class Revoke(_Command):
+class RevokeCommand(_Command):
     """``api.refreshToken.revoke`` and ``api.session.revoke``."""
 
     do: Literal["revoke"]
@@ -74,10 +74,12 @@ class SetActor(_Command):
     sub: Annotated[str, StringConstraints(min_length=1, max_length=254)]
 
 
-Command = Annotated[Deny | SetExpiry | Revoke | SetMetadata | SetClaim | SetActor, Field(union_mode="left_to_right")]
+Command = Annotated[
+    Deny | SetExpiry | RevokeCommand | SetMetadata | SetClaim | SetActor, Field(union_mode="left_to_right")
+]
 
 
-class _Answer(BaseModel):
+class _WorkerAnswer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
     commands: Annotated[list[Command], Field(max_length=COMMANDS_MAX)] = []
     failure: Annotated[str, StringConstraints(max_length=1000)] = ""
@@ -108,7 +110,7 @@ class Question:
         if len(raw) > ANSWER_BYTES_MAX:
             return self.failed(f"the answer is longer than {ANSWER_BYTES_MAX} bytes")
         try:
-            answer = _Answer.model_validate_json(raw)
+            answer = _WorkerAnswer.model_validate_json(raw)
         except ValidationError:
             return self.failed("the answer does not fit the schema")
         return Verdict(self.key, tuple(answer.commands), answer.failure)

@@ -10,7 +10,7 @@ import json
 import re
 
 from token_relay.sandbox.provider.http_values import JsonValue, Params, Refusal
-from token_relay.sandbox.provider.world.model import AttributeModel, Policy
+from token_relay.sandbox.provider.world.model import AttributeModel, PolicyModel
 
 VALUE_CHARS_MAX = 256
 ATTRIBUTES_MAX = 50
@@ -21,7 +21,7 @@ BUILT_IN = frozenset(
 )
 
 
-def asked_attributes(policy: Policy, params: Params) -> dict[str, str]:
+def asked_attributes(policy: PolicyModel, params: Params) -> dict[str, str]:
     """Return the attributes of the request that mean something here. Raises Refusal."""
     text = params.get("attributes")
     if not text:
@@ -54,7 +54,7 @@ def asked_attributes(policy: Policy, params: Params) -> dict[str, str]:
     return kept
 
 
-def missing_attributes(policy: Policy, given: dict[str, str]) -> list[JsonValue]:
+def missing_attributes(policy: PolicyModel, given: dict[str, str]) -> list[JsonValue]:
     """Return, as the API describes them, the attributes that are demanded and not given."""
     return [_described(one) for one in policy.required_attributes if one.required and not given.get(one.name)]
 

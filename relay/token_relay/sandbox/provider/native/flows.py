@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from token_relay.sandbox.provider.http_values import Params, Refusal, Response, json_response
 from token_relay.sandbox.provider.memory.accounts import User
-from token_relay.sandbox.provider.memory.flow_states import SIGN_UP_STAGES, Flow, Stage
+from token_relay.sandbox.provider.memory.flow_states import SIGN_UP_STAGES, NativeFlow, Stage
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import State, digest, remember
 from token_relay.sandbox.provider.world.contacts import Channel, masked
@@ -80,7 +80,7 @@ def known_as(call: Call, name: str) -> str:
 
 def begin(call: Call, username: str, stage: Stage) -> str:
     """Start a flow and return its first continuation token. Raises Refusal."""
-    flow = Flow(
+    flow = NativeFlow(
         client_id=call.client.client_id,
         username=username,
         challenge_types=asked_challenge_types(call.params),
@@ -91,7 +91,7 @@ def begin(call: Call, username: str, stage: Stage) -> str:
     return _keep(call.state, flow)
 
 
-def find(call: Call, *, error: str = "invalid_grant") -> Flow:
+def find(call: Call, *, error: str = "invalid_grant") -> NativeFlow:
     """Return the flow of the request's continuation token. ``error`` is this endpoint's error code for a bad token.
 
     Raises Refusal.
@@ -109,7 +109,7 @@ def misplaced(error: str = "invalid_grant") -> Refusal:
     return Refusal(error, "The continuation token is not valid for this step.", code=55200)
 
 
-def find_user(call: Call, flow: Flow, *, error: str = "invalid_grant") -> User:
+def find_user(call: Call, flow: NativeFlow, *, error: str = "invalid_grant") -> User:
     """Return the flow's person, whose account may be gone by now; a sign-up has none yet. Raises Refusal."""
     if isinstance(flow.stage, SIGN_UP_STAGES):
         raise misplaced(error)
@@ -121,7 +121,7 @@ def find_user(call: Call, flow: Flow, *, error: str = "invalid_grant") -> User:
     return user
 
 
-def advance(call: Call, flow: Flow, stage: Stage, *, lifetime_s: float | None = None) -> str:
+def advance(call: Call, flow: NativeFlow, stage: Stage, *, lifetime_s: float | None = None) -> str:
     """Use the request's token up, put the flow at a new stage and return the new token."""
     end(call)
     lasts_s = call.state.policy.continuation_lifetime_s if lifetime_s is None else lifetime_s
@@ -133,14 +133,14 @@ def end(call: Call) -> None:
     del call.state.flows[_name(call)]
 
 
-def with_types(call: Call, flow: Flow) -> Flow:
+def with_types(call: Call, flow: NativeFlow) -> NativeFlow:
     """Return the flow with the challenge types of this request, where it has any. Raises Refusal."""
     if not call.params.get("challenge_type"):
         return flow
     return replace(flow, challenge_types=asked_challenge_types(call.params))
 
 
-def count_code(call: Call, flow: Flow) -> Flow:
+def count_code(call: Call, flow: NativeFlow) -> NativeFlow:
     """Return the flow with one code more; a flow that asks for too many ends. Raises Refusal."""
     if flow.codes_sent >= CODES_MAX:
         end(call)
@@ -173,7 +173,7 @@ def _name(call: Call) -> str:
     return digest(call.params.need("continuation_token", code=90100))
 
 
-def _keep(state: State, flow: Flow) -> str:
+def _keep(state: State, flow: NativeFlow) -> str:
     value = state.token("ct")
     remember(state.flows, digest(value), flow)
     return value

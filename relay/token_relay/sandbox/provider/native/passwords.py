@@ -11,7 +11,7 @@ from token_relay.sandbox.provider.http_values import Refusal
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import State
-from token_relay.sandbox.provider.world.model import Policy
+from token_relay.sandbox.provider.world.model import PolicyModel
 
 PASSWORD_CHARS_MAX = 256  # nothing longer is compared at all
 _TEXTS = {
@@ -24,7 +24,7 @@ _TEXTS = {
 }
 
 
-def check_new_password(policy: Policy, password: str, user: User | None = None) -> Password:
+def check_new_password(policy: PolicyModel, password: str, user: User | None = None) -> Password:
     """Return the password if this tenant accepts it. Raises Refusal with the rule as ``suberror``."""
     problem = _problem(policy, password)
     if not problem and user is not None and Password(password) in user.past_passwords:
@@ -49,7 +49,7 @@ def check_password(state: State, user: User, password: str, trace: Trace) -> Ref
     return Refusal("invalid_grant", "Error validating credentials: invalid username or password.", code=50126)
 
 
-def _problem(policy: Policy, password: str) -> str:
+def _problem(policy: PolicyModel, password: str) -> str:
     if not password.isprintable() or not password.isascii():
         return "password_is_invalid"
     if len(password) < policy.password_length_min:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Response, json_response
 from token_relay.sandbox.provider.memory.accounts import FirstFactor, User
 from token_relay.sandbox.provider.memory.flow_states import (
-    Flow,
+    NativeFlow,
     Preverified,
     Proven,
     RegistrationCodeSent,
+    RegistrationDue,
     RegistrationMethods,
-    RegistrationRequired,
 )
 from token_relay.sandbox.provider.native.codes import send_code, take_code
 from token_relay.sandbox.provider.native.flows import Call, advance, count_code, find, find_user, misplaced, redirect
@@ -29,7 +29,7 @@ def introspect(call: Call) -> Response:
     flow = find(call, error=_ERROR)
     user = find_user(call, flow, error=_ERROR)
     match flow.stage:
-        case RegistrationRequired(first) | RegistrationMethods(first):
+        case RegistrationDue(first) | RegistrationMethods(first):
             if "oob" not in flow.challenge_types:
                 return redirect(call, "Registration takes a code, which the client does not offer.")
             token = advance(call, flow, RegistrationMethods(first))
@@ -104,7 +104,7 @@ def continue_(call: Call) -> Response:
 
 def _register(
     call: Call,
-    flow: Flow,
+    flow: NativeFlow,
     user: User,
     *,
     first: FirstFactor,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Response, json_response
 from token_relay.sandbox.provider.memory.accounts import User
-from token_relay.sandbox.provider.memory.flow_states import Flow, MfaCodeSent, MfaMethods, MfaRequired
+from token_relay.sandbox.provider.memory.flow_states import MfaCodeSent, MfaDue, MfaMethods, NativeFlow
 from token_relay.sandbox.provider.native.codes import send_code
 from token_relay.sandbox.provider.native.flows import (
     Call,
@@ -28,7 +28,7 @@ def introspect(call: Call) -> Response:
     flow = find(call, error="invalid_request")
     user = find_user(call, flow, error="invalid_request")
     match flow.stage:
-        case MfaRequired(first) | MfaMethods(first):
+        case MfaDue(first) | MfaMethods(first):
             if "oob" not in flow.challenge_types:
                 return redirect(call, "A second factor is a code, which the client does not offer.")
             token = advance(call, flow, MfaMethods(first))
@@ -46,13 +46,13 @@ def introspect(call: Call) -> Response:
     return json_response({"continuation_token": token, "methods": methods})
 
 
-def challenge_method(call: Call, flow: Flow, user: User, stage: MfaRequired | MfaMethods | MfaCodeSent) -> Response:
+def challenge_method(call: Call, flow: NativeFlow, user: User, stage: MfaDue | MfaMethods | MfaCodeSent) -> Response:
     """Send a code to the method of this ``id``, or once more to the one before. Raises Refusal."""
     if "oob" not in flow.challenge_types:
         return redirect(call, "A second factor is a code, which the client does not offer.")
     method_id = call.params.get("id")
     match stage:
-        case MfaRequired():
+        case MfaDue():
             if method_id:
                 raise misplaced()
             if len(user.methods) != 1:

@@ -13,15 +13,15 @@ from __future__ import annotations
 from token_relay.sandbox.provider.http_values import Refusal, Response, json_response
 from token_relay.sandbox.provider.memory.accounts import FirstFactor, User
 from token_relay.sandbox.provider.memory.flow_states import (
-    Begun,
     CodeSent,
-    Flow,
     MfaCodeSent,
+    MfaDue,
     MfaMethods,
-    MfaRequired,
+    NativeFlow,
     PasswordAsked,
     Proven,
-    RegistrationRequired,
+    RegistrationDue,
+    UsernameGiven,
 )
 from token_relay.sandbox.provider.native.codes import send_code, take_code
 from token_relay.sandbox.provider.native.flows import (
@@ -57,7 +57,7 @@ def initiate(call: Call) -> Response:
         raise Refusal("user_not_found", "The user account does not exist in the directory.", code=50034)
     if types == ("redirect",):
         return redirect(call, "The client offers no challenge type but redirect.")
-    token = begin(call, username, Begun())
+    token = begin(call, username, UsernameGiven())
     return json_response({"continuation_token": token})
 
 
@@ -66,9 +66,9 @@ def challenge(call: Call) -> Response:
     flow = with_types(call, find(call))
     user = find_user(call, flow)
     match flow.stage:
-        case Begun() | PasswordAsked() | CodeSent():
+        case UsernameGiven() | PasswordAsked() | CodeSent():
             return _challenge_first(call, flow, user)
-        case MfaRequired() | MfaMethods() | MfaCodeSent() as stage:
+        case MfaDue() | MfaMethods() | MfaCodeSent() as stage:
             return challenge_method(call, flow, user, stage)
         case _:
             raise misplaced()
@@ -107,7 +107,7 @@ def token(call: Call) -> Response:
             raise misplaced()
 
 
-def _challenge_first(call: Call, flow: Flow, user: User) -> Response:
+def _challenge_first(call: Call, flow: NativeFlow, user: User) -> Response:
     if user.method not in flow.challenge_types:
         return redirect(call, f"The account signs in by {user.method}, which the client does not offer.")
     if user.method == "password":
@@ -131,7 +131,7 @@ def _check_rest(call: Call) -> None:
 
 def _finish(
     call: Call,
-    flow: Flow,
+    flow: NativeFlow,
     user: User,
     *,
     first: FirstFactor,
@@ -165,15 +165,15 @@ def _finish(
     )[1]
 
 
-def _ask_for_more(call: Call, flow: Flow, user: User) -> Response:
+def _ask_for_more(call: Call, flow: NativeFlow, user: User) -> Response:
     wanted = "mfa_required" if user.methods else "registration_required"
     if wanted not in flow.capabilities:
         return redirect(call, f"The client does not declare the {wanted} capability.")
     if user.methods:
         text = "Strong authentication is required: use one of the registered methods."
-        code, token = 50076, advance(call, flow, MfaRequired("password"))
+        code, token = 50076, advance(call, flow, MfaDue("password"))
     else:
         text = "Strong authentication is required: register a method first."
-        code, token = 50079, advance(call, flow, RegistrationRequired("password"))
+        code, token = 50079, advance(call, flow, RegistrationDue("password"))
     call.state.note("more_required", call.trace.now, trace_id=call.trace.trace_id, username=user.username, what=wanted)
     raise Refusal("invalid_grant", text, code=code, suberror=wanted, more={"continuation_token": token})

@@ -15,7 +15,7 @@ from dataclasses import replace
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Response, json_response
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.flow_states import (
-    Flow,
+    NativeFlow,
     Proven,
     SignUpAttributesWanted,
     SignUpBegun,
@@ -110,7 +110,7 @@ def continue_(call: Call) -> Response:
     return _go_on(call, flow, form)
 
 
-def _go_on(call: Call, flow: Flow, form: SignUpForm) -> Response:
+def _go_on(call: Call, flow: NativeFlow, form: SignUpForm) -> Response:
     if form.by_password and form.password is None:
         token = advance(call, flow, SignUpPasswordWanted(form))
         text = "The user needs to supply a credential."
@@ -128,7 +128,7 @@ def _go_on(call: Call, flow: Flow, form: SignUpForm) -> Response:
     return _create(call, flow, form)
 
 
-def _create(call: Call, flow: Flow, form: SignUpForm) -> Response:
+def _create(call: Call, flow: NativeFlow, form: SignUpForm) -> Response:
     _check_is_new(call.state, flow.username)
     if len(call.state.users) >= USERS_MAX:
         raise Refusal("temporarily_unavailable", "The directory is full.", code=90055, status=429, retry_after_s=60)

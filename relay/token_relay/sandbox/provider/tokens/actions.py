@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
-from token_relay.sandbox.provider.memory.state import Family, Session, SessionTransferToken, State
+from token_relay.sandbox.provider.memory.state import Family, IssuedTransferToken, Session, State
 from token_relay.sandbox.provider.memory.verdicts import (
     FAILED_TEXT,
     NO_VERDICT,
@@ -21,7 +21,7 @@ from token_relay.sandbox.provider.memory.verdicts import (
     Command,
     Deny,
     Question,
-    Revoke,
+    RevokeCommand,
     SetExpiry,
     SetMetadata,
     Verdict,
@@ -44,7 +44,7 @@ def ask(
     protocol: str,
     scope: Sequence[str],
     session: Session | None = None,
-    transfer: SessionTransferToken | None = None,
+    transfer: IssuedTransferToken | None = None,
     family: Family | None = None,
     organization: str = "",
     redirect_uri: str = "",
@@ -115,10 +115,10 @@ def carry_out(
                     family.metadata.pop(one.key, None)
                 elif one.key in family.metadata or len(family.metadata) < METADATA_MAX:
                     family.metadata[one.key] = one.value
-            case Revoke(of="session") if session is not None:
+            case RevokeCommand(of="session") if session is not None:
                 end_session(state, session, trace, reason="action", with_refresh_tokens=True)
                 raise Refusal("access_denied", one.reason or "The session was revoked.", status=403)
-            case Revoke(of="refresh_token") if family is not None:
+            case RevokeCommand(of="refresh_token") if family is not None:
                 if not family.is_dead:
                     kill_family(state, family, trace, reason="action")
                     log_revoked(state, family, trace, cause="action")

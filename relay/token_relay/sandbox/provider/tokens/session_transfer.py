@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from token_relay.sandbox.provider.http_values import JsonValue, Params, Refusal, Response, json_response
 from token_relay.sandbox.provider.memory import tenant_logs
 from token_relay.sandbox.provider.memory.refusals import Trace
-from token_relay.sandbox.provider.memory.state import Family, Session, SessionTransferToken, State, digest, remember
+from token_relay.sandbox.provider.memory.state import Family, IssuedTransferToken, Session, State, digest, remember
 from token_relay.sandbox.provider.tokens.cascade import setting_of
 from token_relay.sandbox.provider.tokens.sessions import TRANSFER_COOKIES
 from token_relay.sandbox.provider.tokens.token_answer import identity_token
@@ -49,7 +49,7 @@ class Rejected:
     """The token signs nobody in: the person meets the login page, or a session that was there before."""
 
     name: str
-    token: SessionTransferToken | None
+    token: IssuedTransferToken | None
     warning: str
 
 
@@ -58,7 +58,7 @@ class OtherUser:
     """The session that is there belongs to somebody else: it is revoked, and the person signs in by the form."""
 
     name: str
-    token: SessionTransferToken
+    token: IssuedTransferToken
     session: Session
     warning: str = tenant_logs.USER_MISMATCH
 
@@ -68,7 +68,7 @@ class ErrorPage:
     """A delegated token met a session: an error page, and nothing is revoked."""
 
     name: str
-    token: SessionTransferToken
+    token: IssuedTransferToken
     warning: str = tenant_logs.DELEGATION_OVER_SESSION
 
 
@@ -77,7 +77,7 @@ class Accepted:
     """The token signs its person in."""
 
     name: str
-    token: SessionTransferToken
+    token: IssuedTransferToken
     parent: Family
 
 
@@ -126,7 +126,7 @@ def check_may_create(state: State, client: ClientModel, family: Family, params: 
 def create(state: State, family: Family, trace: Trace, *, actor: str = "") -> str:
     """Make a session transfer token of this grant."""
     value = state.token("st")
-    token = SessionTransferToken(
+    token = IssuedTransferToken(
         client_id=family.client_id,
         family_id=family.family_id,
         username=family.username,
@@ -218,6 +218,6 @@ def spend(judgement: Judgement) -> None:
         judgement.token.is_used = True
 
 
-def as_event(state: State, token: SessionTransferToken) -> dict[str, JsonValue]:
+def as_event(state: State, token: IssuedTransferToken) -> dict[str, JsonValue]:
     """Return ``event.session_transfer_token``."""
     return {"client_id": token.client_id, "scope": list(token.scope), "request": token.place.as_json()}

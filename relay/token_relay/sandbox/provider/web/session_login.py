@@ -21,8 +21,8 @@ from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import (
     Authorization,
+    IssuedTransferToken,
     Session,
-    SessionTransferToken,
     State,
     digest,
     remember,
@@ -310,7 +310,7 @@ def _answer(visit: Visit, **params: str) -> Response:
     return back(visit.state, one.redirect_uri, one.state, response_mode=one.response_mode, **params)
 
 
-def _warn(visit: Visit, token: SessionTransferToken | None, warning: str) -> None:
+def _warn(visit: Visit, token: IssuedTransferToken | None, warning: str) -> None:
     visit.state.log(
         "w",
         visit.trace,

@@ -224,7 +224,7 @@ class AttributeModel(BaseModel):
         return self
 
 
-class Policy(BaseModel):
+class PolicyModel(BaseModel):
     """Knobs, in seconds; ``None`` means no limit. A profile's defaults are in :data:`.rules.RULES`."""
 
     model_config = _CLOSED
@@ -271,7 +271,7 @@ class Policy(BaseModel):
     management_token_lifetime_s: Annotated[Seconds, Field(ge=1)] = DAY_S
     revoking_deletes_grant: bool = False  # auth0: revoking one refresh token takes all of user, client and audience
 
-    def over(self, base: Policy) -> Policy:
+    def over(self, base: PolicyModel) -> PolicyModel:
         """Return ``base`` with what this one sets."""
         return base.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
@@ -310,14 +310,14 @@ class FaultModel(BaseModel):
         return self
 
 
-class World(BaseModel):
+class WorldModel(BaseModel):
     """All of it. What a world file leaves out stays as in the default world."""
 
     model_config = _CLOSED
     tenant: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = "contoso"
     users: Annotated[list[UserModel], Field(max_length=USERS_MAX)] = []
     clients: Annotated[list[ClientModel], Field(min_length=1, max_length=CLIENTS_MAX)] = []
-    policy: Policy = Policy()
+    policy: PolicyModel = PolicyModel()
     faults: Annotated[list[FaultModel], Field(max_length=FAULTS_MAX)] = []
 
 
@@ -345,10 +345,10 @@ DEFAULT_USERS = (
     ),
     UserModel(username="reset@contoso.example", password=_PASSWORD, name="Rory Reset"),
 )
-DEFAULT_WORLD = World(users=list(DEFAULT_USERS), clients=[ClientModel(client_id=CLIENT_ID)])
+DEFAULT_WORLD = WorldModel(users=list(DEFAULT_USERS), clients=[ClientModel(client_id=CLIENT_ID)])
 
 
-def parse_world(text: str, *, file: str) -> World:
+def parse_world(text: str, *, file: str) -> WorldModel:
     """Read a world file's text.
 
     Raises:
@@ -363,7 +363,7 @@ def parse_world(text: str, *, file: str) -> World:
     except ValueError:  # Python's limit for the digits of an integer
         raise ConfigError(f"{file}: not TOML: a number has too many digits") from None
     try:
-        world = World.model_validate({"users": list(DEFAULT_USERS), "clients": DEFAULT_WORLD.clients, **found})
+        world = WorldModel.model_validate({"users": list(DEFAULT_USERS), "clients": DEFAULT_WORLD.clients, **found})
     except ValidationError as exc:
         problems = [f"{file}:{line_of(text, loc)}: {key_text(loc)}: {what}" for loc, what in _found(exc)]
         hint = f"fault names: {', '.join(FAULT_NAMES)}" if any(": faults" in line for line in problems) else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from token_relay.sandbox.provider.world.model import DAY_S, Policy
+from token_relay.sandbox.provider.world.model import DAY_S, PolicyModel
 from token_relay.sandbox.provider.world.rules import RULES, Rules
 
 _STRICT = RULES["strict"]
@@ -28,7 +28,7 @@ IMITATIONS: dict[str, Imitation] = {
     "auth0": Imitation(RULES["auth0"], "rotation; leeway for the previous token only; reuse ends the family"),
     "strict": Imitation(_STRICT, "rotation without a leeway; reuse ends the family and its access tokens"),
     "okta": Imitation(
-        replace(_STRICT, imitates="okta", policy=Policy(leeway_s=30.0)),
+        replace(_STRICT, imitates="okta", policy=PolicyModel(leeway_s=30.0)),
         "rotation; leeway 30 s for the previous token; reuse ends the family and its access tokens",
     ),
     "keycloak": Imitation(
@@ -54,7 +54,9 @@ IMITATIONS: dict[str, Imitation] = {
         "rotation without a leeway; reuse ends the grant with its access tokens; one text for every cause",
     ),
     "hydra": Imitation(
-        replace(_STRICT, imitates="hydra", branches_in_grace=True, use_kills_issued=True, policy=Policy(leeway_s=30.0)),
+        replace(
+            _STRICT, imitates="hydra", branches_in_grace=True, use_kills_issued=True, policy=PolicyModel(leeway_s=30.0)
+        ),
         "rotation_grace_period 30 s: each use within it is another branch, and takes the access token issued with "
         "the used one; later reuse ends everything",
     ),
@@ -72,7 +74,7 @@ IMITATIONS: dict[str, Imitation] = {
             imitates="cognito",
             reuse_kills_family=False,  # what becomes of the family is not known
             reuse_kills_access_tokens=False,
-            policy=Policy(leeway_s=30.0, refresh_absolute_lifetime_s=30 * DAY_S),
+            policy=PolicyModel(leeway_s=30.0, refresh_absolute_lifetime_s=30 * DAY_S),
         ),
         "rotation, retry grace 30 s; successors keep the original's remaining life",
     ),
@@ -85,7 +87,7 @@ IMITATIONS: dict[str, Imitation] = {
             reuse_kills_access_tokens=False,
             revokes_by_access_token=True,
             grants_max=100,
-            policy=Policy(refresh_idle_lifetime_s=182 * DAY_S),
+            policy=PolicyModel(refresh_idle_lifetime_s=182 * DAY_S),
             texts={"": "Token has been expired or revoked."},
         ),
         "no rotation, no refresh token in refresh answers; 100 grants per person and client, the oldest goes silently; "

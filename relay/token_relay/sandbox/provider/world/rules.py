@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal
 
-from token_relay.sandbox.provider.world.model import DAY_S, EndpointName, Policy, ProfileName
+from token_relay.sandbox.provider.world.model import DAY_S, EndpointName, PolicyModel, ProfileName
 
 DOCUMENTED_TENANT_ID = "aaaabbbb-0000-cccc-1111-dddd2222eeee"  # as in Microsoft's documentation examples
 OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
@@ -33,7 +33,7 @@ class Rules:
     has_revocation: bool
     has_password_grant: bool
     is_native: bool
-    policy: Policy
+    policy: PolicyModel
     imitates: str = ""  # the row of token_relay.sandbox.provider.world.provider_kinds that it is
     reuse_kills_family: bool = True
     branches_in_grace: bool = False
@@ -55,7 +55,7 @@ RULES: dict[ProfileName, Rules] = {
         has_password_grant=False,
         is_native=True,
         # 90 days, sliding; 24 hours after a sign-in by e-mail code, which the sandbox counts from the sign-in
-        policy=Policy(refresh_idle_lifetime_s=90 * DAY_S, otp_refresh_lifetime_s=DAY_S),
+        policy=PolicyModel(refresh_idle_lifetime_s=90 * DAY_S, otp_refresh_lifetime_s=DAY_S),
     ),
     "auth0": Rules(
         name="auth0",
@@ -64,7 +64,7 @@ RULES: dict[ProfileName, Rules] = {
         has_revocation=True,
         has_password_grant=True,
         is_native=False,
-        policy=Policy(
+        policy=PolicyModel(
             leeway_s=30.0, refresh_idle_lifetime_s=30 * DAY_S, refresh_absolute_lifetime_s=30 * DAY_S
         ),  # Auth0's defaults under rotation, but for the leeway, which is 0 until somebody sets it
         has_sessions=True,
@@ -77,7 +77,7 @@ RULES: dict[ProfileName, Rules] = {
         has_revocation=True,
         has_password_grant=False,
         is_native=False,
-        policy=Policy(),
+        policy=PolicyModel(),
     ),
 }
 
@@ -102,7 +102,9 @@ KINDS: dict[Kind, KindOfProvider] = {
         replace(RULES["strict"], reuse_kills_family=False, reuse_kills_access_tokens=False), "strict"
     ),
     # Ory Hydra, rotation_grace_period: within it each use gives another pair, and the branches live on independently
-    "grace": KindOfProvider(replace(RULES["strict"], branches_in_grace=True, policy=Policy(leeway_s=30.0)), "strict"),
+    "grace": KindOfProvider(
+        replace(RULES["strict"], branches_in_grace=True, policy=PolicyModel(leeway_s=30.0)), "strict"
+    ),
 }
 
 
