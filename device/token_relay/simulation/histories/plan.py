@@ -1,9 +1,9 @@
-"""A seed becomes a plan: who is there, what people and apps do, what goes wrong and when. Pure; the same each time.
+"""Makes a plan from a seed: its devices, what people and apps do, what goes wrong and when. Pure.
 
-A plan is a list of steps in order of time. It is made of *blocks*: a handoff under fire, a stretch of life (apps ask
-for tokens, hours to weeks pass), an ending (revoked, lost, replaced). Faults are drawn for a block and placed around
-the moment at which they hurt: a request's fault before the request, a power cut at a commit of the handoff, a cut link
-in the middle of it. So every kind of fault meets every state, and nearly every plan has its handoff, its three
+A plan is a list of steps in order of time. It is made of *blocks*: a handoff with faults, a time of ordinary use (apps
+ask for tokens, hours to weeks pass), an ending (revoked, lost, replaced). Faults are drawn for a block and placed at
+the moment with the most effect: a request's fault before the request, a power cut at a commit of the handoff, a cut
+link in the middle of it. So every kind of fault meets every state, and nearly every plan has its handoff, its three
 refreshes and its two faults.
 """
 
@@ -21,9 +21,9 @@ from token_relay.sandbox.provider.world.rules import KINDS, Kind
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
 NAMES: tuple[Kind, ...] = tuple(KINDS)
-FAULTS_MIN = 2  # with less a schedule does not count
+FAULTS_MIN = 2  # with fewer a schedule does not count
 Pace: TypeAlias = Literal["minutes", "hours", "weeks"]
-PACES: Mapping[Pace, int] = {"minutes": 919, "hours": 80, "weeks": 1}  # of 1 000 plans; what takes long is dear
+PACES: Mapping[Pace, int] = {"minutes": 919, "hours": 80, "weeks": 1}  # of 1 000 plans; long ones cost most
 PAUSES_S = ((61.0, 120.0), (1_800.0, 5_000.0), (4_000.0, 20_000.0), (DAY_S, 4 * DAY_S), (20 * DAY_S, 46 * DAY_S))
 PAUSE_WEIGHTS: Mapping[Pace, tuple[int, ...]] = {
     "minutes": (95, 5, 0, 0, 0),
@@ -37,7 +37,7 @@ ENTRA_FAULTS = ("person", "locked_out", "no_refresh_token")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens: ``at_s`` virtual seconds from the beginning, to ``end`` or to the world ("")."""
+    """One event: ``at_s`` virtual seconds from the beginning, at device ``end`` or for the whole world ("")."""
 
     at_s: float
     act: str
@@ -46,7 +46,7 @@ class Step:
     is_fault: bool = False
 
     def text(self) -> str:
-        """Spell it for a history."""
+        """Return it as a line of a history."""
         return " ".join(filter(None, (self.act, self.end, *(f"{arg}" for arg in self.args))))
 
 
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def fault_kinds(self) -> tuple[str, ...]:
-        """What goes wrong in it, by kind."""
+        """Return the kinds of its faults."""
         return tuple(_kind(step) for step in self.steps if step.is_fault)
 
 
@@ -93,7 +93,7 @@ class _Draft:
         return self.random.choice(self.phones + self.companions)
 
     def moment(self, span_s: float) -> float:
-        """Draw a moment of the block that begins now, a little before it included."""
+        """Draw a moment in the block that begins now, or a little before it."""
         return self.now_s + self.random.uniform(-0.5, span_s)
 
 
@@ -137,7 +137,7 @@ def _names(name: str, count: int) -> list[str]:
 
 
 def _handoff(draft: _Draft) -> None:
-    """A handoff, with faults and people in the middle of it."""
+    """Add a handoff, with faults and persons' commands in the middle of it."""
     random = draft.random
     phone, watch = random.choice(draft.phones), random.choice(draft.companions)
     strategies: tuple[Strategy, ...] = PROFILES[KINDS[draft.kind].client].strategies
@@ -152,19 +152,19 @@ def _handoff(draft: _Draft) -> None:
             (25, 15, 12, 15, 5, 5, 5, 3, 5, 5),
         )[0]
         at_s = draft.moment(span_s)
-        if random.random() < 0.6:  # while its messages are under way, which takes a second or two then
+        if random.random() < 0.6:  # while its messages are under way, which takes a second or two
             at_s = draft.now_s + random.uniform(0.0, 2.0)
             draft.has_latency = True
         _person(draft, act, at_s, (phone, watch), strategy)
         if act == "cancel" and random.random() < 0.2:  # and gives the device up before it has answered
             _person(draft, "forget", at_s + random.uniform(0.05, 0.5), (phone, watch), "")
-    if random.random() < 0.25:  # the person tries again: mint wants him twice when the device was away
+    if random.random() < 0.25:  # the person tries again: mint asks them twice when the device was away
         draft.add(draft.now_s + span_s + random.uniform(5.0, 900.0), "hand_off", phone, watch, strategy)
     draft.now_s += span_s + 1_000.0 + (HOUR_S if draft.pace != "minutes" and random.random() < 0.5 else 0.0)
 
 
 def _life(draft: _Draft) -> None:
-    """Apps ask, time passes, requests fail."""
+    """Add a time in which apps ask, time passes and requests fail."""
     random = draft.random
     for _ in range(random.choice((2, 2, 3))):
         end = random.choice(draft.companions) if random.random() < 0.85 else random.choice(draft.phones)
@@ -179,7 +179,7 @@ def _life(draft: _Draft) -> None:
 
 
 def _ending(draft: _Draft) -> None:
-    """Something final, and what comes after."""
+    """Add an ending, such as a revocation, and what comes after it."""
     random = draft.random
     phone, watch = random.choice(draft.phones), random.choice(draft.companions)
     act = random.choices(
@@ -192,7 +192,7 @@ def _ending(draft: _Draft) -> None:
         draft.add(draft.now_s - 0.05, "token", watch, "force", 0)  # a refresh is under way when it comes
     _person(draft, act, draft.now_s, (phone, watch), "")
     if act == "revoke" and random.random() < 0.2:
-        draft.add(draft.now_s + 15.0, "forget", phone, watch)  # revoke --lost, and the device is given up
+        draft.add(draft.now_s + 15.0, "forget", phone, watch)  # revoke --lost, and then the phone forgets the device
     draft.now_s += random.choice((5.0, 100.0, 2 * HOUR_S, 2 * DAY_S if draft.pace == "weeks" else HOUR_S))
     draft.add(draft.now_s, "token", watch, "", 0)
     if random.random() < 0.5:
@@ -203,7 +203,7 @@ def _ending(draft: _Draft) -> None:
 
 
 def _withheld(draft: _Draft) -> None:
-    """A broker that withholds REVOKE and delivers the rest for 60 days; the lease is what ends it."""
+    """Add a broker that withholds REVOKE and delivers the rest for 60 days, so that only the lease ends the grant."""
     random = draft.random
     phone, watch = draft.phones[0], draft.companions[0]
     _handoff(draft)
@@ -223,7 +223,7 @@ def _withheld(draft: _Draft) -> None:
 
 
 def _person(draft: _Draft, act: str, at_s: float, pair: tuple[str, str], strategy: str) -> None:
-    """A person does something; what a device loses comes back by hand, or not at all."""
+    """Add a person's command to the draft."""
     phone, watch = pair
     match act:
         case "lose":
@@ -253,7 +253,7 @@ def _fault(draft: _Draft, span_s: float, *, near: tuple[str, ...]) -> None:
 
 
 def _for_a_while(draft: _Draft, at_s: float, span_s: float) -> float:
-    """Draw when a fault that lasts is over."""
+    """Draw the end of a fault that lasts."""
     return at_s + draft.random.choices((0.5, 5.0, span_s, 300.0, 3 * HOUR_S), (24, 24, 24, 24, 4))[
         0
     ] * draft.random.uniform(0.3, 1.0)
@@ -304,7 +304,7 @@ def _broker(draft: _Draft, end: str, span_s: float) -> None:
 
 
 def _rewind(draft: _Draft, end: str, span_s: float) -> None:
-    """An end is put back to a moment ago while answers to what it has forgotten are still under way."""
+    """Put an end back to an image from a moment ago, while answers to forgotten requests are still under way."""
     random = draft.random
     at_s = draft.moment(span_s)
     draft.add(at_s, "image", end)
@@ -324,7 +324,7 @@ def _provider(draft: _Draft, end: str, span_s: float) -> None:
         return
     kind = draft.random.choices(HTTP_FAULTS, (6, 10, 25, 8, 8, 6, 6, 10, 4, 8))[0]
     times = draft.random.choices((1, 2, 3), (70, 20, 10))[0]
-    # an answer that says "not processed" is believed: a provider that commits and says so is beyond help
+    # agents trust an answer that says "not processed"; nothing helps against a provider that commits nevertheless
     committed = int(kind in ("500", "502", "html") and draft.random.random() < 0.5)
     seconds = draft.random.choice((1.0, 10.0, 28.0, 45.0)) if kind == "slow" else 0.0
     wait_s = draft.random.choice((0, 0, 5, 120))
@@ -339,7 +339,7 @@ def _unreachable(draft: _Draft, end: str, span_s: float) -> None:
 
 
 def _crash(draft: _Draft, end: str, span_s: float) -> None:
-    """Power goes at a commit, or at a moment; it comes back after a while."""
+    """Cut the power at a commit or at a moment; it comes back after a while."""
     random = draft.random
     at_s = draft.now_s - 0.1 if random.random() < 0.7 else draft.moment(span_s)
     if random.random() < 0.25:
@@ -404,7 +404,7 @@ _FAULTS: tuple[tuple[Callable[[_Draft, str, float], None], int], ...] = (
 
 
 def _kind(step: Step) -> str:
-    """Name a fault for the tally: the act, and what kind of it."""
+    """Return the name of a fault for the tally: the act and its kind."""
     detail = step.args[0] if step.args and isinstance(step.args[0], str) else ""
     if step.act == "crash_at":
         detail = str(step.args[1])

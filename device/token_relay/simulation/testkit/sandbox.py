@@ -1,9 +1,8 @@
 """The test kit in real time: ``token-relay`` itself, one process for the sandbox and one for each agent.
 
 Everything is as on a device: a vault on the disk, ``token.sock`` for apps, MQTT and HTTP on loopback sockets, each
-agent behind its own two links, a power cut by SIGKILL. All of it lives in one directory below the system's for
-temporary files, and ends with the fixture. What a call waits for, it waits for in a thread: the test's own event loop
-goes on, and so does the app on it.
+agent behind its own two links, a power cut by SIGKILL. All of it is in one temporary directory and ends with the
+fixture. A call waits in a thread, so that the test's own event loop goes on, and so does the app on it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ HELD_POLL_S = 0.2
 
 
 class Person:
-    """Who signs in: types the password or the code from his mailbox, or fills in the provider's page."""
+    """A person who signs in: types the password or the code from the mailbox, or fills in the provider's page."""
 
     def __init__(self, sandbox: Sandbox, username: str) -> None:
         self._sandbox = sandbox
@@ -46,7 +45,7 @@ class Person:
         self.username = username or self._owner
 
     def __call__(self, ask: JsonObject) -> str | None:
-        """Answer what the agent asks."""
+        """Answer a question of the agent."""
         match ask.get("kind"):
             case "password":
                 return PASSWORD
@@ -60,12 +59,12 @@ class Person:
 
     @property
     def options(self) -> JsonObject:
-        """How he signs in, as the control socket takes it."""
+        """Return the options of the sign-in, as the control socket takes them."""
         return {"username": self.username, "open": False}
 
 
 class _Device(testkit.Device):
-    """What both devices have."""
+    """The common part of both devices."""
 
     def __init__(self, sandbox: Sandbox, agent: Agent, links: testkit.Links) -> None:
         self._sandbox = sandbox
@@ -164,7 +163,7 @@ class SandboxCompanion(_Device, testkit.Companion):
         asking = asyncio.ensure_future(self.token(force_refresh=True))
         while not await asyncio.to_thread(self._is_held, mark):
             if asking.done() and asking.result() and time.monotonic() < ends_at:
-                asking = asyncio.ensure_future(self.token(force_refresh=True))  # it shared one that had begun before
+                asking = asyncio.ensure_future(self.token(force_refresh=True))  # it joined an older refresh
             elif asking.done() or time.monotonic() >= ends_at:
                 raise ClientError("failed", f"no refresh began: {await asking}")
         await self.crash()
@@ -172,12 +171,12 @@ class SandboxCompanion(_Device, testkit.Companion):
             await asking
 
     def _is_held(self, mark: int) -> bool:
-        """Say whether the provider holds a request; waits a moment for it."""
+        """Return whether the provider holds a request; wait a moment for it."""
         return any(event["kind"] == "request_held" for event in self._sandbox.events(mark, HELD_POLL_S))
 
 
 class SandboxWorld(testkit.RelayWorld):
-    """See :mod:`.simulation.testkit.api`; ``sandbox_url`` is where the sandbox listens, for ``sandbox ctl --url``."""
+    """See :mod:`.simulation.testkit.api`; ``sandbox_url`` is the sandbox's address, for ``sandbox ctl --url``."""
 
     flavour = "sandbox"
     phone: SandboxPhone
@@ -209,7 +208,7 @@ class SandboxWorld(testkit.RelayWorld):
             raise
 
     def _start_devices(self, init: Mapping[str, str]) -> None:
-        """Make both homes, start both agents, pair them; each step side by side."""
+        """Make both homes, start both agents, pair them; each step for both at the same time."""
         phone = Agent(self._programs, "phone", "phone")
         companion = Agent(self._programs, "companion", "watch")
         begun = [agent(*shlex.split(init[agent.kind])[2:]) for agent in (phone, companion)]
