@@ -1,4 +1,4 @@
-"""``python -m token_relay.simulation``: replay one seed, or run many and report."""
+"""``python -m token_relay.simulation``: replays one seed, or runs many and reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from token_relay.simulation.promises import coverage
 REPLAYED_MAX = 3  # failing seeds whose history is shown; the others are listed
 INTERRUPTED = 130
 EPILOG = """\
-A schedule is one seed: who is there, what people and apps do, what goes wrong and when. The same seed is the same
+A schedule is one seed: its devices, what people and apps do, what goes wrong and when. The same seed gives the same
 history, each time and on each machine. tiers: fast = records in memory, envelopes without encryption; memory = real
 cryptography; real = real cryptography and SQLite on files.
 
@@ -44,16 +44,16 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--show", action="store_true", help="with --seed: print every line of the history")
     found.add_argument("--count", type=int, default=1000, metavar="N", help="how many schedules (1000)")
     found.add_argument("--start", type=int, default=0, metavar="S", help="the first seed (0)")
-    found.add_argument("--tier", choices=("fast", "memory", "real"), default="fast", help="what is beneath (fast)")
+    found.add_argument("--tier", choices=("fast", "memory", "real"), default="fast", help="which tier (fast)")
     found.add_argument("--jobs", type=int, default=0, metavar="J", help="worker processes (one for each core)")
-    found.add_argument("--resume", type=Path, metavar="FILE", help="keep sums in FILE, and go on from there")
+    found.add_argument("--resume", type=Path, metavar="FILE", help="keep sums in FILE and continue from it")
     found.add_argument("--cover", action="store_true", help="fail when a legal (state x event) pair is never reached")
     found.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     options = parser().parse_args(arguments)
     if options.seed is not None:
         return _one(options)
@@ -109,7 +109,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _bar(count: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar where a person looks."""
+    """Show a progress bar on a terminal."""
     if not sys.stderr.isatty():
         yield lambda done: None
         return

@@ -1,6 +1,6 @@
 """Tells all observers of a world what happens; a check that raises ends the history at that step.
 
-The exception is also given to the event loop, since it may be raised deep inside an agent that is built to survive.
+The event loop gets the exception as well, since it may be raised deep inside an agent, which catches many errors.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ HEARD = tuple(name for name in vars(Observer) if not name.startswith("_"))
 
 
 class Announcer(Observer):
-    """An :class:`~token_relay.simulation.observer.Observer` in front of all others; see there for the methods.
-
-    Where nobody observes, they do nothing.
-    """
+    """An :class:`~token_relay.simulation.observer.Observer` that calls all others; see there for the methods."""
 
     def __init__(self, loop: VirtualLoop, observers: Sequence[Observer]) -> None:
         self._loop = loop

@@ -1,15 +1,15 @@
-"""An event loop whose time is virtual: when nothing can run, it does not wait, it moves its clock to the next timer.
+"""An event loop with virtual time: when no callback can run, it moves its clock to the next timer instead of waiting.
 
 So hours cost nothing, ``asyncio.timeout`` and ``asyncio.sleep`` in the agents' own code count in the world's time, and
 one seed gives one history: callbacks run in the order in which they became ready, timers in the order of their moments
-and, of equal ones, of their making. Threads, sockets, files and processes are refused, since they would bring the real
-time back in.
+and, at equal moments, in the order in which they were set. Threads, sockets, files and processes are refused, since
+they depend on real time.
 
-Each timer belongs to whoever was running when it was set (:data:`OWNER`, a context variable): a suspended device's
-timers can so be put off together.
+Each timer belongs to the device whose code set it (:data:`OWNER`, a context variable), so that a suspended device's
+timers can be postponed together.
 
-A history that cannot go on is an error and never a hang: nobody can run and no timer is left (:class:`DeadlockError`,
-naming the tasks that wait), time has gone past the horizon, or the same moment never ends.
+A history that cannot go on is an error and never a hang: no callback can run and no timer is left
+(:class:`DeadlockError`, which names the waiting tasks), time has passed the horizon, or the same moment never ends.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any, NoReturn, TypeVarTuple
 Ts = TypeVarTuple("Ts")
 
 OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("OWNER", default="")
-"""The name of the device whose code is running, empty outside of all devices."""
+"""The name of the device whose code is running; empty outside of all devices."""
 
-HORIZON_S = 10 * 365 * 86_400.0  # no history is longer; one that seems so waits for something that never comes
+HORIZON_S = 10 * 365 * 86_400.0  # no history is longer; one that reaches it waits for something that never comes
 STEPS_AT_ONCE_MAX = 1_000_000  # callbacks without time passing; the busiest moment so far had some thousands
 
 
 class DeadlockError(RuntimeError):
-    """The history cannot go on; the message names who waits where."""
+    """The history cannot go on; the message names the waiting tasks and their places."""
 
 
 class VirtualHandle(asyncio.TimerHandle):
@@ -58,8 +58,8 @@ class VirtualHandle(asyncio.TimerHandle):
         self._scheduled = False
         self._repr = None
         self.owner = owner
-        self.started = when  # when a sleep of a device's clock began
-        self.deadline: float | None = None  # and when it ends by boot time; None for other timers
+        self.started = when  # the moment when a sleep of a device's clock began
+        self.deadline: float | None = None  # its end by boot time; None for other timers
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -68,7 +68,7 @@ class VirtualHandle(asyncio.TimerHandle):
 
 
 class VirtualTurn(asyncio.Handle):
-    """A callback that waits for its turn: what of a handle this loop looks at, since there are millions of them."""
+    """A callback that waits for its turn, with only what this loop needs of a handle: there are millions of them."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class VirtualTurn(asyncio.Handle):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """See the module. ``choose``: whose turn it is among several devices is drawn from it, not the order of arrival."""
+    """See the module. ``choose`` draws which of several devices runs next; without it, the order of arrival decides."""
 
     def __init__(self, *, choose: Random | None = None) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._stop = False
         self._is_sleep = False
         self.steps = 0
-        """Callbacks that have run, up to the present moment."""
+        """The number of callbacks that have run so far."""
         self.horizon_s = HORIZON_S
         self.on_time: Callable[[float], None] | None = None
         """Called with the seconds, whenever time has passed."""
         self.problems: list[dict[str, Any]] = []
-        """What asyncio reported that did not end the history (an exception that nobody looked at)."""
+        """Reports of asyncio that did not end the history (an exception that was never retrieved)."""
 
     # -- time ------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._now
 
     def choose(self, random: Random) -> None:
-        """Draw whose turn it is from now on."""
+        """Draw which device runs next from now on."""
         self._choose = random
 
     def begin_at(self, time: float) -> None:
@@ -123,20 +123,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = time
 
     async def settle(self) -> None:
-        """Return when all that can run without time passing has run."""
+        """Return when everything that can run now has run, without time passing."""
         quiet = self.create_future()
         self._quiet.append(quiet)
         await quiet
 
     def mark_sleep(self) -> None:
-        """Take the timer that is set next for a sleep of a device's own clock; see :meth:`postpone`."""
+        """Treat the timer that is set next as a sleep of a device's own clock; see :meth:`postpone`."""
         self._is_sleep = True
 
     def postpone(self, owner: str, seconds: float) -> None:
-        """Put the timers of a device off that is suspended from now on, as its monotonic clock stands still.
+        """Postpone the timers of a device that is suspended from now on, as its monotonic clock stands still.
 
-        A sleep of its own clock is one that :class:`token_relay.host.clock.SystemClock` would cut into pieces of at
-        most a minute: it ends with the piece that is running now, or at its own moment if that is later.
+        :class:`token_relay.host.clock.SystemClock` cuts a sleep into pieces of at most a minute. So a sleep of the
+        device's own clock ends with the piece that is running now, or at its own moment if that is later.
         """
         resumed = self._now + seconds
         timers = []
@@ -196,7 +196,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return asyncio._get_running_loop() is self
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep what nobody looked at; what a bare callback raised ends the history."""
+        """Keep reports of exceptions that were never retrieved; an exception of a bare callback ends the history."""
         exception = context.get("exception")
         if isinstance(exception, BaseException) and "future" not in context and "task" not in context:
             self.fail(exception)
@@ -204,12 +204,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self.problems.append(context)
 
     def fail(self, exception: BaseException) -> None:
-        """End the history here: nothing runs any more, and whoever runs this loop gets the exception."""
+        """End the history here: nothing runs any more, and the caller that runs this loop gets the exception."""
         if self._failure is None:
             self._failure = exception
 
     def forgive(self) -> None:
-        """Forget a failure, so that what is left can be cleared away."""
+        """Forget a failure, so that the rest can be cleaned up."""
         self._failure = None
 
     def call_soon_threadsafe(
@@ -221,10 +221,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         raise _refusal("threads")
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """There is none. ``timeout`` came with Python 3.12, whose asyncio.Runner gives one."""
+        """Do nothing: there is no executor. ``timeout`` came with Python 3.12, whose asyncio.Runner passes one."""
 
     async def shutdown_asyncgens(self) -> None:
-        """Asynchronous generators end with their last reader."""
+        """Do nothing: asynchronous generators end with their last reader."""
 
     async def getaddrinfo(self, *args: object, **more: object) -> NoReturn:
         raise _refusal("name look-ups")
@@ -306,7 +306,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         raise DeadlockError(f"at {self._now:.3f} s nobody can go on: {self.waiting()}")
 
     def _pick(self) -> VirtualTurn | VirtualHandle:
-        """Draw the device whose turn it is; its own callbacks stay in order."""
+        """Draw the device that runs next; its own callbacks stay in order."""
         owners = list(dict.fromkeys(handle._context.get(OWNER, "") for handle in self._turns))
         assert self._choose is not None
         owner = owners[0] if len(owners) == 1 else self._choose.choice(owners)

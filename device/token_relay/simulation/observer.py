@@ -1,4 +1,4 @@
-"""What a simulated history lets one watch: every commit, packet, request and answer, at the moment it happens.
+"""What an observer of a simulated history sees: every commit, packet, request and answer, at the moment it happens.
 
 The world calls an :class:`Observer` synchronously, in the order of events, so a check that raises stops the history at
 the step that broke a promise. ``end`` is the name of a device in the world ("phone", "watch", ...).
@@ -13,7 +13,7 @@ from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefus
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 
 Tables = Mapping[type[Record], Mapping[tuple[str | int, ...], Record]]
-"""What a disk holds: records by type and primary key. Immutable; secrets whose data key is erased are absent."""
+"""The content of a disk: records by type and primary key. Immutable; secrets whose data key is erased are absent."""
 
 
 class Observer:

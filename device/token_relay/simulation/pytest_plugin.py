@@ -50,7 +50,7 @@ def relay_world(request: pytest.FixtureRequest) -> Iterator[VirtualWorld]:
 
 @pytest.fixture
 def relay_sandbox(request: pytest.FixtureRequest) -> Iterator[SandboxWorld]:
-    """The same as processes on this machine, with real sockets, in real time."""
+    """The same devices and servers as processes on this machine, with real sockets, in real time."""
     from token_relay.simulation.testkit.sandbox import SandboxWorld
 
     world = SandboxWorld(**_options(request))
@@ -62,7 +62,7 @@ def relay_sandbox(request: pytest.FixtureRequest) -> Iterator[SandboxWorld]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Say under a test that failed what the provider saw."""
+    """Add to the report of a failed test what the provider saw."""
     report: pytest.TestReport = yield
     if report.when == "call" and report.failed:
         funcargs = getattr(item, "funcargs", {})
@@ -73,9 +73,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return what the mark says, and before it the parameter."""
+    """Return the options of the mark and of the parameter; the parameter wins."""
     options: dict[str, Any] = {}
-    for mark in reversed(list(request.node.iter_markers(MARK))):  # the closest comes last, and wins
+    for mark in reversed(list(request.node.iter_markers(MARK))):  # the closest mark comes last, and wins
         if mark.args:
             raise pytest.UsageError(f"{MARK} takes names only: {MARK}(profile='strict')")
         options |= mark.kwargs

@@ -1,1 +1,1 @@
-"""Histories: a plan made from a seed, somebody who performs it, and what is reported of many runs."""
+"""Histories: a plan made from a seed, the performer that runs it, and the report of many runs."""

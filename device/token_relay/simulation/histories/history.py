@@ -76,7 +76,7 @@ class HistoryDigest(Observer):
 
 
 class History(Observer):
-    """One line an event. ``type_of`` names a message; ``time_of`` is the world's time in seconds."""
+    """One line per event. ``type_of`` names a message; ``time_of`` is the world's time in seconds."""
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
@@ -85,7 +85,7 @@ class History(Observer):
         self.names: Callable[[], Mapping[str, str]] = dict
 
     def note(self, line: str, end: str = "") -> None:
-        """Add a line of one's own."""
+        """Add a line."""
         self.lines.append(f"{_clock(self.time_of())}  {end:7}  {line}")
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
@@ -107,7 +107,7 @@ class History(Observer):
         self.note(f"gets {self._name(topic, payload)}", end)
 
     def acknowledged(self, end: str, topic: str, payload: bytes) -> None:
-        """Shown by what it left on the disk."""
+        """Write nothing: the commit that follows has its own line."""
 
     def requested(self, end: str, request: HttpRequest) -> None:
         form = form_of(request)
@@ -132,7 +132,7 @@ class History(Observer):
         self.note(f"gives an app {said}", end)
 
     def advanced(self, seconds: float) -> None:
-        """Every line has its time."""
+        """Write nothing: every line has its time."""
 
     def tail(self, count: int = LINES_SHOWN) -> list[str]:
         """Return the last lines."""
@@ -155,7 +155,7 @@ def _clock(seconds: float) -> str:
 
 
 def _row(was: Record | None, row: Record | None) -> str:
-    """Spell what a commit did to one row, if a reader of the protocol cares."""
+    """Return what a commit did to one row, if that matters for the protocol."""
     shown = row or was
     gone = " deleted" if row is None else ""
     match shown:

@@ -1,11 +1,10 @@
-"""Runs a plan in a world: people, apps, power, disks and the weather, each step at its time; then calm, and judgement.
+"""Runs a plan in a world: people, apps, power, disks and networks, each step at its time; then judges the result.
 
-What a person asks for runs beside everything else, as a command in a terminal would; what it ends in (done, refused,
-the power went) is one line of the history. A device that lost its power comes back when the plan says so, or when
-something next happens. When the plan is over every fault is taken back, and
-:mod:`token_relay.simulation.promises.settlement` judges what the world is like when nothing is under way any more, at
-the latest
-:data:`~token_relay.simulation.promises.settlement.SETTLE_HOURS` later.
+A person's command runs beside everything else, as in a terminal; its end (done, refused, the power went) is one line
+of the history. A device that lost its power comes back when the plan says so, or at a step ``RESTART_S`` later. When
+the plan is over, every fault is taken back. Once nothing is under way any more, at the latest
+:data:`~token_relay.simulation.promises.settlement.SETTLE_HOURS` later,
+:mod:`token_relay.simulation.promises.settlement` judges the world.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ POLICY = Policy(OWNER_UID, (Rule(uid=1000, scopes=frozenset({"openid", "profile"
 RESTART_S = 900.0  # a device without power gets it back by then, if the plan says nothing else
 LATENCY_S = (0.01, 0.4)
 LOOK_EVERY_S = 600
-REFRESHES_MIN = 3  # a schedule that saw less goes on until it did
+REFRESHES_MIN = 3  # a schedule with fewer goes on until it has them
 
 
 class _Source:
-    """The keeper of a device, as its token API sees it; what it serves is seen by the checks."""
+    """The keeper of a device, as its token API sees it; the checks see what it serves."""
 
     def __init__(self, world: World, end: SimulatedDevice) -> None:
         self._world = world
@@ -55,7 +54,7 @@ class _Source:
 
 
 class Performer:
-    """Everybody and everything that acts on a world from outside."""
+    """Everything that acts on a world from outside: people, apps, faults."""
 
     def __init__(
         self, world: World, plan: Plan, promises: Promises, note: Callable[[str], None] = lambda line: None
@@ -101,9 +100,9 @@ class Performer:
         return sum(event.kind == "refresh_committed" for event in self.world.provider.state.events)
 
     async def _heal_by_handoff(self) -> None:
-        """Whatever happened: who signs in, pairs where that is needed, and hands off, has a companion that works.
+        """Check that a sign-in, a pairing where needed and a handoff give a working companion, whatever happened.
 
-        A handoff that was open joins the new one, and may turn out to be dead at the companion: then once more.
+        The new handoff joins one that was open, which may turn out to be dead at the companion: then try once more.
         """
         phone = self.world.phones[0]
         watch = next(end for end in self.world.companions if end.name not in self.lost)
@@ -125,7 +124,7 @@ class Performer:
         await self._ask_on()
 
     async def _ask_on(self) -> None:
-        """Apps go on asking companions that work, until there were refreshes enough."""
+        """Ask working companions for tokens until there were enough refreshes."""
         for end in self.world.companions:
             if end.name in self.lost or not any(row.state == "held" for row in end.rows(Grant)):
                 continue
@@ -136,7 +135,7 @@ class Performer:
                 await self._ask(end, OWNER_UID, is_forced=True)
 
     async def _settle(self) -> None:
-        """Let time pass until nothing is under way any more, at most the bound that is promised."""
+        """Let time pass until nothing is under way any more, at most the promised bound."""
         for _ in range(SETTLE_HOURS * 3600 // LOOK_EVERY_S):
             await self.world.advance(LOOK_EVERY_S)
             if not self.plan.settles_long and all(is_quiet(end.tables) for end in self._present()):
@@ -168,9 +167,9 @@ class Performer:
         end.http.delay_s = LATENCY_S
 
     async def _calm(self) -> None:
-        """Take every fault back, switch on whatever is not lost."""
+        """Take every fault back and switch on every device that is not lost."""
         while asleep := [end for end in self.world.ends if end.clock.is_suspended]:
-            await self.world.advance(600.0)  # nobody can wake a device that its person has put to sleep
+            await self.world.advance(600.0)  # a suspended device wakes only when its time is over
             assert self.world.time_s < 10**9, asleep
         self.note("calm: every fault is taken back")
         broker = self.world.broker
@@ -188,10 +187,10 @@ class Performer:
         await self._broker_up(Step(0.0, "broker_up"))
 
     async def _switch_on(self, end: SimulatedDevice) -> None:
-        """Switch a device on; one whose vault is damaged begins anew, and its person pairs it again."""
+        """Switch a device on; if its vault is damaged, it begins anew and its person pairs it again."""
         if end.name in self.lost or end.is_on or end.disk.is_full:
             return
-        end.disk.fail_next(0)  # a service that cannot start for a full disk is started until it can
+        end.disk.fail_next(0)  # the service manager starts a service again until its disk has room
         self._off_since.pop(end.name, None)
         try:
             await end.start()
@@ -202,7 +201,7 @@ class Performer:
             self._go(self._pair_anew(end), f"{end.name} begins anew")
 
     async def _pair_anew(self, end: SimulatedDevice) -> None:
-        """A device that is a stranger now: its person forgets the old entry, signs in, pairs."""
+        """Act for the person whose device has a new identity: forget the old entry, sign in, pair."""
         if isinstance(end, SimulatedPhone):
             await self._sign_in_at(end)
             for companion in self.world.companions:
@@ -224,7 +223,7 @@ class Performer:
                     await self._switch_on(end)
 
     def _go(self, work: Coroutine[Any, Any, object], what: str) -> None:
-        """Run something beside everything else; how it ended is a line of the history."""
+        """Run something beside everything else, and note its end as a line of the history."""
 
         async def carefully() -> None:
             try:
@@ -286,7 +285,7 @@ class Performer:
         try:
             await phone.sign_in(self.random.choice(self.world.usernames) if self.random.random() < 0.15 else "")
         except (RelayError, PowerCutError):
-            self.failed_sign_ins += 1  # the person sees it; a token may have been issued
+            self.failed_sign_ins += 1  # the person sees it; the provider may have issued a token
             raise
 
     async def _sign_out(self, step: Step) -> None:
@@ -448,7 +447,7 @@ class Performer:
         self.world.end(step.end).clock.stop()
 
     async def _year_1970(self, step: Step) -> None:
-        """A board without a battery loses its power: it wakes up in 1970."""
+        """Cut the power of a board without a battery, whose clock then begins in 1970."""
         end = self.world.end(step.end)
         await end.crash()
         end.clock.begin_in_1970()

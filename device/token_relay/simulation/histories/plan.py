@@ -1,9 +1,9 @@
-"""A seed becomes a plan: who is there, what people and apps do, what goes wrong and when. Pure; the same each time.
+"""Makes a plan from a seed: its devices, what people and apps do, what goes wrong and when. Pure.
 
-A plan is a list of steps in order of time. It is made of *blocks*: a handoff under fire, a stretch of life (apps ask
-for tokens, hours to weeks pass), an ending (revoked, lost, replaced). Faults are drawn for a block and placed around
-the moment at which they hurt: a request's fault before the request, a power cut at a commit of the handoff, a cut link
-in the middle of it. So every kind of fault meets every state, and nearly every plan has its handoff, its three
+A plan is a list of steps in order of time. It is made of *blocks*: a handoff with faults, a time of ordinary use (apps
+ask for tokens, hours to weeks pass), an ending (revoked, lost, replaced). Faults are drawn for a block and placed at
+the moment with the most effect: a request's fault before the request, a power cut at a commit of the handoff, a cut
+link in the middle of it. So every kind of fault meets every state, and nearly every plan has its handoff, its three
 refreshes and its two faults.
 """
 
@@ -21,9 +21,9 @@ from token_relay.sandbox.provider.world.rules import KINDS, Kind
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
 NAMES: tuple[Kind, ...] = tuple(KINDS)
-FAULTS_MIN = 2  # with less a schedule does not count
+FAULTS_MIN = 2  # with fewer a schedule does not count
 Pace: TypeAlias = Literal["minutes", "hours", "weeks"]
-PACES: Mapping[Pace, int] = {"minutes": 919, "hours": 80, "weeks": 1}  # of 1 000 plans; what takes long is dear
+PACES: Mapping[Pace, int] = {"minutes": 919, "hours": 80, "weeks": 1}  # of 1 000 plans; long ones cost most
 PAUSES_S = ((61.0, 120.0), (1_800.0, 5_000.0), (4_000.0, 20_000.0), (DAY_S, 4 * DAY_S), (20 * DAY_S, 46 * DAY_S))
 PAUSE_WEIGHTS: Mapping[Pace, tuple[int, ...]] = {
     "minutes": (95, 5, 0, 0, 0),
@@ -37,7 +37,7 @@ ENTRA_FAULTS = ("person", "locked_out", "no_refresh_token")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that happens: ``at_s`` virtual seconds from the beginning, to ``end`` or to the world ("")."""
+    """One event: ``at_s`` virtual seconds from the beginning, at device ``end`` or for the whole world ("")."""
 
     at_s: float
     act: str
@@ -46,7 +46,7 @@ class Step:
     is_fault: bool = False
 
     def text(self) -> str:
-        """Spell it for a history."""
+        """Return it as a line of a history."""
         return " ".join(filter(None, (self.act, self.end, *(f"{arg}" for arg in self.args))))
 
 
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def fault_kinds(self) -> tuple[str, ...]:
-        """What goes wrong in it, by kind."""
+        """Return the kinds of its faults."""
         return tuple(_kind(step) for step in self.steps if step.is_fault)
 
 
@@ -223,7 +223,7 @@ def _withheld(draft: _Draft) -> None:
 
 
 def _person(draft: _Draft, act: str, at_s: float, pair: tuple[str, str], strategy: str) -> None:
-    """A person does something; what a device loses comes back by hand, or not at all."""
+    """Add a person's command to the draft."""
     phone, watch = pair
     match act:
         case "lose":
@@ -404,7 +404,7 @@ _FAULTS: tuple[tuple[Callable[[_Draft, str, float], None], int], ...] = (
 
 
 def _kind(step: Step) -> str:
-    """Name a fault for the tally: the act, and what kind of it."""
+    """Return the name of a fault for the tally: the act and its kind."""
     detail = step.args[0] if step.args and isinstance(step.args[0], str) else ""
     if step.act == "crash_at":
         detail = str(step.args[1])

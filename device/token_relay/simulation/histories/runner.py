@@ -1,9 +1,8 @@
-"""Runs many schedules on all cores, or one of them slowly, for a person to read.
+"""Runs many schedules on all cores, or replays one for a person to read.
 
-Seeds are dealt out in chunks to worker processes; the first schedule of each chunk is run twice, and both runs must
-have the same history (promise 14). A long run writes its sums into a file now and then, and goes on from there when
-it is started again. A seed that fails is told on standard error at once, by the process that met it: an interrupt loses
-none.
+Worker processes get the seeds in chunks; the first schedule of each chunk runs twice, and both runs must have the same
+history (promise 14). A long run writes its sums into a file now and then, and continues from it when it is started
+again. The process that meets a failing seed prints it on standard error at once, so that an interrupt loses none.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from token_relay.simulation.world.world import TierName
 CHUNK = {"fast": 100, "memory": 20, "real": 10}
 QUEUED_PER_JOB = 3  # chunks handed out ahead, so that no worker waits
 WRITE_EVERY_S = 10.0
-SILENT = 50  # CRITICAL: nothing here is
+SILENT = 50  # CRITICAL, which no event here has
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let neither the agents' logs nor a coroutine that a power cut left behind speak."""
+    """Suppress the agents' logs, and warnings about coroutines that a power cut left behind."""
     before = structlog.get_config() if structlog.is_configured() else None
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(SILENT),
-        cache_logger_on_first_use=multiprocessing.parent_process() is not None,  # a worker never says anything again
+        cache_logger_on_first_use=multiprocessing.parent_process() is not None,  # a worker stays quiet
     )
     try:
         with warnings.catch_warnings():
-            # A turn that was asked for by a task that is being cancelled, as at any exit of a process.
+            # A task that is being cancelled has asked for a turn, as at any exit of a process.
             warnings.filterwarnings("ignore", message="coroutine 'Link._turn' was never awaited")
             yield
     finally:
@@ -53,7 +52,7 @@ def quiet() -> Iterator[None]:
 
 
 class InterruptedRunError(KeyboardInterrupt):
-    """Somebody has ended a run; ``tally`` is what was done until then."""
+    """A person has interrupted a run; ``tally`` has the sums so far."""
 
     def __init__(self, tally: Tally) -> None:
         super().__init__()
@@ -62,7 +61,7 @@ class InterruptedRunError(KeyboardInterrupt):
 
 def run_chunk(first: int, count: int, tier: TierName) -> Tally:
     """Run some schedules in this process."""
-    gc.disable()  # a world is garbage as a whole: it is collected between two of them
+    gc.disable()  # a whole world becomes garbage at once: collect it between two schedules
     tally = Tally()
     began_s = time.process_time()
     with quiet(), coverage.watching(tally.reached):
@@ -90,9 +89,9 @@ def run_chunk(first: int, count: int, tier: TierName) -> Tally:
 def run_many(
     *, start: int, count: int, tier: TierName, jobs: int, file: Path | None = None, told: Callable[[int], None]
 ) -> Tally:
-    """Run ``count`` schedules from seed ``start``; ``told`` gets the number that is done, now and then.
+    """Run ``count`` schedules from seed ``start``; ``told`` gets the number done so far, now and then.
 
-    With ``file`` the run goes on from what the file says, and leaves there how far it came.
+    With ``file`` the run continues from the file's sums, and writes its own there.
 
     Raises:
         InterruptedRunError: at SIGINT, with what was done.
@@ -123,7 +122,7 @@ def run_many(
 
 
 def _in_order(first: int, count: int, tier: TierName, jobs: int) -> Iterator[Tally]:
-    """Yield the chunks' sums in the order of their seeds, so that a file names a seed before which all is done."""
+    """Yield the chunks' sums in the order of their seeds, so that the file names a seed before which all are done."""
     size = min(CHUNK[tier], max(1, count // max(jobs, 1)))
     chunks = ((at, min(size, first + count - at)) for at in range(first, first + count, size))
     if jobs <= 1:
@@ -151,7 +150,7 @@ def _in_order(first: int, count: int, tier: TierName, jobs: int) -> Iterator[Tal
 
 
 def _leave_interrupts() -> None:
-    """In a worker: a terminal tells it too, and its parent decides."""
+    """Ignore SIGINT in a worker: the terminal sends it to the worker too, but the parent decides."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -163,7 +162,7 @@ def replay(seed: int, *, tier: TierName) -> tuple[Outcome, History]:
 
 
 def describe(outcome: Outcome, history: History, *, lines: int = LINES_SHOWN, tier: str = "fast") -> str:
-    """Spell one schedule: what it was, its last lines, what became of it, and how to see it again."""
+    """Return one schedule as text: its plan, its last lines, its verdict, and the command that replays it."""
     plan = make_plan(outcome.seed)
     shown = history.tail(lines)
     head = (
@@ -183,5 +182,5 @@ def again_by(seed: int, tier: str) -> str:
 
 
 def cores() -> int:
-    """Return how many workers there are by default."""
+    """Return the default number of workers."""
     return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""One schedule from its seed to its verdict."""
+"""Runs one schedule from its seed to its verdict."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from token_relay.simulation.promises.ledger import ViolationError
 from token_relay.simulation.promises.promises import Promises
 from token_relay.simulation.world.world import TierName, World
 
-HANDOFFS_MIN, REFRESHES_MIN, FAULTS_MIN = 1, 3, 2  # a schedule with less is not counted
+HANDOFFS_MIN, REFRESHES_MIN, FAULTS_MIN = 1, 3, 2  # a schedule with fewer does not count
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one schedule. ``problem`` is empty when every promise held."""
+    """The result of one schedule. ``problem`` is empty when every promise held."""
 
     seed: int
     kind: str
@@ -57,7 +57,7 @@ class _LateWorld:
     world: World
 
     def clock_of(self, end: str) -> Now | None:
-        """Return what the end's clock shows."""
+        """Return the reading of the end's clock."""
         return self.world.end(end).clock.now()
 
     def refusals_of(self, end: str) -> Mapping[str, int]:
@@ -66,7 +66,7 @@ class _LateWorld:
         return found
 
     def lease_of_message(self, end: str, payload: bytes) -> tuple[str, str] | None:
-        """Read pairing and challenge out of a LEASE."""
+        """Return pairing and challenge of a LEASE."""
         message = self.world.read(payload)
         if message is None or not isinstance(message.body, Lease):
             return None
@@ -112,7 +112,7 @@ def run_schedule(
         with _listening(world, promises) if tier != "fast" else nullcontext():
             world.run(told)
     except Exception as exc:
-        told.close()  # where the world did not get as far as to run it
+        told.close()  # for a world that failed before it ran it
         if not world.loop.is_closed():
             world.loop.close()
         cause = _root(exc)
@@ -131,7 +131,7 @@ def run_schedule(
 
 @contextmanager
 def _listening(world: World, promises: Promises) -> Iterator[None]:
-    """Let the checks read what the agents log, and nobody else."""
+    """Let only the checks read what the agents log."""
 
     def hear(logger: object, method: str, event: MutableMapping[str, Any]) -> NoReturn:
         try:
@@ -149,7 +149,7 @@ def _listening(world: World, promises: Promises) -> Iterator[None]:
 
 
 def _root(exc: BaseException) -> BaseException:
-    """Return what lies in groups of one."""
+    """Return the exception inside nested groups of one."""
     while isinstance(exc, BaseExceptionGroup):
         exc = exc.exceptions[0]
     return exc

@@ -1,4 +1,4 @@
-"""What many schedules come to: sums that can be added, kept in a file, and shown."""
+"""The sums over many schedules, which can be added, kept in a file, and shown."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Tally:
             self.fail(Failure(outcome.seed, outcome.promise, outcome.problem))
 
     def fail(self, failure: Failure) -> None:
-        """Add a failure; so many are counted, and the first of them kept."""
+        """Count a failure, and keep it if it is among the first."""
         self.failed += 1
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append(failure)
 
     def add(self, other: Tally) -> None:
-        """Add the sums of another."""
+        """Add the sums of another tally."""
         for name in ("schedules", "counted", "handoffs", "refreshes", "reuses", "virtual_s", "busy_s", "failed"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("faults", "checks", "kinds", "reached"):
@@ -100,7 +100,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Progress:
-    """A long run's file: what was asked for, how far it is, what came of it so far."""
+    """A long run's file: the request, the progress, and the sums so far."""
 
     tier: str
     start: int
@@ -109,7 +109,7 @@ class Progress:
     tally: Tally
 
     def write(self, file: Path) -> None:
-        """Replace the file whole, so that a run that is killed leaves the last one."""
+        """Replace the file at once, so that a killed run leaves the last one."""
         aside = file.with_suffix(f"{file.suffix}.new")
         head = {"tier": self.tier, "start": self.start, "count": self.count, "done": self.done}
         aside.write_text(json.dumps({**head, "tally": self.tally.as_json()}))
@@ -124,7 +124,7 @@ class Progress:
 
 
 def report(tally: Tally, *, tier: str, elapsed_s: float, jobs: int) -> str:
-    """Spell a tally for a person."""
+    """Return a tally as text for a person."""
     share = tally.schedules / tally.busy_s if tally.busy_s else 0.0
     days = tally.virtual_s / 86_400.0
     lines = [

@@ -1,9 +1,9 @@
-"""The broker and the wires to it: persistent sessions, QoS 1, and everything that may go wrong with them.
+"""The broker and the connections to it: persistent sessions, QoS 1, and all of their faults.
 
 A message stays in the session of each subscriber until that subscriber has acknowledged it, and comes again at the
-next connection; so it is with every honest broker. :class:`SimulatedBroker` can also be dishonest: forget all sessions,
-acknowledge and drop, repeat old packets, hold back what a predicate names. :class:`Wire` is one device's way to it,
-with faults for each direction; :class:`SimulatedChannel` is the port that the agent sees.
+next connection, as with every honest broker. :class:`SimulatedBroker` can also be dishonest: forget all sessions,
+acknowledge and drop, repeat old packets, hold back packets that a predicate names. :class:`Wire` is one device's way to
+it, with faults for each direction; :class:`SimulatedChannel` is the port that the agent sees.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.ports.power import Power
 
 QUEUE_MAX = 1000  # per session, as mosquitto's max_queued_messages; what comes beyond is dropped
-KEEPALIVE_S = 90.0  # after this long a connection that is dead in one direction falls
+KEEPALIVE_S = 90.0  # after this time a connection that is dead in one direction is lost
 RECONNECT_S = 5.0  # after a message that could not be taken
-REORDER_S = 5.0  # at most by so much a reordered packet comes later than the others
+REORDER_S = 5.0  # the longest delay of a reordered packet
 WORLD = contextvars.Context()  # in which the world's own timers run: they belong to no device
 
 Way = Literal["both", "out", "in"]
@@ -79,7 +79,7 @@ class Wire:
         self.channel: SimulatedChannel | None = None
 
     def cut(self, way: Way = "both") -> None:
-        """Cut it. ``"both"``: the connection is lost at once. One way: packets vanish, and after a while it falls."""
+        """Cut it. ``"both"``: the connection is lost at once. One way: packets vanish, and later it is lost."""
         if way == "both":
             self.is_down = True
             if self.channel is not None:
@@ -98,7 +98,7 @@ class Wire:
             self.channel.connect_soon()
 
     def calm(self) -> None:
-        """Heal, and take loss, duplicates, reordering and delay back too."""
+        """Heal, and take back loss, duplicates, reordering and delay too."""
         self.out, self.inward = Direction(is_cut=self.out.is_cut), Direction(is_cut=self.inward.is_cut)
         self.heal()
 

@@ -1,8 +1,8 @@
 """The clocks and the randomness of a simulated device: its own boot time and a wall clock that may be wrong.
 
 The world's time (:class:`token_relay.simulation.loop.VirtualLoop`) is the true time. Boot time follows it from each
-power-on and goes on in suspend. The wall clock follows it too, until it is made to jump, to stop or to begin in 1970;
-whether it claims to be synchronised is set apart from whether it is right.
+power-on and goes on in suspend. The wall clock follows it too, until a test makes it jump, stop or begin in 1970.
+Whether it claims to be synchronised is independent of whether it is right.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ BOOT_S_AT_POWER_ON = 100.0
 
 
 class SimulatedClock:
-    """The :class:`token_relay.agents.ports.Clock` of one device, and what may be done to it."""
+    """The :class:`token_relay.agents.ports.Clock` of one device, and its faults."""
 
     def __init__(self, loop: VirtualLoop, name: str, *, wall_s: float = WALL_AT_START_S) -> None:
         self._loop = loop
         self._name = name
-        self._wall_s = wall_s  # what the wall clock shows at the world's beginning, jumps included
+        self._wall_s = wall_s  # the wall clock's time at the world's beginning, jumps included
         self._stopped_at: float | None = None
         self._booted_at = loop.time()
         self._boots = 1
         self.boot_id = f"{name}-boot-1"
         self.is_synced = True
         self.has_battery = True
-        """Without one, a new boot begins in 1970 and unsynced until :meth:`sync`."""
+        """Without a battery, a new boot begins in 1970 and unsynced until :meth:`sync`."""
         self._awake = asyncio.Event()
         self._awake.set()
 
@@ -44,7 +44,7 @@ class SimulatedClock:
         return Now(self.boot_id, BOOT_S_AT_POWER_ON + time - self._booted_at, wall_s, self.is_synced)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep by boot time, one timer however long; late by at most a minute after a suspend."""
+        """Sleep by boot time, with one timer however long; after a suspend, late by at most a minute."""
         self._loop.mark_sleep()
         await asyncio.sleep(max(seconds, 1e-9))
 
@@ -60,22 +60,22 @@ class SimulatedClock:
     # -- what may happen to it -------------------------------------------------------------------------
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward, or back."""
+        """Set the wall clock forward or back."""
         self._wall_s += seconds
         if self._stopped_at is not None:
             self._stopped_at += seconds
 
     def stop(self) -> None:
-        """Let the wall clock stand still; boot time goes on."""
+        """Stop the wall clock; boot time goes on."""
         self._stopped_at = self.now().wall_s
 
     def go(self) -> None:
-        """Let a stopped wall clock go on from where it stands."""
+        """Start a stopped wall clock again from its present time."""
         if self._stopped_at is not None:
             self._wall_s, self._stopped_at = self._stopped_at - self._loop.time(), None
 
     def begin_in_1970(self) -> None:
-        """Set the wall clock as a board without a battery has it, unsynced."""
+        """Set the wall clock to 1970, unsynced, as on a board without a battery."""
         self._stopped_at = None
         self._wall_s = -self._loop.time()
         self.is_synced = False
@@ -102,7 +102,7 @@ class SimulatedClock:
         return not self._awake.is_set()
 
     def suspend(self, seconds: float) -> None:
-        """Put the device's timers off; see :meth:`token_relay.simulation.loop.VirtualLoop.postpone`."""
+        """Postpone the device's timers; see :meth:`token_relay.simulation.loop.VirtualLoop.postpone`."""
         self._awake.clear()
         self._loop.postpone(self._name, seconds)
 
@@ -116,7 +116,7 @@ class SimulatedClock:
 
 
 def seeded(seed: int, name: str) -> SeededRandom:
-    """Return a generator of a world's seed for one purpose."""
+    """Return a generator for one purpose, from a world's seed."""
     return SeededRandom(f"{seed}-{name}")  # noqa: S311  # reproducible histories are the point
 
 

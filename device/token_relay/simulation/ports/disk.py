@@ -1,7 +1,7 @@
-"""A device's disk: a vault whose commits are counted, watched and, on command, refused or overtaken by a power cut.
+"""A device's disk: a vault whose commits are counted and watched and, on command, refused or cut off by a power cut.
 
-:class:`Disk` says what may happen, :class:`SimulatedVault` is the port for as long as the power is on. What keeps the
-rows beneath is a :class:`Store`: :class:`token_relay.simulation.ports.memory_vault.MemoryVault`, or
+:class:`Disk` has the faults; :class:`SimulatedVault` is the port while the power is on. A :class:`Store` keeps the
+rows: :class:`token_relay.simulation.ports.memory_vault.MemoryVault`, or
 :class:`token_relay.simulation.ports.real_disk.RealStore` with the production vault.
 """
 
@@ -27,7 +27,7 @@ Moment = Literal["before", "after"]
 
 
 class Store(Protocol):
-    """What keeps the rows of one device, outliving its power."""
+    """Keeps the rows of one device, also without power."""
 
     @property
     def tables(self) -> Tables:
@@ -35,7 +35,7 @@ class Store(Protocol):
         ...
 
     def transact(self, step: Callable[[Transaction], T], refuse: Callable[[], None]) -> T:
-        """Run a step. Before anything is kept, and only if there is something to keep, ``refuse`` may raise."""
+        """Run a step. If it changes something, ``refuse`` is called before that is kept, and may raise."""
         ...
 
     def image(self) -> Any:
@@ -47,7 +47,7 @@ class Store(Protocol):
         ...
 
     def read(self, step: Callable[[Transaction], T]) -> T:
-        """Run a step that changes nothing, whether open or not."""
+        """Run a step that changes nothing, even if the store is not open."""
         ...
 
     def open(self) -> None:
@@ -55,11 +55,11 @@ class Store(Protocol):
         ...
 
     def abandon(self) -> None:
-        """The power is gone: drop what is open, as it is."""
+        """Drop what is open, as it is, when the power is gone."""
         ...
 
     def tear(self) -> None:
-        """Damage what is durable, where that means anything."""
+        """Damage what is durable, if the store can be damaged."""
         ...
 
     def close(self) -> None:
@@ -68,12 +68,12 @@ class Store(Protocol):
 
 
 class Disk:
-    """What may happen to one device's disk."""
+    """One device's disk with its faults."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.commits = 0
-        """Steps that changed something, since the world began."""
+        """The number of steps that changed something, since the world began."""
         self.is_full = False
         """Refuses every step that writes."""
         self.is_torn = False
@@ -92,7 +92,7 @@ class Disk:
         self._crash = (self.commits + commit, moment)
 
     def lose_at_crash(self, commits: int) -> None:
-        """At the next power cut the last ``commits`` commits turn out never to have reached the disk."""
+        """Lose the last ``commits`` commits at the next power cut, as if they had never reached the disk."""
         self._lose = commits
 
     def tear(self) -> None:
@@ -101,7 +101,7 @@ class Disk:
         self.store.tear()
 
     def calm(self) -> None:
-        """Take all of it back, but for a damage that is done."""
+        """Take all faults back, except damage that is done."""
         self.is_full, self._failing, self._crash, self._lose = False, 0, None, 0
 
     # -- what the vault and the device ask ---------------------------------------------------------------
@@ -113,7 +113,7 @@ class Disk:
             raise CorruptVaultError("the vault is damaged", hint="set the vault aside and pair this device again")
 
     def before_commit(self) -> Moment | None:
-        """Count a commit that is about to be; return at which side of it the power goes, if it does."""
+        """Count a commit that is about to happen; return on which side of it the power goes, if it goes."""
         if self.is_full:
             raise VaultError("no room to write the vault", hint="make room on the disk; nothing is lost")
         if self._failing:
@@ -129,12 +129,12 @@ class Disk:
         return None
 
     def keep_image(self) -> None:
-        """Remember the durable state, where a lost fsync could bring it back."""
+        """Remember the durable state, since a lost fsync could bring it back."""
         if self._lose:
             self._images.append(self.store.image())
 
     def power_off(self, *, crashed: bool) -> bool:
-        """Lose what was never flushed, if the power is cut; says whether anything was."""
+        """Lose what was never flushed, if the power is cut; return whether anything was lost."""
         self.store.abandon()
         if not crashed:
             return False
@@ -166,8 +166,8 @@ class SimulatedVault:
     async def run(self, step: Callable[[Transaction], T]) -> T:
         """Run ``step``; see :class:`token_relay.agents.ports.Vault`. Commits, then lets other tasks run once.
 
-        So a caller that is cancelled here finds its step kept, as with the real vault. When the power goes, nobody
-        hears of it any more: the caller is cancelled with everything else.
+        So a caller that is cancelled here finds its step kept, as with the real vault. When the power goes, the caller
+        is cancelled with everything else and does not learn the result.
         """
         power, disk = self._power, self._disk
         power.check()

@@ -2,7 +2,7 @@
 
 A request passes four points: it leaves, it arrives, it is carried out (the commit), its answer arrives. A fault decides
 at which of them it ends. :class:`HttpFault` is for this device alone; the provider's own faults
-(:class:`token_relay.sandbox.provider.faults.FaultBook`, armed at ``provider.faults``) meet whoever asks.
+(:class:`token_relay.sandbox.provider.faults.FaultBook`, armed at ``provider.faults``) hit requests of every device.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ HttpFaultKind = Literal[
     "slow",
     "html",
     "cut_json",
-    "person",  # refused until the person does something, as Entra does it
-    "locked_out",  # refused for a while, as Entra does it
+    "person",  # refused until the person does something, as by Entra
+    "locked_out",  # refused for a while, as by Entra
     "unknown_client",  # the registration was taken away
-    "no_refresh_token",  # the answer leaves it out, as providers do that do not rotate
+    "no_refresh_token",  # the answer leaves it out, as from providers that do not rotate
 ]
 INSTEAD = ("500", "502", "503", "429", "html", "person", "locked_out", "unknown_client")
 REFUSALS: dict[str, tuple[int, bytes]] = {
@@ -50,7 +50,7 @@ REFUSALS: dict[str, tuple[int, bytes]] = {
 
 @dataclass(frozen=True, slots=True)
 class HttpFault:
-    """What one request meets. ``seconds`` is for ``slow``, ``retry_after_s`` for ``429`` and ``503``.
+    """A fault for one request. ``seconds`` is for ``slow``, ``retry_after_s`` for ``429`` and ``503``.
 
     ``committed``: the provider had carried it out before it gave the wrong answer.
     """
@@ -60,14 +60,14 @@ class HttpFault:
     retry_after_s: int | None = None
     committed: bool = False
     path: str = ""
-    """Meets only requests whose URL ends so; empty: any."""
+    """It hits only requests whose URL ends so; empty: any."""
 
 
 class SimulatedHttp:
     """The :class:`token_relay.provider.http.Http` port of one device.
 
-    ``fault`` is asked for each request that met none of :attr:`faults`: a kind of fault, or "" to carry it out.
-    While ``gate`` is clear, requests hang at the provider before they are carried out.
+    For each request without a fault in :attr:`faults`, ``fault`` returns a kind of fault, or "" to carry it out.
+    While ``gate`` is clear, requests wait at the provider before they are carried out.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SimulatedHttp:
         self.gate.set()
         self.is_cut = False
         self.delay_s: tuple[float, float] = (0.0, 0.0)
-        """Bounds of the time that a request takes, and again its answer."""
+        """The bounds of the time that a request takes, and again its answer."""
         self._clock = clock
         self._power = power
         self._provider = provider
@@ -98,18 +98,18 @@ class SimulatedHttp:
     # -- faults ----------------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """The provider cannot be reached: nothing is sent."""
+        """Make the provider unreachable: nothing is sent."""
         self.is_cut = True
 
     def heal(self) -> None:
-        """It can again; planned faults are dropped."""
+        """Make the provider reachable again, and drop planned faults."""
         self.is_cut = False
         self.faults.clear()
         self.fault = lambda request: ""
         self.delay_s = (0.0, 0.0)
 
     def plan(self, fault: HttpFault | HttpFaultKind, times: int = 1) -> None:
-        """Let the next ``times`` requests that fit meet a fault."""
+        """Give a fault to the next ``times`` requests that fit it."""
         self.faults.extend([HttpFault(fault) if isinstance(fault, str) else fault] * times)
 
     def _next_fault(self, request: HttpRequest) -> HttpFault | None:
@@ -190,7 +190,7 @@ class SimulatedHttp:
             await asyncio.sleep(self._random.uniform(low, high))
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 def as_request(request: HttpRequest) -> Request:

@@ -1,7 +1,7 @@
-"""The vault's contract in memory, deterministic: no thread, no file, no randomness, no cryptography.
+"""A vault in memory with the contract of the real one, but without thread, file, randomness or cryptography.
 
-The tables hold the frozen records themselves. A row whose data key has been erased stays behind without its secrets,
-and reading it is the same error as on disk, also after a key was made again under the old name.
+The tables hold the frozen records themselves. A row whose data key has been erased stays without its secrets, and
+reading it is the same error as on disk, even after a key was made again under the old name.
 
 The committed state is one immutable :class:`Image`; a step works on copies of the tables it writes. Hence
 :meth:`MemoryVault.snapshot` and :meth:`MemoryVault.restore` cost nothing: a crash keeps the image and drops
@@ -32,7 +32,7 @@ _NO_ROWS: Rows = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What would be on the disk after a commit. Compares by content, so that histories can be compared.
+    """The content of the disk after a commit. It compares by content, so that histories can be compared.
 
     ``lost`` names the rows whose secrets were erased with their data key while the row stayed.
     """
@@ -42,7 +42,7 @@ class Image:
 
 
 class _Shape(Generic[R]):
-    """What is prepared once per record type."""
+    """The data that is prepared once for each record type."""
 
     def __init__(self, record: type[R]) -> None:
         self.layout = Layout(record)
@@ -63,8 +63,8 @@ _SHAPES: dict[type[Record], _Shape[Any]] = {}
 class MemoryVault:
     """A :class:`token_relay.agents.ports.Vault` for simulations and fast tests.
 
-    ``commits`` counts the steps that changed something. Set ``failure`` to have every step refused, as a full
-    disk would, until it is None again. ``checks_values``: examine every value of every record as the disk would;
+    ``commits`` counts the steps that changed something. While ``failure`` is set, it refuses every step, as a full
+    disk does. ``checks_values``: examine every value of every record as the disk would;
     without it, only the first record of each type, for speed: the other tiers of the simulation examine all.
     """
 
@@ -99,7 +99,7 @@ class MemoryVault:
 
     @property
     def tables(self) -> Mapping[type[Record], Rows]:
-        """Return the committed rows; another object after each change."""
+        """Return the committed rows; a new object after each change."""
         return self._image.tables
 
     def restore(self, image: Image) -> None:
@@ -111,7 +111,7 @@ class MemoryVault:
         return self.transact(step, _forbid)
 
     def open(self) -> None:
-        """Nothing has to be opened."""
+        """Do nothing: a vault in memory is always open."""
 
     abandon = tear = close = open
 
@@ -207,12 +207,12 @@ class _MemoryTransaction:
             for key, row in list(self._rows(kind).items()):
                 present = [name for name in shape.secrets if getattr(row, name) is not None]
                 if present and getattr(row, shape.sealed_under) == data_key:
-                    # without its secrets: not even an observer of the disk may see them any more
+                    # without its secrets: even an observer of the disk must not see them any more
                     self._writable(kind)[key] = replace(cast("Any", row), **dict.fromkeys(present))
                     self._lost |= {(kind, key)}
 
     def end(self) -> Image:
-        """Make every later use an error; return the state that the step has made, the old one if the same."""
+        """Make every later use an error; return the step's new state, or the old one if nothing changed."""
         self._has_ended = True
         if not self._written:
             return self._image

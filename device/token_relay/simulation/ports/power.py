@@ -11,7 +11,7 @@ from token_relay.simulation.ports.clocks import SimulatedClock
 
 
 class PowerCutError(Exception):
-    """The device that somebody was using has lost its power, or is off."""
+    """The device in use has lost its power, or is off."""
 
 
 class Power:
@@ -37,11 +37,11 @@ class Power:
             raise asyncio.CancelledError
 
     def cut(self) -> None:
-        """The power goes now."""
+        """Cut the power now."""
         if self.is_on:
             self._cut()
 
     def spawn(self, tasks: asyncio.TaskGroup, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a task of the device, which may have been asked for by somebody else's code."""
+        """Start a task in the device's context, also for a caller outside of the device."""
         if self.is_on:
             tasks.create_task(work(), context=self._context)

@@ -1,4 +1,4 @@
-"""The identity provider of a world: the sandbox provider's core, in the world's time, with observers who hear it."""
+"""The identity provider of a world: the sandbox provider's core, in the world's time, with its observers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from token_relay.simulation.ports.clocks import WALL_AT_START_S
 BASE = "https://provider.example"
 SCOPE = "offline_access openid profile"
 USERNAMES = ("password@contoso.example", "second@contoso.example")
-"""Who has a password; ``otp@contoso.example`` signs in by a code instead, where the provider has native sign-in."""
+"""Users with a password; ``otp@contoso.example`` signs in by a code instead, where there is native sign-in."""
 
 PEOPLE = DEFAULT_WORLD.model_copy(
     update={"users": [*DEFAULT_WORLD.users, UserModel(username=USERNAMES[1], password=Password(PASSWORD))]}
@@ -46,17 +46,17 @@ class SimulatedProvider(Provider):
         super().__init__(PEOPLE, Urls(rules.name, BASE, "contoso"), random, signer, now=self.true_wall_s(), rules=rules)
 
     def true_wall_s(self) -> float:
-        """What a clock that is right shows, in Unix seconds."""
+        """Return the true wall-clock time in Unix seconds."""
         return WALL_AT_START_S + self._loop.time()
 
     @property
     def url(self) -> str:
-        """What a phone's configuration says about the provider."""
+        """Return the provider's URL for a phone's configuration."""
         return BASE if self.client_profile.name == "entra" else self.state.urls.issuer
 
     @cached_property
     def metadata(self) -> ProviderMetadata:
-        """What discovery says."""
+        """Return the provider's metadata, as discovery gives it."""
         urls = self.state.urls
         revokes = self.state.rules.has_revocation
         return ProviderMetadata(
@@ -66,7 +66,7 @@ class SimulatedProvider(Provider):
         )
 
     def answer(self, asked: Request, admission: Admission) -> Response:
-        """Carry a request out now, and tell what came of it."""
+        """Carry out a request now, and tell the observers the result."""
         if asked.target.endswith("/sign-in") and not self._has_pages:
             response = self._sign_in_directly(asked)
         else:
@@ -75,7 +75,7 @@ class SimulatedProvider(Provider):
         return response
 
     def _sign_in_directly(self, asked: Request) -> Response:
-        """Begin a family of the person, as the pages would have begun it."""
+        """Begin a family for the person, as the pages would do."""
         username = parse_qs(asked.body.decode())["username"][0]
         trace = Trace("sign-in", "sign-in", self.time(self.true_wall_s()), "token", "")
         scope, user = tuple(SCOPE.split()), self.state.users[username]
@@ -88,7 +88,7 @@ class SimulatedProvider(Provider):
         self.tell()
 
     def tell(self) -> None:
-        """Tell the observers what has been noted since."""
+        """Tell the observers the new entries of the event log."""
         state = self.state
         if not self._announcer.is_heard or state.next_event_id == self._heard + 1:
             return
@@ -98,5 +98,5 @@ class SimulatedProvider(Provider):
             self._announcer.provider_said(event.as_json())
 
     def kinds(self) -> list[str]:
-        """Return the kinds of what has been noted, in order."""
+        """Return the kinds of all entries of the event log, in order."""
         return [event.kind for event in self.state.events]

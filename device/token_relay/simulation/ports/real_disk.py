@@ -1,11 +1,11 @@
-"""The real tier's disk: the production vault, SQLite on a file, run inline and watched by a shadow in memory.
+"""The real tier's disk: the production vault, SQLite on a file, run inline and compared with a shadow in memory.
 
-Each step writes to both. The shadow commits only after SQLite has, and is what observers see; at every opening the
-file is read through and must hold exactly what the shadow holds (:class:`ShadowError`), so a commit that was
-acknowledged and is not there, or half there, ends the history.
+Each step writes to both. The shadow commits only after SQLite has, and observers see the shadow. Every opening reads
+the whole file, which must hold exactly what the shadow holds (:class:`ShadowError`): so a commit that was acknowledged
+and is missing or incomplete ends the history.
 
-No thread: the connection lives on the simulation's own. A power cut abandons it in the state in which it is; SQLite
-then finds on the file what the last COMMIT left.
+There is no thread: the connection belongs to the simulation's own. A power cut abandons the connection as it is; SQLite
+then finds in the file what the last COMMIT left.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _LAYOUTS = layouts_of(RECORDS)
 
 
 class ShadowError(AssertionError):
-    """The file does not hold what was committed."""
+    """The content of the file is not what was committed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileImage:
-    """A copy of the file, and what it holds."""
+    """A copy of the file and its content."""
 
     octets: bytes
     shadow: Image
@@ -63,7 +63,7 @@ class RealStore:
     def __init__(self, path: Path, key: PrivateKey) -> None:
         self._path = path
         self._key = key
-        self._shadow = MemoryVault(RECORDS, checks_values=False)  # the file's own vault examines them
+        self._shadow = MemoryVault(RECORDS, checks_values=False)  # the file's own vault checks them
         self._vault: SqliteVault | None = None
         self._connection: Any = None
         self._lock: Lock | None = None
@@ -200,7 +200,7 @@ class _Both:
 
 
 class RealTier:
-    """Everything as in production, but for the network and the time."""
+    """Everything as in production, except the network and the time."""
 
     signs = True
     box: type[PeerBox] = PeerBox
@@ -225,7 +225,7 @@ def _agree() -> None:
 
 
 def _difference(record: type[Record], held: dict[Any, Any], found: dict[Any, Any]) -> str:
-    """Name keys and columns that differ, never a value."""
+    """Return the keys and columns that differ, never a value."""
     names = [field.name for field in fields(cast("Any", record))]
     parts = [f"-{key}" for key in held if key not in found] + [f"+{key}" for key in found if key not in held]
     for key in held.keys() & found.keys():

@@ -1,4 +1,4 @@
-"""What the tiers of the simulation put beneath the same agents.
+"""The tiers of the simulation: different disks and cryptography beneath the same agents.
 
 ``fast``: records in memory, envelopes that are not encrypted, tokens that are not signed. ``memory``: records in
 memory, all cryptography real. ``real``: SQLite on files, all cryptography real
@@ -34,7 +34,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 class IdentityBox(PeerBox):
-    """An envelope of the same length with the same header and the same refusals, and no encryption inside."""
+    """Makes envelopes of the same length with the same header and the same refusals, without encryption."""
 
     __slots__ = ("_mark",)
 
@@ -60,7 +60,7 @@ class IdentityBox(PeerBox):
 
 
 class PlainSigner:
-    """JWTs that nobody can verify, for a simulation that does not try to."""
+    """Makes JWTs without a real signature, for a simulation that does not verify them."""
 
     algorithm = "none"
 
@@ -79,7 +79,7 @@ class PlainSigner:
 
 
 def claims_of(token: str) -> dict[str, JsonValue]:
-    """Read what :class:`PlainSigner` wrote."""
+    """Return the claims of a token of :class:`PlainSigner`."""
     payload = token.split(".")[1]
     found: dict[str, JsonValue] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return found
@@ -89,7 +89,7 @@ class Tier(Protocol):
     """Makes a device's parts."""
 
     signs: bool
-    """Whether tokens are signed and signatures checked, sign-ins go through the provider's pages."""
+    """Whether tokens are signed and checked, and sign-ins go through the provider's pages."""
     box: type[PeerBox]
     signer: Signer
 
@@ -98,7 +98,7 @@ class Tier(Protocol):
         ...
 
     def close(self) -> None:
-        """Give up files."""
+        """Remove the files."""
         ...
 
 

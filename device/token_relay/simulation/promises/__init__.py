@@ -1,1 +1,1 @@
-"""What must hold at every step of every history, checked by observers that see what no end can see."""
+"""The promises that must hold at every step of every history; their checks see what no end can see."""

@@ -1,9 +1,9 @@
 """Which (state x event) pairs of the protocol's machines a run has reached, and which it must reach.
 
-The machines are not touched: while :func:`watching` is open, the names under which the agents call them lead through a
-wrapper that notes the pair. What cannot be reached by design is data here, with its reason, and so is what is too rare
-to be demanded; any other pair that ``make simulate`` never reaches fails it, and so does one that is reached although
-it is said to be unreachable: the plans are too tame, or the reason is wrong.
+The machines stay as they are: while :func:`watching` is open, the agents call them through a wrapper that notes the
+pair. Pairs that are unreachable by design are listed here with the reason, and so are pairs that are too rare to be
+required. ``make simulate`` fails when it never reaches another pair (its plans are too tame), or when it reaches a pair
+that is listed as unreachable (the reason is wrong).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ UNREACHABLE: dict[Pair, str] = {
     **_pairs("companion", "none stored dead", "token", "only for READY is a TOKEN opened; else it is `bad_token`"),
     **_pairs("grant", "dead", "begin", "its refresh token is erased, and the keeper looks there first"),
 }
-"""By design, whatever honest ends do, restored ones among them."""
+"""Pairs that are unreachable by design while the ends are honest, including restored ones."""
 
 RARE: dict[Pair, str] = {
     **_pairs(
@@ -78,7 +78,7 @@ RARE: dict[Pair, str] = {
     ),
     **_pairs("grant", "locked needs_handoff", "begin", "locked or refused between two attempts of one flight"),
 }
-"""Legal and met now and then; not demanded of ten thousand seeds. The tables in `tests/core` have each of them."""
+"""Legal pairs that are met now and then, not required of ten thousand seeds. `tests/core` has tables with each."""
 
 
 def every_pair() -> frozenset[Pair]:
@@ -94,12 +94,12 @@ def every_pair() -> frozenset[Pair]:
 
 
 def missing(reached: Counter[Pair]) -> list[Pair]:
-    """Return the pairs that should have been reached and were not."""
+    """Return the required pairs that were not reached."""
     return sorted(every_pair() - set(UNREACHABLE) - set(RARE) - set(reached))
 
 
 def contradicted(reached: Counter[Pair]) -> list[Pair]:
-    """Return the pairs that were reached although they are said to be unreachable."""
+    """Return the pairs that were reached although they are listed as unreachable."""
     return sorted(set(UNREACHABLE) & set(reached))
 
 

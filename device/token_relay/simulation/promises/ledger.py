@@ -1,11 +1,10 @@
-"""What the checks of a simulated history share: who holds which chain, which uses of a token may be repeated.
+"""The knowledge that the checks of a simulated history share: who holds which chain, which uses may be repeated.
 
-The truth is taken from where it lies and from nowhere else: holders from the durable tables of every end, chains and
-families from the provider's own memory and its event log, excuses from what the world did to an end. Nothing in here
-asks an agent.
+It comes only from the primary sources: holders from the durable tables of every end, chains and families from the
+provider's own memory and its event log, excuses from the faults of the world. Nothing here asks an agent.
 
 A *link* of a chain is one refresh-token value, named by its family and the generation that the provider gave it. Every
-link belongs to one chain: its parent's, except that what ``branch`` obtains begins a chain of its own.
+link belongs to one chain: its parent's, except that a token from ``branch`` begins a new chain.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ USABLE = ("held", "refreshing", "uncertain")
 
 
 class ViolationError(AssertionError):
-    """A promise is broken. Its text names promise, step, end, and what was seen."""
+    """A promise is broken. Its text names the promise, the step, the end, and the observation."""
 
     def __init__(self, promise: int, title: str, *, step: int, end: str, seen: str) -> None:
         super().__init__(f"promise {promise} ({title}) is broken at step {step}, end {end or 'none'}: {seen}")
@@ -46,11 +45,11 @@ def rows(tables: Tables, record: type[R]) -> Mapping[tuple[str | int, ...], R]:
 
 
 def changed(before: Tables, after: Tables, record: type[R]) -> Iterator[tuple[R | None, R | None]]:
-    """Yield the rows of a table that a commit wrote or deleted, each as it was and as it is."""
+    """Yield the rows of a table that a commit wrote or deleted, each as (before, after)."""
     old, new = rows(before, record), rows(after, record)
     if old is new:
         return
-    # A commit writes few rows of many, and this runs after each: what is the same object is passed over in C.
+    # A commit writes few rows of many, and this runs after each: unchanged objects are skipped in C.
     for key, row in compress(new.items(), map(is_not, map(old.get, new), new.values())):
         was = old.get(key)
         if was != row:
@@ -74,7 +73,7 @@ def read_link(provider: State, token: Secret[str]) -> Link | None:
 
 @dataclass(slots=True)
 class Use:
-    """One token request with one link: by whom, and whether its answer is still out, came, or is lost."""
+    """One token request with one link: its sender, and whether its answer is open, came, or is lost."""
 
     end: str
     link: Link
@@ -110,12 +109,12 @@ class Ledger:
     # -- what the world says ---------------------------------------------------------------------------
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
-        """Follow a commit that wrote what may hold a token."""
+        """Follow a commit that wrote records which may hold a token."""
         self.tables[end] = after
         self._hold(end, before, after)
 
     def restored(self, end: str, tables: Tables) -> None:
-        """Follow a disk that was put back; the first that is heard of an end is only how it begins."""
+        """Follow a disk that was put back; the first call for an end is only its beginning."""
         if end not in self.tables:
             self.tables[end] = tables
             self.changes.clear()
@@ -132,7 +131,7 @@ class Ledger:
         self._hold(end, tables, tables)
 
     def stopped(self, end: str) -> None:
-        """Follow a stop: an open intent may be tried again, and nothing of this end is in flight any more."""
+        """Follow a stop: an open intent may be tried again, and no request of this end is in flight any more."""
         for use in self.uses:
             if use.end == end and use.fate == "open":
                 use.fate = "lost"
@@ -174,7 +173,7 @@ class Ledger:
             self.chains[family, generation] = f"{family}/{generation}" if is_branch else parent
 
     def changed(self, before: Tables, after: Tables, record: type[R]) -> list[tuple[R | None, R | None]]:
-        """Return what :func:`changed` finds; looked up once for each commit."""
+        """Return the result of :func:`changed`, which runs once for each commit."""
         found = self.changes.get(record)
         if found is None:
             found = self.changes[record] = list(changed(before, after, record))
@@ -226,7 +225,7 @@ class Ledger:
         self.kept[end] = frozenset(kept)
 
     def _is_branch(self, end: str, token: Secret[str]) -> bool:
-        """The phone spends its own value for the companion: a handoff there is in the middle of obtaining."""
+        """Whether the phone uses its own token for the companion: a handoff there is obtaining one."""
         tables = self.tables.get(end, {})
         for row in rows(tables, PhoneHandoff).values():
             if row.is_obtaining and row.strategy == "branch":
@@ -250,7 +249,7 @@ class Check:
         self.ledger = ledger
 
     def hold(self, is_kept: bool, end: str, seen: str) -> None:
-        """Count one look; raise when the promise is broken."""
+        """Count one check; raise when the promise is broken."""
         self.ledger.checks[self.number] += 1
         if not is_kept:
             raise self.ledger.broken(self.number, self.title, end, seen)
@@ -262,12 +261,12 @@ def stored_here(tables: Tables, handoff_id: str) -> CompanionHandoff | None:
 
 
 def text_of(values: Iterable[str]) -> str:
-    """Spell names in a stable order."""
+    """Join names in a stable order."""
     return ", ".join(sorted(values)) or "none"
 
 
 def _why_gone(ledger: Ledger, before: Tables, after: Tables) -> str:
-    """Say what the records of an end tell of a chain that it let go in this commit; empty when they say nothing."""
+    """Return the reason in an end's records for a chain that it gave up in this commit; empty without one."""
     reasons = set()
     for was, row in ledger.changed(before, after, Grant):
         if was is not None and was.refresh_token is not None:

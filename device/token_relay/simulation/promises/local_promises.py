@@ -1,4 +1,4 @@
-"""The promises about what apps on a device get: only what the policy allows (11), nothing after the lease (12)."""
+"""The promises about tokens for apps on a device: only as the policy allows (11), none after the lease (12)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from token_relay.simulation.promises.ledger import Check, Ledger, rows
 
 DAY_S = 86_400.0
 MARK_SLACK_S = 3_900.0  # the lease is marked hourly: a power cut may forget that much, and a start takes moments
-SENT_KEPT = 256  # of a phone's messages; a LEASE that comes later than that answers a challenge long gone
+SENT_KEPT = 256  # of a phone's messages; a later LEASE would answer a challenge that ended long ago
 
 
 class PolicyHeld(Check):
-    """11. A token that a uid got was allowed to it by the policy of that moment."""
+    """11. The policy of the moment allowed each token that a uid got."""
 
     number = 11
     title = "a token given to a uid was allowed by its policy then"
@@ -44,10 +44,10 @@ class PolicyHeld(Check):
 
 
 class LeaseHeld(Check):
-    """12. No token after the lease's end, and a lease is renewed by the phone's answer to a fresh challenge alone.
+    """12. No token after the lease's end, and only the phone's answer to a fresh challenge renews a lease.
 
-    The time used is summed here anew, from the end's own clock readings: boot time over all boots since the phone's
-    word, and synced wall time. An end that was put back to an older image starts with what that image knew.
+    The check sums the used time itself, from the end's own clock readings: boot time over all boots since the phone's
+    answer, and synced wall time. An end that was put back to an older image starts with that image's knowledge.
     """
 
     number = 12
@@ -63,7 +63,7 @@ class LeaseHeld(Check):
         self.boots: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)  # boot id → first, last boot time
 
     def published(self, end: str, topic: str, payload: bytes) -> None:
-        """Keep what a phone has sent of late, and which of its pairings had a REVOKE queued; it is read when needed."""
+        """Keep a phone's latest messages, and which of its pairings had a REVOKE queued; they are read when needed."""
         tables = self.ledger.tables.get(end, {})
         if not rows(tables, PhoneHandoff):
             return
@@ -72,7 +72,7 @@ class LeaseHeld(Check):
         self.sent[end].append((payload, revoking))
 
     def _is_answered(self, end: str, challenge: str) -> bool:
-        """Whether a phone has answered this challenge, and was then not waiting to take the grant away."""
+        """Whether a phone has answered this challenge while no REVOKE of the grant was waiting."""
         for phone, sent in self.sent.items():
             for payload, revoking in reversed(sent):
                 found = self.lease_of_message(phone, payload)
@@ -82,11 +82,11 @@ class LeaseHeld(Check):
         return False
 
     def stopped(self, end: str, *, crashed: bool) -> None:
-        """Note how long this boot was."""
+        """Note the length of this boot."""
         self._read_clock(end)
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
-        """Follow when each lease began, and by whose word."""
+        """Follow when each lease began, and by which phone's answer."""
         now = self._read_clock(end)
         if now is None:
             return
@@ -107,7 +107,7 @@ class LeaseHeld(Check):
                 self.begun[end, grant.grant_id] = (since, tuple(self.boots[end]))
 
     def restored(self, end: str, tables: Tables) -> None:
-        """Start from what the older image knew of its leases."""
+        """Start from the older image's knowledge of its leases."""
         for grant in rows(tables, Grant).values():
             held = lease_of(grant)
             if held is not None:
@@ -115,7 +115,7 @@ class LeaseHeld(Check):
                 self.begun[end, grant.grant_id] = (begun, tuple(self.boots[end]))
 
     def served(self, end: str, query: TokenQuery, answer: TokenGranted | TokenRefused) -> None:
-        """A token that leaves belongs to a grant whose lease runs."""
+        """Check that a token belongs to a grant whose lease runs."""
         now = self._read_clock(end)
         if now is None or not isinstance(answer, TokenGranted):
             return
@@ -149,7 +149,7 @@ class LeaseHeld(Check):
 
 
 def _is_renewed(was: Grant, grant: Grant) -> bool:
-    """Whether time was given back: a mark only ever adds."""
+    """Whether the used time became less: a mark only adds to it."""
     return bool(was.lease_marked) and grant.lease_used_s < was.lease_used_s
 
 

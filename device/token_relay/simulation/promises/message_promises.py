@@ -1,4 +1,4 @@
-"""The promises about messages: acknowledged when the effect is durable (8), no secret (9), no number twice (10)."""
+"""The promises about messages: a durable effect before PUBACK (8), no secret (9), no number twice (10)."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class PubackMeansDurable(Check):
         self.durable: dict[str, set[bytes]] = defaultdict(set)  # messages whose effect is on disk
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
-        """Note what came into the window; a pairing that is deleted later takes its rows along, not their effect."""
+        """Note new rows of the window; a pairing that is deleted later deletes its rows, not their effect."""
         self.durable[end].update(seen.digest for _, seen in self.ledger.changed(before, after, Seen) if seen)
 
     def restored(self, end: str, tables: Tables) -> None:
-        """Only what the image has is durable."""
+        """Take only the image's content as durable."""
         self.durable[end] = {seen.digest for seen in rows(tables, Seen).values()}
 
     def delivered(self, end: str, topic: str, payload: bytes) -> None:
@@ -43,7 +43,7 @@ class PubackMeansDurable(Check):
         self.before[end, payload] = sum(self.refusals_of(end).values())
 
     def acknowledged(self, end: str, topic: str, payload: bytes) -> None:
-        """The window on disk has the message, or the end counted it as refused or repeated."""
+        """Check that the window on disk has the message, or that the end counted it as refused or repeated."""
         refusals = self.refusals_of(end)
         self.hold(not refusals.get("internal_error"), end, "a message met an internal error")
         before = self.before.pop((end, payload), None)
@@ -56,7 +56,7 @@ class PubackMeansDurable(Check):
 
 
 class NoLeak(Check):
-    """9. No marked secret leaves but in envelopes, the provider's TLS request and the permitted reply."""
+    """9. A marked secret leaves only in envelopes, in the provider's TLS request and in the permitted reply."""
 
     number = 9
     title = "no secret leaves but by its doors"
@@ -67,14 +67,14 @@ class NoLeak(Check):
         self.is_sealed = is_sealed  # real envelopes; identity crypto shows what a seal would hide
 
     def published(self, end: str, topic: str, payload: bytes) -> None:
-        """Topics are clear, payloads are envelopes."""
+        """Check that topics hold no token and payloads are envelopes."""
         self.hold(MARK not in topic, end, "a token in a topic")
         self.hold(len(payload) in ENVELOPE_BYTES or topic.startswith(MAILBOX_PREFIX), end, "a payload is no envelope")
         if self.is_sealed:
             self.hold(not find_marked(payload), end, f"a token in clear in a message to {topic}")
 
     def served(self, end: str, query: TokenQuery, answer: TokenGranted | TokenRefused) -> None:
-        """A refusal holds no token, a reply no refresh token."""
+        """Check that a refusal holds no token, and a reply no refresh token."""
         if isinstance(answer, TokenRefused):
             self.hold(MARK not in f"{answer.detail}{answer.action}", end, "a token in a refusal")
         else:
@@ -92,7 +92,7 @@ class NoLeak(Check):
                 self.hold(MARK not in f"{row.problem}{row.account}{row.subject}", end, "a token in a handoff's row")
 
     def logged(self, text: str) -> None:
-        """What an agent writes to its log."""
+        """Check what an agent writes to its log."""
         self.hold(not find_marked(text.encode()), "", "a token in the log")
 
 
@@ -118,7 +118,7 @@ class SequenceOnce(Check):
             window[seen.seq] = seen.digest
 
     def restored(self, end: str, tables: Tables) -> None:
-        """An older window: what came after it may come again, and is noticed as a rollback."""
+        """Take over an older window: later messages may come again, and are noticed as a rollback."""
         for seen in rows(tables, Seen).values():
             self.accepted[end, seen.pairing_id][seen.seq] = seen.digest
         for (name, pairing_id), window in self.accepted.items():

@@ -1,12 +1,12 @@
 """The promises, each a check that looks at every step of a simulated history.
 
 A check sees what the world sees (see :class:`token_relay.simulation.observer.Observer`), never an agent, and raises
-:class:`token_relay.simulation.promises.ledger.ViolationError` at the step that breaks its promise. What can be judged
-only when the faults have stopped (5, 6) is in :mod:`token_relay.simulation.promises.settlement`; 14, same seed, same
-history, is a comparison of two runs and lies with the runner.
+:class:`token_relay.simulation.promises.ledger.ViolationError` at the step that breaks its promise. Promises that can be
+judged only when the faults have stopped (5, 6) are in :mod:`token_relay.simulation.promises.settlement`; 14 (same seed,
+same history) compares two runs and is in the runner.
 
-A disk that was put back to an older image cannot know it before its next contact. Until it has noticed, what it holds
-is in doubt: promises 1 and 3 look away from that end, and look again when it has noticed, and at the settlement.
+A disk that was put back to an older image cannot know it before its next contact. Until it has noticed, its content is
+in doubt: promises 1 and 3 ignore that end, and check it when it has noticed and at the settlement.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class RevokedStaysRevoked(Check):
         self.revoked: dict[str, tuple[str, str]] = {}  # handoff id → the phone, and its pairing
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
-        """Remember what was revoked; look at what companions hold."""
+        """Remember revoked handoffs, and check the companions' grants."""
         for _, row in self.ledger.changed(before, after, PhoneHandoff):
             if row is not None and (row.state, row.reason) == ("gone", "revoked") and row.handoff_id:
                 self.revoked[row.handoff_id] = (end, row.pairing_id)
@@ -100,9 +100,9 @@ class RevokedStaysRevoked(Check):
                     self._look(end, grant)
 
     def look_at_all(self, ends: Iterable[str]) -> None:
-        """Look at these ends, also at those that were in doubt.
+        """Check these ends, also those that were in doubt.
 
-        A companion that was put back after its phone had unpaired it meets nobody any more who could tell it.
+        A companion that was put back after its phone had unpaired it never meets a phone that could tell it.
         """
         for end in ends:
             for grant in rows(self.ledger.tables.get(end, {}), Grant).values():
@@ -127,7 +127,7 @@ class RevokedStaysRevoked(Check):
 
 
 class StoredMeansOnDisk(Check):
-    """4. When STORED is accepted, the companion's disk holds the grant or what legitimately became of it."""
+    """4. When STORED is accepted, the companion's disk holds the grant or its legitimate successor."""
 
     number = 4
     title = "STORED accepted means that the grant is on the companion's disk"
@@ -138,7 +138,7 @@ class StoredMeansOnDisk(Check):
         self.stored_once: set[str] = set()
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
-        """Remember what companions stored; compare when the phone comes to DONE."""
+        """Remember what companions stored; compare when the phone reaches DONE."""
         for _, row in self.ledger.changed(before, after, CompanionHandoff):
             if row is not None and row.was_stored:
                 self.stored_once.add(row.handoff_id)
@@ -151,7 +151,7 @@ class StoredMeansOnDisk(Check):
             name: found for name, tables in self.ledger.tables.items() if (found := stored_here(tables, handoff_id))
         }
         if not holders:
-            # forgotten by its person, or the disk was put back: then it was there once
+            # the person forgot it, or the disk was put back: then the grant was there once
             self.hold(handoff_id in self.stored_once, end, f"no disk ever held handoff {handoff_id[:8]}")
             return
         for name, row in holders.items():
@@ -164,7 +164,7 @@ class StoredMeansOnDisk(Check):
 
 
 class DurableBeforeSent(Check):
-    """7. Every refresh-token value that is sent to a provider was durable at its sender before, with its intent."""
+    """7. Every refresh-token value is durable at its sender, with its intent, before it is sent to a provider."""
 
     number = 7
     title = "a refresh token is sent only after it and its intent are durable"
@@ -195,18 +195,18 @@ class DurableBeforeSent(Check):
                     self.intended[end].append(grant.refresh_token)
 
     def restored(self, end: str, tables: Tables) -> None:
-        """What an image holds is durable."""
+        """Take the image's content as durable."""
         for grant in rows(tables, Grant).values():
             if grant.refresh_token is not None:
                 self.durable[end].append(grant.refresh_token)
 
     def stopped(self, end: str, *, crashed: bool) -> None:
-        """What a process meant to do ends with it."""
+        """Forget the permissions of a process that has ended."""
         self.intended.pop(end, None)
         self.dropped.pop(end, None)
 
     def requested(self, end: str, request: HttpRequest) -> None:
-        """Compare the value that leaves now with what the disk has had."""
+        """Compare the value that leaves now with the values that were on disk."""
         form = form_of(request)
         token = form.get("refresh_token")
         if isinstance(token, Secret):
@@ -229,7 +229,7 @@ class OneInFlight(Check):
 
     def used(self, use: Use) -> None:
         """Compare with every other request that is still out."""
-        # A restored phone that does not know yet that its grant was moved: promise 1 looks after it.
+        # Promise 1 checks a restored phone that does not know yet that its grant was moved.
         restored = self.ledger.ever_restored
         others = [
             it
@@ -243,8 +243,8 @@ class OneInFlight(Check):
 class Promises(Observer):
     """All checks of one history; give it to the world as an observer.
 
-    ``provider`` is the simulated provider's memory, ``clock_of`` an end's clock reading, ``refusals_of`` what an end
-    has refused, by reason, ``lease_of_message`` reads (pairing_id, challenge) out of a LEASE that an end sends.
+    ``provider`` is the simulated provider's memory, ``clock_of`` returns an end's clock reading, ``refusals_of`` its
+    counts of refusals by reason, ``lease_of_message`` (pairing_id, challenge) of a LEASE that an end sends.
     """
 
     def __init__(
@@ -292,7 +292,7 @@ class Promises(Observer):
 
     @property
     def handoffs(self) -> int:
-        """How many handoffs some companion has stored."""
+        """Return the number of handoffs that a companion has stored."""
         return len(self._stored.stored_once)
 
     def _who(self, name: str) -> list[Callable[..., None]]:

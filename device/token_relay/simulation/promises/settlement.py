@@ -1,7 +1,7 @@
-"""The two promises that are judged when the faults have stopped: nothing waits in silence (5), nothing is lost (6).
+"""Judges two promises when the faults have stopped: nothing waits in silence (5), nothing is lost (6).
 
-The person in the simulation does nothing between the last fault and this judgement, so what only a person can do may
-still be open; then each end must say so. What an end *says* is what ``status`` says, made from its records alone.
+The person in the simulation does nothing between the last fault and this judgement, so a task that needs a person may
+still be open; then each end must say so. What an end *says* is its ``status``, made from its records alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from token_relay.simulation.observer import Tables
 from token_relay.simulation.promises.ledger import Ledger, rows
 from token_relay.simulation.promises.promises import Promises
 
-SETTLE_HOURS = 8  # a request that nothing else moves is sent again every 6 hours, a quarter more with its jitter
+SETTLE_HOURS = 8  # a request is sent again at least every 6 hours, a quarter more with its jitter
 SETTLED = ("done", "cancelled", "gone")
 LET_GO = ("dead", "needs_handoff", "deleted", "handoff ")
 SILENT = "nothing waits in silence"
@@ -39,7 +39,7 @@ class JudgedDevice:
     is_here: bool = True
 
     def status(self) -> dict[str, Any]:
-        """What ``status`` says there now."""
+        """Return the end's present ``status``."""
         here = Surroundings(self.kind, self.name, self.device_id, "", self.is_connected, "", "", {}, "")
         pairings = list(rows(self.tables, Pairing).values())
         outbox = list(rows(self.tables, Outgoing).values())
@@ -65,7 +65,7 @@ class JudgedDevice:
 def judge(promises: Promises, views: Iterable[JudgedDevice], *, told: int = 0) -> None:
     """Judge a world in which everything has worked again for a while; raises at the first broken promise.
 
-    ``told`` is how many sign-ins failed with an error that the person saw: each may have left a token at the provider.
+    ``told`` is the number of sign-ins whose error the person saw: each may have left a token at the provider.
     """
     everybody = list(views)
     present = [view for view in everybody if view.is_here]
@@ -82,7 +82,7 @@ def judge(promises: Promises, views: Iterable[JudgedDevice], *, told: int = 0) -
 
 
 def is_quiet(tables: Tables) -> bool:
-    """Whether nothing is under way at an end, as far as its disk says."""
+    """Whether nothing is under way at an end, according to its disk."""
     return (
         not rows(tables, Outgoing)
         and all(row.state in SETTLED for row in rows(tables, PhoneHandoff).values())
@@ -125,7 +125,7 @@ def _may_wait(row: PhoneHandoff, slug: str, view: JudgedDevice, by_id: Mapping[s
     """Whether an open handoff may wait: for the person, or a device that is lost or has forgotten us. Both named."""
     pairing = rows(view.tables, Pairing).get((row.pairing_id,))
     if (row.state, row.reason, row.strategy) == ("offered", "accepted", "mint"):
-        # One action at a time: another device may come first. Of a pairing that is over it is given up after 24 hours.
+        # One action at a time: another device may come first. Without its pairing it is given up after 24 hours.
         return bool(slug) or (pairing is not None and pairing.state == "retired")
     peer = by_id.get(pairing.peer_id) if pairing is not None else None
     theirs = rows(peer.tables, Pairing).get((row.pairing_id,)) if peer is not None and peer.is_here else None
@@ -137,7 +137,7 @@ def _agree(ledger: Ledger, view: JudgedDevice, companion: JudgedDevice, row: Pho
     """A grant that is over on the companion is known to be over on the phone."""
     pairing = rows(companion.tables, Pairing).get((row.pairing_id,))
     if pairing is None or pairing.state != "active":
-        return  # a pairing that only the companion has finished: it has nobody to tell, and its person pairs again
+        return  # only the companion has finished this pairing: no phone listens to it, and its person pairs again
     theirs = rows(companion.tables, CompanionHandoff).get((row.handoff_id,))
     grants = [grant for grant in rows(companion.tables, Grant).values() if grant.handoff_id == row.handoff_id]
     is_over = theirs is not None and (theirs.state == "dead" or any(grant.state == "needs_handoff" for grant in grants))
@@ -155,7 +155,7 @@ def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, Jud
     in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
     for grant in grants:
         is_known = grant.state in ("held", "needs_handoff", "locked", "dead")
-        may_not = is_lease_over(grant, view.now)  # nothing is asked of the provider until the phone gives a lease
+        may_not = is_lease_over(grant, view.now)  # the provider is not asked until the phone gives a lease
         look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
     if not any(grant.state in ("held", "refreshing") for grant in grants):
         look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")

@@ -1,1 +1,1 @@
-"""What an app's tests use: one interface, in virtual time or over real processes; see ``docs/testing-your-app.md``."""
+"""The kit for an app's tests, in virtual time or over real processes; see ``docs/testing-your-app.md``."""

@@ -1,13 +1,15 @@
-"""The test kit: a phone, a companion, a broker and a provider for the tests of an app that takes its tokens from here.
+"""The test kit: a phone, a companion, a broker and a provider for the tests of an app that gets its tokens from here.
 
-One API, two flavours. ``relay_world`` is :class:`~token_relay.simulation.testkit.virtual.VirtualWorld`: both agents'
-real code in virtual time, no network, no process, 36 hours in a few milliseconds. ``relay_sandbox`` is
+It has one API in two variants. ``relay_world`` is
+:class:`~token_relay.simulation.testkit.virtual.VirtualWorld`: both agents' real code in virtual
+time, no network, no process, 36 hours in a few milliseconds. ``relay_sandbox`` is
 :class:`~token_relay.simulation.testkit.sandbox.SandboxWorld`: the programs themselves as processes, real sockets, real
 time. The fixtures are in :mod:`token_relay.simulation.pytest_plugin`; ``docs/testing-your-app.md`` has examples.
 
-What is a verb is awaited, on any event loop; the one exception is :meth:`Device.get_token`, which is a plain call as
-:func:`token_relay.cli.client.get_token` is. What an agent refuses is a :class:`~token_relay.cli.client.ClientError`, as
-at its control socket; what cannot be asked for at all is a ValueError that lists what can.
+Methods that act are coroutines, for any event loop; the one exception is :meth:`Device.get_token`, which is a plain
+call like :func:`token_relay.cli.client.get_token`. A refusal of an agent is a
+:class:`~token_relay.cli.client.ClientError`, as at its control socket; an impossible request is a ValueError that lists
+the possible ones.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ REVOKE_WAIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TokenAnswer:
-    """What the token API answered: HTTP status and body. True when there is a token, which ``repr`` never shows."""
+    """The token API's answer: HTTP status and body. True when there is a token, which ``repr`` never shows."""
 
     status: int
     body: JsonObject = field(repr=False)
@@ -53,7 +55,7 @@ class TokenAnswer:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When it ends, by the device's clock, aware UTC; None without one."""
+        """The token's end by the device's clock, aware UTC; None without a token."""
         text = self._text("expires_at")
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) if text else None
 
@@ -64,7 +66,7 @@ class TokenAnswer:
 
     @property
     def detail(self) -> str:
-        """Why there is none, in words."""
+        """Why there is no token, in words."""
         return self._text("detail")
 
     @property
@@ -85,10 +87,10 @@ class TokenAnswer:
 
 
 class Links:
-    """The four ways between the two devices and the two servers.
+    """The four links between the two devices and the two servers.
 
-    ``phone-broker``, ``companion-broker``, ``phone-provider``, ``companion-provider``. A device or a server stands for
-    both of its links, ``all`` for all four.
+    ``phone-broker``, ``companion-broker``, ``phone-provider``, ``companion-provider``. A device or a server means both
+    of its links, ``all`` means all four.
     """
 
     names: tuple[str, ...] = LINK_NAMES
@@ -102,11 +104,11 @@ class Links:
         await self._order(names, {"do": "cut", "how": how, "direction": direction})
 
     async def heal(self, *names: str) -> None:
-        """Make links whole again."""
+        """Undo cuts and slowness of links."""
         await self._order(names, {"do": "heal"})
 
     async def slow(self, *names: str, latency_s: float) -> None:
-        """Let everything arrive so much later, each way."""
+        """Delay everything on these links by ``latency_s``, each way."""
         await self._order(names, {"do": "slow", "latency_s": latency_s})
 
     async def state(self, name: str) -> str:
@@ -141,7 +143,7 @@ class ProviderControls:
         self._get = get
 
     async def lose_next_answer(self, times: int = 1) -> None:
-        """Carry the next refresh out, and lose the answer: the provider has rotated, the device cannot know."""
+        """Carry out the next refresh and lose the answer: the provider has rotated, the device cannot know."""
         await self.fault("drop_after_commit", times=times, grant_type="refresh_token")
 
     async def lose_next_request(self, times: int = 1) -> None:
@@ -149,7 +151,7 @@ class ProviderControls:
         await self.fault("drop_before_commit", times=times, grant_type="refresh_token")
 
     async def fault(self, name: str, *, times: int = 1, **fields: object) -> None:
-        """Let the next requests meet a fault of the sandbox: ``docs/spec/sandbox.md`` names all.
+        """Arm a fault of the sandbox for the next requests: ``docs/spec/sandbox.md`` names all.
 
         ``fields``: ``grant_type`` or ``endpoint`` (which requests), ``seconds``, ``retry_after_s``, ``committed`` …
         """
@@ -168,16 +170,16 @@ class ProviderControls:
         await self._ask("POST", "policy", knobs)
 
     async def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
-        """Put the provider's clock forward, and nobody else's: its tokens end sooner than the devices think."""
+        """Put only the provider's clock forward: its tokens end sooner than the devices think."""
         await self._ask("POST", "clock", {"advance_s": seconds_of(days, hours, minutes, seconds)})
 
     async def accepts(self, answer: TokenAnswer | str) -> bool:
-        """Say whether an API of this provider lets an access token in now."""
+        """Return whether an API of this provider accepts an access token now."""
         token = answer if isinstance(answer, str) else answer.access_token
         return await self._get(token) == 200
 
     async def events(self, kind: str = "", *, after: int = 0) -> list[Json]:
-        """Return what the provider saw, oldest first, or only one kind of it; never a token."""
+        """Return the provider's events, oldest first, or only one kind; never a token."""
         found: list[Json] = (await self._ask("GET", f"events?after={after}", None))["events"]
         return [event for event in found if kind in ("", event["kind"])]
 
@@ -203,22 +205,22 @@ class Device(ABC):
     @property
     @abstractmethod
     def token_socket(self) -> Path:
-        """Where apps on the device ask: HTTP/1.1, ``GET /v1/token``. Nobody listens there while the device is off."""
+        """The socket for apps on the device: HTTP/1.1, ``GET /v1/token``. It is closed while the device is off."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Start the agent; returns when it has picked up its work, connected if there is a way to the broker."""
+        """Start the agent; return when it has picked up its work, connected if the broker can be reached."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """End the agent in good order, as the service manager does."""
+        """Stop the agent cleanly, as the service manager does."""
 
     @abstractmethod
     async def crash(self) -> None:
-        """Cut the power: what is not on its disk is gone."""
+        """Cut the power: everything that is not on disk is gone."""
 
     async def restart(self, *, clean: bool = False) -> None:
-        """Cut the power (``clean``: end it in good order), and start again."""
+        """Cut the power (``clean``: stop it cleanly), and start again."""
         await (self.stop() if clean else self.crash())
         await self.start()
 
@@ -241,7 +243,7 @@ class Device(ABC):
 
     @abstractmethod
     def get_token(self, query: Mapping[str, str] | None = None, *, timeout_s: float = 10.0) -> tuple[int, JsonObject]:
-        """Ask as :func:`.cli.client.get_token` does, without its path: a plain call, HTTP status and body."""
+        """Ask like :func:`.cli.client.get_token`, without its path: a plain call that returns HTTP status and body."""
 
     @abstractmethod
     async def _ask_token(self, query: Mapping[str, str]) -> tuple[int, JsonObject]: ...
@@ -252,7 +254,7 @@ class Phone(Device):
 
     @abstractmethod
     async def sign_in(self, username: str = "") -> None:
-        """Sign a person in, by password or page as the provider wants it."""
+        """Sign a person in, by password or page as the provider requires."""
 
     @abstractmethod
     async def hand_off(
@@ -263,25 +265,25 @@ class Phone(Device):
         lease_days: int | None = None,
         wait_s: float = HANDOFF_WAIT_S,
     ) -> str:
-        """Hand a grant to the companion; returns the handoff's state: ``done`` when it is on the companion's disk.
+        """Hand a grant to the companion; return the handoff's state: ``done`` when it is on the companion's disk.
 
         Where the provider asks the person once more (``mint``), they sign in.
         """
 
     @abstractmethod
     async def cancel(self, device: str = "watch") -> str:
-        """Give an open handoff up; returns its state."""
+        """Give up an open handoff; return its state."""
 
     @abstractmethod
     async def revoke(self, device: str = "watch", *, wait_s: float = REVOKE_WAIT_S) -> bool:
-        """Take the companion's grants away; says whether it has confirmed. If not, that waits for it without end."""
+        """Take the companion's grants away; return whether it has confirmed. If not, REVOKE waits for it."""
 
 
 class Companion(Device):
-    """The companion, which lives on its own after the handoff."""
+    """The companion, which needs no phone after the handoff."""
 
     async def crash_in_refresh(self, *, committed: bool = True) -> None:
-        """Have it refresh now, and cut the power before the answer is on its disk; it stays off until :meth:`start`.
+        """Make it refresh now, and cut the power before the answer is on its disk; it stays off until :meth:`start`.
 
         ``committed``: the provider has rotated the token by then; else the request was lost with the power.
         """
@@ -292,7 +294,7 @@ class Companion(Device):
 
 
 class RelayWorld(ABC):
-    """Two devices, paired and on, nobody signed in; one broker, one provider."""
+    """Two devices, paired and on, without a sign-in; one broker, one provider."""
 
     flavour: Literal["virtual", "sandbox"]
     profile: str
@@ -304,7 +306,7 @@ class RelayWorld(ABC):
 
     @abstractmethod
     async def advance(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
-        """Let time pass for everybody, and everything happen that falls into it. Virtual time only."""
+        """Let time pass for everybody, with all that happens in it. Virtual time only."""
 
     @property
     @abstractmethod
@@ -314,7 +316,7 @@ class RelayWorld(ABC):
     async def until(self, holds: Callable[[], Awaitable[U]], *, within_s: float = 30.0) -> U:
         """Ask again and again while the world's time passes, until the answer is true; return that answer.
 
-        What follows a link that heals takes seconds: both ends wait longer after each attempt that failed.
+        After a link is healed, it may take seconds: both ends wait longer after each failed attempt.
 
         Raises:
             TimeoutError: it was never true.
@@ -335,15 +337,15 @@ class RelayWorld(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Switch everything off; a fixture does it."""
+        """Switch everything off; the fixture calls it."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Say what has happened so far, for the report of a test that failed."""
+        """Return what has happened so far, for the report of a failed test."""
 
 
 def seconds_of(days: float, hours: float, minutes: float, seconds: float) -> float:
-    """Return a time span in seconds. Raises ValueError when it is none or goes back."""
+    """Return a time span in seconds. Raises ValueError when it is not positive."""
     found = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
     if found <= 0:
         raise ValueError("time only goes forward: days=, hours=, minutes= or seconds=, more than 0 together")
@@ -351,7 +353,7 @@ def seconds_of(days: float, hours: float, minutes: float, seconds: float) -> flo
 
 
 def control_answer(status: int, raw: bytes) -> Json:
-    """Read what the sandbox's control interface answered. Raises ValueError for what it refused."""
+    """Read an answer of the sandbox's control interface. Raises ValueError for a refusal."""
     found: Json = json.loads(raw)
     if status >= 400:
         names = f"; there are {', '.join(found['faults'])}" if "faults" in found else ""
@@ -360,6 +362,6 @@ def control_answer(status: int, raw: bytes) -> Json:
 
 
 def event_line(event: Mapping[str, Any], began_at: float) -> str:
-    """Spell an event of the provider in one line, its time counted from the beginning."""
+    """Return an event of the provider as one line, with its time from the beginning."""
     more = [f"{name}={event[name]}" for name in ("grant_type", "fault", "generation", "state") if event.get(name)]
     return f"{timedelta(seconds=round(event['at'] - began_at))!s:>18}  {event['kind']} {' '.join(more)}".rstrip()

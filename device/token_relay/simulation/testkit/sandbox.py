@@ -1,9 +1,8 @@
 """The test kit in real time: ``token-relay`` itself, one process for the sandbox and one for each agent.
 
 Everything is as on a device: a vault on the disk, ``token.sock`` for apps, MQTT and HTTP on loopback sockets, each
-agent behind its own two links, a power cut by SIGKILL. All of it lives in one directory below the system's for
-temporary files, and ends with the fixture. What a call waits for, it waits for in a thread: the test's own event loop
-goes on, and so does the app on it.
+agent behind its own two links, a power cut by SIGKILL. All of it is in one temporary directory and ends with the
+fixture. A call waits in a thread, so that the test's own event loop goes on, and so does the app on it.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class SandboxPerson:
         self.username = username or self._owner
 
     def __call__(self, ask: JsonObject) -> str | None:
-        """Answer what the agent asks."""
+        """Answer a question of the agent."""
         match ask.get("kind"):
             case "password":
                 return PASSWORD
@@ -164,7 +163,7 @@ class SandboxCompanion(_SandboxDevice, testkit.Companion):
         asking = asyncio.ensure_future(self.token(force_refresh=True))
         while not await asyncio.to_thread(self._is_held, mark):
             if asking.done() and asking.result() and time.monotonic() < ends_at:
-                asking = asyncio.ensure_future(self.token(force_refresh=True))  # it shared one that had begun before
+                asking = asyncio.ensure_future(self.token(force_refresh=True))  # it joined an older refresh
             elif asking.done() or time.monotonic() >= ends_at:
                 raise ClientError("failed", f"no refresh began: {await asking}")
         await self.crash()
@@ -172,12 +171,12 @@ class SandboxCompanion(_SandboxDevice, testkit.Companion):
             await asking
 
     def _is_held(self, mark: int) -> bool:
-        """Say whether the provider holds a request; waits a moment for it."""
+        """Return whether the provider holds a request; wait a moment for it."""
         return any(event["kind"] == "request_held" for event in self._sandbox.events(mark, HELD_POLL_S))
 
 
 class SandboxWorld(testkit.RelayWorld):
-    """See :mod:`.simulation.testkit.api`; ``sandbox_url`` is where the sandbox listens, for ``sandbox ctl --url``."""
+    """See :mod:`.simulation.testkit.api`; ``sandbox_url`` is the sandbox's address, for ``sandbox ctl --url``."""
 
     flavour = "sandbox"
     phone: SandboxPhone

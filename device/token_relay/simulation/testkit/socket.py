@@ -1,11 +1,11 @@
-"""A real ``token.sock`` in front of a device of the virtual world, for apps that speak HTTP and know nothing of a kit.
+"""A real ``token.sock`` in front of a device of the virtual world, for apps that speak HTTP and do not know the kit.
 
-The server is the agents' own (:class:`.apps.server.TokenApi`), on an event loop in a thread of its own: a request
-is carried out in the world as any other call, and between two of them the world's time stands still. The one thing
-that it does not keep is the limit per second, which is for real time. While the device is off nobody listens.
+The server is the agents' own (:class:`.apps.server.TokenApi`), on its own event loop in its own thread: a request runs
+in the world like any other call, and between two of them the world's time stands still. The limit per second does not
+apply, since it is for real time. While the device is off, the socket is closed.
 
 Limit: a request that comes while the world is busy waits for it in real time; one that the world itself waits for,
-from inside of ``world.run()``, is answered ``offline`` when its time is over.
+inside ``world.run()``, is answered ``offline`` when its time is over.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RANDOM_CHARS = 8  # that tempfile adds
 
 
 class _Unhurried:
-    """A clock that is a second later at each look: nobody asks too often."""
+    """A clock that is a second later at each reading, so that no caller asks too often."""
 
     def __init__(self) -> None:
         self._boot_s = 0.0
@@ -68,7 +68,7 @@ class TokenSocket:
         return await asyncio.get_running_loop().run_in_executor(None, self._ask, query)
 
     def follow(self, *, is_on: bool) -> None:
-        """Listen while the device is on. What is asked when it goes off ends without an answer."""
+        """Listen while the device is on. Open requests end without an answer when it goes off."""
         if is_on != self._is_open:
             self._is_open = is_on
             self._run(self._api.start(self.path) if is_on else self._api.stop())

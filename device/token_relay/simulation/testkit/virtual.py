@@ -1,10 +1,10 @@
 """The test kit in virtual time: :class:`token_relay.simulation.world.world.World`, driven from any other event loop or
 from none.
 
-The world has an event loop of its own, which runs in a thread of its own and only while somebody has asked for
-something: between two calls its time stands still. So it needs nothing of the test's event loop, which may be
-pytest-asyncio's in either mode, anyio's or none; and a call blocks that loop until it is answered, so that what the
-app does beside it cannot change the history. Same seed, same calls: same history.
+The world has its own event loop in its own thread, which runs only during a call: between two calls its time stands
+still. So it needs nothing of the test's event loop, which may be pytest-asyncio's in either mode, anyio's or none. A
+call blocks that loop until it is answered, so that the app's other work cannot change the history. The same seed and
+calls give the same history.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from token_relay.simulation.world.world import TierName, World
 T = TypeVar("T")
 
 BROKER_URL = "mqtts://broker.example:8883"
-REFRESH_S_MAX = 60.0  # until a refresh that somebody asked for is at the provider; a slow link may be in between
+REFRESH_S_MAX = 60.0  # until a forced refresh is at the provider, perhaps over a slow link
 EVENTS_SHOWN = 40
 
 
 class Steps:
-    """Runs coroutines on the world's loop: in its thread, one after the other, or at once when on that loop already."""
+    """Runs coroutines on the world's loop: one after the other in its thread, or at once if called on that loop."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="relay-world")
@@ -65,12 +65,12 @@ class Steps:
         return self._pool.submit(function).result()
 
     def block(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine, and all that follows from it without time passing."""
+        """Run a coroutine and everything that follows from it, without time passing."""
         try:
             return self.call(lambda: self._to_its_end(work))
         finally:
             if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-                work.close()  # it never began, and nobody else will
+                work.close()  # it never began, and nothing else closes it
 
     def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -79,7 +79,7 @@ class Steps:
             self.loop.run_until_complete(self.loop.settle())
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The same, from a coroutine of whichever loop."""
+        """Do the same from a coroutine of any loop."""
         if asyncio.get_running_loop() is not self.loop:
             return self.block(work)
         try:
@@ -93,7 +93,7 @@ class Steps:
 
 
 class VirtualLinks:
-    """The simulated ways as the sandbox's control interface sees links."""
+    """The simulated links as the sandbox's control interface sees them."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -109,7 +109,7 @@ class VirtualLinks:
             (_set_wire if server == "broker" else _set_http)(end, state)
 
     def status(self) -> Sequence[LinkReport]:
-        """Return what is known of each; nobody counts bytes here."""
+        """Return the state of each link; bytes are not counted here."""
         return [
             LinkReport(name, state, since, name, name.partition("-")[2], 0, 0, 0, 0, 0)
             for name, (state, since) in self._states.items()
@@ -185,7 +185,7 @@ class _VirtualDevice(testkit.Device):
             self._socket.follow(is_on=self.is_on)
 
     def close(self) -> None:
-        """Take the socket away; the world does it."""
+        """Remove the socket; the world calls it."""
         if self._socket is not None:
             self._socket.close()
 
@@ -215,7 +215,7 @@ class _VirtualDevice(testkit.Device):
         return await self._steps.run(self._ask(command))
 
     async def _ask(self, command: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Have the agent do something, with the errors of its sockets. Raises ClientError."""
+        """Run a command of the agent, with the errors of its sockets. Raises ClientError."""
         if not self.is_on:
             raise ClientError("not_running", f"no agent runs: {self.name} is off", exit_code=EXIT_NOT_RUNNING)
         try:
@@ -330,7 +330,7 @@ class VirtualCompanion(_VirtualDevice, testkit.Companion):
         await loop.settle()
         while not any(event.kind == "request_held" for event in state.events_after(mark)):
             if asking.done() and asking.result() and loop.time() < ends_at:
-                asking = asyncio.ensure_future(self.token(force_refresh=True))  # it shared one that had begun before
+                asking = asyncio.ensure_future(self.token(force_refresh=True))  # it joined an older refresh
             elif asking.done() or loop.time() >= ends_at:
                 raise ClientError("failed", f"no refresh began: {await asking}")
             await asyncio.wait({asking}, timeout=testkit.POLL_S)
@@ -340,7 +340,7 @@ class VirtualCompanion(_VirtualDevice, testkit.Companion):
 
 
 class VirtualWorld(testkit.RelayWorld):
-    """See :mod:`token_relay.simulation.testkit.api`; ``engine`` is what stands behind it, and no part of the API."""
+    """See :mod:`token_relay.simulation.testkit.api`; ``engine`` is its world, which is no part of the API."""
 
     flavour = "virtual"
     phone: VirtualPhone
@@ -441,7 +441,7 @@ def _by_name(links: VirtualLinks) -> list[tuple[str, LinkReport]]:
 def _control(
     provider: SimulatedProvider, links: VirtualLinks | None, method: str, path: str, value: Mapping[str, object] | None
 ) -> Json:
-    """Use the sandbox's control interface without its server. Raises ValueError for what it refuses."""
+    """Use the sandbox's control interface without its server. Raises ValueError for a refusal."""
     body = b"" if value is None else json.dumps(value).encode()
     asked = Request(method, f"{control.PREFIX}{path}", body, {"content-type": "application/json"})
     response = control.control(provider, asked, provider.true_wall_s(), links=links).response

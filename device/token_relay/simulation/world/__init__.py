@@ -1,1 +1,1 @@
-"""The devices, their people, broker and provider of one simulated world, and its states put away and restored."""
+"""The devices, people, broker and provider of one simulated world, and snapshots of its state."""

@@ -189,7 +189,7 @@ class SimulatedDevice:
         self.agent.network_is_up()
 
     async def stop(self) -> None:
-        """Stop the service in good order: what is in flight may end, as long as the production runtime waits."""
+        """Stop the service cleanly: requests in flight may end, as long as the production runtime waits."""
         if self.is_on:
             drained = self.loop.create_task(self.agent.keeper.flights.drain(DRAIN_S), context=self.context)
             await asyncio.wait({drained})
@@ -248,7 +248,7 @@ class SimulatedDevice:
         self.announcer.restored(self.name, self.tables)
 
     async def set_aside(self) -> None:
-        """Begin with an empty vault, as after a damage: the device is a stranger now, with another identity."""
+        """Begin with an empty vault, as after damage; the device has a new identity then."""
         await self.crash()
         self.disk.store.close()
         self.disk = Disk(self.tier.new_store(self.name))
@@ -355,13 +355,13 @@ class SimulatedPhone(SimulatedDevice):
     async def hand_off(
         self, device: SimulatedDevice | str = "watch", *, username: str = "", **wish: Any
     ) -> PhoneHandoff:
-        """Hand a grant to a device; the wish's fields are :class:`token_relay.agents.phone.agent.HandoffWish`'s."""
+        """Hand a grant to a device; ``wish`` has the fields of :class:`token_relay.agents.phone.agent.HandoffWish`."""
         if username:
             wish.setdefault("sign_in", SignInOptions(username=username))
         return await self.call(self.agent.hand_off(_name_of(device), HandoffWish(**wish), self.person(username)))
 
     async def cancel(self, device: SimulatedDevice | str = "watch") -> PhoneHandoff:
-        """Give an open handoff up."""
+        """Give up an open handoff."""
         return await self.call(self.agent.cancel(_name_of(device)))
 
     async def revoke(self, device: SimulatedDevice | str = "watch", *, wait_s: float = 10.0) -> list[PhoneHandoff]:
@@ -369,11 +369,11 @@ class SimulatedPhone(SimulatedDevice):
         return await self.call(self.agent.revoke(_name_of(device), wait_s=wait_s))
 
     async def unpair(self, device: SimulatedDevice | str = "watch") -> list[PhoneHandoff]:
-        """End a pairing in good order."""
+        """End a pairing, and tell the device."""
         return await self.call(self.agent.unpair(_name_of(device)))
 
     async def forget(self, device: SimulatedDevice | str = "watch") -> int:
-        """Give a device up without asking it."""
+        """Forget a device without asking it."""
         return await self.call(self.agent.forget(_name_of(device)))
 
 

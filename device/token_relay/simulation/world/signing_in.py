@@ -1,4 +1,4 @@
-"""Signing in at the sandbox provider: a person who types what is asked for, and ways that need no browser."""
+"""Signs in at the sandbox provider: a person that answers the questions, and sign-ins without a browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.world.model import PASSWORD
 from token_relay.simulation.ports.tiers import claims_of
 
-NONCE = "nonce"  # the id_token's; one is enough where nobody replays sign-ins
+NONCE = "nonce"  # the id_token's; one is enough, since sign-ins are not replayed here
 REDIRECT_URI = "http://127.0.0.1:9999/callback"
 
 
@@ -38,7 +38,7 @@ class SimulatedPerson:
         self._username = username
 
     async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
-        """Answer what a sign-in asks."""
+        """Answer a question of a sign-in."""
         if kind == "password":
             return PASSWORD
         if kind == "code":
@@ -47,14 +47,14 @@ class SimulatedPerson:
         return None
 
     async def progress(self, step: dict[str, Any]) -> None:
-        """Look on."""
+        """Do nothing."""
 
 
 class FormSignIn(ProviderSignIn):
-    """Signs in as a browser would, by filling the provider's one page in."""
+    """Signs in as a browser would, by filling in the provider's page."""
 
     async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
-        """Sign in with code and PKCE. Raises TransientError: any step of it did not come about."""
+        """Sign in with code and PKCE. Raises TransientError: a step of it failed."""
         metadata = await discover(self._http, self._settings)
         sent = Stamp.of(self._clock.now())
         tokens = await self._fill_in(metadata, options.username)
@@ -87,7 +87,7 @@ class DirectSignIn(ProviderSignIn):
         self._usual = usual
 
     async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
-        """Sign in, as ``usual`` unless the options name somebody. Raises TransientError: it did not come about."""
+        """Sign in, as ``usual`` unless the options name somebody. Raises TransientError: it failed."""
         username = options.username or self._usual
         sent = Stamp.of(self._clock.now())
         asked = HttpRequest("POST", f"{self._settings.url}/sign-in", form=(("username", username),))
@@ -96,14 +96,14 @@ class DirectSignIn(ProviderSignIn):
         return NewGrant(tokens, self._metadata, sent, None, is_otp=False, username=username)
 
     async def check(self, new: NewGrant) -> NewGrant:
-        """Believe what the id_token says. Raises LocalError: something is missing."""
+        """Trust the id_token. Raises LocalError: something is missing."""
         if new.tokens.refresh_token is None or new.tokens.id_token is None:
             raise LocalError("the provider's answer cannot be used")
         return replace(new, subject=subject_of(new.tokens.id_token))
 
 
 def subject_of(id_token: IdToken) -> str:
-    """Read who signed in out of an id_token that :class:`token_relay.simulation.ports.tiers.PlainSigner` made."""
+    """Return the subject of an id_token of :class:`token_relay.simulation.ports.tiers.PlainSigner`."""
     return str(claims_of(id_token.reveal())["sub"])
 
 

@@ -1,8 +1,8 @@
-"""Worlds that begin in the middle: everybody signed in and paired, restored from one that did it live.
+"""Snapshots of worlds in which everybody is signed in and paired, so that other worlds can begin there.
 
-A snapshot is made once per process for each kind of provider and number of devices, always from the same seed, and
-holds what outlives the power: disks, identities, the provider's memory, the broker's sessions, the time. A world that
-takes it up switches its devices on as after a night; from there on its own seed decides.
+A snapshot is made once per process for each kind of provider and number of devices, always from the same seed. It holds
+what survives a power cut: disks, identities, the provider's memory, the broker's sessions, the time. A world that
+restores it switches its devices on as after a night; from there on its own seed decides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLES = ("users", "families", "refresh_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What outlives the power of all devices, at one moment."""
+    """Everything that survives a power cut of all devices, at one moment."""
 
     time_s: float
     disks: tuple[tuple[Identity, Any], ...]
@@ -39,7 +39,7 @@ class Snapshot:
 def capture(
     ends: Sequence[SimulatedDevice], provider: SimulatedProvider, broker: SimulatedBroker, loop: VirtualLoop
 ) -> Snapshot:
-    """Remember a world in which nothing is under way."""
+    """Return a snapshot of a world in which nothing is under way."""
     state = provider.state
     return Snapshot(
         loop.time(),
@@ -59,7 +59,7 @@ def restore(
     broker: SimulatedBroker,
     loop: VirtualLoop,
 ) -> None:
-    """Put a world that has not begun where another one was; its devices are off."""
+    """Put a new world into the state of the snapshot; its devices are off."""
     loop.begin_at(snapshot.time_s)
     for end, (identity, image) in zip(ends, snapshot.disks, strict=True):
         end.identity = identity

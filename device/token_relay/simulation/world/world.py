@@ -130,10 +130,9 @@ class World:
         return next(end for end in self.ends if end.name == name)
 
     async def begin(self, *, live: bool = False) -> None:
-        """Have everything on, the first person signed in on each phone, each phone paired with each companion.
+        """Switch everything on, sign the first person in on each phone, pair each phone with each companion.
 
-        Where nobody looks on at how it came about, that is taken over from a world that has done it before; ``live``
-        does it here.
+        Without observers, this state is restored from a snapshot of another world; ``live`` always does it here.
         """
         snapshot = None if live or self.loop.time() > 0 else _SNAPSHOTS.get(self._shape())
         if snapshot is None:
@@ -155,7 +154,7 @@ class World:
                 await phone.pair(companion)
 
     def _prepare(self) -> None:
-        """Have a beginning of this shape at hand: run another world up to where all is paired and quiet."""
+        """Make a snapshot of this shape if there is none: run another world until all is paired and quiet."""
         shape = self._shape()
         if shape in _SNAPSHOTS:
             return
@@ -252,7 +251,7 @@ class World:
             return None
 
     def type_of(self, packet: Packet | bytes) -> str:
-        """Return a message's type, empty for what is none."""
+        """Return a message's type; empty if it is not a message."""
         message = self.read(packet)
         return "" if message is None else message.head.type
 
