@@ -447,11 +447,12 @@ async def test_an_answer_is_given_once_in_a_pause_however_often_it_is_asked_for(
         for _ in range(5):
             world.broker.deliver(packets[-1])
         await world.clock.advance(0.5)
-        assert count(world, world.watch, world.phone, m.Cancelled) == 2  # the first, and one for the first repetition
+        answers = count(world, world.watch, world.phone, m.CancelConfirmed)
+        assert answers == 2  # the first, and one for the first repetition
         await world.clock.advance(delivery.ANSWER_PAUSE_S + 1)
         world.broker.deliver(packets[-1])
         await world.clock.advance(0.5)
-        assert count(world, world.watch, world.phone, m.Cancelled) == 3
+        assert count(world, world.watch, world.phone, m.CancelConfirmed) == 3
 
 
 # -- Pairing -----------------------------------------------------------------------------------------------

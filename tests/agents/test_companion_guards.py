@@ -127,7 +127,7 @@ async def test_an_offer_for_what_is_over_is_answered_by_its_end() -> None:
         deafen(world, world.phone)
         await say(world.phone, m.Cancel(handoff_id=UNKNOWN))
         await say(world.phone, an_offer())
-        assert count(world, world.watch, world.phone, m.Cancelled) == 2
+        assert count(world, world.watch, world.phone, m.CancelConfirmed) == 2
         assert count(world, world.watch, world.phone, m.Accept) == 0
 
 

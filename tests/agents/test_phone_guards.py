@@ -75,7 +75,7 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
             accept(row),
             m.Stored(handoff_id=row.handoff_id),
             m.Lost(handoff_id=row.handoff_id),
-            m.Cancelled(handoff_id=row.handoff_id),
+            m.CancelConfirmed(handoff_id=row.handoff_id),
             m.Reject(handoff_id=row.handoff_id, reason="gone"),
             m.Renew(handoff_id=row.handoff_id, reason="uncertain", generation=2),
         ):

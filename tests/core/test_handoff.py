@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from token_relay.protocol.errors import LocalProtocolError, RelayError
 from token_relay.protocol.handoff import (
+    Cancelled,
     Cancelling,
     CompanionEffect,
     CompanionEvent,
@@ -26,7 +27,6 @@ from token_relay.protocol.handoff import (
     Dead,
     Done,
     Gone,
-    HandoffCancelled,
     HandoffStored,
     New,
     NoHandoff,
@@ -54,7 +54,7 @@ LOST, REVOKED, FORGOTTEN = Gone("lost"), Gone("revoked"), Gone("forgotten")
 SUPERSEDED, ROLLED_BACK = Gone("superseded"), Gone("rollback")
 GONE = (LOST, REVOKED, FORGOTTEN, SUPERSEDED, ROLLED_BACK)
 PHONE_STATES: tuple[PhoneState, ...] = (
-    New(), OFFERED, ACCEPTED, Released(), Done(), Cancelling(), HandoffCancelled(), Revoking(), *GONE,
+    New(), OFFERED, ACCEPTED, Released(), Done(), Cancelling(), Cancelled(), Revoking(), *GONE,
 )  # fmt: skip
 PHONE_EVENTS: tuple[PhoneEvent, ...] = get_args(PhoneEvent)
 PHONE_OWN: tuple[PhoneOwnEvent, ...] = ("offer", "sealed", "cancel", "revoke", "forget", "superseded")
@@ -63,7 +63,7 @@ TO_REVOKING = PhoneStep(Revoking(), (P.SETTLE, P.SEND_REVOKE))
 TAKE_AWAY = PhoneStep(Revoking(), (P.SEND_CLOSED, P.SEND_REVOKE))
 TO_CANCELLING = PhoneStep(Cancelling(), (P.SETTLE, P.SEND_CANCEL))
 RECEIVED = PhoneStep(Done(), (P.SETTLE, P.WIPE_TOKEN, P.SEND_CLOSED))
-RETURNED = PhoneStep(HandoffCancelled(), (P.SETTLE, P.RETURN_TOKEN))
+RETURNED = PhoneStep(Cancelled(), (P.SETTLE, P.RETURN_TOKEN))
 LOST_NOW = PhoneStep(LOST, (P.SETTLE, P.WIPE_TOKEN))
 REVOKED_NOW = PhoneStep(REVOKED, (P.SETTLE, P.WIPE_TOKEN))
 
@@ -73,7 +73,7 @@ PHONE: dict[PhoneEvent, dict[PhoneState, PhoneStep]] = {
         OFFERED: PhoneStep(ACCEPTED, (P.SETTLE, P.OBTAIN_TOKEN)),  # the first counts, ACCEPTED is silent
         # not OFFERED: answered by its status, which is the open request where there is one
         **{state: PhoneStep(state, (P.RESEND,)) for state in (Released(), Cancelling(), Revoking())},
-        **{state: PhoneStep(state, (P.SEND_STATUS,)) for state in (New(), Done(), HandoffCancelled(), *GONE)},
+        **{state: PhoneStep(state, (P.SEND_STATUS,)) for state in (New(), Done(), Cancelled(), *GONE)},
     },
     "sealed": {ACCEPTED: PhoneStep(Released(), (P.SEND_TOKEN,))},
     "stored": {
@@ -83,17 +83,17 @@ PHONE: dict[PhoneEvent, dict[PhoneState, PhoneStep]] = {
             for state in (Done(), Revoking(), FORGOTTEN, SUPERSEDED, ROLLED_BACK)
         },
         # it holds what it said it never would or has erased, or what we never gave: a restored disk
-        **dict.fromkeys((New(), HandoffCancelled(), LOST, REVOKED), TAKE_AWAY),
+        **dict.fromkeys((New(), Cancelled(), LOST, REVOKED), TAKE_AWAY),
     },
     "cancelled": {
-        OFFERED: PhoneStep(HandoffCancelled(), (P.SETTLE,)),
-        ACCEPTED: PhoneStep(HandoffCancelled(), (P.SETTLE,)),
+        OFFERED: PhoneStep(Cancelled(), (P.SETTLE,)),
+        ACCEPTED: PhoneStep(Cancelled(), (P.SETTLE,)),
         Released(): RETURNED,
         Cancelling(): RETURNED,
         Done(): PhoneStep(LOST, (P.SETTLE,)),
     },
     "revoked": dict.fromkeys(
-        (OFFERED, ACCEPTED, Released(), Done(), Cancelling(), HandoffCancelled(), Revoking()), REVOKED_NOW
+        (OFFERED, ACCEPTED, Released(), Done(), Cancelling(), Cancelled(), Revoking()), REVOKED_NOW
     ),
     "lost": dict.fromkeys((Released(), Cancelling(), Done()), LOST_NOW),
     "reject": dict.fromkeys((OFFERED, ACCEPTED, Released()), TO_CANCELLING),
@@ -265,7 +265,7 @@ def test_a_grant_is_stored_in_ready_and_never_over_another(state: CompanionState
 def test_the_token_leaves_once_and_comes_back_only_when_cancelled(state: PhoneState, event: PhoneEvent) -> None:
     step = phone_after(state, event)
     assert (P.SEND_TOKEN in step.effects) is (state == ACCEPTED and event == "sealed")
-    assert (P.RETURN_TOKEN in step.effects) <= (event == "cancelled" and step.state == HandoffCancelled())
+    assert (P.RETURN_TOKEN in step.effects) <= (event == "cancelled" and step.state == Cancelled())
 
 
 @pytest.mark.parametrize("event", ["cancel", "reject", "offer", "accept", "sealed", "superseded"])
@@ -526,7 +526,7 @@ class BothEnds(RuleBasedStateMachine):
         match self.phone:
             case Done():
                 return holder or (isinstance(self.companion, Dead) and self.companion.was_stored)
-            case HandoffCancelled():
+            case Cancelled():
                 return isinstance(self.companion, Dead) and self.phone_may_use
             case Gone(reason="revoked" | "lost"):
                 return isinstance(self.companion, Dead)
@@ -587,7 +587,7 @@ def test_cancel_that_overtakes_the_token_returns_it() -> None:
         arrives("companion", "TOKEN"),  # too late: the tombstone answers
         arrives("phone", "CANCELLED"),
     )
-    assert (ends.phone, ends.companion) == (HandoffCancelled(), D_CANCELLED)
+    assert (ends.phone, ends.companion) == (Cancelled(), D_CANCELLED)
     assert ends.phone_may_use and not ends.companion_may_use
 
 

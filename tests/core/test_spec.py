@@ -16,6 +16,7 @@ from token_relay.protocol import delivery, messages, pairing
 from token_relay.protocol import envelope as env
 from token_relay.protocol.errors import LocalProtocolError
 from token_relay.protocol.handoff import (
+    Cancelled,
     Cancelling,
     CompanionEffect,
     CompanionEvent,
@@ -25,7 +26,6 @@ from token_relay.protocol.handoff import (
     Done,
     Gone,
     GoneReason,
-    HandoffCancelled,
     HandoffStored,
     New,
     NoHandoff,
@@ -53,7 +53,7 @@ PHONE_STATES: dict[str, PhoneState] = {
     "RELEASED": Released(),
     "DONE": Done(),
     "CANCELLING": Cancelling(),
-    "CANCELLED": HandoffCancelled(),
+    "CANCELLED": Cancelled(),
     "REVOKING": Revoking(),
     **{f"GONE({why})": Gone(why) for why in get_args(GoneReason)},
 }

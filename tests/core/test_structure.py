@@ -441,6 +441,17 @@ def modules_are_small_and_explained(modules: Modules) -> list[str]:
     return violations
 
 
+def a_class_name_stands_once(modules: Modules) -> list[str]:
+    """Two classes of one name make a reader ask which; a test may still name its own as it likes."""
+    first: dict[str, Module] = {}
+    violations = []
+    for module in modules.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef) and (other := first.setdefault(node.name, module)) is not module:
+                violations.append(at(module, node.lineno, f"class {node.name} is also in {other.path}"))
+    return violations
+
+
 RULES: tuple[Callable[[Modules], list[str]], ...] = (
     imports_run_one_way,
     ends_do_not_meet,
@@ -453,6 +464,7 @@ RULES: tuple[Callable[[Modules], list[str]], ...] = (
     names_come_from_where_they_are_defined,
     imports_are_written_out,
     modules_are_small_and_explained,
+    a_class_name_stands_once,
 )
 
 
@@ -591,6 +603,14 @@ def test_a_planted_violation_is_found(
     sources = {path_of(name): '"""Doc."""\n' for name in others} | {path_of(place): form.format(source)}
     found = rule(parse(sources))
     assert [text.partition(": ")[0] for text in found] == [f"{path_of(place)}:{line}"], found
+
+
+def test_a_class_name_that_stands_twice_is_found_also_inside_a_function() -> None:
+    sources = {
+        path_of("agents/link"): TOP.format("class Link: ..."),
+        path_of("sandbox/links/new"): LATE.format("class Link: ..."),
+    }
+    assert len(a_class_name_stands_once(parse(sources))) == 1
 
 
 @pytest.mark.parametrize("last", [TOP, LATE, TYPING])

@@ -222,9 +222,9 @@ def test_a_path_or_function_that_is_gone_is_seen_and_its_new_place_is_named() ->
         "agents/link.py defines no no_such_function; these do: none",
     ]
     (said,) = problems("`agents/turn.py:resend_loop`")
-    assert said == "agents/turn.py defines no resend_loop; these do: device/token_relay/agents/link.py"
+    assert said == "agents/turn.py defines no resend_loop; these do: device/token_relay/agents/turns.py"
     assert (
-        problems("`agents/link.py:resend_loop`, `agents/`, `cli/parsing.py:EXIT_CODES`, `token_relay`, `a b/c`") == []
+        problems("`agents/turns.py:resend_loop`, `agents/`, `cli/parsing.py:EXIT_CODES`, `token_relay`, `a b/c`") == []
     )
 
 
@@ -259,7 +259,7 @@ def test_the_page_tells_the_token_s_way_through_every_room_it_passes() -> None:
     order = [path for path, name in spans(way) if name]
     passed = [
         "agents/phone/account.py", "provider/oauth.py", "protocol/messages.py", "protocol/envelope.py",
-        "protocol/handoff.py", "mqtt/channel.py", "agents/link.py", "agents/companion/agent.py", "vault/store.py",
+        "protocol/handoff.py", "mqtt/channel.py", "agents/link.py", "agents/companion/messages.py", "vault/store.py",
         "agents/grants/flight.py",
     ]  # fmt: skip
     places = [order.index(path) for path in passed]

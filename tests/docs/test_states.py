@@ -55,7 +55,7 @@ def test_every_change_of_state_is_an_arrow(states: ModuleType) -> None:
 def test_a_changed_step_changes_the_page(states: ModuleType) -> None:
     def step(state: handoff.PhoneState, event: handoff.PhoneEvent) -> handoff.PhoneStep:
         if state == handoff.Released() and event == "cancelled":
-            return handoff.PhoneStep(handoff.HandoffCancelled())
+            return handoff.PhoneStep(handoff.Cancelled())
         return handoff.phone_step(state, event)
 
     honest = states.MACHINES[0]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 from tests.exhaustive.small_world import Handoff, State
 from token_relay.protocol.handoff import (
+    Cancelled,
     Cancelling,
     Dead,
     Done,
     Gone,
-    HandoffCancelled,
     HandoffStored,
     New,
     NoHandoff,
@@ -75,7 +75,7 @@ def key_only_when_ready(state: State, number: int, handoff: Handoff) -> bool:
 
 def one_open(state: State, number: int, handoff: Handoff) -> bool:
     """A handoff that is over has no open request at the phone but REVOKE."""
-    if not isinstance(handoff.phone, Done | HandoffCancelled | Gone):
+    if not isinstance(handoff.phone, Done | Cancelled | Gone):
         return True
     return not any(row.handoff == number for row in state.phone_outbox)
 
@@ -114,7 +114,7 @@ def unsettled(state: State, *, strategy: str) -> str:
         is_dead = isinstance(handoff.phone, Gone) or isinstance(handoff.companion, Dead)
         if not (handoff.is_usable or handoff.has_grant or is_dead):
             return "at rest nobody holds the chain"
-        if handoff.phone == HandoffCancelled() and not handoff.is_usable and not handoff.revoked_seen:
+        if handoff.phone == Cancelled() and not handoff.is_usable and not handoff.revoked_seen:
             return "at rest the handoff is cancelled and the phone does not have its token back"
     return ""
 
@@ -125,7 +125,7 @@ def _agree(handoff: Handoff) -> bool:
             return isinstance(handoff.companion, NoHandoff)
         case Done():
             return isinstance(handoff.companion, HandoffStored) or handoff.companion == Dead("ended", was_stored=True)
-        case HandoffCancelled():
+        case Cancelled():
             return isinstance(handoff.companion, Dead) and not handoff.companion.was_stored
         case Gone(reason="revoked"):
             return isinstance(handoff.companion, Dead) and handoff.companion.reason == "revoked"

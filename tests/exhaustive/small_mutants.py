@@ -74,7 +74,7 @@ REST = "without any more faults it never comes to rest"
 AT_REST = "at rest "
 LAST_WORD = "After CANCELLED, LOST or REVOKED has left"
 TOMBSTONE = "a tombstone is for ever"
-RECLAIMED = PhoneStep(core.HandoffCancelled(), (P.SETTLE, P.RETURN_TOKEN))
+RECLAIMED = PhoneStep(core.Cancelled(), (P.SETTLE, P.RETURN_TOKEN))
 OVERWRITTEN = CompanionStep(core.HandoffStored(), (C.STORE_GRANT, C.ERASE_KEY, C.SEND_STORED))
 OVER = (core.NoHandoff, core.Ready)
 
@@ -102,9 +102,7 @@ MUTANTS = (
     Mutant("REVOKED is ignored", Rules(phone_step=_phone("revoked", core.Revoking, PhoneStep)), REST),
     Mutant(
         "CANCEL is forgotten once the token is released",
-        Rules(
-            phone_step=_phone("cancel", core.Released, lambda state: PhoneStep(core.HandoffCancelled(), (P.SETTLE,)))
-        ),
+        Rules(phone_step=_phone("cancel", core.Released, lambda state: PhoneStep(core.Cancelled(), (P.SETTLE,)))),
         AT_REST,
     ),
     Mutant(

@@ -76,7 +76,7 @@ def take_back_when_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     def step(state: handoff.PhoneState, event: handoff.PhoneEvent) -> handoff.PhoneStep:
         if event == "cancel" and isinstance(state, handoff.Released):
             fx = handoff.PhoneEffect
-            return handoff.PhoneStep(handoff.HandoffCancelled(), (fx.SETTLE, fx.RETURN_TOKEN))
+            return handoff.PhoneStep(handoff.Cancelled(), (fx.SETTLE, fx.RETURN_TOKEN))
         return honest(state, event)
 
     monkeypatch.setattr(steps, "phone_step", step)

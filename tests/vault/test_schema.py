@@ -28,11 +28,11 @@ from token_relay.vault.records import layouts_of
 from token_relay.vault.schema import (
     Add,
     ChangedTable,
-    OldColumn,
     Drop,
     LayoutError,
     Map,
     NewTable,
+    OldColumn,
     Rekey,
     Rename,
     Row,

@@ -37,8 +37,8 @@ from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
-from token_relay.vault.schema import OldColumn as SchemaColumn
 from token_relay.vault.schema import NewTable, SchemaStep
+from token_relay.vault.schema import OldColumn as SchemaColumn
 from token_relay.vault.store import SqliteVault
 
 pytestmark = pytest.mark.asyncio

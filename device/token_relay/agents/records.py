@@ -18,7 +18,6 @@ from token_relay.protocol.handoff import CompanionStateName, DeadReason, GoneRea
 from token_relay.protocol.messages import ProviderSaid, RenewReason, RequestType
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
 
-
 PairingState = Literal["pending", "active", "retired"]
 RestoredEnd = Literal["peer", "self"]  # whose disk is an older image
 GrantStateName = Literal["held", "refreshing", "uncertain", "needs_handoff", "locked", "dead"]

@@ -1,7 +1,8 @@
 """From one version of a vault's tables to the next: what may change, and how rows and secrets come along.
 
-A :class:`SchemaStep` says what a version changed. It names its tables and columns itself and finds the rest in the file, so a
-step stays right whatever the records of today look like. Old columns keep their order; a new one says where it stands.
+A :class:`SchemaStep` says what a version changed. It names its tables and columns itself and finds the rest in the
+file, so a step stays right whatever the records of today look like. Old columns keep their order; a new one says where
+it stands.
 
 Invariants: what could be read before a step can be read after it; what could not is carried along and still cannot, so
 a step neither hides damage nor is stopped by it. A row's MAC is checked by the old columns before anything is computed

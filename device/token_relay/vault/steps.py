@@ -5,7 +5,7 @@ A step that was released is never edited: homes were written by it. What to do f
 
 from __future__ import annotations
 
-from token_relay.vault.schema import OldColumn, NewTable, SchemaStep
+from token_relay.vault.schema import NewTable, OldColumn, SchemaStep
 
 STEPS: tuple[SchemaStep, ...] = (
     SchemaStep(
@@ -14,7 +14,11 @@ STEPS: tuple[SchemaStep, ...] = (
             NewTable(
                 "board",
                 key=("name",),
-                columns=(OldColumn("name", "TEXT"), OldColumn("components", "TEXT"), OldColumn("recorded_at", "INTEGER")),
+                columns=(
+                    OldColumn("name", "TEXT"),
+                    OldColumn("components", "TEXT"),
+                    OldColumn("recorded_at", "INTEGER"),
+                ),
             ),
         ),
     ),

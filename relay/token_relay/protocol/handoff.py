@@ -69,7 +69,7 @@ class Cancelling:
 
 
 @dataclass(frozen=True, slots=True)
-class HandoffCancelled:
+class Cancelled:
     """The companion never stored it and never will."""
 
 
@@ -88,7 +88,7 @@ class Gone:
     reason: GoneReason
 
 
-PhoneState = New | Offered | Released | Done | Cancelling | HandoffCancelled | Revoking | Gone
+PhoneState = New | Offered | Released | Done | Cancelling | Cancelled | Revoking | Gone
 PhoneStateName = Literal["new", "offered", "released", "done", "cancelling", "cancelled", "revoking", "gone"]  # on disk
 
 PhoneOwnEvent = Literal[
@@ -158,7 +158,7 @@ def _phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep | None:
                     return PhoneStep(state)  # the first ACCEPT counts
                 case Released() | Cancelling() | Revoking():
                     return PhoneStep(state, (fx.RESEND,))
-                case New() | Done() | HandoffCancelled() | Gone():
+                case New() | Done() | Cancelled() | Gone():
                     return PhoneStep(state, (fx.SEND_STATUS,))
         case "sealed":
             match state:
@@ -172,19 +172,19 @@ def _phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep | None:
                     return PhoneStep(Done(), (fx.SETTLE, fx.WIPE_TOKEN, fx.SEND_CLOSED))
                 case Done() | Revoking() | Gone(reason="superseded" | "rollback" | "forgotten"):
                     return PhoneStep(state, (fx.SEND_CLOSED,))
-                case New() | HandoffCancelled() | Gone():
+                case New() | Cancelled() | Gone():
                     # The companion says that it holds what it never would, or has erased: its disk was restored, or
                     # the receipt comes late. Take the grant away.
                     return PhoneStep(Revoking(), (fx.SEND_CLOSED, fx.SEND_REVOKE))
         case "cancelled":
             match state:
                 case Released() | Cancelling():
-                    return PhoneStep(HandoffCancelled(), (fx.SETTLE, fx.RETURN_TOKEN))
+                    return PhoneStep(Cancelled(), (fx.SETTLE, fx.RETURN_TOKEN))
                 case Offered():
-                    return PhoneStep(HandoffCancelled(), (fx.SETTLE,))
+                    return PhoneStep(Cancelled(), (fx.SETTLE,))
                 case Done():
                     return PhoneStep(Gone("lost"), (fx.SETTLE,))
-                case New() | Revoking() | HandoffCancelled() | Gone():
+                case New() | Revoking() | Cancelled() | Gone():
                     return None
         case "revoked":
             match state:
@@ -196,7 +196,7 @@ def _phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep | None:
             match state:
                 case Released() | Cancelling() | Done():
                     return PhoneStep(Gone("lost"), (fx.SETTLE, fx.WIPE_TOKEN))
-                case New() | Offered() | Revoking() | HandoffCancelled() | Gone():
+                case New() | Offered() | Revoking() | Cancelled() | Gone():
                     return None
         case "reject" | "cancel":
             match state:
@@ -208,7 +208,7 @@ def _phone_step(state: PhoneState, event: PhoneEvent) -> PhoneStep | None:
             match state:
                 case Gone(reason="rollback"):
                     return PhoneStep(Revoking(), (fx.SEND_REVOKE,))  # given up here, but the companion may hold it
-                case New() | Revoking() | HandoffCancelled() | Gone():
+                case New() | Revoking() | Cancelled() | Gone():
                     return None
                 case _:
                     return PhoneStep(Revoking(), (fx.SETTLE, fx.SEND_REVOKE))

@@ -143,7 +143,7 @@ class Cancel(_Strict):
     handoff_id: Hex16
 
 
-class Cancelled(_Strict):
+class CancelConfirmed(_Strict):
     """The companion never stored the grant and never will."""
 
     type: ClassVar[str] = "CANCELLED"
@@ -247,7 +247,7 @@ Body: TypeAlias = (
     | Stored
     | Closed
     | Cancel
-    | Cancelled
+    | CancelConfirmed
     | Revoke
     | Revoked
     | Lost

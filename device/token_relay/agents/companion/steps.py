@@ -31,7 +31,7 @@ from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.messages import (
     REQUESTS,
     Accept,
-    Cancelled,
+    CancelConfirmed,
     GrantPayload,
     Lost,
     ProviderSaid,
@@ -130,7 +130,7 @@ class CompanionSteps:
                 if not turn.resend(pairing.pairing_id, handoff_id=handoff_id, types=RECEIPT):
                     turn.request(pairing.pairing_id, Stored(handoff_id=handoff_id), handoff_id)
             case CompanionEffect.SEND_CANCELLED:
-                turn.answer(pairing.pairing_id, Cancelled(handoff_id=handoff_id))
+                turn.answer(pairing.pairing_id, CancelConfirmed(handoff_id=handoff_id))
             case CompanionEffect.SEND_LOST:
                 turn.answer(pairing.pairing_id, Lost(handoff_id=handoff_id))
             case CompanionEffect.SEND_REVOKED:

@@ -8,11 +8,11 @@ from typing import Literal, assert_never, cast, get_args
 from token_relay.agents.records import DeviceState, PhoneHandoff, PhoneHandoffColumns
 from token_relay.protocol.errors import ConfigError, PersonNeededError
 from token_relay.protocol.handoff import (
+    Cancelled,
     Cancelling,
     Done,
     Gone,
     GoneReason,
-    HandoffCancelled,
     New,
     Offered,
     PhoneState,
@@ -121,7 +121,7 @@ def state_of(row: PhoneHandoff) -> PhoneState:
         case "cancelling":
             return Cancelling()
         case "cancelled":
-            return HandoffCancelled()
+            return Cancelled()
         case "revoking":
             return Revoking()
         case "gone":
@@ -143,7 +143,7 @@ def columns_of(state: PhoneState) -> PhoneHandoffColumns:
             return {"state": "done", "reason": ""}
         case Cancelling():
             return {"state": "cancelling", "reason": ""}
-        case HandoffCancelled():
+        case Cancelled():
             return {"state": "cancelled", "reason": ""}
         case Revoking():
             return {"state": "revoking", "reason": ""}

@@ -62,7 +62,7 @@ class Handoffs:
                 self._accepted(turn, pairing, accept, plaintext)
             case Stored(handoff_id=handoff_id):
                 self._steps.step(turn, pairing, handoff_id, "stored")
-            case m.Cancelled(handoff_id=handoff_id):
+            case m.CancelConfirmed(handoff_id=handoff_id):
                 self._steps.step(turn, pairing, handoff_id, "cancelled")
             case Revoked() as revoked:
                 self._revoked(turn, pairing, revoked)

@@ -1,4 +1,4 @@
-"""What a broker remembers about the messages it took, as the control interface may see it."""
+"""What a broker remembers about the messages it took, as the control interface may see it. Pure."""
 
 from __future__ import annotations
 
