@@ -1,8 +1,8 @@
-"""XML signatures for the sandbox's assertions, by signxml and lxml, which are an extra (``token-relay[saml]``).
+"""XML signatures for the sandbox's assertions, made with signxml and lxml, an extra (``token-relay[saml]``).
 
 The key and its certificate are made at the first use. Only the canonical bytes that the signature covers are read
-afterwards, so an unsigned assertion beside the signed one says nothing. XML with a document type is refused, and with
-it entities of every kind.
+afterwards, so an unsigned assertion beside the signed one has no effect. XML with a document type is refused, so it
+cannot declare entities.
 """
 
 from __future__ import annotations

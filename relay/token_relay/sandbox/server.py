@@ -1,13 +1,13 @@
 """The sandbox provider over real HTTP: sockets, waiting and cutting connections around the pure core.
 
 Invariants. A request whose client has gone before its commit commits nothing: the handler is cancelled by aiohttp
-when the connection ends, and the commit itself never awaits. What was committed but could not be answered is noted
-as ``answer_lost``. Plain HTTP on the loopback interface only; anywhere else TLS is demanded. The control interface
-answers loopback peers only, and no web page of a foreign origin.
+when the connection ends, and the commit itself never awaits. A commit whose answer could not be sent is noted as
+``answer_lost``. Plain HTTP works on the loopback interface only; every other host needs TLS. The control interface
+answers loopback peers only, and no web page of another origin.
 
-Limits: a client that has vanished without a word (no FIN, no RST) is not noticed before the kernel does. Request
-lines, headers and bodies are bounded by aiohttp's and our own limits; there is no access log, since its lines would
-hold codes.
+Limits: the server does not notice a client that vanished without a FIN or RST before the kernel does. Request lines,
+headers and bodies are bounded by aiohttp's and our own limits; there is no access log, since its lines would hold
+codes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """Return the TLS settings, or None for plain HTTP.
 
     Raises:
-        ConfigError: one of the two is missing, or they cannot be read or do not fit.
+        ConfigError: one of the two is missing, or they cannot be read or do not match.
     """
     if cert is None and key is None:
         return None
@@ -86,7 +86,7 @@ class SandboxServer:
         actions: ActionRunner | None = None,
         issuer_path: str = "",
     ) -> None:
-        """Prepare; nothing is bound yet. ``rules``: others than the profile's own. ``actions`` are started and stopped.
+        """Prepare; no port is bound yet. ``rules`` replace the profile's own. The server starts and stops ``actions``.
 
         Raises:
             ConfigError: plain HTTP was asked for on a host that is not loopback.
@@ -105,8 +105,8 @@ class SandboxServer:
         self._runner: web.AppRunner | None = None
         self._provider: Provider | None = None
         self._changed = asyncio.Event()
-        self.broker: BrokerRecord | None = None  # whose record the control interface shows; it may come later
-        self.links: LinkBook | None = None  # what the control interface may cut; it may come later too
+        self.broker: BrokerRecord | None = None  # the control interface shows its record; may be set later
+        self.links: LinkBook | None = None  # the control interface may cut its links; may be set later
 
     @property
     def provider(self) -> Provider:
@@ -136,8 +136,8 @@ class SandboxServer:
             await self._actions.start()
         try:
             family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-            # A name for other machines is not an address of this one: listen on all, the control interface too, which
-            # answers loopback peers only.
+            # A name for other machines is not an address of this one, so listen on all addresses. The control interface
+            # listens there too, but answers loopback peers only.
             address = self._host if is_loopback(self._host) else ""
             sock = socket.create_server((address, self._port), family=family)
         except OSError as exc:
@@ -167,7 +167,7 @@ class SandboxServer:
         return base_url
 
     async def stop(self) -> None:
-        """Close the port and cut what is still open; requests that were held before their commit commit nothing."""
+        """Close the port and all open connections; a request held before its commit commits nothing."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -184,7 +184,7 @@ class SandboxServer:
         await self.stop()
 
     def tell(self) -> None:
-        """Wake whoever waits for a change; for callers that change :attr:`provider` themselves."""
+        """Wake every request that waits for a change; for callers that change :attr:`provider` themselves."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -200,7 +200,7 @@ class SandboxServer:
             return _to_aiohttp(_problem(f"the body is longer than {BODY_BYTES_MAX} bytes", 413))
         headers = {name.lower(): value for name, value in request.headers.items()}
         if len(cookies := request.headers.getall("Cookie", [])) > 1:
-            headers["cookie"] = "; ".join(cookies)  # HTTP/1.1 has one, but some proxies split it
+            headers["cookie"] = "; ".join(cookies)  # HTTP/1.1 allows one, but some proxies split it
         value = Request(request.method, request.raw_path, body, headers, request.remote or "")
         if value.path.startswith(PREFIX) and value.path not in {f"{PREFIX}resource", SERVICE_PROVIDER_PATH}:
             return _to_aiohttp(await self._control(request, value))
@@ -263,7 +263,7 @@ class SandboxServer:
             return web.Response()  # goes nowhere: the connection is cut
 
     async def _commit(self, value: Request, admission: Admission) -> Answer:
-        """Carry a request out; where an Action has to be asked, as often as the world changes under it."""
+        """Carry out a request; ask an Action again if the world changed meanwhile, ``ASKED_MAX`` times at most."""
         verdict: Verdict | None = None
         for _ in range(ASKED_MAX):
             try:
@@ -290,7 +290,7 @@ class SandboxServer:
 
 
 def _assertions() -> Assertions | None:
-    """Return what signs SAML assertions, where the library for it is installed."""
+    """Return the signer of SAML assertions, or None when its library is not installed."""
     try:
         from token_relay.sandbox.saml_signing import SignxmlAssertions
     except ImportError:
@@ -299,7 +299,7 @@ def _assertions() -> Assertions | None:
 
 
 def _flat(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return a record's fields for the log, those of ``details`` beside the others."""
+    """Return a record's fields for the log, with those of ``details`` on the same level."""
     details = fields.get("details")
     more = details if isinstance(details, dict) else {}
     known = {name: value for name, value in fields.items() if name != "details"}

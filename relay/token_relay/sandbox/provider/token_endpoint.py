@@ -1,4 +1,4 @@
-"""The token and revocation endpoints: which grant types a profile knows, and who carries them out."""
+"""The token and revocation endpoints: which grant types a profile knows, and which function carries out each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from token_relay.sandbox.provider.tokens.refresh import refresh
 from token_relay.sandbox.provider.web import browser, device_code, second_step
 from token_relay.sandbox.provider.world.model import ClientModel, EndpointName
 
-GRANT_TYPES = frozenset(  # that an event may name
+GRANT_TYPES = frozenset(  # the names that an event may hold
     {
         "authorization_code",
         "refresh_token",

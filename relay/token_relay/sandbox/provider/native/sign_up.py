@@ -117,7 +117,7 @@ def _go_on(call: Call, flow: NativeFlow, form: SignUpForm) -> Response:
         raise Refusal("credential_required", text, code=55103, more={"continuation_token": token})
     missing = missing_attributes(call.state.policy, form.attributes)
     if missing:
-        # In reply to attributes the same token comes back: SDKs try again with the one they have.
+        # The answer to attributes repeats the token, since SDKs try again with the one they have.
         is_repeated = isinstance(flow.stage, SignUpAttributesWanted)
         token = (
             call.params.get("continuation_token") if is_repeated else advance(call, flow, SignUpAttributesWanted(form))

@@ -1,8 +1,8 @@
-"""What a post-login Action is shown, and what becomes of its answer.
+"""What a post-login Action sees, and what its answer changes.
 
-The event has the names of Auth0's ``post-login`` trigger, so that a rule can be carried over word for word. No value
-in it is a secret, and none depends on the moment of asking: the same login asked twice is the same event. An Action
-that fails denies: nobody is signed in, and the cause stands in the tenant's log.
+The event uses the names of Auth0's ``post-login`` trigger, so that a rule can be copied word for word. No value in it
+is a secret, and none depends on the moment of asking: two questions about one login have the same event. An Action
+that fails denies: nobody is signed in, and the tenant's log holds the cause.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def ask(
     organization: str = "",
     redirect_uri: str = "",
 ) -> Verdict:
-    """Return what the Actions say to this login; call it before anything is changed.
+    """Return the Actions' verdict on this login; call this before any change.
 
     Raises:
-        ActionWanted: they have not been asked yet; the driver asks, and begins again.
+        ActionWanted: they have not been asked yet; the driver asks them and starts again.
     """
     if not state.has_actions:
         return NO_VERDICT
@@ -85,7 +85,7 @@ def ask(
 
 
 def denial(verdict: Verdict) -> str:
-    """Return why the login is refused, or an empty string. The reason is what the client is told."""
+    """Return why the login is refused, or an empty string. The client gets this reason."""
     if verdict.failure:
         return FAILED_TEXT
     return next((one.reason or "Access denied." for one in verdict.commands if isinstance(one, Deny)), "")
@@ -99,10 +99,10 @@ def carry_out(
     session: Session | None = None,
     family: Family | None = None,
 ) -> None:
-    """Do what Actions have said about the session and the refresh token of a login that goes on.
+    """Apply what Actions said about the session and the refresh token of a login that they did not deny.
 
     Raises:
-        Refusal: an Action has revoked what the request came with.
+        Refusal: an Action revoked the session or the refresh token.
     """
     for one in commands:
         match one:
@@ -166,7 +166,7 @@ def session_json(state: State, session: Session) -> dict[str, JsonValue]:
 
 
 def refresh_token_json(state: State, family: Family, *, metadata_as: str) -> dict[str, JsonValue]:
-    """Return a grant's refresh token as Actions and the management API show it; its id stays through rotation."""
+    """Return a grant's refresh token as Actions and the management API show it; rotation keeps its id."""
     entry = state.refresh_tokens.get(family.newest)
     shown: dict[str, JsonValue] = {
         "id": family.family_id,
@@ -197,7 +197,7 @@ def _device(of: Session | Family) -> dict[str, JsonValue]:
 
 
 def stamp(at: float | None) -> str | None:
-    """Return a moment as JSON has it, or None."""
+    """Return a moment as ISO 8601 text in UTC, or None."""
     if at is None:
         return None
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -2,15 +2,15 @@
 
     native grant --session transfer token--> web session --> web grants
 
-* A grant is revoked (by its holder, an administrator, reuse): its session transfer tokens are
-  worthless (they are judged by their grant), and, where
-  its client has ``enforce_cascade_revocation``, the sessions that these opened and the grants born in them end.
+* A grant is revoked (by its holder, an administrator, reuse): its session transfer tokens become worthless, since
+  their grant decides. If its client has ``enforce_cascade_revocation``, the sessions that these tokens opened and the
+  grants born in them end too.
 * A session is ended: the grants born in it end, if a session transfer token opened it and their client has
   ``enforce_online_refresh_tokens``.
-* A grant of the scope ``online_access`` and its session are one: whichever ends takes the other along.
+* A grant of the scope ``online_access`` and its session end together.
 * Nothing else goes upwards. Rotation is no revocation: the graph is keyed by grant, not by token. A grant that merely
-  expires takes nothing along; a session that expires takes its online grants, which :func:`is_offline` finds out when
-  they are used.
+  expires ends nothing else; a session that expires ends its online grants, which :func:`is_offline` detects when they
+  are used.
 
 Both settings are read when the revocation happens, and every cascade is complete before its caller goes on.
 """
@@ -25,13 +25,13 @@ DEFAULTS = SessionTransfer()
 
 
 def setting_of(state: State, client_id: str) -> SessionTransfer:
-    """Return a client's ``session_transfer``, the defaults where it has none."""
+    """Return a client's ``session_transfer``, or the defaults if it has none."""
     client = state.clients.get(client_id)
     return client.session_transfer or DEFAULTS if client is not None else DEFAULTS
 
 
 def kill_family(state: State, family: Family, trace: Trace, *, reason: str, access_tokens: bool | None = None) -> None:
-    """End a grant and all that hangs on it; its access tokens too where ``access_tokens`` or the profile says so."""
+    """End a grant and all that depends on it; its access tokens too if ``access_tokens`` or the profile says so."""
     family.is_dead = True
     if state.rules.reuse_kills_access_tokens if access_tokens is None else access_tokens:
         family.access_tokens_dead = True

@@ -1,8 +1,8 @@
-"""The ``claims`` parameter: what a client wants to see in its tokens, and that it understands claims challenges.
+"""The ``claims`` parameter: what a client wants in its tokens, and whether it understands claims challenges.
 
 A client that lists ``cp1`` under ``access_token.xms_cc`` says that it can answer a claims challenge; only such a client
-gets tokens under continuous access evaluation. All other requests are voluntary and ignored, as providers do, but for
-``login_hint`` in the id_token. OpenID Connect Core §5.5.
+gets tokens under continuous access evaluation. All other requests are voluntary; they are ignored, as providers do,
+except ``login_hint`` in the id_token. OpenID Connect Core §5.5.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHALLENGE_CAPABILITY = "cp1"
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The part of a claims request that means something here."""
+    """The part of a claims request that has an effect here."""
 
     can_be_challenged: bool = False
     wants_login_hint: bool = False

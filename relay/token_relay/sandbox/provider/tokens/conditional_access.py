@@ -1,14 +1,14 @@
-"""Rules of the tenant that look at a sign-in or a refresh after everything else was right.
+"""Rules of the tenant for a sign-in or a refresh that has passed every other check.
 
-One rule at a time, by its AADSTS number, as the knob ``conditional_access``:
+The knob ``conditional_access`` sets one rule, by its AADSTS number:
 
-* 50076: a second factor is needed. At sign-in it is asked for; a refresh of a sign-in without one is refused.
+* 50076: a second factor is needed. A sign-in asks for it; a refresh of a sign-in without one is refused.
 * 50142: the password must be changed. Passwords and their refreshes are refused until the person resets it.
 * 53003: blocked, at sign-in and at refresh; the answer carries ``claims``.
 * 70043: a sign-in is good only for ``sign_in_frequency_s``; refreshes later than that are refused.
 
-Numbers and their meaning are documented; which ``error`` and ``suberror`` go with them is not, and here they are such
-that Microsoft's SDKs ask the person instead of trying again.
+The numbers and their meaning are documented; their ``error`` and ``suberror`` are not, and are chosen here so that
+Microsoft's SDKs ask the person instead of trying again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_CLAIMS = '{"access_token":{"capolids":{"essential":true,"values":["0000000
 
 
 def at_sign_in(state: State, user: User, *, method: str) -> Refusal | None:
-    """Return what stands against a sign-in whose factors were right, or None."""
+    """Return the refusal of a sign-in whose factors were right, or None."""
     rule = state.policy.conditional_access
     if rule == 53003:
         return _blocked()
@@ -31,7 +31,7 @@ def at_sign_in(state: State, user: User, *, method: str) -> Refusal | None:
 
 
 def at_refresh(state: State, family: Family, now: float) -> Refusal | None:
-    """Return what stands against a refresh, or None."""
+    """Return the refusal of a refresh, or None."""
     match state.policy.conditional_access:
         case 70043 if now - family.born_at >= state.policy.sign_in_frequency_s:
             text = "The refresh token has expired or is invalid due to sign-in frequency checks by conditional access."

@@ -3,8 +3,8 @@
 A confidential client brings an id_token of the person (``subject_token``) and one of the agent (``actor_token``), both
 issued here, and gets a token whose session lasts two hours, has no refresh tokens and carries ``act``.
 
-Ours: the real service lets an Action name the person; here the subject token does. Where Actions are loaded one of
-them has to call ``api.authentication.setActor``, else the answer is the documented ``setactor_required``.
+Ours: the real service lets an Action name the person; here the subject token does. If Actions are loaded, one of them
+has to call ``api.authentication.setActor``; otherwise the answer is the documented ``setactor_required``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Only ``auth0`` implements it, and only for clients that send a proof. A public client's refresh token is then
 bound to its key, a confidential client's is not (§5). A public client has to use the server's nonce (§8): the first
-request is answered 400 ``use_dpop_nonce``, and every answer to a request with a proof carries the present one. Whatever
-is wrong with a proof is found before a code or a refresh token is looked at, so none is spent.
+request is answered 400 ``use_dpop_nonce``, and every answer to a request with a proof carries the present nonce. A
+proof is checked before a code or a refresh token is read, so a wrong proof spends none.
 
 Ours: nonces live between 5 and 10 minutes. A proof may be 5 minutes old by the provider's clock or by the machine's,
 since the former can be set.
@@ -32,12 +32,12 @@ PROOF_CHARS_MAX = 8_192
 JTI_CHARS_MAX = 256
 AGE_S_MAX = 300.0
 NONCE_S = 300.0
-RSA_BITS = range(2_048, 4_097)  # smaller proves nothing, larger takes the provider's time
+RSA_BITS = range(2_048, 4_097)  # a smaller key proves nothing, a larger one takes the provider's time
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a proof says, its signature checked."""
+    """What a proof says, after its signature was checked."""
 
     key_thumbprint: str
     claims: dict[str, object]
@@ -54,7 +54,7 @@ def binding_of(client: ClientModel | None, trace: Trace) -> str:
 
 
 def prove(state: State, request: Request, trace: Trace, *, client: ClientModel | None) -> str:
-    """Return the thumbprint of the key that a token request proves, empty where it has no proof. Raises Refusal."""
+    """Return the thumbprint of the key that a token request proves, empty if it has no proof. Raises Refusal."""
     value = request.headers.get("dpop")
     if value is None:
         return ""
@@ -68,7 +68,7 @@ def prove(state: State, request: Request, trace: Trace, *, client: ClientModel |
 
 
 def shown_token(state: State, request: Request, trace: Trace) -> str | Response:
-    """Return the ``Authorization`` of a resource request as a bearer's, or the refusal of a token without its proof."""
+    """Return a resource request's ``Authorization`` in bearer form, or the refusal of a token without its proof."""
     authorization = request.headers.get("authorization", "")
     kind, _, token = authorization.partition(" ")
     bound_to = _bound_to(token.strip())
@@ -86,7 +86,7 @@ def shown_token(state: State, request: Request, trace: Trace) -> str | Response:
 
 
 def _checked(state: State, value: str, request: Request, trace: Trace) -> Proof:
-    """Check all of §4.3 but the nonce and that it comes once. Raises Refusal."""
+    """Check all of §4.3, except the nonce and that the proof comes once. Raises Refusal."""
     proof = _verified(value)
     if proof is None:
         raise Refusal("invalid_dpop_proof", "The DPoP proof cannot be verified.")
@@ -107,7 +107,7 @@ def _checked(state: State, value: str, request: Request, trace: Trace) -> Proof:
 
 
 def _once(state: State, proof: Proof, trace: Trace) -> None:
-    """Take a proof's name, once. Raises Refusal."""
+    """Accept a proof's name, but only once. Raises Refusal."""
     if trace.verdict is not None:
         return  # the same request again, after its Action was asked
     name = sha256(f"{proof.key_thumbprint} {proof.claims['jti']}".encode()).hexdigest()

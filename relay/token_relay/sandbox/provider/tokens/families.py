@@ -1,15 +1,15 @@
 """Families of tokens: how one starts, and how it is revoked.
 
-A family is one sign-in and all that stems from it; its refresh tokens are counted by ``generation``. What a profile
+A family is one sign-in and all tokens that come from it; ``generation`` counts its refresh tokens. What a profile
 does with a token that was used before:
 
-* ``entra``: nothing; each token lives its own time, so two holders can go on from one ancestor.
+* ``entra``: nothing; each token has its own lifetime, so two holders can go on from one ancestor.
 * ``auth0``: only the *immediately previous* token, at most ``leeway_s`` (30 s, the end included) after its successor
-  was first issued, gets another successor. Any older one, or that one later, kills the family.
+  was first issued, gets another successor. An older token, or the previous one later, kills the family.
 * ``strict``: any used token kills the family and its access tokens.
 
-Two more kinds exist for simulations (:data:`token_relay.sandbox.provider.world.rules.KINDS`): one that refuses a used
-token and nothing else, one that lets the family branch within a grace period.
+Two more kinds exist for simulations (:data:`token_relay.sandbox.provider.world.rules.KINDS`): one only refuses a used
+token, the other lets the family branch within a grace period.
 
 The refresh itself is :mod:`token_relay.sandbox.provider.tokens.refresh`. RFC 6749 §6, RFC 9700 §4.14.2.
 """
@@ -35,7 +35,7 @@ from token_relay.sandbox.provider.tokens.token_answer import token_answer
 from token_relay.sandbox.provider.world.model import DAY_S, ClientModel
 from token_relay.sandbox.provider.world.rules import OIDC_SCOPES
 
-SPA_LIFETIME_S = DAY_S  # of refresh tokens of single-page apps, from the sign-in, whatever the policy
+SPA_LIFETIME_S = DAY_S  # from the sign-in, for refresh tokens of single-page apps, whatever the policy
 AUDIENCE_CHARS_MAX = 512
 
 
@@ -63,7 +63,7 @@ def check_secret(client: ClientModel, params: Params) -> None:
 
 
 def asked_scope(client: ClientModel, params: Params) -> tuple[str, ...]:
-    """Return the scope of a sign-in: what was asked for, where this client may ask for it. Raises Refusal."""
+    """Return the scope that a sign-in asks for, if this client may ask for it. Raises Refusal."""
     scope = split_scope(params.get("scope")) if params.get("scope") else ()
     if {"online_access", "offline_access"} <= {*scope}:
         raise Refusal("invalid_request", "Cannot request both online_access and offline_access scopes")
@@ -109,9 +109,9 @@ def sign_in(
     session: Session | None = None,
     commands: Sequence[Command] = (),
 ) -> tuple[Family, Response]:
-    """Start a family and answer with its first tokens: a refresh token only for ``offline_access``.
+    """Start a family and answer with its first tokens: a refresh token only for ``offline_access`` or an online grant.
 
-    ``session``: the one it is born in. ``commands``: what an Action has said. Raises Refusal when that is a revocation.
+    ``session``: where the family starts. ``commands``: what an Action said. Raises Refusal when that is a revocation.
     """
     client = state.clients.get(asked.client_id)
     is_online = "online_access" in asked.scope and session is not None
@@ -176,7 +176,7 @@ def _new_family(
 
 
 def _end_of(state: State, now: float, asked: SignInRequest, rotation: Rotation) -> tuple[float | None, int]:
-    """Return when the family of this sign-in ends, None for never, and the AADSTS number that says so then."""
+    """Return when the family of this sign-in ends (None: never), and the AADSTS number of a refusal after that."""
     policy = state.policy
     is_fixed_otp = asked.method == "oob" and policy.otp_refresh_mode == "fixed"
     lifetimes = [rotation.absolute_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
@@ -188,7 +188,7 @@ def _end_of(state: State, now: float, asked: SignInRequest, rotation: Rotation) 
 
 
 def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
-    """Answer RFC 7009: a refresh token takes its family along, ``strict`` also takes single access tokens back."""
+    """Answer RFC 7009: revoking a refresh token ends its family; ``strict`` also revokes single access tokens."""
     value = params.need("token")
     refresh_entry, access_entry = find_refresh(state, value), find_access(state, value)
     known = refresh_entry or access_entry
@@ -219,7 +219,7 @@ def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> R
 
 
 def revoke_family(state: State, family: Family, trace: Trace) -> None:
-    """Revoke a grant by order of its holder or an administrator; where a knob says so, with all its like."""
+    """Revoke a grant for its holder or an administrator; with ``revoking_deletes_grant`` also those like it."""
     meant = [family]
     if state.policy.revoking_deletes_grant and state.rules.has_sessions:
         whose = (family.username, family.client_id, family.audience)
@@ -231,10 +231,10 @@ def revoke_family(state: State, family: Family, trace: Trace) -> None:
 
 
 def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEvent = "revoke_all") -> bool:
-    """Let something happen to an account, an administrator's revocation by default; False when there is no such person.
+    """Apply an event to an account, by default an administrator's revocation; False when there is no such person.
 
-    Under ``entra`` it is a mark on the person, and later answers are 50173; elsewhere the families die. Access tokens
-    live on to their end, but for ``strict`` and those under continuous access evaluation.
+    Under ``entra`` the event marks the person, and later answers are 50173; elsewhere the families end. Access tokens
+    stay valid until they expire, except under ``strict`` and continuous access evaluation.
     """
     user = state.users.get(username.lower())
     if user is None:
@@ -258,7 +258,7 @@ def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEven
 
 
 def _drop_over_limit(state: State, family: Family, trace: Trace) -> None:
-    """End the oldest grants of this person with this client beyond the limit."""
+    """End this person's oldest grants with this client beyond the limit."""
     most = state.rules.grants_max
     if most is None:
         return

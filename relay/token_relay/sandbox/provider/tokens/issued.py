@@ -1,14 +1,14 @@
 """What a token says about itself, so that the provider does not have to remember it.
 
 An old refresh token may stay good for months after its use, and every access token lives its hour. A table of them
-would grow with each refresh, and one with a limit would forget somebody's living token under load. So, as at the real
+would grow with each refresh, and a table with a limit would forget valid tokens under load. So, as at the real
 services:
 
 * **Refresh tokens** carry family, generation and idle end under a keyed MAC; nobody can make or change one without
   the key, and each is the only one of its generation. A row in the table is kept only while a use would still change
-  it (:mod:`token_relay.sandbox.provider.tokens.rotation`). One without a row was superseded long ago.
+  it (:mod:`token_relay.sandbox.provider.tokens.rotation`). A token without a row was superseded long ago.
 * **Access tokens and id_tokens** are signed anyway. Their ``jti`` names family, generation and the event after which
-  they were made. What is remembered is which of them were revoked one by one.
+  they were made. The provider remembers only which of them were revoked one by one.
 
 A token signed with a key that is no longer published is unknown.
 """
@@ -43,7 +43,7 @@ def refresh_value(key: bytes, entry: RefreshEntry) -> str:
 
 
 def read_refresh(key: bytes, value: str) -> RefreshEntry | None:
-    """Read a refresh token that is genuine; as it was when it was issued, and superseded."""
+    """Read a genuine refresh token as it was when issued, but superseded. None if it is not genuine."""
     begins, rest = value[: len(_BEGINS)], value[len(_BEGINS) :]
     try:
         octets = bytes.fromhex(rest)
@@ -71,7 +71,7 @@ def token_id(state: State, family: Family, kind: Literal["at", "id"] = "at") -> 
 
 
 def find_access(state: State, value: str, kind: Literal["at", "id"] = "at") -> AccessEntry | None:
-    """Return what an access token (or id_token) says, or None when it is none of ours. Its end may be past."""
+    """Return what an access token (or id_token) says, or None when it is not ours. It may have expired."""
     claims = state.signer.verify(value)
     if claims is None:
         return None
@@ -88,7 +88,7 @@ def find_access(state: State, value: str, kind: Literal["at", "id"] = "at") -> A
 
 
 def is_revoked(state: State, entry: AccessEntry, family: Family) -> bool:
-    """Return whether an access token was taken back: with its family, by itself, or by the next use of its grant."""
+    """Return whether an access token was revoked: with its family, by itself, or by the next use of its grant."""
     if family.access_tokens_dead or entry.token_id in state.revoked_access_tokens:
         return True
     if not state.rules.use_kills_issued or entry.generation == 0:

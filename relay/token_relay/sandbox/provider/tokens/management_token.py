@@ -10,7 +10,7 @@ from token_relay.sandbox.provider.world.model import ClientModel
 
 
 def audience(state: State) -> str:
-    """Return the API's identifier; it is the address, its slash at the end included."""
+    """Return the API's identifier: its address, with the slash at the end."""
     return f"{state.urls.base_url}/api/v2/"
 
 
@@ -19,7 +19,7 @@ def management_token(state: State, client: ClientModel, params: Params, trace: T
     if not client.is_confidential:
         raise Refusal("unauthorized_client", "Grant type 'client_credentials' not allowed for the client.", status=403)
     asked = params.need("audience")
-    host = f"https://{trace.host}/api/v2/"  # what an SDK asks for that knows the host only
+    host = f"https://{trace.host}/api/v2/"  # what an SDK that knows only the host asks for
     if asked not in {audience(state), host}:
         raise Refusal("access_denied", f"Service not enabled within domain: {asked}", status=403)
     scope = split_scope(params.get("scope")) if params.get("scope") else tuple(client.api_scopes)

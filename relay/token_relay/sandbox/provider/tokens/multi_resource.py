@@ -1,11 +1,11 @@
 """One refresh token for several APIs, by a client's ``refresh_token.policies`` (Auth0: multi-resource refresh tokens).
 
 A refresh that names the audience of a policy gets an access token for that API, with the policy's scopes. For the
-API that the person signed in for, what was granted then and what the policy has count together. As documented, an
+API that the person signed in for, the granted scopes and the policy's count together. As documented, an
 audience outside the policies and scopes outside the allowed ones are ignored, not refused: the answer is a token for
-the grant's own API, or with fewer scopes, so a client has to look at what it got.
+the grant's own API, or with fewer scopes, so a client has to check what it got.
 
-Only first-party clients have it. A client without policies is as if this module did not exist.
+Only first-party clients have this. For a client without policies this module changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from token_relay.sandbox.provider.world.rules import OIDC_SCOPES
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a refresh is for; ``policy_used`` as the log has it."""
+    """What a refresh is for; ``policy_used`` is the log's word."""
 
     audience: str
     scope: tuple[str, ...]
@@ -27,7 +27,7 @@ class Target:
 
 
 def target(state: State, client: ClientModel, family: Family, audience: str, asked: tuple[str, ...]) -> Target | None:
-    """Return what this refresh is for, or None where no policy has a say."""
+    """Return what this refresh is for, or None if no policy applies."""
     setting = client.refresh_token if state.rules.has_sessions and client.is_first_party else None
     policies = {one.audience: tuple(one.scope) for one in (setting.policies if setting else None) or ()}
     if not policies or not audience:

@@ -1,8 +1,8 @@
 """``grant_type=refresh_token``: a list of checks, then the exchange.
 
 :data:`CHECKS` is the order in which a grant is judged; the first check that holds decides what the client reads, so a
-token that was used before and has expired as well counts as reuse. None of them changes anything, with two exceptions
-that the providers make too: a rotation that was switched and a reuse end grants. A refusal leaves its event and, under
+token that was used before and has expired as well counts as reuse. No check changes anything, with two exceptions
+that the providers make too: a switched rotation and a reuse end grants. A refusal records its event and, under
 ``auth0``, its log record. RFC 6749 §6 and §5.2.
 """
 
@@ -45,9 +45,9 @@ class RefreshRequest:
 
 @dataclass(frozen=True, slots=True)
 class GrantDenial:
-    """Why a grant is refused. ``code`` is Microsoft's AADSTS number, 0 for the ``expired_code`` of the family."""
+    """Why a grant is refused. ``code`` is Microsoft's AADSTS number; 0 means the family's ``expired_code``."""
 
-    reason: str  # as the event has it
+    reason: str  # as in the event
     code: int
     text: str
 
@@ -93,7 +93,7 @@ def _find(state: State, client: ClientModel, params: Params, trace: Trace) -> Re
     return RefreshRequest(client, params, trace, audience, entry, family, user, rotation_of(state, client, family))
 
 
-# -- What may stand against a grant ------------------------------------------------------------------------
+# -- The checks of a grant ---------------------------------------------------------------------------------
 
 
 def _user_is_disabled(state: State, request: RefreshRequest) -> bool:
@@ -118,10 +118,10 @@ def _is_of_another_key(_: State, request: RefreshRequest) -> bool:
 
 
 def _is_switched_off(state: State, request: RefreshRequest) -> bool:
-    """Carry out what switching a client's rotation does at the next exchange; True when it ended this family.
+    """Apply a switch of the client's rotation at the next exchange; True when that ended this family.
 
-    On: the other refresh tokens of this client, API and person that were made without rotation go. Off: a family that
-    was made with rotation goes.
+    Switched on: the other refresh tokens of this client, API and person that were made without rotation end. Switched
+    off: a family that was made with rotation ends.
     """
     family, rotates, trace = request.family, request.rotation.rotates, request.trace
     if not state.rules.has_sessions or family.is_rotating == rotates:
@@ -185,7 +185,7 @@ CHECKS: tuple[tuple[Callable[[State, RefreshRequest], bool], GrantDenial], ...] 
     # Entra looks at the account when a token is used.
     (_user_is_disabled, GrantDenial("disabled", 50057, "The user account is disabled.")),
     (_user_was_revoked, GrantDenial("revoked", 50173, _REVOKED)),
-    # RFC 7009 §2.1 and RFC 9700 §4.14.2: a grant that was revoked, or ended by a reuse, stays so.
+    # RFC 7009 §2.1 and RFC 9700 §4.14.2: a grant that was revoked, or ended by a reuse, stays ended.
     (_is_dead, GrantDenial("family_dead", 70008, "The grant was revoked.")),
     # Auth0, online refresh tokens: they live no longer than their session.
     (_is_offline, GrantDenial("offline", 70008, "The session of the refresh token has ended.")),
@@ -193,7 +193,8 @@ CHECKS: tuple[tuple[Callable[[State, RefreshRequest], bool], GrantDenial], ...] 
     (_is_of_another_key, GrantDenial("key", 70000, "The refresh token is bound to another key.")),
     # Auth0, refresh token rotation: switching it ends the tokens of the other kind.
     (_is_switched_off, GrantDenial("family_dead", 70000, "The refresh token is of a kind that is switched off.")),
-    # RFC 9700 §4.14.2: a used token shows that two hold the grant. Before the lifetimes: an old token is reuse still.
+    # RFC 9700 §4.14.2: a used token shows that two parties hold the grant. This comes before the lifetimes, since a
+    # used token counts as reuse even when it has expired.
     (_is_reuse, GrantDenial("reuse", 70000, "The refresh token was used before.")),
     # Lifetimes: Entra's 700082 and 70008 (700084 for single-page apps), Auth0's idle and absolute lifetime.
     (_is_idle, GrantDenial("idle", 700082, "The refresh token has expired due to inactivity.")),
@@ -217,7 +218,7 @@ def _check_transfer(state: State, request: RefreshRequest) -> None:
         raise
 
 
-# -- What it asks for, and the exchange --------------------------------------------------------------------
+# -- Audience, scope and the exchange ----------------------------------------------------------------------
 
 
 def _is_transfer(state: State, request: RefreshRequest) -> bool:
@@ -235,14 +236,14 @@ def _target(state: State, request: RefreshRequest) -> multi_resource.Target:
     if not is_transfer and audience not in {"", family.audience}:
         raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
     scope, allowed = asked or family.scope, {*family.scope}
-    if state.urls.profile == "entra":  # a registered scope is consented, of another resource too
+    if state.urls.profile == "entra":  # registered scopes have consent, those of other resources too
         allowed |= {*OIDC_SCOPES, *(client.scopes or ())}
     check_scope(scope, allowed)
     return multi_resource.Target(audience if is_transfer else "", scope, "refresh_token_user_grant")
 
 
 def _ask_action(state: State, request: RefreshRequest, scope: tuple[str, ...]) -> Verdict:
-    """Let the tenant's Action speak. Raises Refusal when it denies."""
+    """Ask the tenant's Action. Raises Refusal when it denies."""
     family, trace = request.family, request.trace
     verdict = ask(
         state,
@@ -337,18 +338,18 @@ def _denied(
     audience: str,
     is_stale: bool = False,
 ) -> Refusal:
-    """Note the refusal and word it. ``is_stale``: a younger token of the family was used already."""
+    """Note the refusal and choose its text. ``is_stale``: a younger token of the family was used already."""
     reason, text = because.reason, because.text
     code = because.code or (family.expired_code if family is not None else 0)
     _note_denied(state, trace, family, client_id, reason=reason, code=code)
     if state.urls.profile == "auth0":
-        # one text for every cause but a missing person, the final period included
+        # one text, with its final period, for every cause but a missing person
         text = "Unknown or invalid refresh token."
         if reason == "no_user":
             text = "The refresh_token was generated for a user who doesn't exist anymore."
-        if reason != "reuse":  # that has a record of its own
+        if reason != "reuse":  # a reuse has its own record
             _log_failed(state, trace, family, text, client_id=client_id, audience=audience)
-    texts = state.rules.texts  # of the server that is imitated; Keycloak tells two kinds of reuse apart
+    texts = state.rules.texts  # of the imitated server; Keycloak tells two kinds of reuse apart
     named = "stale" if is_stale and reason == "reuse" and "stale" in texts else reason
     return Refusal("invalid_grant", texts.get(named, texts.get("", text)), code=code)
 

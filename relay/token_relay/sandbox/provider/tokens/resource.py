@@ -1,7 +1,7 @@
 """A protected resource: who an access token speaks for, or 401. RFC 6750 §3.
 
-A token under continuous access evaluation is also refused once something has happened to the account, and then the
-answer says what would help: a token issued later. A refresh brings one, unless the grant is gone too.
+A token under continuous access evaluation is also refused once something has happened to the account. The answer then
+names the remedy: a token issued later. A refresh gives one, unless the grant has ended too.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def look_at_access_token(state: State, authorization: str, trace: Trace) -> Resp
 
 
 def _called_back_at(state: State, entry: AccessEntry, family: Family) -> int | None:
-    """Return the moment before which tokens of this account no longer count, or None while this one does."""
+    """Return the moment before which tokens of this account no longer count, or None while this one counts."""
     user = state.users.get(family.username)
     if not entry.is_cae or user is None or entry.born_at_seq > user.challenged_at_seq:
         return None

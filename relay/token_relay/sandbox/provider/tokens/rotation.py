@@ -1,6 +1,6 @@
-"""Which refresh token may be used, and what its use makes of it and its family.
+"""Which refresh token may be used, and how its use changes it and its family.
 
-What counts is :func:`rotation_of`: a client's own ``refresh_token`` setting where it has one (``auth0``), else the
+:func:`rotation_of` decides: a client's own ``refresh_token`` setting where it has one (``auth0``), else the
 profile's rules and the policy's knobs.
 """
 
@@ -28,7 +28,7 @@ ONLINE = Rotation(rotates=False, leeway_s=0.0, idle_s=None, absolute_s=None)  # 
 
 
 def rotation_of(state: State, client: ClientModel | None, family: Family | None = None) -> Rotation:
-    """Return what holds for this client at present, or for this grant of it."""
+    """Return the present rotation of this client, or of this grant."""
     if family is not None and family.is_online:
         return ONLINE
     setting = client.refresh_token if client is not None and state.rules.has_sessions else None
@@ -44,12 +44,12 @@ def rotation_of(state: State, client: ClientModel | None, family: Family | None 
 
 
 def may_be_used(state: State, family: Family, entry: RefreshEntry, rotation: Rotation, now: float) -> bool:
-    """Return whether this use is an honest one under the rules."""
+    """Return whether the rules allow this use."""
     within_leeway = entry.superseded_at is not None and now - entry.superseded_at <= rotation.leeway_s
     if state.rules.branches_in_grace:
         return entry.superseded_at is None or within_leeway
     if state.rules.reuse_count_max is not None:
-        # Keycloak: so many more uses of the token that was used last; one that is younger makes it stale
+        # Keycloak: this many more uses of the token that was used last; the use of a younger token makes it stale
         set_count = state.policy.reuse_count_max
         most = state.rules.reuse_count_max if set_count is None else set_count
         return entry.generation >= family.used_generation and entry.uses <= most
@@ -59,10 +59,10 @@ def may_be_used(state: State, family: Family, entry: RefreshEntry, rotation: Rot
 
 
 def use(state: State, family: Family, entry: RefreshEntry, rotation: Rotation, trace: Trace) -> str:
-    """Spend a token that may be used, and return its successor; empty where the provider gives none out.
+    """Spend a token that may be used, and return its successor; empty if the provider gives none out.
 
-    The successor of the newest token counts as the previous one from now on. So a token that was repeated within the
-    leeway is the second-to-last afterwards, and its next use kills.
+    The token that was the newest counts as the previous one from now on. So a token that was repeated within the
+    leeway is the second-to-last afterwards, and its next use kills the family.
     """
     entry.uses += 1
     family.used_generation = max(family.used_generation, entry.generation)
@@ -96,7 +96,7 @@ def issue(state: State, family: Family, now: float, rotation: Rotation) -> str:
 
 
 def _keep_rows(state: State, family: Family, now: float, rotation: Rotation) -> None:
-    """Keep the rows of the newest refresh token and of those whose next use depends on their last ones."""
+    """Keep the rows of the newest refresh token and of those whose next use depends on their earlier uses."""
     kept: list[str] = []
     for name in (*family.rows, family.newest):
         row = state.refresh_tokens.get(name)

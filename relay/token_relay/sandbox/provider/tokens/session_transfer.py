@@ -1,16 +1,16 @@
-"""Session transfer tokens: made from a refresh token, good once for signing a browser in.
+"""Session transfer tokens: each is made from a refresh token and signs a browser in once.
 
 A native client trades its refresh token at the token endpoint for a token that lives a minute
 (``grant_type=refresh_token`` with the audience ``urn:{domain}:session_transfer``). A browser brings it to
 ``/authorize``, as a cookie or in the query, and is signed in without a form.
 
-:func:`judge` is the decision, one branch for each row of its table, and changes nothing; :func:`spend` uses the token
+:func:`judge` decides, with one branch for each row of its table, and changes nothing; :func:`spend` uses the token
 up. A driver that runs one request at a time therefore lets exactly one of many attempts win.
 
-Ours, where nothing is documented: a token is used up by the first presentation that finds it, whether it signs
-anybody in or not; one that arrives by a way that the client does not accept is not looked at. With a cookie and a
-query parameter at once, the query counts where the client accepts it. An address without a known system does not
-match under ``asn``, except itself. A parent that is revoked makes its tokens worthless even without the cascade.
+Ours, where nothing is documented: the first request that finds a token uses it up, whether it signs anybody in or
+not; a token that arrives in a way that the client does not accept is ignored. If a cookie and a query parameter
+arrive together, the query counts if the client accepts it. Under ``asn`` an address without a known system matches
+only itself. A revoked parent makes its tokens worthless even without the cascade.
 Source: Auth0's documents of Native to Web SSO.
 """
 
@@ -39,14 +39,14 @@ _AUDIENCE = re.compile(r"urn:([^\s/]{1,253}):session_transfer", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class NoToken:
-    """The request brought none that the client would look at. ``warning`` goes into the log, if there is one."""
+    """The request brought no token in a way that the client accepts. ``warning``, if any, goes into the log."""
 
     warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The token signs nobody in: the person meets the login page, or a session that was there before."""
+    """The token signs nobody in: the person gets the login page, or keeps the session that was there before."""
 
     name: str
     token: IssuedTransferToken | None
@@ -55,7 +55,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class OtherUser:
-    """The session that is there belongs to somebody else: it is revoked, and the person signs in by the form."""
+    """The browser's session belongs to somebody else: it is revoked, and the person signs in with the form."""
 
     name: str
     token: IssuedTransferToken
@@ -65,7 +65,7 @@ class OtherUser:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPage:
-    """A delegated token met a session: an error page, and nothing is revoked."""
+    """A delegated token met a session: the answer is an error page, and nothing is revoked."""
 
     name: str
     token: IssuedTransferToken
@@ -110,7 +110,7 @@ def cookie_token(cookies: Mapping[str, str]) -> str:
 def check_may_create(state: State, client: ClientModel, family: Family, params: Params, trace: Trace) -> None:
     """Refuse an exchange that this client or this grant may not make. Raises Refusal; changes nothing.
 
-    The two bodies are ours: none is documented.
+    The error bodies are ours: none is documented.
     """
     domain = domain_of(params.get("audience"))
     host = urlsplit(state.urls.base_url).netloc
@@ -165,7 +165,7 @@ def answer(state: State, family: Family, value: str, refresh_token: str, trace: 
 
 
 def judge(state: State, arrival: Arrival, now: float) -> Judgement:
-    """Decide what the token that a browser brought comes to. Changes nothing."""
+    """Decide what the browser's token leads to. Changes nothing."""
     accepted = accepts(arrival.client.session_transfer)
     brought: list[tuple[DeliveryMethod, str]] = [("query", arrival.query), ("cookie", arrival.cookie)]
     brought = [(method, value) for method, value in brought if value]

@@ -1,6 +1,6 @@
-"""Sessions at the provider: a cookie says who is signed in in a browser.
+"""Sessions at the provider: a cookie tells who has signed in with a browser.
 
-The cookie's value is random and kept as a digest only. Over HTTPS it is ``Secure; SameSite=None``, as at the real
+The cookie's value is random; only its digest is kept. Over HTTPS it is ``Secure; SameSite=None``, as at the real
 service; over plain HTTP, where browsers refuse that, ``SameSite=Lax``. Delegated sessions last two hours and their
 cookie ends with the browser.
 """
@@ -14,7 +14,7 @@ from token_relay.sandbox.provider.tokens.cascade import setting_of
 from token_relay.sandbox.provider.world.model import ClientModel
 
 COOKIE = "auth0"
-TRANSFER_COOKIES = ("auth0_session_transfer_token", "session_transfer_token")  # the second: documents of SAML
+TRANSFER_COOKIES = ("auth0_session_transfer_token", "session_transfer_token")  # the second: SAML documents
 DELEGATED_S = 7_200.0
 
 
@@ -73,7 +73,7 @@ def open_session(
 def granted_scope(
     state: State, client: ClientModel, session: Session | None, scope: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return the scope without the words for a refresh token, where this session gives none. That is no error."""
+    """Return the scope, without the words for a refresh token if this session gives none. That is no error."""
     if session is None:
         return scope
     is_allowed = not session.parent_family_id or setting_of(state, client.client_id).allow_refresh_token
@@ -83,7 +83,7 @@ def granted_scope(
 
 
 def touch(state: State, session: Session, client_id: str, trace: Trace) -> None:
-    """Use a session: its idle time counts anew."""
+    """Use a session: its idle time starts again."""
     idle_s = state.policy.session_idle_lifetime_s
     session.updated_at = trace.now
     session.idle_expires_at = None if idle_s is None else trace.now + idle_s

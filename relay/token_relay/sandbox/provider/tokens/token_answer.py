@@ -31,9 +31,9 @@ def token_answer(
     claims: Claims = NO_CLAIMS,
     commands: Sequence[Command] = (),
 ) -> Response:
-    """Issue an access token (and id_token) of the family and wrap it up with ``refresh_token``, if there is one.
+    """Issue an access token (and id_token) of the family; answer with them and ``refresh_token``, if there is one.
 
-    ``audience``: an API other than the grant's own. Where the request has proven a key, the token is bound to it.
+    ``audience``: an API other than the grant's own. If the request proved a key, the access token is bound to it.
     """
     is_entra = state.urls.profile == "entra"
     issued_at = int(trace.now)
@@ -83,7 +83,7 @@ def identity_token(state: State, family: Family, user: User, scope: tuple[str, .
 
 
 def custom_claims(commands: Sequence[Command], of: str, taken: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return what an Action has added; a claim that the token has anyway stays as it is."""
+    """Return the claims that an Action added, except those that the token has already."""
     found: dict[str, JsonValue] = {}
     for one in commands:
         if isinstance(one, SetClaim) and one.of == of and one.name not in taken:
@@ -131,7 +131,7 @@ def _id_token(
 
 
 def subject(state: State, username: str, client_id: str) -> str:
-    """Return ``sub``: pairwise under entra (another one for each client), else the same for all clients."""
+    """Return ``sub``: pairwise under entra (a different one for each client), else the same for all clients."""
     match state.urls.profile:
         case "entra":
             return guid_of("sub", username, client_id).replace("-", "")
