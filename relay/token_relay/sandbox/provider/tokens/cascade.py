@@ -3,8 +3,8 @@
     native grant --session transfer token--> web session --> web grants
 
 * A grant is revoked (by its holder, an administrator, reuse): its session transfer tokens become worthless, since
-  their grant decides. If its client has ``enforce_cascade_revocation``, the sessions that these tokens opened and the
-  grants born in them end too.
+  they are judged by their grant. If its client has ``enforce_cascade_revocation``, the sessions that these tokens
+  opened and the grants born in them end too.
 * A session is ended: the grants born in it end, if a session transfer token opened it and their client has
   ``enforce_online_refresh_tokens``.
 * A grant of the scope ``online_access`` and its session end together.

@@ -16,7 +16,7 @@ from token_relay.sandbox.provider.web.pages import error_page, page
 
 
 def userinfo(state: State, authorization: str, trace: Trace) -> Response:
-    """Say who the access token speaks for."""
+    """Say which person the access token speaks for."""
     kind, _, value = authorization.partition(" ")
     entry = find_access(state, value.strip()) if kind.lower() == "bearer" else None
     family = state.families.get(entry.family_id) if entry is not None else None
@@ -35,7 +35,7 @@ def userinfo(state: State, authorization: str, trace: Trace) -> Response:
 
 
 def logout(state: State, params: Params, cookies: Mapping[str, str], trace: Trace) -> Response:
-    """End the browser's session and send it back where its client allows; no upward propagation to the native grant."""
+    """End the browser's session and send the browser where its client allows. The native grant stays."""
     names = (COOKIE,) if state.rules.has_sessions else ()
     session = session_of(state, cookies.get(COOKIE, ""), trace.now)
     if session is not None:

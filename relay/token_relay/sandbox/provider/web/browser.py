@@ -1,20 +1,20 @@
 """Sign-in in a browser: authorization code with PKCE, and a login page of one form.
 
-The page asks for user name and "password or code": a person without a password leaves the second field empty, is
-sent a code, and enters that. Under ``entra`` a person who needs a second factor enters, after the password and in the
-same field, a code to the first of the registered methods (to the user name, where there is none). The fields are
-``ticket``, ``username`` and ``password``, so a script can fill the form in.
+The page asks for user name and "password or code": a person without a password leaves the second field empty, gets
+a code, and enters that. Under ``entra`` a person who needs a second factor enters, after the password and in the same
+field, a code that was sent to the first registered method (to the user name, if there is none). The fields are
+``ticket``, ``username`` and ``password``, so a script can fill in the form.
 
 An error goes back to the client's redirect URI only once client and URI are known to belong together; before that it
 is a page (RFC 6749 §4.1.2.1). Only S256 is accepted (RFC 7636 §4.2, RFC 9700 §2.1.1). Redirect URIs: plain HTTP on
 the loopback interface, any port and path (RFC 8252 §7.3), or registered exactly. An authorization code works once; a
-second use kills what came of the first (RFC 6749 §4.1.2), and a wrong verifier burns it.
+second use ends the grant of the first (RFC 6749 §4.1.2), and a wrong verifier burns the code.
 
 ``response_mode`` is ``query`` or ``form_post``.
 
 Limits: only ``auth0`` keeps sessions (:mod:`token_relay.sandbox.provider.web.session_login`). Elsewhere every request
-shows the page and ``prompt=none`` is ``login_required``. The form is bound to its request by an unguessable ticket, not
-by a cookie.
+shows the page, and ``prompt=none`` gets ``login_required``. An unguessable ticket binds the form to its request, not a
+cookie.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
 
 
 def activate(state: State, params: Params, cookies: Mapping[str, str], trace: Trace) -> Response:
-    """Answer a person who brings the code that a device shows."""
+    """Answer a person who enters the code that a device shows."""
     authorization = device_code.authorization_of(state, params, trace)
     if isinstance(authorization, Response):
         return authorization
@@ -163,7 +163,7 @@ def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace
         client = state.clients.get(authorization.client_id)
         if client is None:
             return error_page("This client is not known here.")
-        # An Action may have to be asked now, and a one-time code cannot be shown twice.
+        # An Action may have to be asked now, and a one-time code cannot be used twice.
         authorization.is_proven = state.has_actions
         visit = Visit(state, client, authorization, cookies, trace, FINISHES[authorization.protocol])
         response = signed_in(visit, user)
@@ -174,7 +174,7 @@ def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace
 
 
 def finish(visit: Visit, user: User, session: Session) -> Response:
-    """Send a person who is signed in back to the application with a code, or ask whether it may have one."""
+    """Send a signed-in person back to the application with a code, or ask whether it may have one."""
     state, authorization = visit.state, visit.authorization
     if not consent.is_needed(state, visit.client, authorization, user):
         return _with_code(state, authorization, visit.trace)
@@ -265,7 +265,7 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
     if authorization.session_id:
         session = state.sessions.get(authorization.session_id)
         if session is None or not session.is_alive(trace.now):
-            raise bad  # it was ended meanwhile, perhaps with all that hangs on it
+            raise bad  # it has ended meanwhile, perhaps with all that depends on it
         scope = granted_scope(state, client, session, scope)
     if "online_access" in scope and session is not None and not client.is_confidential and not trace.key_thumbprint:
         raise Refusal("invalid_request", "online_access of a public client needs a DPoP proof.")
@@ -307,7 +307,7 @@ def _is_verified(authorization: Authorization, verifier: str) -> bool:
 
 
 def is_redirect_uri(client: ClientModel, uri: str) -> bool:
-    """Return whether codes of this client may be sent there."""
+    """Return whether codes of this client may be sent to ``uri``."""
     if not uri or len(uri) > REDIRECT_URI_CHARS_MAX or not uri.isascii() or not uri.isprintable() or " " in uri:
         return False
     if uri in client.redirect_uris:

@@ -1,8 +1,8 @@
 """Asks a signed-in person whether an application may have what it wants, before the application gets an answer.
 
-First-party clients are not asked about. A client with ``is_first_party`` false is, once for each scope of each API;
-``prompt=consent`` asks anybody's, and a device that shows a user code is always asked about (RFC 8628 §5.4). Where no
-page may be shown the answer is ``consent_required``, in a delegated session ``interaction_required``.
+First-party clients need no consent. A client with ``is_first_party`` false needs it once for each scope of each API;
+with ``prompt=consent`` every client needs it, and a device that shows a user code always does (RFC 8628 §5.4). If no
+page may be shown, the answer is ``consent_required``, in a delegated session ``interaction_required``.
 
 The form is bound to its request by a ticket and to the person by the session of the browser that posts it.
 """
@@ -17,7 +17,7 @@ from token_relay.sandbox.provider.world.model import ClientModel
 
 
 def is_needed(state: State, client: ClientModel, authorization: Authorization, user: User) -> bool:
-    """Return whether this person has to be asked."""
+    """Return whether the person has to be asked."""
     if authorization.device or "consent" in authorization.prompts:
         return True
     if client.is_first_party or authorization.protocol != "oidc-basic-profile":
@@ -26,7 +26,7 @@ def is_needed(state: State, client: ClientModel, authorization: Authorization, u
 
 
 def ask(state: State, client: ClientModel, authorization: Authorization, session: Session, question: str) -> Response:
-    """Show the page; its answer comes to the login address."""
+    """Show the page; the answer to it comes to the login address."""
     authorization.is_consenting, authorization.session_id = True, session.session_id
     ticket = state.token("lt")
     remember(state.logins, digest(ticket), authorization)
@@ -34,7 +34,7 @@ def ask(state: State, client: ClientModel, authorization: Authorization, session
 
 
 def give(state: State, authorization: Authorization) -> None:
-    """Keep a yes."""
+    """Remember a yes."""
     key = (authorization.username, authorization.client_id)
     remember(state.consents, key, state.consents.get(key, frozenset()) | _wanted(authorization))
 

@@ -1,9 +1,9 @@
 """Sign-in on a device without a keyboard: a code to type in elsewhere. RFC 8628.
 
 The device asks at ``/oauth/device/code`` and polls the token endpoint; the person opens ``/activate``, signs in (or is
-signed in already), and says yes to the code that both see. The refresh token is an offline one: ``online_access``
-has no effect here. A device that a transferred session has approved hangs on that session's parent, as any grant born
-there does.
+signed in already), and accepts the code that device and browser both show. The refresh token is an offline one:
+``online_access`` has no effect here. A device that a transferred session approved depends on that session's parent,
+as any grant born there does.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def begin(state: State, client: ClientModel, params: Params, trace: Trace) -> Re
 
 
 def authorization_of(state: State, params: Params, trace: Trace) -> Authorization | Response:
-    """Return what a person who typed in a code is to sign in for, or the page that asks for the code."""
+    """Return the authorization that a typed-in code stands for, or the page that asks for the code."""
     user_code = params.get("user_code").strip().upper()
     if not user_code:
         return activation_page("")
@@ -82,7 +82,7 @@ def authorization_of(state: State, params: Params, trace: Trace) -> Authorizatio
 
 
 def finish(visit: Visit, user: User, session: Session) -> Response:
-    """Ask a person who is signed in whether it is the device that shows this code."""
+    """Ask a signed-in person whether to sign in on the device that shows this code."""
     if session.is_delegated:
         return error_page("Somebody who acts for another person cannot sign a device in.")
     question = f"Sign in on the device that shows {visit.authorization.device}?"
@@ -143,7 +143,7 @@ def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> R
 def _problem(
     client: ClientModel, device: DeviceCode | None, user: User | None, session: Session | None, trace: Trace
 ) -> _Denied | None:
-    """Return why there are no tokens, or not yet. RFC 8628 §3.5."""
+    """Return why there are no tokens, or not yet; None if there are. RFC 8628 §3.5."""
     if device is None or device.client_id != client.client_id:
         return _Denied("invalid_grant", "The device code is not valid.", is_final=device is None)
     if trace.now >= device.expires_at:

@@ -1,7 +1,7 @@
 """The few pages that a person may see, and the ways back to the application.
 
-No page loads anything. One kind runs a script, a single line that is named by its hash: the form that a browser posts
-by itself. Without scripts it is a button.
+No page loads anything. One kind runs a script, a single line that its policy names by hash: the form that a browser
+posts by itself. Without scripts the form shows a button.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SUBMIT_HASH = base64.b64encode(sha256(_SUBMIT.encode()).digest()).decode()
 def back(
     state: State, redirect_uri: str, answer_state: str, *, response_mode: str = "query", **params: str
 ) -> Response:
-    """Send the browser to the client. RFC 6749 §4.1.2, with the issuer as RFC 9207 has it.
+    """Send the browser to the client. RFC 6749 §4.1.2, with the issuer of RFC 9207.
 
-    ``form_post``: as a form that posts itself, so that the code stands in no address. OAuth 2.0 Form Post §2.
+    ``form_post``: with a form that posts itself, so that no address holds the code. OAuth 2.0 Form Post §2.
     """
     known = {**params, "state": answer_state, "iss": state.urls.issuer}
     known = {name: value for name, value in known.items() if value}
@@ -36,7 +36,7 @@ def back(
 
 
 def login_page(state: State, ticket: str, *, username: str, problem: str = "", status: int = 400) -> Response:
-    """Show the form; ``status`` counts where there is a problem to show."""
+    """Show the form; ``status`` counts only if there is a problem to show."""
     action = urlsplit(state.urls.url("login")).path
     note = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     form = (
@@ -51,7 +51,7 @@ def login_page(state: State, ticket: str, *, username: str, problem: str = "", s
 
 
 def consent_page(state: State, ticket: str, *, question: str, scope: Sequence[str]) -> Response:
-    """Ask a person who is signed in."""
+    """Ask a signed-in person for consent."""
     items = "".join(f"<li>{escape(word)}</li>" for word in scope)
     form = (
         f'<p id="question">{escape(question)}</p><ul>{items}</ul>'
@@ -73,12 +73,12 @@ def activation_page(problem: str) -> Response:
 
 
 def error_page(text: str) -> Response:
-    """Say what went wrong where the client cannot be told."""
+    """Say what went wrong when the client cannot be told."""
     return html_response(page("This did not work", f"<p>{escape(text)}</p>"), 400)
 
 
 def posting_page(url: str, fields: Mapping[str, str]) -> Response:
-    """Have the browser post these fields there."""
+    """Let the browser post these fields to ``url``."""
     hidden = "".join(
         f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">' for name, value in fields.items()
     )

@@ -1,9 +1,9 @@
-"""SAML 2.0 and WS-Federation: a session transfer token opens a session there too, and an assertion goes out.
+"""SAML 2.0 and WS-Federation: a session transfer token opens a session here too, and the answer is an assertion.
 
-Only sign-in that begins here is played (IdP-initiated): ``/samlp/{client_id}`` and ``/wsfed/{client_id}`` take the
-same token, judge it the same way, and let the browser post a signed assertion to the service provider. One demo
-provider is part of it (``/sandbox/service-provider``), which believes nothing that is not inside the signed part.
-Signing and checking is the library's work, behind :class:`token_relay.sandbox.provider.memory.state.Assertions`.
+Only sign-in that begins at the provider (IdP-initiated) exists: ``/samlp/{client_id}`` and ``/wsfed/{client_id}``
+take the same token, judge it the same way, and let the browser post a signed assertion to the service provider. One
+demo service provider is included (``/sandbox/service-provider``); it believes only what is inside the signed part.
+A library signs and checks, behind :class:`token_relay.sandbox.provider.memory.state.Assertions`.
 
 Ours: WS-Federation carries a SAML 2.0 assertion; requests of a service provider (``SAMLRequest``) are refused.
 """
@@ -63,7 +63,7 @@ def sign_in(
 
 
 def finish(visit: Visit, user: User, session: Session) -> Response:
-    """Let the browser post an assertion about a person who is signed in."""
+    """Let the browser post an assertion about a signed-in person."""
     state, client, authorization, trace = visit.state, visit.client, visit.authorization, visit.trace
     if state.assertions is None or client.saml is None:
         return _without_library()
@@ -82,7 +82,7 @@ def finish(visit: Visit, user: User, session: Session) -> Response:
 
 
 def consume(state: State, params: Params, trace: Trace) -> Response:
-    """Play the service provider: take a posted assertion, and say who is signed in."""
+    """Act as the service provider: take a posted assertion, and say who is signed in."""
     if state.assertions is None:
         return _without_library()
     try:
@@ -99,7 +99,7 @@ def consume(state: State, params: Params, trace: Trace) -> Response:
 
 
 def _problem(state: State, found: VerifiedAssertion | None, trace: Trace) -> str:
-    """Return why the service provider does not believe an assertion, or an empty string. SAML 2.0 profiles §4.1.4.3."""
+    """Return why the service provider rejects an assertion, or an empty string. SAML 2.0 profiles §4.1.4.3."""
     if found is None:
         return "No assertion with a good signature."
     known = [one.saml for one in state.clients.values() if one.saml is not None]

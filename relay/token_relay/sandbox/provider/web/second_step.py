@@ -1,7 +1,7 @@
 """The login form's second step: a code, for a person without a password or one who needs a second factor.
 
 A session transfer token stands for the first factor only, so a person with ``mfa = "required"`` who arrives with one
-meets this step alone. Under ``auth0`` a session remembers that it was passed.
+sees this step alone. Under ``auth0`` a session remembers that the step was passed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from token_relay.sandbox.provider.world.contacts import Channel
 
 
 def is_right(state: State, authorization: Authorization, user: User, credential: str, trace: Trace) -> bool:
-    """Return whether this is the password or the code that is waited for; a right code is used up."""
+    """Return whether this is the expected password or code; a right code is used up."""
     if not credential.strip() or (user.is_disabled and state.rules.is_native):
         return False
     if user.method == "password" and not authorization.is_second_factor:
@@ -36,7 +36,7 @@ def is_right(state: State, authorization: Authorization, user: User, credential:
 
 
 def is_needed(state: State, user: User, session: Session | None = None) -> bool:
-    """Return whether one factor is not enough; ``session``: where this person has passed it before."""
+    """Return whether a second factor is needed; ``session``: where this person may have passed it before."""
     if user.method != "password":
         return False
     if state.rules.has_sessions:
@@ -56,7 +56,7 @@ def ask(state: State, authorization: Authorization, user: User, ticket: str, tra
     authorization.sent = send_code(
         state, address, trace, client_id=authorization.client_id, username=user.username, channel=channel
     )
-    authorization.username = user.username  # whom the code was sent to
+    authorization.username = user.username  # the person that the code was sent to
     return login_page(
         state, ticket, username=user.username, problem="A code was sent to you; enter it below.", status=200
     )

@@ -1,13 +1,12 @@
 """A browser arrives at the provider: with a session transfer token, with a session, or with neither.
 
-:func:`arrive` decides what it sees: its application again, the login page, or an error page. Whoever is signed in
-then passes the second step, where the person needs one (a session transfer token stands for the first factor only),
-and the Actions. Nothing is changed before these have spoken, so a denied login opens no session, though it
-uses the token up.
+:func:`arrive` decides what the browser sees: its application again, the login page, or an error page. A signed-in
+person then passes the second step, if they need one (a session transfer token stands for the first factor only), and
+the Actions. A session opens only after the Actions have answered, so a denied login opens none, although it uses up
+the token.
 
 Ours: ``prompt=login`` shows the form and leaves a token untouched. A token of the person who is signed in already
-leaves that session as it is, its parent included. A delegated session serves clients that allow delegated access, and
-nobody else.
+leaves that session and its parent as they are. A delegated session serves only clients that allow delegated access.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ from token_relay.sandbox.provider.world.model import ClientModel
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A checked request of a browser; ``finish`` makes the answer of somebody who is signed in."""
+    """A checked request of a browser; ``finish`` answers a person who is signed in."""
 
     state: State
     client: ClientModel
@@ -92,7 +91,7 @@ def arrive(visit: Visit, params: Params) -> Response:
     match judgement:
         case Accepted():
             if session is not None and session.is_delegated:
-                session = None  # what somebody opened in the person's name is not the person's own
+                session = None  # a session opened in the person's name is not the person's own
             user = state.users[judgement.token.username]
             if second_step.is_needed(state, user, session):
                 return _second_step(visit, user, judgement, is_silent=is_silent)
@@ -136,14 +135,14 @@ def signed_in(visit: Visit, user: User) -> Response:
     session = session_of(visit.state, visit.cookies.get(COOKIE, ""), visit.trace.now)
     same = session if session is not None and session.username == user.username and not session.is_delegated else None
     accepted: Accepted | None = None
-    if visit.authorization.transfer:  # it stood for the first factor, and was used up then
+    if visit.authorization.transfer:  # the token stood for the first factor, and was used up then
         name = visit.authorization.transfer
         token = visit.state.transfers.get(name)
         parent = visit.state.families.get(token.family_id) if token is not None else None
         if token is None or parent is None or parent.is_dead:
             _warn(visit, token, tenant_logs.PARENT_NOT_FOUND)
             return error_page("This login page is too old; go back to the app and start again.")
-        if token.username == user.username:  # else somebody else has signed in at that page, whole
+        if token.username == user.username:  # otherwise another person has signed in at that page, fully
             accepted = Accepted(name, token, parent)
     response = _enter(visit, user, same, accepted, is_fresh=accepted is None)
     if session is not None and same is None:
@@ -175,7 +174,7 @@ def _enter(
     is_silent: bool = False,
     is_fresh: bool = False,
 ) -> Response:
-    """Let the Actions speak, then open or use the session and answer."""
+    """Ask the Actions, then open or use the session and answer."""
     state, client, trace, authorization = visit.state, visit.client, visit.trace, visit.authorization
     transfer = accepted.token if accepted is not None else None
     verdict = ask(
@@ -229,7 +228,7 @@ def _enter(
 def _session(
     visit: Visit, user: User, session: Session | None, accepted: Accepted | None, *, is_fresh: bool
 ) -> tuple[Session, str]:
-    """Return the session that goes on or a new one, and the value of a cookie to be set."""
+    """Return the session, continued or new, and the value of the cookie to set (empty: none)."""
     if session is None:
         parent = accepted.parent if accepted is not None else None
         actor = accepted.token.actor if accepted is not None else ""
@@ -269,7 +268,7 @@ def _denied(visit: Visit, problem: str) -> Response:
 
 
 def _second_step(visit: Visit, user: User, accepted: Accepted | None, *, is_silent: bool) -> Response:
-    """Ask for the second factor; where no page may be shown, say so. A token is used up here."""
+    """Ask for the second factor; if no page may be shown, answer with an error. A token is used up here."""
     state, authorization = visit.state, visit.authorization
     gone: tuple[str, ...] = ()
     is_delegated = False
