@@ -1,4 +1,4 @@
 """What the sandbox is told beforehand: users, clients, policy, faults, and what each profile does.
 
-Pure. A world is read once and checked; what happens later is in ``memory/``.
+Pure. A world is read and checked once; later events are in ``memory/``.
 """

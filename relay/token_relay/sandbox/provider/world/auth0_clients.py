@@ -1,6 +1,6 @@
 """The clients of the default world under ``auth0``: a native app, three kinds of web application, and a manager.
 
-The secrets are no secrets: they open only this sandbox. A world file that names clients has only those.
+The secrets are public: they open only this sandbox. A world file that names clients has only its own.
 """
 
 from __future__ import annotations

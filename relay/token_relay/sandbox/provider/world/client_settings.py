@@ -1,7 +1,7 @@
-"""Two settings of a client that decide over its tokens: ``session_transfer`` and ``refresh_token``.
+"""Two settings of a client that govern its tokens: ``session_transfer`` and ``refresh_token``.
 
-Both are closed schemas in Auth0's own spelling, read by the management API and by the world file. What nobody set
-counts as its default; :attr:`SessionTransfer.binding` alone tells the two apart, since either end may set it.
+Both are closed schemas in Auth0's own spelling, for the management API and the world file. A field that nobody set
+has its default; only :attr:`SessionTransfer.binding` tells unset from default, since either end may set it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class RefreshTokenSetting(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """What a web client's settings come to at ``/authorize``."""
+    """What a web client accepts at ``/authorize``."""
 
     methods: tuple[DeliveryMethod, ...]
     allows_delegated_access: bool
@@ -105,7 +105,7 @@ class Accepts:
 
 
 def accepts(setting: SessionTransfer | None) -> Accepts:
-    """Return what a client with this setting accepts; without one, nothing."""
+    """Return what a client with this setting accepts; without a setting, nothing."""
     if setting is None:
         return Accepts((), False, "ip")
     delegation = setting.delegation or Delegation()
@@ -114,6 +114,6 @@ def accepts(setting: SessionTransfer | None) -> Accepts:
 
 
 def effective_binding(native: SessionTransfer | None, web: SessionTransfer | None) -> Binding:
-    """Return the stricter of what the two ends have set; ``ip`` where neither has set anything."""
+    """Return the stricter of the bindings that the two ends have set; ``ip`` if neither has set one."""
     told = [one.binding for one in (native, web) if one is not None and one.binding is not None]
     return max(told, key=_STRICTNESS.index, default="ip")

@@ -13,7 +13,7 @@ _PHONE_FILLER = str.maketrans("", "", " -().")
 
 
 def contact(channel: Channel, target: str) -> str | None:
-    """Return the one spelling of an address under which its mailbox is kept, or None when it is none."""
+    """Return the one spelling of an address under which its mailbox is kept, or None if it is not an address."""
     match channel:
         case "email":
             email = target.strip().lower()
@@ -24,7 +24,7 @@ def contact(channel: Channel, target: str) -> str | None:
 
 
 def mailbox(address: str) -> str:
-    """Return the mailbox that a person at the controls means: a number in any spelling, else the text in lower case."""
+    """Return the mailbox that a person typed in: a phone number in any spelling, else the text in lower case."""
     return contact("sms", address) or address.strip().lower()
 
 

@@ -1,7 +1,7 @@
 """What the sandbox is told about its world: users, clients, policy and faults, each a closed schema.
 
-The same models read the control interface's JSON and the world file's TOML. Both come from a person, so a mistake is
-answered with the key, for a file also with the line, and never with the value, which may be a password.
+The same models read the control interface's JSON and the world file's TOML. Both come from a person, so an error
+names the key, for a file also the line, and never the value, which may be a password.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ Text = Annotated[str, StringConstraints(max_length=256)]
 _CLOSED = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 # none: one factor is enough. required: a code to one of the person's methods follows the password.
-# register: the person has no method yet, and registers one when signing in next.
+# register: the person has no method yet, and registers one at the next sign-in.
 Mfa = Literal["none", "required", "register"]
 AppType = Literal["native", "spa", "regular_web", "non_interactive"]
 ClientAuthMethod = Literal["none", "client_secret_post", "client_secret_basic"]
@@ -105,9 +105,9 @@ class MethodModel(BaseModel):
 
 
 class UserModel(BaseModel):
-    """A person. With a password: signs in by password. Without: by a code sent to ``username``.
+    """A person, who signs in with their password or, if they have none, with a code sent to ``username``.
 
-    ``mfa`` concerns people with a password only: whoever signed in with an e-mail code is not asked for a second one.
+    ``mfa`` concerns people with a password only: people who sign in with an e-mail code need no second one.
     ``required`` without ``methods`` means codes to ``username``. ``email_proven``: the address was proven when the
     person signed up, so registering it takes no code. ``alias``: another name to sign in with natively.
     """
@@ -135,7 +135,7 @@ class UserModel(BaseModel):
 
 
 class SamlModel(BaseModel):
-    """Where signed assertions of a service provider go, and whom they are for."""
+    """Where signed assertions for a service provider go, and their audience."""
 
     model_config = _CLOSED
     acs_url: Annotated[str, StringConstraints(max_length=2000, pattern=r"^https?://[!-~]+$")]
@@ -145,8 +145,8 @@ class SamlModel(BaseModel):
 class ClientModel(BaseModel):
     """A client. Loopback redirect URIs (RFC 8252 §7.3) are always registered; others are named here, exactly.
 
-    Public, unless ``token_endpoint_auth_method`` says otherwise: then it proves itself with ``client_secret``. What
-    stands after ``scopes`` concerns ``auth0`` only. ``api_scopes`` are those of the management API that it may have.
+    It is public, unless ``token_endpoint_auth_method`` says otherwise: then it proves itself with ``client_secret``.
+    The fields after ``scopes`` concern ``auth0`` only. ``api_scopes``: the scopes of the management API it may have.
     """
 
     model_config = _CLOSED
@@ -160,7 +160,7 @@ class ClientModel(BaseModel):
     app_type: AppType = "native"
     client_secret: Password | None = None
     token_endpoint_auth_method: ClientAuthMethod = "none"  # noqa: S105  # a method's name
-    grant_types: Annotated[list[Name], Field(max_length=20)] | None = None  # None: all that there are
+    grant_types: Annotated[list[Name], Field(max_length=20)] | None = None  # None: all grant types
     description: Annotated[str, StringConstraints(max_length=140)] = ""
     initiate_login_uri: Name | None = None
     allowed_logout_urls: Annotated[list[Name], Field(max_length=100)] = []
@@ -169,7 +169,7 @@ class ClientModel(BaseModel):
     session_transfer: SessionTransfer | None = None
     refresh_token: RefreshTokenSetting | None = None
     saml: SamlModel | None = None  # the application is a service provider, of SAML or WS-Federation
-    is_first_party: bool = True  # of another party: the person is asked for consent
+    is_first_party: bool = True  # false: the person is asked for consent
     is_token_endpoint_ip_header_trusted: bool = False  # its auth0-forwarded-for counts; with client authentication
 
     @property
@@ -251,7 +251,7 @@ class PolicyModel(BaseModel):
         "Contoso1!",
     ]
     sign_up: Literal["any", "password", "oob"] = "any"  # any: by password where the client can, else by e-mail code
-    sign_up_mfa: Mfa = "none"  # what people who have signed up must do
+    sign_up_mfa: Mfa = "none"  # the ``mfa`` of people who have signed up
     required_attributes: Annotated[list[AttributeModel], Field(max_length=50)] = []
     registration_channels: Annotated[list[Channel], Field(min_length=1, max_length=2)] = ["email", "sms"]
     blocked_contacts: Annotated[list[Text], Field(max_length=1000)] = []  # no codes go there: bad reputation
@@ -269,18 +269,18 @@ class PolicyModel(BaseModel):
     session_transfer_lifetime_s: Annotated[float, Field(gt=0, le=600)] = 60.0
     refused_grant_status: Literal[400, 403] = 403  # auth0: documents and reports say 403, RFC 6749 says 400
     management_token_lifetime_s: Annotated[Seconds, Field(ge=1)] = DAY_S
-    revoking_deletes_grant: bool = False  # auth0: revoking one refresh token takes all of user, client and audience
+    revoking_deletes_grant: bool = False  # auth0: revoking one refresh token ends all of its user, client and audience
 
     def over(self, base: PolicyModel) -> PolicyModel:
-        """Return ``base`` with what this one sets."""
+        """Return ``base`` with the fields that this one sets."""
         return base.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
 
 class FaultModel(BaseModel):
     """One fault, for the next ``times`` requests that fit, from ``after_s`` seconds of provider time on.
 
-    Without ``endpoint`` it meets any provider endpoint but ``resource``; the four that speak of a commit then meet
-    POST only, so that a discovery request does not use them up. ``committed`` says whether the request is carried
+    Without ``endpoint`` it meets any provider endpoint but ``resource``; the four with ``commit`` in their names then
+    meet POST only, so that a discovery request does not use them up. ``committed`` says whether the request is carried
     out before a wrong answer is given; ``cut_json`` always carries it out.
     """
 
@@ -311,7 +311,7 @@ class FaultModel(BaseModel):
 
 
 class WorldModel(BaseModel):
-    """All of it. What a world file leaves out stays as in the default world."""
+    """The whole world. A key that a world file leaves out stays as in the default world."""
 
     model_config = _CLOSED
     tenant: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = "contoso"
@@ -352,7 +352,7 @@ def parse_world(text: str, *, file: str) -> WorldModel:
     """Read a world file's text.
 
     Raises:
-        ConfigError: naming ``file``, the line and the key, in words a person can act on.
+        ConfigError: it names ``file``, the line and the key, in words that a person can act on.
     """
     if len(text) > WORLD_BYTES_MAX:
         raise ConfigError(f"{file}: longer than {WORLD_BYTES_MAX} characters")
@@ -402,10 +402,10 @@ def key_text(loc: tuple[int | str, ...]) -> str:
 
 
 def line_of(text: str, loc: tuple[int | str, ...]) -> int:
-    """Return the line, from 1, where a key of a TOML text stands, or that of the table it should stand in.
+    """Return the line, from 1, of a key in a TOML text, or the line of the table that should hold the key.
 
     Exact for the way the documentation writes a world (``[policy]``, ``[[users]]``, one key per line); for inline
-    tables it is the line where the outermost key begins. Line 1 where nothing is found.
+    tables it is the line where the outermost key begins. Line 1 if nothing is found.
     """
     names = [part for part in loc if isinstance(part, str)]
     index = next((part for part in loc if isinstance(part, int)), 0)

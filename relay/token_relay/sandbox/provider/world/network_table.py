@@ -1,9 +1,9 @@
 """Where an address is: its autonomous system and geography, from a table that a person wrote.
 
 One table serves device binding, Actions and logs, so all three see the same world. On the loopback interface the
-client's address comes from the first entry of ``X-Forwarded-For``: that is how somebody *is* elsewhere. From any
-other peer the header is ignored. The longest prefix that holds an address counts; an address in no prefix has no
-system and no geography.
+client's address comes from the first entry of ``X-Forwarded-For``, so a client can play one elsewhere. From any other
+peer the header is ignored. The longest prefix that holds an address counts; an address in no prefix has no system and
+no geography.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Text = Annotated[str, StringConstraints(max_length=100)]
 
 
 class Geography(BaseModel):
-    """Of an address, in the spelling of ``event.request.geoip``."""
+    """Geography of an address, in the spelling of ``event.request.geoip``."""
 
     model_config = _CLOSED
     cityName: _Text | None = None
@@ -43,7 +43,7 @@ class Geography(BaseModel):
 
 
 class NetworkModel(BaseModel):
-    """One row: every address of ``prefix``."""
+    """One row, which covers every address of ``prefix``."""
 
     model_config = _CLOSED
     prefix: str
@@ -66,7 +66,7 @@ class _Table(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a request came from. ``asn`` and ``geoip`` are empty where the table does not know the address."""
+    """Where a request came from. ``asn`` and ``geoip`` are empty if the table does not know the address."""
 
     ip: str
     user_agent: str = ""
@@ -84,7 +84,7 @@ class Location:
 
 
 class NetworkTable:
-    """Address to :class:`Location`."""
+    """Maps an address to its :class:`Location`."""
 
     def __init__(self, networks: list[NetworkModel] | None = None) -> None:
         rows: list[tuple[IPv4Network | IPv6Network, NetworkModel]] = [
@@ -93,7 +93,7 @@ class NetworkTable:
         self._rows = sorted(rows, key=lambda row: -row[0].prefixlen)
 
     def place(self, ip: str, user_agent: str = "") -> Location:
-        """Return what is known of an address; what is no address is nowhere."""
+        """Return the location of an address; for other texts, one without system and geography."""
         address = _address(ip)
         if address is not None:
             for network, row in self._rows:
@@ -106,7 +106,7 @@ def parse_network_table(text: str, *, file: str) -> NetworkTable:
     """Read a table.
 
     Raises:
-        ConfigError: naming ``file``, the line and the key.
+        ConfigError: it names ``file``, the line and the key.
     """
     if len(text) > TABLE_BYTES_MAX:
         raise ConfigError(f"{file}: longer than {TABLE_BYTES_MAX} characters")
@@ -122,7 +122,7 @@ def parse_network_table(text: str, *, file: str) -> NetworkTable:
 
 
 def client_address(peer: str, forwarded_for: str) -> str:
-    """Return the address that counts as the client's; without a peer, as in a simulation, it is the loopback one."""
+    """Return the client's address; without a peer, as in a simulation, the peer counts as the loopback address."""
     near = _address(peer) if peer else ip_address("127.0.0.1")
     if near is not None and near.is_loopback:
         told = _address(forwarded_for.partition(",")[0].strip())

@@ -1,8 +1,8 @@
 """What ``--profile`` can play: the three profiles, and how other providers treat refresh tokens.
 
-An imitation has the paths and answers of ``strict`` and the refresh-token rules of the provider it is named after,
-with the texts that this one gives. Paths, discovery and claims are not imitated. What is known of each, and what
-is not, stands beside its row; unknown things are played the milder way.
+An imitation has the paths and answers of ``strict``, and the refresh-token rules and error texts of the provider that
+it is named after. Paths, discovery and claims are not imitated. The row of each provider says what is known of it and
+what is not; for unknown points the sandbox plays the milder rule.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ IMITATIONS: dict[str, Imitation] = {
         replace(
             _STRICT,
             imitates="cognito",
-            reuse_kills_family=False,  # what becomes of the family is not known
+            reuse_kills_family=False,  # whether the family ends is not known
             reuse_kills_access_tokens=False,
             policy=PolicyModel(leeway_s=30.0, refresh_absolute_lifetime_s=30 * DAY_S),
         ),

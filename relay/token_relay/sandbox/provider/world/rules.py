@@ -1,6 +1,6 @@
-"""The three profiles as the provider lives them: rotation, leeway, what reuse kills, which paths exist.
+"""The three profiles as the provider applies them: rotation, leeway, what reuse kills, which paths exist.
 
-Written apart from the client's :mod:`token_relay.provider.profile` on purpose: if both read one table, a mistake in it
+Separate from the client's :mod:`token_relay.provider.profile` on purpose: if both read one table, a mistake in it
 would pass every test. Sources: Microsoft's documentation of refresh tokens, Auth0's of rotation, RFC 9700 §4.14.
 """
 
@@ -22,9 +22,9 @@ class Rules:
     """One profile.
 
     ``name`` is the profile whose paths and answers it has. ``invalidates_on_use``: a refresh token is spent by its use
-    (rotation). ``reuse_kills_family``: what a spent one costs; without it, it is merely refused.
+    (rotation). ``reuse_kills_family``: reuse of a spent token ends its family; otherwise the token is only refused.
     ``branches_in_grace``: within the leeway each use of *any* spent token begins another branch, which lives on.
-    ``has_revocation``: RFC 7009 exists.
+    ``has_revocation``: there is an endpoint for RFC 7009.
     """
 
     name: ProfileName
@@ -34,16 +34,16 @@ class Rules:
     has_password_grant: bool
     is_native: bool
     policy: PolicyModel
-    imitates: str = ""  # the row of token_relay.sandbox.provider.world.provider_kinds that it is
+    imitates: str = ""  # the name of its row in token_relay.sandbox.provider.world.provider_kinds
     reuse_kills_family: bool = True
     branches_in_grace: bool = False
     has_sessions: bool = False  # and with them session transfer, the management API, Actions and the tenant's log
-    answers: Literal["successor", "same", "nothing"] = "successor"  # what a refresh says about the refresh token
-    reuse_count_max: int | None = None  # grace by count: so often more a token may be used while it is the newest
-    use_kills_issued: bool = False  # a used token takes back the access tokens that came with it
+    answers: Literal["successor", "same", "nothing"] = "successor"  # the refresh token in the answer to a refresh
+    reuse_count_max: int | None = None  # grace by count: how many more times a token may be used while it is newest
+    use_kills_issued: bool = False  # using a token revokes the access tokens that came with it
     revokes_by_access_token: bool = False  # revoking any token ends the grant
-    grants_max: int | None = None  # of one person with one client; the oldest goes
-    texts: Mapping[str, str] = field(default_factory=dict)  # what a refusal says, by reason; "" is any other
+    grants_max: int | None = None  # of one person with one client; beyond it the oldest ends
+    texts: Mapping[str, str] = field(default_factory=dict)  # a refusal's text, by reason; "" is any other
 
 
 RULES: dict[ProfileName, Rules] = {
@@ -92,7 +92,7 @@ class KindOfProvider:
     client: ProfileName
 
 
-# What is met in the wild beyond the three profiles; for simulations. A provider that nobody described counts as strict.
+# The three profiles and two more kinds that real providers have; for simulations. An undescribed provider is strict.
 KINDS: dict[Kind, KindOfProvider] = {
     "entra": KindOfProvider(RULES["entra"], "entra"),
     "auth0": KindOfProvider(RULES["auth0"], "auth0"),
@@ -112,7 +112,7 @@ KINDS: dict[Kind, KindOfProvider] = {
 class Urls:
     """Where everything is: ``base_url`` has no slash at its end, ``tenant`` matters to ``entra`` only.
 
-    ``issuer_path``: what the issuer of the other profiles has behind its host, such as ``/contoso``; empty for most.
+    ``issuer_path``: the path after the host in the other profiles' issuer, such as ``/contoso``; empty for most.
     """
 
     profile: ProfileName
@@ -136,7 +136,7 @@ class Urls:
     def issuer(self) -> str:
         """``iss`` of every token. As at the real services: entra names the tenant by GUID, auth0 ends with a slash.
 
-        With a path there is none at its end: libraries append to what they are told.
+        An issuer with a path has no slash at its end, since libraries append to it.
         """
         match self.profile:
             case "entra":
@@ -156,7 +156,7 @@ class Urls:
         return begins + next(path for path, name in self._paths() if name == endpoint)
 
     def endpoint(self, path: str) -> EndpointName | None:
-        """Return what stands at this decoded path, or None."""
+        """Return the endpoint at this decoded path, or None."""
         if path == "/sandbox/resource":
             return "resource"
         if self.profile == "entra":
@@ -173,7 +173,7 @@ class Urls:
         return next((name for known, name in self._paths() if path in {known, f"{self.issuer_path}{known}"}), None)
 
     def is_in_other_tenant(self, path: str) -> bool:
-        """Return whether something would stand at this path if its tenant existed."""
+        """Return whether this path would be an endpoint if its tenant existed."""
         tail = path[1:].partition("/")[2]
         return self.profile == "entra" and self.endpoint(path) is None and f"/{tail}" in dict(self._paths())
 
