@@ -1,9 +1,9 @@
 """Where an address is: its autonomous system and geography, from a table that a person wrote.
 
 One table serves device binding, Actions and logs, so all three see the same world. On the loopback interface the
-client's address comes from the first entry of ``X-Forwarded-For``, so a client can play one elsewhere. From any other
-peer the header is ignored. The longest prefix that holds an address counts; an address in no prefix has no system and
-no geography.
+client's address comes from the first entry of ``X-Forwarded-For``, so a test can place a client elsewhere. From any
+other peer the header is ignored. The longest prefix that holds an address counts; an address in no prefix has no
+system and no geography.
 """
 
 from __future__ import annotations
