@@ -135,7 +135,10 @@ async def one_round(answer: Callable[[], Any], address: Path) -> int:
     vault = Vault(answer)
     environment = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "60000000"}
     runtime = SimpleNamespace(
-        vault=vault, channel=None, home=SimpleNamespace(environment=environment), clock=SimpleNamespace(sleep=sleep)
+        vault=vault,
+        channel=SimpleNamespace(is_connected=False),
+        home=SimpleNamespace(environment=environment),
+        clock=SimpleNamespace(sleep=sleep),
     )
     with pytest.raises((OneRoundError, TimeoutError)):
         async with asyncio.timeout(0.2):
