@@ -1,4 +1,4 @@
-"""What either agent offers to whoever runs it: the production runtime, the simulation."""
+"""What either agent offers to the runtime of production and to the simulation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Agent(Protocol):
     keeper: GrantKeeper
 
     async def start(self) -> None:
-        """Pick up after a restart."""
+        """Pick up after a restart; durable when it returns. Called once, before :meth:`works`."""
         ...
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what has to run, from the start on and until it is cancelled."""
+        """Return the loops of the agent; each runs until it is cancelled."""
         ...
 
     def network_is_up(self) -> None:
-        """The broker is connected: what waits for the provider may try at once."""
+        """The broker is connected: work that waits for the provider may try again at once."""
         ...

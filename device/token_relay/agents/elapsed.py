@@ -1,8 +1,8 @@
 """How much time has certainly passed between a remembered moment and now, across reboots and clock jumps.
 
-Pure. Two clocks, never subtracted from one another: boot time counts suspend too but starts anew at each boot;
-wall time survives a boot but may be wrong, and on a device without a battery clock usually is at first. So the
-answer is a number only when one of them can be trusted, and None otherwise: the caller decides which side is safe.
+Pure. There are two clocks, never subtracted from one another. Boot time counts suspend too, but starts anew at each
+boot. Wall time survives a boot but may be wrong, and on a device without a battery clock it usually is at first. So the
+answer is a number only when one clock can be trusted, and None otherwise: the caller decides which side is safe.
 
 Invariants: never negative; within one boot the wall clock has no influence; across boots an unsynced reading
 of either moment gives None.
@@ -26,7 +26,7 @@ _TEXT = re.compile(rf"({_BOOT_ID.pattern}) (-?[0-9.e+-]{{1,30}}) (-?[0-9.e+-]{{1
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """One moment as it is remembered: the fields of :class:`.agents.ports.Now`, finite, fit for one text column."""
+    """One remembered moment: the fields of :class:`.agents.ports.Now`, all finite; it fits one text column."""
 
     boot_id: str
     boot_s: float
@@ -49,7 +49,7 @@ class Stamp:
     @classmethod
     @lru_cache(maxsize=1024)  # rows are read far more often than written
     def from_text(cls, text: str) -> Stamp:
-        """Read what :meth:`to_text` wrote. VaultError for anything else."""
+        """Read what :meth:`to_text` wrote. Raises VaultError for anything else."""
         found = _TEXT.fullmatch(text) if len(text) <= STAMP_CHARS_MAX else None
         if found is None:
             raise VaultError("a stored moment is damaged")

@@ -1,6 +1,6 @@
-"""What an agent does with a failure: says where it was, keeps it in its task, writes again what must not be lost.
+"""What an agent does with a failure: it logs the place, ends only the task, and writes again what must not be lost.
 
-Tasks of an agent's group may not raise: one that did would cancel every refresh in flight.
+No task of an agent's group may raise: it would cancel every refresh in flight.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def guarded(work: Coroutine[Any, Any, object], *, event: str) -> None:
 
 
 async def until_stored(write: Callable[[], Awaitable[T]], clock: Clock, *, event: str) -> T:
-    """Write what may be the only copy of a token, again and again until the disk takes it."""
+    """Write what may be the only copy of a token, again and again; durable when this returns."""
     while True:
         try:
             return await write()

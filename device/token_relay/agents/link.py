@@ -1,10 +1,10 @@
-"""The link: what arrives from the other ends, judged and handed on inside one turn; HELLO; restored backups.
+"""The link: it judges what arrives from the peers and hands it on inside one turn; HELLO; restored backups.
 
 :class:`Link` opens what arrives, judges it against the replay window, hands it to the agent's :class:`Handler` inside a
 turn (:mod:`.turns`), and returns only when the effect is durable, so that the channel may acknowledge. It also greets
 (HELLO) and notices restored backups (ROLLBACK).
 
-What cannot be opened or makes no sense is counted by reason and dropped; nothing is learned from it and nothing grows.
+It drops what cannot be opened or makes no sense, and counts it by reason: such a message changes nothing on disk.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from token_relay.protocol.topics import PeerTopic, parse_topic, peer_topic
 log = structlog.get_logger()
 
 ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen from our lost future
-GREET_EVERY_S = 12 * 3600.0  # a connection that lasts for months must still renew its lease
-STRAY_S = 60.0  # a peer that knows the active pairing has answered in it by then
+GREET_EVERY_S = 12 * 3600.0  # a connection may last for months, and a lease must still be renewed
+STRAY_S = 60.0  # by then a peer that knows the active pairing has answered in it
 
 
-PAIRING_TYPES = frozenset({"PAIR3", "PAIR4"})  # all that counts before a pairing is active
+PAIRING_TYPES = frozenset({"PAIR3", "PAIR4"})  # no other type counts before a pairing is active
 
 
 class Handler(Protocol):
-    """What an agent adds: the meaning of each message. All of it runs inside the transaction."""
+    """The agent's part: what each message means. Every method runs inside the transaction."""
 
     def on_message(self, turn: Turn, pairing: Pairing, message: Message, plaintext: bytes) -> None:
         """Apply a new message, or answer a repeated request anew (``turn.is_duplicate``)."""
@@ -60,7 +60,7 @@ class Handler(Protocol):
         ...
 
     def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
-        """React to the peer's HELLO, after the link has answered it; False: it claims less than we know of it."""
+        """React to the peer's HELLO, which the link has answered; False: the peer claims less than we know of it."""
         ...
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
@@ -69,15 +69,15 @@ class Handler(Protocol):
 
 
 class Mailbox(Protocol):
-    """What an agent adds for pairing: a device that is not paired yet speaks in a mailbox."""
+    """The agent's part in pairing: a device that is not paired yet speaks in a mailbox."""
 
     async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
-        """Take what lies in a mailbox. Raises PeerError when nothing waits for it."""
+        """Take what lies in a mailbox; it may stay in memory. Raises PeerError when nothing waits for it."""
         ...
 
 
 class Link:
-    """What one agent hears from all its peers, and how it greets them."""
+    """The link of one agent to all its peers."""
 
     def __init__(self, turns: Turns, *, handler: Handler, mailbox: Mailbox) -> None:
         self._turns = turns
@@ -91,6 +91,8 @@ class Link:
 
     async def receive(self, topic: str, payload: bytes) -> None:
         """Take one message from the channel; when this returns, its effect is durable and it may be acknowledged.
+
+        A dropped message may be acknowledged too. What lies in a mailbox may stay in memory: pairing repeats it.
 
         Raises:
             VaultError: the disk refused; the message must not be acknowledged and will come again.
@@ -110,8 +112,8 @@ class Link:
         except (PeerError, TransientError) as exc:
             self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
         except Exception as exc:
-            # A bug of ours. Nothing was kept; delivered again at once it would fail again, and keep every message
-            # behind it away. What matters is a request, which its sender repeats in its own time.
+            # A bug of ours. Nothing was kept. Delivered again at once, it would fail again and hold up every message
+            # behind it. What matters is a request, and its sender repeats that in its own time.
             log.error("message_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
             self._turns.count_reject("internal_error")
 
@@ -149,7 +151,7 @@ class Link:
                 self._handler.on_message(turn, pairing, message, plaintext)
 
     def _is_to_be_heard(self, turn: Turn, pairing: Pairing, head: Head, digest: bytes) -> bool:
-        """Judge a message by the replay window, and move the window on; False: it says nothing that counts."""
+        """Judge a message by the replay window, and move the window on; False: go no further with it."""
         seen = turn.tx.get(Seen, pairing.pairing_id, head.seq)
         verdict = delivery.judge(
             seq=head.seq, high=pairing.seq_high, seen_digest=seen.digest if seen else None, digest=digest
@@ -183,7 +185,7 @@ class Link:
             self._strays.pop(pairing.peer_id, None)
 
     def _note_stray(self, turn: Turn, pairings: list[Pairing], *, sent_at: int | None = None) -> None:
-        """A peer greets in a pairing that is over here. One that knows the active one greets, or answers, in that too.
+        """A peer greets in a pairing that is over here. If it knows the active one, it greets or answers in that too.
 
         ``sent_at``: the pairing is unknown here and has no window; what was sent before the active one proves nothing.
         """
@@ -197,7 +199,7 @@ class Link:
             self._strays.setdefault(active.peer_id, turn.now.boot_s)
 
     def estranged(self) -> frozenset[str]:
-        """Return the peers that greet in a pairing that is over here, and are silent in the active one: for status."""
+        """Return the peers that greet in a pairing that is over here and are silent in the active one, for status."""
         now = self._clock.now()
         return frozenset(peer for peer, since in list(self._strays.items()) if now.boot_s - since >= STRAY_S)
 
@@ -216,7 +218,7 @@ class Link:
     # -- HELLO and ROLLBACK ----------------------------------------------------------------------------
 
     def greet(self, turn: Turn, pairing: Pairing) -> None:
-        """Send HELLO with a fresh challenge, as at each connection."""
+        """Send HELLO with a fresh challenge after the commit."""
         self._hello(turn, pairing.pairing_id, in_reply_to=None)
 
     def _hello(self, turn: Turn, pairing_id: str, *, in_reply_to: int | None) -> None:
@@ -278,7 +280,10 @@ class Link:
     # -- sending ---------------------------------------------------------------------------------------
 
     async def connected(self) -> None:
-        """Greet every peer and send every open request; called at each connection."""
+        """Greet every peer and send every open request again; called at each connection.
+
+        When this returns the challenges are durable, and old requests of retired pairings are dropped.
+        """
 
         def step(turn: Turn) -> None:
             rows: list[tuple[str, Outgoing]] = []
@@ -294,7 +299,7 @@ class Link:
         await self._turns.run(step)
 
     async def greet_loop(self) -> None:
-        """Greet every peer now and then, however long the connection lasts; runs until cancelled."""
+        """Greet every active peer every 12 hours, however long the connection lasts; runs until cancelled."""
 
         def step(turn: Turn) -> None:
             for pairing in turn.tx.select(Pairing):
@@ -312,7 +317,7 @@ class Link:
 
 
 def _read(plaintext: bytes) -> tuple[Message | None, Head]:
-    """Return a message with its head; the head alone where we do not know its type or version."""
+    """Return a message with its head, or only the head when we do not know its type or version."""
     try:
         message = decode(plaintext)
     except UnsupportedError as exc:

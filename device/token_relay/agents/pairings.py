@@ -1,4 +1,4 @@
-"""What both agents do with the record of a pairing when another takes its place or a person ends it."""
+"""What both agents do with the record of a pairing when another replaces it or a person ends it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from token_relay.protocol.delivery import is_given_up
 
 
 def retire_others(turn: Turn, pairing: Pairing) -> None:
-    """Retire older pairings with the same peer: they settle what is open, nothing new begins in them."""
+    """Retire older pairings with the same peer: what is open in them is settled, nothing new begins."""
     for other in turn.tx.select(Pairing, peer_id=pairing.peer_id):
         if other.pairing_id != pairing.pairing_id and other.state == "active":
             turn.change(Pairing, other.pairing_id, state="retired")
 
 
 def give_up_old(turn: Turn, pairing: Pairing) -> None:
-    """Drop what a retired pairing has wanted to tell for too long: its peer may have deleted it."""
+    """Drop the requests of a retired pairing that are too old: its peer may have deleted the pairing."""
     for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id):
         if is_given_up(kind=row.type, age_s=elapsed_s(Stamp.from_text(row.queued), turn.now)):
             turn.tx.delete(Outgoing, row.pairing_id, row.seq)

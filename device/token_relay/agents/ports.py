@@ -1,7 +1,7 @@
 """The ports through which an agent reaches the world: Channel, Vault, Clock, Random.
 
-Production and simulation differ only in what stands behind these and two more: ``Http``, defined with the provider's
-client in :mod:`token_relay.provider.http`, since ``relay`` may not look here; and ``SignIn``, which only a phone has
+Production and simulation differ only in what implements these and two more: ``Http``, defined with the provider's
+client in :mod:`token_relay.provider.http`, since ``relay`` may not import this; and ``SignIn``, which only a phone has
 (:mod:`token_relay.agents.phone.person`). :class:`Ports` holds those that both agents need.
 """
 
@@ -27,7 +27,7 @@ class Channel(Protocol):
     """A connection to the broker that keeps itself alive; a hint, never a store."""
 
     async def publish(self, topic: str, payload: bytes) -> bool:
-        """Publish once with QoS 1; True when the broker acknowledged, False when it could not be said.
+        """Publish once with QoS 1; True when the broker acknowledged, False when nobody can say.
 
         Never raises for a lost connection: what matters stays in the outbox until the peer answers.
         """
@@ -66,17 +66,16 @@ class Record(Protocol):
 
 
 class Transaction(Protocol):
-    """What a step may do inside the one transaction. Not to be used after the step has returned (RuntimeError).
+    """What a step may do inside its transaction. After the step has returned every use raises RuntimeError.
 
-    A record type the vault was not opened with, a wrong key or a wrong value is a bug: TypeError or ValueError.
+    A record type that the vault was not opened with, a wrong key or a wrong value is a bug: TypeError or ValueError.
     """
 
     def get(self, record: type[R], *key: str | int) -> R | None:
         """Return the record with this primary key, or None.
 
         Raises:
-            CorruptVaultError: the row is damaged, or its secrets do not open; so does a row that was left
-                behind when its data key was erased.
+            CorruptVaultError: the row is damaged, or its secrets do not open, as after their data key was erased.
         """
         ...
 
@@ -139,7 +138,7 @@ class Now:
 
 
 class Signal(Protocol):
-    """What one can wait for: an :class:`asyncio.Event`."""
+    """Something to wait for: an :class:`asyncio.Event`."""
 
     def is_set(self) -> bool:
         """Whether it has happened."""
@@ -151,21 +150,21 @@ class Signal(Protocol):
 
 
 class Clock(Protocol):
-    """Time. Two kinds, never subtracted from one another."""
+    """Two kinds of time, never subtracted from one another."""
 
     def now(self) -> Now:
         """Read all clocks at once."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep so many seconds of boot time: suspend counts, and the end is noticed within a minute of the resume.
+        """Sleep this many seconds of boot time: suspend counts, and the end is noticed within a minute of the resume.
 
-        So a wait may be asked for as a whole, however long; nobody needs to wake up in between to look.
+        So a caller asks for the whole wait, however long, and need not wake up in between.
         """
         ...
 
     async def wait(self, event: Signal, seconds: float) -> bool:
-        """Wait until ``event`` is set, at most so many seconds as :meth:`sleep` counts them; says whether it is set."""
+        """Wait until ``event`` is set, at most so many seconds as :meth:`sleep` counts; returns whether it is set."""
         ...
 
 
@@ -189,7 +188,7 @@ class Random(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What both agents run on. ``tasks`` ends with the agent; ``new_box``: a simulation may have a cheaper one."""
+    """What both agents run on. ``tasks`` ends with the agent; a simulation may give a cheaper ``new_box``."""
 
     vault: Vault
     channel: Channel

@@ -1,4 +1,4 @@
-"""A pulse: something that happens again and again, and that several may wait for."""
+"""A pulse: it beats again and again, and several tasks may wait for the next beat."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 
 
 class Pulse:
-    """Waiters take :attr:`next` before they look, so that a beat in between is not missed."""
+    """A waiter takes :attr:`next` before it looks, so that it does not miss a beat in between."""
 
     def __init__(self) -> None:
         self.next = asyncio.Event()
         """Set at the next beat, and then never used again."""
 
     def beat(self) -> None:
-        """Wake all that wait."""
+        """Wake every waiter."""
         self.next.set()
         self.next = asyncio.Event()

@@ -2,11 +2,11 @@
 
 Plain fields lie in clear (states, times, counters, names of issuers); ``Secret`` fields are sealed. Moments are text
 made by :class:`token_relay.agents.elapsed.Stamp` where elapsed time matters, and Unix seconds (``*_at``) where a person
-reads them. Everything is keyed pairing × handoff × grant, so one phone has several companions and accounts, and the
-other way round.
+reads them. Everything is keyed pairing × handoff × grant, so a phone may have several companions and accounts, and a
+companion several phones.
 
-Columns of state are ``Literal``: a misspelt state is a type error, and the vault refuses to write one and to read one.
-Beside each record that changes stand the columns that may: :meth:`token_relay.agents.turn.Turn.change` takes these.
+Columns of state are ``Literal``: a misspelt state is a type error, and the vault refuses to write it and to read it.
+After each record that changes stand the columns that may: :meth:`token_relay.agents.turn.Turn.change` takes these.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LockedReason = Literal["lease", "rollback", "configuration", "unverified"]
 GrantEndReason = Literal["denied", "superseded", "forgotten", "signed_out", "moved", DeadReason]
 GrantReason = Literal["", NeedsHandoffReason, LockedReason, GrantEndReason]
 USABLE: frozenset[GrantStateName] = frozenset({"held", "refreshing", "uncertain"})  # its refresh token may be sent
-UNANSWERED: frozenset[GrantStateName] = frozenset({"refreshing", "uncertain"})  # a request of it may be open
-FINISHED: frozenset[GrantStateName] = frozenset({"needs_handoff", "dead"})  # a person has to act
-PUT_AWAY: frozenset[GrantStateName] = frozenset({"dead", "locked"})  # nobody may use it here
-DeviceState = Literal["ready", "erased", "unknown", GrantStateName]  # "unknown": a word of a newer companion
+UNANSWERED: frozenset[GrantStateName] = frozenset({"refreshing", "uncertain"})  # a request may have no answer
+FINISHED: frozenset[GrantStateName] = frozenset({"needs_handoff", "dead"})  # no refresh any more
+PUT_AWAY: frozenset[GrantStateName] = frozenset({"dead", "locked"})  # erased, or locked already
+DeviceState = Literal["ready", "erased", "unknown", GrantStateName]  # "unknown": a newer companion said another word
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Pairing:
     """One pairing with one peer and the numbers of its two directions.
 
     ``state``: ``pending`` (PAIR1/PAIR2 done), ``active``, ``retired`` (a newer pairing with the same peer took over:
-    what was open is settled, nothing new begins). ``challenge`` is the one of our last HELLO, empty once answered.
+    what was open is settled, nothing new begins). ``challenge`` is that of our last HELLO, empty once LEASE came.
     """
 
     table: ClassVar[str] = "pairings"
@@ -108,7 +108,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """One open request: its ciphertext, so that a resend is byte identical."""
+    """One open request: its ciphertext, so that a resend is byte-identical."""
 
     table: ClassVar[str] = "outbox"
     key: ClassVar[tuple[str, ...]] = ("pairing_id", "seq")
@@ -124,7 +124,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class PhoneHandoff:
-    """The phone's end of one handoff. ``held_token`` is kept by ``move`` only, until the companion has decided."""
+    """The phone's end of one handoff. Only ``move`` keeps ``held_token``, until the companion has decided."""
 
     table: ClassVar[str] = "phone_handoffs"
     key: ClassVar[tuple[str, ...]] = ("handoff_id",)

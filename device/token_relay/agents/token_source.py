@@ -1,4 +1,7 @@
-"""Who asks an agent for a token, what may be asked, and what comes back; the agents implement it."""
+"""What a local program may ask an agent for, and what it gets.
+
+:class:`token_relay.agents.grants.keeper.GrantKeeper` implements both sources.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from token_relay.protocol.secret import AccessToken, SessionTransferToken
 
 RefusalCode = Literal["reauth_required", "locked", "denied", "offline", "not_found", "busy", "transfer_refused"]
 
-MIN_VALID_S_DEFAULT = 30.0  # shorter than any call an app would make with the token
+MIN_VALID_S_DEFAULT = 30.0  # longer than a call that an app makes with the token
 TIMEOUT_S_DEFAULT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end of a Unix socket; ``pid`` for logs only, ``groups`` supplementary ones if known."""
+    """The process at the other end of a Unix socket; ``pid`` is for logs only, ``groups`` are supplementary."""
 
     uid: int
     gid: int
@@ -26,7 +29,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class TokenQuery:
-    """One question by one local program. Empty strings mean "not said".
+    """One question of one local program. Empty strings mean "not said".
 
     ``claims`` is a claims challenge as it is sent to the provider (:func:`token_relay.provider.claims.read_claims`).
     """
@@ -65,13 +68,13 @@ class TokenSource(Protocol):
     """An agent, as the token API sees it."""
 
     async def get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
-        """Answer within about ``query.timeout_s``; a value in every case."""
+        """Answer within about ``query.timeout_s``, always with a value; a token that it returns is on disk."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TransferQuery:
-    """One wish for a session transfer token. Empty strings mean "not said"."""
+    """One request for a session transfer token. Empty strings mean "not said"."""
 
     account: str = ""
     audience: str = ""
@@ -80,7 +83,7 @@ class TransferQuery:
 
 @dataclass(frozen=True, slots=True)
 class TransferGranted:
-    """A session transfer token of its own for this caller; ``expires_at`` is aware UTC."""
+    """A session transfer token for this caller alone; ``expires_at`` is aware UTC."""
 
     token: SessionTransferToken
     expires_at: datetime

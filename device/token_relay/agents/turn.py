@@ -1,11 +1,11 @@
-"""One turn: what a step may do inside the one transaction, and what it leaves for after the commit.
+"""One turn: what a step may do inside its transaction, and what it leaves for after the commit.
 
 A step reads and writes records, queues *requests* (outbox rows, sealed once, resent byte-identical until they are
-settled), gives *answers* (sealed, sent once, never stored), writes events. Nothing leaves before the commit;
+settled), gives *answers* (sealed, sent once, never stored), and writes events. Nothing leaves before the commit; then
 :class:`token_relay.agents.turns.Turns` sends.
 
-A row is changed by :meth:`Turn.change` alone. It reads the row in the same transaction, so a copy that somebody still
-holds from before can never undo what was written since.
+Only :meth:`Turn.change` changes a pairing, a handoff or a grant. It reads the row in the same transaction, so an older
+copy of the row can never undo what was written since.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(slots=True)
 class Turn:
-    """What one step may do. Collects what is to happen after the commit; not to be kept."""
+    """What one step may do. It collects what is to happen after the commit; nobody keeps it."""
 
     tx: Transaction
     own: KeyPair
@@ -54,7 +54,7 @@ class Turn:
     random: Random
     box: Callable[[bytes], PeerBox]
     is_duplicate: bool = False
-    is_overtaken: bool = False  # a HELLO that came after younger messages of its sender
+    is_overtaken: bool = False  # a HELLO that came after newer messages of its sender
     in_reply_to: int | None = None
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)
     queued: list[Outgoing] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Turn:
     @overload
     def change(self, record: type[Grant], key: str, **columns: Unpack[GrantColumns]) -> Grant: ...
     def change(self, record: type[Any], key: str, **columns: Any) -> Any:
-        """Write these columns of a row, whatever its others are by now; returns it. Raises as :meth:`row`."""
+        """Write these columns of a row and leave the others as they are by now; returns it. Raises as :meth:`row`."""
         before = self.row(record, key)
         after = replace(before, **columns)
         if after != before:
@@ -105,7 +105,7 @@ class Turn:
     # -- messages --------------------------------------------------------------------------------------
 
     def request(self, pairing_id: str, body: Request, handoff_id: str = "") -> bytes:
-        """Queue a request until it is settled; returns its plaintext.
+        """Queue a request, to be sent after the commit until it is settled; returns its plaintext.
 
         Raises:
             TransientError: the pairing has ``OUTBOX_ROWS_MAX`` open requests.
@@ -120,7 +120,7 @@ class Turn:
         return plaintext
 
     def answer(self, pairing_id: str, body: Body, *, in_reply_to: int | None = None) -> bytes:
-        """Send once, after the commit; returns the plaintext. The peer asks again when it is lost."""
+        """Send an answer once, after the commit; returns its plaintext. The peer asks again when it is lost."""
         reply = self.in_reply_to if in_reply_to is None else in_reply_to
         pairing, plaintext, envelope, _ = self._seal(pairing_id, body, reply)
         self.outgoing.append((self._topic(pairing), envelope))
@@ -136,7 +136,7 @@ class Turn:
                 self.settled.append(row)
 
     def renumber(self, pairing_id: str, *, up_to: int) -> None:
-        """Seal the open requests up to this number anew, under new numbers: the peer takes the old ones no more."""
+        """Seal the open requests up to this number again, under new numbers: the peer no longer takes the old ones."""
         pairing = self.row(Pairing, pairing_id)
         for row in self.tx.select(Outgoing, pairing_id=pairing_id):
             if row.seq <= up_to:
@@ -149,7 +149,7 @@ class Turn:
     def resend(
         self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[RequestType] = REQUESTS
     ) -> bool:
-        """Send open requests once more after the commit; says whether there were any."""
+        """Send open requests once more after the commit; returns whether there are any."""
         pairing = self.tx.get(Pairing, pairing_id)
         rows = [
             row
@@ -172,7 +172,7 @@ class Turn:
         trace_id: str = "",
         correlation_id: str = "",
     ) -> None:
-        """Write a row of the audit table, and log it after the commit. No secret has a way in."""
+        """Write a row of the audit table, and log it after the commit. It takes no secret."""
         counter = self.tx.get(Counter, "events") or Counter("events", 0)
         number = counter.value + 1
         self.tx.put(Counter("events", number))

@@ -1,7 +1,7 @@
-"""Turns: run a step in one transaction, then send what it left. The same object in production and in simulation.
+"""Turns: run a step in one transaction, then send what it left. The same object runs in production and in simulation.
 
-What a step may do stands in :mod:`.turn`. :class:`Turns` commits it, sends what it queued and resends it until it is
-settled. Everything in an agent stands on it; what arrives is the work of :class:`token_relay.agents.link.Link`.
+:mod:`.turn` says what a step may do. :class:`Turns` commits it, sends what it queued and resends that until it is
+settled. All parts of an agent use it; :class:`token_relay.agents.link.Link` takes what arrives.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 REASONS_MAX = 64
-IDLE_S = 86_400.0  # how long a loop sleeps that waits for nothing in particular: whoever gives it work wakes it
+IDLE_S = 86_400.0  # the sleep of a loop that waits for nothing in particular: new work wakes it
 BOXES_MAX = 64  # cached shared keys; a phone with more companions computes some of them anew
 
 
 @dataclass(slots=True)
 class _Due:
-    """When an open request is to be sent again; in memory, since a connection resends everything anyway."""
+    """When to send an open request again; in memory, since each new connection resends everything anyway."""
 
     topic: str
     row: Outgoing
@@ -49,7 +49,7 @@ class _Raised:
 
 
 class Turns:
-    """The turns of one agent. Every method may be called from the moment it is made."""
+    """The turns of one agent. Every method may be called as soon as it is made."""
 
     def __init__(self, ports: Ports, identity: Identity) -> None:
         self.own = KeyPair(identity.public_key, identity.private_key)
@@ -72,6 +72,8 @@ class Turns:
 
         Raises:
             VaultError: the disk refused; nothing happened, nothing was sent.
+            RuntimeError: the agent is being stopped; nothing began.
+            What the step raises: nothing of it was kept, nothing was sent.
         """
         turn = self._run(step)
         try:
@@ -99,13 +101,13 @@ class Turns:
         return result
 
     async def read(self, step: Callable[[Transaction], T]) -> T:
-        """Read, and leave nothing to be sent; raises as :meth:`run`."""
+        """Read in one transaction; nothing is sent. Raises VaultError, or what the step raises."""
         return await self._vault.run(step)
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run work beside everything else; a failure that a later try can mend is logged and ends nothing."""
+        """Run work beside everything else; its failure is logged and ends nothing else."""
         task = self._tasks.create_task(guarded(work, event="task_failed"))
-        task.add_done_callback(lambda _: work.close())  # a stop may come before its first step
+        task.add_done_callback(lambda _: work.close())  # the agent may stop before its first step
 
     def box(self, peer_key: bytes) -> PeerBox:
         """Return what seals to, and opens from, this peer."""
@@ -137,7 +139,7 @@ class Turns:
             call()
 
     def send_all(self, rows: list[tuple[str, Outgoing]]) -> None:
-        """Send these open requests now, with their topics, and no others from now on: a connection is new."""
+        """Make these open requests, with their topics, due now and forget all others: the connection is new."""
         now = self.clock.now()
         self._due = {(row.pairing_id, row.seq): _Due(topic, row, 0, now.boot_s) for topic, row in rows}
         self._wake.set()

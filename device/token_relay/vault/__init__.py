@@ -1,5 +1,5 @@
 """The sealed durable store, and where its key comes from.
 
-I/O. It stores any frozen dataclass in one transaction and seals each secret in it; it does not know what a handoff is
-and decides nothing.
+I/O. It stores frozen dataclasses, a step in one transaction, and seals each secret in them; it does not know what a
+handoff is and decides nothing.
 """

@@ -1,12 +1,12 @@
-"""A vault's database file: made, connected and examined, before anybody works with it.
+"""Makes, opens and examines a vault's database file, before anybody works with it.
 
 Invariants: a vault appears under its name only when it is complete (made under another name, then renamed), so
-an empty or cut ``vault.db`` is always damage; nothing damaged, foreign or from a newer program is ever changed.
+an empty or cut ``vault.db`` is always damage; a file that is damaged, foreign or from a newer program is never changed.
 Everything here blocks and runs on the vault's own thread.
 
 Pragmas and why: ``journal_mode=DELETE, synchronous=EXTRA`` make a commit survive power loss, the removal of the
 journal included; ``secure_delete`` overwrites what is deleted; ``trusted_schema=OFF, cell_size_check=ON,
-mmap_size=0`` keep a prepared file from doing more than being refused; ``temp_store=MEMORY`` leaves no copies.
+mmap_size=0`` keep a prepared file from doing harm; ``temp_store=MEMORY`` leaves no copies.
 
 Source: sqlite.org/pragma.html, sqlite.org/security.html.
 """
@@ -31,8 +31,8 @@ from token_relay.vault.records import VAULT_DATA_KEY, Layout
 from token_relay.vault.schema import LayoutError, SchemaStep, apply, version_of
 from token_relay.vault.sealing import SALT_BYTES, check_of, kek_of, unwrap
 
-APPLICATION_ID = 0x52545631  # "RTV1", so that file(1) and we know our own
-BUSY_TIMEOUT_S = 5.0  # somebody looks at the file with another SQLite program; agents keep each other out by the lock
+APPLICATION_ID = 0x52545631  # "RTV1", so that file(1) and we recognise a vault
+BUSY_TIMEOUT_S = 5.0  # another SQLite program may read the file; agents keep each other out by the lock
 SQLITE_VERSION_MIN = (3, 37, 0)  # STRICT tables
 
 _META_SQL = 'CREATE TABLE "meta" ("name" TEXT NOT NULL PRIMARY KEY, "value" BLOB NOT NULL) STRICT, WITHOUT ROWID'
@@ -47,7 +47,7 @@ _PRAGMAS = (
     "journal_mode=DELETE",
     "synchronous=EXTRA",
 )
-# Asked back, because SQLite ignores a pragma it does not know or cannot obey without a word.
+# Read back, because SQLite silently ignores a pragma that it does not know or cannot obey.
 _REQUIRED = {"journal_mode": "delete", "synchronous": 3, "secure_delete": 1, "trusted_schema": 0}
 
 # After one of these in COMMIT nobody knows what is on the disk: the kernel may have dropped the dirty pages and will
@@ -56,7 +56,7 @@ _UNKNOWN_OUTCOME = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_D
 
 
 class Database(NamedTuple):
-    """An open vault, the key of its data keys, and the schema it had when it was found."""
+    """An open vault, the key that wraps its data keys, and the schema that the file had before it was opened."""
 
     connection: sqlite3.Connection
     kek: PrivateKey
@@ -68,8 +68,8 @@ def open_database(
 ) -> Database:
     """Open and examine the vault at ``path``, or make it when it is absent and ``create``.
 
-    The caller holds the lock. Reads the whole file once (``quick_check``). An older vault is brought to the version of
-    the last step, one transaction a step: killed at any instant, it opens again and goes on from where it is.
+    The caller holds the lock. Reads the whole file once (``quick_check``). Brings an older vault to the version of the
+    last step, one transaction a step: after a kill at any instant, the next open goes on from there. Durable on return.
 
     Raises:
         CorruptVaultError: damaged, cut, not a vault. WrongVaultKeyError: whole, but under another key.
@@ -98,19 +98,19 @@ def open_database(
 
 @contextmanager
 def sqlite_errors_mapped(path: Path) -> Iterator[None]:
-    """Turn what SQLite says about file and disk into a VaultError; what it says about our statements is a bug."""
+    """Turn SQLite's errors about file and disk into a VaultError; errors about our statements are bugs."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise
     except sqlite3.Error as exc:
         raise _mapped(exc, path) from exc
-    except UnicodeDecodeError:  # of an error message that quotes a damaged schema
+    except UnicodeDecodeError:  # an error message quotes a damaged schema
         raise CorruptVaultError(f"{path} is damaged") from None
 
 
 def is_outcome_unknown(error: BaseException) -> bool:
-    """Whether a failed COMMIT with this error (or its cause) may be on the disk all the same."""
+    """Return whether a COMMIT that failed with this error (or its cause) may be on the disk all the same."""
     cause = error.__cause__ if isinstance(error, VaultError) else error
     return getattr(cause, "sqlite_errorcode", None) in _UNKNOWN_OUTCOME
 
@@ -118,7 +118,7 @@ def is_outcome_unknown(error: BaseException) -> bool:
 def _mapped(exc: sqlite3.Error, path: Path) -> VaultError:
     extended: int | None = getattr(exc, "sqlite_errorcode", None)
     if extended is None:
-        # The one error without a code that a stored row can cause: text that is not UTF-8. Its message quotes it.
+        # A stored row can cause only one error without a code: text that is not UTF-8. The message quotes it.
         return CorruptVaultError(f"{path} holds damaged text")
     match extended & 0xFF:
         # ERROR is "no such table", "unsupported file format" …: our few statements are right, so the file is not.
@@ -161,7 +161,7 @@ def _create(
         raise VaultError(f"there is no vault at {path}", hint="run init first")
     new = path.with_name(path.name + ".new")
     try:
-        for leftover in (new, *side_files(new)):  # of a creation that a power cut ended; never held anything
+        for leftover in (new, *side_files(new)):  # of a creation that a power cut ended; they never held anything
             leftover.unlink(missing_ok=True)
         create_private(new, b"")
         with sqlite_errors_mapped(new):
@@ -209,7 +209,7 @@ def _examine(
         raise CorruptVaultError(f"{path} is damaged: {str(verdict)[:200]}")
     tables: dict[object, object] = {}
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
-        if kind != "table":  # we make no view, trigger or index: whoever did wants something executed
+        if kind != "table":  # we make no view, trigger or index: such a thing may execute something
             raise CorruptVaultError(f"{path} holds a foreign {kind}")
         tables[name] = sql
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
@@ -238,7 +238,7 @@ def _examine(
 def _update(
     connection: sqlite3.Connection, path: Path, kek: PrivateKey, step: SchemaStep, layouts: Collection[Layout[Record]]
 ) -> None:
-    """Bring the vault one version on, whole or not at all: a caller who gets an error closes the connection."""
+    """Bring the vault one version on, whole or not at all: a caller that gets an error closes the connection."""
     connection.text_factory = lambda octets: octets.decode(errors="surrogateescape")  # a damaged row must not stop it
     connection.execute("BEGIN IMMEDIATE")
     try:

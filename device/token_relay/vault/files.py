@@ -1,8 +1,8 @@
 """Private files: their owner and mode, how they are written, and the lock that lets one process use them.
 
-Used by the store and by the key providers. Every refusal is a :class:`VaultError` whose hint is the command
-that puts things right. Checked are the file itself and the directory it lies in; a directory further up that
-somebody else may write to is not noticed.
+The store and the key providers use it. Every refusal is a :class:`VaultError`; where a command corrects the cause, it
+is the hint. The checks look at the file itself and at its directory; they do not notice a directory further up that
+somebody else may write to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STAMP = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.:+-]{0,63}", re.ASCII)
 def check_directory(directory: Path) -> None:
     """Refuse a directory in which somebody else could replace files.
 
-    Reading it is left open: a service manager makes state directories 0755, and clients pass through to sockets.
+    Others may read it: a service manager makes state directories 0755, and clients pass through to sockets.
     """
     try:
         found = directory.stat()
@@ -37,7 +37,7 @@ def check_directory(directory: Path) -> None:
 
 
 def check_private(path: Path, found: os.stat_result | None = None) -> None:
-    """Refuse a file that is not a regular one, not ours, or open to anybody else."""
+    """Refuse a file that is not a regular one, is not ours, or is open to anybody else."""
     if found is None:
         try:
             found = path.lstat()
@@ -81,7 +81,7 @@ def read_file(path: Path, *, bytes_max: int, is_private: bool = True) -> bytes:
 
 
 def create_private(path: Path, content: bytes) -> None:
-    """Create a file 0600 that was not there and have it on disk when this returns.
+    """Create a file 0600 that was not there; it is on disk when this returns.
 
     A power cut in between can leave a shorter file; the reader checks its size.
 
@@ -96,7 +96,7 @@ def create_private(path: Path, content: bytes) -> None:
         raise VaultError(f"cannot create {path}: {exc.strerror}") from exc
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, FILE_MODE)  # a umask may only have taken bits away; say exactly what we mean
+            os.fchmod(descriptor, FILE_MODE)  # a umask may have taken bits away: set exactly this mode
             file.write(content)
             file.flush()
             os.fsync(descriptor)
@@ -139,19 +139,19 @@ class Lock:
             ) from exc
 
     def release(self) -> None:
-        """Let the next one in. May be called again."""
+        """Drop the lock. May be called again."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def lock_path(vault: Path) -> Path:
-    """Return where the lock of a vault lies: ``vault.lock`` beside ``vault.db``."""
+    """Return the path of a vault's lock: ``vault.lock`` beside ``vault.db``."""
     return vault.with_suffix(".lock")
 
 
 def side_files(vault: Path) -> tuple[Path, ...]:
-    """Return the names of files that SQLite may leave beside a database and would act upon."""
+    """Return the paths of files that SQLite may leave beside a database and would act upon."""
     return tuple(vault.with_name(vault.name + suffix) for suffix in ("-journal", "-wal", "-shm"))
 
 
@@ -160,7 +160,7 @@ def set_aside(vault: Path, now_text: str) -> Path:
 
     ``now_text`` becomes part of the name (``vault.db.corrupt-2026-01-31T12:00:00Z``). The database goes first:
     a rollback journal without it is harmless, a database without its journal would look whole.
-    Nothing is deleted; its sealed secrets are as safe as before, and as readable with the vault key.
+    Nothing is deleted; the vault key still opens its secrets, and nothing else does. Durable when this returns.
 
     Raises:
         VaultError: there is nothing to move, the target exists, or a process uses the vault.

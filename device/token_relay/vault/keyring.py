@@ -1,7 +1,7 @@
-"""The data keys of one open vault: kept wrapped in the table ``data_keys``, opened ones remembered.
+"""The data keys of one open vault: the table ``data_keys`` keeps them wrapped, memory keeps the opened ones.
 
-Belongs to the writer thread, like the connection it uses; its statements run inside the step's transaction, so
-a key made or erased by a step that fails is as it was: :meth:`forget` after every rollback sees to the memory.
+The ring belongs to the writer thread, like the connection that it uses. Its statements run inside the step's
+transaction, so a failed step neither makes nor erases a key: :meth:`KeyRing.forget` after each rollback clears memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.records import VAULT_DATA_KEY, check_data_key_name
 from token_relay.vault.sealing import KEY_BYTES, NONCE_BYTES, mac_key_of, unwrap, wrap
 
-KEYS_REMEMBERED_MAX = 256  # a device has a handful of grants; beyond this start again rather than grow
+KEYS_REMEMBERED_MAX = 256  # a device has a handful of grants; beyond this, forget all rather than grow
 
 CREATE_SQL = (
     'CREATE TABLE "data_keys" ("name" TEXT NOT NULL PRIMARY KEY, "wrapped" BLOB NOT NULL) STRICT, WITHOUT ROWID'
@@ -25,7 +25,7 @@ DELETE_SQL = "DELETE FROM data_keys WHERE name = ?"
 
 
 class KeyRing:
-    """Data keys by name. Methods raise sqlite3.Error for the connection's troubles; the caller maps those."""
+    """Data keys by name. Methods raise sqlite3.Error for the connection's errors; the caller maps those."""
 
     def __init__(self, connection: sqlite3.Connection, kek: PrivateKey) -> None:
         self._connection = connection
@@ -34,10 +34,10 @@ class KeyRing:
         self._opened: dict[str, PrivateKey] = {}
 
     def get(self, name: str) -> PrivateKey | None:
-        """Return the data key of this name, None when there is none (or no longer).
+        """Return the data key of this name, None when there is none, or none any more.
 
         Raises:
-            CorruptVaultError: it is there, but was changed.
+            CorruptVaultError: it is there but was changed.
         """
         if name in self._opened:
             return self._opened[name]
@@ -63,14 +63,14 @@ class KeyRing:
     def erase(self, name: str) -> None:
         """Delete the data key of this name if there is one.
 
-        ``secure_delete`` overwrites it inside the database; that a file system, flash translation layer or
-        the deleted rollback journal keeps an old copy cannot be excluded. Such a copy is still wrapped.
+        ``secure_delete`` overwrites it inside the database. A file system, a flash translation layer or the deleted
+        rollback journal may keep an old copy; that copy is still wrapped.
         """
         self._opened.pop(check_data_key_name(name), None)
         self._connection.execute(DELETE_SQL, (name,))
 
     def forget(self) -> None:
-        """Drop what is remembered; the table is the truth again."""
+        """Drop the opened keys from memory; only the table counts again."""
         self._opened.clear()
 
     def _remember(self, name: str, key: PrivateKey) -> PrivateKey:

@@ -1,8 +1,8 @@
-"""Where the vault key comes from, and what each way gives away with a stolen disk.
+"""Where the vault key comes from, and what a stolen disk gives away in each case.
 
-Three providers, each a small class with ``load() -> PrivateKey`` and ``describe() -> str``; ``describe`` is the plain
-sentence that ``status`` prints. None of them remembers the key. None protects against a program that can read the
-memory of the running agent, or is root on the running device.
+There are three providers, each a small class with ``load() -> PrivateKey`` and ``describe() -> str``; ``status`` prints
+the sentence of ``describe``. None of them remembers the key. None protects against a program that can read the memory
+of the running agent, or that is root on the running device.
 
 Source: RFC 9106 (Argon2), NaCl/libsodium crypto_pwhash, systemd.exec(5) LoadCredentialEncrypted=.
 """
@@ -35,13 +35,13 @@ MIB = 1_048_576
 # holds on reading too: a program that can write the file must not be able to make guessing cheap at the next change.
 MEMORY_BYTES_MIN = 64 * MIB
 PASSES_MIN = 3
-# The ceiling keeps a changed file from eating a small device's memory or its whole morning.
+# The ceiling keeps a changed file from using up a small device's memory or hours of its time.
 MEMORY_BYTES_MAX = 1024 * MIB
 PASSES_MAX = 16
-MEMORY_BYTES_DEFAULT = 256 * MIB  # about a second on a Raspberry Pi 4; choose 64 MiB where there is 512 MiB in all
+MEMORY_BYTES_DEFAULT = 256 * MIB  # about a second on a Raspberry Pi 4; choose 64 MiB on a device with 512 MiB
 PASSES_DEFAULT = 3
 
-PASSPHRASE_CHARS_MIN = 12  # guessed offline, without limit: four random words, never a PIN
+PASSPHRASE_CHARS_MIN = 12  # a thief guesses offline, without limit: four random words, never a PIN
 PARAMETERS_BYTES_MAX = 1024
 CREDENTIAL_BYTES_MAX = 2 * KEY_BYTES + 1  # 64 hex digits and a line feed
 
@@ -87,7 +87,7 @@ class KeyFile:
         self._path = path
 
     def create(self) -> None:
-        """Make a new key, durable when this returns. VaultError if there is a file already."""
+        """Make a new key; durable when this returns. Raises VaultError if the file exists."""
         check_directory(self._path.parent)
         create_private(self._path, os.urandom(KEY_BYTES))
 
@@ -95,7 +95,7 @@ class KeyFile:
         """Return the key. Raises VaultError for a wrong owner, mode or size, a symbolic link, a missing file."""
         check_directory(self._path.parent)
         content = read_file(self._path, bytes_max=KEY_BYTES)
-        if len(content) != KEY_BYTES:  # cut by a power loss while it was made: no vault was sealed with it yet
+        if len(content) != KEY_BYTES:  # a power loss cut it while it was made: no vault is sealed with it
             raise VaultError(
                 f"{self._path} has {len(content)} bytes instead of {KEY_BYTES}", hint="restore it from a backup"
             )
@@ -120,9 +120,8 @@ class _Parameters(BaseModel):
 class PassphraseKey:
     """A key derived from a passphrase with Argon2id; salt and parameters lie in a JSON file 0600 beside the vault.
 
-    The file also holds a verifier, so that a wrong passphrase is told apart from a damaged vault; it helps a thief
-    no more than the vault itself does. Both come from one root: key and verifier are BLAKE2b of it with different
-    personalisation.
+    The file also holds a verifier, which tells a wrong passphrase from a damaged vault; it helps a thief no more than
+    the vault itself does. Key and verifier come from one root: each is BLAKE2b of it with its own personalisation.
     """
 
     def __init__(self, path: Path, passphrase: Password) -> None:
@@ -134,10 +133,10 @@ class PassphraseKey:
         return PassphraseKey(path, self._passphrase)
 
     def create(self, *, passes: int = PASSES_DEFAULT, memory_bytes: int = MEMORY_BYTES_DEFAULT) -> None:
-        """Choose a salt and write the file, durable when this returns. Takes as long as :meth:`load`.
+        """Choose a salt and write the file; durable when this returns. Takes as long as :meth:`load`.
 
         Raises:
-            VaultError: the passphrase is too short, the parameters are out of bounds, the file is there already.
+            VaultError: the passphrase is too short, the parameters are out of bounds, or the file exists.
         """
         if len(_normalised(self._passphrase)) < PASSPHRASE_CHARS_MIN:
             raise VaultError(
@@ -200,7 +199,7 @@ class SystemdCredential:
 
     @classmethod
     def from_environment(cls, name: str, environment: Mapping[str, str]) -> SystemdCredential:
-        """Find the directory in ``$CREDENTIALS_DIRECTORY``; VaultError when the service has none."""
+        """Find the directory in ``$CREDENTIALS_DIRECTORY``. Raises VaultError when the service has none."""
         directory = environment.get("CREDENTIALS_DIRECTORY", "")
         if not directory.startswith("/"):
             raise VaultError(
@@ -210,7 +209,7 @@ class SystemdCredential:
         return cls(Path(directory), name)
 
     def load(self) -> PrivateKey:
-        """Return the key. Owner and mode are the service manager's, so they are not judged here."""
+        """Return the key. The service manager sets owner and mode, so nothing checks them here."""
         if not self._path.exists():
             name = self._path.name
             raise VaultError(f"credential {name} is missing", hint=MAKE_CREDENTIAL.format(name=name))

@@ -1,11 +1,11 @@
 """The codec between records and rows: a table per frozen dataclass, a column per field, and one for the row's MAC.
 
-Knows the annotations a record may have and the SQL that follows from them; knows neither a connection nor a
-key: sealing and opening come in as functions. What is prepared here once per record type is used for each row.
+It knows the annotations that a record may have and the SQL that follows from them. It knows neither a connection nor a
+key: sealing and opening come in as functions. It prepares once per record type what it uses for each row.
 
 Invariants: ``decode(encode(record)) == record`` with equal types; what :meth:`Layout.encode` refuses never
-reaches the disk; :meth:`Layout.decode` gives a record whose every field has its declared type, or raises
-:class:`CorruptVaultError`. Text of an error names table and column, never a value.
+reaches the disk; :meth:`Layout.decode` returns a record in which every field has its declared type, or raises
+:class:`CorruptVaultError`. An error's text names table and column, never a value.
 
 Source: SQLite STRICT tables (sqlite.org/stricttables.html), WITHOUT ROWID (sqlite.org/withoutrowid.html).
 """
@@ -71,7 +71,7 @@ class Defined(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One field: what it may hold, and how that is stored.
+    """One field: what it may hold, and how it is stored.
 
     ``choices`` maps each stored value to the field's value for ``Literal`` and string enums; empty otherwise.
     """
@@ -92,7 +92,7 @@ class Column:
         """Return what goes to the disk for a clear value.
 
         Raises:
-            TypeError, ValueError: a bug of the caller: the field does not hold what it declares, or too much.
+            TypeError, ValueError: a bug of the caller: the value is not of the declared type, or is too large.
         """
         if value is None and self.is_optional:
             return None
@@ -113,7 +113,7 @@ class Column:
             real = float(cast("float", value))
             if math.isnan(real):
                 raise ValueError(f"column {self.name}: not a number")  # SQLite would silently store NULL
-            return real + 0.0  # SQLite drops the sign of zero; the row's MAC must not know it either
+            return real + 0.0  # SQLite drops the sign of zero, so the row's MAC must not cover it
         elif self.kind == "bool" and type(value) is bool:
             return int(value)
         elif self.kind == "blob" and type(value) is bytes:
@@ -123,7 +123,7 @@ class Column:
         raise TypeError(f"column {self.name} ({self.kind}) cannot hold a {type(value).__name__}")
 
     def load(self, stored: object) -> object:
-        """Return the field's value for what is on the disk; ValueError when no ``store`` would have made it."""
+        """Return the field's value for what is on the disk; ValueError when :meth:`store` cannot have made it."""
         if stored is None and self.is_optional:
             return None
         if self.choices:
@@ -144,11 +144,10 @@ class Column:
 
 
 class Layout(Generic[R]):
-    """Everything prepared once per record type.
+    """What is prepared once per record type.
 
     Raises:
-        TypeError: the class is not a record as :class:`token_relay.agents.ports.Record` describes it: a bug, found at
-        open.
+        TypeError: the class is not a :class:`token_relay.agents.ports.Record`: a bug, found when the vault opens.
     """
 
     def __init__(self, record: type[R]) -> None:
@@ -174,7 +173,7 @@ class Layout(Generic[R]):
         """Return the record's row; ``seal(data_key_name, place, secret)`` makes each sealed cell.
 
         Raises:
-            TypeError, ValueError: a field does not hold what it declares, or too much.
+            TypeError, ValueError: a value is not of its field's declared type, or is too large.
         """
         clear = tuple(
             None if column.kind == "secret" else column.store(getattr(record, column.name)) for column in self.columns
@@ -200,7 +199,7 @@ class Layout(Generic[R]):
         """
         try:
             values = list(row)
-            if tuple(map(type, row)) == self._stored_types:  # the usual row: only these need a look
+            if tuple(map(type, row)) == self._stored_types:  # the usual row: only these need a check
                 for index in self._converted:
                     values[index] = self.columns[index].load(row[index])
             else:
@@ -219,11 +218,11 @@ class Layout(Generic[R]):
             raise CorruptVaultError(f"a row of table {self.table} is damaged") from exc
 
     def key_of(self, row: Sequence[object]) -> tuple[str | int, ...]:
-        """Return the primary key out of a row's stored values."""
+        """Return the primary key from a row's stored values."""
         return tuple(cast("str | int", row[self._position[column.name]]) for column in self.key_columns)
 
     def check_key(self, key: tuple[str | int, ...]) -> tuple[StoredValue, ...]:
-        """Return a primary key as it is stored; TypeError when number or types of its parts are wrong."""
+        """Return a primary key as it is stored; TypeError when the number or a type of its parts is wrong."""
         if len(key) != len(self.key_columns):
             raise TypeError(f"the key of {self.table} has {len(self.key_columns)} parts")
         return tuple(column.store(part) for column, part in zip(self.key_columns, key, strict=True))
@@ -280,12 +279,12 @@ class Layout(Generic[R]):
 def create_sql(table: str, columns: Sequence[Defined], key: Sequence[str]) -> str:
     """Return the statement that makes a table with these columns and one for the row's MAC.
 
-    Names come from our own classes, which checked them.
+    The names come from our own classes, which checked them.
     """
     definitions = ", ".join((*(column.sql for column in columns), f'"{MAC_COLUMN}" BLOB NOT NULL'))
     keys = ", ".join(f'"{name}"' for name in key)
-    # WITHOUT ROWID: the primary key is the table, so a commit writes one tree less and no index can
-    # disagree with it. Pointless for a single integer key, which is the rowid anyway.
+    # WITHOUT ROWID: the primary key is the table, so a commit writes one tree less, and no index can
+    # disagree with the table. Pointless for a single integer key, which is the rowid anyway.
     (first, *rest) = (column.sql for name in key for column in columns if column.name == name)
     is_rowid = not rest and first == f'"{key[0]}" INTEGER NOT NULL'
     return f'CREATE TABLE "{table}" ({definitions}, PRIMARY KEY ({keys})) STRICT{"" if is_rowid else ", WITHOUT ROWID"}'
@@ -294,7 +293,7 @@ def create_sql(table: str, columns: Sequence[Defined], key: Sequence[str]) -> st
 def check_data_key_name(name: str) -> str:
     """Return the name of a data key that may be made and erased; ValueError for any other.
 
-    The vault's own key is not one of them: erasing it would lose the device's identity with a slip of the pen.
+    The vault's own key is not one of them: one mistaken erase would lose the device's identity.
     """
     if not 0 < len(name) <= DATA_KEY_NAME_CHARS_MAX or name == VAULT_DATA_KEY:
         raise ValueError(f"a data key's name has 1 to {DATA_KEY_NAME_CHARS_MAX} characters and is not the vault's")
@@ -310,7 +309,7 @@ def layouts_of(records: Sequence[type[Record]]) -> dict[type[Record], Layout[Rec
 
 
 def layout_for(layouts: Mapping[type[Record], Layout[Record]], record: type[R]) -> Layout[R]:
-    """Return the layout of a record type the vault was opened with; TypeError for any other."""
+    """Return the layout of a record type that the vault was opened with; TypeError for any other."""
     layout = layouts.get(record)
     if layout is None:
         raise TypeError(f"the vault was opened without {record.__name__}")
@@ -353,7 +352,7 @@ def _kind_of_choices(name: str, choices: Mapping[str | int, object]) -> Kind:
 
 
 def _holds_text(secret: type[AnySecret]) -> bool:
-    """Whether a Secret type holds str rather than bytes, as its definition ``class X(Secret[str])`` says."""
+    """Return whether a Secret type holds str, not bytes, as its definition ``class X(Secret[str])`` says."""
     for base in secret.__mro__:
         for generic in getattr(base, "__orig_bases__", ()):
             if get_origin(generic) is Secret and get_args(generic)[0] in (str, bytes):

@@ -1,18 +1,18 @@
 """Moving a vault to another key: a complete copy under the new key, and one moment at which it takes over.
 
 A vault key is never changed in place. All records are copied into a new vault with new data keys, so nothing that the
-old key could open is carried over; then the copy takes the vault's name. The moment of the change is the
-configuration's: it names the key, and two files cannot be changed at once. Hence a copy that is complete waits as
-``vault-rekeyed.db`` until a start with the new key finds it:
+old key could open is carried over; then the copy takes the vault's name. The configuration decides the moment: it names
+the key, and two files cannot change at once. So a complete copy waits as ``vault-rekeyed.db`` until a start with the
+new key finds it:
 
     vault.db opens                  the old key is in force: the copy is stale from now on, and removed
     only vault-rekeyed.db opens     the new key is in force: the copy becomes vault.db
 
 Invariants: at every instant the configuration on disk opens one of the two; the copy bears its name only when it is
-complete; nobody writes to ``vault.db`` while a copy waits, because whoever opens it removes the copy first.
+complete; nobody writes to ``vault.db`` while a copy waits, because a program that opens it removes the copy first.
 
 Limits: a file system or a card may keep old blocks, and with them the old vault, which the old key opens: revoke what
-must not be found. A copy of the disk made before stays as good as it was.
+must not be found. The old key still opens a copy of the disk that was made before.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from token_relay.vault.steps import STEPS
 from token_relay.vault.store import SqliteVault
 
 COPYING, COPY = "vault-rekeying.db", "vault-rekeyed.db"
-COPY_PARAMETERS = "vault-rekeyed.kdf"  # of a copy whose key is derived from a passphrase
+COPY_PARAMETERS = "vault-rekeyed.kdf"  # of a copy with a key from a passphrase
 PARAMETERS = "vault.kdf"
 _LOCKS = ("vault-rekeying.lock", "vault-rekeyed.lock")
 
 
 async def copy_under(vault: SqliteVault, home: Path, key: PrivateKey) -> None:
-    """Copy all records into a vault under ``key`` that waits in ``home``; durable when this returns.
+    """Copy all records into a vault under ``key``, which waits in ``home``; durable when this returns.
 
     The caller keeps ``vault`` open, and with it the lock, until the copy has taken over or the caller gives up.
 
@@ -60,8 +60,8 @@ async def copy_under(vault: SqliteVault, home: Path, key: PrivateKey) -> None:
 
 
 def take_over(home: Path, vault: Path) -> None:
-    """Let the waiting copy become the vault. May be done again after a crash in the middle."""
-    if any(side.exists() for side in side_files(vault)):  # it would be played back into the copy
+    """Let the waiting copy become the vault; durable when this returns. May be done again after a crash in between."""
+    if any(side.exists() for side in side_files(vault)):  # SQLite would play it back into the copy
         raise VaultError(f"{vault} was written to after its copy was made", hint="start the agent with the former key")
     try:
         with suppress(FileNotFoundError):
@@ -76,7 +76,7 @@ def take_over(home: Path, vault: Path) -> None:
 
 
 def discard(home: Path) -> None:
-    """Remove a copy that waits, complete or not: the copy first, for without its parameters it never opens."""
+    """Remove a waiting copy, complete or not, for good: the copy first, since it never opens without its parameters."""
     try:
         for name in (COPY, COPYING, f"{COPYING}.new"):
             path = home / name
@@ -90,12 +90,12 @@ def discard(home: Path) -> None:
 
 
 def has_copy(home: Path) -> bool:
-    """Whether a copy waits, complete or not."""
+    """Return whether a copy waits, complete or not."""
     return any((home / name).exists() for name in (COPY, COPYING, COPY_PARAMETERS))
 
 
 def open_in_force(vault: Path, source: KeySource) -> SqliteVault:
-    """Open the vault with the key that is in force, and end a change of the key that was begun. Blocks.
+    """Open the vault with the key in force, and complete or discard a change of the key that was begun. Blocks.
 
     Raises:
         WrongVaultKeyError: the key opens neither vault nor copy. VaultError: as :meth:`SqliteVault.open`.

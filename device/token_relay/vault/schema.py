@@ -1,13 +1,13 @@
-"""From one version of a vault's tables to the next: what may change, and how rows and secrets come along.
+"""From one version of a vault's tables to the next: what may change, and how rows and secrets are carried over.
 
 A :class:`SchemaStep` says what a version changed. It names its tables and columns itself and finds the rest in the
 file, so a step stays right whatever the records of today look like. Old columns keep their order; a new one says where
 it stands.
 
-Invariants: what could be read before a step can be read after it; what could not is carried along and still cannot, so
-a step neither hides damage nor is stopped by it. A row's MAC is checked by the old columns before anything is computed
-from it. A secret is opened and sealed again when its table, key, column or data key changes, and data keys that
-nothing is sealed under any more are erased. The caller begins and commits the transaction.
+Invariants: what could be read before a step can be read after it; what could not is carried over and still cannot, so a
+step neither hides damage nor stops at it. A row's MAC is checked by the old columns before anything is computed
+from it. A secret is opened and sealed again when its key, column or data key changes, and data keys that seal nothing
+any more are erased. The caller begins and commits the transaction.
 
 Source: sqlite.org/lang_altertable.html (making the table anew).
 """
@@ -32,7 +32,7 @@ Row = Mapping[str, StoredValue]
 SqlType = Literal["TEXT", "INTEGER", "REAL", "BLOB"]
 _ZERO: Mapping[str, StoredValue] = {"TEXT": "", "INTEGER": 0, "REAL": 0.0, "BLOB": b""}
 _BEFORE = "before_this_step"  # the old table's name while its rows are copied
-_DAMAGED = bytes(MAC_BYTES)  # the MAC of a row that had none that fits: it still has none
+_DAMAGED = bytes(MAC_BYTES)  # for a row whose MAC did not fit: this one does not either
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class NewTable:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """A new column behind another (first when ``after`` is empty); ``value`` gets the row as it stood before."""
+    """A new column after another (first when ``after`` is empty); ``value`` gets the row as it was before."""
 
     column: OldColumn
     after: str
@@ -69,7 +69,7 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A column under another name."""
+    """A column gets another name."""
 
     old: str
     new: str
@@ -77,14 +77,14 @@ class Rename:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A column that goes."""
+    """A column is removed."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """Other values in a column."""
+    """A column gets other values."""
 
     name: str
     value: Callable[[StoredValue], StoredValue]
@@ -100,7 +100,7 @@ class Rekey:
 
 @dataclass(frozen=True, slots=True)
 class ChangedTable:
-    """Changes of one table, made in their order; a column is called by the name it has at that point.
+    """Changes of one table, made in this order; a column is called by its name at that point.
 
     ``sealed`` names the columns that hold secrets and ``sealed_under`` their data key, both as they were. Tables whose
     rows share a data key that gets another name are changed in the same step.
@@ -114,7 +114,7 @@ class ChangedTable:
 
 @dataclass(frozen=True, slots=True)
 class SchemaStep:
-    """What this version has that the one before it had not."""
+    """What this version changed."""
 
     version: int
     changes: tuple[NewTable | ChangedTable, ...]
@@ -145,7 +145,7 @@ def apply(step: SchemaStep, connection: sqlite3.Connection, kek: PrivateKey) -> 
 
 
 class _Changing:
-    """One table on its way."""
+    """The change of one table."""
 
     def __init__(
         self,
@@ -167,14 +167,14 @@ class _Changing:
         self._old_key = tuple(name for _, name, *_, at in sorted(info, key=lambda row: row[-1]) if at)
         self._new = list(self._old)
         self._new_key, self._new_under = self._old_key, change.sealed_under
-        self._sealed = {name: name for name in change.sealed}  # by the present name, the one in the file
+        self._sealed = {name: name for name in change.sealed}  # present name: name in the file
         for part in change.changes:
             self._define(part)
         self._new_names = [column.name for column in self._new]
         self._places_move = (self._new_key, self._new_under) != (self._old_key, change.sealed_under)
 
     def change(self) -> None:
-        """Make the table anew and bring its rows."""
+        """Make the table anew and carry its rows over."""
         table, connection = self._change.table, self._connection
         connection.execute(f'ALTER TABLE "{table}" RENAME TO {_BEFORE}')
         connection.execute(create_sql(table, self._new, self._new_key))
@@ -214,7 +214,7 @@ class _Changing:
         raise LayoutError(f"table {self._change.table} has no column {name}")
 
     def _rows(self) -> Iterator[tuple[dict[str, StoredValue], bool]]:
-        """Yield each old row and whether it is as it was written; whole rows first, so that none loses its place."""
+        """Yield each old row and whether it is as it was written: whole rows first, so that none loses its place."""
         names = ", ".join(f'"{name}"' for name in (*self._old_names, MAC_COLUMN))
         damaged = []
         for *values, mac in self._connection.execute(f"SELECT {names} FROM {_BEFORE}"):  # noqa: S608  # our names
@@ -286,5 +286,5 @@ def _key(row: Row, names: Sequence[str]) -> tuple[str | int, ...]:
 
 
 def _writable(value: StoredValue) -> StoredValue:
-    """Return a value of a damaged row as SQLite takes it: its text need not be UTF-8."""
+    """Return a value of a damaged row in a form that SQLite takes: its text may not be UTF-8."""
     return value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else value

@@ -8,12 +8,12 @@ one grant can be destroyed by destroying 72 bytes:
     KEK ──BLAKE2b("rtr1-vmac")──▶ MAC key ──BLAKE2b──▶ the MAC of one row, clear columns included
 
 The *place* is ``table NUL primary key NUL column``, with the primary key as a JSON array in ASCII (JSON escapes
-NUL, so no two places spell alike). Invariants: a cell moved to another row, column or table does not open; a
+NUL, so no two places have one spelling). Invariants: a cell moved to another row, column or table does not open; a
 wrapped key moved to another name does not open; nothing opens without the vault key; a row with a changed octet in
 any column shows it.
 
-Not known here: SQLite, files, where randomness comes from (nonces are arguments). Not promised: that a cell is
-the *newest* one of its place (an old disk image opens), that its length is hidden, that no row is missing.
+This module does not know SQLite, files, or where randomness comes from (nonces are arguments). It does not promise that
+a cell is the *newest* of its place (an old disk image opens), that its length is hidden, or that no row is missing.
 
 Source: NaCl crypto_secretbox; RFC 7693 (BLAKE2b, keyed, with salt and personalisation).
 """
@@ -39,7 +39,7 @@ AnySecret = Secret[str] | Secret[bytes]
 
 
 def cell_label(table: str, key: tuple[str | int, ...], column: str) -> bytes:
-    """Spell the place of one cell, so that no two places spell alike."""
+    """Return the spelling of one cell's place; no two places have the same."""
     primary_key = _ENCODER.encode(list(key))
     return b"\0".join((table.encode(), primary_key.encode(), column.encode()))
 
@@ -66,7 +66,7 @@ def wrap(data_key: PrivateKey, *, kek: PrivateKey, name: str, nonce: bytes) -> b
 
 
 def unwrap(wrapped: bytes, *, kek: PrivateKey, name: str) -> PrivateKey | None:
-    """Open a wrapped data key; None when the KEK is another one, or the bytes or the name were changed."""
+    """Open a wrapped data key; None when the KEK is another one, or when the bytes or the name were changed."""
     opened = _open(wrapped, _derive(kek, name.encode(), person=b"rtr1-vwrp"))
     return PrivateKey(opened) if opened is not None and len(opened) == KEY_BYTES else None
 
@@ -77,7 +77,7 @@ def seal_cell(secret: AnySecret, *, data_key: PrivateKey, place: bytes, nonce: b
 
 
 def open_cell(sealed: bytes, *, data_key: PrivateKey, place: bytes) -> bytes | None:
-    """Open one cell; None when it was made with another key, for another place, or was changed."""
+    """Open one cell; None when it was sealed with another key or for another place, or was changed."""
     return _open(sealed, _derive(data_key, place, person=b"rtr1-vrow"))
 
 

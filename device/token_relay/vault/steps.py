@@ -1,6 +1,6 @@
-"""The versions of the agents' vaults, each as what it changed: 1 is where it began, the last one is today's.
+"""The versions of the agents' vaults, each as what it changed: 1 is the first, the last one is today's.
 
-A step that was released is never edited: homes were written by it. What to do for a new one: docs/updating.md.
+A released step is never edited: vaults were written by it. docs/updating.md says how to add one.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The vault on disk: one SQLite database, one connection, one thread, one step after the other.
 
-The agents acknowledge to the world only what is on disk, and in the order of their steps; so there is exactly one
-writer, and :meth:`SqliteVault.run` returns when COMMIT did. A step that wrote nothing costs no disk access.
+The agents acknowledge only what is on disk, and in the order of their steps; so there is exactly one writer, and
+:meth:`SqliteVault.run` returns after COMMIT. A step that wrote nothing costs no disk access.
 
 Invariants: a step is kept whole or not at all; after an error the next step finds the state before it; no
-secret reaches SQLite unsealed; a transaction object is dead once its step has returned.
+secret reaches SQLite unsealed; nobody can use a transaction object after its step has returned.
 
-Limits: a disk that lies about flushing defeats every store. A rolled-back copy of the whole file opens like the
-true one: only the other end can notice. Each row carries a MAC, so a changed octet shows; that a row is missing, or is
-an older one of its key, does not.
+Limits: a disk that lies about flushing defeats every store. An older copy of the whole file opens like the true one:
+only the peer can notice. Each row carries a MAC, so a changed octet shows; a row that is missing, or is an older one of
+its key, does not show.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class SqliteVault:
         *,
         create: bool = True,
     ) -> SqliteVault:
-        """Open the vault at ``path`` (``…/vault.db``), making it when it is absent and ``create``. Blocks.
+        """Open the vault at ``path`` (``…/vault.db``), or make it when it is absent and ``create``. Blocks.
 
-        ``steps`` lead from the first version to the one that ``records`` are: an older vault is brought there, a newer
+        ``steps`` lead from the first version to that of ``records``: an older vault is brought there, durably, a newer
         one is refused.
 
         Raises:
@@ -107,11 +107,10 @@ class SqliteVault:
         )
 
     async def run(self, step: Callable[[Transaction], T]) -> T:
-        """Run ``step`` in one transaction on the vault's thread, in order of calls; see
-        :class:`token_relay.agents.ports.Vault`.
+        """Run ``step`` in one transaction on the vault's thread, in order of calls; its effect is durable on return.
 
-        Cancelling the caller returns at once, while a step that was handed over runs to its end; the next
-        ``run`` waits for it.
+        A cancelled call returns at once, while a step that was handed over runs to its end; the next ``run`` waits
+        for it. See :class:`token_relay.agents.ports.Vault`.
 
         Raises:
             VaultError: the disk refused (nothing was kept), the vault is closed or has stopped, or more than
@@ -127,7 +126,7 @@ class SqliteVault:
         return await asyncio.shield(future)
 
     async def close(self) -> None:
-        """Let the steps that wait finish, close the file, let the next process in. May be called again."""
+        """Let the waiting steps finish, close the file, drop the lock. May be called again."""
         if self._closing is None:
             self._closing = self._writer.submit(self._shut)
             self._writer.shutdown(wait=False)
@@ -199,7 +198,7 @@ class SqliteVault:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error:
-                # The file is untouched or its journal is: the next transaction plays that back, or fails as this one.
+                # The file or its journal is untouched: the next transaction plays that back, or fails as this one did.
                 self._is_stopped = self._is_stopped or self._connection.in_transaction
 
 

@@ -1,4 +1,4 @@
 """The companion's agent: pairing, taking grants, keeping their leases, giving them up when told to.
 
-Ports only. It never imports the phone's agent: the two know each other by messages alone.
+Ports only. It never imports the phone's agent: the two know each other only by messages.
 """

@@ -1,7 +1,7 @@
 """The companion's agent: takes grants from its phones, keeps them alive, gives them up when told to.
 
-Messages come by :mod:`.messages`; what changes a handoff, or follows from a change of a grant, is in :mod:`.steps`.
-The world is reached only through the ports that come in.
+:mod:`.messages` takes the messages; :mod:`.steps` changes handoffs and reacts to changes of grants. The agent reaches
+the world only through the ports that it is given.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CompanionAgent:
     # -- commands --------------------------------------------------------------------------------------
 
     async def forget(self, *, pairing: bool) -> dict[str, int]:
-        """Erase every grant here, and with ``pairing`` every pairing too; returns how many of each."""
+        """Erase every grant here, and with ``pairing`` every pairing; durable when it returns how many of each."""
 
         def step(turn: Turn) -> dict[str, int]:
             grants = [grant for grant in turn.tx.select(Grant) if grant.state != "dead"]
@@ -57,13 +57,16 @@ class CompanionAgent:
         return await self.turns.run(step)
 
     async def start(self) -> None:
-        """Pick up after a restart: a REVOKE whose provider call was cut off is answered with what is known."""
+        """Pick up after a restart; durable when it returns.
+
+        A REVOKE whose provider call was cut off has "unknown" as answer; what the configuration locked is tried again.
+        """
 
         def step(turn: Turn) -> None:
             for row in turn.tx.select(CompanionHandoff, provider_said="asking"):
                 turn.change(CompanionHandoff, row.handoff_id, provider_said="unknown")
             for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
-                # an operator may have repaired it; asking once per start cannot hurt
+                # an operator may have repaired it; one try at each start cannot hurt
                 turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Held(grant.generation)))
 
         await self.turns.run(step)
@@ -73,5 +76,5 @@ class CompanionAgent:
         return [self.turns.resend_loop(), self.keeper.run(), self.link.greet_loop()]
 
     def network_is_up(self) -> None:
-        """The broker is connected: what waits for the provider may try at once."""
+        """The broker is connected: work that waits for the provider may try again at once."""
         self.keeper.network_is_up()

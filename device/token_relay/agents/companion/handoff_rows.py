@@ -1,4 +1,4 @@
-"""Between the companion's handoff states and their columns; pure."""
+"""How the states of the companion's handoffs stand in columns; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from token_relay.protocol.handoff import CompanionState, Dead, DeadReason, Hando
 
 
 def state_of(row: CompanionHandoff) -> CompanionState:
-    """Return what the row says."""
+    """Read a handoff's state from its columns."""
     match row.state:
         case "none":
             return NoHandoff()

@@ -1,8 +1,8 @@
-"""The companion's side of pairing: one open invitation, its mailbox, and what comes of it.
+"""The companion's side of pairing: one open invitation, its mailbox, and the pairing that comes of it.
 
-The invitation lives in memory: after a restart the person shows a new one. It is used up by the first PAIR1 that
-authenticates, by three that do not, or by ten minutes of boot time. A repeated PAIR1 (the same bytes) gets the same
-PAIR2 again.
+The invitation lives in memory: after a restart the person shows a new one. It ends with the first PAIR1 that
+authenticates, with three that do not, or after ten minutes of boot time. A repeated PAIR1 (the same bytes) gets the
+same PAIR2 again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from token_relay.protocol.topics import mailbox_topic
 
 @dataclass(slots=True)
 class _Open:
-    """The invitation that is shown now."""
+    """The present invitation, with PAIR1 and PAIR2 once they have passed."""
 
     invitation: wire.Invitation
     shown_boot_s: float
@@ -36,7 +36,7 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """PAIR1 and PAIR2 are done (``is_active`` False) or the pairing is active."""
+    """PAIR1 and PAIR2 are done (``is_active`` False), or the pairing is active."""
 
     device_id: str
     device_name: str
@@ -77,13 +77,16 @@ class Invitations:
             await self._channel.unsubscribe(mailbox_topic(opened.invitation.mailbox_id))
 
     def left_s(self) -> float:
-        """Return the seconds that the open invitation still lives."""
+        """Return the seconds until the open invitation expires; 0 when there is none."""
         if self._open is None:
             return 0.0
         return max(0.0, self._open.shown_boot_s + wire.INVITATION_LIFETIME_S - self._clock.now().boot_s)
 
     async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
-        """Take what lies in a mailbox. Raises PeerError for anything but a good PAIR1; that may burn the invitation."""
+        """Take what lies in a mailbox; the pending pairing is durable before PAIR2 leaves.
+
+        Raises PeerError for anything but a good PAIR1; three bad ones end the invitation.
+        """
         opened = self._open
         if opened is None or mailbox_id != opened.invitation.mailbox_id:
             raise PeerError("wrong_mailbox")
@@ -121,7 +124,7 @@ class Invitations:
         pair2 = wire.seal_pair2(opened.invitation, pair1, fresh=fresh, nonce=self._random.bytes(24), fields=answer)
         transcript = wire.transcript_hash(opened.invitation, pair1, pair2)
         peer_id = device_id(peer_key)
-        opened.pair1, opened.pair2, opened.pairing_id = pair1, pair2, pairing_id  # used up, before anything is sent
+        opened.pair1, opened.pair2, opened.pairing_id = pair1, pair2, pairing_id  # used up before anything is sent
 
         def step(turn: Turn) -> None:
             for old in turn.tx.select(Pairing, state="pending"):
@@ -153,7 +156,7 @@ class Invitations:
         self.changed.set()
 
     def on_pair3(self, turn: Turn, pairing: Pairing, body: Pair3) -> None:
-        """PAIR3: the peer owns its key and saw our transcript; activate, and answer PAIR4."""
+        """PAIR3: the peer owns its key and saw our transcript. Activate in this transaction, and answer PAIR4."""
         if bytes.fromhex(body.transcript_hash) != pairing.transcript_hash:
             raise PeerError("wrong_transcript")
         if pairing.state == "pending":

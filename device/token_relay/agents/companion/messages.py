@@ -1,6 +1,6 @@
 """What a phone's messages mean to the companion: OFFER, TOKEN, LEASE and the rest; HELLO; restored disks.
 
-Each message is applied inside one transaction; what changes a handoff goes through :mod:`.steps`.
+Each message is applied inside one transaction; every change of a handoff's state goes through :mod:`.steps`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from token_relay.protocol.messages import (
 
 
 class CompanionMessages:
-    """Implements :class:`token_relay.agents.link.Handler`. ``due`` is set when a lease was given."""
+    """Implements :class:`token_relay.agents.link.Handler`. It sets ``due`` after a lease was given."""
 
     def __init__(self, turns: Turns, *, steps: CompanionSteps, invitations: Invitations, due: asyncio.Event) -> None:
         self._turns = turns
@@ -77,6 +77,7 @@ class CompanionMessages:
                 raise PeerError("wrong_direction")
 
     def on_offer(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
+        """OFFER: make the row and accept, or refuse; a repeated OFFER gets ACCEPT again."""
         row = turn.tx.get(CompanionHandoff, offer.handoff_id)
         if row is None:
             reason = self._refusal(turn, pairing, offer)
@@ -103,7 +104,7 @@ class CompanionMessages:
         self._steps.step(turn, pairing, offer.handoff_id, "offer")
 
     def _refusal(self, turn: Turn, pairing: Pairing, offer: Offer) -> str:
-        """Say why an OFFER is not taken, or return an empty string."""
+        """Return why an OFFER is not taken, or an empty string."""
         if pairing.state != "active":
             return "not_active"
         if offer.expires_at and turn.now.is_synced and turn.now.wall_s > offer.expires_at:
@@ -111,6 +112,7 @@ class CompanionMessages:
         return "too_many_handoffs" if self._steps.is_full(turn, pairing) else ""
 
     def on_token(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
+        """TOKEN: store the grant and queue the receipt in this transaction; one that does not open ends the handoff."""
         row = turn.tx.get(CompanionHandoff, token.handoff_id)
         payload: GrantPayload | None = None
         if row is not None and row.state == "ready":
@@ -125,7 +127,7 @@ class CompanionMessages:
             self._count_delay(turn, token.handoff_id, sent_at)
 
     def _count_delay(self, turn: Turn, handoff_id: str, sent_at: int) -> None:
-        """The lease counts from when the phone let the grant go: whoever holds TOKEN back gains nothing."""
+        """Count the lease from when the phone let the grant go: a broker that holds TOKEN back gains nothing."""
         for grant in turn.tx.select(Grant, handoff_id=handoff_id):
             held = lease_of(grant)
             if held is not None:
@@ -133,7 +135,7 @@ class CompanionMessages:
                 turn.change(Grant, grant.grant_id, **columns_of_lease(replace(held, given_wall_s=given_wall_s)))
 
     def _open_grant(self, pairing: Pairing, row: CompanionHandoff, token: Token) -> GrantPayload:
-        """Open the sealed grant and compare every point with what we expect; we learn none of them from it."""
+        """Open the sealed grant. It must agree with what we know already of the pairing, the offer and the keys."""
         if row.pairing_id != pairing.pairing_id or row.one_time_key is None:
             raise PeerError("no_one_time_key")
         one_time = KeyPair(row.one_time_public, row.one_time_key)
@@ -164,6 +166,7 @@ class CompanionMessages:
             self._steps.step(turn, pairing, reject.handoff_id, "reject")
 
     def on_lease(self, turn: Turn, pairing: Pairing, terms: Lease) -> None:
+        """LEASE: start the leases anew from our challenge. Raises PeerError for any but the last challenge."""
         if not pairing.challenge or terms.challenge != pairing.challenge:
             raise PeerError("stale_challenge")
         turn.change(Pairing, pairing.pairing_id, challenge="")
@@ -179,7 +182,7 @@ class CompanionMessages:
     # -- what the link asks ----------------------------------------------------------------------------
 
     def report(self, tx: Transaction, pairing: Pairing) -> list[HandoffReport]:
-        """The live handoffs of this pairing, for HELLO."""
+        """Return the live handoffs of this pairing, for HELLO."""
         reports = []
         rows = sorted(tx.select(CompanionHandoff, pairing_id=pairing.pairing_id), key=lambda row: row.created_at)
         for row in rows:
@@ -193,18 +196,18 @@ class CompanionMessages:
         return reports[-HANDOFFS_LISTED_MAX:]
 
     def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
-        """The phone is there: give up what it no longer knows, ask it again for what only it can renew."""
+        """The phone is there: give up handoffs that it no longer knows, ask again for grants that only it can renew."""
         if not turn.is_overtaken and len(hello.handoffs) < HANDOFFS_LISTED_MAX:
             listed = {report.handoff_id for report in hello.handoffs}
             for row in turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready"):
-                if row.handoff_id not in listed:  # it came before this HELLO, so the phone has ended it since
+                if row.handoff_id not in listed:  # its OFFER came before this HELLO, so the phone has ended it
                     self._steps.step(turn, pairing, row.handoff_id, "reject")
         for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id, state="needs_handoff", reason="uncertain"):
             self._steps.ask_renewal(turn, grant, "uncertain")
         return True
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
-        """A restored image of this disk: its tokens may be spent, so lock every grant until a new handoff."""
+        """This disk is an older image: its tokens may be spent, so lock every grant until a new handoff."""
         if who != "self":
             return
         for row in turn.tx.select(CompanionHandoff, state="ready"):

@@ -1,7 +1,7 @@
-"""The companion's handoffs change here and nowhere else: one event, one step, in the transaction of its cause.
+"""The only place where the companion's handoffs change state: one event, one step, in the transaction of its cause.
 
-:func:`token_relay.protocol.handoff.companion_step` decides, this module writes: the handoff, the grant it brings or
-ends, the answer, and the wish for a new grant (RENEW). What a REVOKE is owed at the provider goes on after the commit.
+:func:`token_relay.protocol.handoff.companion_step` decides, this module writes: the handoff, the grant that it brings
+or ends, the answer, and the request for a new grant (RENEW). The provider is told of an ended grant after the commit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ REASONS: dict[str, RenewReason] = {"uncertain": "uncertain", "person": "person",
 
 
 class CompanionSteps:
-    """The steps of all handoffs of this companion. ``due`` is set when a grant was stored."""
+    """The steps of all handoffs of this companion. They set ``due`` after a grant was stored."""
 
     def __init__(self, turns: Turns, *, http: Http, due: asyncio.Event) -> None:
         self._turns = turns
@@ -63,7 +63,7 @@ class CompanionSteps:
         self.reauth_action = f"on the phone: token-relay phone handoff {turns.own_id}"
 
     def is_full(self, turn: Turn, pairing: Pairing) -> bool:
-        """Whether this pairing has as many rows as one may have."""
+        """Return whether this pairing has ``HANDOFFS_MAX`` rows."""
         return len(turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id)) >= HANDOFFS_MAX
 
     def step(
@@ -75,10 +75,10 @@ class CompanionSteps:
         *,
         payload: GrantPayload | None = None,
     ) -> None:
-        """Apply one event to one handoff; everything it means is in this transaction."""
+        """Apply one event to one handoff; all that follows is written in this transaction. Raises PeerError."""
         row = turn.tx.get(CompanionHandoff, handoff_id)
         if row is None and self.is_full(turn, pairing):
-            # No room for a tombstone, and no need of one: no OFFER is taken any more, so nothing can be stored.
+            # No room for a tombstone, and no need for one: no OFFER is taken any more, so nothing can be stored.
             raise PeerError("too_many_handoffs")
         if row is not None and row.pairing_id != pairing.pairing_id:
             raise PeerError("wrong_pairing")
@@ -86,7 +86,7 @@ class CompanionSteps:
         step = companion_step(before, event)
         if step.state != before:
             if turn.is_duplicate:
-                return  # a repeated message asks again, it never moves anything
+                return  # a repeated message asks again, it never changes a state
             if row is None:
                 turn.tx.put(CompanionHandoff(handoff_id, pairing.pairing_id, "none", created_at=turn.wall))
             turn.change(CompanionHandoff, handoff_id, **columns_of(step.state))
@@ -180,7 +180,7 @@ class CompanionSteps:
         turn.after.append(self._due.set)
 
     def _erase(self, turn: Turn, row: CompanionHandoff) -> None:
-        """Destroy the grant of a handoff; what a REVOKE is owed at the provider goes on in memory, once."""
+        """Destroy the grant of a handoff; the provider is told once, after the commit, from memory."""
         is_revoked = row.reason == "revoked"
         for grant in turn.tx.select(Grant, handoff_id=row.handoff_id):
             if grant.state == "dead":
@@ -195,7 +195,7 @@ class CompanionSteps:
             end_grant(turn, grant.grant_id, row.reason)
 
     def revoke_later(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        """Tell the provider, once, of a token that nobody holds any more; call it after the commit."""
+        """Ask the provider once to revoke a token that nobody holds any more; call it after the commit."""
         self._turns.spawn(self._revoke_at_provider(grant, refresh_token))
 
     async def _revoke_at_provider(self, grant: Grant, refresh_token: RefreshToken) -> None:
@@ -211,7 +211,7 @@ class CompanionSteps:
         await self._turns.run(step)
 
     def end_grant(self, turn: Turn, grant: Grant, reason: GrantEndReason) -> None:
-        """End a grant for a reason other than the phone's word; its handoff becomes a tombstone."""
+        """Erase a grant for a reason that is not the phone's, in this transaction; its handoff becomes a tombstone."""
         row = turn.tx.get(CompanionHandoff, grant.handoff_id)
         pairing = turn.tx.get(Pairing, grant.pairing_id)
         if row is not None and pairing is not None and row.state == "stored":
@@ -224,7 +224,7 @@ class CompanionSteps:
     # -- what the keeper tells -------------------------------------------------------------------------
 
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
-        """The keeper settled a refresh: tell the phone what only it can mend."""
+        """A refresh was settled: queue RENEW where only the phone can help."""
         match grant_state_of(after):
             case lifecycle.Erased(reason=reason):
                 turn.event("grant_erased", handoff_id=after.handoff_id, grant_id=after.grant_id, detail=reason)
@@ -237,13 +237,13 @@ class CompanionSteps:
                 pass
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
-        """A refresh was under way when its grant was erased: the provider is told of what it brought, as of the old."""
+        """A refresh brought a token after its grant was erased: have the provider revoke it, as it did the old one."""
         row = turn.tx.get(CompanionHandoff, grant.handoff_id)
         if revocation.may_ask(grant, is_revoked=row is not None and row.reason == "revoked"):
             turn.after.append(partial(self.revoke_later, grant, refresh_token))
 
     def ask_renewal(self, turn: Turn, grant: Grant, reason: RenewReason) -> None:
-        """Queue RENEW, unless one is open or a new handoff is under way already."""
+        """Queue RENEW, unless one is open or a new handoff is under way."""
         pairing = turn.tx.get(Pairing, grant.pairing_id)
         if pairing is None or pairing.state != "active":
             return
@@ -257,7 +257,7 @@ class CompanionSteps:
                 turn.event("renewal_not_asked", handoff_id=grant.handoff_id, detail=str(exc))
 
     def _ask_for_what_waited(self, turn: Turn, pairing: Pairing) -> None:
-        """While a handoff was READY nothing was asked for; it came to nothing, so the phone must hear of it now."""
+        """No RENEW was queued while a handoff was READY. It came to nothing, so ask the phone now."""
         for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id):
             if grant.state == "needs_handoff" or (grant.state, grant.reason) == ("dead", "denied"):
                 self.ask_renewal(turn, grant, REASONS.get(grant.reason, "person"))

@@ -1,4 +1,4 @@
-"""How a grant and the outcome of a request are told: to a program that asks, and in the audit. Pure."""
+"""What a program that asks, and the audit, are told of a grant and of a request's outcome. Writes nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Toke
 
 @dataclass(frozen=True, slots=True)
 class ToRefresh:
-    """The grant that a question means has to be refreshed first; ``fallback`` is a token that still works."""
+    """The grant that answers a question must be refreshed first; ``fallback`` is a token that still works."""
 
     grant: Grant
     fallback: CachedToken | None
@@ -22,7 +22,7 @@ class ToRefresh:
 def decide(
     tx: Transaction, query: TokenQuery, now: Now, reauth_action: str
 ) -> tuple[Grant | None, TokenGranted | TokenRefused | ToRefresh]:
-    """Return the grant that a question means, and its answer, or that it has to be refreshed first."""
+    """Return the grant that answers a question, and the answer, or that it must be refreshed first."""
     grant, decision = look(tx, query, now)
     if grant is None:
         return None, TokenRefused("not_found", "no grant here fits this account, audience and scope", reauth_action)
@@ -54,7 +54,7 @@ def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
 
 
 def event_of(outcome: TokenOutcome) -> tuple[str, str]:
-    """Return name and detail of the event that a refresh leaves."""
+    """Return the name and detail of the event that a refresh leaves."""
     match outcome:
         case Refreshed(problem=problem):
             return "refreshed", problem

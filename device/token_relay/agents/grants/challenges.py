@@ -1,9 +1,9 @@
 """Claims challenges that apps pass on: how often one may cause a refresh, and what its outcome means to the app.
 
-A challenge says that the present access token is no longer good, so it is met by a refresh or not at all. Apps see the
-same challenge at the same time, and a program could make challenges up: for one grant and scope there is one refresh a
-minute; the same challenge again gets what came of the first. What the provider refuses to a challenge ends the grant
-only where the grant itself is gone.
+A challenge says that the present access token is no longer good, so only a refresh can meet it. Several apps may see
+the same challenge at once, and a program could make challenges up: one grant and scope gets one refresh a minute; the
+same challenge again gets the outcome of the first. When the provider refuses a challenge, the grant ends only if the
+grant itself is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHALLENGE_EVERY_S = 60.0
 
 @dataclass(slots=True)
 class ClaimsChallenge:
-    """One challenge; ``flight`` is the refresh that is to meet it, None until one has begun."""
+    """One challenge; ``flight`` is the refresh that shall meet it, None until it has begun."""
 
     claims: str
     admitted_s: float
@@ -35,7 +35,7 @@ class Challenges:
         self._seen: dict[tuple[str, str], ClaimsChallenge] = {}
 
     def admit(self, grant_id: str, scope: str, claims: str, now: Now) -> ClaimsChallenge | TokenRefused:
-        """Return the challenge to be met, an earlier one if it is the same; or that it comes too soon."""
+        """Return the challenge to meet, the earlier one if it is the same; or that it comes too soon."""
         self._seen = {
             key: one for key, one in self._seen.items() if 0 <= now.boot_s - one.admitted_s < CHALLENGE_EVERY_S
         }
@@ -54,12 +54,12 @@ class Challenges:
 
 
 def ends_nothing(outcome: TokenOutcome) -> bool:
-    """Whether a refusal is about the claims alone: a person or another request may help, the grant stays as it is."""
+    """Return whether a refusal is about the claims alone: a person or another request may help, the grant stays."""
     return isinstance(outcome, Denied) and outcome.kind in ("person", "configuration")
 
 
 def refusal_of(outcome: TokenOutcome | None, reauth_action: str) -> TokenRefused | None:
-    """Return what the app is told when the refresh brought no token; None when it did, or the grant's state says it."""
+    """Return what to tell the app when the refresh brought no token; None when it did, or the grant's state says it."""
     match outcome:
         case Refreshed(access_token=None):
             return TokenRefused("offline", "the provider's answer has no usable access token", "try again later")

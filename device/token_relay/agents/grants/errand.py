@@ -1,8 +1,8 @@
-"""What a flight sends a refresh token for: a refresh, or something more that the same request brings.
+"""Errands: why a flight sends a refresh token.
 
-The flight (:mod:`.flight`) keeps the order of intent, request and disk, the same for every errand. An errand says which
-request it is, and what it alone has to write: a session transfer (:mod:`.transfer`), a companion's token
-(:mod:`token_relay.agents.phone.branch`).
+The flight (:mod:`.flight`) keeps the order of intent, request and disk, the same for every errand. An errand sends its
+request and writes what it alone brings. It is a refresh (here), a session transfer (:mod:`.transfer`) or a companion's
+token (:mod:`token_relay.agents.phone.branch`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Errand(Protocol):
 
     @property
     def scope(self) -> str:
-        """The normalised scope set of the access token that it brings; empty for the grant's own."""
+        """The normalised scope set of the access token that it brings; empty: the grant's own."""
         ...
 
     @property
@@ -36,7 +36,7 @@ class Errand(Protocol):
         ...
 
     def begin(self, turn: Turn, grant: Grant) -> bool:
-        """Write an intent of its own, in the transaction of the grant's; False: the errand is over, nothing is sent."""
+        """Write its own intent in the transaction of the grant's intent; False: the errand is over, nothing is sent."""
         ...
 
     async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
@@ -44,7 +44,7 @@ class Errand(Protocol):
         ...
 
     def is_refused_alone(self, outcome: TokenOutcome) -> bool:
-        """Whether the outcome refuses this errand and says nothing about the grant, which stays as it is."""
+        """Return whether the outcome refuses this errand alone, so that the grant stays as it is."""
         ...
 
     def settle(self, turn: Turn, grant: Grant | None) -> None:
@@ -52,20 +52,20 @@ class Errand(Protocol):
         ...
 
     def event(self, outcome: TokenOutcome) -> tuple[str, str]:
-        """Return name and detail of the event to write."""
+        """Return the name and detail of the event to write."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshErrand:
-    """A refresh for the grant's own sake, for one scope set; ``claims``: what a resource's challenge wants."""
+    """A refresh of the grant for one scope set; ``claims`` are those that a resource's challenge wants."""
 
     scope: str = ""
     claims: str = ""
     wants_access_token: bool = True
 
     def begin(self, turn: Turn, grant: Grant) -> bool:
-        """The grant's intent says it all."""
+        """Write nothing: the grant's intent is enough."""
         return True
 
     async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
@@ -82,11 +82,11 @@ class RefreshErrand:
         )
 
     def is_refused_alone(self, outcome: TokenOutcome) -> bool:
-        """Say whether the claims were refused, not the grant."""
+        """Return whether the claims were refused, not the grant."""
         return bool(self.claims) and ends_nothing(outcome)
 
     def settle(self, turn: Turn, grant: Grant | None) -> None:
-        """The grant's new state says it all."""
+        """Write nothing: the grant's new state is enough."""
 
     def event(self, outcome: TokenOutcome) -> tuple[str, str]:
         """Return the event of a refresh."""

@@ -1,9 +1,9 @@
-"""Flights: one request for one grant, from its intent to what became of it.
+"""Flights: one errand of one grant, each request of it from its intent to its outcome.
 
-Order, and nothing may change it: the intent is on disk, then the request leaves, then the new refresh token and the
-access token are on disk in one transaction, then somebody gets the access token. A grant has at most one flight, which
-callers share; a caller that goes away does not end it. A result for an older generation, or for a grant that meanwhile
-died, is neither stored nor served.
+The order is fixed: the intent is on disk, then the request leaves, then the new refresh token and the access token are
+on disk in one transaction, then somebody gets the access token. A grant has at most one flight, which callers share; a
+caller that goes away does not end it. A result for an older generation, or for a grant that has died meanwhile, is
+neither stored nor served.
 
 If the disk refuses to take a rotated token, the flight holds it and tries again until the process ends: it is the
 only copy.
@@ -52,22 +52,22 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class MustProbeFirst:
-    """A value may be sent again that an earlier request may have spent: not before the provider answers again."""
+    """An earlier request may have spent the value: it may be sent again once the provider answers again."""
 
     grant: Grant
 
 
 class GrantWatcher(Protocol):
-    """The agent's part of a grant's change; runs inside the transaction."""
+    """The agent's part in a grant's change; runs inside the transaction."""
 
     reauth_action: str
 
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
-        """A refresh was settled, or the lease ended: ``after`` is already written."""
+        """A refresh was settled, or no more may be tried: ``after`` is already written."""
         ...
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
-        """A refresh ended after its grant, and brought a token that nobody will hold: have it revoked if that may be.
+        """A refresh brought a token after its grant had ended: have it revoked, if that is allowed.
 
         ``grant`` is the erased row, or the grant as it was when the request left.
         """
@@ -75,7 +75,7 @@ class GrantWatcher(Protocol):
 
 
 class Flights:
-    """The flights of one keeper. ``landed`` is set whenever one has ended."""
+    """The flights of one keeper. Each sets ``landed`` when it has ended."""
 
     def __init__(
         self, ports: Ports, turns: Turns, *, watcher: GrantWatcher, pauses: Pauses, landed: asyncio.Event
@@ -97,13 +97,16 @@ class Flights:
         return None if flight is None or flight.done() else flight
 
     def fly(self, grant_id: str, errand: Errand) -> asyncio.Task[TokenOutcome | None]:
-        """Begin a flight, or share the one that is under way; that may be on another errand."""
+        """Begin a flight, or share the one under way, which may be on another errand.
+
+        When it has ended, what the provider issued is durable.
+        """
         if (flight := self.running(grant_id)) is None:
             flight = self._running[grant_id] = self._tasks.create_task(self._flight(grant_id, errand))
         return flight
 
     async def fly_alone(self, grant_id: str, errand: Errand) -> TokenOutcome | None:
-        """Fly on this errand as soon as no other flight of the grant is under way; return the last outcome."""
+        """Fly on this errand when no other flight of the grant is under way; return its last outcome, durable."""
         await self.landing(grant_id)
         return await asyncio.shield(self.fly(grant_id, errand))
 
@@ -113,19 +116,19 @@ class Flights:
             await asyncio.shield(flight)
 
     async def drain(self, wait_s: float) -> None:
-        """Let requests in flight end, for a clean stop: an answer may be the only copy of a rotated token."""
+        """Give requests in flight time to end, for a clean stop: an answer may be the only copy of a rotated token."""
         flights = [flight for flight in self._running.values() if not flight.done()]
         if flights:
             await asyncio.wait(flights, timeout=wait_s)
 
     async def _flight(self, grant_id: str, errand: Errand) -> TokenOutcome | None:
-        """One errand to a known end, or to a pause; its last outcome. Never raises: a task of the agent's group."""
+        """Fly one errand to a known end or a pause; return its outcome. Never raises: a task of the agent's group."""
         try:
             return await self._fly(grant_id, errand)
         except VaultError as exc:
             self._pauses.fail(grant_id, f"the vault cannot be written: {exc}", None, is_written=False)
             log.error("vault_refused", detail=str(exc))
-        except Exception as exc:  # a bug of ours; the intent stays on disk, and is brought to its end later
+        except Exception as exc:  # a bug of ours; the intent stays on disk and is ended later
             self._pauses.fail(grant_id, "the agent has failed; see its log", None)
             log.error("flight_failed", error=type(exc).__name__, where=where(exc.__traceback__))
         finally:
@@ -184,12 +187,12 @@ class Flights:
         return None
 
     def _record(self, turn: Turn, *, begun: Begun, outcome: TokenOutcome) -> Grant | None:
-        """Write the outcome of a request: the grant, its tokens, what the errand has brought; one transaction."""
+        """Write the outcome of a request in this transaction: the grant, its tokens, what the errand brought."""
         grant_id, errand = begun.grant.grant_id, begun.errand
         grant = turn.tx.get(Grant, grant_id)
         state = state_of(grant) if grant is not None else None
         if grant is None or not isinstance(state, lifecycle.Refreshing) or state.generation != begun.grant.generation:
-            turn.event("late_answer_dropped", grant_id=grant_id)  # died, or was replaced, meanwhile
+            turn.event("late_answer_dropped", grant_id=grant_id)  # it died or was replaced meanwhile
             brought = outcome.refresh_token if isinstance(outcome, Refreshed) else None
             if brought is not None and (grant is None or grant.state == "dead"):
                 self._watcher.on_late_token(turn, grant or begun.grant, brought)
@@ -239,7 +242,7 @@ class Flights:
 
 
 def _pause_after(outcome: TokenOutcome, *, wants_access_token: bool) -> tuple[str, float | None] | None:
-    """Return why the grant is left alone for a while and what the provider wishes for; None when all went well."""
+    """Return why the grant is paused, and the pause that the provider asks for; None when all went well."""
     match outcome:
         case Refreshed(access_token=None, problem=problem) if wants_access_token:
             return f"the provider's answer has no usable access token: {problem}", None

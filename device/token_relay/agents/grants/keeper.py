@@ -1,8 +1,8 @@
-"""The keeper: answers whoever asks for an access token, and refreshes unasked what is due.
+"""The keeper: it answers programs that ask for an access token, and refreshes what is due without being asked.
 
-It serves from the vault where it can, and else sends a flight (:mod:`.flight`), which callers share. What a change of a
-grant means to the protocol (RENEW, the end of a handoff) is the agent's: it watches, inside the same transaction. See
-:mod:`token_relay.agents.grants.lifecycle` for the decisions.
+It serves from the vault where it can; otherwise it begins a flight (:mod:`.flight`), which callers share. The agent
+watches each change of a grant inside the same transaction, and decides what it means to the protocol (RENEW, the end of
+a handoff). :mod:`token_relay.agents.grants.lifecycle` makes the decisions about a refresh.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from token_relay.provider.outcome import OutcomeUnknown, Unavailable
 
 log = structlog.get_logger()
 
-ASKED_AGAIN_S = 60.0  # questions closer together do not each make the keeper look what is due
+ASKED_AGAIN_S = 60.0  # of questions closer together only the first makes the keeper look
 WAITERS_MAX = 64
 
 
 class GrantKeeper:
     """Implements ``TokenSource`` and ``TransferSource`` of :mod:`.agents.token_source` over the grants of one vault.
 
-    ``due`` is set by whoever stores or changes a grant: the keeper looks at once whether it wants a refresh.
+    The code that stores or changes a grant sets ``due``: the keeper looks at once whether it needs a refresh.
     """
 
     def __init__(
@@ -73,7 +73,10 @@ class GrantKeeper:
     # -- asking ----------------------------------------------------------------------------------------
 
     async def get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
-        """Answer from disk, or refresh within ``query.timeout_s``; never raises for an expected failure."""
+        """Answer from disk, or refresh within ``query.timeout_s``; never raises for an expected failure.
+
+        What the provider rotated is on disk before a token is returned. A flight outlives its caller.
+        """
         if self._waiters >= WAITERS_MAX:
             return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", retry_after_s=1.0)
         self._waiters += 1
@@ -112,7 +115,7 @@ class GrantKeeper:
 
     def _note_asked(self, grant_id: str, now: Now) -> None:
         if now.boot_s - self._asked.get(grant_id, -ASKED_AGAIN_S) >= ASKED_AGAIN_S:
-            self._wake.set()  # a program cares again: a refresh ahead of time may be worth it
+            self._wake.set()  # a program asks again: a refresh ahead of time may be worth it
         self._asked[grant_id] = now.boot_s
 
     async def _meet_challenge(self, grant: Grant, query: TokenQuery) -> TokenGranted | TokenRefused:
@@ -156,7 +159,7 @@ class GrantKeeper:
         """Trade a grant's refresh token for a session transfer token; each caller gets one of its own.
 
         What the provider rotated is on disk before this returns, or this caller gets nothing. A caller that goes away
-        does not end the exchange; its token is then nobody's.
+        does not end the exchange; nobody gets its token then.
         """
         if self._waiters >= WAITERS_MAX:
             return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", retry_after_s=1.0)
@@ -191,7 +194,7 @@ class GrantKeeper:
                 continue
             if grant.state != "held" and has_mended:
                 return TokenRefused("offline", "an earlier answer of the provider is still missing", "try again")
-            if grant.state != "held":  # an intent that is open is brought to its end first
+            if grant.state != "held":  # an open intent comes to its end first
                 await asyncio.shield(self.flights.fly(grant_id, RefreshErrand()))
                 has_mended = True
                 continue
@@ -208,11 +211,14 @@ class GrantKeeper:
         return await self._turns.read(lambda tx: decide(tx, query, now, self._watcher.reauth_action))
 
     async def refresh(self, grant_id: str, scope: str = "") -> None:
-        """Refresh once now, whatever the cache holds; shares a flight that is already under way."""
+        """Refresh once now, whatever the cache holds, or share a flight under way; durable when it returns.
+
+        It returns after a failure too: :meth:`pause_reason` says why.
+        """
         await asyncio.shield(self.flights.fly(grant_id, RefreshErrand(normalise_scope(scope))))
 
     def network_is_up(self) -> None:
-        """Something says that the network is back: try again at once, an open intent first."""
+        """The network may be back: end all pauses, and try again at once what is due."""
         self._pauses.clear()
         self._wake.set()
 
@@ -224,7 +230,7 @@ class GrantKeeper:
     # -- unasked ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Refresh what is due without being asked, mark leases; runs until cancelled."""
+        """Refresh what is due without being asked, and mark leases; runs until cancelled."""
         while True:
             self._wake.clear()
             try:
@@ -277,7 +283,7 @@ class GrantKeeper:
         return share
 
     def _note_lease_over(self, turn: Turn, grant_id: str) -> None:
-        # The lock itself follows from the clock at each look; what it shows now must survive a start without one.
+        # Each look locks by the clock; what the clock shows now must survive a start without one.
         self._mark(turn, grant_id)
         turn.event("lease_ended", grant_id=grant_id)
 

@@ -2,8 +2,8 @@
 
 Time used is the larger of two measures, so that turning one clock back does not help: seconds since boot, summed in
 the vault once an hour and across boots, and synced wall time since the lease was given. What either has shown at a
-mark stays used, so a later start without the network, or a clock set back, gives none of it again. The price: a wall
-clock that was ahead and said to be synced costs that time until the phone's next word.
+mark stays used, so a later start without the network, or a clock set back, gives none of it back. The price: a wall
+clock that ran ahead while it counted as synced costs that time until the phone's next word.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WARN_BEFORE_S = 7 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class LeaseClock:
-    """``used_s`` up to ``marked``; ``given_wall_s`` is synced Unix time of the phone's word, 0 when not known."""
+    """``used_s`` counts up to ``marked``; ``given_wall_s`` is synced Unix time of the phone's word, 0: unknown."""
 
     days: int
     used_s: float
@@ -29,12 +29,12 @@ class LeaseClock:
 
 
 def give(days: int, now: Now) -> LeaseClock:
-    """Start a lease; 0 days = no lease."""
+    """Start a lease; 0 days: no lease."""
     return LeaseClock(days, 0.0, Stamp.of(now), now.wall_s if now.is_synced else 0.0)
 
 
 def mark(lease: LeaseClock, now: Now) -> LeaseClock:
-    """Fold the time used so far, by either measure, into ``used_s``; to be stored at least once an hour."""
+    """Fold the time used so far, by either measure, into ``used_s``; the caller stores it at least once an hour."""
     used_s = _used_s(lease, now)
     given = lease.given_wall_s
     if not given and now.is_synced:
@@ -43,7 +43,7 @@ def mark(lease: LeaseClock, now: Now) -> LeaseClock:
 
 
 def left_s(lease: LeaseClock, now: Now) -> float | None:
-    """Return the seconds left, at most 0 when it is over; None when there is no lease."""
+    """Return the seconds left, 0 or less when it is over; None when there is no lease."""
     if not lease.days:
         return None
     return lease.days * DAY_S - _used_s(lease, now)
@@ -66,4 +66,4 @@ def _used_s(lease: LeaseClock, now: Now) -> float:
 def _boot_used_s(lease: LeaseClock, now: Now) -> float:
     if lease.marked.boot_id == now.boot_id:
         return lease.used_s + max(0.0, now.boot_s - lease.marked.boot_s)
-    return lease.used_s + now.boot_s  # a new boot: how long the power was off, only the wall clock can say
+    return lease.used_s + now.boot_s  # a new boot: only the wall clock can say how long the power was off

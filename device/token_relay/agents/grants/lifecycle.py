@@ -4,10 +4,10 @@
 
     Held(generation) -> Refreshing(intent) -> Held(generation + 1)
                               |-> Uncertain(intent) -> Refreshing ...      the answer was lost
-                              |-> NeedsHandoff(reason) | Locked(reason) | Dead(reason)
+                              |-> NeedsHandoff(reason) | Locked(reason) | Erased(reason)
 
-The intent is on disk before the request leaves, so after a crash Refreshing *is* an outcome unknown. What may be
-done with an unknown outcome depends on the provider alone:
+The intent is on disk before the request leaves, so after a crash Refreshing *is* an unknown outcome. What may be done
+with one depends on the provider alone:
 
 * it does not invalidate on use: retry freely;
 * inside its leeway: retry as soon as the provider answers again (:mod:`token_relay.agents.grants.second_attempt`), as
@@ -78,7 +78,7 @@ class NeedsHandoff:
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """Held, but not to be used."""
+    """The refresh token is held but must not be used."""
 
     generation: int
     reason: LockedReason
@@ -86,7 +86,7 @@ class Locked:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """Erased."""
+    """The refresh token is gone from this disk; the row stays and says why."""
 
     generation: int
     reason: GrantEndReason
@@ -104,7 +104,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not before this many seconds: the cached access token still works, and trying could end it."""
+    """Wait this many seconds: the cached access token still works, and a try could end it."""
 
     state: Uncertain
     seconds: float
@@ -112,7 +112,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """No refresh in this state, which is to be committed when it is new."""
+    """No refresh in this state; commit it when it is new."""
 
     state: NeedsHandoff | Locked | Erased
 
@@ -155,7 +155,7 @@ def settle_refresh(state: Refreshing, outcome: TokenOutcome, profile: Profile) -
         case Refreshed():
             return Held(generation + 1)
         case Denied(kind="final"):
-            # After an answer of ours was lost, the denial most likely speaks of our own earlier attempt.
+            # After an answer was lost, the denial is most likely about our own earlier attempt.
             return NeedsHandoff(generation, "uncertain") if was_uncertain else Erased(generation, "denied")
         case Denied(kind="person"):
             return NeedsHandoff(generation, "person")
@@ -179,7 +179,7 @@ def settle_refresh(state: Refreshing, outcome: TokenOutcome, profile: Profile) -
 
 
 def keeps_refresh_token(state: GrantState) -> bool:
-    """Say whether the refresh token stays on disk in this state; otherwise it is erased in the same commit."""
+    """Return whether the refresh token stays on disk in this state; otherwise it is erased in the same commit."""
     match state:
         case Held() | Refreshing() | Uncertain() | Locked():
             return True
@@ -192,7 +192,7 @@ def keeps_refresh_token(state: GrantState) -> bool:
 
 
 def serves_access_tokens(state: GrantState) -> bool:
-    """Say whether a cached access token may still be given to apps."""
+    """Return whether apps may still get a cached access token."""
     match state:
         case Held() | Refreshing() | Uncertain() | NeedsHandoff():
             return True
@@ -205,17 +205,17 @@ def serves_access_tokens(state: GrantState) -> bool:
 
 
 def may_retry_at_once(state: GrantState, profile: Profile, now: Now) -> bool:
-    """Say whether an unknown outcome should be repaired right now, before the provider's leeway is over."""
+    """Return whether to repair an unknown outcome now, before the provider's leeway is over."""
     return isinstance(state, Refreshing | Uncertain) and _in_leeway(state.intent, profile, now)
 
 
 def may_be_spent(state: Refreshing, profile: Profile) -> bool:
-    """Say whether the provider may already have taken this value: an earlier request of the intent has no answer."""
+    """Return whether the provider may already have taken this value: an earlier request has no answer."""
     return profile.invalidates_on_use and state.intent.attempts > 1
 
 
 def leeway_left_s(state: GrantState, profile: Profile, now: Now) -> float:
-    """Return how long a lost answer can still be repaired by sending the value again; 0 when it cannot, or none knows.
+    """Return how long sending the value again can still repair a lost answer; 0 when it cannot, or nobody knows.
 
     Counted from the intent, so that the provider, which counts from its answer, ends later.
     """

@@ -1,8 +1,8 @@
-"""After a failure: how long a grant is left alone, and why. In memory, since a start may try at once.
+"""How long a grant pauses after a failure, and why. In memory, since a start may try at once.
 
-Two ends, for two who ask. A program that wants a token waits 15 minutes at most for the next try. What the keeper does
-unasked may wait longer, since each try writes its intent and its result: a provider that cannot be reached for weeks
-must not wear an SD card out.
+A pause has two ends. A program that wants a token waits 15 minutes at most for the next try, unless the provider asks
+for more. What the keeper does unasked may wait longer, since each try writes its intent and its result: a provider that
+cannot be reached for weeks must not wear an SD card out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from token_relay.agents.ports import Clock, Now, Random
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """After failures: not before ``until_boot_s``, unasked not before ``unasked_boot_s``, and why."""
+    """The next try is not before ``until_boot_s``, an unasked one not before ``unasked_boot_s``."""
 
     failures: int
     until_boot_s: float
@@ -36,12 +36,12 @@ class Pauses:
         return self._pauses.get(grant_id)
 
     def is_on(self, grant_id: str, now: Now) -> bool:
-        """Say whether a program that asks now has to wait."""
+        """Return whether a program that asks now has to wait."""
         pause = self._pauses.get(grant_id)
         return pause is not None and pause.until_boot_s > now.boot_s
 
     def fail(self, grant_id: str, reason: str, retry_after_s: float | None, *, is_written: bool = True) -> None:
-        """Pause after one more failure; ``is_written``: the try that failed has cost writes."""
+        """Pause after one more failure; ``is_written``: the try wrote to the disk."""
         before = self._pauses.get(grant_id)
         failures = (before.failures if before else 0) + 1
         share, now = self._random.uniform(0.0, 1.0), self._clock.now()
@@ -50,16 +50,16 @@ class Pauses:
         self._pauses[grant_id] = Pause(failures, now.boot_s + pause_s, now.boot_s + max(pause_s, unasked_s), reason)
 
     def wait(self, grant_id: str, reason: str, until_boot_s: float) -> None:
-        """Pause until a moment, whoever asks; no failure."""
+        """Pause until a moment, asked or unasked; this counts as no failure."""
         self._pauses[grant_id] = Pause(0, until_boot_s, until_boot_s, reason)
 
     def note(self, grant_id: str, failure: tuple[str, float | None] | None) -> None:
-        """Follow the outcome of a request: None when it went well, else why it did not, and the provider's wish."""
+        """Note the outcome of a request: None when it went well, else why not, and the pause the provider wants."""
         if failure is None:
             self._pauses.pop(grant_id, None)
         else:
             self.fail(grant_id, *failure)
 
     def clear(self) -> None:
-        """The network may be back: try everything again."""
+        """End every pause: the network may be back."""
         self._pauses.clear()

@@ -1,6 +1,6 @@
-"""Asking the provider to revoke a refresh token that is given up here. RFC 7009.
+"""Asks the provider to revoke a refresh token that this device gives up. RFC 7009.
 
-One request of at most 10 s; the token lives in the call's memory alone. It is never tried again: to do that, the token
+One request of at most 10 s; the token lives only in the memory of the call. There is no second try: for that, the token
 would have to stay on the disk after its grant was erased.
 """
 
@@ -17,9 +17,9 @@ from token_relay.provider.http import Http
 
 
 def may_ask(grant: Grant, *, is_revoked: bool) -> bool:
-    """Say whether the provider of a grant can be asked, and whether that hits no other device's grant.
+    """Return whether the provider of a grant can be asked, and without ending another device's grant.
 
-    ``is_revoked``: the person took it away, so what is hit along with it is meant too.
+    ``is_revoked``: the person took the grant away, so the others may end with it.
     """
     profile = profile_of(grant)
     is_safe = is_revoked or not profile.revoking_kills_siblings

@@ -1,7 +1,8 @@
 """When to refresh without being asked, and how long to pause after a failure. Pure; randomness comes in.
 
-Refresh is on demand. Proactively only where it is safe and somebody cares: a token was asked for within the last
-lifetime, and the provider has leeway or does not invalidate on use. One keep-alive at half of the idle lifetime.
+A grant is refreshed on demand, and ahead of time only where it is safe and a program cares: it asked within the last
+token's lifetime, and the provider has leeway or does not invalidate on use. A keep-alive comes at half of the idle
+lifetime. The first refresh, and one whose outcome is open, are due at once.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ PROACTIVE_SHARE_MIN = 0.6  # of an access token's lifetime; spread so that a fle
 PROACTIVE_SHARE_MAX = 0.8
 BACKOFF_FIRST_S = 2.0
 BACKOFF_S_MAX = 900.0
-UNASKED_S_MAX = 6 * 3600.0  # what nobody waits for; each try writes twice. Well under half of any idle lifetime
-WAIT_S_MAX = 86_400.0  # with nothing due: whoever changes something wakes the keeper, but nobody tells of a set clock
+UNASKED_S_MAX = 6 * 3600.0  # nobody waits for it; each try writes twice. Well under half of any idle lifetime
+WAIT_S_MAX = 86_400.0  # with nothing due: each change wakes the keeper, but nobody reports a set clock
 
 
 def backoff_s(*, failures: int, share: float, retry_after_s: float | None) -> float:
@@ -31,7 +32,7 @@ def backoff_s(*, failures: int, share: float, retry_after_s: float | None) -> fl
 
 
 def unasked_backoff_s(*, failures: int, share: float) -> float:
-    """Return the pause after the ``failures``-th failure in a row for what nobody asked for, never below half of it."""
+    """Return the pause after the ``failures``-th failure in a row of unasked work: half of the bound, or more."""
     return (1.0 + share) / 2.0 * min(BACKOFF_FIRST_S * 2.0 ** min(max(failures - 1, 0), 16), UNASKED_S_MAX)
 
 
@@ -51,7 +52,7 @@ def keep_alive_after_s(profile: Profile, *, is_otp: bool) -> float | None:
 
 
 def grant_ends_at(profile: Profile, *, is_otp: bool, signed_in_at: int, refreshed_at: int) -> int | None:
-    """Return the Unix time at which the grant ends by the profile's lifetimes, None when it has none or is not known.
+    """Return the Unix time at which the grant ends by the profile's lifetimes, None when it has none or nobody knows.
 
     A one-time-code sign-in counts from the sign-in: whether its 24 hours slide is not established, so plan for less.
     """

@@ -1,9 +1,9 @@
-"""Before a refresh token is sent once more that an earlier request may have spent.
+"""What happens before a refresh token that may be spent is sent again.
 
-A lost answer is repaired by sending the same value again: inside the provider's leeway, or once outside it. That
-chance must not be spent on a connection that loses the next answer too: at a provider whose leeway is for the previous
-token alone, the second lost answer costs the grant. So the provider is first asked for something that costs nothing,
-its metadata; whatever it says, it answers.
+Sending the same value again repairs a lost answer: inside the provider's leeway, or once outside it. That chance must
+not be wasted on a connection that loses the next answer too: at a provider whose leeway is for the previous token
+alone, the second lost answer costs the grant. So the provider is first asked for something that costs nothing, its
+metadata; any answer will do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from token_relay.provider.http import Http
 
 RETRY_S = 1.0  # between attempts inside a provider's leeway, which is some tens of seconds
 RETRY_S_MAX = 5.0
-LAST_S = 5.0  # of a leeway: once the value is sent to a silent provider too, for after it it is worth less
+LAST_S = 5.0  # of a leeway: then the value is sent once to a silent provider too, as it is worth less later
 CHECK_S = 5.0  # for one answer, inside the leeway
 
 
@@ -29,7 +29,7 @@ def retry_s(attempt: int) -> float:
 
 
 async def wait_for(http: Http, clock: Clock, grant: Grant) -> str:
-    """Wait, inside the leeway, until the provider answers; outside it, ask once. Returns why not, or nothing."""
+    """Inside the leeway, wait until the provider answers; outside it, ask once. Return why it is silent, or nothing."""
     attempt = 0
     while True:
         left_s = lifecycle.leeway_left_s(state_of(grant), profile_of(grant), clock.now())

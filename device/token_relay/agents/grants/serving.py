@@ -1,4 +1,7 @@
-"""Which grant answers a question, and whether its cached access token will do. Pure decisions over records."""
+"""Which grant answers a question, and whether its cached access token will do. Writes nothing.
+
+Here also stands how a grant's state and lease are read from its columns, and spelled.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +37,14 @@ from token_relay.agents.token_source import TokenQuery
 from token_relay.provider.profile import PROFILES, STRICT, Profile
 
 SCOPE_SETS_MAX = 8  # per grant
-YOUNG_S = 60.0  # no caller has a token refreshed that is younger: one program could spend the provider's patience
+YOUNG_S = 60.0  # a younger token is not refreshed: one program could spend the provider's patience
 
 
 # -- Records and states ------------------------------------------------------------------------------------
 
 
 def state_of(grant: Grant) -> GrantState:
-    """Read a grant's state out of its columns."""
+    """Read a grant's state from its columns."""
     match grant.state:
         case "held":
             return Held(grant.generation)
@@ -64,7 +67,7 @@ def _intent_of(grant: Grant) -> Intent:
 
 
 def columns_of(state: GrantState) -> GrantColumns:
-    """Return the columns that spell this state; one that does not keep the refresh token erases it."""
+    """Return the columns that spell this state; a state that does not keep the refresh token erases it."""
     columns = GrantColumns(reason="", generation=state.generation, intent="", intent_attempts=0, intent_late=0)
     match state:
         case Held():
@@ -99,14 +102,14 @@ def profile_of(grant: Grant) -> Profile:
 
 
 def lease_of(grant: Grant) -> LeaseClock | None:
-    """Read a grant's lease, None where it has none."""
+    """Read a grant's lease from its columns, None when it has none."""
     if not grant.lease_days or not grant.lease_marked:
         return None
     return LeaseClock(grant.lease_days, grant.lease_used_s, Stamp.from_text(grant.lease_marked), grant.lease_wall)
 
 
 def is_lease_over(grant: Grant, now: Now) -> bool:
-    """Say whether the grant has a lease and it has ended; a dead grant has none."""
+    """Return whether the grant has a lease that has ended; a dead grant has none."""
     held = lease_of(grant) if grant.state != "dead" else None
     left = left_s(held, now) if held is not None else None
     return left is not None and left <= 0
@@ -144,7 +147,7 @@ def choose_grant(grants: Iterable[Grant], query: TokenQuery) -> Grant | None:
 
 
 def scope_to_ask(grant: Grant) -> str | None:
-    """A grant that was handed over may be narrower than its token: ask for no more than it says. RFC 6749 §6."""
+    """Return the scope to ask for: a handed-over grant may be narrower than its token. RFC 6749 §6."""
     return grant.scope if grant.handoff_id else None
 
 
@@ -182,7 +185,7 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Refresh first; ``fallback`` is a token that still works, should that fail."""
+    """Refresh first; ``fallback`` is a token that still works if that fails."""
 
     fallback: CachedToken | None
 
@@ -190,10 +193,10 @@ class Refresh:
 def serve_or_refresh(
     state: GrantState, token: CachedToken | None, query: TokenQuery, now: Now
 ) -> Serve | Refresh | Literal["refuse"]:
-    """Decide what a question gets, from disk alone."""
+    """Decide what a question gets from what is on disk."""
     if not serves_access_tokens(state):
         return "refuse"
-    if query.claims:  # a resource has refused the present token, so nothing that is cached will do
+    if query.claims:  # a resource has refused the present token, so no cached one will do
         return "refuse" if isinstance(state, NeedsHandoff | Locked) else Refresh(None)
     left = remaining_s(token, now) if token is not None and token.access_token is not None else 0.0
     usable = token if left > 0 else None
@@ -204,7 +207,7 @@ def serve_or_refresh(
     if query.force_refresh:
         return Refresh(usable)
     age = usable.expires_in_s - left
-    # A longer wish than any new token can meet gets the newest token, not another refresh.
+    # If no new token could meet the wish, the newest token will do, without another refresh.
     if left >= query.min_valid_s or age < YOUNG_S or usable.expires_in_s <= query.min_valid_s:
         return Serve(usable)
     return Refresh(usable)
@@ -213,7 +216,7 @@ def serve_or_refresh(
 def look(tx: Transaction, query: TokenQuery, now: Now) -> tuple[Grant | None, Serve | Refresh | Literal["refuse"]]:
     """Return the grant that answers, and what to do.
 
-    A grant whose lease is over comes back as locked, and only where no other answers.
+    A grant whose lease is over comes back as locked, and only when no other answers.
     """
     grants = tx.select(Grant)
     leased = [grant for grant in grants if not is_lease_over(grant, now)]

@@ -1,4 +1,4 @@
-"""What a grant's tokens leave on disk, and their end; inside the transaction of whoever calls."""
+"""Stores, locks and erases a grant's tokens, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cache_token(turn: Turn, grant: Grant, scope: str, sent: Stamp, tokens: Refre
 
 
 def end_grant(turn: Turn, grant_id: str, reason: GrantEndReason) -> Grant:
-    """Destroy a grant's key, its tokens and its cached access tokens; returns what stays: why, without a secret."""
+    """Destroy a grant's data key and its tokens; return the row that stays, which says why."""
     _erase_tokens(turn, grant_id)
     dead = lifecycle.Erased(turn.row(Grant, grant_id).generation, reason)
     after = turn.change(Grant, grant_id, **columns_of(dead))
@@ -40,7 +40,7 @@ def end_grant(turn: Turn, grant_id: str, reason: GrantEndReason) -> Grant:
 
 
 def delete_grant(turn: Turn, grant_id: str) -> None:
-    """Destroy a grant's key, its tokens and its row."""
+    """Destroy a grant's data key, its tokens and its row."""
     _erase_tokens(turn, grant_id)
     turn.tx.delete(Grant, grant_id)
     turn.tx.erase_key(grant_id)
@@ -52,7 +52,7 @@ def _erase_tokens(turn: Turn, grant_id: str) -> None:
 
 
 def lock_grants(turn: Turn, reason: LockedReason, *, only_spent: bool = False) -> None:
-    """Lock this device's own grants, which may be another's by now; ``only_spent``: only those that a use spends."""
+    """Lock the phone's own grants: another device may have them. ``only_spent``: only where a use spends the token."""
     for grant in turn.tx.select(Grant, pairing_id=""):
         may_be_theirs = not only_spent or profile_of(grant).invalidates_on_use
         if may_be_theirs and grant.state not in PUT_AWAY:

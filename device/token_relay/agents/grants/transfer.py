@@ -1,7 +1,7 @@
-"""One exchange for a session transfer token, as the keeper's flight carries it.
+"""One exchange for a session transfer token: an errand of a flight.
 
-The token is held here from the provider's answer until the flight has settled: only then is the refresh token that
-came with it on disk. :meth:`TransferExchange.answer` gives it out once, and never for a grant that died meanwhile.
+The exchange holds the token from the provider's answer until the flight has settled: only then the refresh token that
+came with it is on disk. :meth:`TransferExchange.answer` gives it out once, and never for a grant that died meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHECK_CLIENT = "check at the provider that this client may create session transf
 
 
 class TransferExchange:
-    """The exchange of one caller; nobody shares it, since its token is good once."""
+    """The exchange of one caller; nobody shares it, since its token works once."""
 
     scope = ""
     wants_access_token = False
@@ -40,7 +40,7 @@ class TransferExchange:
         self._is_stored = False
 
     def begin(self, turn: Turn, grant: Grant) -> bool:
-        """The grant's intent says it all."""
+        """Write nothing: the grant's intent is enough."""
         return True
 
     async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
@@ -57,18 +57,18 @@ class TransferExchange:
         return session_transfer.for_grant(self._outcome)
 
     def settle(self, turn: Turn, grant: Grant | None) -> None:
-        """Let the answer be given out once this transaction is on disk; never when it came too late."""
+        """Allow the answer once this transaction is on disk; never when it came too late."""
         turn.after.append(partial(self._settled, is_stored=grant is not None))
 
     def _settled(self, *, is_stored: bool) -> None:
         self._is_stored = is_stored
 
     def is_refused_alone(self, outcome: TokenOutcome) -> bool:
-        """Whether the provider refused the exchange, and not the grant."""
+        """Return whether the provider refused the exchange, not the grant."""
         return isinstance(self._outcome, ExchangeRefused)
 
     def event(self, outcome: TokenOutcome) -> tuple[str, str]:
-        """Return name and detail of the event to write."""
+        """Return the name and detail of the event to write."""
         match self._outcome:
             case Exchanged(token=None, problem=problem):
                 return "session_transfer_refused", problem
@@ -80,7 +80,7 @@ class TransferExchange:
                 return event_of(outcome)
 
     def answer(self, now: Now) -> TransferGranted | TokenRefused | None:
-        """Return what the caller gets, after the flight; None when the grant itself has to say why not."""
+        """Return what the caller gets after the flight; None when the grant's state says why it gets nothing."""
         outcome, self._outcome = self._outcome, None
         if outcome is None or not self._is_stored:
             return None

@@ -1,10 +1,10 @@
 """The phone's accounts: signing in, the opt-in refresh-token API, signing out.
 
 A sign-in (:class:`token_relay.agents.phone.person.SignIn`) ends in a ``NewGrant``. For the phone's own account it is
-stored before it is judged: a 200 with a refresh token is on disk first, then the id_token is checked, and a sign-in
-that fails the check is revoked and erased again. A token that is minted for a companion is never kept here.
+stored before it is judged: the refresh token is on disk first, locked, then the id_token is checked, and a sign-in that
+fails the check is revoked and erased again. A token that is minted for a companion is never kept here.
 
-The refresh token leaves by :meth:`Accounts.get_access_token` alone, with two gates: the application's
+The refresh token leaves only by :meth:`Accounts.get_access_token`, through two gates: the application's
 (``allow_refresh_token_access``) and the call's (``return_refresh_token=True``, the shape of MSAL's
 ``returnRefreshToken``).
 """
@@ -65,7 +65,7 @@ class Accounts:
     # -- signing in ------------------------------------------------------------------------------------
 
     async def sign_in(self, person: Person, options: SignInOptions) -> Grant:
-        """Sign the person in and keep the grant; replaces the same person's older grant. Durable when it returns.
+        """Sign the person in and keep the grant, which replaces the same person's older one; durable when it returns.
 
         Raises:
             PersonNeededError: the provider wants something that this way of signing in cannot do.
@@ -84,7 +84,7 @@ class Accounts:
         return await self._turns.run(lambda turn: self._adopt(turn, grant.grant_id, checked))
 
     async def sign_up(self, person: Person, options: SignInOptions) -> Grant | NotSignedIn:
-        """Make an account, natively, and keep the grant of the sign-in that follows where the provider lets it.
+        """Make an account natively, and keep the grant of the sign-in that follows where the provider allows one.
 
         Raises:
             PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; there is no account then.
@@ -93,10 +93,10 @@ class Accounts:
         return await self._keep_if_signed_in(outcome, "account_created")
 
     async def reset_password(self, person: Person, options: SignInOptions) -> Grant | NotSignedIn:
-        """Change a password, natively, and keep the grant of the sign-in that follows where the provider lets it.
+        """Change a password natively, and keep the grant of the sign-in that follows where the provider allows one.
 
         Raises:
-            PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; what became of the password is said.
+            PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; it says what became of the password.
         """
         outcome = await self._sign_in.reset_password(person, options, self.note_refusal)
         return await self._keep_if_signed_in(outcome, "password_changed")
@@ -110,7 +110,7 @@ class Accounts:
             return NotSignedIn(done, str(exc))
 
     async def note_refusal(self, failure: Failed | None) -> None:
-        """Leave a refusal in the audit table, with the ids that the provider's support asks for; None: nothing."""
+        """Write a refusal to the audit table, with the ids that the provider's support asks for; nothing for None."""
         if failure is None:
             return
         codes = (str(code) for code in failure.codes)
@@ -124,6 +124,7 @@ class Accounts:
         await self._turns.run(step)
 
     def grant_of(self, turn: Turn, new: NewGrant, refresh_token: RefreshToken) -> Grant:
+        """Return the row for the grant of a sign-in; writes nothing."""
         return Grant(
             grant_id=turn.new_id(),
             pairing_id="",
@@ -168,7 +169,7 @@ class Accounts:
         return grant
 
     async def _discard(self, grant: Grant) -> None:
-        """A sign-in that failed its check: revoke it where that can be done, and erase it."""
+        """Revoke a sign-in that failed its check, where that is possible, and erase it."""
         if grant.revocation_endpoint and grant.refresh_token is not None:
             await oauth.revoke(
                 self._http,
@@ -184,17 +185,17 @@ class Accounts:
         await self._turns.run(step)
 
     async def discover(self) -> oauth.ProviderMetadata:
-        """Return where the provider listens. Raises ConfigError or TransientError, as the reason is."""
+        """Return the provider's endpoints. Raises TransientError when a later try may work, else ConfigError."""
         return await discover(self._http, self.settings)
 
     # -- adopting and giving up ------------------------------------------------------------------------
 
     async def adopt(self, refresh_token: RefreshToken, *, account: str) -> Grant:
-        """Adopt a token obtained elsewhere (an SDK's opt-in); it is refreshed once at once, which proves it.
+        """Adopt a token obtained elsewhere (an SDK's opt-in): store it, then refresh it at once, which proves it.
 
         Raises:
-            LocalError: the provider does not accept it; it is erased.
-            TransientError: the provider cannot be reached; it is kept and tried again.
+            LocalError: the provider does not accept it (it is erased), or wants the person (it stays, sealed).
+            TransientError: no answer proved it yet; it is kept and tried again.
         """
         metadata = await self.discover()
         new = NewGrant(
@@ -229,14 +230,14 @@ class Accounts:
         return await self._turns.run(lambda turn: self._learn_scope(turn, after))
 
     def _learn_scope(self, turn: Turn, grant: Grant) -> Grant:
-        """A token from elsewhere has the scope of its own sign-in, which the first answer tells."""
+        """Write the scope that the first answer tells: a token from elsewhere has that of its own sign-in."""
         token = turn.tx.get(CachedToken, grant.grant_id, "")
         if token is not None:
             return turn.change(Grant, grant.grant_id, scope=_granted(token.granted_scope, self.settings.scope))
         return grant
 
     async def sign_out(self) -> list[dict[str, str]]:
-        """Erase the phone's own grants, after asking the provider to revoke them where it can be asked."""
+        """Erase the phone's own grants, each on disk before the provider is asked to revoke it where it can be."""
         grants = [grant for grant in await self.grants() if grant.state != "dead"]
         await self._turns.run(self._forget_moved)
         result: list[dict[str, str]] = []
@@ -258,7 +259,7 @@ class Accounts:
         return result
 
     def _forget_moved(self, turn: Turn) -> None:
-        """A grant whose token is under way to a companion does not come back to a phone that was signed out."""
+        """Delete moved grants: a token that comes back must not go to a phone that was signed out."""
         for grant in turn.tx.select(Grant, pairing_id="", state="dead", reason="moved"):
             turn.tx.delete(Grant, grant.grant_id)
 
@@ -268,7 +269,7 @@ class Accounts:
         return sorted(rows, key=lambda grant: (grant.stored_at, grant.grant_id))
 
     async def usual_username(self) -> str:
-        """Return whom a sign-in is for when nobody says so; empty when nobody is signed in."""
+        """Return the user name of a sign-in that names none; empty when nobody is signed in."""
         own = await self.grants()
         return own[-1].account if own else ""
 
@@ -299,7 +300,7 @@ class Accounts:
         return AccessWithRefreshToken(answer, refresh_token)
 
     def require_refresh_token_access(self) -> None:
-        """Hold the application's gate. Raises PolicyError, naming the setting, when it is shut."""
+        """Check the application's gate. Raises PolicyError, which names the setting, when it is shut."""
         if not self.settings.allow_refresh_token_access:
             raise PolicyError(
                 "this phone may not give refresh tokens away: allow_refresh_token_access is false",
@@ -308,7 +309,7 @@ class Accounts:
 
 
 def _granted(answered: str, requested: str) -> str:
-    """The grant's scope: what the answer says, and of ours the words that answers like to leave out."""
+    """Return the grant's scope: what the answer says, and those of our words that answers tend to leave out."""
     if not answered:
         return normalise_scope(requested)
     silent = set(requested.split()) & {"openid", "profile", "email", "offline_access"}

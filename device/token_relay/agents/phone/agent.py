@@ -1,6 +1,6 @@
 """The phone's agent: the person's accounts, the devices, and what passes between them.
 
-Here is what a person asks for; how a companion's token is obtained stands in :mod:`.obtaining`.
+This module holds the person's commands; :mod:`.obtaining` obtains a companion's token.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ UNSAFE = {
 
 @dataclass(frozen=True, slots=True)
 class HandoffWish:
-    """What `phone handoff` was asked for; ``lease_days`` None and ``strategy`` "" mean "as configured"."""
+    """What `phone handoff` was asked for; ``strategy`` and ``lease_days``: None means "as configured"."""
 
     strategy: Strategy | None = None
     scope: str = ""
@@ -100,7 +100,11 @@ class PhoneAgent:
     # -- running ---------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Pick up after a restart: count orphans, go on obtaining what was accepted."""
+        """Pick up after a restart; durable when it returns.
+
+        Count orphans, go on obtaining what was accepted, try again what the configuration locked, and delete a sign-in
+        that was not judged.
+        """
 
         def step(turn: Turn) -> None:
             self.obtaining.resume(turn)
@@ -123,7 +127,7 @@ class PhoneAgent:
         ]
 
     async def _tend(self) -> None:
-        """Give up offers that are too old; runs until cancelled."""
+        """Give up old offers and delete pairings that are over; runs until cancelled."""
         while True:
             wait_s = schedule.BACKOFF_S_MAX
             try:
@@ -133,14 +137,14 @@ class PhoneAgent:
             await self._clock.sleep(max(wait_s, 1.0))
 
     def network_is_up(self) -> None:
-        """The broker is connected: what waits for the provider may try at once."""
+        """The broker is connected: work that waits for the provider may try again at once."""
         self.obtaining.network_is_up()
         self.keeper.network_is_up()
 
     # -- devices ---------------------------------------------------------------------------------------
 
     async def pairing_of(self, device: str) -> Pairing:
-        """Return the active pairing that a name, unique prefix or id means. Raises LocalError with the choice."""
+        """Return the device's pairing by name, unique prefix or id: active, else retired. Raises LocalError."""
         rows = await self.turns.run(lambda turn: turn.tx.select(Pairing))
         rows = [row for row in rows if row.state != "pending"]
         newest = {row.peer_id: row for row in sorted(rows, key=lambda row: (row.state == "active", row.paired_at))}
@@ -158,6 +162,8 @@ class PhoneAgent:
 
     async def hand_off(self, device: str, wish: HandoffWish, person: Person) -> PhoneHandoff:
         """Give the device a grant, or join the open handoff; returns when it is settled or ``wait_s`` is over.
+
+        The handoff and its OFFER are durable before this waits.
 
         Raises:
             PolicyError: the application's gate is shut, or the strategy is unsafe with this provider.
@@ -210,8 +216,8 @@ class PhoneAgent:
             return None
         for grant in reversed(await self.accounts.grants()):
             is_ours = (grant.client_id, grant.profile) == (self.settings.client_id, self.settings.profile.name)
-            # Of an earlier configuration: the companion would refuse another client's grant after it has left, and
-            # another profile's strategy may spend it.
+            # Not a grant of an earlier configuration: the companion would refuse another client's grant after it has
+            # left, and another profile's strategy may spend it.
             if is_ours and grant.refresh_token is not None and grant.state in USABLE:
                 return grant
         raise PersonNeededError(
@@ -246,7 +252,7 @@ class PhoneAgent:
     # -- the rest of what a person asks ----------------------------------------------------------------
 
     async def cancel(self, device: str) -> PhoneHandoff:
-        """Give up the open handoff of a device; what becomes of it only the companion's disk knows."""
+        """Give up the open handoff of a device; CANCEL is durable when this waits, the companion's disk decides."""
         pairing = await self.pairing_of(device)
 
         def step(turn: Turn) -> str:
@@ -261,7 +267,7 @@ class PhoneAgent:
         return await self._until(handoff_id, DECIDED, wait_s=10.0)
 
     async def revoke(self, device: str, *, wait_s: float) -> list[PhoneHandoff]:
-        """Take every grant of a device away; REVOKE is durable when this begins to wait, and never expires."""
+        """Take away every grant of a device; REVOKE is durable when this begins to wait, and never expires."""
         pairing = await self.pairing_of(device)
         ids = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
         ends_at = self._clock.now().boot_s + wait_s
@@ -271,7 +277,7 @@ class PhoneAgent:
         return rows
 
     async def unpair(self, device: str) -> list[PhoneHandoff]:
-        """Revoke what the device holds and retire the pairing; it is deleted when nothing is open any more."""
+        """Revoke what the device holds and retire the pairing, durably; it is deleted when nothing is live any more."""
         rows = await self.revoke(device, wait_s=10.0)
         pairing = await self.pairing_of(device)
 
@@ -286,7 +292,7 @@ class PhoneAgent:
         return rows
 
     async def forget(self, device: str) -> int:
-        """Give a device up without asking it; returns how many live handoffs that ended."""
+        """Give a device up without asking it; durable when it returns how many live handoffs ended."""
         pairing = await self.pairing_of(device)
         return await self.turns.run(lambda turn: forget_device(turn, self.steps, pairing.peer_id))
 

@@ -1,8 +1,8 @@
 """``branch``: a refresh of the phone's own grant, whose new token goes to the companion while the old one stays.
 
-The errand of a flight (:mod:`token_relay.agents.grants.errand`): its intent beside the grant's own is ``is_obtaining``,
-and what it brings is released in the transaction that settles the refresh. A token that came and was not released, or
-whose answer was lost, is nobody's: an orphan.
+It is the errand of a flight (:mod:`token_relay.agents.grants.errand`). Its intent beside the grant's own is
+``is_obtaining``; the transaction that settles the refresh releases the new token. A token that came and was not
+released, or whose answer was lost, is an orphan: nobody holds it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Branch:
         self._outcome: TokenOutcome | None = None
 
     def begin(self, turn: Turn, grant: Grant) -> bool:
-        """Mark the handoff, as long as it waits for its token."""
+        """Mark the handoff with ``is_obtaining`` if it still waits for its token."""
         row = turn.tx.get(PhoneHandoff, self._handoff_id)
         if row is None or state_of(row) != ACCEPTED:
             return False
@@ -43,7 +43,7 @@ class Branch:
         return True
 
     async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
-        """Send the refresh. To the phone's own grant its answer is one that brought no new token."""
+        """Send the refresh. For the phone's own grant the answer counts as one without a new token."""
         outcome = self._outcome = await oauth.refresh(
             http,
             profile_of(grant),
@@ -55,7 +55,7 @@ class Branch:
         return replace(outcome, refresh_token=None, access_token=None) if isinstance(outcome, Refreshed) else outcome
 
     def is_refused_alone(self, outcome: TokenOutcome) -> bool:
-        """Never: what is refused here would be refused to the phone itself."""
+        """Return False: what the provider refuses here it would refuse to the phone itself."""
         return False
 
     def event(self, outcome: TokenOutcome) -> tuple[str, str]:
@@ -63,7 +63,7 @@ class Branch:
         return event_of(outcome)
 
     def settle(self, turn: Turn, grant: Grant | None) -> None:
-        """Release what came, or say in the handoff why nothing did."""
+        """Release the token, or write in the handoff why none came."""
         row = turn.tx.get(PhoneHandoff, self._handoff_id)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if row is None or pairing is None:

@@ -1,4 +1,4 @@
-"""What a person ends, and what time ends: a device's handoffs, its pairings, old offers."""
+"""Ends a device's handoffs, its pairings and old offers, in the caller's transaction: a person or time wants it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from token_relay.agents.turn import Turn
 from token_relay.protocol.handoff import phone_may
 from token_relay.protocol.pairing import INVITATION_LIFETIME_S
 
-FORGOTTEN_AFTER_S = 30 * 24 * 3600  # rows of a deleted pairing: no message reaches them, a person may look at events
+FORGOTTEN_AFTER_S = 30 * 24 * 3600  # rows of a deleted pairing: no message reaches them, the events stay
 
 
 def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[str]:
-    """Queue REVOKE for every live handoff of a device and take its right to renew away; returns their ids."""
+    """Queue REVOKE for every live handoff of a device and take away its right to renew; return the handoffs' ids."""
     touched = []
     for pairing in turn.tx.select(Pairing, peer_id=device_id):
         turn.change(Pairing, pairing.pairing_id, renew_denied=True)
@@ -28,7 +28,7 @@ def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[str]:
 
 
 def forget_device(turn: Turn, steps: PhoneSteps, device_id: str) -> int:
-    """Give a device up: its handoffs are GONE, its pairings deleted; nothing is sent."""
+    """Give a device up: its handoffs become GONE, its pairings are deleted; nothing is sent."""
     count = 0
     for pairing in turn.tx.select(Pairing, peer_id=device_id):
         for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id):
@@ -41,7 +41,7 @@ def forget_device(turn: Turn, steps: PhoneSteps, device_id: str) -> int:
 
 
 def clear_up(turn: Turn, steps: PhoneSteps) -> float:
-    """Drop pairings that came to nothing or are over, give up old offers; return seconds until the next look."""
+    """Delete pairings that came to nothing or are over, give up old offers; return the seconds to the next look."""
     for pairing in turn.tx.select(Pairing, state="pending"):
         age_s = elapsed_s(Stamp.from_text(pairing.created), turn.now)
         if age_s is None or age_s > INVITATION_LIFETIME_S:
@@ -55,7 +55,7 @@ def clear_up(turn: Turn, steps: PhoneSteps) -> float:
 
 
 def _forget_old(turn: Turn) -> None:
-    """Delete finished handoffs of pairings that are deleted; of one that lives, a restored companion may ask."""
+    """Delete old handoffs of deleted pairings; in a pairing that lives a restored companion may name them."""
     for row in turn.tx.select(PhoneHandoff) if turn.now.is_synced else ():
         is_old = turn.wall - row.created_at > FORGOTTEN_AFTER_S and row.state not in LIVE and not row.orphans
         if is_old and turn.tx.get(Pairing, row.pairing_id) is None:
@@ -64,8 +64,8 @@ def _forget_old(turn: Turn) -> None:
 
 
 def _expire_offers(turn: Turn, steps: PhoneSteps) -> float:
-    """Give up offers older than 24 h, through CANCEL; judged only by a synced clock."""
-    next_s = 3600.0  # what is offered meanwhile is found in good time: it lives for a day
+    """Give up offers older than 24 h, through CANCEL; only a synced clock may judge."""
+    next_s = 3600.0  # soon enough for a new offer, which lives for a day
     if not turn.now.is_synced:
         return next_s
     for row in turn.tx.select(PhoneHandoff, state="offered"):

@@ -1,4 +1,4 @@
-"""Between the phone's handoff states and their columns; pure."""
+"""How the states and terms of the phone's handoffs stand in columns; pure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from token_relay.protocol.handoff import (
 from token_relay.protocol.messages import Offer
 
 LIVE: frozenset[PhoneStateName] = frozenset({"offered", "released", "done", "cancelling", "revoking"})
-"""The companion has a part in it, or may have."""
+"""States in which the companion has a part, or may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a handoff offers, before it has an id. ``renews``: the handoff whose grant it replaces, asked by RENEW."""
+    """What a handoff offers, before it has an id. ``renews``: the handoff that RENEW named, whose grant it replaces."""
 
     grant_id: str  # the phone's own grant behind it; empty where there is none
     strategy: Literal["", Strategy]
@@ -44,7 +44,7 @@ class Terms:
 
     @classmethod
     def again(cls, row: PhoneHandoff) -> Terms:
-        """Return the terms of a handoff once more: a renewal."""
+        """Return the terms of a handoff for its renewal."""
         return cls(
             grant_id=row.grant_id,
             strategy=row.strategy,
@@ -102,13 +102,13 @@ def offer_body(row: PhoneHandoff) -> Offer:
 
 
 def unknown_row(handoff_id: str, pairing_id: str, created: str, created_at: int) -> PhoneHandoff:
-    """A row for a handoff that this disk has never seen, or has lost: it can only be taken away."""
+    """Return a row for a handoff that this disk never saw, or has lost: it can only be taken away."""
     terms = Terms("", "", "", 0, "", "", "", "", "")
     return terms.new_row(handoff_id, pairing_id, created=created, created_at=created_at, expires_at=0)
 
 
 def state_of(row: PhoneHandoff) -> PhoneState:
-    """Read a handoff's state out of its columns."""
+    """Read a handoff's state from its columns."""
     match row.state:
         case "new":
             return New()
@@ -154,7 +154,7 @@ def columns_of(state: PhoneState) -> PhoneHandoffColumns:
 
 
 def device_state_of(reported: str) -> DeviceState:
-    """Return what a companion says of its end, in the words that a row has."""
+    """Return the state that a companion reports, in the words of a row."""
     return cast("DeviceState", reported) if reported in get_args(DeviceState) else "unknown"
 
 

@@ -1,6 +1,7 @@
 """What a companion's messages mean to the phone's handoffs: answers to its requests, RENEW, HELLO, ROLLBACK.
 
-Each message is applied inside one transaction; what changes a handoff goes through :mod:`.steps`.
+Each message is applied inside one transaction; :mod:`.steps` changes states. Only a restored disk makes a handoff
+GONE here.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ TAKEN_AWAY: frozenset[GoneReason] = frozenset({"revoked", "lost"})
 
 
 class Handoffs:
-    """All handoffs of this phone; implements :class:`token_relay.agents.link.Handler`."""
+    """All handoffs of this phone; implements :class:`token_relay.agents.link.Handler`.
+
+    ``may_release``: whether the application's gate is open.
+    """
 
     def __init__(
         self, steps: PhoneSteps, pairing: PhonePairing, changed: Pulse, *, may_release: Callable[[], bool]
@@ -56,7 +60,7 @@ class Handoffs:
     # -- messages --------------------------------------------------------------------------------------
 
     def on_message(self, turn: Turn, pairing: Pairing, message: Message, plaintext: bytes) -> None:
-        """Apply one message of a companion."""
+        """Apply one message of a companion; see :class:`token_relay.agents.link.Handler`."""
         match message.body:
             case Accept() as accept:
                 self._accepted(turn, pairing, accept, plaintext)
@@ -144,19 +148,19 @@ class Handoffs:
     # -- what the link asks ----------------------------------------------------------------------------
 
     def report(self, tx: Transaction, pairing: Pairing) -> list[HandoffReport]:
-        """The live handoffs of this pairing, for HELLO."""
+        """Return the live handoffs of this pairing, for HELLO."""
         every = sorted(tx.select(PhoneHandoff, pairing_id=pairing.pairing_id), key=lambda row: row.created_at)
         rows = [row for row in every if row.state in LIVE]
         reports = [HandoffReport(handoff_id=row.handoff_id, state=row.state, generation=row.generation) for row in rows]
         return reports[-HANDOFFS_LISTED_MAX:]
 
     def on_hello(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> bool:
-        """Learn how the companion's grants stand, and answer its challenge with a lease or with silence."""
-        # An overtaken HELLO says of handoffs what its sender has itself corrected since.
+        """Learn the states of the companion's grants, and answer its challenge with a lease or with silence."""
+        # What an overtaken HELLO says of handoffs its sender has corrected since.
         honest = turn.is_overtaken or self._learn(turn, pairing, hello)
         revoking = turn.tx.select(Outgoing, pairing_id=pairing.pairing_id, type="REVOKE")
         if not is_answer and not revoking and not pairing.renew_denied and pairing.state == "active":
-            # A broker that holds REVOKE back must not be able to keep a device alive with our own LEASE.
+            # A broker that holds REVOKE back must not keep a device alive with our own LEASE.
             terms = [
                 LeaseTerm(handoff_id=row.handoff_id, lease_days=row.lease_days)
                 for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done")
@@ -167,14 +171,14 @@ class Handoffs:
         return honest
 
     def _learn(self, turn: Turn, pairing: Pairing, hello: Hello) -> bool:
-        """Take over how each handoff stands there; False: the companion knows less than it has told before."""
+        """Write the state of each handoff there; False: the companion knows less than it told before."""
         honest = True
         for report in hello.handoffs:
             row = turn.tx.get(PhoneHandoff, report.handoff_id)
             if (row is None or row.state == "gone") and report.state not in ("ready", "dead"):
                 self._claimed(turn, pairing, report.handoff_id, row)
                 continue
-            if row is None and report.state == "ready":  # a handoff that this disk has lost: it waits for nothing
+            if row is None and report.state == "ready":  # a handoff that this disk has lost: no TOKEN will come
                 turn.answer(pairing.pairing_id, Reject(handoff_id=report.handoff_id, reason="gone"))
             if row is None or row.pairing_id != pairing.pairing_id:
                 continue
@@ -192,7 +196,7 @@ class Handoffs:
         return honest
 
     def _claimed(self, turn: Turn, pairing: Pairing, handoff_id: str, row: PhoneHandoff | None) -> None:
-        """The companion holds a grant that is over here, or never was: one of the two disks was restored."""
+        """The companion holds a grant that is over here or was never known: one of the two disks was restored."""
         if row is None:
             if self._steps.unknown_count(turn, pairing) < UNKNOWN_MAX:  # so that `phone revoke` reaches it
                 turn.tx.put(unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall))
@@ -208,7 +212,7 @@ class Handoffs:
             turn.change(PhoneHandoff, handoff_id, **columns_of(Gone("rollback")))
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
-        """A restored image of this disk: whatever was moved, or may be spent, is not ours to use."""
+        """This disk is an older image: do not use what was moved or may be spent."""
         if who != "self":
             return
         for row in turn.tx.select(PhoneHandoff, strategy="move"):
@@ -218,6 +222,6 @@ class Handoffs:
                 turn.change(PhoneHandoff, row.handoff_id, **columns_of(Gone("rollback")))
                 turn.tx.erase_key(row.handoff_id)
         for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="offered"):
-            # What became of it in the lost future, only they know.
+            # Only the companion knows what became of it in the lost future.
             self._steps.step(turn, pairing, row.handoff_id, "cancel")
         lock_grants(turn, "rollback", only_spent=True)

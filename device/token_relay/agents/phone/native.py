@@ -1,11 +1,11 @@
-"""Native authentication as a conversation: what the provider wants is asked of the person, when it wants it.
+"""Native authentication as a conversation: it asks the person for what the provider wants, when it wants it.
 
-Each question is asked because a state of the flow needs its answer; what was said beforehand (``--mfa-method``,
-``--register``, attributes) is used once, and asked for when it did not help. Every refusal is told with the provider's
-trace id. The number of questions, tries and polls is bounded, so the conversation ends.
+A question is asked only when a state of the flow needs its answer. What was given beforehand (``--mfa-method``,
+``--register``, attributes) is used once; if it did not help, the person is asked. Every refusal is told with the
+provider's trace id. The number of questions, tries and polls is bounded, so the conversation ends.
 
-Nothing of it is kept: a password is held until the flow is over, since a flow that expired is begun anew without asking
-for it again.
+Nothing of it goes to disk. A password stays in memory until the flow is over: a flow that expired is begun anew without
+asking for it again.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from token_relay.provider.native_auth.wire import CODES_ONLY
 from token_relay.provider.outcome import Denied, Refreshed
 
 PASSWORD_TRIES_MAX = 3  # more would feed the provider's lockout
-NEW_PASSWORD_TRIES_MAX = 5  # a person meets the tenant's rules one after the other
+NEW_PASSWORD_TRIES_MAX = 5  # a person learns the tenant's rules one by one
 RESENDS_MAX = 5
-QUESTIONS_MAX = 60  # of one conversation; the control socket lets a command ask a few more
-STEPS_MAX = 40  # states of one conversation, polls apart; a provider that leads on further is broken
-POLL_WAIT_S_MAX = 300.0  # as Microsoft's SDK: after that nobody knows
+QUESTIONS_MAX = 60  # of one conversation; the control socket allows a command a few more
+STEPS_MAX = 40  # states of one conversation, polls not counted; a provider that wants more is broken
+POLL_WAIT_S_MAX = 300.0  # as Microsoft's SDK waits; after that the outcome is unknown
 VALUE_CHARS_MAX = 256  # of an attribute
 
 AnyFlow = SignInFlow | SignUp | PasswordReset
@@ -124,7 +124,7 @@ class Conversation:
         return await work
 
     async def _after(self, failure: Failed) -> Again:
-        """Tell what went wrong, and return where to go on. Raises where there is no going on."""
+        """Tell what went wrong, and return the state to go on from. Raises the error when there is none."""
         self.failure = failure
         again = failure.again
         if again is None or failure.error == "outcome_unknown":
@@ -169,7 +169,7 @@ class Conversation:
             case AttributesRequired():
                 assert isinstance(flow, SignUp)
                 self._attributes |= await self._ask_attributes(state)
-                # All of them: of a submission that was refused the provider keeps nothing.
+                # All of them: the provider keeps nothing of a submission that it refused.
                 return await self._timed(flow.submit_attributes(state, self._attributes))
             case _:
                 assert_never(state)
@@ -192,7 +192,7 @@ class Conversation:
                 raise PersonNeededError(f"{RESENDS_MAX} codes were sent again: begin again")
             step = await self._timed(flow.resend(state))
             if isinstance(step, Failed) and step.error == "unavailable" and step.again is not None:
-                # The older code is as good as before.
+                # The older code is still good.
                 self.failure = step
                 await self._person.progress({"message": f"no new code was sent: {text_of(step)}"})
                 return step.again
@@ -200,7 +200,7 @@ class Conversation:
                 await self._person.progress({"message": "a new code was sent; the older one is void"})
             return step
         if len(typed) != state.code_length:
-            self._said = f"a code has {state.code_length} characters"  # and a try is not wasted on this one
+            self._said = f"a code has {state.code_length} characters"  # and no try is wasted on this one
             return state
         return await self._timed(flow.submit_code(state, Code(typed)))
 
@@ -266,7 +266,7 @@ class Conversation:
         return method, contact
 
     async def _ask_attributes(self, state: AttributesRequired) -> dict[str, str]:
-        """Ask for each attribute that is missing; after a refusal only for those that were not accepted."""
+        """Ask for each missing attribute; after a refusal only for those that were not accepted."""
         wanted = [attribute_of(state, name) for name in state.invalid] or list(state.missing)
         values: dict[str, str] = {}
         for one in wanted:
@@ -281,7 +281,7 @@ class Conversation:
         return values
 
     async def _poll(self, flow: AnyFlow, state: ResetPending) -> Step:
-        """Ask until it is settled: at once, then as often as the provider wants."""
+        """Poll until the reset is settled: at once, then as often as the provider wants."""
         assert isinstance(flow, PasswordReset)
         ends_at = self._clock.now().boot_s + POLL_WAIT_S_MAX
         while True:

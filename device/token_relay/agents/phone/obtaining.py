@@ -1,8 +1,8 @@
 """Obtaining the companion's token: the only step between ACCEPT and RELEASED that needs the provider.
 
 ``branch`` (:mod:`.branch`) refreshes the phone's own grant and gives the new token away; ``mint`` has the person sign
-in; ``move`` needs nothing. A crash in between leaves a token that nobody holds: it is counted as an orphan, and the
-step is done again.
+in; ``move`` gives the phone's own token away. A crash in between may leave a token that nobody holds: it is counted as
+an orphan, and the step is done again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 class Obtaining:
-    """What is under way for the handoffs of one phone. ``accepted`` brings the handoffs; :meth:`run` takes them."""
+    """Obtains tokens for the handoffs of one phone. ``accepted`` brings the handoffs; :meth:`run` takes them."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Obtaining:
         self._signing_in: dict[str, asyncio.Lock] = {}
 
     def resume(self, turn: Turn) -> None:
-        """Pick up after a restart: count orphans, go on with what was accepted."""
+        """Pick up after a restart, in this transaction: count orphans, go on with what was accepted."""
         for row in turn.tx.select(PhoneHandoff, is_obtaining=True):
             turn.change(PhoneHandoff, row.handoff_id, is_obtaining=False, orphans=row.orphans + 1)
             turn.event("orphan_left", handoff_id=row.handoff_id, detail="the agent stopped while a token was obtained")
@@ -65,7 +65,7 @@ class Obtaining:
             turn.after.append(partial(self._accepted.put_nowait, row.handoff_id))
 
     def network_is_up(self) -> None:
-        """What waits for the provider may try at once."""
+        """Work that waits for the provider may try again at once."""
         self._network.beat()
 
     async def run(self) -> None:
@@ -81,7 +81,7 @@ class Obtaining:
                 self._turns.spawn(self._obtain(handoff_id))
 
     async def _obtain(self, handoff_id: str) -> None:
-        """Obtain and release, trying again until it works, is final, or the offer is over. Never raises."""
+        """Obtain and release, again and again until it works, cannot work, or the offer is over; VaultError ends it."""
         failures = 0
         try:
             while (row := await self._accepted_row(handoff_id)) is not None:
@@ -105,7 +105,7 @@ class Obtaining:
         return row if row is not None and state_of(row) == ACCEPTED else None
 
     async def _try(self, row: PhoneHandoff) -> None:
-        """Obtain once, after what is open with the phone's own grant has come to its end."""
+        """Obtain once, after every open request for the phone's own grant has ended."""
         await self._flights.landing(row.grant_id)
         grant = await self._turns.read(lambda tx: tx.get(Grant, row.grant_id))
         if grant is None or grant.refresh_token is None or grant.state == "dead":
@@ -140,7 +140,10 @@ class Obtaining:
         await until_stored(partial(self._turns.run, step), self._turns.clock, event="token_not_stored")
 
     async def mint(self, row: PhoneHandoff, options: SignInOptions | None, person: Person) -> None:
-        """Have the person sign in just for the companion; the token goes straight into the sealed TOKEN."""
+        """Have the person sign in for the companion alone; its token is durable in the sealed TOKEN when this returns.
+
+        No sign-in when the handoff does not wait for a token; no TOKEN when it ended meanwhile.
+        """
         lock = self._signing_in.setdefault(row.handoff_id, asyncio.Lock())
         async with lock:
             if await self._accepted_row(row.handoff_id) is None:

@@ -1,4 +1,4 @@
-"""What a change of the phone's own grants means; the keeper tells it, inside the transaction of the change."""
+"""What the phone does when one of its own grants changes, inside the transaction of the change."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class OwnGrants:
         self._http = http
 
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
-        """Say that somebody has to sign in again."""
+        """Write an event when somebody has to sign in again."""
         if after.state not in USABLE:
             turn.event("sign_in_needed", grant_id=after.grant_id, detail=after.reason)
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
-        """A refresh was under way at the sign-out: have what it brought revoked, unless a companion has that chain."""
+        """A refresh brought a token after its grant had ended: have it revoked, unless a companion has that chain."""
         if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=False):
             turn.after.append(lambda: self._turns.spawn(self._revoke(grant, refresh_token)))
 

@@ -1,4 +1,4 @@
-"""The phone's side of pairing: read an invitation, speak in its mailbox, confirm the check number."""
+"""The phone's side of pairing: it reads an invitation, speaks in its mailbox, has the check number confirmed."""
 
 from __future__ import annotations
 
@@ -30,27 +30,28 @@ class PhonePairing:
         self._name = name
         self._lock = asyncio.Lock()
         self._mailbox = b""
-        self._inbox: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)  # more is noise: dropped, PAIR1 asks again
+        self._inbox: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)  # more is noise and dropped; PAIR1 asks again
         self._active: dict[str, asyncio.Event] = {}
 
     async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
-        """Take what lies in a mailbox. Raises PeerError when nobody waits for it."""
+        """Take what lies in a mailbox, into memory. Raises PeerError when nobody waits for it, or too much is there."""
         if mailbox_id != self._mailbox or self._inbox.full():
             raise PeerError("wrong_mailbox")
         self._inbox.put_nowait(payload)
 
     def activated(self, pairing_id: str) -> None:
-        """PAIR4 is committed."""
+        """PAIR4 is committed: wake the command that waits for it."""
         if event := self._active.get(pairing_id):
             event.set()
 
     async def pair(self, text: str, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
         """Pair with the companion that shows this invitation; durable on both ends when it returns.
 
-        ``confirm`` is given check number and device name and says whether the person agrees.
+        ``confirm`` gets the check number and the device name, and returns whether the person agrees.
 
         Raises:
-            PeerError, LocalError: not this invitation. TransientError: nobody answered.
+            PeerError, LocalError: not this invitation. PersonNeededError: the person does not agree.
+            TransientError: nobody answered; once PAIR3 is queued, pairing completes by itself.
         """
         invitation = wire.Invitation.from_text(text)
         async with self._lock:

@@ -1,8 +1,7 @@
-"""Signing in on the phone: the person, what they want, the result, and the two ports that it needs.
+"""Signing in on the phone: the person, their options, the result, and the two ports that a sign-in needs.
 
-:class:`SignIn` is the phone's way to the identity provider's sign-in, :class:`RedirectReceiver` the browser's way back
-from there. What stands behind them in production is in :mod:`token_relay.agents.phone.sign_in` and
-:mod:`token_relay.host.loopback_receiver`.
+:class:`SignIn` is the phone's way to the identity provider's sign-in, :class:`RedirectReceiver` the browser's way back.
+In production :mod:`token_relay.agents.phone.sign_in` and :mod:`token_relay.host.loopback_receiver` implement them.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from token_relay.provider.outcome import Refreshed
 
 
 class Person(Protocol):
-    """Whoever sits at the command line, as :class:`token_relay.service.control.Exchange` offers them."""
+    """The person at the command line, reached through :class:`token_relay.service.control.Exchange`."""
 
     async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
         """Ask; None when nobody answers."""
         ...
 
     async def progress(self, step: dict[str, Any]) -> None:
-        """Tell how far it is."""
+        """Tell the person what has happened so far."""
         ...
 
 
@@ -36,7 +35,7 @@ class Person(Protocol):
 class SignInOptions:
     """How the person wants to sign in; ``method`` "" lets the profile choose.
 
-    ``mfa_method`` is the second factor's channel, id or masked address; ``contact`` what to register as one.
+    ``mfa_method`` is the second factor's channel, id or masked address; ``contact`` is what to register as one.
     ``attributes`` and ``with_password`` are for a new account.
     """
 
@@ -55,7 +54,7 @@ class SignInLostError(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class NewGrant:
-    """Tokens of a sign-in, and where they come from. ``subject`` is empty until the id_token is checked."""
+    """Tokens of a sign-in, and their origin. ``subject`` is empty until the id_token is checked."""
 
     tokens: Refreshed
     metadata: ProviderMetadata
@@ -68,18 +67,18 @@ class NewGrant:
 
 @dataclass(frozen=True, slots=True)
 class NotSignedIn:
-    """What was asked for has come about (``done``), but the sign-in after it has not: ``reason``."""
+    """The account was made or the password changed (``done``), but the sign-in after it failed: ``reason``."""
 
     done: Done
     reason: str
 
 
 RefusalNote = Callable[[Failed | None], Awaitable[None]]
-"""Takes the provider's last refusal, if there was one, of a sign-in that did not come about; for the audit table."""
+"""Takes the provider's last refusal, if any, of a sign-in that failed; for the audit table."""
 
 
 class SignIn(Protocol):
-    """The provider's sign-in. Its tokens are in memory only; whoever calls stores them.
+    """The provider's sign-in. Its tokens are only in memory; the caller stores them.
 
     Each way of signing in raises PersonNeededError (the provider wants something that this way cannot do), LocalError
     or TransientError (it failed); the message says why and what to try.
@@ -90,11 +89,11 @@ class SignIn(Protocol):
         ...
 
     async def sign_up(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
-        """Make an account natively, and sign in where the provider lets it. When it raises there is no account."""
+        """Make an account natively, and sign in where the provider allows it. If it raises, there is no account."""
         ...
 
     async def reset_password(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
-        """Change a password natively, and sign in where the provider lets it."""
+        """Change a password natively, and sign in where the provider allows it."""
         ...
 
     async def check(self, new: NewGrant) -> NewGrant:
@@ -102,7 +101,7 @@ class SignIn(Protocol):
 
         Raises:
             LocalError: it must not be used.
-            TransientError: the provider's keys cannot be had now.
+            TransientError: the provider's keys cannot be fetched now.
         """
         ...
 

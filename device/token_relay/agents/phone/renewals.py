@@ -1,4 +1,4 @@
-"""When a companion's wish for a new grant (RENEW) is served without the person. Decided inside the transaction."""
+"""Decides, inside the transaction, whether RENEW gets a new grant without the person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RENEWAL_PAUSES_S = (0, 600, 3600)
 def renewal_refusal(
     turn: Turn, pairing: Pairing, row: PhoneHandoff | None, renew: Renew, *, is_open: bool, may_release: bool
 ) -> str:
-    """Say why a renewal is not served without the person, or return an empty string.
+    """Return why a renewal is not served without the person, or an empty string.
 
     ``is_open``: the pairing has an open handoff. ``may_release``: the application's gate is open.
     """

@@ -1,7 +1,7 @@
 """Signing in at the provider: natively, as a conversation, or with a browser that comes back by a redirect.
 
-The result is a :class:`~token_relay.agents.phone.person.NewGrant` in memory; nothing is stored here. It is judged apart
-(:meth:`ProviderSignIn.check`), since a refresh token must be on disk before anything else is asked of the network.
+The result is a :class:`~token_relay.agents.phone.person.NewGrant` in memory; nothing is stored here.
+:meth:`ProviderSignIn.check` judges it later, since the refresh token must be on disk before the next network request.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ProviderSignIn:
         conversation = Conversation(service, person, options, self._clock)
         try:
             outcome = await talk(conversation)
-        except (RelayError, asyncio.CancelledError):  # cancelled: the person has gone, having seen the refusal
+        except (RelayError, asyncio.CancelledError):  # cancelled: the person saw the refusal and left
             await note(conversation.failure)
             raise
         if isinstance(outcome, NotSignedIn):
@@ -187,14 +187,14 @@ class ProviderSignIn:
 
 
 async def discover(http: Http, settings: AccountSettings) -> oauth.ProviderMetadata:
-    """Return where the provider listens. Raises ConfigError or TransientError, as the reason is."""
+    """Return the provider's endpoints. Raises TransientError when a later try may work, else ConfigError."""
     if settings.profile.name == "entra":
         return _found(await discover_entra(http, native_base(settings.url, settings.tenant)))
     return _found(await oauth.discover(http, settings.url))
 
 
 def shown_name(username: str) -> str:
-    """A name that comes from a provider, fit for an OFFER and for a terminal."""
+    """Return a provider's name for a person, made fit for an OFFER and for a terminal."""
     return "".join(c for c in username if c.isprintable())[:ACCOUNT_CHARS_MAX]
 
 

@@ -1,7 +1,7 @@
-"""The phone's handoffs change here and nowhere else: one event, one step, all of it in the transaction of its cause.
+"""Steps of the phone's handoffs: one event, one step, all of it in the transaction of its cause.
 
-:func:`token_relay.protocol.handoff.phone_step` decides, this module writes. Between ACCEPT and RELEASED the token is
-obtained (:mod:`.obtaining`); :meth:`PhoneSteps.release` then seals it, and from that commit on it is no longer ours.
+:func:`token_relay.protocol.handoff.phone_step` decides, this module writes. Between ACCEPT and RELEASED
+:mod:`.obtaining` obtains the token; :meth:`PhoneSteps.release` seals it, and from that commit on it is not ours.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ UNKNOWN_MAX = 64  # rows of one pairing for handoffs that only the companion nam
 class PhoneSteps:
     """The steps of all handoffs of this phone.
 
-    ``changed`` is told of each handoff that has changed; ``accepted`` takes the handoff whose token is to be obtained.
+    ``changed`` beats after each change of a handoff; ``accepted`` takes each handoff whose token must be obtained.
     """
 
     def __init__(self, changed: Pulse, accepted: asyncio.Queue[str]) -> None:
@@ -68,7 +68,7 @@ class PhoneSteps:
         return next((row for row in rows if is_open(state_of(row))), None)
 
     def offer(self, turn: Turn, pairing: Pairing, terms: Terms) -> PhoneHandoff:
-        """Open a handoff on these terms: the row and OFFER in the outbox."""
+        """Open a handoff on these terms: write its row and queue OFFER, in this transaction."""
         handoff_id = turn.new_id()
         expires_at = turn.wall + OFFER_LIFETIME_S if turn.now.is_synced else 0
         turn.tx.put(
@@ -80,7 +80,7 @@ class PhoneSteps:
         return turn.row(PhoneHandoff, handoff_id)
 
     def step(self, turn: Turn, pairing: Pairing, handoff_id: str, event: PhoneEvent) -> None:
-        """Apply one event to one handoff; everything it means is in this transaction."""
+        """Apply one event to one handoff; all that follows is written in this transaction. Raises PeerError."""
         row = turn.tx.get(PhoneHandoff, handoff_id)
         if row is not None and row.pairing_id != pairing.pairing_id:
             raise PeerError("wrong_pairing")
@@ -88,7 +88,7 @@ class PhoneSteps:
         step = phone_step(before, event)
         if event == "stored" and PhoneEffect.SEND_REVOKE in step.effects and not self.may_take_away(turn, pairing):
             raise PeerError("too_many_handoffs")
-        if turn.is_duplicate and step.state != before:  # a repeated message asks again, it never moves anything
+        if turn.is_duplicate and step.state != before:  # a repeated message asks again, it never changes a state
             if row is not None and PhoneEffect.SEND_CLOSED in step.effects:
                 self._perform(turn, pairing, handoff_id, PhoneEffect.SEND_CLOSED)  # a receipt wants its answer
             return
@@ -106,7 +106,7 @@ class PhoneSteps:
             turn.after.append(self._changed.beat)
 
     def _take_in(self, turn: Turn, pairing: Pairing, handoff_id: str, event: PhoneEvent, state: PhoneState) -> bool:
-        """Make the row of a handoff that only the companion knows, where it has to be taken away; else answer."""
+        """Make the row of a handoff that only the companion knows, if it must be taken away; else answer."""
         if state == New() or event != "stored":
             if event == "accept":
                 turn.answer(pairing.pairing_id, Reject(handoff_id=handoff_id, reason="gone"))
@@ -146,7 +146,7 @@ class PhoneSteps:
                 turn.tx.erase_key(handoff_id)
 
     def _obtain(self, turn: Turn, pairing: Pairing, row: PhoneHandoff) -> None:
-        """``move`` releases in this very transaction; the others need the provider, after it."""
+        """``move`` releases in this transaction; the others need the provider, after the commit."""
         grant = turn.tx.get(Grant, row.grant_id) if row.strategy == "move" else None
         if grant is not None and grant.state == "held" and grant.refresh_token is not None:
             self.release(turn, pairing, row.handoff_id, grant, grant.refresh_token)
@@ -154,9 +154,10 @@ class PhoneSteps:
             turn.after.append(partial(self._accepted.put_nowait, row.handoff_id))
 
     def release(self, turn: Turn, pairing: Pairing, handoff_id: str, grant: Grant, refresh_token: RefreshToken) -> bool:
-        """Seal the token to the one-time key and commit RELEASED with TOKEN in the outbox; False: too late for it.
+        """Seal the token to the one-time key and write RELEASED with TOKEN in the outbox, in this transaction.
 
-        From the commit on the token is the companion's: nothing here uses it again.
+        From the commit on the token is the companion's, and nothing here uses it. False: it is too late, or the grant
+        does not fit a message.
         """
         row = turn.tx.get(PhoneHandoff, handoff_id)
         if row is None or not phone_may(state_of(row), "sealed"):
@@ -188,7 +189,7 @@ class PhoneSteps:
         return True
 
     def give_up(self, turn: Turn, handoff_id: str, problem: str) -> None:
-        """End an open handoff through CANCEL, and say why; one that is not open any more stays as it is."""
+        """Write why a handoff is given up, and end it through CANCEL if its state allows."""
         row = turn.tx.get(PhoneHandoff, handoff_id)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if pairing is not None:
@@ -197,12 +198,12 @@ class PhoneSteps:
                 self.step(turn, pairing, handoff_id, "cancel")
 
     def tell(self, turn: Turn, handoff_id: str, problem: str) -> None:
-        """Write why an open handoff does not go on, and wake whoever waits for it."""
+        """Write why an open handoff does not go on, and wake the commands that wait for it."""
         turn.change(PhoneHandoff, handoff_id, problem=problem)
         turn.after.append(self._changed.beat)
 
     def _return(self, turn: Turn, row: PhoneHandoff) -> None:
-        """``move`` was cancelled: the companion never stored it, so the token is the phone's again."""
+        """``move`` was cancelled: the companion never stored the token, so it is the phone's again."""
         if row.held_token is None:
             return
         grant = turn.tx.get(Grant, row.grant_id)
@@ -235,7 +236,7 @@ class PhoneSteps:
         turn.change(Pairing, pairing.pairing_id, rollback="")
 
     def may_take_away(self, turn: Turn, pairing: Pairing) -> bool:
-        """Say whether REVOKE may be queued for what a companion claims: `phone revoke` needs room in the outbox."""
+        """Return whether REVOKE may be queued for what a companion claims: `phone revoke` needs room in the outbox."""
         return len(turn.tx.select(Outgoing, pairing_id=pairing.pairing_id, type="REVOKE")) < UNKNOWN_MAX
 
     def unknown_count(self, turn: Turn, pairing: Pairing) -> int:
