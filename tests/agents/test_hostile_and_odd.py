@@ -439,3 +439,13 @@ async def test_claiming_what_is_over_does_not_block_a_revocation(monkeypatch: py
         await world.within(world.phone.agent.revoke("watch", wait_s=1))
         assert (await world.phone.one(Pairing)).renew_denied
         assert (await world.phone.rows(PhoneHandoff, handoff_id=done.handoff_id))[0].state == "revoking"
+
+
+async def test_what_a_turn_queues_and_settles_itself_is_not_sent_again() -> None:
+    """``companion forget --pairing``: RENEW is queued for each grant, then the pairing is deleted."""
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(3)
+        assert await world.watch.agent.forget(pairing=True) == {"grants": 1, "pairings": 1}
+        assert await world.watch.rows(Outgoing) == []
+        assert not world.watch.agent.turns._due

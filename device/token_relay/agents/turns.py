@@ -127,11 +127,11 @@ class Turns:
     # -- sending ---------------------------------------------------------------------------------------
 
     def _finish(self, turn: Turn) -> None:
-        for row in turn.settled:
-            self._due.pop((row.pairing_id, row.seq), None)
         for row in turn.queued:
             topic = next(topic for topic, envelope in turn.outgoing if envelope is row.envelope)
             self._schedule(_Due(topic, row, 1, 0.0))
+        for row in turn.settled:  # also what this turn has queued itself
+            self._due.pop((row.pairing_id, row.seq), None)
         if self.channel.is_connected:
             for topic, envelope in turn.outgoing:
                 self.spawn(self.channel.publish(topic, envelope))

@@ -88,13 +88,14 @@ class Obtaining:
                 if row.strategy == "mint":
                     await self._note(handoff_id, "waits for the person to sign in: token-relay phone handoff again")
                     return
+                network_is_up = self._network.next
                 await self._try(row)
                 if await self._accepted_row(handoff_id) is None:
                     return
                 failures += 1
                 share = self._turns.random.uniform(0.5, 1.0)
                 pause_s = schedule.backoff_s(failures=failures, share=share, retry_after_s=None)
-                await self._turns.clock.wait(self._network.next, pause_s)
+                await self._turns.clock.wait(network_is_up, pause_s)
         except VaultError as exc:
             log.error("vault_refused", detail=str(exc))
         finally:
