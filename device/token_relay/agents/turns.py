@@ -155,7 +155,6 @@ class Turns:
     async def resend_loop(self) -> None:
         """Send open requests again when they are due; runs until cancelled."""
         while True:
-            self._wake.clear()
             now = self.clock.now()
             for due in [d for d in self._due.values() if d.at_boot_s <= now.boot_s]:
                 if self.channel.is_connected:

@@ -31,7 +31,6 @@ class _Open:
     bad_tries: int = 0
     pair1: bytes = b""
     pair2: bytes = b""
-    pairing_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class Invitations:
         pair2 = wire.seal_pair2(opened.invitation, pair1, fresh=fresh, nonce=self._random.bytes(24), fields=answer)
         transcript = wire.transcript_hash(opened.invitation, pair1, pair2)
         peer_id = device_id(peer_key)
-        opened.pair1, opened.pair2, opened.pairing_id = pair1, pair2, pairing_id  # used up before anything is sent
+        opened.pair1, opened.pair2 = pair1, pair2  # used up before anything is sent
 
         def step(turn: Turn) -> None:
             for old in turn.tx.select(Pairing, state="pending"):

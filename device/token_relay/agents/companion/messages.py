@@ -19,9 +19,7 @@ from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import open_once
 from token_relay.protocol.errors import PeerError
-from token_relay.protocol.handoff import (
-    CompanionEvent,
-)
+from token_relay.protocol.handoff import CompanionEvent
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.messages import (
     HANDOFFS_LISTED_MAX,

@@ -11,13 +11,12 @@ from dataclasses import replace
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.answers import event_of
-from token_relay.agents.grants.serving import profile_of
+from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
 from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.protocol.secret import RefreshToken
-from token_relay.provider import oauth
 from token_relay.provider.http import Http
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 
@@ -44,14 +43,7 @@ class Branch:
 
     async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
         """Send the refresh. For the phone's own grant the answer counts as one without a new token."""
-        outcome = self._outcome = await oauth.refresh(
-            http,
-            profile_of(grant),
-            token_endpoint=grant.token_endpoint,
-            client_id=grant.client_id,
-            refresh_token=refresh_token,
-            client_info=grant.profile == "entra",
-        )
+        outcome = self._outcome = await RefreshErrand().send(http, grant, refresh_token, sent)
         return replace(outcome, refresh_token=None, access_token=None) if isinstance(outcome, Refreshed) else outcome
 
     def is_refused_alone(self, outcome: TokenOutcome) -> bool:
