@@ -1,8 +1,9 @@
 """What a token request can come to, as values; matched to the end with ``assert_never``.
 
-The four families differ in what may be done next: :class:`Refreshed` is stored before it is judged,
-:class:`Denied` is the provider's no, :class:`Unavailable` was certainly not processed, and
-:class:`OutcomeUnknown` is everything else after the first byte of the request left.
+The four families differ in what may be done next. :class:`Refreshed` is stored before it is judged. :class:`Denied` is
+a verdict: on the token, on the person's sign-in, or on the client. :class:`Unavailable` was certainly not processed.
+:class:`OutcomeUnknown` is no verdict: a whole answer that says nothing about the token (a *page*), or no whole answer
+(*lost*); in both cases the provider may have processed the request.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from typing import Literal
 
 from token_relay.protocol.secret import AccessToken, IdToken, RefreshToken
 
-DenialKind = Literal["final", "temporary", "person", "configuration"]
+Came = Literal["page", "lost"]
+DenialKind = Literal["final", "temporary", "person", "client", "request"]
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
     """A 200 with tokens. Store ``refresh_token`` (when there is one) before looking at anything else.
 
-    ``problem`` names what is wrong with the rest of the answer (no usable access token, unknown
-    token_type …), or is empty. ``expires_in_s`` is counted from the moment the request was sent.
+    ``problem`` says why there is no usable access token, or is empty. ``note`` names what was odd beside a good one (a
+    scope as an array, an ``expires_in`` that cannot be read), or is empty. ``expires_in_s`` is counted from the moment
+    the request was sent. ``refresh_token_expires_in_s`` is the life that the provider tells for the refresh token.
     """
 
     refresh_token: RefreshToken | None
@@ -31,14 +34,16 @@ class Refreshed:
     id_token: IdToken | None = None
     refresh_token_expires_in_s: float | None = None
     problem: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
     """The provider said no. ``kind`` is what it means under the profile; the ids are for the provider's support desk.
 
-    ``final``: this token is dead. ``temporary``: keep it, back off. ``person``: keep it sealed, stop, tell the person.
-    ``configuration``: keep it, stop, an operator must change something.
+    ``final``: this token is dead, the only kind that erases. ``temporary``: keep it, back off. ``person``: keep it
+    sealed, tell the person, ask again slowly. ``client``: the provider refuses the client; keep it, ask again slowly.
+    ``request``: the provider refuses what was asked for (scope, audience, claims), whoever asks.
     """
 
     kind: DenialKind
@@ -60,9 +65,15 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeUnknown:
-    """The provider may have processed the request and rotated the token."""
+    """No verdict: the provider may have processed the request and rotated the token.
+
+    ``came`` is ``page`` for a whole answer without a verdict, whose ``reason`` begins with status and media type
+    (``503 text/html``); else ``lost``. ``retry_after_s`` is what a page asks for.
+    """
 
     reason: str
+    came: Came = "lost"
+    retry_after_s: float | None = None
 
 
 TokenOutcome = Refreshed | Denied | Unavailable | OutcomeUnknown
