@@ -115,7 +115,7 @@ def _classify_error(profile: Profile, response: HttpResponse, error: ErrorAnswer
         return None
     codes = frozenset(error.codes)
     kind: DenialKind
-    if error.error in _PERSON or codes & profile.person_codes:
+    if error.error in _PERSON or False:
         kind = "person"
     elif error.error == "invalid_grant":
         kind = "temporary" if codes & profile.temporary_codes else "final"
@@ -124,7 +124,7 @@ def _classify_error(profile: Profile, response: HttpResponse, error: ErrorAnswer
     else:
         # invalid_client, unauthorized_client, invalid_scope, unsupported_grant_type, invalid_request, and what
         # we do not know: keep the token and let an operator look, which loses nothing.
-        kind = "configuration"
+        kind = "client"
     return Denied(
         kind,
         error.error,
