@@ -65,7 +65,7 @@ class Met:
         return await self.world.watch.token(scope=scope, timeout_s=timeout_s, **query)
 
     async def next_try_s(self, within_s: float) -> float | None:
-        """Go on asking until one more refresh leaves; return its distance from the one before, None if there is none."""
+        """Go on asking until one more refresh leaves; return how long after the last one, None if there is none."""
         before = len(self.tries)
         ends_at = self.world.time_s + within_s
         while len(self.tries) == before and self.world.time_s < ends_at:

@@ -19,8 +19,9 @@ from random import Random
 from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
+from token_relay.host.http import unpack
 from token_relay.protocol.secret import Secret
-from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
+from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.http_values import Request, Response
 from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.ports.clocks import SimulatedClock
@@ -222,7 +223,10 @@ def read_answer(raw: bytes) -> HttpResponse | AnswerLost:
     headers: dict[str, str] = {}
     for name, value in parser.getheaders():
         headers.setdefault(name.lower(), value)
-    return HttpResponse(parser.status, headers, body)
+    unpacked = unpack(body, headers.get("content-encoding", "")) if len(body) <= RESPONSE_BYTES_MAX else None
+    if unpacked is None:
+        return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
+    return HttpResponse(parser.status, headers, unpacked)
 
 
 class _Given:
