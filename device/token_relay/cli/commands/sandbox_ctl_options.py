@@ -59,7 +59,10 @@ def _fault(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", type=text, help="which fault; `sandbox ctl faults` lists them")
     parser.add_argument("file", metavar="FILE", type=text, nargs="?", help="with answer: the answer, see docs/zoo.md")
     parser.add_argument(
-        "--times", metavar="N", type=whole(0, 1_000_000), help="how many requests it hits, 0 for all (default 1)"
+        "--times",
+        metavar="N",
+        type=whole(0, 1_000_000),
+        help="how many requests it hits, 0 for all (default 1, or as FILE says)",
     )
     parser.add_argument("--endpoint", metavar="E", type=text, help="only requests to this endpoint, such as token")
     parser.add_argument("--grant-type", metavar="G", type=text, help="only token requests of this kind")
