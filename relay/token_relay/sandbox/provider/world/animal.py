@@ -38,9 +38,10 @@ class ThenModel(BaseModel):
     """What must become of the grant and of everybody concerned, while the answer stays what it is.
 
     ``status``: text that ``status`` shows with the grant, or that the refusal of a sign-in says. ``next_try``: ``none``
-    comes by itself; ``backoff``: ``least_s`` seconds later at the soonest; ``late``: a try with the intent open, freely
-    where a use spends nothing, at once inside a known leeway, else after a minute at the soonest. ``afterwards``: what
-    an app is told once the provider answers again.
+    comes by itself; ``backoff``: ``seconds`` later at the soonest; ``late``: a try with the intent open, freely
+    where a use spends nothing, at once inside a known leeway, else after a minute at the soonest; ``keep_alive``: one
+    that nobody asks for, ``seconds`` later at the latest. ``afterwards``: what an app is told once the provider
+    answers again.
     """
 
     model_config = _CLOSED
@@ -48,8 +49,8 @@ class ThenModel(BaseModel):
     reason: Annotated[str, StringConstraints(max_length=40)] = ""
     caller: Literal["granted", "offline", "refused", "reauth_required", "locked", "accepted", "unreachable"]
     status: Annotated[str, StringConstraints(max_length=200)] = ""
-    next_try: Literal["none", "backoff", "late", "unasked"] = "unasked"
-    least_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    next_try: Literal["none", "backoff", "late", "keep_alive", "unasked"] = "unasked"
+    seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     kept: bool = True
     afterwards: Literal["granted", "reauth_required", "unasked"] = "granted"
 
