@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,7 +190,7 @@ async def test_a_branch_waits_for_the_refresh_in_flight_and_holds_off_the_next(m
     order: list[str] = []
     in_flight = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        watcher: Any = None
+        watcher: Any = SimpleNamespace(reauth_action="")
         flights = GrantKeeper(ports(tasks), turns(tasks), watcher=watcher, due=asyncio.Event()).flights
 
         async def refresh() -> None:
