@@ -17,10 +17,10 @@ from token_relay.agents.grants.lifecycle import (
     GrantState,
     Held,
     Intent,
+    LastRefusal,
     Locked,
     NeedsHandoff,
     Refreshing,
-    Refusal,
     Stop,
     Uncertain,
     Wait,
@@ -100,12 +100,12 @@ def test_a_held_grant_may_be_refreshed_with_a_fresh_intent(
 @pytest.mark.parametrize(
     ("state", "refusal"),
     [
-        (NeedsHandoff(3, "person", 2), Refusal("person", 2)),
-        (Locked(3, "configuration", 5), Refusal("configuration", 5)),
+        (NeedsHandoff(3, "person", 2), LastRefusal("person", 2)),
+        (Locked(3, "configuration", 5), LastRefusal("configuration", 5)),
     ],
 )
 def test_a_refused_grant_may_be_asked_again_and_remembers_how_often_it_was_refused(
-    profile: Profile, state: GrantState, refusal: Refusal
+    profile: Profile, state: GrantState, refusal: LastRefusal
 ) -> None:
     begun = begin_refresh(state, profile, after_s(0), access_token_ends_in_s=100.0)
     assert begun == Begin(Refreshing(3, FIRST, refusal))
@@ -257,7 +257,7 @@ def test_a_request_that_a_crash_cut_off_has_lost_its_answer(
 
 @pytest.mark.parametrize("seconds", [0.0, 30.0])
 def test_a_refusal_is_carried_through_an_open_use(seconds: float) -> None:
-    for refusal in (Refusal("person", 2), Refusal("configuration", 3)):
+    for refusal in (LastRefusal("person", 2), LastRefusal("configuration", 3)):
         state = Uncertain(3, came("page", sent_s=seconds), refusal)
         waiting = begin_refresh(state, AUTH0, after_s(seconds + 31), access_token_ends_in_s=None)
         assert waiting == Wait(state, pytest.approx(29.0))
@@ -326,7 +326,7 @@ VERDICTS: dict[str, GrantState] = {
     "person": NeedsHandoff(3, "person", 1),
 }
 REFUSED_CLIENT = Locked(3, "configuration", 1)
-CONFIGURATION = Refusal("configuration", 1)
+CONFIGURATION = LastRefusal("configuration", 1)
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), **TO_NAME)
@@ -368,26 +368,26 @@ def test_what_an_outcome_makes_of_an_open_use(profile: Profile, before: Came, la
 @pytest.mark.parametrize(
     ("refusal", "outcome", "after"),
     [
-        (Refusal("person", 3), "person", NeedsHandoff(3, "person", 4)),
-        (Refusal("person", 3), "client", Locked(3, "configuration", 1)),
-        (Refusal("configuration", 3), "client", Locked(3, "configuration", 4)),
-        (Refusal("configuration", 3), "request", Locked(3, "configuration", 4)),
-        (Refusal("configuration", 3), "person", NeedsHandoff(3, "person", 1)),
+        (LastRefusal("person", 3), "person", NeedsHandoff(3, "person", 4)),
+        (LastRefusal("person", 3), "client", Locked(3, "configuration", 1)),
+        (LastRefusal("configuration", 3), "client", Locked(3, "configuration", 4)),
+        (LastRefusal("configuration", 3), "request", Locked(3, "configuration", 4)),
+        (LastRefusal("configuration", 3), "person", NeedsHandoff(3, "person", 1)),
         # what tells nothing of the refusal leaves it as it was
-        (Refusal("person", 3), "temporary", NeedsHandoff(3, "person", 3)),
-        (Refusal("person", 3), "unavailable", NeedsHandoff(3, "person", 3)),
-        (Refusal("configuration", 3), "unavailable", Locked(3, "configuration", 3)),
-        (Refusal("person", 3), "page", Uncertain(3, came("page"), Refusal("person", 3))),
-        (Refusal("configuration", 3), "lost", Uncertain(3, came("lost"), Refusal("configuration", 3))),
+        (LastRefusal("person", 3), "temporary", NeedsHandoff(3, "person", 3)),
+        (LastRefusal("person", 3), "unavailable", NeedsHandoff(3, "person", 3)),
+        (LastRefusal("configuration", 3), "unavailable", Locked(3, "configuration", 3)),
+        (LastRefusal("person", 3), "page", Uncertain(3, came("page"), LastRefusal("person", 3))),
+        (LastRefusal("configuration", 3), "lost", Uncertain(3, came("lost"), LastRefusal("configuration", 3))),
         # a good answer or a final one ends it
-        (Refusal("person", 3), "rotated", Held(4)),
-        (Refusal("configuration", 3), "kept", Held(3)),
-        (Refusal("configuration", 3), "final", Erased(3, "denied")),
+        (LastRefusal("person", 3), "rotated", Held(4)),
+        (LastRefusal("configuration", 3), "kept", Held(3)),
+        (LastRefusal("configuration", 3), "final", Erased(3, "denied")),
     ],
 )
 @pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], **TO_NAME)
 def test_a_refusal_is_counted_and_carried_through(
-    profile: Profile, refusal: Refusal, outcome: str, after: GrantState
+    profile: Profile, refusal: LastRefusal, outcome: str, after: GrantState
 ) -> None:
     assert settle_refresh(Refreshing(3, FIRST, refusal), OUTCOMES[outcome], profile) == after
 
@@ -396,13 +396,13 @@ def test_a_refusal_is_counted_and_carried_through(
     ("refusal", "after"),
     [
         (None, Held(3)),
-        (Refusal("person", 2), NeedsHandoff(3, "person", 2)),
-        (Refusal("configuration", 2), Locked(3, "configuration", 2)),
+        (LastRefusal("person", 2), NeedsHandoff(3, "person", 2)),
+        (LastRefusal("configuration", 2), Locked(3, "configuration", 2)),
     ],
 )
 @pytest.mark.parametrize("open_use", ["", "page", "lost"])
 def test_a_request_that_was_not_processed_leaves_all_as_it_was(
-    refusal: Refusal | None, after: GrantState, open_use: Literal["", Came]
+    refusal: LastRefusal | None, after: GrantState, open_use: Literal["", Came]
 ) -> None:
     intent = replace(FIRST, came=open_use)
     expected = Uncertain(3, intent, refusal) if open_use else after

@@ -17,10 +17,10 @@ from token_relay.agents.grants.lifecycle import (
     GrantState,
     Held,
     Intent,
+    LastRefusal,
     Locked,
     NeedsHandoff,
     Refreshing,
-    Refusal,
     Uncertain,
     keeps_refresh_token,
 )
@@ -90,9 +90,9 @@ def token(*, left_s: float, expires_in_s: float = 3600.0, access_token: AccessTo
 STATES: list[GrantState] = [
     Held(3),
     Refreshing(3, Intent(STARTED, STARTED)),
-    Refreshing(3, INTENT, Refusal("person", 2)),
+    Refreshing(3, INTENT, LastRefusal("person", 2)),
     Uncertain(3, INTENT),
-    Uncertain(3, replace(INTENT, came="lost"), Refusal("configuration", 7)),
+    Uncertain(3, replace(INTENT, came="lost"), LastRefusal("configuration", 7)),
     NeedsHandoff(3, "uncertain"),
     NeedsHandoff(3, "person", 3),
     Locked(3, "lease"),

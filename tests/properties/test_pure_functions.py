@@ -97,7 +97,7 @@ OUTCOMES: tuple[TokenOutcome, ...] = (
 
 def test_every_outcome_in_every_state_of_a_refresh_comes_to_something_known() -> None:
     now = Now("boot", 10.0, 0.0, is_synced=False)
-    refusals = (None, lifecycle.Refusal("person", 3), lifecycle.Refusal("configuration", 10**6))
+    refusals = (None, lifecycle.LastRefusal("person", 3), lifecycle.LastRefusal("configuration", 10**6))
     states = product(PROFILES.values(), OUTCOMES, (0, 1, 10**6), ("", *get_args(Came)), refusals)
     for profile, outcome, late, came, refusal in states:
         intent = lifecycle.Intent(Stamp.of(now), Stamp.of(now), late + 1, late, came)

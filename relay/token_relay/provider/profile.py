@@ -37,9 +37,9 @@ class Profile:
     """One provider's behaviour.
 
     ``old_token_s`` is how long a refresh token works after its successor was issued: 0 = it is dead at once,
-    ``None`` = using it never invalidates it. ``reuse_takes`` and ``revocation_takes`` are what ends when a spent token is
-    used again and when one is revoked: ``family`` is what came of the same sign-in by refreshing, ``session`` all grants
-    of the browser session, ``user`` all of the user. All ``*_s`` are seconds.
+    ``None`` = using it never invalidates it. ``reuse_takes`` and ``revocation_takes`` are what ends when a spent token
+    is used again and when one is revoked: ``family`` is what came of the same sign-in by refreshing, ``session`` all
+    grants of the browser session, ``user`` all of the user. All ``*_s`` are seconds.
     """
 
     name: str
@@ -122,14 +122,16 @@ STRICT = Profile(
 # assumes the worse.
 # Okta, Refresh token rotation: reuse also ends all access tokens since the sign-in; whether more ends is not said.
 OKTA = replace(STRICT, name="okta", old_token_s=30.0)
-KEYCLOAK = replace(  # revokeRefreshToken=false; a token's revocation detaches the client's session, with all tokens in it
-    STRICT,
-    name="keycloak",
-    strategies=("branch", "mint", "move"),
-    old_token_s=None,
-    reuse_takes="nothing",
-    reuse_kills_access_tokens=False,
-    revocation_takes="session",
+KEYCLOAK = (
+    replace(  # revokeRefreshToken=false; a token's revocation detaches the client's session, with all tokens in it
+        STRICT,
+        name="keycloak",
+        strategies=("branch", "mint", "move"),
+        old_token_s=None,
+        reuse_takes="nothing",
+        reuse_kills_access_tokens=False,
+        revocation_takes="session",
+    )
 )
 KEYCLOAK_ROTATING = replace(  # revokeRefreshToken=true, refreshTokenMaxReuse=0; too many uses detach it as well
     STRICT,

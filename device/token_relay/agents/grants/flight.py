@@ -291,7 +291,7 @@ class Flights:
             case (
                 lifecycle.NeedsHandoff(reason="person" as reason, times=times)
                 | lifecycle.Locked(reason="configuration" as reason, times=times)
-                | lifecycle.Uncertain(refusal=lifecycle.Refusal(reason=reason, times=times)),
+                | lifecycle.Uncertain(refusal=lifecycle.LastRefusal(reason=reason, times=times)),
                 Denied(),
             ):
                 action = check_client(grant) if reason == "configuration" else self._watcher.reauth_action

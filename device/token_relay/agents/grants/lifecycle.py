@@ -54,7 +54,7 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LastRefusal:
     """The provider's last verdict on the person or the client, and how often it has come in a row."""
 
     reason: RefusedReason
@@ -74,7 +74,7 @@ class Refreshing:
 
     generation: int
     intent: Intent
-    refusal: Refusal | None = None
+    refusal: LastRefusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Uncertain:
 
     generation: int
     intent: Intent
-    refusal: Refusal | None = None
+    refusal: LastRefusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def begin_refresh(
         case Held(generation):
             return Begin(Refreshing(generation, _first(now)))
         case NeedsHandoff(generation, "person" as reason, times) | Locked(generation, "configuration" as reason, times):
-            return Begin(Refreshing(generation, _first(now), Refusal(reason, times)))
+            return Begin(Refreshing(generation, _first(now), LastRefusal(reason, times)))
         case Refreshing(generation, intent, refusal) | Uncertain(generation, intent, refusal):
             # No flight is under way: the request of a grant that is found Refreshing has lost its answer.
             came: Came = "page" if isinstance(state, Uncertain) and intent.came == "page" else "lost"
@@ -208,7 +208,7 @@ def settle_refresh(state: Refreshing, outcome: TokenOutcome, profile: Profile) -
         case Denied(kind="client" | "request"):
             times = _times(state.refusal, "configuration")
             if profile.invalidates_on_use and intent.came:  # no verdict on the token: an earlier use stays open
-                return Uncertain(generation, intent, Refusal("configuration", times))
+                return Uncertain(generation, intent, LastRefusal("configuration", times))
             return Locked(generation, "configuration", times)
         case Denied(kind="temporary") | Unavailable():
             return not_processed(state)
@@ -226,15 +226,15 @@ def not_processed(state: Refreshing) -> GrantState:
     if state.intent.came:
         return Uncertain(state.generation, state.intent, state.refusal)
     match state.refusal:
-        case Refusal("person", times):
+        case LastRefusal("person", times):
             return NeedsHandoff(state.generation, "person", times)
-        case Refusal("configuration", times):
+        case LastRefusal("configuration", times):
             return Locked(state.generation, "configuration", times)
         case _:
             return Held(state.generation)
 
 
-def _times(before: Refusal | None, reason: RefusedReason) -> int:
+def _times(before: LastRefusal | None, reason: RefusedReason) -> int:
     return before.times + 1 if before is not None and before.reason == reason else 1
 
 

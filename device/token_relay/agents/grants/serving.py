@@ -17,10 +17,10 @@ from token_relay.agents.grants.lifecycle import (
     GrantState,
     Held,
     Intent,
+    LastRefusal,
     Locked,
     NeedsHandoff,
     Refreshing,
-    Refusal,
     Uncertain,
     is_asked_again,
     keeps_refresh_token,
@@ -70,8 +70,8 @@ def _intent_of(grant: Grant) -> Intent:
     return Intent(started, sent, grant.intent_attempts, grant.intent_late, grant.intent_came)
 
 
-def _refusal_of(grant: Grant) -> Refusal | None:
-    return Refusal(grant.refused, grant.refused_times) if grant.refused else None
+def _refusal_of(grant: Grant) -> LastRefusal | None:
+    return LastRefusal(grant.refused, grant.refused_times) if grant.refused else None
 
 
 def columns_of(state: GrantState) -> GrantColumns:
@@ -109,7 +109,7 @@ def columns_of(state: GrantState) -> GrantColumns:
     return columns
 
 
-def _spell_intent(columns: GrantColumns, intent: Intent, refusal: Refusal | None) -> None:
+def _spell_intent(columns: GrantColumns, intent: Intent, refusal: LastRefusal | None) -> None:
     columns["intent"], columns["intent_sent"] = intent.started.to_text(), intent.sent.to_text()
     columns["intent_attempts"], columns["intent_late"] = intent.attempts, intent.late
     columns["intent_came"] = intent.came

@@ -37,8 +37,12 @@ class OwnGrants:
             turn.event("sign_in_needed", grant_id=after.grant_id, detail=after.reason)
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
-        """A refresh brought a token after its grant had ended: have it revoked, unless a companion has that chain."""
-        if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=False):
+        """A refresh brought a token after its grant had ended: have it revoked, unless a companion has that chain.
+
+        After a sign-out, which ends what hangs together, but not after a newer sign-in of the same client.
+        """
+        is_signed_out = not turn.tx.select(Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id)
+        if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=is_signed_out):
             turn.after.append(lambda: self._turns.spawn(self._revoke(grant, refresh_token)))
 
     async def _revoke(self, grant: Grant, refresh_token: RefreshToken) -> None:
