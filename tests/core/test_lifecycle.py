@@ -53,7 +53,12 @@ T = 1_700_000_000.0
 STARTED = Stamp("boot-a", 100.0, T, True)
 FIRST = Intent(STARTED, STARTED)
 USER_WIDE = replace(STRICT, name="user-wide", reuse_takes="user")
-TO_NAME = {"ids": lambda profile: profile.name}
+
+
+def by_name(profile: Profile) -> str:
+    return profile.name
+
+
 FINISHED: tuple[NeedsHandoff | Locked | Erased, ...] = (
     NeedsHandoff(3, "uncertain"),
     Locked(3, "lease"),
@@ -86,7 +91,7 @@ WALL_TURNED_BACK = Now("boot-b", 3.0, T - 10.0, True)
 # -- Beginning ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), **TO_NAME)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize("ends_in_s", [None, 0.0, 100.0])
 @pytest.mark.parametrize("awaits_handoff", [False, True])
 def test_a_held_grant_may_be_refreshed_with_a_fresh_intent(
@@ -96,7 +101,7 @@ def test_a_held_grant_may_be_refreshed_with_a_fresh_intent(
     assert begun == Begin(Refreshing(3, FIRST))
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), **TO_NAME)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize(
     ("state", "refusal"),
     [
@@ -111,7 +116,7 @@ def test_a_refused_grant_may_be_asked_again_and_remembers_how_often_it_was_refus
     assert begun == Begin(Refreshing(3, FIRST, refusal))
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), **TO_NAME)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize("state", FINISHED, ids=str)
 def test_a_finished_or_locked_grant_is_not_refreshed(state: NeedsHandoff | Locked | Erased, profile: Profile) -> None:
     for holds_alone in (False, True):
@@ -236,7 +241,7 @@ def test_what_may_be_tried_after_the_leeway(
         assert decision == Stop(NeedsHandoff(3, "uncertain"))
         assert keeps_refresh_token(NeedsHandoff(3, "uncertain"))
     elif wait_s:
-        assert decision == Wait(Uncertain(3, intent), pytest.approx(wait_s))
+        assert decision == Wait(Uncertain(3, intent), wait_s)
     else:
         assert decision == again(what, sent_s=now_s, attempts=late + 2, late=late + 1)
 
@@ -260,7 +265,7 @@ def test_a_refusal_is_carried_through_an_open_use(seconds: float) -> None:
     for refusal in (LastRefusal("person", 2), LastRefusal("configuration", 3)):
         state = Uncertain(3, came("page", sent_s=seconds), refusal)
         waiting = begin_refresh(state, AUTH0, after_s(seconds + 31), access_token_ends_in_s=None)
-        assert waiting == Wait(state, pytest.approx(29.0))
+        assert waiting == Wait(state, 29.0)
         begun = begin_refresh(state, AUTH0, after_s(seconds + 60), access_token_ends_in_s=None)
         assert isinstance(begun, Begin) and begun.state.refusal == refusal
 
@@ -329,7 +334,7 @@ REFUSED_CLIENT = Locked(3, "configuration", 1)
 CONFIGURATION = LastRefusal("configuration", 1)
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), **TO_NAME)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize("outcome", OUTCOMES)
 def test_what_an_outcome_makes_of_a_first_request(profile: Profile, outcome: str) -> None:
     after = {
@@ -344,7 +349,7 @@ def test_what_an_outcome_makes_of_a_first_request(profile: Profile, outcome: str
     assert settle_refresh(Refreshing(3, FIRST), OUTCOMES[outcome], profile) == after[outcome]
 
 
-@pytest.mark.parametrize("profile", PROFILES.values(), **TO_NAME)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize("before", get_args(Came))
 @pytest.mark.parametrize("late", [0, 1, 200])
 @pytest.mark.parametrize("outcome", OUTCOMES)
@@ -385,7 +390,7 @@ def test_what_an_outcome_makes_of_an_open_use(profile: Profile, before: Came, la
         (LastRefusal("configuration", 3), "final", Erased(3, "denied")),
     ],
 )
-@pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], **TO_NAME)
+@pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], ids=by_name)
 def test_a_refusal_is_counted_and_carried_through(
     profile: Profile, refusal: LastRefusal, outcome: str, after: GrantState
 ) -> None:
@@ -470,7 +475,8 @@ def test_an_open_use_is_repaired_at_once_only_inside_a_known_leeway(
 
 
 def test_only_an_open_use_of_an_invalidating_provider_may_be_spent() -> None:
-    for profile, open_use in product(PROFILES.values(), ("", "page", "lost")):
+    came_to: tuple[Literal["", Came], ...] = ("", "page", "lost")
+    for profile, open_use in product(PROFILES.values(), came_to):
         state = Refreshing(3, replace(FIRST, came=open_use))
         assert may_be_spent(state, profile) is (profile.invalidates_on_use and bool(open_use))
 

@@ -195,7 +195,8 @@ def told(row: Grant, *tells: tuple[float, float | None]) -> Grant:
     for passed_s, life_s in tells:
         now_s += passed_s
         now = later(now_s)
-        row = replace(row, **columns_of_life(row, life_s, now), refreshed=Stamp.of(now).to_text())
+        row = replace(row, **columns_of_life(row, life_s, now))
+        row = replace(row, refreshed=Stamp.of(now).to_text())
     return row
 
 

@@ -136,6 +136,12 @@ def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: Gran
     class Watcher:
         reauth_action = ""
 
+        def holds_alone(self, turn: object, grant: Grant) -> bool:
+            return False
+
+        def awaits_handoff(self, turn: object, grant: Grant) -> bool:
+            return False
+
         def on_grant_changed(self, turn: object, before: Grant, after: Grant) -> None:
             pass
 
