@@ -1,8 +1,10 @@
-"""The life of a stored grant: each state, each outcome, each kind of provider; and never a second late attempt."""
+"""The life of a stored grant: each state, each outcome, each kind of provider; and nothing but a verdict erases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +17,7 @@ from token_relay.agents.grants.lifecycle import (
     GrantState,
     Held,
     Intent,
+    LastRefusal,
     Locked,
     NeedsHandoff,
     Refreshing,
@@ -22,33 +25,62 @@ from token_relay.agents.grants.lifecycle import (
     Uncertain,
     Wait,
     begin_refresh,
+    is_asked_again,
     keeps_refresh_token,
+    late_pace_s,
+    leeway_left_s,
+    may_be_spent,
     may_retry_at_once,
+    not_processed,
     serves_access_tokens,
     settle_refresh,
 )
 from token_relay.agents.ports import Now
 from token_relay.protocol.secret import AccessToken, RefreshToken
-from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from token_relay.provider.profile import AUTH0, ENTRA, STRICT, Profile
+from token_relay.provider.outcome import Came, DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.profile import (
+    AUTH0,
+    DUENDE_ONE_TIME,
+    ENTRA,
+    OIDC_PROVIDER,
+    OKTA,
+    PROFILES,
+    STRICT,
+    Profile,
+)
 
 T = 1_700_000_000.0
 STARTED = Stamp("boot-a", 100.0, T, True)
-FIRST, AGAIN, LATE = Intent(STARTED, 1, 0), Intent(STARTED, 2, 0), Intent(STARTED, 2, 1)
-NEVER_AGAIN: tuple[NeedsHandoff | Locked | Erased, ...] = (
+FIRST = Intent(STARTED, STARTED)
+USER_WIDE = replace(STRICT, name="user-wide", reuse_takes="user")
+
+
+def by_name(profile: Profile) -> str:
+    return profile.name
+
+
+FINISHED: tuple[NeedsHandoff | Locked | Erased, ...] = (
     NeedsHandoff(3, "uncertain"),
-    NeedsHandoff(3, "person"),
     Locked(3, "lease"),
     Locked(3, "rollback"),
-    Locked(3, "configuration"),
+    Locked(3, "unverified"),
     Erased(3, "denied"),
     Erased(3, "revoked"),
 )
 
 
+def stamp(seconds: float) -> Stamp:
+    return Stamp("boot-a", 100.0 + seconds, T + seconds, True)
+
+
 def after_s(seconds: float) -> Now:
     """So many seconds later in the same boot."""
     return Now("boot-a", 100.0 + seconds, T + seconds, True)
+
+
+def came(what: Came, *, late: int = 0, attempts: int = 1, sent_s: float = 0.0) -> Intent:
+    """An open use whose first request left at 0, and the latest at ``sent_s``."""
+    return Intent(STARTED, stamp(sent_s), attempts, late, what)
 
 
 REBOOTED = Now("boot-b", 3.0, T + 10.0, True)  # ten seconds later by a synced wall clock
@@ -59,66 +91,216 @@ WALL_TURNED_BACK = Now("boot-b", 3.0, T - 10.0, True)
 # -- Beginning ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize("ends_in_s", [None, 0.0, 100.0])
-def test_a_held_grant_may_be_refreshed_with_a_fresh_intent(profile: Profile, ends_in_s: float | None) -> None:
-    begun = begin_refresh(Held(3), profile, after_s(0), access_token_ends_in_s=ends_in_s)
+@pytest.mark.parametrize("awaits_handoff", [False, True])
+def test_a_held_grant_may_be_refreshed_with_a_fresh_intent(
+    profile: Profile, ends_in_s: float | None, awaits_handoff: bool
+) -> None:
+    begun = begin_refresh(Held(3), profile, after_s(0), access_token_ends_in_s=ends_in_s, awaits_handoff=awaits_handoff)
     assert begun == Begin(Refreshing(3, FIRST))
 
 
-SECOND = Begin(Refreshing(3, Intent(STARTED, 2, 0)))
-SECOND_LATE = Begin(Refreshing(3, Intent(STARTED, 2, 1)))
-GIVE_UP = Stop(NeedsHandoff(3, "uncertain"))
-
-
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize(
-    ("profile", "intent", "now", "ends_in_s", "decision"),
+    ("state", "refusal"),
     [
-        # does not invalidate on use: retry freely, whenever
-        (ENTRA, FIRST, after_s(0), 100.0, SECOND),
-        (ENTRA, FIRST, after_s(1e7), None, SECOND),
-        (ENTRA, FIRST, REBOOTED_UNSYNCED, None, SECOND),
-        (ENTRA, Intent(STARTED, 9, 0), after_s(1e7), None, Begin(Refreshing(3, Intent(STARTED, 10, 0)))),
-        # inside its leeway of 30 s: at once and as often as needed
-        (AUTH0, FIRST, after_s(0), None, SECOND),
-        (AUTH0, FIRST, after_s(29.9), 100.0, SECOND),
-        (AUTH0, Intent(STARTED, 9, 0), after_s(29.9), None, Begin(Refreshing(3, Intent(STARTED, 10, 0)))),
-        (AUTH0, FIRST, REBOOTED, None, SECOND),
-        # at its end and after it: one attempt, counted
-        (AUTH0, FIRST, after_s(30.0), None, SECOND_LATE),
-        (AUTH0, FIRST, after_s(1e7), None, SECOND_LATE),
-        (AUTH0, LATE, after_s(30.0), None, GIVE_UP),
-        (AUTH0, LATE, after_s(1e7), None, GIVE_UP),
-        # elapsed time unknown counts as too late
-        (AUTH0, FIRST, REBOOTED_UNSYNCED, None, SECOND_LATE),
-        (AUTH0, FIRST, WALL_TURNED_BACK, None, SECOND_LATE),
-        (AUTH0, LATE, REBOOTED_UNSYNCED, None, GIVE_UP),
-        # reuse there does not end access tokens: no reason to wait
-        (AUTH0, FIRST, after_s(1e3), 100.0, SECOND_LATE),
-        # no leeway at all
-        (STRICT, FIRST, after_s(0), None, SECOND_LATE),
-        (STRICT, LATE, after_s(0), None, GIVE_UP),
-        (STRICT, LATE, after_s(1e7), 100.0, GIVE_UP),
-        # reuse ends access tokens too: not while the cached one works
-        (STRICT, FIRST, after_s(0), 100.0, Wait(Uncertain(3, FIRST), 100.0)),
-        (STRICT, FIRST, after_s(0), 0.5, Wait(Uncertain(3, FIRST), 0.5)),
-        (STRICT, FIRST, after_s(0), 0.0, SECOND_LATE),
-        (STRICT, FIRST, after_s(0), -1.0, SECOND_LATE),
-        (STRICT, FIRST, REBOOTED_UNSYNCED, 100.0, Wait(Uncertain(3, FIRST), 100.0)),
+        (NeedsHandoff(3, "person", 2), LastRefusal("person", 2)),
+        (Locked(3, "configuration", 5), LastRefusal("configuration", 5)),
     ],
 )
-def test_what_may_be_tried_after_a_lost_answer(
-    profile: Profile, intent: Intent, now: Now, ends_in_s: float | None, decision: Begin | Wait | Stop
+def test_a_refused_grant_may_be_asked_again_and_remembers_how_often_it_was_refused(
+    profile: Profile, state: GrantState, refusal: LastRefusal
 ) -> None:
-    # A crash while the request was out leaves Refreshing on disk: it is an outcome unknown like any other.
-    for state in (Uncertain(3, intent), Refreshing(3, intent)):
-        assert begin_refresh(state, profile, now, access_token_ends_in_s=ends_in_s) == decision
+    begun = begin_refresh(state, profile, after_s(0), access_token_ends_in_s=100.0)
+    assert begun == Begin(Refreshing(3, FIRST, refusal))
 
 
-@pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], ids=lambda profile: profile.name)
-@pytest.mark.parametrize("state", NEVER_AGAIN, ids=str)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
+@pytest.mark.parametrize("state", FINISHED, ids=str)
 def test_a_finished_or_locked_grant_is_not_refreshed(state: NeedsHandoff | Locked | Erased, profile: Profile) -> None:
-    assert begin_refresh(state, profile, after_s(0), access_token_ends_in_s=None) == Stop(state)
+    for holds_alone in (False, True):
+        begun = begin_refresh(state, profile, after_s(0), access_token_ends_in_s=None, holds_alone=holds_alone)
+        assert begun == Stop(state)
+
+
+def again(what: Came, *, sent_s: float, attempts: int = 2, late: int = 0) -> Begin:
+    return Begin(Refreshing(3, Intent(STARTED, stamp(sent_s), attempts, late, what)))
+
+
+@pytest.mark.parametrize("what", get_args(Came))
+@pytest.mark.parametrize(
+    ("profile", "seconds", "ends_in_s"),
+    [
+        (ENTRA, 0.0, 100.0),  # does not invalidate on use: freely, whenever
+        (ENTRA, 1e7, None),
+        (PROFILES["google"], 0.0, None),
+        (PROFILES["duende"], 5.0, 3600.0),
+        (AUTH0, 0.0, None),  # inside its leeway of 30 s: at once
+        (AUTH0, 29.9, 100.0),
+        (OKTA, 29.9, 100.0),  # whatever reuse would take: it is no reuse there
+    ],
+)
+@pytest.mark.parametrize("awaits_handoff", [False, True])
+def test_where_the_value_certainly_works_it_is_sent_again_at_once(
+    profile: Profile, seconds: float, ends_in_s: float | None, what: Came, awaits_handoff: bool
+) -> None:
+    for attempts in (1, 9):
+        state = Uncertain(3, came(what, attempts=attempts))
+        begun = begin_refresh(
+            state, profile, after_s(seconds), access_token_ends_in_s=ends_in_s, awaits_handoff=awaits_handoff
+        )
+        assert begun == again(what, sent_s=seconds, attempts=attempts + 1)
+
+
+REACH_NOBODY = (AUTH0, PROFILES["hydra"], DUENDE_ONE_TIME)  # reuse ends no more than this grant's own family
+REACH_OTHERS = (OIDC_PROVIDER, PROFILES["keycloak-rotating"], USER_WIDE)
+REACH_UNKNOWN = (STRICT, OKTA, PROFILES["cognito"])
+
+
+@dataclass(frozen=True)
+class Late:
+    """A look at an open use after the leeway: is it sent, waited for, or sealed for good?"""
+
+    profiles: tuple[Profile, ...]
+    what: Came
+    holds_alone: bool | None  # None: either way
+    may_be_sent: bool
+
+
+LATE = (
+    Late(REACH_NOBODY + REACH_OTHERS + REACH_UNKNOWN, "page", None, True),
+    Late(REACH_NOBODY, "lost", None, True),
+    Late(REACH_OTHERS, "lost", None, False),
+    Late(REACH_UNKNOWN, "lost", True, True),
+    Late(REACH_UNKNOWN, "lost", False, False),
+)
+LATE_CASES = [
+    (profile, row.what, holds_alone, row.may_be_sent)
+    for row in LATE
+    for profile in row.profiles
+    for holds_alone in ((False, True) if row.holds_alone is None else (row.holds_alone,))
+]
+
+
+def test_the_table_of_late_tries_has_every_row() -> None:
+    invalidating = {profile.name for profile in PROFILES.values() if profile.invalidates_on_use}
+    found = {(profile.name, what, alone) for profile, what, alone, _ in LATE_CASES}
+    assert found == set(product(invalidating | {"user-wide"}, get_args(Came), (False, True)))
+    assert len(found) == len(LATE_CASES)
+
+
+@pytest.mark.parametrize(("profile", "what", "holds_alone", "may_be_sent"), LATE_CASES)
+@pytest.mark.parametrize(
+    ("late", "since_sent_s", "ends_in_s", "awaits_handoff", "wait_s"),
+    [
+        # the pace counts from the latest request, and doubles: 1 min to 1 h
+        (0, 59.0, None, False, 1.0),
+        (0, 60.0, None, False, 0.0),
+        (1, 60.0, None, False, 60.0),
+        (1, 120.0, None, False, 0.0),
+        (5, 1920.0, None, False, 0.0),
+        (6, 3599.0, None, False, 1.0),
+        (6, 3600.0, None, False, 0.0),
+        (200, 3599.0, None, False, 1.0),
+        (200, 3600.0, None, False, 0.0),  # for ever
+        # not before the newest access token has ended
+        (0, 60.0, 100.0, False, 100.0),
+        (0, 0.0, 10.0, False, 60.0),
+        (0, 60.0, 0.5, False, 0.5),
+        (0, 60.0, 0.0, False, 0.0),
+        (0, 60.0, -1.0, False, 0.0),
+        # not while a handoff that would replace it is READY
+        (0, 60.0, None, True, 60.0),
+        (200, 3600.0, 0.0, True, 60.0),
+        (0, 60.0, 100.0, True, 100.0),
+    ],
+)
+def test_what_may_be_tried_after_the_leeway(
+    profile: Profile,
+    what: Came,
+    holds_alone: bool,
+    may_be_sent: bool,
+    late: int,
+    since_sent_s: float,
+    ends_in_s: float | None,
+    awaits_handoff: bool,
+    wait_s: float,
+) -> None:
+    intent = came(what, late=late, attempts=late + 1, sent_s=1e5)
+    now_s = 1e5 + since_sent_s
+    decision = begin_refresh(
+        Uncertain(3, intent),
+        profile,
+        after_s(now_s),
+        access_token_ends_in_s=ends_in_s,
+        holds_alone=holds_alone,
+        awaits_handoff=awaits_handoff,
+    )
+    if not may_be_sent:
+        assert decision == Stop(NeedsHandoff(3, "uncertain"))
+        assert keeps_refresh_token(NeedsHandoff(3, "uncertain"))
+    elif wait_s:
+        assert decision == Wait(Uncertain(3, intent), wait_s)
+    else:
+        assert decision == again(what, sent_s=now_s, attempts=late + 2, late=late + 1)
+
+
+@pytest.mark.parametrize("state", [Refreshing, Uncertain])
+@pytest.mark.parametrize("before", ["", "page", "lost"])
+def test_a_request_that_a_crash_cut_off_has_lost_its_answer(
+    state: type[Refreshing | Uncertain], before: Literal["", Came]
+) -> None:
+    """Refreshing on disk with no flight; an older program kept Uncertain without saying what came."""
+    intent = replace(FIRST, came=before)
+    decision = begin_refresh(state(3, intent), OIDC_PROVIDER, after_s(1e6), access_token_ends_in_s=None)
+    if state is Uncertain and before == "page":
+        assert decision == again("page", sent_s=1e6, late=1)
+    else:
+        assert decision == Stop(NeedsHandoff(3, "uncertain"))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 30.0])
+def test_a_refusal_is_carried_through_an_open_use(seconds: float) -> None:
+    for refusal in (LastRefusal("person", 2), LastRefusal("configuration", 3)):
+        state = Uncertain(3, came("page", sent_s=seconds), refusal)
+        waiting = begin_refresh(state, AUTH0, after_s(seconds + 31), access_token_ends_in_s=None)
+        assert waiting == Wait(state, 29.0)
+        begun = begin_refresh(state, AUTH0, after_s(seconds + 60), access_token_ends_in_s=None)
+        assert isinstance(begun, Begin) and begun.state.refusal == refusal
+
+
+@pytest.mark.parametrize("now", [REBOOTED_UNSYNCED, WALL_TURNED_BACK])
+@pytest.mark.parametrize(("profile", "late"), [(AUTH0, 1), (ENTRA, 0)])
+def test_elapsed_time_that_no_clock_can_tell_is_after_the_leeway(profile: Profile, late: int, now: Now) -> None:
+    begun = begin_refresh(Uncertain(3, came("lost")), profile, now, access_token_ends_in_s=None)
+    assert begun == Begin(Refreshing(3, Intent(STARTED, Stamp.of(now), 2, late, "lost")))
+    waits = begin_refresh(Uncertain(3, came("lost")), profile, now, access_token_ends_in_s=5.0)
+    assert isinstance(waits, Wait) is (profile is AUTH0)
+
+
+def test_a_synced_wall_clock_counts_across_boots() -> None:
+    begun = begin_refresh(Uncertain(3, came("lost")), AUTH0, REBOOTED, access_token_ends_in_s=100.0)
+    assert begun == Begin(Refreshing(3, Intent(STARTED, Stamp.of(REBOOTED), 2, 0, "lost")))
+
+
+def test_the_leeway_counts_from_the_first_request() -> None:
+    # A retry inside the leeway must not begin a new leeway: the provider counts from the rotation.
+    state: GrantState = Held(1)
+    for second in (0.0, 10.0, 20.0, 29.0):
+        decision = begin_refresh(state, AUTH0, after_s(second), access_token_ends_in_s=None)
+        assert isinstance(decision, Begin) and decision.state.intent.late == 0
+        state = settle_refresh(decision.state, OUTCOMES["lost"], AUTH0)
+    decision = begin_refresh(state, AUTH0, after_s(31.0), access_token_ends_in_s=None)
+    assert isinstance(decision, Wait)
+    decision = begin_refresh(state, AUTH0, after_s(89.0), access_token_ends_in_s=None)
+    assert decision == Begin(Refreshing(1, Intent(STARTED, stamp(89.0), 5, 1, "lost")))
+
+
+def test_the_pace_of_late_tries_grows_from_a_minute_to_an_hour() -> None:
+    paces = [late_pace_s(late) for late in range(9)]
+    assert paces == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
+    assert late_pace_s(10**6) == 3600
 
 
 # -- Settling ----------------------------------------------------------------------------------------------
@@ -136,57 +318,100 @@ OUTCOMES: dict[str, TokenOutcome] = {
     "rotated": ROTATED,
     "kept": KEPT,
     "spoilt": SPOILT,
-    "final": denied("final"),
-    "temporary": denied("temporary"),
-    "person": denied("person"),
-    "configuration": denied("configuration"),
+    **{kind: denied(kind) for kind in get_args(DenialKind)},
     "unavailable": Unavailable("connection refused"),
-    "unknown": OutcomeUnknown("timeout"),
+    "page": OutcomeUnknown("503 text/html", "page"),
+    "lost": OutcomeUnknown("timeout"),
 }
-
-ALWAYS: dict[str, GrantState] = {
+VERDICTS: dict[str, GrantState] = {
     "rotated": Held(4),
     "kept": Held(3),
     "spoilt": Held(4),  # stored first, judged afterwards
-    "person": NeedsHandoff(3, "person"),
-    "configuration": Locked(3, "configuration"),
-}
-CERTAIN: dict[str, GrantState] = {
-    **ALWAYS,
     "final": Erased(3, "denied"),
-    "temporary": Held(3),
-    "unavailable": Held(3),
+    "person": NeedsHandoff(3, "person", 1),
 }
-UNCERTAIN: dict[str, GrantState] = {
-    **ALWAYS,
-    # the denial most likely speaks of our own earlier attempt, whose answer was lost
-    "final": NeedsHandoff(3, "uncertain"),
-    # certainly not processed: the one late attempt is still to be had
-    "temporary": Uncertain(3, AGAIN),
-    "unavailable": Uncertain(3, AGAIN),
-    # a refused client is no word about the token either, and the doubt must outlive the operator's repair
-    "configuration": Uncertain(3, AGAIN),
-}
-
-SETTLED: dict[tuple[str, str], dict[str, GrantState]] = {
-    ("entra", "first"): {**CERTAIN, "unknown": Held(3)},
-    ("entra", "again"): {**CERTAIN, "unknown": Held(3)},
-    ("entra", "late"): {**CERTAIN, "unknown": Held(3)},
-    ("auth0", "first"): {**CERTAIN, "unknown": Uncertain(3, FIRST)},
-    ("auth0", "again"): {**UNCERTAIN, "unknown": Uncertain(3, AGAIN)},
-    ("auth0", "late"): {**UNCERTAIN, "unknown": NeedsHandoff(3, "uncertain")},
-    ("strict", "first"): {**CERTAIN, "unknown": Uncertain(3, FIRST)},
-    ("strict", "again"): {**UNCERTAIN, "unknown": Uncertain(3, AGAIN)},
-    ("strict", "late"): {**UNCERTAIN, "unknown": NeedsHandoff(3, "uncertain")},
-}
+REFUSED_CLIENT = Locked(3, "configuration", 1)
+CONFIGURATION = LastRefusal("configuration", 1)
 
 
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
 @pytest.mark.parametrize("outcome", OUTCOMES)
-@pytest.mark.parametrize("attempt", ["first", "again", "late"])
-@pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], ids=lambda profile: profile.name)
-def test_what_an_outcome_makes_of_the_grant(profile: Profile, attempt: str, outcome: str) -> None:
-    state = Refreshing(3, {"first": FIRST, "again": AGAIN, "late": LATE}[attempt])
-    assert settle_refresh(state, OUTCOMES[outcome], profile) == SETTLED[profile.name, attempt][outcome]
+def test_what_an_outcome_makes_of_a_first_request(profile: Profile, outcome: str) -> None:
+    after = {
+        **VERDICTS,
+        "client": REFUSED_CLIENT,
+        "request": REFUSED_CLIENT,  # of the whole grant's scope: the registration is what must change
+        "temporary": Held(3),
+        "unavailable": Held(3),
+        "page": Uncertain(3, came("page")),
+        "lost": Uncertain(3, came("lost")),
+    }
+    assert settle_refresh(Refreshing(3, FIRST), OUTCOMES[outcome], profile) == after[outcome]
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=by_name)
+@pytest.mark.parametrize("before", get_args(Came))
+@pytest.mark.parametrize("late", [0, 1, 200])
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_what_an_outcome_makes_of_an_open_use(profile: Profile, before: Came, late: int, outcome: str) -> None:
+    intent = came(before, late=late, attempts=2, sent_s=99.0)
+    still_open = Uncertain(3, intent)
+    # a refused client is no word about the token, and the doubt must outlive the repair of the registration
+    refused = Uncertain(3, intent, CONFIGURATION) if profile.invalidates_on_use else REFUSED_CLIENT
+    after = {
+        **VERDICTS,
+        "client": refused,
+        "request": refused,
+        "temporary": still_open,  # certainly not processed
+        "unavailable": still_open,
+        "page": still_open,  # an answer that was lost stays lost
+        "lost": Uncertain(3, replace(intent, came="lost")),
+    }
+    assert settle_refresh(Refreshing(3, intent), OUTCOMES[outcome], profile) == after[outcome]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "outcome", "after"),
+    [
+        (LastRefusal("person", 3), "person", NeedsHandoff(3, "person", 4)),
+        (LastRefusal("person", 3), "client", Locked(3, "configuration", 1)),
+        (LastRefusal("configuration", 3), "client", Locked(3, "configuration", 4)),
+        (LastRefusal("configuration", 3), "request", Locked(3, "configuration", 4)),
+        (LastRefusal("configuration", 3), "person", NeedsHandoff(3, "person", 1)),
+        # what tells nothing of the refusal leaves it as it was
+        (LastRefusal("person", 3), "temporary", NeedsHandoff(3, "person", 3)),
+        (LastRefusal("person", 3), "unavailable", NeedsHandoff(3, "person", 3)),
+        (LastRefusal("configuration", 3), "unavailable", Locked(3, "configuration", 3)),
+        (LastRefusal("person", 3), "page", Uncertain(3, came("page"), LastRefusal("person", 3))),
+        (LastRefusal("configuration", 3), "lost", Uncertain(3, came("lost"), LastRefusal("configuration", 3))),
+        # a good answer or a final one ends it
+        (LastRefusal("person", 3), "rotated", Held(4)),
+        (LastRefusal("configuration", 3), "kept", Held(3)),
+        (LastRefusal("configuration", 3), "final", Erased(3, "denied")),
+    ],
+)
+@pytest.mark.parametrize("profile", [ENTRA, AUTH0, STRICT], ids=by_name)
+def test_a_refusal_is_counted_and_carried_through(
+    profile: Profile, refusal: LastRefusal, outcome: str, after: GrantState
+) -> None:
+    assert settle_refresh(Refreshing(3, FIRST, refusal), OUTCOMES[outcome], profile) == after
+
+
+@pytest.mark.parametrize(
+    ("refusal", "after"),
+    [
+        (None, Held(3)),
+        (LastRefusal("person", 2), NeedsHandoff(3, "person", 2)),
+        (LastRefusal("configuration", 2), Locked(3, "configuration", 2)),
+    ],
+)
+@pytest.mark.parametrize("open_use", ["", "page", "lost"])
+def test_a_request_that_was_not_processed_leaves_all_as_it_was(
+    refusal: LastRefusal | None, after: GrantState, open_use: Literal["", Came]
+) -> None:
+    intent = replace(FIRST, came=open_use)
+    expected = Uncertain(3, intent, refusal) if open_use else after
+    assert not_processed(Refreshing(3, intent, refusal)) == expected
 
 
 def test_a_generation_is_one_stored_refresh_token() -> None:
@@ -198,49 +423,62 @@ def test_a_generation_is_one_stored_refresh_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "keeps", "serves"),
+    ("state", "keeps", "serves", "asked_again"),
     [
-        (Held(3), True, True),
-        (Refreshing(3, FIRST), True, True),
-        (Uncertain(3, LATE), True, True),
-        (NeedsHandoff(3, "uncertain"), False, True),  # what is cached still works
-        (NeedsHandoff(3, "person"), True, True),  # sealed until the person has acted
-        (Locked(3, "lease"), True, False),
-        (Locked(3, "rollback"), True, False),
-        (Locked(3, "configuration"), True, True),  # an operator's mistake takes nothing away
-        (Erased(3, "denied"), False, False),
-        (Erased(3, "revoked"), False, False),
-        (Erased(3, "superseded"), False, False),
-        (Erased(3, "forgotten"), False, False),
-        (Erased(3, "signed_out"), False, False),
+        (Held(3), True, True, False),
+        (Refreshing(3, FIRST), True, True, False),
+        (Uncertain(3, came("page")), True, True, False),
+        (NeedsHandoff(3, "uncertain"), True, True, False),  # sealed; what is cached still works
+        (NeedsHandoff(3, "person"), True, True, True),  # sealed until the person has acted
+        (Locked(3, "lease"), True, False, False),
+        (Locked(3, "rollback"), True, False, False),
+        (Locked(3, "unverified"), True, False, False),
+        (Locked(3, "configuration"), True, True, True),  # an operator's mistake takes nothing away
+        (Erased(3, "denied"), False, False, False),
+        (Erased(3, "revoked"), False, False, False),
+        (Erased(3, "superseded"), False, False, False),
+        (Erased(3, "forgotten"), False, False, False),
+        (Erased(3, "signed_out"), False, False, False),
     ],
 )
-def test_what_is_kept_and_what_is_served_in_each_state(state: GrantState, keeps: bool, serves: bool) -> None:
+def test_what_is_kept_and_what_is_served_in_each_state(
+    state: GrantState, keeps: bool, serves: bool, asked_again: bool
+) -> None:
     assert keeps_refresh_token(state) is keeps
     assert serves_access_tokens(state) is serves
+    assert is_asked_again(state) is asked_again
 
 
 @pytest.mark.parametrize(
-    ("state", "profile", "now", "may_retry"),
+    ("state", "profile", "now", "left_s"),
     [
-        (Uncertain(3, FIRST), AUTH0, after_s(0), True),
-        (Uncertain(3, FIRST), AUTH0, after_s(29.9), True),
-        (Uncertain(3, FIRST), AUTH0, after_s(30), False),
-        (Uncertain(3, FIRST), AUTH0, REBOOTED, True),
-        (Uncertain(3, FIRST), AUTH0, REBOOTED_UNSYNCED, False),
-        (Uncertain(3, FIRST), AUTH0, WALL_TURNED_BACK, False),
-        (Refreshing(3, FIRST), AUTH0, after_s(1), True),
-        (Uncertain(3, FIRST), STRICT, after_s(0), False),
-        (Uncertain(3, FIRST), ENTRA, after_s(0), False),  # nothing is urgent there: the usual pause
-        (Held(3), AUTH0, after_s(0), False),
-        (NeedsHandoff(3, "uncertain"), AUTH0, after_s(0), False),
-        (Erased(3, "denied"), AUTH0, after_s(0), False),
+        (Uncertain(3, came("lost")), AUTH0, after_s(0), 30.0),
+        (Uncertain(3, came("page")), AUTH0, after_s(0), 30.0),
+        (Uncertain(3, came("lost", sent_s=25.0)), AUTH0, after_s(29), 1.0),
+        (Uncertain(3, came("lost")), AUTH0, after_s(30), 0.0),
+        (Uncertain(3, came("lost")), AUTH0, REBOOTED, 20.0),
+        (Uncertain(3, came("lost")), AUTH0, REBOOTED_UNSYNCED, 0.0),
+        (Uncertain(3, came("lost")), AUTH0, WALL_TURNED_BACK, 0.0),
+        (Refreshing(3, FIRST), AUTH0, after_s(1), 29.0),
+        (Uncertain(3, came("lost")), STRICT, after_s(0), 0.0),
+        (Uncertain(3, came("lost")), ENTRA, after_s(0), 0.0),  # nothing is urgent there: the usual pause
+        (Held(3), AUTH0, after_s(0), 0.0),
+        (NeedsHandoff(3, "uncertain"), AUTH0, after_s(0), 0.0),
+        (Erased(3, "denied"), AUTH0, after_s(0), 0.0),
     ],
 )
-def test_a_lost_answer_is_repaired_at_once_only_inside_a_known_leeway(
-    state: GrantState, profile: Profile, now: Now, may_retry: bool
+def test_an_open_use_is_repaired_at_once_only_inside_a_known_leeway(
+    state: GrantState, profile: Profile, now: Now, left_s: float
 ) -> None:
-    assert may_retry_at_once(state, profile, now) is may_retry
+    assert leeway_left_s(state, profile, now) == pytest.approx(left_s)
+    assert may_retry_at_once(state, profile, now) is (left_s > 0)
+
+
+def test_only_an_open_use_of_an_invalidating_provider_may_be_spent() -> None:
+    came_to: tuple[Literal["", Came], ...] = ("", "page", "lost")
+    for profile, open_use in product(PROFILES.values(), came_to):
+        state = Refreshing(3, replace(FIRST, came=open_use))
+        assert may_be_spent(state, profile) is (profile.invalidates_on_use and bool(open_use))
 
 
 # -- Histories ---------------------------------------------------------------------------------------------
@@ -248,96 +486,102 @@ def test_a_lost_answer_is_repaired_at_once_only_inside_a_known_leeway(
 
 @dataclass(frozen=True)
 class Step:
-    """Time passes, perhaps with a reboot; then one attempt, and what becomes of it."""
+    """Time passes, perhaps with a reboot; then one look, and what becomes of a request that it permits."""
 
     passes_s: float
     reboots: bool
     synced: bool
     wall_s: float  # what an unsynced wall clock says
     access_token_for_s: float
+    holds_alone: bool
+    awaits_handoff: bool
     end: str  # an outcome's name, or "crash": no outcome is ever written
 
 
-ENDS = ["unknown", "unknown", "crash", "unavailable", "temporary", "rotated", "final"]
 STEPS = st.builds(
     Step,
-    st.sampled_from([0.0, 1.0, 10.0, 29.0, 30.0, 31.0, 3600.0]),
+    st.sampled_from([0.0, 1.0, 29.0, 31.0, 61.0, 3601.0, 1e6]),
     st.booleans(),
     st.booleans(),
     st.floats(0, 2 * T),
     st.sampled_from([0.0, 0.0, 20.0]),
-    st.sampled_from(ENDS),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["page", "lost", "crash", "page", *OUTCOMES]),
 )
+ANY_PROFILE = st.sampled_from([*PROFILES.values(), USER_WIDE])
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(STEPS, max_size=14), st.sampled_from([AUTH0, STRICT]))
-def test_a_value_that_may_be_burnt_is_sent_at_most_once_more(history: list[Step], profile: Profile) -> None:
-    """Against true time: what the device believes about it may be wrong, the number of attempts may not.
-
-    An attempt counts when the provider may have processed it: an answer, a lost answer or a crash, but not a refused
-    connection. It is late when it left after the leeway of the value's first use had ended.
-    """
-    leeway_s = profile.old_token_s or 0.0
+@given(st.lists(STEPS, max_size=20), ANY_PROFILE)
+def test_nothing_but_a_final_denial_erases(history: list[Step], profile: Profile) -> None:
+    """Whatever comes, in whatever order, by whatever clock; and what may be sent again keeps its rules."""
     state: GrantState = Held(1)
     true_s, boot, boot_s = 0.0, 0, 50.0
-    first_use_s, uses, late_uses = 0.0, 0, 0  # of the present value of the refresh token
+    last_sent: tuple[int, float] | None = None  # boot and true time
+    was_lost = False  # one of the requests of the open use
     for step in history:
-        true_s += step.passes_s
-        boot_s += step.passes_s
+        true_s, boot_s = true_s + step.passes_s, boot_s + step.passes_s
         if step.reboots:
             boot, boot_s = boot + 1, 5.0
         now = Now(str(boot), boot_s, T + true_s if step.synced else step.wall_s, step.synced)
-        was = state
-        decision = begin_refresh(state, profile, now, access_token_ends_in_s=step.access_token_for_s)
-        match decision:
-            case Wait(waiting, seconds):
-                assert profile.reuse_kills_access_tokens and seconds == step.access_token_for_s > 0
-                state = waiting
-                continue
-            case Stop(stopped):
-                state = stopped
-                continue
-            case Begin(refreshing):
-                state = refreshing
-        is_late = uses > 0 and true_s - first_use_s >= leeway_s
-        if is_late:
-            assert not (profile.reuse_kills_access_tokens and step.access_token_for_s > 0)
-        if step.end not in ("unavailable", "temporary"):
-            first_use_s = true_s if uses == 0 else first_use_s
-            uses, late_uses = uses + 1, late_uses + is_late
-        assert late_uses <= 1, (was, now)
+        decision = begin_refresh(
+            state,
+            profile,
+            now,
+            access_token_ends_in_s=step.access_token_for_s or None,
+            holds_alone=step.holds_alone,
+            awaits_handoff=step.awaits_handoff,
+        )
+        assert isinstance(decision.state, Erased) is isinstance(state, Erased)
+        state = decision.state
+        if not isinstance(decision, Begin):
+            continue
+        if may_be_spent(decision.state, profile) and not may_retry_at_once(decision.state, profile, now):
+            assert not step.access_token_for_s and not step.awaits_handoff
+            assert not was_lost or profile.reuse_takes in ("nothing", "family", "unknown")
+            assert not was_lost or profile.reuse_takes != "unknown" or step.holds_alone
+            assert last_sent is None or last_sent[0] != boot or true_s - last_sent[1] >= 60.0
+        last_sent = (boot, true_s)
         if step.end == "crash":
-            continue  # Refreshing stays on disk
-        state = settle_refresh(state, OUTCOMES[step.end], profile)
-        if step.end == "rotated":
-            uses = late_uses = 0
-        assert (
-            not isinstance(state, Erased) or uses <= 1
-        )  # a denial after a lost answer is never taken for the last word
+            was_lost = True  # Refreshing stays on disk
+            continue
+        state = settle_refresh(decision.state, OUTCOMES[step.end], profile)
+        assert isinstance(state, Erased) is (step.end == "final")
+        assert keeps_refresh_token(state) is (step.end != "final")
+        if step.end in ("page", "lost"):
+            was_lost = was_lost or step.end == "lost"
+            assert isinstance(state, Uncertain) and state.intent.came == ("lost" if was_lost else "page")
+        else:
+            was_lost = was_lost and isinstance(state, Uncertain)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(STEPS, max_size=14))
-def test_a_provider_that_does_not_invalidate_never_costs_a_grant_for_a_lost_answer(history: list[Step]) -> None:
+@given(st.lists(STEPS, max_size=14), st.sampled_from([ENTRA, PROFILES["keycloak"], PROFILES["google"]]))
+def test_a_provider_that_does_not_invalidate_is_always_asked_again(history: list[Step], profile: Profile) -> None:
     state: GrantState = Held(1)
     for number, step in enumerate(history):
         if step.end == "final":
             continue
         now = Now(str(number) if step.reboots else "a", number * 100.0, step.wall_s, step.synced)
-        decision = begin_refresh(state, ENTRA, now, access_token_ends_in_s=step.access_token_for_s)
+        decision = begin_refresh(state, profile, now, access_token_ends_in_s=step.access_token_for_s)
         assert isinstance(decision, Begin)
-        state = decision.state if step.end == "crash" else settle_refresh(decision.state, OUTCOMES[step.end], ENTRA)
-        assert isinstance(state, Held | Refreshing)
+        state = decision.state if step.end == "crash" else settle_refresh(decision.state, OUTCOMES[step.end], profile)
         assert keeps_refresh_token(state)
 
 
-def test_the_clock_of_the_first_attempt_is_the_one_that_counts() -> None:
-    # A retry inside the leeway must not begin a new leeway: the provider counts from the rotation.
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(["page", "unavailable", "temporary", "client"]), max_size=60), ANY_PROFILE)
+def test_pages_for_ever_are_followed_by_a_try_at_most_an_hour_later(history: list[str], profile: Profile) -> None:
+    """Liveness: while no answer was lost there is always a next try, and its verdict counts."""
     state: GrantState = Held(1)
-    for second in (0.0, 10.0, 20.0, 29.0):
-        decision = begin_refresh(state, AUTH0, after_s(second), access_token_ends_in_s=None)
-        assert isinstance(decision, Begin) and decision.state.intent.late == 0
-        state = settle_refresh(decision.state, OUTCOMES["unknown"], AUTH0)
-    decision = begin_refresh(state, AUTH0, after_s(31.0), access_token_ends_in_s=None)
-    assert decision == Begin(Refreshing(1, replace(FIRST, attempts=5, late=1)))
+    now_s = 0.0
+    for outcome in [*history, "rotated"]:
+        decision = begin_refresh(state, profile, after_s(now_s), access_token_ends_in_s=None)
+        if isinstance(decision, Wait):
+            assert 0 < decision.seconds <= 3600.0
+            now_s += decision.seconds
+            decision = begin_refresh(state, profile, after_s(now_s), access_token_ends_in_s=None)
+        assert isinstance(decision, Begin), decision
+        state = settle_refresh(decision.state, OUTCOMES[outcome], profile)
+    assert state == Held(2)

@@ -17,6 +17,7 @@ from token_relay.agents.grants.lifecycle import (
     GrantState,
     Held,
     Intent,
+    LastRefusal,
     Locked,
     NeedsHandoff,
     Refreshing,
@@ -30,7 +31,9 @@ from token_relay.agents.grants.serving import (
     columns_of,
     columns_of_lease,
     expires_at,
+    is_put_away,
     lease_of,
+    may_be_sent,
     normalise_scope,
     profile_of,
     remaining_s,
@@ -47,7 +50,7 @@ from token_relay.provider.profile import AUTH0, ENTRA, STRICT
 T = 1_700_000_000.0
 NOW = Now("boot-a", 1000.0, T, True)
 STARTED = Stamp.of(NOW)
-INTENT = Intent(STARTED, 2, 1)
+INTENT = Intent(STARTED, Stamp("boot-a", 1060.0, T + 60.0, True), 2, 1, "page")
 
 GRANT = Grant(
     grant_id="g1",
@@ -86,13 +89,15 @@ def token(*, left_s: float, expires_in_s: float = 3600.0, access_token: AccessTo
 
 STATES: list[GrantState] = [
     Held(3),
-    Refreshing(3, INTENT),
+    Refreshing(3, Intent(STARTED, STARTED)),
+    Refreshing(3, INTENT, LastRefusal("person", 2)),
     Uncertain(3, INTENT),
+    Uncertain(3, replace(INTENT, came="lost"), LastRefusal("configuration", 7)),
     NeedsHandoff(3, "uncertain"),
-    NeedsHandoff(3, "person"),
+    NeedsHandoff(3, "person", 3),
     Locked(3, "lease"),
     Locked(3, "rollback"),
-    Locked(3, "configuration"),
+    Locked(3, "configuration", 1),
     Erased(3, "denied"),
     Erased(3, "revoked"),
 ]
@@ -105,15 +110,43 @@ STATES: list[GrantState] = [
 def test_a_state_survives_its_columns_whatever_stood_there(before: GrantState, state: GrantState) -> None:
     row = replace(replace(GRANT, **columns_of(before)), **columns_of(state))
     assert state_of(row) == state
-    cleared = replace(row, state="held", reason="", generation=1, intent="", intent_late=0, intent_attempts=0)
-    assert replace(cleared, refresh_token=GRANT.refresh_token) == GRANT
+    assert replace(replace(row, **columns_of(Held(1))), refresh_token=GRANT.refresh_token) == GRANT
     assert (row.refresh_token is not None) == (keeps_refresh_token(state) and keeps_refresh_token(before))
+
+
+def test_an_intent_of_an_older_program_was_sent_when_it_began() -> None:
+    row = replace(GRANT, **columns_of(Uncertain(3, INTENT)))
+    assert state_of(replace(row, intent_sent="", intent_came="")) == Uncertain(3, Intent(STARTED, STARTED, 2, 1, ""))
+
+
+@pytest.mark.parametrize(
+    ("state", "may_be", "is_away"),
+    [
+        (Held(3), True, False),
+        (Refreshing(3, INTENT), True, False),
+        (Uncertain(3, INTENT), True, False),
+        (NeedsHandoff(3, "person", 1), True, False),  # asked again by itself
+        (Locked(3, "configuration", 1), True, False),
+        (NeedsHandoff(3, "uncertain"), False, False),  # sealed, for a handoff to replace
+        (Locked(3, "lease"), False, True),
+        (Locked(3, "rollback"), False, True),
+        (Locked(3, "unverified"), False, True),
+        (Erased(3, "denied"), False, True),
+    ],
+    ids=str,
+)
+def test_which_grants_may_still_be_sent_and_which_are_put_away(state: GrantState, may_be: bool, is_away: bool) -> None:
+    row = replace(GRANT, **columns_of(state))
+    assert may_be_sent(row) is may_be
+    assert not may_be_sent(replace(row, refresh_token=None))
+    assert is_put_away(row) is is_away
 
 
 def test_a_damaged_state_is_a_damaged_vault() -> None:
     for spoilt in (
         replace(GRANT, state="refreshing", intent=""),
         replace(GRANT, state="uncertain", intent="boot nan 0.0 s"),
+        replace(GRANT, state="uncertain", intent=STARTED.to_text(), intent_sent="boot nan 0.0 s"),
     ):
         with pytest.raises(VaultError):
             state_of(spoilt)
@@ -232,7 +265,8 @@ def test_the_end_is_told_by_the_present_wall_clock_in_whole_seconds_never_too_la
 
 ALIVE, ENDED = token(left_s=600.0), token(left_s=0.0)
 REFUSING = [Locked(3, "lease"), Locked(3, "rollback"), Erased(3, "denied"), Erased(3, "revoked")]
-FINISHED = [NeedsHandoff(3, "uncertain"), NeedsHandoff(3, "person"), Locked(3, "configuration")]
+REFUSED = [NeedsHandoff(3, "person", 1), Locked(3, "configuration", 1)]
+FINISHED = [NeedsHandoff(3, "uncertain"), *REFUSED]
 REFRESHABLE = [Held(3), Refreshing(3, INTENT), Uncertain(3, INTENT)]
 QUERIES = [
     TokenQuery(),
@@ -252,9 +286,21 @@ def test_a_locked_or_dead_grant_gives_out_nothing(state: GrantState, query: Toke
 @pytest.mark.parametrize("query", QUERIES, ids=str)
 @pytest.mark.parametrize("state", FINISHED, ids=str)
 def test_a_grant_that_cannot_refresh_gives_out_what_still_works(state: GrantState, query: TokenQuery) -> None:
+    if query.force_refresh and state in REFUSED:  # its owner insists: it is asked again at once
+        for cached, fallback in ((ALIVE, ALIVE), (ENDED, None), (None, None)):
+            assert serve_or_refresh(state, cached, query, NOW) == Refresh(fallback)
+        return
     assert serve_or_refresh(state, ALIVE, query, NOW) == Serve(ALIVE)
     assert serve_or_refresh(state, ENDED, query, NOW) == "refuse"
     assert serve_or_refresh(state, None, query, NOW) == "refuse"
+
+
+@pytest.mark.parametrize("state", STATES, ids=str)
+def test_a_resource_that_refused_the_token_is_not_answered_from_the_cache(state: GrantState) -> None:
+    query = TokenQuery(claims='{"access_token": {}}')
+    wanted = Refresh(None) if isinstance(state, Held | Refreshing | Uncertain) else "refuse"
+    for cached in (None, ALIVE, ENDED):
+        assert serve_or_refresh(state, cached, query, NOW) == wanted
 
 
 @pytest.mark.parametrize("state", REFRESHABLE, ids=str)
@@ -312,7 +358,8 @@ def test_nobody_gets_a_token_that_may_have_ended(
     if given_out is not None:
         assert given_out is cached
         assert remaining_s(given_out, now) > 0
+    may_be = may_be_sent(replace(GRANT, **columns_of(state)))
     if isinstance(found, Refresh):
-        assert isinstance(state, Held | Refreshing | Uncertain)
+        assert may_be and (force or isinstance(state, Held | Refreshing | Uncertain))
     if isinstance(found, Serve) and force:
-        assert not isinstance(state, Held | Refreshing | Uncertain)
+        assert not may_be

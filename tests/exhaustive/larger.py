@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from tests.exhaustive.small_refresh import Faults, walk  # noqa: E402
+from tests.exhaustive.small_refresh import Rules as RefreshRules  # noqa: E402
 from tests.exhaustive.small_search import search  # noqa: E402
 from tests.exhaustive.small_world import Budget, Rules  # noqa: E402
 from token_relay.provider.profile import PROFILES  # noqa: E402
@@ -30,12 +31,14 @@ WORLDS: tuple[tuple[str, Budget | None, int], ...] = (
 def main() -> int:
     """Walk through every world, smallest first."""
     for profile in PROFILES.values():
-        started = time.monotonic()
-        life = walk(profile, Faults(3, 3, 2))
-        print(f"{len(life.lives):9} lives   {time.monotonic() - started:6.1f} s  refresh, {profile.name}", flush=True)
-        if life.law:
-            print(" -> ".join((*life.way, life.law)))
-            return 1
+        for holds_alone in (False, True):
+            started = time.monotonic()
+            life = walk(RefreshRules(profile, holds_alone), Faults(crashes=2, losses=1, pages=2, refusals=1))
+            what = f"refresh, {profile.name}, {'alone' if holds_alone else 'with a sibling'}"
+            print(f"{len(life.lives):9} lives   {time.monotonic() - started:6.1f} s  {what}", flush=True)
+            if life.law:
+                print(" -> ".join((*life.way, life.law)))
+                return 1
     for strategy, budget, handoffs in WORLDS:
         started = time.monotonic()
         found = search(Rules(strategy=strategy), budget, handoffs=handoffs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,6 +136,12 @@ def test_an_answer_is_stored_only_where_the_grant_still_waits_for_it(state: Gran
     class Watcher:
         reauth_action = ""
 
+        def holds_alone(self, turn: object, grant: Grant) -> bool:
+            return False
+
+        def awaits_handoff(self, turn: object, grant: Grant) -> bool:
+            return False
+
         def on_grant_changed(self, turn: object, before: Grant, after: Grant) -> None:
             pass
 
@@ -189,7 +196,7 @@ async def test_a_branch_waits_for_the_refresh_in_flight_and_holds_off_the_next(m
     order: list[str] = []
     in_flight = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        watcher: Any = None
+        watcher: Any = SimpleNamespace(reauth_action="")
         flights = GrantKeeper(ports(tasks), turns(tasks), watcher=watcher, due=asyncio.Event()).flights
 
         async def refresh() -> None:

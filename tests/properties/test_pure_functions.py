@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from token_relay.protocol.delivery import (
 from token_relay.protocol.errors import LocalError, VaultError
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.oauth import find_retry_after_s
-from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.outcome import Came, DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import PROFILES, profile_for
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
@@ -85,26 +86,27 @@ def test_no_honest_pair_of_disks_sees_a_rollback(seq: int, sent: int, accepted: 
     assert not we_are_rolled_back(claim, seq_sent=ours)
 
 
-DENIALS: tuple[DenialKind, ...] = ("final", "temporary", "person", "client", "request")
 OUTCOMES: tuple[TokenOutcome, ...] = (
     Refreshed(None, AccessToken("a"), "Bearer", 60.0, ""),
     Refreshed(RefreshToken("r"), AccessToken("a"), "Bearer", 60.0, ""),
-    *(Denied(kind, "invalid_grant") for kind in DENIALS),
+    *(Denied(kind, "invalid_grant") for kind in get_args(DenialKind)),
     Unavailable("busy"),
-    OutcomeUnknown("timeout"),
-    OutcomeUnknown("503 text/html", came="page"),
+    *(OutcomeUnknown("timeout", came) for came in get_args(Came)),
 )
 
 
 def test_every_outcome_in_every_state_of_a_refresh_comes_to_something_known() -> None:
     now = Now("boot", 10.0, 0.0, is_synced=False)
-    for profile, outcome, attempts, late in product(PROFILES.values(), OUTCOMES, (1, 2, 3), (0, 1)):
-        intent = lifecycle.Intent(Stamp.of(now), attempts, late)
-        after = lifecycle.settle_refresh(lifecycle.Refreshing(1, intent), outcome, profile)
-        assert lifecycle.keeps_refresh_token(after) in (True, False)
-        assert lifecycle.serves_access_tokens(after) in (True, False)
+    refusals = (None, lifecycle.LastRefusal("person", 3), lifecycle.LastRefusal("configuration", 10**6))
+    states = product(PROFILES.values(), OUTCOMES, (0, 1, 10**6), ("", *get_args(Came)), refusals)
+    for profile, outcome, late, came, refusal in states:
+        intent = lifecycle.Intent(Stamp.of(now), Stamp.of(now), late + 1, late, came)
+        after = lifecycle.settle_refresh(lifecycle.Refreshing(1, intent, refusal), outcome, profile)
+        is_erased = isinstance(outcome, Denied) and outcome.kind == "final"
+        assert lifecycle.keeps_refresh_token(after) is not is_erased
+        assert lifecycle.serves_access_tokens(after) is not is_erased
         again = lifecycle.begin_refresh(after, profile, now, access_token_ends_in_s=None)
-        if not lifecycle.keeps_refresh_token(after):
+        if is_erased:
             assert isinstance(again, lifecycle.Stop)  # no request with a token that is erased
 
 

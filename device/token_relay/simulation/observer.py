@@ -46,6 +46,9 @@ class Observer:
     def provider_said(self, event: Mapping[str, object]) -> None:
         """The provider's own event log got a new entry (``kind`` and its fields)."""
 
+    def commanded(self, end: str, act: str, *, is_over: bool) -> None:
+        """A person's command at ``end`` that may erase grants begins, or is over: "sign_in", "sign_out", "forget"."""
+
     def served(self, end: str, query: TokenQuery, answer: TokenGranted | TokenRefused) -> None:
         """An app on ``end`` asked for an access token and got this."""
 

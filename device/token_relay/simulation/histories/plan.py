@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from token_relay.protocol.handoff import Strategy
 from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
+from token_relay.simulation.ports.http import PAGES
 
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
@@ -30,7 +31,8 @@ PAUSE_WEIGHTS: Mapping[Pace, tuple[int, ...]] = {
     "hours": (40, 42, 18, 0, 0),
     "weeks": (25, 20, 20, 30, 5),
 }
-HTTP_FAULTS = ("not_sent", "lost_before", "lost_after", "500", "502", "503", "429", "slow", "html", "cut_json")
+HTTP_FAULTS = ("not_sent", "lost_before", "lost_after", "page", "429", "slow", "cut_json")
+ENDPOINTS = ("", "token", "token", "sign-in", "revoke", "openid-configuration")  # a URL's end; "": whichever is next
 KINDS_OF_ANSWER = ("ACCEPT", "CANCELLED", "REVOKED", "LOST", "STORED", "REJECT", "CLOSED", "TOKEN", "OFFER")
 ENTRA_FAULTS = ("person", "locked_out", "no_refresh_token")
 
@@ -319,16 +321,18 @@ def _rewind(draft: _Draft, end: str, span_s: float) -> None:
 def _provider(draft: _Draft, end: str, span_s: float) -> None:
     at_s = draft.now_s - 0.2 if draft.rng.random() < 0.7 else draft.moment(span_s)
     if draft.rng.random() < 0.08:
-        kind = draft.rng.choice(("unknown_client", *(ENTRA_FAULTS if draft.kind == "entra" else ())))
+        kind = draft.rng.choice(("unknown_client", "refused_scope", *(ENTRA_FAULTS if draft.kind == "entra" else ())))
         draft.add(at_s, "http", end, kind, 1, 0, 0.0, 0, "token", is_fault=True)
         return
-    kind = draft.rng.choices(HTTP_FAULTS, (6, 10, 25, 8, 8, 6, 6, 10, 4, 8))[0]
-    times = draft.rng.choices((1, 2, 3), (70, 20, 10))[0]
-    # an answer that says "not processed" is believed: a provider that commits and says so is beyond help
-    committed = int(kind in ("500", "502", "html") and draft.rng.random() < 0.5)
+    kind = draft.rng.choices(HTTP_FAULTS, (6, 10, 25, 30, 6, 10, 8))[0]
+    is_page = kind == "page"
+    kind = draft.rng.choice(tuple(PAGES)) if is_page else kind
+    times = draft.rng.choices((1, 2, 3, 12), (68, 20, 9, 3 if is_page else 0))[0]
+    # 429 says "not processed" and is believed: a provider that commits and says so is beyond help
+    committed = int(is_page and draft.rng.random() < 0.5)
     seconds = draft.rng.choice((1.0, 10.0, 28.0, 45.0)) if kind == "slow" else 0.0
     wait_s = draft.rng.choice((0, 0, 5, 120))
-    path = draft.rng.choice(("", "token"))  # a sign-in makes four requests: the last one may leave an orphan
+    path = draft.rng.choice(ENDPOINTS)  # a sign-in may make four requests: the last one may leave an orphan
     draft.add(at_s, "http", end, kind, times, committed, seconds, wait_s, path, is_fault=True)
 
 
@@ -406,6 +410,8 @@ _FAULTS: tuple[tuple[Callable[[_Draft, str, float], None], int], ...] = (
 def _kind(step: Step) -> str:
     """Return the name of a fault for the tally: the act and its kind."""
     detail = step.args[0] if step.args and isinstance(step.args[0], str) else ""
+    if step.act == "http" and detail in PAGES:
+        return f"commit, then page {detail}" if step.args[2] else f"page {detail}, nothing committed"
     if step.act == "crash_at":
         detail = str(step.args[1])
     return f"{step.act} {detail}".strip()

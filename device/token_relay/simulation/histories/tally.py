@@ -132,7 +132,7 @@ def report(tally: Tally, *, tier: str, elapsed_s: float, jobs: int) -> str:
         f" ({share:,.0f} schedules/s/core), {days:,.0f} virtual days",
         f"  counted (1 handoff, 3 refreshes, 2 faults at least): {tally.counted:,}",
         f"  handoffs {tally.handoffs:,}, refreshes {tally.refreshes:,},"
-        f" reuse seen by a provider {tally.reuses:,} (each after a crash, a lost answer or a rollback)",
+        f" reuse seen by a provider {tally.reuses:,} (each after a crash, a page, a lost answer or a rollback)",
         f"  providers: {_listed(tally.kinds)}",
         f"  faults: {_listed(tally.faults)}",
         f"  checks by promise: {_listed(Counter({str(n): count for n, count in sorted(tally.checks.items())}))}",

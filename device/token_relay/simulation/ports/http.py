@@ -32,31 +32,54 @@ HttpFaultKind = Literal[
     "not_sent",
     "lost_before",
     "lost_after",
+    "200",  # to "server_error": a page in place of the answer
+    "302",
+    "403",
+    "404",
     "500",
     "502",
     "503",
+    "504",
+    "server_error",
     "429",
     "slow",
-    "html",
     "cut_json",
     "person",  # refused until the person does something, as by Entra
     "locked_out",  # refused for a while, as by Entra
     "unknown_client",  # the registration was taken away
+    "refused_scope",  # the client may no longer ask for what the grant has
     "no_refresh_token",  # the answer leaves it out, as from providers that do not rotate
 ]
-INSTEAD = ("500", "502", "503", "429", "html", "person", "locked_out", "unknown_client")
+HTML = b"<h1>not what you asked for</h1>"
+PAGES: dict[str, tuple[int, str, bytes]] = {
+    "200": (200, "text/html; charset=utf-8", HTML),  # a captive portal
+    "302": (302, "text/html", HTML),
+    "403": (403, "text/html", HTML),  # a web firewall
+    "404": (404, "text/plain", b"default backend - 404"),
+    "500": (500, "text/html", HTML),
+    "502": (502, "text/html", HTML),
+    "503": (503, "text/html", HTML),
+    "504": (504, "", b""),
+    "server_error": (500, "application/json", b'{"error": "server_error"}'),
+}
 REFUSALS: dict[str, tuple[int, bytes]] = {
     "person": (400, b'{"error": "interaction_required", "error_description": "AADSTS50076", "error_codes": [50076]}'),
     "locked_out": (400, b'{"error": "invalid_grant", "error_description": "AADSTS50053", "error_codes": [50053]}'),
     "unknown_client": (401, b'{"error": "invalid_client", "error_description": "unknown client"}'),
+    "refused_scope": (400, b'{"error": "invalid_scope", "error_description": "not for this client"}'),
 }
+
+
+INSTEAD = (*PAGES, "429", *REFUSALS)
+_WRONG = {**PAGES, "429": (429, "text/html", HTML)}
 
 
 @dataclass(frozen=True, slots=True)
 class HttpFault:
-    """A fault for one request. ``seconds`` is for ``slow``, ``retry_after_s`` for ``429`` and ``503``.
+    """A fault for one request. ``seconds`` is for ``slow``, ``retry_after_s`` for ``429`` and pages.
 
-    ``committed``: the provider had carried it out before it gave the wrong answer.
+    ``committed``: the provider had carried it out before the wrong answer came: *commit, then a page*. Without it:
+    *a page, nothing committed*.
     """
 
     kind: HttpFaultKind
@@ -246,8 +269,10 @@ def _wrong(fault: HttpFault) -> HttpResponse:
     if fault.kind in REFUSALS:
         status, body = REFUSALS[fault.kind]
         return HttpResponse(status, {"content-type": "application/json"}, body)
-    headers = {"content-type": "text/html"}
+    status, media_type, body = _WRONG[fault.kind]
+    headers = {"content-type": media_type} if media_type else {}
     if fault.retry_after_s is not None:
         headers["retry-after"] = str(fault.retry_after_s)
-    status = 200 if fault.kind == "html" else int(fault.kind)
-    return HttpResponse(status, headers, b"<h1>not what you asked for</h1>")
+    if status == 302:
+        headers["location"] = "https://portal.example/"
+    return HttpResponse(status, headers, body)

@@ -17,7 +17,7 @@ import token_relay.agents.companion.steps as companion_steps
 import token_relay.agents.phone.steps as phone_steps
 from token_relay.agents.grants import lifecycle
 from token_relay.protocol import handoff
-from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.outcome import Came, DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 
 Pair = tuple[str, str, str]  # machine, state, event
 
@@ -27,12 +27,9 @@ GRANT_STATES = ("held", "refreshing", "uncertain", "needs_handoff", "locked", "d
 OUTCOMES = (
     "refreshed",
     "refreshed without a refresh token",
-    "denied final",
-    "denied person",
-    "denied configuration",
-    "denied temporary",
+    *(f"denied {kind}" for kind in get_args(DenialKind)),
     "unavailable",
-    "unknown",
+    *get_args(Came),
 )
 
 
@@ -169,5 +166,5 @@ def _outcome_name(outcome: TokenOutcome) -> str:
             return f"denied {kind}"
         case Unavailable():
             return "unavailable"
-        case OutcomeUnknown():
-            return "unknown"
+        case OutcomeUnknown(came=came):
+            return came

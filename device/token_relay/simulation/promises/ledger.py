@@ -16,6 +16,7 @@ from itertools import compress
 from operator import is_not
 from typing import Any, ClassVar, TypeVar
 
+from token_relay.agents.grants.serving import may_be_sent
 from token_relay.agents.ports import Now, Record
 from token_relay.agents.records import CompanionHandoff, Grant, PhoneHandoff
 from token_relay.protocol.secret import Secret
@@ -26,7 +27,6 @@ from token_relay.simulation.observer import Tables
 
 R = TypeVar("R", bound=Record)
 Link = tuple[str, int]  # family and generation
-USABLE = ("held", "refreshing", "uncertain")
 
 
 class ViolationError(AssertionError):
@@ -80,7 +80,7 @@ class Use:
     chain: str
     request: HttpRequest
     is_branch: bool
-    fate: str = "open"  # open, answered, lost
+    fate: str = "open"  # open, answered; without a verdict: page, lost
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class Ledger:
         for use in reversed(self.uses):
             if use.request is request and use.end == end and use.fate == "open":
                 use.fate = _fate(answer)
-                if use.fate == "lost":
+                if use.fate in ("page", "lost"):
                     self.excused.add(use.link)
                 return
 
@@ -211,7 +211,7 @@ class Ledger:
         kept: set[str] = set()
         for grant in rows(after, Grant).values():
             if grant.refresh_token is not None and (link := self.link_of(grant.refresh_token)):
-                (usable if grant.state in USABLE else kept).add(self.chain_of(link))
+                (usable if may_be_sent(grant) else kept).add(self.chain_of(link))
         for row in rows(after, PhoneHandoff).values():
             if row.held_token is not None and (link := self.link_of(row.held_token)):
                 # `move`: sealed and sent, the phone may look at it again on CANCELLED alone
@@ -283,14 +283,14 @@ def _why_gone(ledger: Ledger, before: Tables, after: Tables) -> str:
 def _fate(answer: HttpResponse | NotSent | AnswerLost) -> str:
     """Say whether the sender can know what became of its request."""
     match answer:
-        case NotSent():
+        case NotSent() | HttpResponse(status=429):
             return "answered"
         case AnswerLost():
             return "lost"
         case HttpResponse(status=200, body=body):
-            return "answered" if body.endswith(b"}") and b'"access_token"' in body else "lost"
+            return "answered" if body.endswith(b"}") and b'"access_token"' in body else "page"
         case HttpResponse(status=status, body=body):
-            return "answered" if status < 500 and b'"error"' in body else "lost"
+            return "answered" if 400 <= status < 500 and b'"error"' in body else "page"
 
 
 def _number(event: Mapping[str, object], name: str) -> int:

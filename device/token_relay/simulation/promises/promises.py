@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
+from token_relay.agents.grants.serving import may_be_sent, profile_of
 from token_relay.agents.ports import Now, Record
 from token_relay.agents.records import AuditEvent, CompanionHandoff, Grant, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
@@ -21,7 +22,8 @@ from token_relay.protocol.secret import Secret
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.simulation.observer import Observer, Tables
-from token_relay.simulation.promises.ledger import USABLE, Check, Ledger, Use, form_of, rows, stored_here
+from token_relay.simulation.promises.erasure import ErasedOnlyByVerdict
+from token_relay.simulation.promises.ledger import Check, Ledger, Link, Use, form_of, rows, stored_here
 from token_relay.simulation.promises.local_promises import LeaseHeld, PolicyHeld
 from token_relay.simulation.promises.message_promises import NoLeak, PubackMeansDurable, SequenceOnce
 
@@ -60,10 +62,14 @@ class OneHolder(Check):
 
 
 class ReuseOnlyAfterLoss(Check):
-    """2. The provider sees a link reused only after a crash, a lost answer or a rollback inside its intent."""
+    """2. The provider sees a link reused only after a crash, a rollback, an answer lost or replaced by a page.
+
+    Each inside a refresh intent. Where reuse may end what others hold, not after a lost answer either: one device's
+    risk is not another's.
+    """
 
     number = 2
-    title = "reuse is seen only after a crash, a lost answer or a rollback inside a refresh intent"
+    title = "reuse is seen only after a crash, an answer lost or replaced by a page, or a rollback inside an intent"
 
     def provider_said(self, event: Mapping[str, object]) -> None:
         """Look for the excuse of each reuse that the provider noticed."""
@@ -75,6 +81,17 @@ class ReuseOnlyAfterLoss(Check):
         is_excused = link in self.ledger.excused or family in self.ledger.excused_families
         by = next((use.end for use in reversed(self.ledger.uses) if use.link == link), "")
         self.hold(is_excused, by, f"link {generation} of {family} was used again without need")
+        was_lost = any(use.fate == "lost" and use.link == link and use.end == by for use in self.ledger.uses)
+        if was_lost and by not in self.ledger.ever_restored:
+            seen = f"link {generation} of {family} was used again after a lost answer, which may end what others hold"
+            self.hold(not self._reaches_others(by, link), by, seen)
+
+    def _reaches_others(self, end: str, link: Link) -> bool:
+        for grant in rows(self.ledger.tables.get(end, {}), Grant).values():
+            if grant.refresh_token is not None and self.ledger.link_of(grant.refresh_token) == link:
+                takes = profile_of(grant).reuse_takes
+                return takes in ("session", "user") or (takes == "unknown" and not grant.is_sole)
+        return False
 
 
 class RevokedStaysRevoked(Check):
@@ -275,6 +292,7 @@ class Promises(Observer):
             self.policy,
             LeaseHeld(self.ledger, lease_of_message),
             self._in_flight,
+            ErasedOnlyByVerdict(self.ledger),
         )
         self._committed = [
             (frozenset(check.tables), check.committed)  # type: ignore[union-attr]  # whoever names tables has it
@@ -289,6 +307,8 @@ class Promises(Observer):
         self._requested = self._who("requested")
         self._said = self._who("provider_said")
         self._served = self._who("served")
+        self._commanded = self._who("commanded")
+        self._answered = self._who("answered")
 
     @property
     def handoffs(self) -> int:
@@ -353,6 +373,7 @@ class Promises(Observer):
         """What ``end`` gets to know of its request."""
         self.ledger.step += 1
         self.ledger.answered(end, request, answer)
+        _call(self._answered, end, request, answer)
 
     def provider_said(self, event: Mapping[str, object]) -> None:
         """The provider's event log got a new entry."""
@@ -363,6 +384,11 @@ class Promises(Observer):
         """An app on ``end`` asked for an access token."""
         self.ledger.step += 1
         _call(self._served, end, query, answer)
+
+    def commanded(self, end: str, act: str, *, is_over: bool) -> None:
+        """A person's command at ``end`` begins or is over."""
+        for check in self._commanded:
+            check(end, act, is_over=is_over)
 
     def advanced(self, seconds: float) -> None:
         """World time went on."""
@@ -379,7 +405,7 @@ def _call(checks: Iterable[Callable[..., None]], *arguments: object) -> None:
 
 
 def _holds(grant: Grant) -> bool:
-    return grant.refresh_token is not None and grant.state in USABLE
+    return may_be_sent(grant)
 
 
 def _has_noticed(pairings: Iterable[tuple[Pairing | None, Pairing | None]]) -> bool:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from token_relay.agents.grants.serving import is_lease_over
+from token_relay.agents.grants.lifecycle import is_asked_again
+from token_relay.agents.grants.serving import is_lease_over, state_of
 from token_relay.agents.ports import Now
-from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import UNANSWERED, CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.sandbox.provider.memory.state import Family, State
 from token_relay.service.status import Surroundings, companion_status, phone_status
 from token_relay.simulation.observer import Tables
@@ -21,7 +22,7 @@ from token_relay.simulation.promises.promises import Promises
 
 SETTLE_HOURS = 8  # a request is sent again at least every 6 hours, a quarter more with its jitter
 SETTLED = ("done", "cancelled", "gone")
-LET_GO = ("dead", "needs_handoff", "deleted", "handoff ")
+LET_GO = ("dead", "deleted", "handoff ")
 SILENT = "nothing waits in silence"
 LOST = "no chain is without a holder"
 
@@ -87,7 +88,7 @@ def is_quiet(tables: Tables) -> bool:
         not rows(tables, Outgoing)
         and all(row.state in SETTLED for row in rows(tables, PhoneHandoff).values())
         and all(row.state in ("stored", "dead") for row in rows(tables, CompanionHandoff).values())
-        and all(row.state not in ("refreshing", "uncertain") for row in rows(tables, Grant).values())
+        and all(row.state not in UNANSWERED and not _is_refused(row) for row in rows(tables, Grant).values())
     )
 
 
@@ -115,9 +116,9 @@ def _judge_phone(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, JudgedD
     for grant in rows(view.tables, Grant).values():
         look(
             ledger,
-            in_flight or grant.state != "refreshing",
+            in_flight or not (grant.state in UNANSWERED or _is_refused(grant)),
             view.name,
-            f"grant {grant.grant_id[:8]} is still refreshing",
+            f"grant {grant.grant_id[:8]} is still {grant.state}, and the provider is there",
         )
 
 
@@ -140,8 +141,8 @@ def _agree(ledger: Ledger, view: JudgedDevice, companion: JudgedDevice, row: Pho
         return  # only the companion has finished this pairing: no phone listens to it, and its person pairs again
     theirs = rows(companion.tables, CompanionHandoff).get((row.handoff_id,))
     grants = [grant for grant in rows(companion.tables, Grant).values() if grant.handoff_id == row.handoff_id]
-    is_over = theirs is not None and (theirs.state == "dead" or any(grant.state == "needs_handoff" for grant in grants))
-    if is_over:
+    is_sealed = any((grant.state, grant.reason) == ("needs_handoff", "uncertain") for grant in grants)
+    if theirs is not None and (theirs.state == "dead" or is_sealed):
         look(ledger, row.device_state not in ("held", "refreshing"), view.name, f"thinks {_spell(row, slug)} is alive")
 
 
@@ -154,7 +155,7 @@ def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, Jud
     grants = sorted(rows(view.tables, Grant).values(), key=lambda grant: (grant.stored_at, grant.grant_id))
     in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
     for grant in grants:
-        is_known = grant.state in ("held", "needs_handoff", "locked", "dead")
+        is_known = grant.state not in UNANSWERED and not _is_refused(grant)
         may_not = is_lease_over(grant, view.now)  # the provider is not asked until the phone gives a lease
         look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
     if not any(grant.state in ("held", "refreshing") for grant in grants):
@@ -165,6 +166,11 @@ def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, Jud
     for request in rows(view.tables, Outgoing).values():
         is_answerable = request.type == "STORED" and (request.pairing_id,) in known
         look(ledger, not is_answerable, view.name, f"STORED of {request.handoff_id[:8]} is unanswered by its phone")
+
+
+def _is_refused(grant: Grant) -> bool:
+    """Whether the provider has refused for now: in peace that ends by itself."""
+    return grant.refresh_token is not None and is_asked_again(state_of(grant))
 
 
 def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, JudgedDevice]) -> bool:

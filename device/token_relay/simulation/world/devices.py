@@ -265,6 +265,14 @@ class SimulatedDevice:
 
     # -- what people and programs ask --------------------------------------------------------------------
 
+    async def command(self, act: str, work: Coroutine[Any, Any, T]) -> T:
+        """Run a person's command that may erase grants; the observers hear of it. Raises PowerCutError: see call."""
+        self.announcer.commanded(self.name, act, is_over=False)
+        try:
+            return await self.call(work)
+        finally:
+            self.announcer.commanded(self.name, act, is_over=True)
+
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something of the agent's, as a command of a person does.
 
@@ -334,11 +342,12 @@ class SimulatedPhone(SimulatedDevice):
     async def sign_in(self, username: str = "") -> Grant:
         """Sign a person in, the world's first unless named."""
         username = username or USERNAMES[0]
-        return await self.call(self.agent.accounts.sign_in(self.person(username), SignInOptions(username=username)))
+        options = SignInOptions(username=username)
+        return await self.command("sign_in", self.agent.accounts.sign_in(self.person(username), options))
 
     async def sign_out(self) -> list[dict[str, str]]:
         """Sign everybody out."""
-        return await self.call(self.agent.accounts.sign_out())
+        return await self.command("sign_out", self.agent.accounts.sign_out())
 
     async def pair(self, companion: SimulatedCompanion) -> Pairing:
         """Pair with a companion: show, read, compare the numbers, confirm."""
@@ -387,7 +396,7 @@ class SimulatedCompanion(SimulatedDevice):
 
     async def forget(self, *, pairing: bool = False) -> dict[str, int]:
         """Erase the grants here, and with ``pairing`` the pairings."""
-        return await self.call(self.agent.forget(pairing=pairing))
+        return await self.command("forget", self.agent.forget(pairing=pairing))
 
 
 def _name_of(device: SimulatedDevice | str) -> str:
