@@ -286,6 +286,8 @@ def _phone_action(
         if row.pairing_id in names:
             latest[row.pairing_id] = row
     live = [grant for grant in own if grant.state not in ("dead", "needs_handoff", "locked")]
+    if not live and any(grant.reason == "configuration" for grant in own):
+        return action("client_refused")  # a sign-in would be refused likewise
     for pairing_id, row in latest.items():
         if row.state == "offered" and row.reason == "accepted" and row.strategy == "mint":
             return action("finish_handoff", names[pairing_id])
@@ -293,6 +295,8 @@ def _phone_action(
             if not live and row.strategy != "mint":  # mint signs in by itself; the others need a live grant
                 return action("sign_in")
             return action("hand_off_again", names[pairing_id])
+        if row.state == "done" and row.device_state == "refused":
+            return action("client_refused")
         if row.state == "done" and row.device_state == "locked":
             return action("restored_backup", names[pairing_id])
         end = companions_grant_end(row, heard[pairing_id]) if row.state == "done" else None

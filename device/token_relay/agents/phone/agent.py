@@ -14,8 +14,9 @@ from typing import Any
 import structlog
 
 from token_relay.agents.grants import schedule
+from token_relay.agents.grants.answers import refusal
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import normalise_scope
+from token_relay.agents.grants.serving import may_be_sent, normalise_scope
 from token_relay.agents.grants.tokens import delete_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
@@ -216,6 +217,9 @@ class PhoneAgent:
             # left, and another profile's strategy may spend it.
             if is_ours and grant.refresh_token is not None and grant.state in USABLE:
                 return grant
+            if is_ours and may_be_sent(grant):
+                refused = refusal(grant, "token-relay phone sign-in --username U, or --browser")
+                raise PersonNeededError(refused.detail, hint=refused.action)
         raise PersonNeededError(
             "nobody is signed in on this phone", hint="token-relay phone sign-in --username U, or --browser"
         )
