@@ -74,8 +74,8 @@ def check_that_nothing_is_left(process: subprocess.Popen[bytes], place: Path) ->
         (
             "strict",
             "mint",
-            ["a spent token comes back: reuse", "told to act", "RFC 7009"],
-            ["goes on alone after"],
+            ["(b) inside one", "told to act", "RFC 7009"],
+            ["goes on alone after", "comes back: reuse"],
         ),
     ],
 )

@@ -12,9 +12,9 @@ from tests.e2e.kit import Companion, World, eventually, ready
 pytestmark = pytest.mark.asyncio
 
 FAULTS: dict[str, tuple[dict[str, int], str]] = {
-    "html": ({}, "not a JSON object"),
+    "html": ({}, "no verdict from the provider: 200 text/html"),
     "huge": ({"size": 8_000_000}, "larger than 262144 bytes"),
-    "cut_json": ({}, "not a JSON object"),
+    "cut_json": ({}, "no verdict from the provider: 200 application/json"),
     "throttle_429": ({"retry_after_s": 7}, "429"),
     "error_503": ({"retry_after_s": 7}, "503"),
     "drop_after_commit": ({}, ""),
@@ -40,7 +40,8 @@ async def test_nonsense_at_a_refresh_keeps_the_grant_and_tells_the_app_that_it_i
             if "retry_after_s" in options:
                 assert 5 < said["retry_after_s"] <= 7
             grant = await watch.grant()
-            assert (grant["state"], grant["generation"]) == ("held", generation), name
+            state = "held" if name == "throttle_429" else "uncertain"
+            assert (grant["state"], grant["generation"]) == (state, generation), name
             assert grant["problem"] == said["detail"], name
             await world.sandbox.release()
             await watch.stop()  # a new start asks at once; else it would wait for the pause that the fault earned
@@ -60,7 +61,7 @@ async def test_redirect_at_a_refresh_is_not_followed() -> None:
             location = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/token"
             await world.sandbox.fault("redirect", endpoint="token", location=location)
             said = (await watch("token", "--json")).expect(1).json
-            assert "redirect" in said["detail"] and "never followed" in said["detail"]
+            assert "307" in said["detail"] and "never followed" in said["detail"]
             with pytest.raises(BlockingIOError):
                 elsewhere.accept()
 

@@ -146,7 +146,7 @@ async def another_token(watch: Companion, first: str) -> str:
     return "" if token == first else token
 
 
-@pytest.mark.parametrize("profile", ["entra", "auth0", "strict"])
+@pytest.mark.parametrize("profile", ["entra", "auth0"])
 async def test_power_cut_before_the_provider_commits_costs_nothing(profile: str) -> None:
     async with World(profile, access_token_lifetime_s=LIFETIME_S) as world:
         phone, watch = await ready(world)
@@ -171,17 +171,17 @@ async def test_power_cut_after_the_provider_committed_is_repaired_where_the_old_
         assert await watch.action() == ""
 
 
-async def test_power_cut_after_the_provider_committed_costs_a_new_handoff_where_reuse_kills() -> None:
-    """No leeway: the lost answer held the only good token. Both ends say so, and the person hands off once more."""
+@pytest.mark.parametrize("when", ["before_commit", "after_commit"])
+async def test_power_cut_in_a_refresh_costs_a_new_handoff_where_reuse_may_end_other_grants(when: str) -> None:
+    """No leeway: nothing is sent that could end a sibling. Both ends say so, and the person hands off once more."""
     async with World("strict", access_token_lifetime_s=LIFETIME_S) as world:
         phone, watch = await ready(world)
         await phone.hand_off(watch)
         await watch.until_generation(2)
-        await cut_power_in_a_refresh(watch, "after_commit")
+        await cut_power_in_a_refresh(watch, when)
         lost = await watch.until("needs a handoff", lambda s: s["grants"][-1]["state"] == "needs_handoff")
         assert (lost["grants"][-1]["reason"], lost["action"]["slug"]) == ("uncertain", "hand_off_again")
-        # exactly one further attempt, and only after the cached access token had ended
-        assert await world.sandbox.count("reuse_detected") == 1
+        assert await world.sandbox.count("reuse_detected") == 0
         # mint needs the person, so the companion's RENEW is refused, and the phone says whose turn it is
         heard = await phone.until("the phone knows", lambda s: (s["action"] or {}).get("slug") == "hand_off_again")
         assert heard["devices"][0]["handoffs"][-1]["device_reason"] == "uncertain"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from tests.provider.http_kit import answering, raw_answer, serve
-from token_relay.host.http import AioHttp, _unpack
+from token_relay.host.http import AioHttp, unpack
 from token_relay.provider.http import RESPONSE_BYTES_MAX, HttpRequest, HttpResponse
 
 ANSWERS = Path(__file__).parent / "answers" / "wrappings.toml"
@@ -82,7 +82,7 @@ async def test_what_cannot_be_unpacked_comes_as_it_is() -> None:
     st.binary(max_size=200) | st.just(BODY), st.sampled_from(["", "gzip", "deflate", "br", "GZIP, deflate", "\udcff"])
 )
 def test_whatever_is_said_of_a_body_no_byte_of_it_is_lost(body: bytes, said: str) -> None:
-    assert _unpack(b"{" + body, said) == b"{" + body
-    assert _unpack(gzip.compress(b"{" + body), said) == b"{" + body
-    unpacked = _unpack(body, said)
+    assert unpack(b"{" + body, said) == b"{" + body
+    assert unpack(gzip.compress(b"{" + body), said) == b"{" + body
+    unpacked = unpack(body, said)
     assert unpacked is not None and len(unpacked) <= RESPONSE_BYTES_MAX

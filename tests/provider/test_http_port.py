@@ -352,6 +352,19 @@ async def test_an_answer_that_is_none_is_lost(http: AioHttp, answer: bytes) -> N
     assert_no_secret(got)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        raw_answer(b"x" * (RESPONSE_BYTES_MAX + 1), status="502 Bad Gateway"),
+        raw_answer(gzip.compress(b"x" * 10_000_000, mtime=0), "Content-Encoding: gzip", status="502 Bad Gateway"),
+    ],
+)
+async def test_an_endless_error_page_is_still_a_page(http: AioHttp, answer: bytes) -> None:
+    async with serve(answering(answer)) as port:
+        got = await http.request(post(port))
+    assert isinstance(got, HttpResponse) and (got.status, got.body) == (502, b"")
+
+
 async def test_a_post_is_never_repeated_by_itself(http: AioHttp) -> None:
     count = 0
 

@@ -26,6 +26,13 @@ async def test_users_are_added_by_name_with_or_without_a_password(entra: Sandbox
     assert "long enough" not in (await entra.request("GET", "/sandbox/users")).text
 
 
+ANIMAL: dict[str, Any] = {
+    "source": "https://example.com/errors",
+    "seen": "A front door.",
+    "profiles": ["strict"],
+    "answer": {"status": 502},
+    "then": {"grant": "uncertain", "caller": "offline"},
+}
 BAD_ORDERS: list[tuple[str, dict[str, Any], str]] = [
     ("users", {}, "username"),
     ("users", {"username": "a b"}, "username"),
@@ -36,7 +43,19 @@ BAD_ORDERS: list[tuple[str, dict[str, Any], str]] = [
     ("policy", {"access_token_lifetime_s": 0}, "access_token_lifetime_s"),
     ("policy", {"code_length": 3}, "code_length"),
     ("policy", {"leeway": 3}, "leeway"),
-    ("faults", {"name": "down", "times": 0}, "times"),
+    ("faults", {"name": "down", "times": -1}, "times"),
+    ("faults", {"name": "answer"}, "needs answer"),
+    ("faults", {"name": "answer", "answer": {"status": 200, "body": "{refresh_token}"}}, "needs committed"),
+    ("animals", {"animal": ANIMAL, "tims": 3}, "tims"),
+    ("animals", {"animal": {**ANIMAL, "seen": ""}}, "animal.seen"),
+    ("animals", {"animal": {**ANIMAL, "answer": {"status": 99}}}, "animal.answer.status"),
+    ("animals", {"animal": {**ANIMAL, "answer": {"status": 200, "headers": [["X", "a\r\nb"]]}}}, "headers"),
+    ("animals", {"animal": {**ANIMAL, "answer": {"status": 200, "headers": [["X"]]}}}, "headers"),
+    ("animals", {"animal": {**ANIMAL, "answer": {"status": 200, "body": "x", "body_base64": "eA=="}}}, "exclude"),
+    ("animals", {"animal": {**ANIMAL, "answer": {"status": 200, "body_base64": "?"}}}, "base64"),
+    ("animals", {"animal": {**ANIMAL, "answer": {"status": 200, "body": "{x 999999}"}}}, "filled"),
+    ("animals", {"animal": {**ANIMAL, "answer": {"status": 200, "raw": True, "body": SECRET}}}, "raw"),
+    ("animals", {"animal": ANIMAL, "endpoint": "revoke", "grant_type": "password"}, "grant_type"),
     ("faults", {"name": "down", "endpoint": "nowhere"}, "endpoint"),
     ("revoke", {"user": "x"}, "username"),
     ("clock", {"advance_s": -1}, "advance_s"),

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import ClientConnectionError, ClientError
 
 from tests.sandbox.sandbox_client import PASSWORD_USER, SandboxClient
+from token_relay.sandbox.provider.core import GETS
 from token_relay.sandbox.provider.world.model import CLIENT_ID, FAULT_NAMES
 
 pytestmark = pytest.mark.asyncio
@@ -136,6 +137,42 @@ async def test_a_wrong_answer_commits_only_when_told_to(
     assert {name: reply.headers[name] for name in headers} == headers
     assert len(await each.events("refresh_committed")) == committed
     assert len(await each.events("answer_lost")) == committed
+
+
+PAGE = {"status": 404, "headers": [["Content-Type", "text/html"], ["X-Edge", "a: b"]], "body": "<h1>gone</h1>"}
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_an_answer_word_for_word_replaces_that_of_a_revocation(strict: SandboxClient, committed: bool) -> None:
+    token = (await strict.sign_in())["refresh_token"]
+    await strict.ordered("faults", name="answer", answer=PAGE, endpoint="revoke", committed=committed)
+    url = strict.server.provider.state.urls.url("revoke")
+    reply = await strict.request("POST", url, data={"client_id": CLIENT_ID, "token": token})
+    assert (reply.status, reply.text, reply.headers["x-edge"]) == (404, "<h1>gone</h1>", "a: b")
+    assert len(await strict.events("token_revoked")) == len(await strict.events("answer_lost")) == committed
+    assert (await strict.refresh(token)).status == (400 if committed else 200)
+
+
+async def test_every_endpoint_gives_an_answer_word_for_word_and_commits_only_when_told_to(each: SandboxClient) -> None:
+    urls = each.server.provider.state.urls
+    known = sorted({name for _, name in urls._paths()})
+    assert {"token", "discovery", "jwks"} <= {*known}
+    for endpoint in known:
+        for committed in (False, True):
+            before = len(await each.events("answer_lost"))
+            await each.ordered("faults", name="answer", answer=PAGE, endpoint=endpoint, committed=committed)
+            method = "GET" if endpoint in GETS else "POST"
+            reply = await each.request(method, urls.url(endpoint), data=None if method == "GET" else {"x": "y"})
+            assert (reply.status, reply.text) == (404, "<h1>gone</h1>"), endpoint
+            assert len(await each.events("answer_lost")) == before + committed, endpoint
+
+
+async def test_an_answer_for_ever_meets_each_request_until_it_is_cleared(strict: SandboxClient) -> None:
+    token = (await strict.sign_in())["refresh_token"]
+    await strict.ordered("faults", name="answer", answer=PAGE, endpoint="token", times=0)
+    assert [(await strict.refresh(token)).status for _ in range(5)] == [404] * 5
+    await strict.request("DELETE", "/sandbox/faults")
+    assert (await strict.refresh(token)).status == 200
 
 
 async def test_a_huge_answer_is_larger_than_a_client_takes(each: SandboxClient) -> None:

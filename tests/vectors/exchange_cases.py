@@ -133,6 +133,7 @@ def grants() -> Case:
     content("with-revocation-endpoint", "", {**GRANT, "revocation_endpoint": "https://login.example/revoke"})
     content("longer-token", "", {**GRANT, "refresh_token": "r" * 9000})
     content("one-time-code-sign-in", "", {**GRANT, "is_otp": True})
+    content("nobody-else-holds-one", "", {**GRANT, "is_sole": True})
     content("profile-of-two-words", "", {**GRANT, "profile": "oidc-provider"})
 
     for size in (1, 31, 32, 47, 48 + 1, len(good) - 1):
@@ -163,6 +164,7 @@ def grants() -> Case:
         "token-number": {**GRANT, "refresh_token": 5},
         "key-short": {**GRANT, "phone_key": "00"},
         "otp-number": {**GRANT, "is_otp": 0},
+        "sole-number": {**GRANT, "is_sole": 1},
         "endpoint-empty": {**GRANT, "token_endpoint": ""},
         "profile-upper-case": {**GRANT, "profile": "Entra"},
         "subject-control-character": {**GRANT, "subject": "\n"},

@@ -199,7 +199,7 @@ async def _exchange(
         raw = await _read_at_most(response, RESPONSE_BYTES_MAX)
         if raw is None:
             return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
-        body_read = _unpack(raw, response.headers.get("content-encoding", ""))
+        body_read = unpack(raw, response.headers.get("content-encoding", ""))
         if body_read is None:
             return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes when unpacked")
         return HttpResponse(response.status, _lower(response.headers), body_read)
@@ -214,7 +214,7 @@ async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes | Non
     return bytes(body)
 
 
-def _unpack(raw: bytes, encoding: str) -> bytes | None:
+def unpack(raw: bytes, encoding: str) -> bytes | None:
     """Unpack a body that came packed although nobody asked for it; None if it is then larger than the limit.
 
     What the header says is a hint only: a body that cannot be unpacked is taken as it is, and whoever reads it finds

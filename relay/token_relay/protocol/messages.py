@@ -288,6 +288,7 @@ class GrantPayload(_Strict):
     profile: ProfileId
     signed_in_at: Integer
     is_otp: bool
+    is_sole: bool = False
 
 
 class Message(_Strict):
@@ -349,6 +350,8 @@ def decode(plaintext: bytes) -> Message:
 def encode_grant(payload: GrantPayload) -> bytes:
     """Return the bytes to be sealed to the one-time key. One of the few places that reveal a refresh token."""
     value = payload.model_dump(mode="json", exclude={"refresh_token"})
+    if not payload.is_sole:
+        del value["is_sole"]  # companions of before do not know it
     value["refresh_token"] = payload.refresh_token.reveal()
     return encode_json(value)
 

@@ -247,9 +247,14 @@ class SandboxServer:
                 await self._wait(admission.wait_after, admission)
             if admission.cut == "after" or _is_gone(request):
                 raise ConnectionResetError
-            response = _to_aiohttp(answer.response)
-            await response.prepare(request)
-            await response.write_eof()
+            if answer.response.raw and request.transport is not None:
+                request.transport.write(answer.response.raw)
+                request.transport.close()
+                response = web.Response()  # goes nowhere: the connection ends
+            else:
+                response = _to_aiohttp(answer.response)
+                await response.prepare(request)
+                await response.write_eof()
             provider.answered(admission, answer, self._wall())
             self.tell()
             return response

@@ -171,6 +171,7 @@ class CompanionSteps:
                 profile=payload.profile,
                 signed_in_at=payload.signed_in_at,
                 is_otp=payload.is_otp,
+                is_sole=payload.is_sole,
                 stored_at=turn.wall,
                 refresh_token=payload.refresh_token,
             )

@@ -10,7 +10,9 @@ import argparse
 import http.client
 import json
 import ssl
+import tomllib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -22,6 +24,7 @@ from token_relay.provider.http import is_loopback
 TIMEOUT_S = 10.0
 POLL_S = 30.0  # one long poll of `events --follow`
 ANSWER_BYTES_MAX = 16_777_216  # a thousand events have some 300 kB
+ANIMAL_BYTES_MAX = 65_536  # more than an order may have
 
 JsonObject = dict[str, Any]  # as it came from the sandbox; shown, never relied on
 
@@ -55,15 +58,30 @@ def slow(args: argparse.Namespace, context: Context) -> int:
 
 def fault(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl fault``."""
+    if (args.name == "answer") != (args.file is not None):
+        raise UsageError("fault answer, and no other, needs FILE")
     order = {
-        "name": args.name,
         "times": args.times,
         "endpoint": args.endpoint,
         "grant_type": args.grant_type,
-        "seconds": args.seconds,
-        "retry_after_s": args.retry_after,
+        "committed": args.commit or None,
     }
+    if args.file is not None:
+        return _show(context, _ask(args, "POST", "animals", {"animal": _animal(args.file), **_given(order)}))
+    order |= {"name": args.name, "seconds": args.seconds, "retry_after_s": args.retry_after}
     return _show(context, _ask(args, "POST", "faults", _given(order)))
+
+
+def _animal(file: str) -> JsonObject:
+    try:
+        with Path(file).open("rb") as opened:
+            found = tomllib.loads(opened.read(ANIMAL_BYTES_MAX).decode())
+        json.dumps(found)
+    except OSError as exc:
+        raise UsageError(f"cannot read {file}: {exc.strerror}") from exc
+    except (ValueError, TypeError, RecursionError) as exc:  # a date is TOML and no JSON
+        raise UsageError(f"{file}: not TOML that an animal is written in: {exc}") from exc
+    return found
 
 
 def faults(args: argparse.Namespace, context: Context) -> int:

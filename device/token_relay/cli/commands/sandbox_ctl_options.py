@@ -57,13 +57,18 @@ def _slow(parser: argparse.ArgumentParser) -> None:
 
 def _fault(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", type=text, help="which fault; `sandbox ctl faults` lists them")
+    parser.add_argument("file", metavar="FILE", type=text, nargs="?", help="with answer: the answer, see docs/zoo.md")
     parser.add_argument(
-        "--times", metavar="N", type=whole(1, 1_000_000), default=1, help="how many requests it hits (default 1)"
+        "--times",
+        metavar="N",
+        type=whole(0, 1_000_000),
+        help="how many requests it hits, 0 for all (default 1, or as FILE says)",
     )
     parser.add_argument("--endpoint", metavar="E", type=text, help="only requests to this endpoint, such as token")
     parser.add_argument("--grant-type", metavar="G", type=text, help="only token requests of this kind")
     parser.add_argument("--seconds", metavar="S", type=seconds, help="how long a hold or slow waits; slow needs it")
     parser.add_argument("--retry-after", metavar="S", type=whole(0, 86_400), help="the Retry-After of 429 and 5xx")
+    parser.add_argument("--commit", action="store_true", help="carry the request out first, then answer wrongly")
 
 
 def _faults(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +128,8 @@ _OWN = {
         "sandbox_ctl:fault",
         _fault,
         examples="  token-relay sandbox ctl fault drop_after_commit --endpoint token\n"
-        "  token-relay sandbox ctl fault error_503 --times 3 --retry-after 5",
+        "  token-relay sandbox ctl fault error_503 --times 3 --retry-after 5\n"
+        "  token-relay sandbox ctl fault answer tests/zoo/animals/nginx-502.toml --commit",
     ),
     "faults": Command("list the faults that are armed, and the names of all", "sandbox_ctl:faults", _faults),
     "clock": Command(

@@ -167,18 +167,18 @@ def refresh_on_demand(stage: Stage) -> Told:
 
 
 def cut_the_power(stage: Stage) -> Told:
-    before_commit = _cut_before_commit(stage)
     if stage.profile == "strict":
+        between = _cut_between_refreshes(stage)
+        inside, details = _cut_inside_without_leeway(stage)
         line = "two power cuts: alone again after (a); after (b) a person is told to act"
-        after_commit, details = _cut_after_commit_without_leeway(stage)
-    else:
-        line = "two power cuts inside a refresh: the companion goes on alone after both"
-        after_commit, details = _cut_after_commit(stage)
+        return Told(line, details, (Rows(("(a) between two refreshes",), between), Rows(("(b) inside one",), inside)))
+    before_commit = _cut_before_commit(stage)
+    after_commit, details = _cut_after_commit(stage)
     pictures = (
         Rows(("(a) before the provider's commit",), before_commit),
         Rows(("(b) after the provider's commit",), after_commit),
     )
-    return Told(line, details, pictures)
+    return Told("two power cuts inside a refresh: the companion goes on alone after both", details, pictures)
 
 
 def _cut(stage: Stage, when: str) -> int:
@@ -194,12 +194,27 @@ def _cut(stage: Stage, when: str) -> int:
     return mark
 
 
-def _cut_before_commit(stage: Stage) -> tuple[tuple[str, ...], ...]:
-    before = stage.generation()
-    mark = _cut(stage, "before_commit")
+def _restart(stage: Stage) -> None:
     began_at = time.monotonic()
     stage.companion.start()
     stage.restart_s = time.monotonic() - began_at
+
+
+def _cut_between_refreshes(stage: Stage) -> tuple[tuple[str, ...], ...]:
+    stage.wait_for_token_end()
+    before, mark = stage.generation(), stage.sandbox.mark()
+    stage.companion.kill()
+    _restart(stage)
+    stage.prove(stage.get_token())
+    _serves_alone(stage, before + 1)
+    _expect_no_reuse(stage, mark, "(a) no refresh token is used twice")
+    return stage.happened(mark)
+
+
+def _cut_before_commit(stage: Stage) -> tuple[tuple[str, ...], ...]:
+    before = stage.generation()
+    mark = _cut(stage, "before_commit")
+    _restart(stage)
     _serves_alone(stage, before + 1)
     _expect_no_reuse(stage, mark, "(a) no refresh token is used twice")
     return stage.happened(mark)
@@ -235,8 +250,8 @@ def _cut_after_commit(stage: Stage) -> tuple[tuple[tuple[str, ...], ...], tuple[
     return stage.happened(mark), (why, "strict would call that reuse and end everything: try --profile strict")
 
 
-def _cut_after_commit_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """Step (b) where reuse ends the family: the stored access token serves to its end, then a person acts."""
+def _cut_inside_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """Step (b) where reuse may end other grants: the stored access token serves to its end, then a person acts."""
     sandbox, companion = stage.sandbox, stage.companion
     lifetime_s = ROUNDING_S + math.ceil(RESTARTS * stage.restart_s)
     sandbox.control("POST", "policy", {"access_token_lifetime_s": float(lifetime_s)})
@@ -246,14 +261,13 @@ def _cut_after_commit_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...
     companion.start()
     expect(stage.get_token() == stored, "(b) the stored access token is still served", "another one")
     stage.prove(stored)
-    _expect_no_reuse(stage, mark, "(b) nothing is tried while the stored token lives")
-
-    sandbox.event("reuse_detected", after=mark)  # the one further attempt, after the stored token's end
     status = companion.until("(b) the grant needs a handoff", lambda status: grant_of(status)[0] == "needs_handoff")
     expect_equal(grant_of(status)[1:], ("uncertain", before), "(b) reason and generation")
     expect_equal(slug_of(status), "hand_off_again", "(b) status says what to do")
+    time.sleep(max(0.0, stage.token_here_at + lifetime_s - time.monotonic()))
     refused = companion("token").expect(REAUTH_EXIT)
     expect("reauth_required" in refused.err, "(b) the app is told reauth_required", refused.err)
+    _expect_no_reuse(stage, mark, "(b) nothing is tried that could end other grants")
     told = stage.happened(mark)
 
     sandbox.control("POST", "policy", {"access_token_lifetime_s": float(stage.lifetime_s)})
@@ -263,7 +277,7 @@ def _cut_after_commit_without_leeway(stage: Stage) -> tuple[tuple[tuple[str, ...
     companion.until("(b) a new handoff heals it", lambda status: is_settled(status) and not slug_of(status))
     stage.phone.stop()
     return told, (
-        "strict: a used token is dead at once, and only the lost answer held the next one",
+        "strict: a used token is dead at once, and to use it again may end other devices' grants too",
         "the stored access token was served to its end",
         "then the app got reauth_required, and status said to hand off again",
         "the phone came back, a new handoff healed it, the phone is off again",

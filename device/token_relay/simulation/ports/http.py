@@ -8,17 +8,21 @@ at which of them it ends. :class:`HttpFault` is for this device alone; the provi
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
+from http.client import HTTPResponse as Parser
 from random import Random
 from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
+from token_relay.host.http import unpack
 from token_relay.protocol.secret import Secret
-from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
-from token_relay.sandbox.provider.http_values import Request
+from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent
+from token_relay.sandbox.provider.http_values import Request, Response
 from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.ports.clocks import SimulatedClock
 from token_relay.simulation.ports.power import Power
@@ -188,8 +192,7 @@ class SimulatedHttp:
             provider.tell()
             return AnswerLost("connection reset")
         answer = provider.answer(asked, admission)
-        headers = {name.lower(): value for name, value in answer.headers}
-        response = HttpResponse(answer.status, headers | {"content-type": answer.content_type}, answer.body)
+        response = read_answer(answer.raw) if answer.raw else _whole(answer)
         if admission.wait_after is not None:
             await asyncio.sleep(admission.wait_after.seconds)
         await self._pause()
@@ -199,6 +202,8 @@ class SimulatedHttp:
             return AnswerLost("connection reset")
         if fault is not None and kind in INSTEAD:
             return _wrong(fault)
+        if isinstance(response, AnswerLost):
+            return response
         if kind == "no_refresh_token" and response.status == 200:
             body = json.loads(response.body)
             body.pop("refresh_token", None)
@@ -226,6 +231,38 @@ def as_request(request: HttpRequest) -> Request:
         body = urlencode([(k, v.reveal() if isinstance(v, Secret) else v) for k, v in request.form]).encode()
         headers = {**headers, "content-type": "application/x-www-form-urlencoded"}
     return Request(request.method, target, body, headers)
+
+
+def read_answer(raw: bytes) -> HttpResponse | AnswerLost:
+    """Read an answer that is given in bytes, as the HTTP client of production reads it."""
+    while raw[:10] in (b"HTTP/1.1 1", b"HTTP/1.0 1"):  # interim answers, RFC 9110 §15.2
+        raw = raw.partition(b"\r\n\r\n")[2]
+    parser = Parser(_Given(raw))  # type: ignore[arg-type]  # it only asks for a file
+    try:
+        parser.begin()
+        body = parser.read()
+    except (HTTPException, ValueError):
+        return AnswerLost("the provider closed the connection before the answer was complete")
+    headers: dict[str, str] = {}
+    for name, value in parser.getheaders():
+        headers.setdefault(name.lower(), value)
+    unpacked = unpack(body, headers.get("content-encoding", "")) if len(body) <= RESPONSE_BYTES_MAX else None
+    if unpacked is None:
+        return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
+    return HttpResponse(parser.status, headers, unpacked)
+
+
+class _Given:
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._raw)
+
+
+def _whole(answer: Response) -> HttpResponse:
+    headers = {name.lower(): value for name, value in answer.headers}
+    return HttpResponse(answer.status, headers | {"content-type": answer.content_type}, answer.body)
 
 
 def _wrong(fault: HttpFault) -> HttpResponse:

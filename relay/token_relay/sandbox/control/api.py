@@ -23,6 +23,7 @@ from token_relay.sandbox.provider.memory.accounts import AccountEvent, User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.signing import RollsOver, published
 from token_relay.sandbox.provider.tokens.families import revoke_user
+from token_relay.sandbox.provider.world.animal import AnimalOrder
 from token_relay.sandbox.provider.world.contacts import mailbox
 from token_relay.sandbox.provider.world.model import (
     CLIENTS_MAX,
@@ -167,7 +168,14 @@ def _show_policy(provider: Provider, request: Request, now: float) -> Response:
 
 
 def _faults(provider: Provider, request: Request, now: float) -> Response:
-    fault = _read(FaultModel, request)
+    return _arm(provider, _read(FaultModel, request), now)
+
+
+def _animals(provider: Provider, request: Request, now: float) -> Response:
+    return _arm(provider, _read(AnimalOrder, request).fault(), now)
+
+
+def _arm(provider: Provider, fault: FaultModel, now: float) -> Response:
     if not provider.faults.arm(fault, provider.time(now)):
         raise Refusal("invalid_request", "too many faults are armed; DELETE faults clears them")
     return json_response({"armed": len(provider.faults.armed)}, 201)
@@ -325,6 +333,7 @@ _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]]
     ("POST", "policy"): _policy,
     ("GET", "policy"): _show_policy,
     ("POST", "faults"): _faults,
+    ("POST", "animals"): _animals,
     ("GET", "faults"): _list_faults,
     ("DELETE", "faults"): _clear_faults,
     ("POST", "revoke"): _revoke,

@@ -133,14 +133,13 @@ class Provider:
         first, first_log = self.state.next_event_id, self.state.next_log_number
         fault = admission.fault
         trace = replace(admission.trace, now=self.time(now), verdict=verdict)
-        instead = wrong_answer(fault, self.state.urls.profile, trace) if fault is not None else None
-        if fault is not None and instead is not None:
-            if fault.committed:
-                self._dispatch(request, admission.endpoint, trace)
-                self._note(admission, now, "answer_lost")
-            response = instead
-        else:
+        if fault is None or not fault.is_answer:
             response = self._dispatch(request, admission.endpoint, trace)
+        else:
+            real = self._dispatch(request, admission.endpoint, trace) if fault.committed else None
+            if real is not None and (fault.answer is None or not fault.answer.borrows):
+                self._note(admission, now, "answer_lost")
+            response = wrong_answer(fault, self.state.urls.profile, trace, real)
         if fault is not None and fault.name == "cut_json":
             response = replace(response, body=response.body[: len(response.body) // 2])
             self._note(admission, now, "answer_lost")

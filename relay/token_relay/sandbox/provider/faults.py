@@ -77,9 +77,9 @@ class FaultBook:
         """Return the fault that this request meets, if any, and count it."""
         for one in self.armed:
             if now >= one.armed_at and _fits(one.fault, endpoint, method, grant_type):
-                one.left -= 1
-                if one.left == 0:
+                if one.left == 1:
                     self.armed.remove(one)
+                one.left = max(0, one.left - 1)  # 0 from the start: for ever
                 return one.fault
         return None
 
@@ -107,8 +107,8 @@ class FaultBook:
         return Admission(trace, endpoint, fault, cut, wait_before, wait_after, self.release_count)
 
 
-def wrong_answer(fault: FaultModel, profile: str, trace: Trace) -> Response | None:
-    """Return this fault's answer in place of the real one, or None where it leaves the answer alone."""
+def wrong_answer(fault: FaultModel, profile: str, trace: Trace, real: Response | None) -> Response:
+    """Return the answer of a fault that :attr:`FaultModel.is_answer`; ``real`` is the one that it replaces, if any."""
     after = () if fault.retry_after_s is None else (("Retry-After", str(fault.retry_after_s)),)
     match fault.name:
         case "error_500" | "error_502" | "error_503":
@@ -132,7 +132,8 @@ def wrong_answer(fault: FaultModel, profile: str, trace: Trace) -> Response | No
         case "redirect":
             return html_response("", 307).with_headers(("Location", fault.location))
         case _:
-            return None
+            assert fault.answer is not None, "the model says so"
+            return fault.answer.response(real)
 
 
 def _fits(fault: FaultModel, endpoint: EndpointName, method: str, grant_type: str) -> bool:

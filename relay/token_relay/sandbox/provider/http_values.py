@@ -12,7 +12,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
 BODY_BYTES_MAX = 65_536  # the longest honest token request is a few KiB
@@ -61,16 +61,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer; the body holds tokens and is never shown."""
+    """A whole answer; the body holds tokens and is never shown. ``raw``, where there is one, goes out in its place."""
 
     status: int
     body: bytes = field(default=b"", repr=False)
     content_type: str = "application/json; charset=utf-8"
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    raw: bytes = field(default=b"", repr=False)  # from the status line on; the connection ends after it
 
     def with_headers(self, *headers: tuple[str, str]) -> Response:
         """Return the same answer with these headers added."""
-        return Response(self.status, self.body, self.content_type, (*self.headers, *headers))
+        return replace(self, headers=(*self.headers, *headers))
 
 
 class Refusal(Exception):  # an answer on its way out of a handler, not a fault of the program

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import Password
+from token_relay.sandbox.provider.world.answer import AnswerModel
 from token_relay.sandbox.provider.world.client_settings import RefreshTokenSetting, SessionTransfer
 from token_relay.sandbox.provider.world.contacts import Channel, contact
 
@@ -41,6 +42,7 @@ FaultName = Literal[
     "huge",  # 200 with `size` bytes of JSON
     "redirect",  # 307 to `location`, where a client must not send its token
     "cut_json",  # the right answer, its second half missing
+    "answer",  # `answer`, word for word
 ]
 EndpointName = Literal[
     "initiate",
@@ -74,6 +76,7 @@ EndpointName = Literal[
     "activate",
 ]
 FAULT_NAMES: tuple[str, ...] = get_args(FaultName)
+_ANSWERS = {"error_500", "error_502", "error_503", "throttle_429", "refuse", "html", "huge", "redirect", "answer"}
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=254, pattern=r"^[!-~]+$")]
 Seconds = Annotated[float, Field(gt=0, le=SECONDS_MAX, allow_inf_nan=False)]
@@ -281,14 +284,14 @@ class FaultModel(BaseModel):
 
     Without ``endpoint`` it meets any provider endpoint but ``resource``; the four with ``commit`` in their names then
     meet POST only, so that a discovery request does not use them up. ``committed`` says whether the request is carried
-    out before a wrong answer is given; ``cut_json`` always carries it out.
+    out before a wrong answer is given; ``cut_json`` always carries it out. ``times`` 0: each request that fits.
     """
 
     model_config = _CLOSED
     name: FaultName
     endpoint: EndpointName | None = None
     grant_type: Name | None = None
-    times: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    times: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     after_s: Annotated[float, Field(ge=0, le=SECONDS_MAX)] = 0.0
     seconds: Annotated[float, Field(ge=0, le=600)] | None = None
     retry_after_s: Annotated[int, Field(ge=0, le=86_400)] | None = None
@@ -300,9 +303,19 @@ class FaultModel(BaseModel):
     location: Annotated[str, StringConstraints(max_length=2000, pattern=r"^https?://[!-~]+$")] = (
         "https://other.invalid/"
     )
+    answer: AnswerModel | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it gives an answer of its own in place of the provider's."""
+        return self.name in _ANSWERS
 
     @model_validator(mode="after")
     def _fits(self) -> FaultModel:
+        if (self.name == "answer") != (self.answer is not None):
+            raise ValueError("the fault answer, and no other, needs answer")
+        if self.answer is not None and self.answer.borrows and not self.committed:
+            raise ValueError("an answer that borrows from the real one needs committed")
         if self.name == "slow" and self.seconds is None:
             raise ValueError("slow needs seconds")
         if self.endpoint not in {None, "token"} and self.grant_type is not None:
