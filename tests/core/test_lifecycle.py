@@ -214,6 +214,9 @@ def test_the_table_of_late_tries_has_every_row() -> None:
         (0, 60.0, None, True, 60.0),
         (200, 3600.0, 0.0, True, 60.0),
         (0, 60.0, 100.0, True, 100.0),
+        (0, 86_399.0, None, True, 60.0),
+        (0, 86_400.0, None, True, 0.0),  # by then its phone has given it up, or forgotten it
+        (0, 86_400.0, 5.0, True, 5.0),
     ],
 )
 def test_what_may_be_tried_after_the_leeway(
@@ -538,7 +541,8 @@ def test_nothing_but_a_final_denial_erases(history: list[Step], profile: Profile
         if not isinstance(decision, Begin):
             continue
         if may_be_spent(decision.state, profile) and not may_retry_at_once(decision.state, profile, now):
-            assert not step.access_token_for_s and not step.awaits_handoff
+            is_stale = last_sent is not None and true_s - last_sent[1] >= 86_400.0
+            assert not step.access_token_for_s and (not step.awaits_handoff or is_stale)
             assert not was_lost or profile.reuse_takes in ("nothing", "family", "unknown")
             assert not was_lost or profile.reuse_takes != "unknown" or step.holds_alone
             assert last_sent is None or last_sent[0] != boot or true_s - last_sent[1] >= 60.0

@@ -43,6 +43,7 @@ from token_relay.simulation.promises.settlement import JudgedDevice, judge
 NOW = Now("boot-1", 1000.0, 1_800_000_000.0, True)
 KEY = bytes(32)
 STAMP = Stamp.of(NOW).to_text()
+DENIED = HttpResponse(400, {}, b'{"error": "invalid_grant"}')
 GOOD = HttpResponse(200, {}, b'{"access_token": "x", "refresh_token": "y"}')
 PEER_TOPIC = "relay/v1/aaaaaaaaaaaaaaaaaaaaaaaaaa/from/bbbbbbbbbbbbbbbbbbbbbbbbbb"
 
@@ -206,7 +207,7 @@ def test_1_branch_begins_a_chain_of_its_own() -> None:
     hand = Hand()
     first = hand.token()
     obtaining = handoff("offered", reason="accepted", strategy="branch", is_obtaining=True)
-    hand.commit("phone", grant(first, state="refreshing"), obtaining)
+    hand.commit("phone", grant(first, state="refreshing", intent=STAMP), obtaining)
     request = hand.send("phone", first)
     second = hand.token(generation=2, used=1)
     hand.promises.answered("phone", request, GOOD)
@@ -220,7 +221,8 @@ def test_1_a_restored_phone_is_in_doubt_until_it_has_noticed() -> None:
     token = hand.token()
     hand.commit("phone", grant(token), pairing())
     old = hand.tables["phone"]
-    hand.commit("phone", grant(None, state="dead", reason="moved"))
+    moved = handoff(strategy="move", held_token=token)
+    hand.commit("phone", grant(None, state="dead", reason="moved"), moved)
     hand.commit("watch", given(token))
     hand.tables["phone"] = old
     hand.promises.restored("phone", old)  # offline a rollback of the whole disk cannot be noticed
@@ -231,9 +233,16 @@ def test_1_a_restored_phone_is_in_doubt_until_it_has_noticed() -> None:
 # -- 2 -----------------------------------------------------------------------------------------------------
 
 
-def use(hand: Hand, token: RefreshToken) -> HttpRequest:
-    hand.commit("watch", given(token, state="refreshing", intent=STAMP, intent_attempts=1))
+def use(hand: Hand, token: RefreshToken, **more: Any) -> HttpRequest:
+    hand.commit("watch", given(token, state="refreshing", intent=STAMP, intent_attempts=1, **more))
     return hand.send("watch", token)
+
+
+def deny(hand: Hand, end: str, token: RefreshToken, answer: HttpResponse) -> None:
+    """An end sends its token, with its intent on disk, and gets this answer."""
+    (row,) = (row for row in hand.tables[end][Grant].values() if isinstance(row, Grant) and row.refresh_token == token)
+    hand.commit(end, replace(row, state="refreshing", intent=STAMP, intent_attempts=1))
+    hand.promises.answered(end, hand.send(end, token), answer)
 
 
 def test_2_reuse_without_a_loss_is_reported() -> None:
@@ -245,12 +254,12 @@ def test_2_reuse_without_a_loss_is_reported() -> None:
         hand.say("reuse_detected", family="f", generation=1)
 
 
-@pytest.mark.parametrize("cause", ["lost answer", "cut answer", "server error", "crash", "rollback"])
+@pytest.mark.parametrize("cause", ["lost answer", "cut answer", "server error", "page", "crash", "rollback"])
 def test_2_reuse_after_a_loss_is_no_fault_of_ours(cause: str) -> None:
     hand = Hand()
     token = hand.token()
     hand.commit("watch", given(token))
-    request = use(hand, token)
+    request = use(hand, token, is_sole=True)
     match cause:
         case "lost answer":
             hand.promises.answered("watch", request, AnswerLost("reset"))
@@ -258,13 +267,53 @@ def test_2_reuse_after_a_loss_is_no_fault_of_ours(cause: str) -> None:
             hand.promises.answered("watch", request, HttpResponse(200, {}, GOOD.body[:20]))
         case "server error":
             hand.promises.answered("watch", request, HttpResponse(502, {}, b"bad gateway"))
+        case "page":
+            hand.promises.answered("watch", request, HttpResponse(403, {}, b"<h1>no</h1>"))
         case "crash":
             hand.promises.stopped("watch", crashed=True)
         case _:
             hand.promises.answered("watch", request, GOOD)
             hand.promises.restored("watch", hand.tables["watch"])
     hand.say("reuse_detected", family="f", generation=1)
-    assert hand.promises.ledger.checks[2] == 1
+    assert hand.promises.ledger.checks[2] >= 1
+
+
+def test_2_an_answer_that_says_not_processed_is_no_excuse() -> None:
+    hand = Hand()
+    token = hand.token()
+    hand.commit("watch", given(token))
+    hand.promises.answered("watch", use(hand, token), HttpResponse(429, {}, b"<h1>later</h1>"))
+    with breaks(2, "watch"):
+        hand.say("reuse_detected", family="f", generation=1)
+
+
+@pytest.mark.parametrize("loss", ["lost answer", "crash"])
+@pytest.mark.parametrize(
+    ("row", "may_be"),
+    [
+        ({"is_sole": True}, True),
+        ({"is_sole": False}, False),
+        ({"profile": "auth0"}, True),
+        ({"profile": "duende-one-time"}, True),
+        ({"profile": "oidc-provider", "is_sole": True}, False),
+    ],
+)
+def test_2_after_a_lost_answer_no_reuse_that_could_end_what_others_hold(
+    row: dict[str, Any], may_be: bool, loss: str
+) -> None:
+    hand = Hand()
+    token = hand.token()
+    hand.commit("watch", given(token, **row))
+    request = use(hand, token, **row)
+    if loss == "crash":
+        hand.promises.stopped("watch", crashed=True)
+    else:
+        hand.promises.answered("watch", request, AnswerLost("reset"))
+    if may_be:
+        hand.say("reuse_detected", family="f", generation=1)
+        return
+    with breaks(2, "watch"):
+        hand.say("reuse_detected", family="f", generation=1)
 
 
 def test_2_a_crash_outside_the_intent_excuses_nothing() -> None:
@@ -285,6 +334,7 @@ def test_3_a_revoked_handoff_that_is_stored_again_is_reported() -> None:
     hand = Hand()
     token = hand.token()
     hand.commit("watch", given(token), taken())
+    hand.commit("phone", handoff("revoking"))
     hand.commit("watch", given(None, state="dead", reason="revoked"), taken("dead", reason="revoked"))
     hand.commit("phone", handoff("gone", reason="revoked"))
     with breaks(3, "watch"):
@@ -302,6 +352,7 @@ def test_3_a_restored_image_is_judged_at_the_settlement() -> None:
     hand = Hand()
     hand.commit("watch", given(hand.token()), taken(), pairing(peer_id="phone"))
     old = hand.tables["watch"]
+    hand.commit("phone", handoff("revoking"), pairing())
     hand.commit("watch", given(None, state="dead", reason="revoked"))
     hand.commit("phone", handoff("gone", reason="revoked"), pairing())
     hand.tables["watch"] = old
@@ -323,7 +374,9 @@ def test_4_a_receipt_that_leaves_before_the_commit_is_reported() -> None:
 
 def test_4_a_successor_state_is_as_good_as_the_grant() -> None:
     hand = Hand()
-    hand.commit("watch", taken(), given(hand.token()))
+    token = hand.token()
+    hand.commit("watch", taken(), given(token))
+    deny(hand, "watch", token, DENIED)
     hand.commit("watch", taken("dead", reason="ended", was_stored=True), given(None, state="dead", reason="denied"))
     hand.commit("phone", handoff("done"))
     assert hand.promises.ledger.checks[4] > 0
@@ -382,10 +435,9 @@ def test_6_a_living_chain_that_nobody_has_and_nobody_names_is_reported() -> None
 
 def test_6_a_grant_that_vanishes_without_a_record_is_reported() -> None:
     hand = Hand()
-    token = hand.token()
-    hand.commit("phone", grant(token))
-    other = hand.token("other")
-    hand.commit("phone", grant(other))  # overwritten: nothing says what became of the first
+    hand.commit("phone", grant(hand.token()))
+    hand.promises.ledger.committed("phone", hand.tables["phone"], {})  # gone, and nothing says what became of it
+    hand.tables["phone"] = {}
     with breaks(6):
         hand.judge()
 
@@ -393,7 +445,9 @@ def test_6_a_grant_that_vanishes_without_a_record_is_reported() -> None:
 def test_6_a_signed_out_grant_has_its_record() -> None:
     hand = Hand()
     hand.commit("phone", grant(hand.token()))
+    hand.promises.commanded("phone", "sign_out", is_over=False)
     hand.commit("phone", delete=(grant(None),))
+    hand.promises.commanded("phone", "sign_out", is_over=True)
     hand.judge()
     assert hand.promises.ledger.checks[6] == 1
 

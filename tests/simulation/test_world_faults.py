@@ -429,7 +429,7 @@ ANSWERS: dict[HttpFaultKind, object] = {
     "503": 503,
     "429": 429,
     "slow": 200,
-    "html": 200,
+    "200": 200,
     "cut_json": 200,
 }
 

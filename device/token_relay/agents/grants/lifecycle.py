@@ -15,7 +15,7 @@ Refreshing *is* a lost answer. When the value may be sent again depends on what 
 * it does not invalidate on use: freely;
 * inside its leeway, which counts from the first request: at once, as often as needed;
 * later, if every request so far came back as a page (a whole answer without a verdict): once the cached access token
-  has ended, at a growing pace, for ever, but not while a handoff is READY;
+  has ended, at a growing pace, for ever; while a handoff is READY, once a day;
 * later, if an answer was lost: likewise, where reuse is known to end no more than this grant's own family; where that
   is not known, only if nobody else holds a grant. Otherwise NeedsHandoff("uncertain"): one device's risk is not
   another's.
@@ -36,6 +36,9 @@ from token_relay.provider.profile import Profile
 
 LATE_PACE_S = 60.0  # from one request to the next outside the leeway; doubles
 LATE_PACE_S_MAX = 3600.0
+READY_S_MAX = (
+    86_400.0  # the phone gives an offer up by then; one that it has forgotten must not hold a grant up for ever
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,10 @@ def begin_refresh(
             reach = profile.reuse_takes
             if came == "lost" and reach not in ("nothing", "family") and not (reach == "unknown" and holds_alone):
                 return Stop(NeedsHandoff(generation, "uncertain"))
-            wait_s = max(_late_in_s(intent, now), access_token_ends_in_s or 0.0, LATE_PACE_S if awaits_handoff else 0.0)
+            wait_s = max(_late_in_s(intent, now), access_token_ends_in_s or 0.0)
+            since_s = elapsed_s(intent.sent, now)
+            if awaits_handoff and (since_s is None or since_s < READY_S_MAX):
+                wait_s = max(wait_s, LATE_PACE_S)
             if wait_s > 0:
                 return Wait(Uncertain(generation, intent, refusal), wait_s)
             return Begin(Refreshing(generation, replace(again, late=intent.late + 1), refusal))

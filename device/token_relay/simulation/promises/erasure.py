@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from token_relay.agents.grants.serving import profile_of
 from token_relay.agents.records import Grant, PhoneHandoff
@@ -51,14 +51,21 @@ class ErasedOnlyByVerdict(Check):
             if _is_final(answer, is_entra=is_entra):
                 self.denied.add((end, link))
 
+    def restored(self, end: str, tables: Tables) -> None:
+        """Take the image's sign-ins as what they are there."""
+        self.proved = {known for known in self.proved if known[0] != end}
+        self._note_proved(end, rows(tables, Grant).values())
+
+    def _note_proved(self, end: str, grants: Iterable[Grant]) -> None:
+        self.proved |= {(end, it.grant_id) for it in grants if (it.state, it.reason) != ("locked", "unverified")}
+
     def committed(self, end: str, before: Tables, after: Tables) -> None:
         """Find the cause of each loss."""
         for _, asked in self.ledger.changed(before, after, PhoneHandoff):
             if asked is not None and asked.state in ASKED_AWAY:
                 self.asked_away.add((asked.pairing_id, asked.handoff_id))
         for was, grant in self.ledger.changed(before, after, Grant):
-            if grant is not None and (grant.state, grant.reason) != ("locked", "unverified"):
-                self.proved.add((end, grant.grant_id))
+            self._note_proved(end, [grant] if grant is not None else [])
             if was is None or was.refresh_token is None:
                 continue
             if grant is not None and grant.refresh_token == was.refresh_token:

@@ -6,7 +6,7 @@ still be open; then each end must say so. What an end *says* is its ``status``, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,13 +150,14 @@ def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, Jud
     status = view.status()
     has_action = status["action"] is not None
     for row in rows(view.tables, CompanionHandoff).values():
-        is_settled = row.state in ("stored", "dead") or has_action or _is_their_turn(row, by_id)
+        is_settled = row.state in ("stored", "dead") or has_action or _is_their_turn(row, by_id, ledger.ever_restored)
         look(ledger, is_settled, view.name, f"handoff {row.handoff_id[:8]} is {row.state} and status asks for nothing")
     grants = sorted(rows(view.tables, Grant).values(), key=lambda grant: (grant.stored_at, grant.grant_id))
     in_flight = any(use.fate == "open" and use.end == view.name for use in ledger.uses)
     for grant in grants:
         is_known = grant.state not in UNANSWERED and not _is_refused(grant)
-        may_not = is_lease_over(grant, view.now)  # the provider is not asked until the phone gives a lease
+        # the provider is not asked until the phone gives a lease, and seldom while a handoff is READY
+        may_not = is_lease_over(grant, view.now) or (grant.state == "uncertain" and _awaits_handoff(grant, view))
         look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
     if not any(grant.state in ("held", "refreshing") for grant in grants):
         look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
@@ -173,12 +174,19 @@ def _is_refused(grant: Grant) -> bool:
     return grant.refresh_token is not None and is_asked_again(state_of(grant))
 
 
-def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, JudgedDevice]) -> bool:
-    """Whether a phone waits with this handoff for its person, and says so; or every phone has forgotten us."""
+def _awaits_handoff(grant: Grant, view: JudgedDevice) -> bool:
+    handoffs = rows(view.tables, CompanionHandoff).values()
+    return any((row.pairing_id, row.state) == (grant.pairing_id, "ready") for row in handoffs)
+
+
+def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, JudgedDevice], ever_restored: Set[str]) -> bool:
+    """Whether a phone waits with this handoff for its person, and says so; or every phone has forgotten us or it."""
     phones = [view for view in by_id.values() if view.kind == "phone"]
     found = [rows(view.tables, PhoneHandoff).get((row.handoff_id,)) for view in phones]
     if any(theirs is not None and theirs.state == "offered" for theirs in found):
         return True
+    if all(theirs is None for theirs in found) and any(view.name in ever_restored for view in phones):
+        return True  # put back to before its OFFER: it learns of it at the next contact
     return not any((row.pairing_id,) in rows(view.tables, Pairing) for view in phones if view.is_here)
 
 
