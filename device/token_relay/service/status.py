@@ -12,7 +12,7 @@ from typing import Any
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, schedule
-from token_relay.agents.grants.lifecycle import Erased, Locked, NeedsHandoff
+from token_relay.agents.grants.lifecycle import Erased, LastRefusal, Locked, NeedsHandoff, Uncertain
 from token_relay.agents.grants.serving import lease_of, profile_of, remaining_s, state_of
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
@@ -162,7 +162,7 @@ def _companion_action(
     match state_of(newest):
         case Locked(reason="rollback"):
             return action("restored_backup", here.device_id)
-        case Locked():
+        case Locked() | Uncertain(refusal=LastRefusal(reason="configuration")):
             return action("client_refused")
         case NeedsHandoff() | Erased():
             return action("hand_off_again", here.device_id)
