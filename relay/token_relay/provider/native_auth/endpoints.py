@@ -74,4 +74,5 @@ async def discover_entra(http: Http, base: str) -> ProviderMetadata | DiscoveryF
         token_endpoint=entra_token_endpoint(base),
         authorization_endpoint=found.authorization_endpoint,
         jwks_uri=found.jwks_uri,
+        supported=found.supported,
     )
