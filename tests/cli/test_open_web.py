@@ -21,7 +21,7 @@ import pytest
 from tests.cli.cli_kit import Agent, Shell
 from tests.watchdog import HANG_S
 from token_relay.agents.token_source import TokenRefused, TransferGranted, TransferQuery
-from token_relay.cli.commands.browser_redirect import Doorway, owner_of
+from token_relay.cli.commands.browser_redirect import Doorway
 from token_relay.cli.commands.open_web import check_url, in_query, put_cookie
 from token_relay.cli.parsing import UsageError
 from token_relay.protocol.errors import LocalError
@@ -200,17 +200,6 @@ def test_a_cookie_domain_is_a_host_name(shell: Shell, ready: Agent, host: str) -
 
 
 # -- The doorway -------------------------------------------------------------------------------------------
-
-TABLE = """\
-  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 1 1
-   1: 0100007F:C350 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1001        0 2 1
-"""
-
-
-def test_the_kernel_says_whose_the_other_end_is() -> None:
-    assert owner_of(TABLE, 0xC350, 0x1F90) == 1001
-    assert owner_of(TABLE, 0xC351, 0x1F90) is None
 
 
 def test_a_program_of_another_user_is_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
