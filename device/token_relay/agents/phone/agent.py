@@ -16,7 +16,6 @@ import structlog
 from token_relay.agents.grants import lifecycle, schedule
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import columns_of, normalise_scope
-from token_relay.agents.grants.tokens import delete_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
@@ -102,7 +101,7 @@ class PhoneAgent:
     async def start(self) -> None:
         """Pick up after a restart; durable when it returns.
 
-        Count orphans, go on obtaining what was accepted, try again what the configuration locked, and delete a sign-in
+        Count orphans, go on obtaining what was accepted, try again what the configuration locked, and discard a sign-in
         that was not judged.
         """
 
@@ -111,8 +110,7 @@ class PhoneAgent:
             for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
                 held = lifecycle.Held(grant.generation)  # an operator may have repaired it
                 turn.change(Grant, grant.grant_id, **columns_of(held))
-            for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
-                delete_grant(turn, grant.grant_id)  # the agent stopped before the sign-in's id_token was checked
+            self.accounts.discard_unjudged(turn)
 
         await self.turns.run(step)
 

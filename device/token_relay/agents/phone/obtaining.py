@@ -17,7 +17,7 @@ from token_relay.agents.failures import until_stored
 from token_relay.agents.grants import schedule
 from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Flights
-from token_relay.agents.phone.account import Accounts
+from token_relay.agents.phone.account import Accounts, tell_notes
 from token_relay.agents.phone.branch import Branch
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.person import NewGrant, Person, SignIn, SignInLostError, SignInOptions
@@ -163,6 +163,8 @@ class Obtaining:
                 await self._turns.run(partial(self._abandon, handoff_id=row.handoff_id, orphans=1))
                 raise
             await self._carefully(partial(self._minted, handoff_id=row.handoff_id, new=checked))
+            for note in checked.notes:
+                await person.progress({"message": f"warning: {note.text}"})
         self._signing_in.pop(row.handoff_id, None)
 
     def _begin(self, turn: Turn, handoff_id: str) -> None:
@@ -179,6 +181,7 @@ class Obtaining:
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if pairing is None or new.tokens.refresh_token is None:
             return
+        tell_notes(turn, new, handoff_id=handoff_id)
         grant = self._accounts.grant_of(turn, new, new.tokens.refresh_token)
         if not self._steps.release(turn, pairing, handoff_id, grant, new.tokens.refresh_token):
             orphans = turn.row(PhoneHandoff, handoff_id).orphans + 1
