@@ -186,9 +186,7 @@ async def test_what_is_proven_wrong_is_revoked_and_erased(change: dict[str, Any]
         assert found["revoked_at_provider"] == "accepted"
 
 
-@pytest.mark.parametrize(
-    ("profile", "said"), [("strict", "accepted"), ("auth0", "unsupported"), ("entra", "unsupported")]
-)
+@pytest.mark.parametrize(("profile", "said"), [("auth0", "accepted"), ("entra", "unsupported")])
 async def test_a_sign_in_that_nobody_judged_is_discarded_at_the_start_and_its_end_told(profile: str, said: str) -> None:
     async with running(profile, paired=False) as world:
         grant = await world.phone.sign_in()

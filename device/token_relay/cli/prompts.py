@@ -200,7 +200,8 @@ class Prompts:
             for number, one in enumerate(offered, 1):
                 self._context.note(f"  {number}  {clean(str(one.get('text') or one.get('value')))}")
         for _ in range(RETYPES_MAX):
-            typed = self._visible(f"Which one, 1 to {len(offered)}?", "say it beforehand: --mfa-method, --register")
+            hint = "say it beforehand: --mfa-method, --register"
+            typed = self._visible(f"Which one, 1 to {len(offered)}?", hint, about=text)
             if typed.isascii() and typed.isdigit() and 1 <= int(typed[:4]) <= len(offered):
                 return str(offered[int(typed[:4]) - 1].get("value"))
             if not typed:
@@ -218,9 +219,9 @@ class Prompts:
 
     # -- Where it comes from -------------------------------------------------------------------------------
 
-    def _visible(self, text: str, hint: str) -> str:
+    def _visible(self, text: str, hint: str, *, about: str = "") -> str:
         if not self._context.stdin.isatty():
-            raise PersonNeededError(f"nobody is there to answer: {text}", hint=hint)
+            raise PersonNeededError(f"nobody is there to answer: {about or text}", hint=hint)
         print(text, end=" ", file=self._context.stderr, flush=True)
         try:
             typed = self._context.stdin.readline(SECRET_CHARS_MAX).strip()
