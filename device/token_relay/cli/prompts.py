@@ -18,13 +18,13 @@ import shlex
 import stat
 import subprocess
 import time
-import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from token_relay.cli.client import JSON
+from token_relay.cli.graphical_browser import open_graphical
 from token_relay.cli.parsing import Context, UsageError
 from token_relay.cli.render import clean
 from token_relay.protocol.errors import LocalError, PersonNeededError
@@ -67,7 +67,7 @@ class Prompts:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        open_browser: Callable[[str], bool] = webbrowser.open,
+        open_browser: Callable[[str, Mapping[str, str]], bool] = open_graphical,
     ) -> None:
         self._context = context
         self._sources = sources
@@ -181,7 +181,7 @@ class Prompts:
             self._context.note("open in a browser on this machine:")
             self._context.out(url)  # alone on its line, so that a script can take it from here
         if self._sources.may_open_browser:
-            self._open_browser(url)
+            self._open_browser(url, self._context.env)
         return "shown"
 
     def _confirm(self, text: str) -> str | None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 REQUEST_BYTES_MAX = 16_384
 REQUEST_TIMEOUT_S = 2.0  # browsers open connections in advance and send nothing; the next one waits that long
-LOOK_EVERY_S = 0.5  # between two checks whether the browser failed to start
 
 _HEADERS = "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nContent-Length: 0\r\nConnection: close\r\n"
 _SORRY = b"You could not be signed in. The command that opened this page says why.\n"
@@ -59,15 +58,14 @@ class Doorway:
         """The address to start the browser with."""
         return f"http://127.0.0.1:{self._port}{self._path}"
 
-    def admit(self, arrive: Callable[[], str], *, wait_s: float, is_over: Callable[[], bool]) -> bool:
+    def admit(self, arrive: Callable[[], str], *, wait_s: float) -> bool:
         """Wait for the browser, then redirect it to what ``arrive`` returns; for an empty string, show an apology.
 
-        Returns False when no browser came within ``wait_s``, or before ``is_over`` said that none will. What ``arrive``
-        raises is raised here, after the apology.
+        Returns False when no browser came within ``wait_s``. What ``arrive`` raises is raised here, after the apology.
         """
         ends_at = time.monotonic() + wait_s
-        while (left := ends_at - time.monotonic()) > 0 and not is_over():
-            self._listener.settimeout(min(left, LOOK_EVERY_S))
+        while (left := ends_at - time.monotonic()) > 0:
+            self._listener.settimeout(left)
             try:
                 connection, client = self._listener.accept()
             except TimeoutError:
