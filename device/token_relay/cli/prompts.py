@@ -258,7 +258,7 @@ class Prompts:
                     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 if pipe is not None:
                     if select.select([pipe], [], [], 0)[0] and (octets := os.read(pipe, CODE_BYTES_MAX)):
-                        return octets.decode(errors="replace").strip()
+                        return octets.decode("utf-8-sig", errors="replace").strip()
                 else:
                     now = _fingerprint(path)
                     if now is not None and now != self._seen and now == before:
@@ -294,9 +294,9 @@ def read_attributes(context: Context, path: str) -> dict[str, JSON]:
     """
     try:
         if path == "-":
-            text = context.stdin.read(ATTRIBUTES_CHARS_MAX + 1)
+            text = context.stdin.read(ATTRIBUTES_CHARS_MAX + 1).removeprefix("\ufeff")
         else:
-            with Path(path).open(encoding="utf-8") as file:
+            with Path(path).open(encoding="utf-8-sig") as file:
                 text = file.read(ATTRIBUTES_CHARS_MAX + 1)
     except UnicodeDecodeError:
         raise LocalError(f"attributes file {path} is not UTF-8 text") from None
@@ -324,7 +324,7 @@ def _line(stream: TextIO, what: str) -> str:
         line = stream.readline(SECRET_CHARS_MAX + 2)
     except UnicodeDecodeError:
         raise LocalError(f"{what}: standard input is not text") from None
-    line = line.rstrip("\r\n")
+    line = line.removeprefix("\ufeff").rstrip("\r\n")
     if not line:
         raise LocalError(f"{what}: standard input has no (further) line")
     if len(line) > SECRET_CHARS_MAX:
@@ -334,7 +334,7 @@ def _line(stream: TextIO, what: str) -> str:
 
 def _first_line_of(path: Path, what: str) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a byte order mark
             line = file.readline(SECRET_CHARS_MAX + 2).rstrip("\r\n")
     except UnicodeDecodeError:
         raise LocalError(f"{what} {path} is not UTF-8 text") from None
@@ -378,7 +378,7 @@ def _output_of(command: str) -> str:
         raise LocalError(f"--otp-command: {name} cannot be run: {exc.strerror}") from exc
     if status != 0:
         raise LocalError(f"--otp-command: {name} failed with status {status}")
-    return octets.decode(errors="replace").strip()
+    return octets.decode("utf-8-sig", errors="replace").strip()
 
 
 def _read_within(descriptor: int, timeout_s: float) -> bytes:
