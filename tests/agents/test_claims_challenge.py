@@ -126,13 +126,13 @@ async def test_refused_claims_do_not_end_the_grant() -> None:
         order(world, "faults", name="refuse", endpoint="token", error="interaction_required", code=53003)
         refused = await token(world, "watch", CP1)
         assert isinstance(refused, TokenRefused)
-        assert (refused.error, "interaction_required" in refused.detail) == ("reauth_required", True)
+        assert (refused.error, "interaction_required" in refused.detail) == ("refused", True)
         assert (await world.watch.grant()).state == "held"
         assert isinstance(await token(world, "watch", force_refresh=True), TokenGranted)
         await world.clock.advance(61)
         order(world, "faults", name="refuse", endpoint="token", error="invalid_request", code=90100)
         refused = await token(world, "watch", CP1)
-        assert isinstance(refused, TokenRefused) and refused.error == "denied"
+        assert isinstance(refused, TokenRefused) and refused.error == "refused"
         assert (await world.watch.grant()).state == "held"
 
 

@@ -77,16 +77,24 @@ async def test_53003_and_50076_keep_the_token_sealed_and_wait_for_the_person(rul
 
 
 @pytest.mark.parametrize("rule", [53003, 50076])
-async def test_a_grant_that_waits_for_the_person_asks_the_provider_no_more(rule: int) -> None:
+async def test_a_grant_that_waits_for_the_person_asks_the_provider_slowly(rule: int) -> None:
     async with running() as world:
         await handed_over(world)
+        await world.clock.advance(2 * 3_600)
         order(world, "policy", conditional_access=rule)
-        await refreshed_later(world)
+        await world.watch.token(timeout_s=5.0)
         asked = len(world.watch.http.requests)
-        await world.clock.advance(DAY_S)
-        refused = await world.watch.token(timeout_s=5.0)
-        assert isinstance(refused, TokenRefused) and refused.error == "reauth_required"
-        assert len(world.watch.http.requests) == asked
+        for hours, times in ((0.9, 0), (0.3, 1), (1.7, 1), (0.5, 2), (20, 5)):  # after 1, 2, 4, 6, 6 hours
+            await world.clock.advance(hours * 3_600)
+            refused = await world.watch.token(timeout_s=5.0)
+            assert isinstance(refused, TokenRefused) and refused.error == "reauth_required"
+            assert "5" in refused.detail and len(world.watch.http.requests) == asked + times
+        told = [row.detail for row in await world.watch.rows(AuditEvent) if row.name == "handoff_needed"]
+        assert told == ["person"]  # the phone is not asked again and again
+        order(world, "policy", conditional_access=None)
+        await world.clock.advance(7 * 3_600)
+        assert isinstance(await world.watch.token(), TokenGranted)
+        assert (await world.watch.grant()).state == "held"
 
 
 @pytest.mark.parametrize("rule", [53003, 50076])

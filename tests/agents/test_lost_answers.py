@@ -11,7 +11,6 @@ from tests.agents.world_kit import SimulatedCompanion, World, running
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenGranted
 from token_relay.provider.http import HttpRequest
-from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.ports.http import HttpFault
 
 pytestmark = pytest.mark.asyncio
@@ -51,18 +50,19 @@ async def test_a_connection_that_loses_answers_for_20_seconds_costs_one_use_and_
         assert "reuse_detected" not in world.provider.kinds()
 
 
-@pytest.mark.parametrize("profile", ["auth0", "strict"])
-async def test_a_provider_that_is_silent_for_an_hour_does_not_use_up_the_late_attempt(profile: Kind) -> None:
-    async with running(profile) as world:
+async def test_after_the_leeway_a_lost_value_is_sent_again_when_the_access_token_has_ended() -> None:
+    async with running("auth0") as world:
         grant = await ready(world)
-        world.provider.faults.clear()
         world.watch.http.fault = lambda request: "lost_before"
         begin(world, grant)
         await world.clock.advance(3600)
         after = await world.watch.grant()
-        assert after.state == "uncertain" and after.intent_late == 0
+        assert (after.state, after.intent_late, after.intent_came) == ("uncertain", 0, "lost")
+        assert "connection reset" in world.watch.agent.keeper.pause_reason(grant.grant_id)
+        assert refreshes(world.watch) == 2  # the second at the end of the leeway
+        await world.clock.advance(2 * 86_400)  # the access token has ended: nothing is sent to a silent provider
         assert "silent" in world.watch.agent.keeper.pause_reason(grant.grant_id)
-        assert refreshes(world.watch) == (2 if profile == "auth0" else 1)
+        assert refreshes(world.watch) == 2
         world.watch.http.heal()
         await world.clock.advance(1000)
         assert isinstance(await world.watch.token(), TokenGranted)

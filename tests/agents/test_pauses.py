@@ -17,9 +17,9 @@ DAY = 24 * HOUR
 
 async def weeks_without_the_provider(world: World) -> int:
     """Let the keep-alive of the phone's grant fall due while the provider is down; returns the attempts of ten days."""
-    await world.clock.advance(44 * DAY)
+    await world.clock.advance(35 * DAY)
     world.phone.http.cut()
-    await world.clock.advance(2 * DAY)  # due since the 45th day
+    await world.clock.advance(11 * DAY)  # due between the 36th and the 45th day
     before = len(world.phone.http.requests)
     await world.clock.advance(10 * DAY)
     return len(world.phone.http.requests) - before

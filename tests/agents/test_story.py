@@ -213,13 +213,13 @@ async def test_a_lost_answer_is_handled_as_the_provider_allows(profile: str) -> 
         await world.clock.advance(5)
         after = await world.watch.grant()
         if profile == "strict":
-            assert after.state == "uncertain" and "reuse_detected" not in world.provider.kinds()
-            await world.clock.advance(100_000)  # the access token ends; then the one late attempt
-            after = await world.watch.grant()
-            assert (after.state, after.reason, after.refresh_token) == ("needs_handoff", "uncertain", None)
+            assert (after.state, after.reason) == ("needs_handoff", "uncertain")
+            assert isinstance(await world.watch.token(), TokenGranted)  # the cached one
+            await world.clock.advance(100_000)  # the access token ends; nobody knows what another try would end
+            assert (await world.watch.grant()).refresh_token == grant.refresh_token
             refused = await world.watch.token()
             assert isinstance(refused, TokenRefused) and refused.error == "reauth_required"
-            assert world.provider.kinds().count("reuse_detected") == 1
+            assert "reuse_detected" not in world.provider.kinds()
             await world.phone.start()
             await world.clock.advance(5)
             assert (await world.phone.handoff()).device_reason == "uncertain"
@@ -237,6 +237,7 @@ async def test_a_crash_with_an_open_intent_is_a_lost_answer(profile: str) -> Non
         await world.phone.hand_off()
         await world.clock.advance(2)
         grant = await world.watch.grant()
+        await world.watch.edit(grant, is_sole=True)  # the phone said so: no other device can suffer
         world.watch.http.gate.clear()
         task = world.watch.agent.keeper.flights.fly(
             grant.grant_id, RefreshErrand()

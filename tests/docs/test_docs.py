@@ -294,7 +294,7 @@ def test_every_state_is_explained() -> None:
 def test_every_event_is_explained() -> None:
     page = read("docs/spec/command-line.md")
     names = set(calls("event"))
-    names |= {"refreshed", "refresh_denied", "provider_unavailable", "refresh_answer_lost"}  # chosen by outcome
+    names |= {"refreshed", "refresh_denied", "provider_unavailable", "refresh_page", "refresh_answer_lost"}  # by outcome
     names |= {"session_transfer_issued", "session_transfer_refused"}
     assert len(names) > 20
     for name in names:

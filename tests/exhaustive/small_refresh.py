@@ -107,7 +107,7 @@ def _processed(life: Life, profile: Profile) -> Life:
     value, life = life.request, life._replace(request=0)
     until = dict(life.valid).get(value, -1)
     if life.is_family_dead or life.step >= until:
-        is_dead = life.is_family_dead or profile.reuse_kills_family
+        is_dead = life.is_family_dead or profile.reuse_takes != "nothing"
         return life._replace(answer=0, is_family_dead=is_dead, reuses=life.reuses + 1)
     new = max(number for number, _ in life.valid) + 1
     valid = dict(life.valid)

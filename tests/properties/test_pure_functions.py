@@ -85,13 +85,14 @@ def test_no_honest_pair_of_disks_sees_a_rollback(seq: int, sent: int, accepted: 
     assert not we_are_rolled_back(claim, seq_sent=ours)
 
 
-DENIALS: tuple[DenialKind, ...] = ("final", "temporary", "person", "configuration")
+DENIALS: tuple[DenialKind, ...] = ("final", "temporary", "person", "client", "request")
 OUTCOMES: tuple[TokenOutcome, ...] = (
     Refreshed(None, AccessToken("a"), "Bearer", 60.0, ""),
     Refreshed(RefreshToken("r"), AccessToken("a"), "Bearer", 60.0, ""),
     *(Denied(kind, "invalid_grant") for kind in DENIALS),
     Unavailable("busy"),
     OutcomeUnknown("timeout"),
+    OutcomeUnknown("503 text/html", came="page"),
 )
 
 

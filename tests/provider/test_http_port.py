@@ -12,9 +12,7 @@ import ssl
 import struct
 import subprocess
 import sys
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.provider.http_kit import answering, raw_answer, read_request, serve
 from tests.provider.provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
 from tests.watchdog import HANG_S
 from token_relay.host.http import AioHttp
@@ -34,35 +33,7 @@ from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpReques
 
 pytestmark = pytest.mark.asyncio
 
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 FORM: tuple[tuple[str, str | Secret[str]], ...] = (("grant_type", "refresh_token"), ("refresh_token", REFRESH_TOKEN))
-
-
-@asynccontextmanager
-async def serve(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve connections with ``handler`` on a loopback port; the handlers end with the server."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await handler(reader, writer)
-        except OSError:
-            pass  # the client has gone, as some of these tests want
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(run, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
 
 
 @pytest_asyncio.fixture
@@ -76,31 +47,11 @@ def post(port: int, *, scheme: str = "http", host: str = "127.0.0.1", timeout_s:
     return HttpRequest("POST", f"{scheme}://{host}:{port}/token", form=FORM, timeout_s=timeout_s)
 
 
-async def read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    return head, await reader.readexactly(length)
-
-
 def reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST instead of FIN, as a rebooting router's NAT or a killed process does."""
     raw = writer.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-def answering(answer: bytes) -> Handler:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(answer)
-        await writer.drain()
-
-    return handler
-
-
-def raw_answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 # -- A whole answer ----------------------------------------------------------------------------------------
@@ -155,22 +106,6 @@ async def test_localhost_is_this_machine_without_asking_anybody(http: AioHttp, m
 
         monkeypatch.setattr(socket, "getaddrinfo", only_addresses)
         assert isinstance(await http.request(post(port, host="localhost")), HttpResponse)
-
-
-@pytest.mark.parametrize(
-    ("encoding", "packed"),
-    [
-        ("gzip", gzip.compress(b"{}", mtime=0)),
-        ("deflate", zlib.compress(b"{}")),
-        ("identity", b"{}"),
-        ("GZIP", gzip.compress(b"{}", mtime=0)),
-    ],
-)
-async def test_an_answer_packed_unasked_is_unpacked(http: AioHttp, encoding: str, packed: bytes) -> None:
-    async with serve(answering(raw_answer(packed, f"Content-Encoding: {encoding}"))) as port:
-        answer = await http.request(post(port))
-    assert isinstance(answer, HttpResponse)
-    assert answer.body == b"{}"
 
 
 # -- Certainly not sent ------------------------------------------------------------------------------------
@@ -402,15 +337,12 @@ async def test_an_answer_that_stalls_is_lost_after_the_timeout(http: AioHttp, pa
     [
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: " + b"y" * 40_000 + b"\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: " + b"y" * 140_000 + b"\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         raw_answer(b"x" * (RESPONSE_BYTES_MAX + 1)),
         b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (RESPONSE_BYTES_MAX + 1),
         raw_answer(gzip.compress(b"x" * 10_000_000, mtime=0), "Content-Encoding: gzip"),
-        raw_answer(gzip.compress(b"{}", mtime=0)[:-4], "Content-Encoding: gzip"),
-        raw_answer(b"not packed", "Content-Encoding: gzip"),
-        raw_answer(b"{}", "Content-Encoding: br"),
-        raw_answer(b"{}", "Content-Encoding: zstd"),
+        raw_answer(gzip.compress(b"x" * 10_000_000, mtime=0)),
     ],
 )
 async def test_an_answer_that_is_none_is_lost(http: AioHttp, answer: bytes) -> None:

@@ -85,8 +85,8 @@ async def test_each_kind_of_answer_comes_back_as_its_value() -> None:
     assert got[0] == Denied("final", "invalid_grant")
     assert isinstance(got[1], Unavailable)
     assert got[1].retry_after_s == 9.0
-    assert isinstance(got[2], OutcomeUnknown)
-    assert isinstance(got[3], OutcomeUnknown)
+    assert got[2] == OutcomeUnknown("302 without a body: a redirect, which is never followed", "page")
+    assert got[3] == OutcomeUnknown("502 application/json: no OAuth answer", "page")
     assert [seen.path for seen in provider.seen] == ["/t"] * 4  # the redirect was not followed
     assert_no_secret(*got)
 

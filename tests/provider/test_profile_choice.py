@@ -32,5 +32,16 @@ def test_only_a_provider_that_gives_a_second_token_beside_the_first_is_branched(
 
 
 def test_the_strictest_rules_are_those_of_the_unknown() -> None:
-    assert (STRICT.old_token_s, STRICT.reuse_kills_family, STRICT.reuse_kills_access_tokens) == (0.0, True, True)
+    assert (STRICT.old_token_s, STRICT.reuse_takes, STRICT.reuse_kills_access_tokens) == (0.0, "unknown", True)
+    assert STRICT.revocation_takes == "unknown"
     assert "mint" in STRICT.strategies
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_where_a_token_stays_valid_its_reuse_takes_nothing(profile: Profile) -> None:
+    assert profile.old_token_s is not None or profile.reuse_takes == "nothing"
+
+
+def test_a_provider_is_told_of_a_superseded_token_only_where_no_other_grant_can_end_with_it() -> None:
+    told = {name for name, profile in PROFILES.items() if profile.revocation_takes in ("nothing", "family")}
+    assert told == {"auth0", "hydra", "cognito"}

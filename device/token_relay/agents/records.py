@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, TypedDict
 from token_relay.protocol.handoff import CompanionStateName, DeadReason, GoneReason, PhoneStateName, Strategy
 from token_relay.protocol.messages import ProviderSaid, RenewReason, RequestType
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
+from token_relay.provider.outcome import Came
 
 PairingState = Literal["pending", "active", "retired"]
 RestoredEnd = Literal["peer", "self"]  # whose disk is an older image
@@ -25,10 +26,10 @@ NeedsHandoffReason = Literal["uncertain", "person"]
 LockedReason = Literal["lease", "rollback", "configuration", "unverified"]
 GrantEndReason = Literal["denied", "superseded", "forgotten", "signed_out", "moved", DeadReason]
 GrantReason = Literal["", NeedsHandoffReason, LockedReason, GrantEndReason]
+RefusedReason = Literal["person", "configuration"]  # refused, kept, and asked again by itself
 USABLE: frozenset[GrantStateName] = frozenset({"held", "refreshing", "uncertain"})  # its refresh token may be sent
-UNANSWERED: frozenset[GrantStateName] = frozenset({"refreshing", "uncertain"})  # a request may have no answer
-FINISHED: frozenset[GrantStateName] = frozenset({"needs_handoff", "dead"})  # no refresh any more
-PUT_AWAY: frozenset[GrantStateName] = frozenset({"dead", "locked"})  # erased, or locked already
+UNANSWERED: frozenset[GrantStateName] = frozenset({"refreshing", "uncertain"})  # a request may have no verdict
+FINISHED: frozenset[GrantStateName] = frozenset({"needs_handoff", "dead"})  # only a person can help
 DeviceState = Literal["ready", "erased", "unknown", GrantStateName]  # "unknown": a newer companion said another word
 
 
@@ -230,7 +231,14 @@ class CompanionHandoffColumns(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A grant and where it stands. On the phone ``pairing_id`` and ``handoff_id`` are empty."""
+    """A grant and where it stands. On the phone ``pairing_id`` and ``handoff_id`` are empty.
+
+    ``intent`` to ``intent_came``: the open use of the refresh token, from its first request to a verdict.
+    ``refused`` and ``refused_times``: the refusal after which it is asked again. ``said`` and ``said_at``: what came
+    last that was no token. ``note``: what was odd in the last good answer. ``life_*``: the idle life that the provider
+    tells, the last and the longest; ``is_life_fixed``: it shrinks as time goes by. ``is_sole``: the phone knows of no
+    other device with a grant of this person and client.
+    """
 
     table: ClassVar[str] = "grants"
     key: ClassVar[tuple[str, ...]] = ("grant_id",)
@@ -258,14 +266,26 @@ class Grant:
     intent: str = ""
     intent_late: int = 0
     intent_attempts: int = 0
+    intent_sent: str = ""
+    intent_came: Literal["", Came] = ""
+    refused: Literal["", RefusedReason] = ""
+    refused_times: int = 0
     refreshed_at: int = 0
     refreshed: str = ""
+    life_told_s: float = 0.0
+    life_longest_s: float = 0.0
+    is_life_fixed: bool = False
     lease_days: int = 0
     lease_used_s: float = 0.0
     lease_marked: str = ""
     lease_wall: float = 0.0
+    said: str = ""
+    said_at: int = 0
+    note: str = ""
     trace_id: str = ""
     correlation_id: str = ""
+    sid: str = ""
+    is_sole: bool = False
 
 
 class GrantColumns(TypedDict, total=False):
@@ -281,14 +301,26 @@ class GrantColumns(TypedDict, total=False):
     intent: str
     intent_late: int
     intent_attempts: int
+    intent_sent: str
+    intent_came: Literal["", Came]
+    refused: Literal["", RefusedReason]
+    refused_times: int
     refreshed_at: int
     refreshed: str
+    life_told_s: float
+    life_longest_s: float
+    is_life_fixed: bool
     lease_days: int
     lease_used_s: float
     lease_marked: str
     lease_wall: float
+    said: str
+    said_at: int
+    note: str
     trace_id: str
     correlation_id: str
+    sid: str
+    is_sole: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from typing import Literal, Protocol
 
 from token_relay.protocol.secret import AccessToken, SessionTransferToken
 
-RefusalCode = Literal["reauth_required", "locked", "denied", "offline", "not_found", "busy", "transfer_refused"]
+RefusalCode = Literal[
+    "reauth_required", "locked", "denied", "offline", "not_found", "refused", "busy", "transfer_refused"
+]
 
 MIN_VALID_S_DEFAULT = 30.0  # longer than a call that an app makes with the token
 TIMEOUT_S_DEFAULT = 10.0
@@ -32,6 +34,7 @@ class TokenQuery:
     """One question of one local program. Empty strings mean "not said".
 
     ``claims`` is a claims challenge as it is sent to the provider (:func:`token_relay.provider.claims.read_claims`).
+    ``force_refresh`` is for the agent's owner alone: it also asks a provider that refuses for now.
     """
 
     scope: str = ""

@@ -70,6 +70,7 @@ STATUS: dict[RefusalCode, int] = {
     "denied": 403,
     "offline": 503,
     "not_found": 404,
+    "refused": 403,
     "busy": 429,
     "transfer_refused": 502,
 }

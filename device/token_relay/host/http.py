@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
 
 CONNECTIONS_MAX = 16
-HEADER_BYTES_MAX = 16_384  # per line; a provider's cookies and policies come to a few KiB
+# Per line; gateways set up to 64 KiB of cookies, and a good answer must not be lost by them. aiohttp takes 128 lines.
+HEADER_BYTES_MAX = 131_072
 DNS_TTL_S = 10  # an answer may serve the two or three requests of one sign-in; a failure is asked for again
 
 
@@ -198,10 +199,10 @@ async def _exchange(
         raw = await _read_at_most(response, RESPONSE_BYTES_MAX)
         if raw is None:
             return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
-        decoded = _decode(raw, response.headers.get("content-encoding", ""))
-        if decoded is None:
-            return AnswerLost("the answer is compressed in an unknown way, or too large when unpacked")
-        return HttpResponse(response.status, _lower(response.headers), decoded)
+        body_read = _unpack(raw, response.headers.get("content-encoding", ""))
+        if body_read is None:
+            return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes when unpacked")
+        return HttpResponse(response.status, _lower(response.headers), body_read)
 
 
 async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes | None:
@@ -213,20 +214,26 @@ async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes | Non
     return bytes(body)
 
 
-def _decode(raw: bytes, encoding: str) -> bytes | None:
-    """Unpack a body that is compressed although we did not ask for it, within the same limit; None if it cannot."""
-    match encoding.strip().lower():
-        case "" | "identity":
-            return raw
-        case "gzip" | "x-gzip" | "deflate":
-            unpacker = zlib.decompressobj(wbits=47)  # 15 + 32: zlib or gzip, by its header
-            try:
-                unpacked = unpacker.decompress(raw, RESPONSE_BYTES_MAX + 1)
-            except zlib.error:
-                return None
-            return unpacked if unpacker.eof and len(unpacked) <= RESPONSE_BYTES_MAX else None
-        case _:
+def _unpack(raw: bytes, encoding: str) -> bytes | None:
+    """Unpack a body that came packed although nobody asked for it; None if it is then larger than the limit.
+
+    What the header says is a hint only: a body that cannot be unpacked is taken as it is, and whoever reads it finds
+    out. Servers say "deflate" for zlib's format and for the raw one, "UTF-8" for a body that is not packed at all, and
+    some that unpack and pack again forget to say so. RFC 9110 §8.4.
+    """
+    is_said = any(name in encoding.lower() for name in ("gzip", "deflate"))
+    ways = (47, -15) if is_said else (47,) if raw.startswith(b"\x1f\x8b") else ()  # 15 + 32: zlib or gzip; < 0: raw
+    for wbits in ways if not raw.lstrip().startswith(b"{") else ():
+        unpacker = zlib.decompressobj(wbits)
+        try:
+            unpacked = unpacker.decompress(raw, RESPONSE_BYTES_MAX + 1)
+        except zlib.error:
+            continue
+        if len(unpacked) > RESPONSE_BYTES_MAX:
             return None
+        if wbits > 0 or (unpacker.eof and not unpacker.unused_data):  # the raw format has no mark to know it by
+            return unpacked
+    return raw
 
 
 def _encode_form(form: tuple[tuple[str, str | Secret[str]], ...]) -> bytes:

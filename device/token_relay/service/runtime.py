@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from token_relay.agents.agent import Agent
+from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.ports import Ports, Transaction
 from token_relay.agents.records import AuditEvent, Grant, Identity, Pairing
 from token_relay.apps.policy import Policy, parse_policy
@@ -119,7 +120,9 @@ class Runtime:
                 )
             ]
             address = self.home.environment.get("NOTIFY_SOCKET")
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, token_api, certificates)
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGHUP, self._reload, token_api, certificates, agent.keeper
+            )
             notify(address, READY=1)
             log.info("agent_started", kind=self.kind, device_id=agent.turns.own_id)
             try:
@@ -133,8 +136,11 @@ class Runtime:
         finally:
             await control.stop()
 
-    def _reload(self, token_api: TokenApi, certificates: CertificateWatch) -> None:
-        """At SIGHUP: read policy and certificates anew. A wrong policy is refused and the former stays in force."""
+    def _reload(self, token_api: TokenApi, certificates: CertificateWatch, keeper: GrantKeeper) -> None:
+        """At SIGHUP: read policy and certificates anew, and ask again where the provider refuses a client.
+
+        A wrong policy is refused and the former stays in force.
+        """
         address = self.home.environment.get("NOTIFY_SOCKET")
         notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         try:
@@ -144,6 +150,7 @@ class Runtime:
         else:
             log.info("policy_reloaded", rules=len(token_api.policy.rules))
         certificates.check()
+        keeper.reload()
         notify(address, READY=1)
 
     async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:

@@ -28,14 +28,14 @@ ACTIONS: Mapping[str, str] = {
     "pair_again": "one of the two lost this pairing; pair again: token-relay companion pair, token-relay phone pair",
     "hand_off": "on the phone: token-relay phone handoff DEVICE",
     "finish_handoff": "the handoff waits for the person to sign in: token-relay phone handoff DEVICE",
-    "hand_off_again": "the grant is over; on the phone: token-relay phone handoff DEVICE",
+    "hand_off_again": "this grant needs the person; on the phone: token-relay phone handoff DEVICE",
     "bring_device_online": "bring the device online; the handoff goes on by itself when it is",
     "bring_phone_online": "bring the phone online: the lease is over",
     "lease_ends_soon": "bring the phone online before the lease ends",
     "grant_ends_soon": "hand over anew before the grant ends: token-relay phone handoff DEVICE",
     "restored_backup": "this disk was restored from an older image; on the phone: token-relay phone handoff DEVICE",
     "copied": "this vault was copied from another device: token-relay AGENT adopt here, or pair anew",
-    "client_refused": "the provider refuses this client: check client_id and the provider's events, then restart",
+    "client_refused": "the provider refuses this client: look at the app registration; it is asked again by itself",
     "check_broker": "the broker cannot be reached: check its address, certificates and network",
 }
 
@@ -95,6 +95,7 @@ def grant_row(grant: Grant, tokens: Iterable[CachedToken], problem: str, now: No
     """Return what is known of one grant; times are Unix seconds, 0 or null where there is none."""
     held = lease_of(grant)
     left = lease.left_s(held, now) if held is not None else None
+    end = _end_of(grant)
     longest = max((remaining_s(token, now) for token in tokens if token.grant_id == grant.grant_id), default=0.0)
     return {
         "grant_id": grant.grant_id,
@@ -110,11 +111,11 @@ def grant_row(grant: Grant, tokens: Iterable[CachedToken], problem: str, now: No
         "stored_at": grant.stored_at,
         "refreshed_at": grant.refreshed_at,
         "access_token_ends_at": int(now.wall_s + longest) if longest > 0 else 0,
-        "grant_ends_at": schedule.grant_ends_at(
-            profile_of(grant), is_otp=grant.is_otp, signed_in_at=grant.signed_in_at, refreshed_at=grant.refreshed_at
-        ),
+        "grant_ends_at": end.at if end is not None else None,
         "lease_left_s": None if left is None else max(0, int(left)),
-        "problem": problem,
+        "problem": problem or grant.said or grant.note,
+        "said": grant.said,
+        "said_at": grant.said_at,
         "trace_id": grant.trace_id,
         "correlation_id": grant.correlation_id,
     }
@@ -167,31 +168,41 @@ def _companion_action(
             return action("hand_off_again", here.device_id)
         case _:
             pass
-    ends_at, left_s = row["grant_ends_at"], row["lease_left_s"]
-    if ends_at is not None and _ends_soon(ends_at, newest.signed_in_at, now):
+    end, left_s = _end_of(newest), row["lease_left_s"]
+    if end is not None and _ends_soon(end, now):
         return action("grant_ends_soon", here.device_id)
     if left_s is not None and left_s < min(lease.WARN_BEFORE_S, newest.lease_days * lease.DAY_S / 4):
         return action("lease_ends_soon")
     return None if here.is_connected else action("check_broker")
 
 
-def companions_grant_ends_at(row: PhoneHandoff, heard_at: int) -> int | None:
+def _end_of(grant: Grant) -> schedule.GrantEnd | None:
+    return schedule.grant_end(
+        profile_of(grant),
+        is_otp=grant.is_otp,
+        signed_in_at=grant.signed_in_at,
+        refreshed_at=grant.refreshed_at,
+        told_s=grant.life_told_s,
+    )
+
+
+def companions_grant_end(row: PhoneHandoff, heard_at: int) -> schedule.GrantEnd | None:
     """Return when the companion's grant ends as far as the phone knows: it was alive when last heard."""
     profile = PROFILES.get(row.profile, STRICT)
-    return schedule.grant_ends_at(
+    return schedule.grant_end(
         profile, is_otp=row.is_otp, signed_in_at=row.signed_in_at, refreshed_at=max(row.done_at, heard_at)
     )
 
 
-def _ends_soon(ends_at: int, signed_in_at: int, now: Now) -> bool:
-    """Whether less than seven days are left, or for a short grant less than a quarter."""
-    lifetime_s = ends_at - signed_in_at if signed_in_at else 4 * ENDS_SOON_S
-    return ends_at - now.wall_s < min(ENDS_SOON_S, lifetime_s / 4)
+def _ends_soon(end: schedule.GrantEnd, now: Now) -> bool:
+    """Whether less than seven days are left, or of a short life less than a quarter: the keep-alive came to nothing."""
+    return end.at - now.wall_s < min(ENDS_SOON_S, end.life_s / 4)
 
 
 def handoff_row(row: PhoneHandoff, heard_at: int = 0) -> Json:
     """Return one handoff as the phone's status and commands show it."""
     profile = PROFILES.get(row.profile, STRICT)
+    end = companions_grant_end(row, heard_at) if row.state == "done" else None
     return {
         "handoff_id": row.handoff_id,
         "state": row.state,
@@ -206,7 +217,7 @@ def handoff_row(row: PhoneHandoff, heard_at: int = 0) -> Json:
         "device_state": row.device_state,
         "device_reason": row.device_reason,
         "generation": row.generation,
-        "grant_ends_at": companions_grant_ends_at(row, heard_at) if row.state == "done" else None,
+        "grant_ends_at": end.at if end is not None else None,
         "device_confirmed": row.reason == "revoked" if row.state in ("revoking", "gone") else None,
         "provider_revoked": _provider_says(row, can_revoke=profile.can_revoke_token),
         "access_token_ends_at": row.access_token_ends_at,
@@ -278,14 +289,14 @@ def _phone_action(
     for pairing_id, row in latest.items():
         if row.state == "offered" and row.reason == "accepted" and row.strategy == "mint":
             return action("finish_handoff", names[pairing_id])
-        if row.state == "done" and row.device_state in ("needs_handoff", "dead", "uncertain"):
+        if row.state == "done" and row.device_state in ("needs_handoff", "dead"):
             if not live and row.strategy != "mint":  # mint signs in by itself; the others need a live grant
                 return action("sign_in")
             return action("hand_off_again", names[pairing_id])
         if row.state == "done" and row.device_state == "locked":
             return action("restored_backup", names[pairing_id])
-        ends_at = companions_grant_ends_at(row, heard[pairing_id]) if row.state == "done" else None
-        if ends_at is not None and _ends_soon(ends_at, row.signed_in_at, now):
+        end = companions_grant_end(row, heard[pairing_id]) if row.state == "done" else None
+        if end is not None and _ends_soon(end, now):
             return action("grant_ends_soon", names[pairing_id])
     if not live and any(grant.reason not in ("moved", "") for grant in own):
         return action("sign_in")

@@ -5,7 +5,13 @@ A released step is never edited: vaults were written by it. docs/updating.md say
 
 from __future__ import annotations
 
-from token_relay.vault.schema import NewTable, OldColumn, SchemaStep
+from token_relay.vault.records import StoredValue
+from token_relay.vault.schema import Add, ChangedTable, NewTable, OldColumn, SchemaStep, SqlType
+
+
+def _add(after: str, name: str, sql_type: SqlType, value: StoredValue) -> Add:
+    return Add(OldColumn(name, sql_type), after, lambda row: value)
+
 
 STEPS: tuple[SchemaStep, ...] = (
     SchemaStep(
@@ -19,6 +25,31 @@ STEPS: tuple[SchemaStep, ...] = (
                     OldColumn("components", "TEXT"),
                     OldColumn("recorded_at", "INTEGER"),
                 ),
+            ),
+        ),
+    ),
+    SchemaStep(
+        3,
+        (
+            ChangedTable(
+                "grants",
+                (
+                    _add("intent_attempts", "intent_sent", "TEXT", ""),
+                    # Older programs kept an intent open after any unknown outcome: nobody knows what came.
+                    _add("intent_sent", "intent_came", "TEXT", ""),
+                    _add("intent_came", "refused", "TEXT", ""),
+                    _add("refused", "refused_times", "INTEGER", 0),
+                    _add("refreshed", "life_told_s", "REAL", 0.0),
+                    _add("life_told_s", "life_longest_s", "REAL", 0.0),
+                    _add("life_longest_s", "is_life_fixed", "INTEGER", 0),
+                    _add("lease_wall", "said", "TEXT", ""),
+                    _add("said", "said_at", "INTEGER", 0),
+                    _add("said_at", "note", "TEXT", ""),
+                    _add("correlation_id", "sid", "TEXT", ""),
+                    _add("sid", "is_sole", "INTEGER", 0),
+                ),
+                sealed=("refresh_token",),
+                sealed_under="{grant_id}",
             ),
         ),
     ),

@@ -2,8 +2,10 @@
 
 :func:`classify` is the one place where a provider's answer to a token request is judged. Its order matters. First, what
 may be the only live token is taken out of any success. Then the provider's clear "no" is told apart by what the holder
-does next. Then comes what was certainly not processed. Everything else after the first byte of the request left is
-:class:`OutcomeUnknown`, because at a provider that rotates refresh tokens, guessing "not processed" loses grants.
+does next; only a well-formed one counts, never a word in a page. Then comes what was certainly not processed.
+Everything else after the first byte of the request left is :class:`OutcomeUnknown`: front doors answer in a provider's
+place, also when its own answer was late, so at a provider that rotates refresh tokens, guessing "not processed" or
+"refused" loses grants.
 
 Nothing here stores, retries, sleeps or logs; callers do, with the intent on disk before they call.
 RFC 6749, RFC 7009, RFC 7636, RFC 8414, OpenID Connect Discovery 1.0, RFC 9700.
@@ -15,7 +17,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import mktime_tz, parsedate_tz
 from typing import assert_never
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -24,7 +26,14 @@ from token_relay.protocol.secret import Code, RefreshToken, Secret
 from token_relay.provider.http import AnswerLost, Http, HttpRequest, HttpResponse, NotSent, is_loopback, url_problem
 from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
-from token_relay.provider.tokens import ErrorAnswer, check_token_answer, find_error, find_refresh_token, parse_object
+from token_relay.provider.tokens import (
+    ErrorAnswer,
+    check_token_answer,
+    find_error,
+    find_refresh_token,
+    find_refresh_token_life_s,
+    parse_object,
+)
 
 RETRY_AFTER_S_MAX = 3_600.0  # a provider that asks for more is asked again in an hour, not in a year
 # Lists of the metadata that tell before a sign-in what cannot work in it. RFC 8414 §2, OpenID Connect Discovery §3.
@@ -40,19 +49,21 @@ REVOKE_TIMEOUT_S = 10.0
 
 Form = tuple[tuple[str, str | Secret[str]], ...]
 
-# What an error code means for the holder of the token. Codes of RFC 6749 §5.2, OpenID Connect Core §3.1.2.6,
-# RFC 8707 §2, RFC 9449 §5, and Auth0's mfa_required.
-_PERSON = frozenset(
-    {
-        "access_denied",
-        "account_selection_required",
-        "consent_required",
-        "interaction_required",
-        "login_required",
-        "mfa_required",
-    }
+# What an error code means for the holder of the token. Codes of RFC 6749 §5.2, RFC 6750 §3.1, RFC 8707 §2 and
+# RFC 9449. Any other one, access_denied, interaction_required and what nobody knows, is for the person: the token is
+# kept and asked with again, slowly.
+_CLIENT = frozenset(
+    {"invalid_client", "invalid_dpop_proof", "unauthorized_client", "unsupported_grant_type", "use_dpop_nonce"}
 )
+_REQUEST = frozenset({"insufficient_scope", "invalid_request", "invalid_scope", "invalid_target"})
 _UNAVAILABLE = frozenset({"temporarily_unavailable", "too_many_requests", "slow_down"})
+_FINAL_SUBERRORS = frozenset({"bad_token", "token_expired"})  # Entra's; all others want the person
+# What web frameworks write into ``error`` of their own pages in JSON; RFC 9110 §15.5, and no OAuth code at all.
+_STATUS_PHRASES = (
+    *("Bad Request", "Unauthorized", "Forbidden", "Not Found", "Method Not Allowed", "Not Acceptable"),
+    "Request Timeout",
+)
+_HTML = ("text/html", "application/xhtml+xml")
 
 
 # -- Judging a token answer --------------------------------------------------------------------------------
@@ -65,43 +76,32 @@ def classify(profile: Profile, answer: HttpResponse | NotSent | AnswerLost) -> T
             return Unavailable(reason)
         case AnswerLost(reason):
             return OutcomeUnknown(reason)
+        case HttpResponse(status=status) if 200 <= status < 300:
+            return _classify_success(profile, answer)
         case HttpResponse():
-            return _classify_response(profile, answer)
+            return _classify_refusal(profile, answer)
         case _:
             assert_never(answer)
 
 
-def _classify_response(profile: Profile, response: HttpResponse) -> TokenOutcome:
-    status = response.status
+def _classify_success(profile: Profile, response: HttpResponse) -> TokenOutcome:
     parsed = parse_object(response.body)
-    if 200 <= status < 300:
-        return _classify_success(parsed)
-    if parsed and not parsed[1] and (error := find_error(parsed[0])) is not None:
-        outcome = _classify_error(profile, response, error)
-        if outcome is not None:
-            return outcome
-    retry_after_s = find_retry_after_s(response.headers)
-    if status == 429:
-        return Unavailable("too many requests (HTTP 429)", retry_after_s)
-    if status == 503 and retry_after_s is not None:
-        return Unavailable("service unavailable (HTTP 503)", retry_after_s)
-    if 300 <= status < 400:
-        return OutcomeUnknown(f"a redirect (HTTP {status}), which is never followed")
-    return OutcomeUnknown(f"HTTP {status} without a well-formed OAuth answer")
-
-
-def _classify_success(parsed: tuple[dict[str, object], bool] | None) -> TokenOutcome:
     if parsed is None:
-        return OutcomeUnknown("a success that is not a JSON object")
-    answer, has_duplicates = parsed
-    refresh_token, is_malformed = find_refresh_token(answer)
-    if is_malformed:
-        return OutcomeUnknown("a success whose refresh_token cannot be kept")
-    checked = "a key came twice" if has_duplicates else check_token_answer(answer)
+        return _page(response)
+    answer, doubled = parsed
+    refresh_token, problem = find_refresh_token(answer)
+    if problem:
+        return _page(response, problem)
+    if refresh_token is None and not (answer.get("access_token") and isinstance(answer["access_token"], str)):
+        if "error" in answer:
+            return _classify_refusal(profile, replace(response, status=400), came_as=response)
+        return _page(response, "no token in it")
+    checked, note = check_token_answer(answer)
+    if not doubled.isdisjoint(("access_token", "refresh_token")):
+        checked = "a token came twice"
+    life_s = find_refresh_token_life_s(answer)
     if isinstance(checked, str):
-        if refresh_token is None:
-            return OutcomeUnknown(f"a success without a usable token: {checked}")
-        return Refreshed(refresh_token, None, token_type="", expires_in_s=0.0, scope="", problem=checked)
+        return Refreshed(refresh_token, None, "", 0.0, "", refresh_token_expires_in_s=life_s, problem=checked)
     return Refreshed(
         refresh_token,
         checked.access_token,
@@ -109,39 +109,72 @@ def _classify_success(parsed: tuple[dict[str, object], bool] | None) -> TokenOut
         expires_in_s=checked.expires_in,
         scope=checked.scope,
         id_token=checked.id_token,
-        refresh_token_expires_in_s=checked.refresh_token_expires_in,
+        refresh_token_expires_in_s=life_s,
+        note="; ".join(filter(None, (note, "a key came twice" if doubled else ""))),
     )
 
 
-def _classify_error(profile: Profile, response: HttpResponse, error: ErrorAnswer) -> TokenOutcome | None:
-    """Judge a well-formed error; None when the status decides (a 5xx may have been processed all the same)."""
+def _classify_refusal(
+    profile: Profile, response: HttpResponse, came_as: HttpResponse | None = None
+) -> Denied | Unavailable | OutcomeUnknown:
+    """Judge what brings no tokens. ``came_as`` is the answer as it came, where it is judged with another status."""
+    status, came_as = response.status, came_as or response
     retry_after_s = find_retry_after_s(response.headers)
-    is_refusal = 400 <= response.status < 500
-    if error.error in _UNAVAILABLE and (is_refusal or response.status == 503):
-        return Unavailable(f"{error.error} (HTTP {response.status})", retry_after_s)
-    if not is_refusal or error.error == "server_error":
-        return None
-    codes = frozenset(error.codes)
-    kind: DenialKind
-    if error.error in _PERSON or codes & profile.person_codes:
-        kind = "person"
-    elif error.error == "invalid_grant":
-        kind = "temporary" if codes & profile.temporary_codes else "final"
-    elif response.status == 429:
-        return None
-    else:
-        # invalid_client, unauthorized_client, invalid_scope, unsupported_grant_type, invalid_request, and what
-        # we do not know: keep the token and let an operator look, which loses nothing.
-        kind = "configuration"
+    error = _verdict(response)
+    code = error.error if error else ""
+    if error and code in _UNAVAILABLE and (status == 503 or 400 <= status < 500):
+        return Unavailable(f"{code} (HTTP {came_as.status})", retry_after_s)
+    if status == 429 and code != "invalid_grant":
+        return Unavailable("too many requests (HTTP 429)", retry_after_s)
+    if error is None or code == "server_error" or not 400 <= status < 500:
+        return _page(came_as, "a redirect, which is never followed" if 300 <= status < 400 else code)
     return Denied(
-        kind,
-        error.error,
+        _denial_kind(profile, error),
+        code,
         suberror=error.suberror,
         codes=error.codes,
         trace_id=error.trace_id,
         correlation_id=error.correlation_id,
         retry_after_s=retry_after_s,
     )
+
+
+def _denial_kind(profile: Profile, error: ErrorAnswer) -> DenialKind:
+    codes = frozenset(error.codes)
+    if codes & profile.temporary_codes:
+        return "temporary"
+    if error.error == "invalid_grant":
+        is_final = error.suberror in _FINAL_SUBERRORS or codes & profile.final_codes or not profile.final_codes
+        return "final" if is_final else "person"
+    if error.error in _CLIENT:
+        return "client"
+    return "request" if error.error in _REQUEST else "person"
+
+
+def _verdict(response: HttpResponse) -> ErrorAnswer | None:
+    """Return the OAuth error of an answer, None when it holds none that can be trusted to be the provider's."""
+    media_type = _media_type(response)
+    if media_type in _HTML:
+        return None
+    if media_type == "text/plain" and response.body.strip() == b"invalid_grant":
+        return ErrorAnswer("invalid_grant")
+    parsed = parse_object(response.body)
+    if parsed is None or parsed[1] or parsed[0].get("error") in _STATUS_PHRASES:
+        return None
+    return find_error(parsed[0])
+
+
+def _page(response: HttpResponse, words: str = "") -> OutcomeUnknown:
+    kind = (_media_type(response) or "no media type") if response.body else "without a body"
+    words = words or ("no OAuth answer" if "json" in kind else "")
+    reason = f"{response.status} {kind}{': ' if words else ''}{words}"
+    return OutcomeUnknown(reason, "page", find_retry_after_s(response.headers))
+
+
+def _media_type(response: HttpResponse) -> str:
+    """Return the media type, cut down to what may be shown."""
+    said = re.split("[;,]", response.headers.get("content-type", "").lower(), maxsplit=1)[0]
+    return re.sub(r"[^a-z0-9.+/-]", "", said)[:40]
 
 
 def find_retry_after_s(headers: Mapping[str, str]) -> float | None:

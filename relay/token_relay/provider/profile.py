@@ -2,7 +2,7 @@
 
 The agents' decisions (which strategy, when to retry an uncertain refresh, what a denial means) read a
 :class:`Profile` and nothing else; adding a provider means adding a row. A provider without a row counts as ``strict``:
-rotation, no leeway, reuse kills the family and its access tokens.
+rotation, no leeway, and reuse or revocation may end more than the token's own family.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from token_relay.protocol.handoff import Strategy
 
 DAY_S = 86_400.0
 SignIn = Literal["native", "browser"]
+Takes = Literal["nothing", "family", "session", "user", "unknown"]  # what ends with a token
 ProfileName = Literal[
     "entra",
     "auth0",
@@ -36,24 +37,26 @@ class Profile:
     """One provider's behaviour.
 
     ``old_token_s`` is how long a refresh token works after its successor was issued: 0 = it is dead at once,
-    ``None`` = using it never invalidates it. All ``*_s`` are seconds.
+    ``None`` = using it never invalidates it. ``reuse_takes`` and ``revocation_takes`` are what ends when a spent token
+    is used again and when one is revoked: ``family`` is what came of the same sign-in by refreshing, ``session`` all
+    grants of the browser session, ``user`` all of the user. All ``*_s`` are seconds.
     """
 
     name: str
     sign_in: SignIn
     strategies: tuple[Strategy, ...]  # safe ones, the first is the default
     old_token_s: float | None
-    reuse_kills_family: bool
+    reuse_takes: Takes
     reuse_kills_access_tokens: bool
     can_revoke_token: bool  # RFC 7009 usable by a public client
-    revoking_kills_siblings: bool  # whether revoking one chain can hit the phone's own
+    revocation_takes: Takes
     idle_lifetime_s: float | None
     absolute_lifetime_s: float | None
     refresh_gives_new: bool = True  # whether a refresh answers with another refresh token; `branch` needs one
     otp_lifetime_s: float | None = None  # absolute lifetime after an e-mail code sign-in, where it differs
     takes_claims: bool = False  # whether a refresh may carry a claims challenge
-    temporary_codes: frozenset[int] = frozenset()  # invalid_grant that will pass: keep the token, back off
-    person_codes: frozenset[int] = frozenset()  # the person must act: keep the token sealed, stop, tell them
+    temporary_codes: frozenset[int] = frozenset()  # a refusal that will pass: keep the token, back off
+    final_codes: frozenset[int] = frozenset()  # the invalid_grant that ends a token; empty: every one does
 
     @property
     def invalidates_on_use(self) -> bool:
@@ -71,17 +74,19 @@ ENTRA = Profile(
     sign_in="native",
     strategies=("branch", "mint", "move"),
     old_token_s=None,
-    reuse_kills_family=False,
+    reuse_takes="nothing",
     reuse_kills_access_tokens=False,
     can_revoke_token=False,
-    revoking_kills_siblings=False,
+    revocation_takes="user",  # Microsoft Graph, user: revokeSignInSessions; there is no smaller one
     idle_lifetime_s=90 * DAY_S,
     absolute_lifetime_s=None,
     otp_lifetime_s=DAY_S,
     takes_claims=True,
     # account locked for a while, client in a loop; the others are transient faults whose ``error`` is not documented
     temporary_codes=frozenset({50053, 50196, 50033, 90006, 90012, 90024, 90033}),
-    person_codes=frozenset({50055, 50072, 50074, 50076, 50078, 50079, 50142, 53000, 53003, 530032, 65001}),
+    # Entra's list of AADSTS codes: the token is expired (700082, 70008), of a single-page app and over (700084), bad
+    # (70000), bound by a sign-in frequency (70043), revoked (50173), or older than the password (50132, 50133)
+    final_codes=frozenset({700082, 70008, 700084, 70043, 70000, 50173, 50132, 50133}),
 )
 
 AUTH0 = Profile(
@@ -89,10 +94,12 @@ AUTH0 = Profile(
     sign_in="browser",
     strategies=("mint", "move"),
     old_token_s=30.0,
-    reuse_kills_family=True,
+    reuse_takes="family",  # Auth0, Refresh Token Rotation: automatic reuse detection
     reuse_kills_access_tokens=False,
     can_revoke_token=True,
-    revoking_kills_siblings=False,
+    # Auth0, Revoke Refresh Tokens: the default of tenants made since 13 January 2021. With "Refresh Token Revocation
+    # Deletes Grant" on, it takes every token of the user for this application and audience.
+    revocation_takes="family",
     idle_lifetime_s=30 * DAY_S,
     absolute_lifetime_s=30 * DAY_S,
 )
@@ -102,10 +109,10 @@ STRICT = Profile(
     sign_in="browser",
     strategies=("mint", "move"),
     old_token_s=0.0,
-    reuse_kills_family=True,
+    reuse_takes="unknown",
     reuse_kills_access_tokens=True,
     can_revoke_token=True,
-    revoking_kills_siblings=False,
+    revocation_takes="unknown",
     idle_lifetime_s=None,
     absolute_lifetime_s=None,
 )
@@ -113,40 +120,58 @@ STRICT = Profile(
 # Providers that cannot be guessed from an issuer: a person who knows their settings names them. Lifetimes are those
 # that the provider documents as fixed, not those that an operator sets. Where the effect of reuse is not known, the row
 # assumes the worse.
-OKTA = replace(STRICT, name="okta", old_token_s=30.0)  # rotation with the default leeway; ends access tokens too
-KEYCLOAK = replace(  # revokeRefreshToken=false; revoking one token ends the client session that siblings live in
+# Okta, Refresh token rotation: reuse also ends all access tokens since the sign-in; whether more ends is not said.
+OKTA = replace(STRICT, name="okta", old_token_s=30.0)
+KEYCLOAK = (
+    replace(  # revokeRefreshToken=false; a token's revocation detaches the client's session, with all tokens in it
+        STRICT,
+        name="keycloak",
+        strategies=("branch", "mint", "move"),
+        old_token_s=None,
+        reuse_takes="nothing",
+        reuse_kills_access_tokens=False,
+        revocation_takes="session",
+    )
+)
+KEYCLOAK_ROTATING = replace(  # revokeRefreshToken=true, refreshTokenMaxReuse=0; too many uses detach it as well
     STRICT,
-    name="keycloak",
-    strategies=("branch", "mint", "move"),
-    old_token_s=None,
-    reuse_kills_family=False,
+    name="keycloak-rotating",
+    reuse_takes="session",
     reuse_kills_access_tokens=False,
-    revoking_kills_siblings=True,
+    revocation_takes="session",
 )
-KEYCLOAK_ROTATING = replace(  # revokeRefreshToken=true, refreshTokenMaxReuse=0
-    STRICT, name="keycloak-rotating", reuse_kills_access_tokens=False, revoking_kills_siblings=True
+# One grant per browser session and client: reuse and revocation end it with all that was issued in it (measured).
+OIDC_PROVIDER = replace(STRICT, name="oidc-provider", reuse_takes="session", revocation_takes="session")
+HYDRA = replace(  # a rotation_grace_period of 30 s or more is set; both end the chain of one consent
+    STRICT, name="hydra", old_token_s=30.0, reuse_takes="family", revocation_takes="family"
 )
-OIDC_PROVIDER = replace(STRICT, name="oidc-provider")
-HYDRA = replace(STRICT, name="hydra", old_token_s=30.0)  # a rotation_grace_period of 30 s or more is set
-DUENDE = replace(  # ReUse: the value never changes, so there is no second one to give away
+# ReUse: the value never changes, so there is no second one to give away. A revocation also ends reference access tokens
+# of the same user and client; whether only those of the same session depends on the version.
+DUENDE = replace(
     STRICT,
     name="duende",
     old_token_s=None,
     refresh_gives_new=False,
-    reuse_kills_family=False,
+    reuse_takes="nothing",
     reuse_kills_access_tokens=False,
 )
-DUENDE_ONE_TIME = replace(STRICT, name="duende-one-time", reuse_kills_family=False, reuse_kills_access_tokens=False)
+DUENDE_ONE_TIME = replace(STRICT, name="duende-one-time", reuse_takes="nothing", reuse_kills_access_tokens=False)
 COGNITO = replace(  # a retry grace of 30 s or more is set
-    STRICT, name="cognito", old_token_s=30.0, reuse_kills_access_tokens=False, absolute_lifetime_s=30 * DAY_S
+    STRICT,
+    name="cognito",
+    old_token_s=30.0,
+    reuse_kills_access_tokens=False,
+    revocation_takes="family",  # Cognito, Revoke endpoint: the refresh token, and the tokens that came of it
+    absolute_lifetime_s=30 * DAY_S,
 )
 GOOGLE = replace(
     STRICT,
     name="google",
     old_token_s=None,
     refresh_gives_new=False,
-    reuse_kills_family=False,
+    reuse_takes="nothing",
     reuse_kills_access_tokens=False,
+    revocation_takes="user",  # Google, OAuth 2.0, Incremental authorization: all that the user gave this application
     idle_lifetime_s=182 * DAY_S,
 )
 

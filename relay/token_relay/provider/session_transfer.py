@@ -1,8 +1,9 @@
 """Session transfer: a refresh token traded for a token that signs a browser in, once, within a minute.
 
 The request is a refresh with an audience of its own, so everything that holds for a refresh holds here: the provider
-may rotate the refresh token, also when its answer got lost. :func:`classify_exchange` therefore takes what may be the
-only live refresh token out of any success first, and judges the rest afterwards.
+may rotate the refresh token, also when its answer got lost. :func:`classify_exchange` therefore asks
+:func:`~token_relay.provider.oauth.classify` first, which takes what may be the only live refresh token out of any
+success, and judges the rest afterwards.
 
 The value of ``access_token`` becomes a :class:`~token_relay.protocol.secret.SessionTransferToken` only if
 ``issued_token_type`` says so. A provider that does not know the audience answers with an ordinary access token, which
@@ -27,12 +28,12 @@ from token_relay.provider.http import AnswerLost, Http, HttpResponse, NotSent
 from token_relay.provider.oauth import classify, post
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
-from token_relay.provider.tokens import find_refresh_token, parse_object
+from token_relay.provider.tokens import find_seconds, parse_object
 
 ISSUED_TOKEN_TYPE = "urn:auth0:params:oauth:token-type:session_transfer_token"  # noqa: S105  # a type's name
 PARAMETER = "session_transfer_token"  # of a web application's login address, and of /authorize
 COOKIE = "auth0_session_transfer_token"  # on the provider's domain
-EXPIRES_IN_S_DEFAULT = 60.0  # what the documents say; for an answer that leaves it out
+EXPIRES_IN_S_DEFAULT = 60.0  # what the documents say; for an answer that leaves it out or says it oddly
 EXPIRES_IN_S_MAX = 300.0  # a token that lives longer is not one for a browser's next step
 TOKEN_CHARS_MAX = 1_024  # it has to fit into an address of URL_CHARS_MAX, beside the web application's own part
 
@@ -89,52 +90,33 @@ def cookie_domain(issuer: str) -> str:
 
 def classify_exchange(profile: Profile, answer: HttpResponse | NotSent | AnswerLost) -> ExchangeOutcome:
     """Judge what an exchange came to. Never raises, whatever the provider sent."""
-    if isinstance(answer, HttpResponse) and 200 <= answer.status < 300:
-        return _classify_success(parse_object(answer.body))
     outcome = classify(profile, answer)
     match outcome:
-        case Denied(kind="person" | "configuration" | "temporary"):
-            return ExchangeRefused(outcome.error, outcome.retry_after_s)
-        case Denied() | Unavailable() | OutcomeUnknown():
+        case Refreshed(refresh_token=refresh_token):
+            assert isinstance(answer, HttpResponse)
+            return _exchanged(answer, refresh_token)
+        case Denied(kind="final") | Unavailable() | OutcomeUnknown():
             return outcome
-        case Refreshed():
-            raise AssertionError("only a 2xx is a success")
+        case Denied():
+            return ExchangeRefused(outcome.error, outcome.retry_after_s)
         case _:
             assert_never(outcome)
 
 
-def _classify_success(parsed: tuple[dict[str, object], bool] | None) -> ExchangeOutcome:
-    if parsed is None:
-        return OutcomeUnknown("a success that is not a JSON object")
-    answer, has_duplicates = parsed
-    refresh_token, is_malformed = find_refresh_token(answer)
-    if is_malformed:
-        return OutcomeUnknown("a success whose refresh_token cannot be kept")
-    value, expires_in_s = answer.get("access_token"), _seconds(answer.get("expires_in"))
-    if has_duplicates:
+def _exchanged(response: HttpResponse, refresh_token: RefreshToken | None) -> Exchanged:
+    parsed = parse_object(response.body)
+    answer, doubled = parsed or ({}, frozenset())
+    value = answer.get("access_token")
+    if not doubled.isdisjoint(("access_token", "issued_token_type", "refresh_token")):
         problem = "a key came twice"
     elif answer.get("issued_token_type") != ISSUED_TOKEN_TYPE:
         problem = "the provider answered with a token of another type"
     elif not isinstance(value, str) or len(value) > TOKEN_CHARS_MAX or not _VALUE.fullmatch(value):
         problem = "access_token missing, malformed or unusable"
-    elif expires_in_s is None:
-        problem = "expires_in malformed or unusable"
     else:
-        return Exchanged(refresh_token, SessionTransferToken(value), expires_in_s)
-    if refresh_token is None and not isinstance(value, str):
-        return OutcomeUnknown(f"a success without any token: {problem}")
+        expires_in_s = find_seconds(answer.get("expires_in")) or EXPIRES_IN_S_DEFAULT
+        return Exchanged(refresh_token, SessionTransferToken(value), min(expires_in_s, EXPIRES_IN_S_MAX))
     return Exchanged(refresh_token, None, problem=problem)
-
-
-def _seconds(value: object) -> float | None:
-    """Read ``expires_in``, a number or a numeric string."""
-    if value is None:
-        return EXPIRES_IN_S_DEFAULT
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value, re.ASCII):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        return None
-    return float(min(value, EXPIRES_IN_S_MAX))
 
 
 def for_grant(outcome: ExchangeOutcome) -> TokenOutcome:

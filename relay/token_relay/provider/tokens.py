@@ -1,8 +1,9 @@
-"""What providers send, as strict models: token answers and error answers.
+"""What providers send: token answers and error answers.
 
 This module knows shapes, not meanings: :func:`token_relay.provider.oauth.classify` alone decides what an answer means.
-Two promises hold here. A ``refresh_token`` is found even when everything around it is wrong, because at a provider that
-rotates it is the only live token left. And no text of a provider reaches a person unfiltered: error codes are reduced
+Three promises hold here. A ``refresh_token`` is found even when everything around it is wrong, because at a provider
+that rotates it is the only live token left. A field beside the tokens that is missing or odd never withholds them: it
+is read as far as it can be, and noted. And no text of a provider reaches a person unfiltered: error codes are reduced
 to slugs, ids to GUIDs, names to printable text; descriptions are read for codes and dropped.
 
 Unknown names are ignored (``extra="ignore"``): providers add fields whenever they like. RFC 6749 §5.
@@ -24,7 +25,9 @@ from token_relay.protocol.errors import PeerError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, AccessToken, Code, IdToken, RefreshToken
 
 EXPIRES_IN_S_DEFAULT = 300.0  # RFC 6749 §5.1 lets a provider leave it out; five minutes errs towards asking again
+EXPIRES_IN_S_ODD = 60.0  # for 0 and what cannot be read: enough for the caller who waits, and asked again soon
 EXPIRES_IN_S_MAX = 30 * 86_400.0  # the longest access token in the field lives 28 h; beyond a month it is a mistake
+SECONDS_MAX = 1e12  # 30 000 years; a larger number is no time
 SCOPE_CHARS_MAX = 4_096
 ERROR_CODES_MAX = 16  # Entra sends one, rarely two
 SHOWN_CHARS_MAX = 128
@@ -32,6 +35,7 @@ SHOWN_CHARS_MAX = 128
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)  # the shape of every registered code, and of no token
 _VSCHAR = re.compile(r"[\x21-\x7e]+", re.ASCII)  # what may follow "Bearer " in a header: RFC 6750 §2.1, no space
 _SCOPE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*", re.ASCII)  # RFC 6749 §3.3
+_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?", re.ASCII)  # some providers send a numeric string
 _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _AADSTS = re.compile(r"AADSTS([0-9]{4,9}):", re.ASCII)
 _TRACE_ID = re.compile(r"Trace ID: (" + _GUID.pattern + ")", re.ASCII)
@@ -54,35 +58,45 @@ def shown(text: object, *, chars_max: int = SHOWN_CHARS_MAX) -> str:
     return "".join(char if char.isprintable() else "?" for char in text[:chars_max])
 
 
-def parse_object(body: bytes) -> tuple[dict[str, object], bool] | None:
-    """Parse a JSON object and say whether any key came twice (the last one counts); None when it is not one."""
-    has_duplicates = False
+def parse_object(body: bytes) -> tuple[dict[str, object], frozenset[str]] | None:
+    """Parse a JSON object and name the keys that came twice, at any depth (the last counts); None when it is not one.
+
+    Text that is not UTF-8, UTF-16 or UTF-32 is read as Latin-1, which some pages of older servers are in.
+    """
+    doubled: set[str] = set()
 
     def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        nonlocal has_duplicates
-        found = dict(pairs)
-        has_duplicates |= len(found) < len(pairs)
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
+                doubled.add(name)
+            found[name] = value
         return found
 
     try:
-        value: object = json.loads(body, object_pairs_hook=collect)
-    except (ValueError, RecursionError):  # ValueError covers bad JSON, bad UTF-8 and numbers of 5 000 digits
+        try:
+            value: object = json.loads(body, object_pairs_hook=collect)
+        except UnicodeDecodeError:
+            value = json.loads(body.decode("latin-1"), object_pairs_hook=collect)
+    except (ValueError, RecursionError):  # ValueError covers bad JSON and numbers of 5 000 digits
         return None
-    return (value, has_duplicates) if isinstance(value, dict) else None
+    return (value, frozenset(doubled)) if isinstance(value, dict) else None
 
 
-def find_refresh_token(answer: dict[str, object]) -> tuple[RefreshToken | None, bool]:
-    """Return the refresh token, and whether its place holds something else.
+def find_refresh_token(answer: dict[str, object]) -> tuple[RefreshToken | None, str]:
+    """Return the refresh token, and why what is in its place cannot be kept.
 
     An empty string and null count as absent (RFC 6749 §3.2). What can be neither kept nor sent (a number, a
     lone surrogate, more than ``SECRET_CHARS_MAX``) is reported, because then the old token may be dead too.
     """
     value = answer.get("refresh_token")
     if value is None or value == "":
-        return None, False
-    if not isinstance(value, str) or len(value) > SECRET_CHARS_MAX or not _is_encodable(value):
-        return None, True
-    return RefreshToken(value), False
+        return None, ""
+    if not isinstance(value, str) or not _is_encodable(value):
+        return None, "refresh_token is not text"
+    if len(value) > SECRET_CHARS_MAX:
+        return None, f"refresh_token is longer than {SECRET_CHARS_MAX} characters"
+    return RefreshToken(value), ""
 
 
 def _is_encodable(text: str) -> bool:
@@ -114,7 +128,7 @@ Dropped = WrapValidator(_drop)  # a field that is useful but not needed: when ma
 
 
 class TokenResponse(BaseModel):
-    """The part of a token answer that an access token depends on. RFC 6749 §5.1."""
+    """The part of a token answer that an access token depends on, after :func:`_mended`. RFC 6749 §5.1."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -133,41 +147,72 @@ class TokenResponse(BaseModel):
             raise ValueError("is not Bearer")
         return "Bearer"
 
-    @field_validator("expires_in", "refresh_token_expires_in", mode="before")
-    @classmethod
-    def _seconds(cls, value: object, info: FieldInfo) -> object:
-        if value is None and info.field_name == "expires_in":
-            return EXPIRES_IN_S_DEFAULT
-        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}", value, re.ASCII):
-            value = int(value)  # some providers send a numeric string
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return value  # refused as a wrong type, or None
-        if not value > 0:
-            raise ValueError("is not positive")
-        if info.field_name == "expires_in":
-            return float(min(value, EXPIRES_IN_S_MAX))
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("is not a number of seconds")
-        return float(min(value, 10**12))
 
-    @field_validator("scope", mode="before")
-    @classmethod
-    def _scope(cls, value: object) -> object:
-        if value is None:
-            return ""
-        if isinstance(value, str) and len(value) > SCOPE_CHARS_MAX:
-            raise ValueError(f"is longer than {SCOPE_CHARS_MAX}")
-        return value
+def check_token_answer(answer: dict[str, object]) -> tuple[TokenResponse | str, str]:
+    """Return the checked answer, or why it has no usable access token; and a note about what was odd beside it.
 
-
-def check_token_answer(answer: dict[str, object]) -> TokenResponse | str:
-    """Return the checked answer, or which field is wrong; the text names fields, never values."""
+    Both texts name fields, never values.
+    """
+    value = answer.get("access_token")
+    if isinstance(value, str) and len(value) > SECRET_CHARS_MAX:
+        return f"access_token is longer than {SECRET_CHARS_MAX} characters", ""
+    mended, notes = _mended(answer)
     try:
-        return TokenResponse.model_validate(answer)
+        return TokenResponse.model_validate(mended), "; ".join(notes)
     except ValidationError as error:
         # Only the location: the error object itself holds the whole answer and must not leave this function.
         fields = sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False, include_url=False)})
-    return f"{' and '.join(fields)} missing, malformed or unusable"
+    return f"{' and '.join(fields)} missing, malformed or unusable", ""
+
+
+def _mended(answer: dict[str, object]) -> tuple[dict[str, object], list[str]]:
+    """Return the answer with its helper fields as the model wants them, and what was done to them."""
+    notes: list[str] = []
+    token_type = answer.get("token_type")
+    if not isinstance(token_type, str) or not token_type:
+        token_type = "Bearer"  # noqa: S105  # a type's name; RFC 6749 §5.1 requires the field, many leave it out
+        notes.append("token_type is missing")
+    expires_in = answer.get("expires_in")
+    expires_in_s = EXPIRES_IN_S_DEFAULT if expires_in is None else find_seconds(expires_in)
+    if expires_in_s is None:
+        expires_in_s = EXPIRES_IN_S_ODD
+        notes.append("expires_in cannot be used")
+    elif isinstance(expires_in, str) and not expires_in.isdigit():
+        notes.append("expires_in is not a whole number")
+    scope = answer.get("scope")
+    if isinstance(scope, list) and all(isinstance(part, str) for part in scope):
+        scope = " ".join(scope)
+        notes.append("scope is a list")
+    scope = "" if scope is None else scope
+    if not isinstance(scope, str) or len(scope) > SCOPE_CHARS_MAX or not _SCOPE.fullmatch(scope):
+        scope = ""
+        notes.append("scope cannot be used")
+    mended = {
+        **answer,
+        "token_type": token_type,
+        "expires_in": min(expires_in_s, EXPIRES_IN_S_MAX),
+        "scope": scope,
+        "refresh_token_expires_in": find_refresh_token_life_s(answer),
+    }
+    return mended, notes
+
+
+def find_refresh_token_life_s(answer: dict[str, object]) -> float | None:
+    """Return how long the refresh token lives, as far as the provider tells.
+
+    The field has no standard: Entra and others say ``refresh_token_expires_in``, Keycloak ``refresh_expires_in``, where
+    0 means that the session decides.
+    """
+    return find_seconds(answer.get("refresh_token_expires_in")) or find_seconds(answer.get("refresh_expires_in"))
+
+
+def find_seconds(value: object) -> float | None:
+    """Read a positive number of seconds, a numeric string too; None when it is not one."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        return None
+    return float(min(value, SECONDS_MAX))
 
 
 @dataclass(frozen=True, slots=True)

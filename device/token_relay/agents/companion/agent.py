@@ -13,9 +13,7 @@ from typing import Any
 from token_relay.agents.companion.invitations import Invitations
 from token_relay.agents.companion.messages import CompanionMessages
 from token_relay.agents.companion.steps import CompanionSteps
-from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import columns_of
 from token_relay.agents.link import Link
 from token_relay.agents.pairings import delete_pairing
 from token_relay.agents.ports import Ports
@@ -59,15 +57,12 @@ class CompanionAgent:
     async def start(self) -> None:
         """Pick up after a restart; durable when it returns.
 
-        A REVOKE whose provider call was cut off has "unknown" as answer; what the configuration locked is tried again.
+        A REVOKE whose provider call was cut off has "unknown" as answer.
         """
 
         def step(turn: Turn) -> None:
             for row in turn.tx.select(CompanionHandoff, provider_said="asking"):
                 turn.change(CompanionHandoff, row.handoff_id, provider_said="unknown")
-            for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
-                # an operator may have repaired it; one try at each start cannot hurt
-                turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Held(grant.generation)))
 
         await self.turns.run(step)
 

@@ -12,9 +12,9 @@ from token_relay.agents.companion.invitations import Invitations
 from token_relay.agents.companion.steps import CompanionSteps
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, lifecycle
-from token_relay.agents.grants.serving import columns_of, columns_of_lease, lease_of
+from token_relay.agents.grants.serving import columns_of, columns_of_lease, is_put_away, lease_of
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import PUT_AWAY, CompanionHandoff, Grant, Outgoing, Pairing, RestoredEnd
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, RestoredEnd
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import open_once
@@ -213,7 +213,7 @@ class CompanionMessages:
             if of is not None:  # its TOKEN may have come already, and have been taken away again
                 self._steps.step(turn, of, row.handoff_id, "replaced")
         for grant in turn.tx.select(Grant):
-            if grant.state not in PUT_AWAY:
+            if not is_put_away(grant):
                 locked = lifecycle.Locked(grant.generation, "rollback")
                 turn.change(Grant, grant.grant_id, **columns_of(locked))
                 turn.event("grant_locked", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail="rollback")

@@ -223,8 +223,18 @@ class CompanionSteps:
 
     # -- what the keeper tells -------------------------------------------------------------------------
 
+    def holds_alone(self, turn: Turn, grant: Grant) -> bool:
+        """Return what the phone said in the grant."""
+        return grant.is_sole
+
+    def awaits_handoff(self, turn: Turn, grant: Grant) -> bool:
+        """Return whether a handoff of the same phone is READY."""
+        return bool(turn.tx.select(CompanionHandoff, pairing_id=grant.pairing_id, state="ready"))
+
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
         """A refresh was settled: queue RENEW where only the phone can help."""
+        if before.refused and before.refused == after.reason:
+            return  # asked again, refused again: the phone knows
         match grant_state_of(after):
             case lifecycle.Erased(reason=reason):
                 turn.event("grant_erased", handoff_id=after.handoff_id, grant_id=after.grant_id, detail=reason)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
-from token_relay.agents.grants.serving import Refresh, Serve, expires_at, look
+from token_relay.agents.grants.serving import Refresh, Serve, expires_at, look, normalise_scope
 from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.records import CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
@@ -13,10 +14,14 @@ from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Toke
 
 @dataclass(frozen=True, slots=True)
 class ToRefresh:
-    """The grant that answers a question must be refreshed first; ``fallback`` is a token that still works."""
+    """The grant that answers a question must be refreshed first.
+
+    ``fallback`` is a token that still works; ``has_worked``: this scope has brought one before.
+    """
 
     grant: Grant
     fallback: CachedToken | None
+    has_worked: bool
 
 
 def decide(
@@ -30,7 +35,8 @@ def decide(
         case Serve(token):
             return grant, granted(grant, token, now)
         case Refresh(fallback):
-            return grant, ToRefresh(grant, fallback)
+            before = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
+            return grant, ToRefresh(grant, fallback, has_worked=before is not None)
         case "refuse":
             return grant, refusal(grant, reauth_action)
 
@@ -43,25 +49,82 @@ def granted(grant: Grant, token: CachedToken, now: Now) -> TokenGranted:
 
 def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
     """Say why a grant that is not usable gives nothing, and what would change it."""
-    why = f"{grant.state.replace('_', ' ')}: {grant.reason}" if grant.reason else grant.state
-    if grant.state == "locked" and grant.reason == "lease":
-        return TokenRefused("locked", "the lease is over: no word from the phone", "bring the phone online")
-    if grant.state == "locked" and grant.reason == "configuration":
-        return TokenRefused("reauth_required", "the provider refuses this client; see events", "check client_id")
-    if grant.state == "locked":
-        return TokenRefused("locked", f"the grant is {why}", reauth_action)
-    return TokenRefused("reauth_required", f"the grant is {why}", reauth_action)
+    said = f": {grant.said}" if grant.said else ""
+    match grant.state, grant.reason:
+        case "locked", "lease":
+            return TokenRefused("locked", "the lease is over: no word from the phone", "bring the phone online")
+        case "locked", "configuration":
+            detail = f"the provider refuses this client{said}; it is asked again by itself"
+            return TokenRefused("locked", detail, check_client(grant))
+        case "locked", reason:
+            return TokenRefused("locked", f"the grant is locked: {reason}", reauth_action)
+        case "needs_handoff", "person":
+            return TokenRefused("reauth_required", f"the provider wants the person{said}", reauth_action)
+        case "needs_handoff", _:
+            detail = f"an answer of the provider was lost{said}; sending the token again could end other grants"
+            return TokenRefused("reauth_required", detail, reauth_action)
+        case "dead", "denied":
+            return TokenRefused("reauth_required", f"the provider has ended the grant{said}", reauth_action)
+        case _, reason:
+            return TokenRefused("reauth_required", f"the grant is over: {reason.replace('_', ' ')}", reauth_action)
+
+
+def check_client(grant: Grant) -> str:
+    """Return what a person does when the provider refuses the client."""
+    return f"look at the app registration of client_id {grant.client_id} at the provider"
+
+
+def words_of(outcome: TokenOutcome) -> str:
+    """Return what came, in the provider's own codes where it has any."""
+    match outcome:
+        case Refreshed(problem=problem):
+            return problem
+        case Denied():
+            codes = " ".join(str(code) for code in outcome.codes)
+            return " ".join(filter(None, (outcome.error, outcome.suberror, codes)))
+        case Unavailable(reason=reason) | OutcomeUnknown(reason=reason):
+            return reason
+        case _:
+            assert_never(outcome)
+
+
+def problem_of(outcome: TokenOutcome) -> str:
+    """Say in a sentence what a request came to that brought no token."""
+    words = words_of(outcome)
+    match outcome:
+        case Refreshed():
+            return f"the provider's answer has no usable access token: {words}"
+        case Denied(kind="final"):
+            return f"the provider has ended the grant: {words}"
+        case Denied(kind="person"):
+            return f"the provider wants the person: {words}"
+        case Denied(kind="temporary"):
+            return f"the provider refuses for now: {words}"
+        case Denied():
+            return f"the provider refuses this client: {words}"
+        case Unavailable():
+            return f"the provider cannot be reached: {words}"
+        case OutcomeUnknown(came="page"):
+            return f"no verdict from the provider: {words}"
+        case OutcomeUnknown():
+            return f"the provider's answer was lost: {words}"
+        case _:
+            assert_never(outcome)
 
 
 def event_of(outcome: TokenOutcome) -> tuple[str, str]:
     """Return the name and detail of the event that a refresh leaves."""
+    words = words_of(outcome)
     match outcome:
-        case Refreshed(problem=problem):
-            return "refreshed", problem
-        case Denied():
-            codes = " ".join(str(code) for code in outcome.codes)
-            return "refresh_denied", " ".join(filter(None, (outcome.kind, outcome.error, outcome.suberror, codes)))
-        case Unavailable(reason=reason):
-            return "provider_unavailable", reason
-        case OutcomeUnknown(reason=reason):
-            return "refresh_answer_lost", reason
+        case Refreshed(note=note):
+            return "refreshed", words or note
+        case Denied(kind=kind):
+            return "refresh_denied", f"{kind} {words}"
+        case Unavailable():
+            return "provider_unavailable", words
+        case OutcomeUnknown(came="page"):
+            return "refresh_page", words
+        case OutcomeUnknown():
+            return "refresh_answer_lost", words
+        case _:
+            assert_never(outcome)

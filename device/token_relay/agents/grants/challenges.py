@@ -2,19 +2,17 @@
 
 A challenge says that the present access token is no longer good, so only a refresh can meet it. Several apps may see
 the same challenge at once, and a program could make challenges up: one grant and scope gets one refresh a minute; the
-same challenge again gets the outcome of the first. When the provider refuses a challenge, the grant ends only if the
-grant itself is gone.
+same challenge again gets the outcome of the first. What the provider refuses is remembered by :mod:`.refusals`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import assert_never
 
 from token_relay.agents.ports import Now
 from token_relay.agents.token_source import TokenRefused
-from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.provider.outcome import TokenOutcome
 
 CHALLENGE_EVERY_S = 60.0
 
@@ -51,31 +49,3 @@ class Challenges:
     def forget(self, grant_id: str, scope: str) -> None:
         """Let the same challenge cause another refresh: the last one did not reach the provider."""
         self._seen.pop((grant_id, scope), None)
-
-
-def ends_nothing(outcome: TokenOutcome) -> bool:
-    """Return whether a refusal is about the claims alone: a person or another request may help, the grant stays."""
-    return isinstance(outcome, Denied) and outcome.kind in ("person", "configuration")
-
-
-def refusal_of(outcome: TokenOutcome | None, reauth_action: str) -> TokenRefused | None:
-    """Return what to tell the app when the refresh brought no token; None when it did, or the grant's state says it."""
-    match outcome:
-        case Refreshed(access_token=None):
-            return TokenRefused("offline", "the provider's answer has no usable access token", "try again later")
-        case Denied(kind="person"):
-            detail = f"the provider wants the person for these claims: {outcome.error}"
-            return TokenRefused("reauth_required", detail, reauth_action)
-        case Denied(kind="configuration"):
-            return TokenRefused("denied", f"the provider refuses these claims: {outcome.error}", "leave claims out")
-        case Denied(kind="temporary"):
-            detail = f"the provider refuses for now: {outcome.error}"
-            return TokenRefused("offline", detail, "try again later", outcome.retry_after_s)
-        case Unavailable(reason, retry_after_s):
-            return TokenRefused("offline", f"the provider cannot be reached: {reason}", "try again", retry_after_s)
-        case OutcomeUnknown(reason):
-            return TokenRefused("offline", f"the provider's answer was lost: {reason}", "try again")
-        case Refreshed() | Denied() | None:
-            return None
-        case _:
-            assert_never(outcome)

@@ -12,14 +12,14 @@ from typing import Protocol
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.answers import event_of
-from token_relay.agents.grants.challenges import ends_nothing
-from token_relay.agents.grants.serving import profile_of, scope_to_ask
+from token_relay.agents.grants.refusals import Key
+from token_relay.agents.grants.serving import normalise_scope, profile_of, scope_to_ask
 from token_relay.agents.records import Grant
 from token_relay.agents.turn import Turn
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import oauth
 from token_relay.provider.http import Http
-from token_relay.provider.outcome import TokenOutcome
+from token_relay.provider.outcome import Denied, TokenOutcome
 
 
 class Errand(Protocol):
@@ -35,6 +35,10 @@ class Errand(Protocol):
         """Whether an answer without an access token is a failure."""
         ...
 
+    def key(self, grant_id: str) -> Key | None:
+        """Return what :class:`~token_relay.agents.grants.refusals.Refusals` knows this request by, if anything."""
+        ...
+
     def begin(self, turn: Turn, grant: Grant) -> bool:
         """Write its own intent in the transaction of the grant's intent; False: the errand is over, nothing is sent."""
         ...
@@ -43,7 +47,7 @@ class Errand(Protocol):
         """Send the request; return what the answer means to the grant."""
         ...
 
-    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
+    def is_refused_alone(self, outcome: TokenOutcome, grant: Grant) -> bool:
         """Return whether the outcome refuses this errand alone, so that the grant stays as it is."""
         ...
 
@@ -64,6 +68,14 @@ class RefreshErrand:
     claims: str = ""
     wants_access_token: bool = True
 
+    def key(self, grant_id: str) -> Key:
+        """Return the key by which its refusal is remembered."""
+        return (grant_id, self.scope, self.claims)
+
+    def narrows(self, grant: Grant) -> bool:
+        """Return whether it asks for less than the grant, or for claims: its refusal may be about that alone."""
+        return bool(self.claims) or (bool(self.scope) and self.scope != normalise_scope(grant.scope))
+
     def begin(self, turn: Turn, grant: Grant) -> bool:
         """Write nothing: the grant's intent is enough."""
         return True
@@ -81,9 +93,9 @@ class RefreshErrand:
             claims=self.claims,
         )
 
-    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
-        """Return whether the claims were refused, not the grant."""
-        return bool(self.claims) and ends_nothing(outcome)
+    def is_refused_alone(self, outcome: TokenOutcome, grant: Grant) -> bool:
+        """Return whether this may be about the narrower scope or the claims alone: any refusal but of the client."""
+        return isinstance(outcome, Denied) and outcome.kind not in ("client", "temporary") and self.narrows(grant)
 
     def settle(self, turn: Turn, grant: Grant | None) -> None:
         """Write nothing: the grant's new state is enough."""

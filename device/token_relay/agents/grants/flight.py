@@ -15,16 +15,18 @@ import asyncio
 from collections import Counter as Tally
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Protocol
 
 import structlog
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.failures import until_stored, where
 from token_relay.agents.grants import lifecycle, second_attempt
-from token_relay.agents.grants.answers import event_of
-from token_relay.agents.grants.errand import Errand
-from token_relay.agents.grants.pauses import Pauses
+from token_relay.agents.grants.answers import check_client, event_of, problem_of, words_of
+from token_relay.agents.grants.errand import Errand, RefreshErrand
+from token_relay.agents.grants.pauses import NETWORK, Pauses
+from token_relay.agents.grants.refusals import Refusals
+from token_relay.agents.grants.schedule import columns_of_life, refused_pause_s
 from token_relay.agents.grants.serving import columns_of, is_lease_over, profile_of, remaining_s, state_of
 from token_relay.agents.grants.tokens import cache_token, end_grant
 from token_relay.agents.ports import Ports
@@ -38,6 +40,7 @@ from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Toke
 log = structlog.get_logger()
 
 DENIED_PAUSE_S = 60.0  # after a temporary denial (smart lockout): trying sooner prolongs it
+LATER = "it is tried again by itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,14 @@ class GrantWatcher(Protocol):
 
     reauth_action: str
 
+    def holds_alone(self, turn: Turn, grant: Grant) -> bool:
+        """Return whether, as far as the phone knows, no other device holds a grant that reuse of this one could end."""
+        ...
+
+    def awaits_handoff(self, turn: Turn, grant: Grant) -> bool:
+        """Return whether a handoff that would replace this grant is READY."""
+        ...
+
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
         """A refresh was settled, or no more may be tried: ``after`` is already written."""
         ...
@@ -78,7 +89,14 @@ class Flights:
     """The flights of one keeper. Each sets ``landed`` when it has ended."""
 
     def __init__(
-        self, ports: Ports, turns: Turns, *, watcher: GrantWatcher, pauses: Pauses, landed: asyncio.Event
+        self,
+        ports: Ports,
+        turns: Turns,
+        *,
+        watcher: GrantWatcher,
+        pauses: Pauses,
+        refusals: Refusals,
+        landed: asyncio.Event,
     ) -> None:
         self._turns = turns
         self._http = ports.http
@@ -86,6 +104,7 @@ class Flights:
         self._tasks = ports.tasks
         self._watcher = watcher
         self._pauses = pauses
+        self._refusals = refusals
         self._landed = landed
         self._running: dict[str, asyncio.Task[TokenOutcome | None]] = {}
         self.outcomes: Tally[str] = Tally()
@@ -137,6 +156,7 @@ class Flights:
 
     async def _fly(self, grant_id: str, errand: Errand) -> TokenOutcome | None:
         outcome: TokenOutcome | None = None
+        refused_alone: Denied | None = None
         attempt, is_sure = 0, False
         while True:
             begun = await self._turns.run(partial(self._begin, grant_id=grant_id, errand=errand, is_sure=is_sure))
@@ -146,15 +166,23 @@ class Flights:
                 reason = f"an answer was lost, and the provider is silent: {silence}"
                 self._pauses.fail(grant_id, reason, None, is_written=False)
             if not isinstance(begun, Begun):
-                return outcome
-            outcome = await errand.send(self._http, begun.grant, begun.refresh_token, begun.sent)
+                return refused_alone or outcome
+            outcome = await begun.errand.send(self._http, begun.grant, begun.refresh_token, begun.sent)
             self.outcomes[event_of(outcome)[0]] += 1
             write = partial(self._record, begun=begun, outcome=outcome)
             settled = await until_stored(partial(self._turns.run, write), self._clock, event="refresh_not_stored")
-            if settled is None or not isinstance(outcome, OutcomeUnknown):
+            if settled is None:
                 return outcome
+            if isinstance(outcome, Denied) and begun.errand.is_refused_alone(outcome, begun.grant):
+                if refused_alone is not None or outcome.error != "invalid_grant":
+                    return outcome
+                # It may have been about the grant all the same: one full request tells, and its verdict counts.
+                refused_alone, errand = outcome, RefreshErrand()
+                continue
+            if not isinstance(outcome, OutcomeUnknown):
+                return refused_alone or outcome
             if not lifecycle.may_retry_at_once(state_of(settled), profile_of(settled), self._clock.now()):
-                return outcome
+                return refused_alone or outcome
             attempt += 1
             await self._clock.sleep(second_attempt.retry_s(attempt))
 
@@ -163,28 +191,40 @@ class Flights:
         if grant is None or grant.refresh_token is None or is_lease_over(grant, turn.now):
             return None
         ends = [remaining_s(token, turn.now) for token in turn.tx.select(CachedToken, grant_id=grant_id)]
+        before, profile = state_of(grant), profile_of(grant)
         decision = lifecycle.begin_refresh(
-            state_of(grant), profile_of(grant), turn.now, access_token_ends_in_s=max(ends, default=None)
+            before,
+            profile,
+            turn.now,
+            access_token_ends_in_s=max(ends, default=None),
+            holds_alone=self._watcher.holds_alone(turn, grant),
+            awaits_handoff=self._watcher.awaits_handoff(turn, grant),
         )
         match decision:
-            case lifecycle.Begin(state) if not is_sure and lifecycle.may_be_spent(state, profile_of(grant)):
+            case lifecycle.Begin(state) if not is_sure and lifecycle.may_be_spent(state, profile):
                 return MustProbeFirst(grant)
             case lifecycle.Begin(state):
+                if not isinstance(before, lifecycle.Held) and not lifecycle.may_retry_at_once(state, profile, turn.now):
+                    errand = RefreshErrand()  # a late try, and one after a refusal, is for all that the grant gives
                 if not errand.begin(turn, grant):
                     return None
                 after = turn.change(Grant, grant_id, **columns_of(state))
                 return Begun(errand, after, grant.refresh_token, Stamp.of(turn.now))
             case lifecycle.Wait(state, seconds):
-                turn.change(Grant, grant_id, **columns_of(state))
-                reason = "the last answer was lost; the provider is asked again when the access token has ended"
+                if state != before:
+                    turn.change(Grant, grant_id, **columns_of(state))
+                reason = f"no verdict from the provider since its last answer: {grant.said or 'none came'}"
                 # At least a second: the last instant of an access token is lost in rounding.
-                until_boot_s = turn.now.boot_s + max(seconds, 1.0)
-                turn.after.append(lambda: self._pauses.wait(grant_id, reason, until_boot_s))
-            case lifecycle.Stop(state) if state != state_of(grant):
+                wait = partial(self._pauses.wait, grant_id, reason, max(seconds, 1.0), action=self._or_hand_off())
+                turn.after.append(wait)
+            case lifecycle.Stop(state) if state != before:
                 self._change(turn, grant, state)
             case lifecycle.Stop():
                 pass
         return None
+
+    def _or_hand_off(self) -> str:
+        return f"{LATER}; a new grant helps too: {self._watcher.reauth_action}"
 
     def _record(self, turn: Turn, *, begun: Begun, outcome: TokenOutcome) -> Grant | None:
         """Write the outcome of a request in this transaction: the grant, its tokens, what the errand brought."""
@@ -198,17 +238,18 @@ class Flights:
                 self._watcher.on_late_token(turn, grant or begun.grant, brought)
             errand.settle(turn, None)
             return None
-        is_refused_alone = errand.is_refused_alone(outcome)
+        is_refused_alone = errand.is_refused_alone(outcome, grant)
         if is_refused_alone:
-            after: lifecycle.GrantState = lifecycle.Held(grant.generation)
+            after = lifecycle.not_processed(state)
         else:
             after = lifecycle.settle_refresh(state, outcome, profile_of(grant))
         if isinstance(outcome, Refreshed):
             self._store_tokens(turn, begun, outcome)
-        elif isinstance(outcome, Denied) and not is_refused_alone:
+        elif not is_refused_alone:
+            turn.change(Grant, grant_id, said=words_of(outcome), said_at=turn.wall)
+        if isinstance(outcome, Denied) and not is_refused_alone:
             turn.change(Grant, grant_id, trace_id=outcome.trace_id, correlation_id=outcome.correlation_id)
-        pause = None if is_refused_alone else _pause_after(outcome, wants_access_token=errand.wants_access_token)
-        turn.after.append(lambda: self._pauses.note(grant_id, pause))
+        turn.after.append(partial(self._note, grant, after, errand, outcome, is_refused_alone=is_refused_alone))
         name, detail = errand.event(outcome)
         turn.event(
             name,
@@ -223,6 +264,46 @@ class Flights:
         errand.settle(turn, settled)
         return settled
 
+    def _note(
+        self,
+        grant: Grant,
+        after: lifecycle.GrantState,
+        errand: Errand,
+        outcome: TokenOutcome,
+        *,
+        is_refused_alone: bool,
+    ) -> None:
+        """Note in memory, after the commit, how long the grant pauses, and what was refused to this request alone."""
+        key = errand.key(grant.grant_id)
+        if is_refused_alone:
+            self._pauses.end(grant.grant_id)
+            if key is not None and isinstance(outcome, Denied):
+                self._refusals.note(key, outcome, self._clock.now())
+            return
+        if key is not None and isinstance(outcome, Refreshed):
+            self._refusals.forget(key)
+        fail = partial(self._pauses.fail, grant.grant_id, problem_of(outcome))
+        match after, outcome:
+            case _, Refreshed(access_token=None) if errand.wants_access_token:
+                fail(None, action=LATER)
+            case _, Refreshed():
+                self._pauses.end(grant.grant_id)
+            case (
+                lifecycle.NeedsHandoff(reason="person" as reason, times=times)
+                | lifecycle.Locked(reason="configuration" as reason, times=times)
+                | lifecycle.Uncertain(refusal=lifecycle.LastRefusal(reason=reason, times=times)),
+                Denied(),
+            ):
+                action = check_client(grant) if reason == "configuration" else self._watcher.reauth_action
+                seconds = refused_pause_s(reason, times)
+                self._pauses.wait(grant.grant_id, problem_of(outcome), seconds, action=action)
+            case _, Denied(retry_after_s=retry_after_s):
+                fail(max(retry_after_s or 0.0, DENIED_PAUSE_S), action=LATER, is_firm=True)
+            case _, OutcomeUnknown(came="page", retry_after_s=retry_after_s):
+                fail(retry_after_s, action=self._or_hand_off(), is_firm=bool(retry_after_s))
+            case _, Unavailable(retry_after_s=retry_after_s) | OutcomeUnknown(retry_after_s=retry_after_s):
+                fail(retry_after_s, action=NETWORK, is_firm=bool(retry_after_s))
+
     def _change(self, turn: Turn, before: Grant, state: lifecycle.GrantState) -> Grant:
         """Write a new state, erase what it must not keep, and tell the agent; all in this transaction."""
         if isinstance(state, lifecycle.Erased):
@@ -234,25 +315,11 @@ class Flights:
 
     def _store_tokens(self, turn: Turn, begun: Begun, outcome: Refreshed) -> None:
         grant_id = begun.grant.grant_id
+        life = columns_of_life(begun.grant, outcome.refresh_token_expires_in_s, turn.now)
+        turn.change(Grant, grant_id, **life)
+        turn.change(Grant, grant_id, said="", said_at=0, note=outcome.problem or outcome.note)
         grant = turn.change(Grant, grant_id, refreshed_at=turn.wall, refreshed=turn.stamp)
         if outcome.refresh_token is not None:
             turn.change(Grant, grant_id, refresh_token=outcome.refresh_token)
         if outcome.access_token is not None:
             cache_token(turn, grant, begun.errand.scope, begun.sent, outcome)
-
-
-def _pause_after(outcome: TokenOutcome, *, wants_access_token: bool) -> tuple[str, float | None] | None:
-    """Return why the grant is paused, and the pause that the provider asks for; None when all went well."""
-    match outcome:
-        case Refreshed(access_token=None, problem=problem) if wants_access_token:
-            return f"the provider's answer has no usable access token: {problem}", None
-        case Refreshed():
-            return None
-        case Denied(error=error, retry_after_s=retry_after_s):
-            return f"the provider refuses for now: {error}", max(retry_after_s or 0.0, DENIED_PAUSE_S)
-        case Unavailable(reason, retry_after_s):
-            return f"the provider cannot be reached: {reason}", retry_after_s
-        case OutcomeUnknown(reason):
-            return f"the provider's answer was lost: {reason}", None
-        case _:
-            assert_never(outcome)

@@ -16,16 +16,19 @@ import structlog
 from token_relay.agents.failures import STORE_RETRY_S
 from token_relay.agents.grants import lease, schedule
 from token_relay.agents.grants.answers import ToRefresh, decide, granted, refusal
-from token_relay.agents.grants.challenges import Challenges, refusal_of
+from token_relay.agents.grants.challenges import Challenges
 from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Flights, GrantWatcher
-from token_relay.agents.grants.pauses import Pauses
+from token_relay.agents.grants.lifecycle import is_asked_again
+from token_relay.agents.grants.pauses import NETWORK, Pauses
+from token_relay.agents.grants.refusals import Refusals
 from token_relay.agents.grants.serving import (
     columns_of_lease,
     lease_of,
     normalise_scope,
     profile_of,
     remaining_s,
+    state_of,
 )
 from token_relay.agents.grants.transfer import PAUSE_S, TransferExchange
 from token_relay.agents.ports import Now, Ports
@@ -34,7 +37,7 @@ from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefus
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import VaultError
-from token_relay.provider.outcome import OutcomeUnknown, Unavailable
+from token_relay.provider.outcome import Denied, Refreshed
 
 log = structlog.get_logger()
 
@@ -55,15 +58,19 @@ class GrantKeeper:
         *,
         watcher: GrantWatcher,
         due: asyncio.Event,
+        idle_days: float | None = None,
     ) -> None:
         self._turns = turns
         self._clock = ports.clock
         self._random = ports.random
         self._watcher = watcher
+        self._idle_days = idle_days
         self._challenges = Challenges()
         self._pauses = Pauses(ports.clock, ports.random)
+        self._refusals = Refusals(watcher.reauth_action)
+        self._is_reloaded = False
         self._wake = due
-        self.flights = Flights(ports, turns, watcher=watcher, pauses=self._pauses, landed=due)
+        self.flights = Flights(ports, turns, watcher=watcher, pauses=self._pauses, refusals=self._refusals, landed=due)
         self._asked: dict[str, float] = {}
         self._shares: dict[str, tuple[int, float]] = {}  # per grant: generation and the share drawn for it
         self._leases_over: set[str] = set()
@@ -94,12 +101,20 @@ class GrantKeeper:
             self._note_asked(grant.grant_id, now)
         if not isinstance(answer, ToRefresh):
             return answer
+        errand = RefreshErrand(normalise_scope(query.scope), query.claims)
+        key = errand.key(answer.grant.grant_id)
+        if errand.narrows(answer.grant):
+            has_worked = answer.has_worked and not query.claims
+            if (refused := self._refusals.admit(key, now, has_worked=has_worked)) is not None:
+                return self._fallback(answer, now) or refused
         if query.claims:
             return await self._meet_challenge(answer.grant, query)
+        if is_asked_again(state_of(answer.grant)):
+            self._pauses.end(answer.grant.grant_id)  # its owner asks
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
         ends_at = now.boot_s + query.timeout_s
         while now.boot_s < ends_at and not self._pauses.is_on(answer.grant.grant_id, now):
-            flight = self.flights.fly(answer.grant.grant_id, RefreshErrand(normalise_scope(query.scope)))
+            flight = self.flights.fly(answer.grant.grant_id, errand)
             try:
                 async with asyncio.timeout(ends_at - now.boot_s):
                     await asyncio.shield(flight)
@@ -109,9 +124,14 @@ class GrantKeeper:
             if not isinstance(answer, ToRefresh):
                 return answer
             now = self._clock.now()  # the flight was not ours: another scope, or the phone's own work with this grant
-        if answer.fallback is not None and remaining_s(answer.fallback, now) > 0:
-            return granted(answer.grant, answer.fallback, now)
-        return self._offline(answer.grant.grant_id, query)
+            if (refused := self._refusals.get(key, now)) is not None:
+                return refused
+        return self._fallback(answer, now) or self._offline(answer.grant.grant_id, query)
+
+    def _fallback(self, answer: ToRefresh, now: Now) -> TokenGranted | None:
+        if answer.fallback is None or remaining_s(answer.fallback, now) <= 0:
+            return None
+        return granted(answer.grant, answer.fallback, now)
 
     def _note_asked(self, grant_id: str, now: Now) -> None:
         if now.boot_s - self._asked.get(grant_id, -ASKED_AGAIN_S) >= ASKED_AGAIN_S:
@@ -139,21 +159,22 @@ class GrantKeeper:
                 outcome = await asyncio.shield(challenge.flight)
         except TimeoutError:
             return self._offline(grant_id, query)
-        if isinstance(outcome, Unavailable | OutcomeUnknown):
-            self._challenges.forget(grant_id, scope)
-        refused = refusal_of(outcome, self._watcher.reauth_action)
-        if refused is not None:
-            return refused
         _, answer = await self._decide(replace(query, force_refresh=False, min_valid_s=0.0, claims=""))
-        if isinstance(answer, TokenRefused) or (isinstance(answer, TokenGranted) and outcome is not None):
+        if isinstance(answer, TokenRefused):
             return answer
+        if isinstance(outcome, Refreshed) and isinstance(answer, TokenGranted):
+            return answer
+        if (refused := self._refusals.get((grant_id, scope, query.claims), self._clock.now())) is not None:
+            return refused
+        if not isinstance(outcome, Refreshed | Denied):
+            self._challenges.forget(grant_id, scope)
         return self._offline(grant_id, query)
 
     def _offline(self, grant_id: str, query: TokenQuery) -> TokenRefused:
         pause = self._pauses.get(grant_id)
         retry_after_s = max(0.0, pause.until_boot_s - self._clock.now().boot_s) if pause else None
         reason = pause.reason if pause else f"no answer from the provider within {query.timeout_s:g} s"
-        return TokenRefused("offline", reason, "try again when the network is back", retry_after_s)
+        return TokenRefused("offline", reason, pause.action if pause else NETWORK, retry_after_s)
 
     async def get_session_transfer(self, query: TransferQuery) -> TransferGranted | TokenRefused:
         """Trade a grant's refresh token for a session transfer token; each caller gets one of its own.
@@ -201,10 +222,11 @@ class GrantKeeper:
             self._exchanged[grant_id] = now.boot_s
             exchange = TransferExchange()
             await asyncio.shield(self.flights.fly(grant_id, exchange))
-            if (brought := exchange.answer(self._clock.now())) is not None:
-                return brought
+            brought = exchange.answer(self._clock.now())
             after, _ = await self._decide(query)
-            return refusal(after or grant, self._watcher.reauth_action)
+            if after is None or after.state not in USABLE:
+                return refusal(after or grant, self._watcher.reauth_action)
+            return brought or TokenRefused("offline", "the grant was replaced meanwhile", "try again")
 
     async def _decide(self, query: TokenQuery) -> tuple[Grant | None, TokenGranted | TokenRefused | ToRefresh]:
         now = self._clock.now()
@@ -217,8 +239,13 @@ class GrantKeeper:
         """
         await asyncio.shield(self.flights.fly(grant_id, RefreshErrand(normalise_scope(scope))))
 
+    def reload(self) -> None:
+        """A person may have changed something: ask again at once where the provider refuses for now."""
+        self._is_reloaded = True
+        self._wake.set()
+
     def network_is_up(self) -> None:
-        """The network may be back: end all pauses, and try again at once what is due."""
+        """The network may be back: end the pauses that waited for it, and try again at once what is due."""
         self._pauses.clear()
         self._wake.set()
 
@@ -246,7 +273,10 @@ class GrantKeeper:
         grants, tokens = await self._turns.read(lambda tx: (tx.select(Grant), tx.select(CachedToken, scope="")))
         by_grant = {token.grant_id: token for token in tokens}
         wait_s = schedule.WAIT_S_MAX
+        is_reloaded, self._is_reloaded = self._is_reloaded, False
         for grant in grants:
+            if is_reloaded and is_asked_again(state_of(grant)):
+                self._pauses.end(grant.grant_id)
             held = lease_of(grant)
             left = lease.left_s(held, now) if held is not None else None
             if held is not None and grant.state != "dead":
@@ -262,7 +292,8 @@ class GrantKeeper:
                     mark_s = lease.MARK_EVERY_S
                 wait_s = min(wait_s, mark_s, wait_s if left is None else left)
             asked_s, share = self._asked.get(grant.grant_id), self._share_of(grant)
-            due_s = schedule.due_in_s(grant, by_grant.get(grant.grant_id), now, asked_boot_s=asked_s, share=share)
+            token = by_grant.get(grant.grant_id)
+            due_s = schedule.due_in_s(grant, token, now, asked_boot_s=asked_s, share=share, idle_days=self._idle_days)
             if due_s is None:
                 continue
             pause = self._pauses.get(grant.grant_id)

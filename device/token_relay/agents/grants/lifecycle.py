@@ -3,18 +3,22 @@
 ::
 
     Held(generation) -> Refreshing(intent) -> Held(generation + 1)
-                              |-> Uncertain(intent) -> Refreshing ...      the answer was lost
-                              |-> NeedsHandoff(reason) | Locked(reason) | Erased(reason)
+                           |-> Uncertain(intent) -> Refreshing ...        an answer without a verdict, or none
+                           |-> NeedsHandoff("person") -> Refreshing ...   refused, asked again slowly; likewise
+                           |   Locked("configuration")
+                           |-> NeedsHandoff("uncertain")                  sealed; a handoff replaces it
+                           |-> Erased("denied")                           the provider's verdict on the token
 
-The intent is on disk before the request leaves, so after a crash Refreshing *is* an unknown outcome. What may be done
-with one depends on the provider alone:
+Only a verdict erases. The intent is on disk before the request leaves and stays open until a verdict, so after a crash
+Refreshing *is* a lost answer. When the value may be sent again depends on what came and on the provider:
 
-* it does not invalidate on use: retry freely;
-* inside its leeway: retry as soon as the provider answers again (:mod:`token_relay.agents.grants.second_attempt`), as
-often as needed;
-* outside it, or elapsed time unknown: exactly one further attempt, counted on disk before it is sent, and, where
-  reuse also kills access tokens, only after the cached one has ended; it too waits until the provider answers. Then
-  NeedsHandoff("uncertain").
+* it does not invalidate on use: freely;
+* inside its leeway, which counts from the first request: at once, as often as needed;
+* later, if every request so far came back as a page (a whole answer without a verdict): once the cached access token
+  has ended, at a growing pace, for ever, but not while a handoff is READY;
+* later, if an answer was lost: likewise, where reuse is known to end no more than this grant's own family; where that
+  is not known, only if nobody else holds a grant. Otherwise NeedsHandoff("uncertain"): one device's risk is not
+  another's.
 
 Pure. Times come in as :class:`token_relay.agents.ports.Now`.
 """
@@ -22,27 +26,39 @@ Pure. Times come in as :class:`token_relay.agents.ports.Now`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Literal, assert_never
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.ports import Now
-from token_relay.agents.records import GrantEndReason, LockedReason, NeedsHandoffReason
-from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.agents.records import GrantEndReason, LockedReason, NeedsHandoffReason, RefusedReason
+from token_relay.provider.outcome import Came, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
 
-LATE_ATTEMPTS_MAX = 1
+LATE_PACE_S = 60.0  # from one request to the next outside the leeway; doubles
+LATE_PACE_S_MAX = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """One use of one refresh-token value, from its first request to a known outcome.
+    """One use of one refresh-token value, from its first request to a verdict.
 
-    ``late`` counts the attempts made when the provider may already have burnt the value.
+    ``started`` is the first request, ``sent`` the latest. ``late`` counts the attempts made when the provider may
+    already have burnt the value. ``came`` is the worst of what the earlier requests came to; empty: none has ended.
     """
 
     started: Stamp
-    attempts: int = 0
+    sent: Stamp
+    attempts: int = 1
     late: int = 0
+    came: Literal["", Came] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LastRefusal:
+    """The provider's last verdict on the person or the client, and how often it has come in a row."""
+
+    reason: RefusedReason
+    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +70,38 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Refreshing:
-    """A request is in flight, or was when the power went."""
+    """A request is in flight, or was when the power went; ``refusal``: it asks again after one."""
 
     generation: int
     intent: Intent
+    refusal: LastRefusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Uncertain:
-    """The provider may have rotated the token, and its answer is lost."""
+    """The provider may have rotated the token: a page came in place of its answer, or nothing."""
 
     generation: int
     intent: Intent
+    refusal: LastRefusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NeedsHandoff:
-    """No refresh any more: ``uncertain`` (may be renewed without the person) or ``person`` (kept sealed)."""
+    """Kept sealed. ``uncertain``: never sent again. ``person``: the provider wants the person; asked again slowly."""
 
     generation: int
     reason: NeedsHandoffReason
+    times: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """The refresh token is held but must not be used."""
+    """The refresh token must not be used; ``configuration`` (the client is refused) is asked again slowly."""
 
     generation: int
     reason: LockedReason
+    times: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +124,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait this many seconds: the cached access token still works, and a try could end it."""
+    """Wait this many seconds: a try could end what still works, or the last one was a moment ago."""
 
     state: Uncertain
     seconds: float
@@ -118,28 +138,56 @@ class Stop:
 
 
 def begin_refresh(
-    state: GrantState, profile: Profile, now: Now, *, access_token_ends_in_s: float | None
+    state: GrantState,
+    profile: Profile,
+    now: Now,
+    *,
+    access_token_ends_in_s: float | None,
+    holds_alone: bool = False,
+    awaits_handoff: bool = False,
 ) -> Begin | Wait | Stop:
-    """Decide whether a refresh may be sent now.
+    """Decide whether a refresh may be sent now. A refused grant may; its caller keeps the pace.
 
     ``access_token_ends_in_s`` is the time left of the newest cached access token, None when there is none.
+    ``holds_alone``: nobody else holds a grant that reuse could end. ``awaits_handoff``: a handoff of it is READY.
     """
     match state:
         case Held(generation):
-            return Begin(Refreshing(generation, Intent(Stamp.of(now), attempts=1)))
-        case Refreshing(generation, intent) | Uncertain(generation, intent):
-            again = replace(intent, attempts=intent.attempts + 1)
+            return Begin(Refreshing(generation, _first(now)))
+        case NeedsHandoff(generation, "person" as reason, times) | Locked(generation, "configuration" as reason, times):
+            return Begin(Refreshing(generation, _first(now), LastRefusal(reason, times)))
+        case Refreshing(generation, intent, refusal) | Uncertain(generation, intent, refusal):
+            # No flight is under way: the request of a grant that is found Refreshing has lost its answer.
+            came: Came = "page" if isinstance(state, Uncertain) and intent.came == "page" else "lost"
+            intent = replace(intent, came=came)
+            again = replace(intent, sent=Stamp.of(now), attempts=intent.attempts + 1)
             if not profile.invalidates_on_use or _in_leeway(intent, profile, now):
-                return Begin(Refreshing(generation, again))
-            if intent.late >= LATE_ATTEMPTS_MAX:
+                return Begin(Refreshing(generation, again, refusal))
+            reach = profile.reuse_takes
+            if came == "lost" and reach not in ("nothing", "family") and not (reach == "unknown" and holds_alone):
                 return Stop(NeedsHandoff(generation, "uncertain"))
-            if profile.reuse_kills_access_tokens and access_token_ends_in_s is not None and access_token_ends_in_s > 0:
-                return Wait(Uncertain(generation, intent), access_token_ends_in_s)
-            return Begin(Refreshing(generation, replace(again, late=intent.late + 1)))
+            wait_s = max(_late_in_s(intent, now), access_token_ends_in_s or 0.0, LATE_PACE_S if awaits_handoff else 0.0)
+            if wait_s > 0:
+                return Wait(Uncertain(generation, intent, refusal), wait_s)
+            return Begin(Refreshing(generation, replace(again, late=intent.late + 1), refusal))
         case NeedsHandoff() | Locked() | Erased():
             return Stop(state)
         case _:
             assert_never(state)
+
+
+def _first(now: Now) -> Intent:
+    return Intent(Stamp.of(now), Stamp.of(now))
+
+
+def late_pace_s(late: int) -> float:
+    """Return the seconds between a request outside the leeway and the next, after so many of them."""
+    return min(LATE_PACE_S * 2.0 ** min(late, 16), LATE_PACE_S_MAX)
+
+
+def _late_in_s(intent: Intent, now: Now) -> float:
+    elapsed = elapsed_s(intent.sent, now)
+    return 0.0 if elapsed is None else max(0.0, late_pace_s(intent.late) - elapsed)
 
 
 def settle_refresh(state: Refreshing, outcome: TokenOutcome, profile: Profile) -> GrantState:
@@ -148,47 +196,56 @@ def settle_refresh(state: Refreshing, outcome: TokenOutcome, profile: Profile) -
     The caller stores the new refresh token in the same transaction; ``generation`` counts stored tokens.
     """
     generation, intent = state.generation, state.intent
-    was_uncertain = intent.attempts > 1 and profile.invalidates_on_use
     match outcome:
         case Refreshed(refresh_token=None):
             return Held(generation)
         case Refreshed():
             return Held(generation + 1)
         case Denied(kind="final"):
-            # After an answer was lost, the denial is most likely about our own earlier attempt.
-            return NeedsHandoff(generation, "uncertain") if was_uncertain else Erased(generation, "denied")
+            return Erased(generation, "denied")
         case Denied(kind="person"):
-            return NeedsHandoff(generation, "person")
-        case Denied(kind="configuration") if not was_uncertain:
-            return Locked(generation, "configuration")
-        case Denied(kind="temporary" | "configuration") | Unavailable():
-            if not was_uncertain:
-                return Held(generation)
-            # This attempt was certainly not processed, so it does not count as the one late attempt.
-            return Uncertain(generation, replace(intent, late=0))
+            return NeedsHandoff(generation, "person", _times(state.refusal, "person"))
+        case Denied(kind="client" | "request"):
+            times = _times(state.refusal, "configuration")
+            if profile.invalidates_on_use and intent.came:  # no verdict on the token: an earlier use stays open
+                return Uncertain(generation, intent, LastRefusal("configuration", times))
+            return Locked(generation, "configuration", times)
+        case Denied(kind="temporary") | Unavailable():
+            return not_processed(state)
+        case OutcomeUnknown(came=came):
+            worst: Came = "lost" if "lost" in (came, intent.came) else "page"
+            return Uncertain(generation, replace(intent, came=worst), state.refusal)
         case Denied():
             raise AssertionError("unknown kind of denial")
-        case OutcomeUnknown():
-            if not profile.invalidates_on_use:
-                return Held(generation)
-            if intent.late >= LATE_ATTEMPTS_MAX:
-                return NeedsHandoff(generation, "uncertain")
-            return Uncertain(generation, intent)
         case _:
             assert_never(outcome)
 
 
+def not_processed(state: Refreshing) -> GrantState:
+    """Return the state after a request that had no effect on the token: as before it, an open use stays open."""
+    if state.intent.came:
+        return Uncertain(state.generation, state.intent, state.refusal)
+    match state.refusal:
+        case LastRefusal("person", times):
+            return NeedsHandoff(state.generation, "person", times)
+        case LastRefusal("configuration", times):
+            return Locked(state.generation, "configuration", times)
+        case _:
+            return Held(state.generation)
+
+
+def _times(before: LastRefusal | None, reason: RefusedReason) -> int:
+    return before.times + 1 if before is not None and before.reason == reason else 1
+
+
 def keeps_refresh_token(state: GrantState) -> bool:
     """Return whether the refresh token stays on disk in this state; otherwise it is erased in the same commit."""
-    match state:
-        case Held() | Refreshing() | Uncertain() | Locked():
-            return True
-        case NeedsHandoff(reason="person"):
-            return True
-        case NeedsHandoff() | Erased():
-            return False
-        case _:
-            assert_never(state)
+    return not isinstance(state, Erased)
+
+
+def is_asked_again(state: GrantState) -> bool:
+    """Return whether the provider has refused for now: it is asked again slowly, or when the owner says so."""
+    return isinstance(state, NeedsHandoff | Locked) and state.reason in ("person", "configuration")
 
 
 def serves_access_tokens(state: GrantState) -> bool:
@@ -211,7 +268,7 @@ def may_retry_at_once(state: GrantState, profile: Profile, now: Now) -> bool:
 
 def may_be_spent(state: Refreshing, profile: Profile) -> bool:
     """Return whether the provider may already have taken this value: an earlier request has no answer."""
-    return profile.invalidates_on_use and state.intent.attempts > 1
+    return profile.invalidates_on_use and bool(state.intent.came)
 
 
 def leeway_left_s(state: GrantState, profile: Profile, now: Now) -> float:

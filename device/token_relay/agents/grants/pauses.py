@@ -12,15 +12,22 @@ from dataclasses import dataclass
 from token_relay.agents.grants import schedule
 from token_relay.agents.ports import Clock, Now, Random
 
+NETWORK = "try again when the network is back"
+
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """The next try is not before ``until_boot_s``, an unasked one not before ``unasked_boot_s``."""
+    """The next try is not before ``until_boot_s``, an unasked one not before ``unasked_boot_s``.
+
+    ``is_firm``: it is not the network that makes it wait, so a new connection does not end it.
+    """
 
     failures: int
     until_boot_s: float
     unasked_boot_s: float
     reason: str
+    action: str = NETWORK
+    is_firm: bool = False
 
 
 class Pauses:
@@ -40,26 +47,36 @@ class Pauses:
         pause = self._pauses.get(grant_id)
         return pause is not None and pause.until_boot_s > now.boot_s
 
-    def fail(self, grant_id: str, reason: str, retry_after_s: float | None, *, is_written: bool = True) -> None:
+    def fail(
+        self,
+        grant_id: str,
+        reason: str,
+        retry_after_s: float | None,
+        *,
+        action: str = NETWORK,
+        is_firm: bool = False,
+        is_written: bool = True,
+    ) -> None:
         """Pause after one more failure; ``is_written``: the try wrote to the disk."""
         before = self._pauses.get(grant_id)
         failures = (before.failures if before else 0) + 1
         share, now = self._random.uniform(0.0, 1.0), self._clock.now()
         pause_s = schedule.backoff_s(failures=failures, share=share, retry_after_s=retry_after_s)
         unasked_s = schedule.unasked_backoff_s(failures=failures, share=share) if is_written else 0.0
-        self._pauses[grant_id] = Pause(failures, now.boot_s + pause_s, now.boot_s + max(pause_s, unasked_s), reason)
+        until_boot_s, unasked_boot_s = now.boot_s + pause_s, now.boot_s + max(pause_s, unasked_s)
+        self._pauses[grant_id] = Pause(failures, until_boot_s, unasked_boot_s, reason, action, is_firm)
 
-    def wait(self, grant_id: str, reason: str, until_boot_s: float) -> None:
-        """Pause until a moment, asked or unasked; this counts as no failure."""
-        self._pauses[grant_id] = Pause(0, until_boot_s, until_boot_s, reason)
+    def wait(self, grant_id: str, reason: str, seconds: float, *, action: str) -> None:
+        """Pause for so long, asked or unasked, and up to a tenth more: a fleet must not move in step."""
+        seconds *= 1.0 + 0.1 * self._random.uniform(0.0, 1.0)
+        until_boot_s = self._clock.now().boot_s + seconds
+        self._pauses[grant_id] = Pause(0, until_boot_s, until_boot_s, reason, action, is_firm=True)
 
-    def note(self, grant_id: str, failure: tuple[str, float | None] | None) -> None:
-        """Note the outcome of a request: None when it went well, else why not, and the pause the provider wants."""
-        if failure is None:
-            self._pauses.pop(grant_id, None)
-        else:
-            self.fail(grant_id, *failure)
+    def end(self, grant_id: str) -> None:
+        """End the pause of a grant: its last request went well, or its owner asks."""
+        self._pauses.pop(grant_id, None)
 
     def clear(self) -> None:
-        """End every pause: the network may be back."""
-        self._pauses.clear()
+        """End the pauses that wait for the network: it may be back."""
+        for grant_id in [grant_id for grant_id, pause in self._pauses.items() if not pause.is_firm]:
+            del self._pauses[grant_id]

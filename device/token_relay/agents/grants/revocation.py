@@ -19,10 +19,11 @@ from token_relay.provider.http import Http
 def may_ask(grant: Grant, *, is_revoked: bool) -> bool:
     """Return whether the provider of a grant can be asked, and without ending another device's grant.
 
-    ``is_revoked``: the person took the grant away, so the others may end with it.
+    ``is_revoked``: the person took the grant away, so the others may end with it. Without that, only where revocation
+    is known to end no more than the token's own family.
     """
     profile = profile_of(grant)
-    is_safe = is_revoked or not profile.revoking_kills_siblings
+    is_safe = is_revoked or profile.revocation_takes in ("nothing", "family")
     return bool(grant.revocation_endpoint) and profile.can_revoke_token and is_safe
 
 

@@ -17,10 +17,12 @@ from token_relay.agents.grants.lifecycle import (
     GrantState,
     Held,
     Intent,
+    LastRefusal,
     Locked,
     NeedsHandoff,
     Refreshing,
     Uncertain,
+    is_asked_again,
     keeps_refresh_token,
     serves_access_tokens,
 )
@@ -49,13 +51,13 @@ def state_of(grant: Grant) -> GrantState:
         case "held":
             return Held(grant.generation)
         case "refreshing":
-            return Refreshing(grant.generation, _intent_of(grant))
+            return Refreshing(grant.generation, _intent_of(grant), _refusal_of(grant))
         case "uncertain":
-            return Uncertain(grant.generation, _intent_of(grant))
+            return Uncertain(grant.generation, _intent_of(grant), _refusal_of(grant))
         case "needs_handoff":
-            return NeedsHandoff(grant.generation, cast("NeedsHandoffReason", grant.reason))
+            return NeedsHandoff(grant.generation, cast("NeedsHandoffReason", grant.reason), grant.refused_times)
         case "locked":
-            return Locked(grant.generation, cast("LockedReason", grant.reason))
+            return Locked(grant.generation, cast("LockedReason", grant.reason), grant.refused_times)
         case "dead":
             return Erased(grant.generation, cast("GrantEndReason", grant.reason))
         case _:
@@ -63,25 +65,41 @@ def state_of(grant: Grant) -> GrantState:
 
 
 def _intent_of(grant: Grant) -> Intent:
-    return Intent(Stamp.from_text(grant.intent), grant.intent_attempts, grant.intent_late)
+    started = Stamp.from_text(grant.intent)
+    sent = Stamp.from_text(grant.intent_sent) if grant.intent_sent else started  # written before schema 3
+    return Intent(started, sent, grant.intent_attempts, grant.intent_late, grant.intent_came)
+
+
+def _refusal_of(grant: Grant) -> LastRefusal | None:
+    return LastRefusal(grant.refused, grant.refused_times) if grant.refused else None
 
 
 def columns_of(state: GrantState) -> GrantColumns:
     """Return the columns that spell this state; a state that does not keep the refresh token erases it."""
-    columns = GrantColumns(reason="", generation=state.generation, intent="", intent_attempts=0, intent_late=0)
+    columns = GrantColumns(
+        reason="",
+        generation=state.generation,
+        intent="",
+        intent_sent="",
+        intent_attempts=0,
+        intent_late=0,
+        intent_came="",
+        refused="",
+        refused_times=0,
+    )
     match state:
         case Held():
             columns["state"] = "held"
-        case Refreshing(_, intent):
+        case Refreshing(_, intent, refusal):
             columns["state"] = "refreshing"
-            _spell_intent(columns, intent)
-        case Uncertain(_, intent):
+            _spell_intent(columns, intent, refusal)
+        case Uncertain(_, intent, refusal):
             columns["state"] = "uncertain"
-            _spell_intent(columns, intent)
-        case NeedsHandoff(_, reason):
-            columns["state"], columns["reason"] = "needs_handoff", reason
-        case Locked(_, locked_for):
-            columns["state"], columns["reason"] = "locked", locked_for
+            _spell_intent(columns, intent, refusal)
+        case NeedsHandoff(_, reason, times):
+            columns["state"], columns["reason"], columns["refused_times"] = "needs_handoff", reason, times
+        case Locked(_, locked_for, times):
+            columns["state"], columns["reason"], columns["refused_times"] = "locked", locked_for, times
         case Erased(_, ended_by):
             columns["state"], columns["reason"] = "dead", ended_by
         case _:
@@ -91,9 +109,24 @@ def columns_of(state: GrantState) -> GrantColumns:
     return columns
 
 
-def _spell_intent(columns: GrantColumns, intent: Intent) -> None:
-    columns["intent"] = intent.started.to_text()
+def _spell_intent(columns: GrantColumns, intent: Intent, refusal: LastRefusal | None) -> None:
+    columns["intent"], columns["intent_sent"] = intent.started.to_text(), intent.sent.to_text()
     columns["intent_attempts"], columns["intent_late"] = intent.attempts, intent.late
+    columns["intent_came"] = intent.came
+    if refusal is not None:
+        columns["refused"], columns["refused_times"] = refusal.reason, refusal.times
+
+
+def may_be_sent(grant: Grant) -> bool:
+    """Return whether the grant's refresh token may still be sent to the provider, now or later."""
+    state = state_of(grant)
+    is_sent = isinstance(state, Held | Refreshing | Uncertain) or is_asked_again(state)
+    return grant.refresh_token is not None and is_sent
+
+
+def is_put_away(grant: Grant) -> bool:
+    """Return whether it is erased, or locked for a reason that only a handoff or a sign-in ends."""
+    return grant.state == "dead" or (grant.state == "locked" and grant.reason != "configuration")
 
 
 def profile_of(grant: Grant) -> Profile:
@@ -200,6 +233,8 @@ def serve_or_refresh(
         return "refuse" if isinstance(state, NeedsHandoff | Locked) else Refresh(None)
     left = remaining_s(token, now) if token is not None and token.access_token is not None else 0.0
     usable = token if left > 0 else None
+    if query.force_refresh and is_asked_again(state):
+        return Refresh(usable)
     if isinstance(state, NeedsHandoff | Locked):
         return Serve(usable) if usable is not None else "refuse"
     if usable is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
-from token_relay.agents.grants.serving import SCOPE_SETS_MAX, columns_of, profile_of, remaining_s
-from token_relay.agents.records import PUT_AWAY, CachedToken, Grant, GrantEndReason, LockedReason
+from token_relay.agents.grants.serving import SCOPE_SETS_MAX, columns_of, is_put_away, profile_of, remaining_s
+from token_relay.agents.records import CachedToken, Grant, GrantEndReason, LockedReason
 from token_relay.agents.turn import Turn
 from token_relay.provider.outcome import Refreshed
 
@@ -55,7 +55,7 @@ def lock_grants(turn: Turn, reason: LockedReason, *, only_spent: bool = False) -
     """Lock the phone's own grants: another device may have them. ``only_spent``: only where a use spends the token."""
     for grant in turn.tx.select(Grant, pairing_id=""):
         may_be_theirs = not only_spent or profile_of(grant).invalidates_on_use
-        if may_be_theirs and grant.state not in PUT_AWAY:
+        if may_be_theirs and not is_put_away(grant):
             turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, reason)))
             turn.event("grant_locked", grant_id=grant.grant_id, detail=reason)
 

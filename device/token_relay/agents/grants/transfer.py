@@ -11,7 +11,8 @@ from functools import partial
 from typing import assert_never
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
-from token_relay.agents.grants.answers import event_of
+from token_relay.agents.grants.answers import event_of, problem_of, words_of
+from token_relay.agents.grants.refusals import Key
 from token_relay.agents.grants.serving import profile_of
 from token_relay.agents.ports import Now
 from token_relay.agents.records import Grant
@@ -39,6 +40,10 @@ class TransferExchange:
         self._issuer = ""
         self._is_stored = False
 
+    def key(self, grant_id: str) -> Key | None:
+        """Return None: its refusal is nobody else's."""
+        return None
+
     def begin(self, turn: Turn, grant: Grant) -> bool:
         """Write nothing: the grant's intent is enough."""
         return True
@@ -63,9 +68,9 @@ class TransferExchange:
     def _settled(self, *, is_stored: bool) -> None:
         self._is_stored = is_stored
 
-    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
-        """Return whether the provider refused the exchange, not the grant."""
-        return isinstance(self._outcome, ExchangeRefused)
+    def is_refused_alone(self, outcome: TokenOutcome, grant: Grant) -> bool:
+        """Return whether the provider refused the exchange; whether it means the grant too, a refresh tells."""
+        return isinstance(self._outcome, ExchangeRefused | Denied)
 
     def event(self, outcome: TokenOutcome) -> tuple[str, str]:
         """Return the name and detail of the event to write."""
@@ -98,12 +103,10 @@ class TransferExchange:
             case ExchangeRefused(error=error, retry_after_s=retry_after_s):
                 detail = f"the provider refuses the exchange: {error}"
                 return TokenRefused("transfer_refused", detail, CHECK_CLIENT, retry_after_s)
-            case Unavailable(reason=reason, retry_after_s=retry_after_s):
-                detail = f"the provider cannot be reached: {reason}"
-                return TokenRefused("offline", detail, "try again when the network is back", retry_after_s)
-            case OutcomeUnknown(reason=reason):
-                return TokenRefused("offline", f"the provider's answer was lost: {reason}", "try again")
+            case Unavailable(retry_after_s=retry_after_s) | OutcomeUnknown(retry_after_s=retry_after_s):
+                return TokenRefused("offline", problem_of(outcome), "try again later", retry_after_s)
             case Denied():
-                return None
+                detail = f"the provider refuses the exchange: {words_of(outcome)}"
+                return TokenRefused("transfer_refused", detail, CHECK_CLIENT)
             case _:
                 assert_never(outcome)

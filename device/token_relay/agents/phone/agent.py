@@ -13,9 +13,9 @@ from typing import Any
 
 import structlog
 
-from token_relay.agents.grants import lifecycle, schedule
+from token_relay.agents.grants import schedule
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import columns_of, normalise_scope
+from token_relay.agents.grants.serving import normalise_scope
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
@@ -101,15 +101,11 @@ class PhoneAgent:
     async def start(self) -> None:
         """Pick up after a restart; durable when it returns.
 
-        Count orphans, go on obtaining what was accepted, try again what the configuration locked, and discard a sign-in
-        that was not judged.
+        Count orphans, go on obtaining what was accepted, and discard a sign-in that was not judged.
         """
 
         def step(turn: Turn) -> None:
             self.obtaining.resume(turn)
-            for grant in turn.tx.select(Grant, state="locked", reason="configuration"):
-                held = lifecycle.Held(grant.generation)  # an operator may have repaired it
-                turn.change(Grant, grant.grant_id, **columns_of(held))
             self.accounts.discard_unjudged(turn)
 
         await self.turns.run(step)

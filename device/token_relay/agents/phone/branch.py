@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.grants.answers import event_of
+from token_relay.agents.grants.answers import event_of, problem_of
 from token_relay.agents.grants.errand import RefreshErrand
+from token_relay.agents.grants.refusals import Key
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
 from token_relay.agents.records import Grant, Pairing, PhoneHandoff
@@ -32,6 +33,10 @@ class Branch:
         self._handoff_id = handoff_id
         self._outcome: TokenOutcome | None = None
 
+    def key(self, grant_id: str) -> Key | None:
+        """Return None: its refusal is nobody else's."""
+        return None
+
     def begin(self, turn: Turn, grant: Grant) -> bool:
         """Mark the handoff with ``is_obtaining`` if it still waits for its token."""
         row = turn.tx.get(PhoneHandoff, self._handoff_id)
@@ -46,7 +51,7 @@ class Branch:
         outcome = self._outcome = await RefreshErrand().send(http, grant, refresh_token, sent)
         return replace(outcome, refresh_token=None, access_token=None) if isinstance(outcome, Refreshed) else outcome
 
-    def is_refused_alone(self, outcome: TokenOutcome) -> bool:
+    def is_refused_alone(self, outcome: TokenOutcome, grant: Grant) -> bool:
         """Return False: what the provider refuses here it would refuse to the phone itself."""
         return False
 
@@ -68,12 +73,10 @@ class Branch:
                 self._give_up(turn, "the provider gives no second refresh token: branch cannot work")
             case Denied(kind="final", error=error):
                 self._give_up(turn, f"the provider no longer accepts the phone's own grant: {error}")
-            case Denied(kind="person" | "configuration" as kind, error=error):
-                self._give_up(turn, f"the provider refuses: {error} ({kind})")
-            case Denied(error=error):
-                self._steps.tell(turn, self._handoff_id, f"the provider refuses for now: {error}")
-            case Unavailable(reason) | OutcomeUnknown(reason):
-                self._steps.tell(turn, self._handoff_id, f"the provider cannot be reached: {reason}")
+            case Denied(kind="person" | "client" | "request") as refused:
+                self._give_up(turn, problem_of(refused))
+            case Denied() | Unavailable() | OutcomeUnknown() as failed:
+                self._steps.tell(turn, self._handoff_id, problem_of(failed))
             case None:
                 pass
         row = turn.row(PhoneHandoff, self._handoff_id)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from token_relay.agents.grants import revocation
-from token_relay.agents.records import USABLE, Grant
+from token_relay.agents.records import USABLE, Grant, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
+from token_relay.protocol.handoff import PhoneStateName
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider.http import Http
+
+NOWHERE: frozenset[PhoneStateName] = frozenset({"cancelled", "gone"})  # no device has a grant of such a handoff
 
 
 class OwnGrants:
@@ -19,14 +22,27 @@ class OwnGrants:
         self._turns = turns
         self._http = http
 
+    def holds_alone(self, turn: Turn, grant: Grant) -> bool:
+        """Return whether this phone signed in for it, and has given no other grant of that person to a device."""
+        others = turn.tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
+        return grant.is_sole and all(row.state in NOWHERE or row.subject not in ("", grant.subject) for row in others)
+
+    def awaits_handoff(self, turn: Turn, grant: Grant) -> bool:
+        """Return False: no handoff replaces the phone's own grant."""
+        return False
+
     def on_grant_changed(self, turn: Turn, before: Grant, after: Grant) -> None:
         """Write an event when somebody has to sign in again."""
-        if after.state not in USABLE:
+        if after.state not in USABLE and not (before.refused and before.refused == after.reason):
             turn.event("sign_in_needed", grant_id=after.grant_id, detail=after.reason)
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
-        """A refresh brought a token after its grant had ended: have it revoked, unless a companion has that chain."""
-        if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=False):
+        """A refresh brought a token after its grant had ended: have it revoked, unless a companion has that chain.
+
+        After a sign-out, which ends what hangs together, but not after a newer sign-in of the same client.
+        """
+        is_signed_out = not turn.tx.select(Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id)
+        if grant.reason != "moved" and revocation.may_ask(grant, is_revoked=is_signed_out):
             turn.after.append(lambda: self._turns.spawn(self._revoke(grant, refresh_token)))
 
     async def _revoke(self, grant: Grant, refresh_token: RefreshToken) -> None:
