@@ -15,16 +15,17 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from tests.agents.world_kit import World, running
+from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInOptions, SignInRefused
 from token_relay.agents.phone.sign_in import ProviderSignIn
-from token_relay.agents.phone.sign_in_advice import advice_about, foreseen, not_granted
+from token_relay.agents.phone.sign_in_advice import advice_about, foreseen, is_session_shared, not_granted
 from token_relay.agents.records import AuditEvent, Grant
 from token_relay.protocol.errors import ConfigError, PeerError, PersonNeededError
 from token_relay.protocol.secret import Code
 from token_relay.provider import oauth
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.native_auth.endpoints import discover_entra
-from token_relay.provider.profile import PROFILES
+from token_relay.provider.profile import PROFILES, ProfileName
 
 pytestmark = pytest.mark.asyncio
 KEY = RSAKey.generate_key(2048, parameters={"kid": "a"})
@@ -119,8 +120,10 @@ def put_in(world: World, provider: Provider, browser: Browser, scope: str) -> No
         "https://p.example", "app", None, scope, settings.profile, settings.allow_refresh_token_access
     )
     accounts: Any = phone.agent.accounts
-    accounts.settings, accounts._http = changed, provider
-    accounts._sign_in = ProviderSignIn(
+    obtaining: Any = phone.agent.obtaining
+    phone.agent.settings = accounts.settings = changed
+    accounts._http = provider
+    accounts._sign_in = obtaining._sign_in = ProviderSignIn(
         http=provider, clock=phone.clock, random=phone.random, settings=changed, new_receiver=lambda state: browser
     )
     provider.now_s = phone.clock.now().wall_s
@@ -198,6 +201,52 @@ async def test_a_sign_in_that_nobody_judged_is_discarded_at_the_start_and_its_en
         found = await events(world)
         assert "before it was checked" in found["sign_in_refused"]
         assert found["revoked_at_provider"] == said
+
+
+async def test_a_sign_in_beside_another_is_revoked_only_where_that_ends_nothing_else() -> None:
+    async with running("strict", paired=False) as world:
+        good, bad = Provider(Browser()), Provider(Browser())
+        await sign_in(world, good)
+        bad.claims = {"nonce": "another"}
+        with pytest.raises(PeerError):
+            await sign_in(world, bad)
+        assert (bad.revoked, (await events(world))["revoked_at_provider"]) == (0, "unsupported")
+        (grant,) = await world.phone.rows(Grant)
+        assert (grant.state, grant.subject) == ("held", "sub-1")
+
+
+# -- A browser session that two sign-ins share -------------------------------------------------------------
+
+
+async def mint(world: World, provider: Provider) -> None:
+    put_in(world, provider, provider.browser, "openid offline_access")
+    wish = HandoffWish(strategy="mint", sign_in=SignInOptions(method="browser"))
+    row = await world.within(world.phone.agent.hand_off("watch", wish, provider.browser), seconds=3_600)
+    assert row.state == "done"
+
+
+@pytest.mark.parametrize(("sid", "is_shared"), [("session-1", True), ("session-2", False), (None, False)])
+async def test_a_mint_in_the_session_of_the_phone_is_told(sid: str | None, is_shared: bool) -> None:
+    async with running("strict", paired=False) as world:
+        await world.pair()
+        provider = Provider(Browser())
+        provider.claims = {"sid": "session-1"}
+        assert (await sign_in(world, provider)).sid == "session-1"
+        provider = Provider(Browser())
+        provider.claims = {"sid": sid}
+        await mint(world, provider)
+        assert "private browser window" in provider.browser.said[0]
+        assert ("session_shared" in await events(world)) == is_shared
+        assert any("same browser session" in said for said in provider.browser.said) == is_shared
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_private_window_is_asked_for_unless_a_grant_is_known_to_end_alone(profile: ProfileName) -> None:
+    row = PROFILES[profile]
+    known = {"nothing", "family"}
+    assert is_session_shared(row) == (not {row.reuse_takes, row.revocation_takes} <= known)
+    assert is_session_shared(PROFILES["strict"])
+    assert not is_session_shared(PROFILES["auth0"])
 
 
 # -- What the person hears ---------------------------------------------------------------------------------

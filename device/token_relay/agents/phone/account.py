@@ -21,9 +21,11 @@ from token_relay.agents.grants import lifecycle, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import choose_grant, columns_of, normalise_scope
 from token_relay.agents.grants.tokens import cache_token, delete_grant
+from token_relay.agents.phone.own_grants import NOWHERE
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
 from token_relay.agents.phone.sign_in import AccountSettings, discover, shown_name
-from token_relay.agents.records import FINISHED, CachedToken, Grant
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import FINISHED, CachedToken, Grant, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -144,6 +146,7 @@ class Accounts:
             audience=self.settings.audience,
             subject=new.subject,
             account=new.username,
+            sid=new.sid,
             profile=self.settings.profile.name,
             signed_in_at=turn.wall,
             is_otp=new.is_otp,
@@ -165,7 +168,7 @@ class Accounts:
     def _adopt(self, turn: Turn, grant_id: str, checked: NewGrant) -> Grant:
         generation = turn.row(Grant, grant_id).generation
         turn.change(Grant, grant_id, **columns_of(lifecycle.Held(generation)))
-        grant = turn.change(Grant, grant_id, subject=checked.subject, account=checked.username)
+        grant = turn.change(Grant, grant_id, subject=checked.subject, account=checked.username, sid=checked.sid)
         for older in turn.tx.select(
             Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id, subject=grant.subject
         ):
@@ -177,8 +180,8 @@ class Accounts:
         return grant
 
     async def _discard(self, grant: Grant, why: str) -> None:
-        """Revoke a sign-in that failed its check, where that is possible, and erase it."""
-        said = await self._revoke(grant, is_revoked=True)
+        """Revoke a sign-in that failed its check, where that ends nothing else, and erase it."""
+        said = await self._revoke(grant)
 
         def step(turn: Turn) -> None:
             delete_grant(turn, grant.grant_id)
@@ -201,13 +204,14 @@ class Accounts:
 
     def _revoke_soon(self, grant: Grant) -> None:
         async def revoke() -> None:
-            said = await self._revoke(grant, is_revoked=False)
+            said = await self._revoke(grant)
             await self._turns.run(lambda turn: turn.event("revoked_at_provider", grant_id=grant.grant_id, detail=said))
 
         self._turns.spawn(revoke())
 
-    async def _revoke(self, grant: Grant, *, is_revoked: bool) -> ProviderSaid:
-        if grant.refresh_token is None or not revocation.may_ask(grant, is_revoked=is_revoked):
+    async def _revoke(self, grant: Grant) -> ProviderSaid:
+        is_sole = await self._turns.read(partial(_is_sole, grant=grant))
+        if grant.refresh_token is None or not revocation.may_ask(grant, is_revoked=is_sole):
             return "unsupported"
         return await revocation.ask(self._http, grant, grant.refresh_token)
 
@@ -334,6 +338,13 @@ class Accounts:
                 "this phone may not give refresh tokens away: allow_refresh_token_access is false",
                 hint="set allow_refresh_token_access = true in config.toml and restart the agent",
             )
+
+
+def _is_sole(tx: Transaction, grant: Grant) -> bool:
+    """Return whether neither this phone nor a device has another grant of the same client at the provider."""
+    own = tx.select(Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id)
+    given = tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
+    return all(row.grant_id == grant.grant_id for row in own) and all(row.state in NOWHERE for row in given)
 
 
 def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str = "") -> None:

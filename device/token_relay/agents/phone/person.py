@@ -62,7 +62,10 @@ class SignInNote:
 
 @dataclass(frozen=True, slots=True)
 class NewGrant:
-    """Tokens of a sign-in, and their origin. ``subject`` and ``notes`` are empty until the sign-in is checked."""
+    """Tokens of a sign-in, and their origin. ``subject``, ``sid`` and ``notes`` are empty until it is checked.
+
+    ``sid`` names the browser session at the provider, where it tells. OpenID Connect Back-Channel Logout §2.1.
+    """
 
     tokens: Refreshed
     metadata: ProviderMetadata
@@ -71,6 +74,7 @@ class NewGrant:
     is_otp: bool
     username: str
     subject: str = ""
+    sid: str = ""
     notes: tuple[SignInNote, ...] = ()
 
 

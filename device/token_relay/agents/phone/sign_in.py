@@ -210,7 +210,7 @@ class ProviderSignIn:
         # The name that was typed is that of the account only at native sign-in, which sends no nonce.
         typed = new.username if new.nonce is None else ""
         username = subject.username or typed or subject.name or subject.sub
-        return replace(new, subject=subject.sub, username=shown_name(username))
+        return replace(new, subject=subject.sub, sid=subject.sid, username=shown_name(username))
 
 
 def _noted(new: NewGrant, event: str, text: str) -> NewGrant:

@@ -71,3 +71,19 @@ def not_granted(asked: str, answered: str) -> str:
     """Return the words of the scope that were asked for and not granted; none when the answer says nothing."""
     missing = set(asked.split()) - set(answered.split()) - _IDENTITY if answered.strip() else set()
     return " ".join(sorted(missing))
+
+
+def is_session_shared(profile: Profile) -> bool:
+    """Return whether two sign-ins in one browser session may share one grant at the provider, as far as is known."""
+    bounded = ("nothing", "family")
+    return profile.reuse_takes not in bounded or profile.revocation_takes not in bounded
+
+
+PRIVATE_WINDOW = (
+    "use a private browser window: in the session of an earlier sign-in this provider may let both share one grant, "
+    "and revoking or losing one device would end the others"
+)
+SESSION_SHARED = (
+    "this sign-in came from the same browser session as another one: they may share one grant, so that revoking or "
+    "losing one device ends the others; hand off again, from a private window"
+)
