@@ -16,8 +16,7 @@ import structlog
 from token_relay.agents.grants import schedule
 from token_relay.agents.grants.answers import refusal
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import may_be_sent, normalise_scope
-from token_relay.agents.grants.tokens import delete_grant
+from token_relay.agents.grants.serving import normalise_scope
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
@@ -103,13 +102,12 @@ class PhoneAgent:
     async def start(self) -> None:
         """Pick up after a restart; durable when it returns.
 
-        Count orphans, go on obtaining what was accepted, and delete a sign-in that was not judged.
+        Count orphans, go on obtaining what was accepted, and discard a sign-in that was not judged.
         """
 
         def step(turn: Turn) -> None:
             self.obtaining.resume(turn)
-            for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
-                delete_grant(turn, grant.grant_id)  # the agent stopped before the sign-in's id_token was checked
+            self.accounts.discard_unjudged(turn)
 
         await self.turns.run(step)
 
