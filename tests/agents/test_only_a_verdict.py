@@ -10,7 +10,7 @@ from tests.agents.provider_orders import order
 from tests.agents.world_kit import World, form_value, running
 from token_relay.agents.records import AuditEvent, Grant
 from token_relay.agents.token_source import TokenGranted, TokenRefused
-from token_relay.protocol.errors import TransientError
+from token_relay.protocol.errors import PersonNeededError, TransientError
 from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
@@ -225,3 +225,20 @@ async def test_a_restored_disk_locks_a_grant_whose_client_is_refused_too() -> No
         await world.clock.advance(30)
         grant = await world.watch.grant()
         assert (grant.state, grant.reason) == ("locked", "rollback")
+
+
+async def test_the_phone_is_told_that_the_registration_is_refused_and_not_to_sign_in() -> None:
+    async with running("auth0") as world:
+        await handed_over(world)
+        await expire(world)
+        world.watch.http.fault = only_refreshes(HttpFault("unknown_client"))
+        await world.watch.token()
+        await world.phone.stop()
+        await world.phone.start()
+        await world.clock.advance(5)
+        assert (await world.phone.handoff()).device_state == "refused"
+        (own,) = await world.phone.rows(Grant)
+        await world.phone.edit(own, state="locked", reason="configuration")
+        with pytest.raises(PersonNeededError, match="refuses this client") as caught:
+            await world.phone.hand_off(strategy="move")
+        assert "app registration" in caught.value.hint

@@ -86,7 +86,7 @@ def context(stdin: str | io.StringIO = "", *, env: Mapping[str, str] | None = No
 
 
 def run_process(
-    *arguments: str, env: Mapping[str, str], cwd: Path, stdin: str = ""
+    *arguments: str, env: Mapping[str, str], cwd: Path, stdin: str = "", encoding: str = "utf-8"
 ) -> subprocess.CompletedProcess[str]:
     """Run ``token-relay`` as a process of its own, as a person's shell does."""
     return subprocess.run(
@@ -96,7 +96,7 @@ def run_process(
         input=stdin,
         capture_output=True,
         text=True,
-        encoding="utf-8",
+        encoding=encoding,
         timeout=HANG_S,
         check=False,
     )

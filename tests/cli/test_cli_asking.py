@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -259,7 +259,7 @@ def test_refresh_token_comes_from_its_file_only(tmp_path: Path) -> None:
 def test_browser_address_is_alone_on_its_line_and_opened_only_if_allowed() -> None:
     opened: list[str] = []
 
-    def open_browser(url: str) -> bool:
+    def open_browser(url: str, env: Mapping[str, str]) -> bool:
         opened.append(url)
         return True
 
@@ -275,7 +275,7 @@ def test_browser_address_is_alone_on_its_line_and_opened_only_if_allowed() -> No
 
 @pytest.mark.parametrize("url", ["", "file:///etc/passwd", "javascript:alert(1)", "https://x/\x1b", "--new-window"])
 def test_address_that_is_no_web_address_is_not_opened(url: str) -> None:
-    def open_browser(url: str) -> bool:
+    def open_browser(url: str, env: Mapping[str, str]) -> bool:
         raise AssertionError(url)
 
     with pytest.raises(LocalError, match="no browser should open"):

@@ -72,6 +72,8 @@ def test_relative_paths_start_at_the_file_and_absolute_ones_stay() -> None:
     [
         ("mqtts://broker.example:18883", "broker.example", 18883, True),
         ("mqtts://[2001:db8::1]", "2001:db8::1", 8883, True),
+        ("mqtts://[fe80::1%eth0]", "fe80::1%eth0", 8883, True),
+        ("mqtts://[fe80::1%25eth0]:18883", "fe80::1%eth0", 18883, True),  # RFC 6874 §2
         ("mqtt://localhost", "localhost", 1883, False),
         ("mqtt://10.0.0.7:1883/", "10.0.0.7", 1883, False),
     ],
@@ -79,6 +81,29 @@ def test_relative_paths_start_at_the_file_and_absolute_ones_stay() -> None:
 def test_broker_url_gives_host_port_and_tls(url: str, host: str, port: int, use_tls: bool) -> None:
     broker = phone(PHONE.replace("mqtts://broker.example", url)).broker
     assert (broker.host, broker.port, broker.use_tls) == (host, port, use_tls)
+
+
+@pytest.mark.parametrize("days", [1, 45, 3650])
+def test_the_idle_days_may_be_told_at_either_end(days: int) -> None:
+    assert phone(PHONE + f"idle_days = {days}\n").provider.idle_days == days
+    companion = f'name = "watch"\n[broker]\nurl = "mqtts://broker.example"\n[provider]\nidle_days = {days}\n'
+    found = check_config(CompanionConfig, companion, BASE)
+    assert isinstance(found, CompanionConfig)
+    assert found.provider.idle_days == days
+
+
+@pytest.mark.parametrize("days", ["0", "3651", '"7"', "7.5", "true"])
+def test_idle_days_that_are_no_number_of_days_are_refused(days: str) -> None:
+    (problem,) = problems(PhoneConfig, PHONE + f"idle_days = {days}\n")
+    assert "provider.idle_days: " in problem
+
+
+def test_a_companion_is_not_told_where_its_provider_is() -> None:
+    (problem,) = problems(
+        CompanionConfig,
+        'name = "watch"\n[broker]\nurl = "mqtts://broker.example"\n[provider]\nurl = "https://p.example"\n',
+    )
+    assert "provider.url: no such setting" in problem
 
 
 @pytest.mark.parametrize(
@@ -210,11 +235,6 @@ def test_a_route_stays_on_this_machine() -> None:
     assert "http_route: must be on this machine" in problem
     config = check_config(CompanionConfig, f'http_route = "[::1]:80"\n{COMPANION}', Path("/etc"))
     assert isinstance(config, CompanionConfig) and config.http_address == ("::1", 80)
-
-
-def test_companion_has_no_provider_settings() -> None:
-    (problem,) = problems(CompanionConfig, COMPANION + '[provider]\nurl = "https://idp.example"\n')
-    assert problem == "config.toml:4: provider: no such setting"
 
 
 def test_broken_toml_names_the_line() -> None:

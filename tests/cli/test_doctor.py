@@ -77,7 +77,8 @@ class Provider(BaseHTTPRequestHandler):
         assert isinstance(self.server, ThreadingHTTPServer)
         here = f"http://127.0.0.1:{self.server.server_port}"
         names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
-        body = json.dumps({"issuer": here} | {name: f"{here}/{name}" for name in names}).encode()
+        document = {"issuer": here} | {name: f"{here}/{name}" for name in names}
+        body = json.dumps(document | getattr(self.server, "document", {})).encode()
         is_known = self.path == "/.well-known/openid-configuration" and not getattr(self.server, "is_broken", False)
         self.send_response(200 if is_known else 404)
         self.send_header("Content-Type", "application/json")
@@ -278,6 +279,23 @@ def test_a_fault_turns_exactly_its_own_line_red(device: Device, fault: str) -> N
         assert device.red() == {"broker cert", "broker"}
     else:
         assert device.red() == {line}
+
+
+def test_what_the_metadata_says_cannot_work_is_a_note(device: Device) -> None:
+    setattr(device.provider, "document", {"code_challenge_methods_supported": ["plain"], "jwks_uri": None})  # noqa: B010
+    ran = device.doctor()
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("note  provider")]
+    assert "PKCE with S256" in line and "jwks_uri" in line
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize("calls_itself", ["{here}/", "http://localhost:{port}"])
+def test_a_provider_url_that_is_nearly_right_is_told_with_the_right_one(device: Device, calls_itself: str) -> None:
+    issuer = calls_itself.format(here=device.issuer, port=device.provider.server_port)
+    setattr(device.provider, "document", {"issuer": issuer})  # noqa: B010
+    ran = device.doctor()
+    assert f'provider.url = "{issuer}"' in ran.out and "tenant" not in ran.out
+    assert device.red() == {"provider"}
 
 
 def test_expired_certificate_is_named_and_refused_by_the_broker_too(device: Device) -> None:

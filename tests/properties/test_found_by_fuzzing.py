@@ -13,7 +13,6 @@ from token_relay.host.config import CompanionConfig
 from token_relay.host.config_file import check_config
 from token_relay.protocol.errors import ConfigError
 from token_relay.provider.id_token import parse_jwks
-from token_relay.provider.tokens import ProviderError
 from token_relay.sandbox.provider.world.model import parse_world
 
 TOO_LONG = f"a = {'9' * 5000}"  # Python refuses to convert it, with a ValueError that is no TOMLDecodeError
@@ -39,6 +38,4 @@ def test_a_published_key_that_is_too_short_is_passed_over_without_a_word() -> No
     """The library warned about it on standard error, and raised the warning where warnings are errors."""
     modulus = base64.urlsafe_b64encode(bytes(200) + b"\xff" * 64).decode().rstrip("=")  # 512 bits behind zeros
     keys = {"keys": [{"kty": "RSA", "n": modulus, "e": "AQAB"}]}
-    with pytest.raises(ProviderError) as raised:
-        parse_jwks(json.dumps(keys).encode())
-    assert raised.value.reason == "jwks_unusable"
+    assert parse_jwks(json.dumps(keys).encode()) == ()

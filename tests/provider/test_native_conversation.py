@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,14 +26,18 @@ from tests.provider.native_core import (
     Core,
     wrong,
 )
-from tests.provider.provider_kit import CORRELATION_ID, TRACE_ID, entra_error
+from tests.provider.provider_kit import CORRELATION_ID, TRACE_ID, entra_error, response
 from token_relay.agents.phone.native import POLL_WAIT_S_MAX, Conversation, SignedIn
 from token_relay.agents.phone.person import NotSignedIn, SignInLostError, SignInOptions
 from token_relay.agents.ports import Now
-from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, TransientError
+from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
+from token_relay.provider.http import HttpRequest, HttpResponse
+from token_relay.provider.native_auth.service import CAPABILITIES, Service
+from token_relay.provider.profile import ENTRA
 
 pytestmark = pytest.mark.asyncio
 Say = str | None | Callable[[], str]
+CASES = tomllib.loads((Path(__file__).parent / "cases/native_steps.toml").read_text("utf-8"))["case"]
 
 
 @dataclass
@@ -484,3 +490,33 @@ async def test_nobody_there_names_the_option_that_would_help(core: Core) -> None
     with pytest.raises(PersonNeededError) as caught:
         await conversation.sign_up()
     assert "--new-password-file" in caught.value.hint
+
+
+# -- Answers of the field ----------------------------------------------------------------------------------
+
+
+class Canned:
+    """A tenant that gives these answers, one after the other."""
+
+    def __init__(self, answers: list[dict[str, Any]]) -> None:
+        self.left = list(answers)
+
+    async def request(self, request: HttpRequest) -> HttpResponse:
+        answer = self.left.pop(0)
+        return response(answer["status"], answer["body"])
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+async def test_how_a_sign_in_of_the_field_ends(case: dict[str, Any], core: Core) -> None:
+    http = Canned(case["answers"])
+    person = Person({"password": [PASSWORD] * 9})
+    options = SignInOptions(username="ann@contoso.example", mfa_method=case.get("mfa_method", ""))
+    service = Service(http, ENTRA, "https://contoso.ciamlogin.com/contoso", "app", capabilities=CAPABILITIES)
+    kind, words, hint = case["ends"]
+    with pytest.raises(RelayError) as caught:
+        await Conversation(service, person, options, Clock(core)).sign_in()
+    assert type(caught.value).__name__ == kind
+    assert words in str(caught.value)
+    assert hint in caught.value.hint
+    assert person.kinds == case["asked"]
+    assert http.left == []

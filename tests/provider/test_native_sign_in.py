@@ -342,6 +342,10 @@ GUID = "0f6a1b2c-1111-4222-8333-444455556666"
         ("https://contoso.ciamlogin.com", GUID, f"https://contoso.ciamlogin.com/{GUID}"),
         ("https://login.contoso.com", "contoso.onmicrosoft.com", "https://login.contoso.com/contoso.onmicrosoft.com"),
         (f"https://login.contoso.com/{GUID}/", None, f"https://login.contoso.com/{GUID}"),
+        # An issuer, which ends in /v2.0, given as the provider's URL.
+        (f"https://login.contoso.com/{GUID}/v2.0", None, f"https://login.contoso.com/{GUID}"),
+        (f"https://{GUID}.ciamlogin.com/{GUID}/v2.0/", GUID, f"https://{GUID}.ciamlogin.com/{GUID}"),
+        ("https://contoso.ciamlogin.com/v2.0", None, "https://contoso.ciamlogin.com/contoso.onmicrosoft.com"),
         ("http://127.0.0.1:8400", "contoso", "http://127.0.0.1:8400/contoso.onmicrosoft.com"),
         ("http://127.0.0.1:8400/contoso.onmicrosoft.com", "contoso", "http://127.0.0.1:8400/contoso.onmicrosoft.com"),
     ],

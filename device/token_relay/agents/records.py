@@ -30,7 +30,8 @@ RefusedReason = Literal["person", "configuration"]  # refused, kept, and asked a
 USABLE: frozenset[GrantStateName] = frozenset({"held", "refreshing", "uncertain"})  # its refresh token may be sent
 UNANSWERED: frozenset[GrantStateName] = frozenset({"refreshing", "uncertain"})  # a request may have no verdict
 FINISHED: frozenset[GrantStateName] = frozenset({"needs_handoff", "dead"})  # only a person can help
-DeviceState = Literal["ready", "erased", "unknown", GrantStateName]  # "unknown": a newer companion said another word
+# "refused": locked because the provider refuses the client. "unknown": a newer companion said another word
+DeviceState = Literal["ready", "erased", "refused", "unknown", GrantStateName]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ environment:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. It prints errors of a person or an agent, and never raises them."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _spell_what_the_terminal_cannot()
     # Before parsing: an error of the parser itself must be shown in the right form.
     context = Context.of_process(as_json="--json" in given)
     try:
@@ -83,6 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
+
+
+def _spell_what_the_terminal_cannot() -> None:
+    """Write a name's characters that a stream's encoding lacks as escapes, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:  # a test's stream has none
+            reconfigure(errors="backslashreplace")
 
 
 def _run(context: Context, given: Sequence[str]) -> int:

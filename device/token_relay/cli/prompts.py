@@ -18,13 +18,13 @@ import shlex
 import stat
 import subprocess
 import time
-import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO, TypeVar
 
 from token_relay.cli.client import JSON
+from token_relay.cli.graphical_browser import open_graphical
 from token_relay.cli.parsing import Context, UsageError
 from token_relay.cli.render import clean
 from token_relay.protocol.errors import LocalError, PersonNeededError
@@ -67,7 +67,7 @@ class Prompts:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        open_browser: Callable[[str], bool] = webbrowser.open,
+        open_browser: Callable[[str, Mapping[str, str]], bool] = open_graphical,
     ) -> None:
         self._context = context
         self._sources = sources
@@ -181,7 +181,7 @@ class Prompts:
             self._context.note("open in a browser on this machine:")
             self._context.out(url)  # alone on its line, so that a script can take it from here
         if self._sources.may_open_browser:
-            self._open_browser(url)
+            self._open_browser(url, self._context.env)
         return "shown"
 
     def _confirm(self, text: str) -> str | None:
@@ -200,7 +200,8 @@ class Prompts:
             for number, one in enumerate(offered, 1):
                 self._context.note(f"  {number}  {clean(str(one.get('text') or one.get('value')))}")
         for _ in range(RETYPES_MAX):
-            typed = self._visible(f"Which one, 1 to {len(offered)}?", "say it beforehand: --mfa-method, --register")
+            hint = "say it beforehand: --mfa-method, --register"
+            typed = self._visible(f"Which one, 1 to {len(offered)}?", hint, about=text)
             if typed.isascii() and typed.isdigit() and 1 <= int(typed[:4]) <= len(offered):
                 return str(offered[int(typed[:4]) - 1].get("value"))
             if not typed:
@@ -218,9 +219,9 @@ class Prompts:
 
     # -- Where it comes from -------------------------------------------------------------------------------
 
-    def _visible(self, text: str, hint: str) -> str:
+    def _visible(self, text: str, hint: str, *, about: str = "") -> str:
         if not self._context.stdin.isatty():
-            raise PersonNeededError(f"nobody is there to answer: {text}", hint=hint)
+            raise PersonNeededError(f"nobody is there to answer: {about or text}", hint=hint)
         print(text, end=" ", file=self._context.stderr, flush=True)
         try:
             typed = self._context.stdin.readline(SECRET_CHARS_MAX).strip()
@@ -257,7 +258,7 @@ class Prompts:
                     pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 if pipe is not None:
                     if select.select([pipe], [], [], 0)[0] and (octets := os.read(pipe, CODE_BYTES_MAX)):
-                        return octets.decode(errors="replace").strip()
+                        return octets.decode("utf-8-sig", errors="replace").strip()
                 else:
                     now = _fingerprint(path)
                     if now is not None and now != self._seen and now == before:
@@ -293,9 +294,9 @@ def read_attributes(context: Context, path: str) -> dict[str, JSON]:
     """
     try:
         if path == "-":
-            text = context.stdin.read(ATTRIBUTES_CHARS_MAX + 1)
+            text = context.stdin.read(ATTRIBUTES_CHARS_MAX + 1).removeprefix("\ufeff")
         else:
-            with Path(path).open(encoding="utf-8") as file:
+            with Path(path).open(encoding="utf-8-sig") as file:
                 text = file.read(ATTRIBUTES_CHARS_MAX + 1)
     except UnicodeDecodeError:
         raise LocalError(f"attributes file {path} is not UTF-8 text") from None
@@ -323,7 +324,7 @@ def _line(stream: TextIO, what: str) -> str:
         line = stream.readline(SECRET_CHARS_MAX + 2)
     except UnicodeDecodeError:
         raise LocalError(f"{what}: standard input is not text") from None
-    line = line.rstrip("\r\n")
+    line = line.removeprefix("\ufeff").rstrip("\r\n")
     if not line:
         raise LocalError(f"{what}: standard input has no (further) line")
     if len(line) > SECRET_CHARS_MAX:
@@ -333,7 +334,7 @@ def _line(stream: TextIO, what: str) -> str:
 
 def _first_line_of(path: Path, what: str) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a byte order mark
             line = file.readline(SECRET_CHARS_MAX + 2).rstrip("\r\n")
     except UnicodeDecodeError:
         raise LocalError(f"{what} {path} is not UTF-8 text") from None
@@ -377,7 +378,7 @@ def _output_of(command: str) -> str:
         raise LocalError(f"--otp-command: {name} cannot be run: {exc.strerror}") from exc
     if status != 0:
         raise LocalError(f"--otp-command: {name} failed with status {status}")
-    return octets.decode(errors="replace").strip()
+    return octets.decode("utf-8-sig", errors="replace").strip()
 
 
 def _read_within(descriptor: int, timeout_s: float) -> bytes:

@@ -38,6 +38,10 @@ Kind = Literal["phone", "companion"]
 LEASE_DAYS_DEFAULT = 90  # one season without a word from the phone
 SCOPE_DEFAULT = "openid profile offline_access"
 MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}  # IANA service names mqtt and secure-mqtt
+IDLE_DAYS = (
+    "After how many days without use the provider ends a grant, when the provider does not tell: 1 to 3650. The agent "
+    "refreshes before that. Without it, what the profile knows."
+)
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)  # RFC 6749 §3.3
 _TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
@@ -130,6 +134,7 @@ def _route(route: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_name)]
+IdleDays = Annotated[int, Field(ge=1, le=3650)] | None
 FilePath = Annotated[Path, BeforeValidator(_path)]
 
 
@@ -171,8 +176,8 @@ class BrokerConfig(Section):
 
     @property
     def host(self) -> str:
-        """The broker's host name or address, without brackets."""
-        return urlsplit(self.url).hostname or ""
+        """The broker's host name or address, without brackets; a zone is spelled as the system does, %eth0."""
+        return (urlsplit(self.url).hostname or "").replace("%25", "%")  # RFC 6874 §2
 
     @property
     def port(self) -> int:
@@ -225,6 +230,7 @@ class ProviderConfig(Section):
         default=None,
         description="Auth0 and the like: the API that access tokens are for. Sent with a browser sign-in only.",
     )
+    idle_days: IdleDays = Field(default=None, description=IDLE_DAYS)
 
     @property
     def resolved_profile(self) -> Profile:
@@ -340,8 +346,19 @@ class PhoneConfig(AgentConfig):
         return self
 
 
+class GrantProviderConfig(Section):
+    """What a companion may know of its provider beyond what arrives with the grant."""
+
+    idle_days: IdleDays = Field(default=None, description=IDLE_DAYS)
+
+
 class CompanionConfig(AgentConfig):
     """Configuration of the companion's agent; its provider and scope arrive with the grant."""
+
+    provider: GrantProviderConfig = Field(
+        default_factory=GrantProviderConfig,
+        description="What this device may know of the provider; its address and scope arrive with the grant.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

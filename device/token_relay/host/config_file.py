@@ -163,6 +163,6 @@ def read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int) -> s
     if len(octets) > bytes_max:
         raise ConfigError(f"{path}: {what} is larger than {bytes_max} bytes")
     try:
-        return octets.decode()
+        return octets.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: {what} is not UTF-8 text") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, schedule
-from token_relay.agents.grants.lifecycle import Erased, Locked, NeedsHandoff
+from token_relay.agents.grants.lifecycle import Erased, LastRefusal, Locked, NeedsHandoff, Uncertain
 from token_relay.agents.grants.serving import lease_of, profile_of, remaining_s, state_of
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
@@ -162,7 +162,7 @@ def _companion_action(
     match state_of(newest):
         case Locked(reason="rollback"):
             return action("restored_backup", here.device_id)
-        case Locked():
+        case Locked() | Uncertain(refusal=LastRefusal(reason="configuration")):
             return action("client_refused")
         case NeedsHandoff() | Erased():
             return action("hand_off_again", here.device_id)
@@ -286,6 +286,8 @@ def _phone_action(
         if row.pairing_id in names:
             latest[row.pairing_id] = row
     live = [grant for grant in own if grant.state not in ("dead", "needs_handoff", "locked")]
+    if not live and any(grant.reason == "configuration" for grant in own):
+        return action("client_refused")  # a sign-in would be refused likewise
     for pairing_id, row in latest.items():
         if row.state == "offered" and row.reason == "accepted" and row.strategy == "mint":
             return action("finish_handoff", names[pairing_id])
@@ -293,6 +295,8 @@ def _phone_action(
             if not live and row.strategy != "mint":  # mint signs in by itself; the others need a live grant
                 return action("sign_in")
             return action("hand_off_again", names[pairing_id])
+        if row.state == "done" and row.device_state == "refused":
+            return action("client_refused")
         if row.state == "done" and row.device_state == "locked":
             return action("restored_backup", names[pairing_id])
         end = companions_grant_end(row, heard[pairing_id]) if row.state == "done" else None

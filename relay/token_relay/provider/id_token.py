@@ -1,8 +1,14 @@
 """Check an id_token: who signed in, as far as the provider's signature says so.
 
 An id_token is no credential here; it names the person in ``status`` and ties a grant to a subject, so that a
-handoff of somebody else's account is noticed. It is accepted with RS256 or ES256 only, by a key that the provider
-publishes, for this client and, where one was sent, with this sign-in's nonce. OpenID Connect Core 1.0 §3.1.3.7.
+handoff of somebody else's account is noticed. It is for this client and, where one was sent, has this sign-in's nonce.
+OpenID Connect Core 1.0 §3.1.3.7.
+
+What is proven wrong is refused: a claim, a signature, an algorithm without a public key (``none``, ``HS256``), a key of
+another kind than the algorithm's. What cannot be judged here (an algorithm that we do not know, no key set, no key of
+that name) is accepted with :attr:`Subject.unverified`: the token came from the token endpoint itself, over TLS or
+loopback, which item 6 of that section allows in place of the signature. Every token endpoint is such a URL:
+:func:`token_relay.provider.oauth.discover` takes no other.
 
 The caller brings the wall clock; on a device whose clock is not synced, there is nothing to check it against.
 """
@@ -11,105 +17,118 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 from dataclasses import dataclass
 
 from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, RSAKey
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from token_relay.protocol.secret import IdToken
 from token_relay.provider.http import Http, HttpRequest, HttpResponse, url_problem
-from token_relay.provider.oauth import find_retry_after_s
-from token_relay.provider.outcome import Unavailable
 from token_relay.provider.tokens import ProviderError, parse_object, shown
 
 LEEWAY_S = 120.0  # two clocks, each set by NTP, and a sign-in that took a moment
-KEYS_MAX = 64  # Entra publishes some 5, Auth0 2
 RSA_BITS_MIN = 2_048  # RFC 7518 §3.3
 KID_CHARS_MAX = 256
 SUB_CHARS_MAX = 255  # OpenID Connect Core §2
-ALGORITHMS = ("RS256", "ES256")
+# The kind of key for each algorithm that we can verify: RFC 7518 §3.1, RFC 8037 §3.1, RFC 9864 §2.2.
+ALGORITHMS = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA"),
+    "ES256": "P-256",
+    "ES384": "P-384",
+    "ES512": "P-521",
+    "EdDSA": "Ed25519",
+    "Ed25519": "Ed25519",
+}
+_PUBLIC_KEY_ALGORITHM = re.compile(r"(?!HS)(?!none)[A-Za-z0-9-]{1,16}", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedKey:
-    """One public key that may sign id_tokens."""
+    """One public key that may sign id_tokens: with ``algorithm``, or with any of its ``kind`` when that is empty."""
 
     kid: str
+    kind: str
     algorithm: str
-    key: RSAKey | ECKey
+    key: RSAKey | ECKey | OKPKey
+
+    def fits(self, algorithm: str) -> bool:
+        """Return whether the provider means this key for ``algorithm``. RFC 8725 §3.1."""
+        return self.kind == ALGORITHMS[algorithm] and self.algorithm in ("", algorithm)
 
 
 Jwks = tuple[PublishedKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class NoKeys:
+    """The provider's keys cannot be had; nothing follows from that for a token."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
-    """Who signed in: ``sub`` is unique at the issuer; ``name`` and ``username`` are for a person's eyes only."""
+    """Who signed in: ``sub`` is unique at the issuer; ``name`` and ``username`` are for a person's eyes only.
+
+    ``sid`` names the browser session at the provider, where it tells. ``unverified`` says why the signature could not
+    be judged; it is empty when the signature is right.
+    """
 
     sub: str
     name: str = ""
     username: str = ""
+    sid: str = ""
+    unverified: str = ""
 
 
-async def fetch_jwks(http: Http, jwks_uri: str) -> Jwks | Unavailable:
-    """Fetch the provider's public keys.
-
-    Raises:
-        ProviderError: something else came; the provider, or the URL, is wrong.
-    """
+async def fetch_jwks(http: Http, jwks_uri: str | None) -> Jwks | NoKeys:
+    """Fetch the provider's public keys."""
+    if jwks_uri is None:
+        return NoKeys("the provider names no address of its keys (jwks_uri)")
     if (problem := url_problem(jwks_uri)) != "":
-        raise ProviderError("jwks_unusable", f"the address of the provider's keys {problem}")
+        return NoKeys(f"the address of the provider's keys {problem}")
     answer = await http.request(HttpRequest("GET", jwks_uri, headers={"accept": "application/json"}))
     if not isinstance(answer, HttpResponse):
-        return Unavailable(answer.reason)
-    if answer.status >= 500 or answer.status in (408, 429):
-        return Unavailable(f"HTTP {answer.status} instead of the provider's keys", find_retry_after_s(answer.headers))
+        return NoKeys(f"the provider's keys cannot be had: {answer.reason}")
     if answer.status != 200:
-        raise ProviderError("jwks_unusable", f"HTTP {answer.status} instead of the provider's keys")
+        return NoKeys(f"HTTP {answer.status} instead of the provider's keys")
     return parse_jwks(answer.body)
 
 
-def parse_jwks(body: bytes) -> Jwks:
-    """Read a JWK set; keys that cannot sign with RS256 or ES256 are skipped. RFC 7517 §5.
-
-    Raises:
-        ProviderError: not a JWK set, too many keys, or no usable key in it.
-    """
+def parse_jwks(body: bytes) -> Jwks | NoKeys:
+    """Read a JWK set; keys that we cannot use are skipped. The size of the answer limits their number. RFC 7517 §5."""
     parsed = parse_object(body)
     entries = parsed[0].get("keys") if parsed else None
-    if not isinstance(entries, list) or len(entries) > KEYS_MAX:
-        raise ProviderError("jwks_unusable", f"the provider's keys are not a set of at most {KEYS_MAX}")
-    keys = tuple(key for entry in entries if isinstance(entry, dict) and (key := _read_key(entry)) is not None)
-    if not keys:
-        raise ProviderError("jwks_unusable", "the provider publishes no key for RS256 or ES256")
-    return keys
+    if not isinstance(entries, list):
+        return NoKeys("the provider's keys are not a JWK set")
+    return tuple(key for entry in entries if isinstance(entry, dict) and (key := _read_key(entry)) is not None)
 
 
 def _read_key(entry: dict[str, object]) -> PublishedKey | None:
-    kid = entry.get("kid", "")
+    kid, algorithm = entry.get("kid") or "", entry.get("alg") or ""
     if not isinstance(kid, str) or len(kid) > KID_CHARS_MAX or entry.get("use", "sig") != "sig":
         return None
-    match entry:
-        case {"kty": "RSA", "n": str(n), "e": str(e)} if entry.get("alg", "RS256") == "RS256":
-            return _import_key(kid, {"kty": "RSA", "n": n, "e": e})
-        case {"kty": "EC", "crv": "P-256", "x": str(x), "y": str(y)} if entry.get("alg", "ES256") == "ES256":
-            return _import_key(kid, {"kty": "EC", "crv": "P-256", "x": x, "y": y})
-        case _:
-            return None
-
-
-def _import_key(kid: str, public: dict[str, str | list[str]]) -> PublishedKey | None:
-    # Only the members that make up the key: the caller has judged the rest of the entry.
+    if not isinstance(algorithm, str):
+        return None
+    key: RSAKey | ECKey | OKPKey
+    # Only the members that make up the key.
     try:
-        if public["kty"] == "EC":
-            return PublishedKey(kid, "ES256", ECKey.import_key(public))
-        if _bits(str(public["n"])) < RSA_BITS_MIN:
-            return None  # refused here, because the library would print a warning
-        rsa_key = RSAKey.import_key(public)
+        match entry:
+            case {"kty": "RSA", "n": str(n), "e": str(e)} if _bits(n) >= RSA_BITS_MIN:  # the library would only warn
+                kind, key = "RSA", RSAKey.import_key({"kty": "RSA", "n": n, "e": e})
+            case {"kty": "EC", "crv": str(kind), "x": str(x), "y": str(y)}:
+                key = ECKey.import_key({"kty": "EC", "crv": kind, "x": x, "y": y})
+            case {"kty": "OKP", "crv": "Ed25519", "x": str(x)}:
+                kind, key = "Ed25519", OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": x})
+                algorithm = "" if algorithm in ("EdDSA", "Ed25519") else algorithm  # two names of one algorithm
+            case _:
+                return None
     except (JoseError, ValueError, TypeError, OverflowError):  # points off the curve, broken base64, e = 1
         return None
-    return PublishedKey(kid, "RS256", rsa_key)
+    is_known = ALGORITHMS.get(algorithm) == kind if algorithm else kind in ALGORITHMS.values()
+    return PublishedKey(kid, kind, algorithm, key) if is_known else None
 
 
 def _bits(modulus: str) -> int:
@@ -118,7 +137,7 @@ def _bits(modulus: str) -> int:
 
 def check_id_token(
     id_token: IdToken,
-    jwks: Jwks,
+    jwks: Jwks | NoKeys,
     *,
     issuer: str,
     client_id: str,
@@ -130,7 +149,7 @@ def check_id_token(
     Raises:
         ProviderError: with a ``reason`` slug; the sign-in must not be used.
     """
-    claims = _verify(id_token, jwks)
+    claims, unverified = _verify(id_token, jwks)
     if claims.get("iss") != issuer:
         raise ProviderError("id_token_issuer", "the id_token is from another issuer")
     _check_audience(claims, client_id)
@@ -139,35 +158,70 @@ def check_id_token(
         said = claims.get("nonce")
         if not isinstance(said, str) or not hmac.compare_digest(said.encode("utf-8", "replace"), nonce.encode()):
             raise ProviderError("id_token_nonce", "the id_token belongs to another sign-in")
-    sub = claims.get("sub")
-    if not isinstance(sub, str) or not sub or len(sub) > SUB_CHARS_MAX or not sub.isprintable():
+    sub, sid = claims.get("sub"), claims.get("sid")
+    if not _is_name(sub):
         raise ProviderError("id_token_subject", f"the id_token has no sub of 1 to {SUB_CHARS_MAX} characters")
     username = claims.get("preferred_username") or claims.get("email")
-    return Subject(sub, name=shown(claims.get("name")), username=shown(username))
+    return Subject(
+        str(sub),
+        name=shown(claims.get("name")),
+        username=shown(username),
+        sid=str(sid) if _is_name(sid) else "",
+        unverified=unverified,
+    )
 
 
-def _verify(id_token: IdToken, jwks: Jwks) -> dict[str, object]:
-    registry = jws.JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= SUB_CHARS_MAX and value.isprintable()
+
+
+def _verify(id_token: IdToken, jwks: Jwks | NoKeys) -> tuple[dict[str, object], str]:
+    """Return the claims, and why the signature could not be judged, or an empty string."""
     try:
         signed = jws.extract_compact(id_token.reveal().encode())
-        header = signed.headers()
-        algorithm, kid = header.get("alg"), header.get("kid")
-        if algorithm not in ALGORITHMS or "crit" in header:
-            raise ProviderError("id_token_algorithm", "the id_token is not signed with RS256 or ES256")
-        # Without a kid there must be only one key for the algorithm: OpenID Connect Core §10.1.
-        candidates = [key for key in jwks if key.algorithm == algorithm and kid in (None, key.kid)]
-        if len(candidates) != 1:
-            raise ProviderError("id_token_key", "the provider publishes no single key for this id_token")
-        is_genuine = jws.validate_compact(signed, candidates[0].key, registry=registry)
+        unverified = _judge(signed, jwks)
     except (JoseError, ValueError, TypeError) as error:
         # The library's message may quote the token; its class says enough.
         raise ProviderError("id_token_malformed", f"the id_token cannot be read ({type(error).__name__})") from None
-    if not is_genuine:
-        raise ProviderError("id_token_signature", "the id_token's signature is wrong")
     parsed = parse_object(signed.payload)
     if parsed is None or parsed[1]:
         raise ProviderError("id_token_malformed", "the id_token's claims are not a JSON object with distinct keys")
-    return parsed[0]
+    return parsed[0], unverified
+
+
+def _judge(signed: jws.CompactSignature, jwks: Jwks | NoKeys) -> str:
+    header = signed.headers()
+    algorithm, kid = header.get("alg"), header.get("kid") or ""
+    if not isinstance(algorithm, str) or not _PUBLIC_KEY_ALGORITHM.fullmatch(algorithm) or "crit" in header:
+        raise ProviderError("id_token_algorithm", "the id_token is not signed in a way that a public key can prove")
+    if not isinstance(kid, str):
+        raise ProviderError("id_token_malformed", "the id_token's kid is no string")
+    if algorithm not in ALGORITHMS:
+        return f"it is signed with {algorithm}, which this program cannot check"
+    if isinstance(jwks, NoKeys):
+        return jwks.reason
+    candidates = _candidates(jwks, kid, algorithm)
+    if isinstance(candidates, str):
+        return candidates
+    # Not jws.validate_compact: it prints a warning for "EdDSA", which providers still write.
+    verifier = jws.JWSRegistry.algorithms[algorithm]
+    text = signed.segments["header"] + b"." + signed.segments["payload"]
+    signature = base64.urlsafe_b64decode(signed.segments["signature"] + b"==")
+    if not any(verifier.verify(text, signature, key.key) for key in candidates):
+        raise ProviderError("id_token_signature", "the id_token's signature is wrong")
+    return ""
+
+
+def _candidates(jwks: Jwks, kid: str, algorithm: str) -> list[PublishedKey] | str:
+    """Return the keys that may have signed: all of that name, else those without one. Or why there are none."""
+    named = [key for key in jwks if key.kid == kid] if kid else []
+    if named and not any(key.fits(algorithm) for key in named):
+        raise ProviderError("id_token_key", f"the provider's key of the id_token's name is not for {algorithm}")
+    unnamed = [key for key in jwks if not kid or not key.kid]
+    candidates = [key for key in named or unnamed if key.fits(algorithm)]
+    if not kid and len({key.key.thumbprint() for key in candidates}) > 1:
+        raise ProviderError("id_token_key", "the id_token names no key, and the provider has several")  # Core §10.1
+    return candidates or f"the provider publishes no key for it ({algorithm})"
 
 
 def _check_audience(claims: dict[str, object], client_id: str) -> None:

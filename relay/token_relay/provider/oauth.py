@@ -17,7 +17,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.utils import mktime_tz, parsedate_tz
 from typing import assert_never
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -36,6 +36,14 @@ from token_relay.provider.tokens import (
 )
 
 RETRY_AFTER_S_MAX = 3_600.0  # a provider that asks for more is asked again in an hour, not in a year
+# Lists of the metadata that tell before a sign-in what cannot work in it. RFC 8414 §2, OpenID Connect Discovery §3.
+SUPPORTED = (
+    "code_challenge_methods_supported",
+    "id_token_signing_alg_values_supported",
+    "token_endpoint_auth_methods_supported",
+)
+WORDS_MAX = 64  # of one list; the longest seen, a provider's signing algorithms, has fifteen
+WORD_CHARS_MAX = 64
 RETRY_AFTER_S_DEFAULT = 60.0  # for a date that cannot be turned into a distance
 REVOKE_TIMEOUT_S = 10.0
 
@@ -357,21 +365,29 @@ def _base64url(raw: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProviderMetadata:
-    """A provider's issuer and endpoints; every URL is https, or loopback when the document came from loopback."""
+    """A provider's issuer and endpoints; every URL is https, or loopback when the document came from loopback.
+
+    ``supported`` holds the document's :data:`SUPPORTED` lists that it has.
+    """
 
     issuer: str
     token_endpoint: str
     authorization_endpoint: str | None = None
     revocation_endpoint: str | None = None
     jwks_uri: str | None = None
+    supported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryFailed:
-    """No metadata. ``is_temporary``: asking later may help; otherwise a person must correct something."""
+    """No metadata. ``is_temporary``: asking later may help; otherwise a person must correct something.
+
+    ``issuer`` is what the provider calls itself, where that is the whole trouble.
+    """
 
     reason: str
     is_temporary: bool
+    issuer: str = ""
 
 
 async def discover(http: Http, issuer: str) -> ProviderMetadata | DiscoveryFailed:
@@ -393,6 +409,7 @@ async def discover(http: Http, issuer: str) -> ProviderMetadata | DiscoveryFaile
         return DiscoveryFailed(
             f"the provider calls itself {found.issuer}, asked for was {issuer}; they must be equal to the letter",
             is_temporary=False,
+            issuer=found.issuer,
         )
     return found
 
@@ -452,7 +469,13 @@ def _check_metadata(body: bytes, *, is_local: bool) -> ProviderMetadata | Discov
         authorization_endpoint=urls.get("authorization_endpoint"),
         revocation_endpoint=urls.get("revocation_endpoint"),
         jwks_uri=urls.get("jwks_uri"),
+        supported={name: words for name in SUPPORTED if (words := _words(parsed[0].get(name)))},
     )
+
+
+def _words(value: object) -> tuple[str, ...]:
+    listed = value[:WORDS_MAX] if isinstance(value, list) else []
+    return tuple(word for word in listed if isinstance(word, str) and 0 < len(word) <= WORD_CHARS_MAX)
 
 
 def _issuer_problem(issuer: str) -> str:

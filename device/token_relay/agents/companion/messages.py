@@ -189,7 +189,8 @@ class CompanionMessages:
             elif row.state == "stored":
                 grants = tx.select(Grant, handoff_id=row.handoff_id)
                 if grants:
-                    state, generation = grants[0].state, grants[0].generation
+                    state: str = "refused" if grants[0].reason == "configuration" else grants[0].state
+                    generation = grants[0].generation
                     reports.append(HandoffReport(handoff_id=row.handoff_id, state=state, generation=generation))
         return reports[-HANDOFFS_LISTED_MAX:]
 

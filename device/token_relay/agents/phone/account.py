@@ -2,7 +2,8 @@
 
 A sign-in (:class:`token_relay.agents.phone.person.SignIn`) ends in a ``NewGrant``. For the phone's own account it is
 stored before it is judged: the refresh token is on disk first, locked, then the id_token is checked, and a sign-in that
-fails the check is revoked and erased again. A token that is minted for a companion is never kept here.
+is proven wrong is revoked and erased again. What cannot be judged here is kept, and told. A token that is minted for a
+companion is never kept here.
 
 The refresh token leaves only by :meth:`Accounts.get_access_token`, through two gates: the application's
 (``allow_refresh_token_access``) and the call's (``return_refresh_token=True``, the shape of MSAL's
@@ -13,15 +14,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import choose_grant, columns_of, normalise_scope
 from token_relay.agents.grants.tokens import cache_token, delete_grant
+from token_relay.agents.phone.own_grants import NOWHERE
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
 from token_relay.agents.phone.sign_in import AccountSettings, discover, shown_name
-from token_relay.agents.records import FINISHED, CachedToken, Grant
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import FINISHED, CachedToken, Grant, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -71,17 +75,20 @@ class Accounts:
             PersonNeededError: the provider wants something that this way of signing in cannot do.
             LocalError, TransientError: it failed; the message says why and what to try.
         """
-        return await self._keep(await self._sign_in.authenticate(person, options, self.note_refusal))
+        return await self._keep(await self._sign_in.authenticate(person, options, self.note_refusal), person)
 
-    async def _keep(self, new: NewGrant) -> Grant:
+    async def _keep(self, new: NewGrant, person: Person) -> Grant:
         """Store, then judge, then adopt or discard."""
         grant = await self._turns.run(lambda turn: self._store(turn, new))
         try:
             checked = await self._sign_in.check(new)
-        except RelayError:
-            await self._discard(grant)
+        except RelayError as exc:
+            await self._discard(grant, str(exc))
             raise
-        return await self._turns.run(lambda turn: self._adopt(turn, grant.grant_id, checked))
+        adopted = await self._turns.run(lambda turn: self._adopt(turn, grant.grant_id, checked))
+        for note in checked.notes:
+            await person.progress({"message": f"warning: {note.text}"})
+        return adopted
 
     async def sign_up(self, person: Person, options: SignInOptions) -> Grant | NotSignedIn:
         """Make an account natively, and keep the grant of the sign-in that follows where the provider allows one.
@@ -90,7 +97,7 @@ class Accounts:
             PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; there is no account then.
         """
         outcome = await self._sign_in.sign_up(person, options, self.note_refusal)
-        return await self._keep_if_signed_in(outcome, "account_created")
+        return await self._keep_if_signed_in(outcome, "account_created", person)
 
     async def reset_password(self, person: Person, options: SignInOptions) -> Grant | NotSignedIn:
         """Change a password natively, and keep the grant of the sign-in that follows where the provider allows one.
@@ -99,13 +106,15 @@ class Accounts:
             PersonNeededError, LocalError, TransientError: as :meth:`sign_in`; it says what became of the password.
         """
         outcome = await self._sign_in.reset_password(person, options, self.note_refusal)
-        return await self._keep_if_signed_in(outcome, "password_changed")
+        return await self._keep_if_signed_in(outcome, "password_changed", person)
 
-    async def _keep_if_signed_in(self, outcome: NewGrant | NotSignedIn, done: Done) -> Grant | NotSignedIn:
+    async def _keep_if_signed_in(
+        self, outcome: NewGrant | NotSignedIn, done: Done, person: Person
+    ) -> Grant | NotSignedIn:
         if isinstance(outcome, NotSignedIn):
             return outcome
         try:
-            return await self._keep(outcome)
+            return await self._keep(outcome, person)
         except RelayError as exc:
             return NotSignedIn(done, str(exc))
 
@@ -133,10 +142,11 @@ class Accounts:
             client_id=self.settings.client_id,
             token_endpoint=new.metadata.token_endpoint,
             revocation_endpoint=new.metadata.revocation_endpoint or "",
-            scope=_granted(new.tokens.scope, self.settings.scope),
+            scope=_granted(new.tokens.scope, self.settings.scope, self.settings.profile.name),
             audience=self.settings.audience,
             subject=new.subject,
             account=new.username,
+            sid=new.sid,
             profile=self.settings.profile.name,
             signed_in_at=turn.wall,
             is_otp=new.is_otp,
@@ -158,31 +168,52 @@ class Accounts:
     def _adopt(self, turn: Turn, grant_id: str, checked: NewGrant) -> Grant:
         generation = turn.row(Grant, grant_id).generation
         turn.change(Grant, grant_id, **columns_of(lifecycle.Held(generation)))
-        grant = turn.change(Grant, grant_id, subject=checked.subject, account=checked.username)
+        grant = turn.change(Grant, grant_id, subject=checked.subject, account=checked.username, sid=checked.sid)
         for older in turn.tx.select(
             Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id, subject=grant.subject
         ):
             if older.grant_id != grant_id:
                 delete_grant(turn, older.grant_id)
         turn.event("signed_in", grant_id=grant_id, generation=grant.generation, detail=grant.account)
+        tell_notes(turn, checked, grant_id=grant_id)
         turn.after.append(self._due.set)
         return grant
 
-    async def _discard(self, grant: Grant) -> None:
-        """Revoke a sign-in that failed its check, where that is possible, and erase it."""
-        if grant.revocation_endpoint and grant.refresh_token is not None:
-            await oauth.revoke(
-                self._http,
-                revocation_endpoint=grant.revocation_endpoint,
-                client_id=grant.client_id,
-                token=grant.refresh_token,
-            )
+    async def _discard(self, grant: Grant, why: str) -> None:
+        """Revoke a sign-in that failed its check, where that ends nothing else, and erase it."""
+        said = await self._revoke(grant)
 
         def step(turn: Turn) -> None:
             delete_grant(turn, grant.grant_id)
-            turn.event("sign_in_refused", grant_id=grant.grant_id)
+            turn.event("sign_in_refused", grant_id=grant.grant_id, detail=why)
+            turn.event("revoked_at_provider", grant_id=grant.grant_id, detail=said)
 
         await self._turns.run(step)
+
+    def discard_unjudged(self, turn: Turn) -> None:
+        """Erase, in this transaction, the sign-ins that the agent did not come to judge; then have them revoked.
+
+        Their commands have failed, and what would prove them (the nonce) is gone. Where revoking could end another
+        device's grant, the provider is not asked, and the event says "unsupported": the token lives there until its
+        end, and nobody has it.
+        """
+        for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
+            delete_grant(turn, grant.grant_id)
+            turn.event("sign_in_refused", grant_id=grant.grant_id, detail="the agent stopped before it was checked")
+            turn.after.append(partial(self._revoke_soon, grant))
+
+    def _revoke_soon(self, grant: Grant) -> None:
+        async def revoke() -> None:
+            said = await self._revoke(grant)
+            await self._turns.run(lambda turn: turn.event("revoked_at_provider", grant_id=grant.grant_id, detail=said))
+
+        self._turns.spawn(revoke())
+
+    async def _revoke(self, grant: Grant) -> ProviderSaid:
+        is_sole = await self._turns.read(partial(_is_sole, grant=grant))
+        if grant.refresh_token is None or not revocation.may_ask(grant, is_revoked=is_sole):
+            return "unsupported"
+        return await revocation.ask(self._http, grant, grant.refresh_token)
 
     async def discover(self) -> oauth.ProviderMetadata:
         """Return the provider's endpoints. Raises TransientError when a later try may work, else ConfigError."""
@@ -233,7 +264,8 @@ class Accounts:
         """Write the scope that the first answer tells: a token from elsewhere has that of its own sign-in."""
         token = turn.tx.get(CachedToken, grant.grant_id, "")
         if token is not None:
-            return turn.change(Grant, grant.grant_id, scope=_granted(token.granted_scope, self.settings.scope))
+            scope = _granted(token.granted_scope, self.settings.scope, grant.profile)
+            return turn.change(Grant, grant.grant_id, scope=scope)
         return grant
 
     async def sign_out(self) -> list[dict[str, str]]:
@@ -308,9 +340,25 @@ class Accounts:
             )
 
 
-def _granted(answered: str, requested: str) -> str:
-    """Return the grant's scope: what the answer says, and those of our words that answers tend to leave out."""
+def _is_sole(tx: Transaction, grant: Grant) -> bool:
+    """Return whether neither this phone nor a device has another grant of the same client at the provider."""
+    own = tx.select(Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id)
+    given = tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
+    return all(row.grant_id == grant.grant_id for row in own) and all(row.state in NOWHERE for row in given)
+
+
+def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str = "") -> None:
+    """Write the notes of a sign-in to the audit table."""
+    for note in new.notes:
+        turn.event(note.event, grant_id=grant_id, handoff_id=handoff_id, detail=note.text)
+
+
+def _granted(answered: str, requested: str, profile: str) -> str:
+    """Return the grant's scope: what the answer says, and those of our words that answers tend to leave out.
+
+    Entra alone grants ``offline_access`` without a word; a refresh that asks for less gets no refresh token there.
+    """
     if not answered:
         return normalise_scope(requested)
-    silent = set(requested.split()) & {"openid", "profile", "email", "offline_access"}
-    return normalise_scope(f"{answered} {' '.join(silent)}")
+    tacit = {"openid", "profile", "email"} | ({"offline_access"} if profile == "entra" else set())
+    return normalise_scope(f"{answered} {' '.join(tacit & set(requested.split()))}")

@@ -14,9 +14,9 @@ from typing import Any
 import structlog
 
 from token_relay.agents.grants import schedule
+from token_relay.agents.grants.answers import refusal
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import normalise_scope
-from token_relay.agents.grants.tokens import delete_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
@@ -102,13 +102,12 @@ class PhoneAgent:
     async def start(self) -> None:
         """Pick up after a restart; durable when it returns.
 
-        Count orphans, go on obtaining what was accepted, and delete a sign-in that was not judged.
+        Count orphans, go on obtaining what was accepted, and discard a sign-in that was not judged.
         """
 
         def step(turn: Turn) -> None:
             self.obtaining.resume(turn)
-            for grant in turn.tx.select(Grant, state="locked", reason="unverified"):
-                delete_grant(turn, grant.grant_id)  # the agent stopped before the sign-in's id_token was checked
+            self.accounts.discard_unjudged(turn)
 
         await self.turns.run(step)
 
@@ -216,6 +215,9 @@ class PhoneAgent:
             # left, and another profile's strategy may spend it.
             if is_ours and grant.refresh_token is not None and grant.state in USABLE:
                 return grant
+            if is_ours and may_be_sent(grant):
+                refused = refusal(grant, "token-relay phone sign-in --username U, or --browser")
+                raise PersonNeededError(refused.detail, hint=refused.action)
         raise PersonNeededError(
             "nobody is signed in on this phone", hint="token-relay phone sign-in --username U, or --browser"
         )

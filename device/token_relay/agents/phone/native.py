@@ -48,6 +48,7 @@ QUESTIONS_MAX = 60  # of one conversation; the control socket allows a command a
 STEPS_MAX = 40  # states of one conversation, polls not counted; a provider that wants more is broken
 POLL_WAIT_S_MAX = 300.0  # as Microsoft's SDK waits; after that the outcome is unknown
 VALUE_CHARS_MAX = 256  # of an attribute
+LOCKED = 50053  # AADSTS: too many wrong passwords; Entra's reference of error codes
 
 AnyFlow = SignInFlow | SignUp | PasswordReset
 
@@ -131,8 +132,12 @@ class Conversation:
             raise error_of(failure)
         if isinstance(again, CodeRequired) and again.tries_left < 1:
             raise PersonNeededError(f"three wrong codes: begin again for a new one{support(failure)}")
-        if failure.error == "unavailable":
+        if failure.error == "unavailable" or LOCKED in failure.codes:  # the next password would be refused unread
             raise error_of(failure)
+        if self._service.profile.temporary_codes & set(failure.codes):
+            raise TransientError(text_of(failure), hint="try again later")
+        if isinstance(again, MfaRequired) and len(again.methods) == 1:
+            raise error_of(failure)  # there is nothing else to choose
         await self._person.progress({"message": text_of(failure)})
         self._said = failure.detail or "not accepted"
         return again
@@ -241,7 +246,8 @@ class Conversation:
         chosen = next((one for one in methods if one.id == value), None)
         if chosen is None:
             names = ", ".join(choice["text"] for choice in choices)
-            raise PersonNeededError(f"the provider asks for a choice, {title} one of: {names}", hint=f"add {hint}")
+            text = f"the provider asks for a choice, {title} one of: {names}"
+            raise PersonNeededError(f"{said}; {text}" if said else text, hint=f"add {hint}")
         return chosen
 
     async def _ask_contact(self, state: RegistrationRequired, said: str) -> tuple[Method, str]:
@@ -315,6 +321,9 @@ def error_of(failure: Failed) -> RelayError:
         return TransientError(text, hint="try again later")
     if failure.error in ("unauthorized_client", "invalid_client", "invalid_scope"):
         return ConfigError(text, hint="check provider.client_id and scope, and that native authentication is on")
+    if LOCKED in failure.codes:
+        hint = "wait until the lock ends, or: token-relay phone reset-password --username U"
+        return PersonNeededError(text, hint=hint)
     if failure.error == "user_not_found":
         return PersonNeededError(text, hint="check the name, or: token-relay phone sign-up --username U")
     if failure.error == "user_already_exists":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -17,11 +18,13 @@ from token_relay.agents.failures import until_stored
 from token_relay.agents.grants import schedule
 from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Flights
-from token_relay.agents.phone.account import Accounts
+from token_relay.agents.phone.account import Accounts, tell_notes
 from token_relay.agents.phone.branch import Branch
 from token_relay.agents.phone.handoff_rows import state_of
-from token_relay.agents.phone.person import NewGrant, Person, SignIn, SignInLostError, SignInOptions
+from token_relay.agents.phone.person import NewGrant, Person, SignIn, SignInLostError, SignInNote, SignInOptions
+from token_relay.agents.phone.sign_in_advice import PRIVATE_WINDOW, SESSION_SHARED, is_session_shared
 from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
+from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
 from token_relay.agents.records import UNANSWERED, Grant, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
@@ -151,6 +154,9 @@ class Obtaining:
                 return
             chosen = options or SignInOptions(username=await self._accounts.usual_username())
             await self._turns.run(partial(self._begin, handoff_id=row.handoff_id))
+            profile = self._accounts.settings.profile
+            if (chosen.method or profile.sign_in) == "browser" and is_session_shared(profile):
+                await person.progress({"message": PRIVATE_WINDOW})
             try:
                 new = await self._sign_in.authenticate(person, chosen, self._accounts.note_refusal)
             except BaseException as exc:
@@ -162,8 +168,17 @@ class Obtaining:
             except BaseException:  # a live token, and nobody holds it
                 await self._turns.run(partial(self._abandon, handoff_id=row.handoff_id, orphans=1))
                 raise
+            checked = await self._turns.read(partial(self._compare_sessions, new=checked))
             await self._carefully(partial(self._minted, handoff_id=row.handoff_id, new=checked))
+            for note in checked.notes:
+                await person.progress({"message": f"warning: {note.text}"})
         self._signing_in.pop(row.handoff_id, None)
+
+    def _compare_sessions(self, tx: Transaction, new: NewGrant) -> NewGrant:
+        """Add a note when another sign-in of this phone came from the same session at the provider."""
+        others = tx.select(Grant, issuer=new.metadata.issuer, sid=new.sid) if new.sid else []
+        note = SignInNote("session_shared", SESSION_SHARED)
+        return replace(new, notes=(*new.notes, note)) if others else new
 
     def _begin(self, turn: Turn, handoff_id: str) -> None:
         if turn.tx.get(PhoneHandoff, handoff_id) is not None:
@@ -179,6 +194,7 @@ class Obtaining:
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if pairing is None or new.tokens.refresh_token is None:
             return
+        tell_notes(turn, new, handoff_id=handoff_id)
         grant = self._accounts.grant_of(turn, new, new.tokens.refresh_token)
         if not self._steps.release(turn, pairing, handoff_id, grant, new.tokens.refresh_token):
             orphans = turn.row(PhoneHandoff, handoff_id).orphans + 1

@@ -53,8 +53,19 @@ class SignInLostError(TransientError):
 
 
 @dataclass(frozen=True, slots=True)
+class SignInNote:
+    """Something about a sign-in that the person should hear: ``event`` goes to the audit table with ``text``."""
+
+    event: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewGrant:
-    """Tokens of a sign-in, and their origin. ``subject`` is empty until the id_token is checked."""
+    """Tokens of a sign-in, and their origin. ``subject``, ``sid`` and ``notes`` are empty until it is checked.
+
+    ``sid`` names the browser session at the provider, where it tells. OpenID Connect Back-Channel Logout §2.1.
+    """
 
     tokens: Refreshed
     metadata: ProviderMetadata
@@ -63,6 +74,8 @@ class NewGrant:
     is_otp: bool
     username: str
     subject: str = ""
+    sid: str = ""
+    notes: tuple[SignInNote, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +110,12 @@ class SignIn(Protocol):
         ...
 
     async def check(self, new: NewGrant) -> NewGrant:
-        """Judge a sign-in; returns it with the subject that the id_token proves.
+        """Judge a sign-in; returns it with the subject of the id_token, and with notes for the person.
+
+        An id_token whose signature cannot be judged here does not cost the sign-in: a note says so.
 
         Raises:
-            LocalError: it must not be used.
-            TransientError: the provider's keys cannot be fetched now.
+            LocalError, PeerError: it must not be used.
         """
         ...
 
@@ -123,6 +137,13 @@ class SignInRefused:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class NotAccepted:
+    """A browser came, and it was not the answer to this sign-in; ``why`` is a sentence for the person."""
+
+    why: str
+
+
 class RedirectReceiver(Protocol):
     """Waits where the provider sends the browser at the end of one sign-in, from ``async with`` on. RFC 8252 §7."""
 
@@ -141,8 +162,11 @@ class RedirectReceiver(Protocol):
         """The URI for the authorization request."""
         ...
 
-    async def wait(self) -> CodeReceived | SignInRefused:
-        """Wait for the redirect of this sign-in; the caller limits the time."""
+    async def wait(self) -> CodeReceived | SignInRefused | NotAccepted:
+        """Wait for the redirect of this sign-in, or for one that is not accepted; the caller limits the time.
+
+        It may be called again after a cancel, and after :class:`NotAccepted`, which comes once for each reason.
+        """
         ...
 
 

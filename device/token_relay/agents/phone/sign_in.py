@@ -16,13 +16,17 @@ from token_relay.agents.phone.person import (
     CodeReceived,
     NewGrant,
     NewReceiver,
+    NotAccepted,
     NotSignedIn,
     Person,
+    RedirectReceiver,
     RefusalNote,
     SignInLostError,
+    SignInNote,
     SignInOptions,
     SignInRefused,
 )
+from token_relay.agents.phone.sign_in_advice import advice_about, foreseen, hint_for, not_granted
 from token_relay.agents.ports import Clock, Random
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
 from token_relay.protocol.secret import Code
@@ -35,6 +39,7 @@ from token_relay.provider.profile import Profile
 
 ACCOUNT_CHARS_MAX = 200
 BROWSER_WAIT_S = 600.0  # a person finds a password, a second device, and comes back
+BROWSER_PATIENCE_S = 60.0  # then a person who looks at an error page in the browser is told what may be wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ class ProviderSignIn:
         if not options.username:
             raise ConfigError("native authentication needs a user name", hint="add --username")
         base = native_base(settings.url, settings.tenant)
-        metadata = _found(await discover_entra(self._http, base))
+        metadata = _found(await discover_entra(self._http, base), profile)
         service = Service(self._http, profile, base, settings.client_id, settings.scope, capabilities=CAPABILITIES)
         conversation = Conversation(service, person, options, self._clock)
         try:
@@ -107,6 +112,8 @@ class ProviderSignIn:
 
     async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
         metadata = await discover(self._http, self._settings)
+        for sentence in foreseen(metadata, self._settings.scope, self._settings.profile):
+            await person.progress({"message": f"warning: {sentence}"})
         state, nonce = self._random.bytes(16).hex(), self._random.bytes(16).hex()
         verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
         async with self._new_receiver(state) as receiver:
@@ -116,16 +123,32 @@ class ProviderSignIn:
                 raise PersonNeededError("nobody is there to sign in with a browser", hint="run the command again")
             try:
                 async with asyncio.timeout(BROWSER_WAIT_S):
-                    answer = await receiver.wait()
+                    answer = await self._come_back(receiver, person)
             except TimeoutError:
                 raise PersonNeededError("nobody signed in within ten minutes", hint="run the command again") from None
             match answer:
                 case SignInRefused(error=error):
-                    raise PersonNeededError(f"the provider refused the sign-in: {error}", hint="sign in again")
+                    raise PersonNeededError(f"the provider refused the sign-in: {error}", hint=hint_for(error))
                 case CodeReceived(code=code):
                     sent = Stamp.of(self._clock.now())
                     outcome = await self._redeem(metadata, receiver.redirect_uri, code, verifier)
         return NewGrant(_tokens(outcome), metadata, sent, nonce, is_otp=False, username=options.username)
+
+    async def _come_back(self, receiver: RedirectReceiver, person: Person) -> CodeReceived | SignInRefused:
+        """Wait for this sign-in's redirect, and tell the person about browsers that come with something else."""
+        is_told = False
+        while True:
+            try:
+                async with asyncio.timeout(None if is_told else BROWSER_PATIENCE_S):
+                    answer = await receiver.wait()
+            except TimeoutError:
+                is_told = True
+                text = "the browser shows an error? the registration of this client must have the redirect URI"
+                await person.progress({"message": f"{text} {receiver.redirect_uri}, with any port"})
+                continue
+            if not isinstance(answer, NotAccepted):
+                return answer
+            await person.progress({"message": f"a browser came back and was not accepted: {answer.why}"})
 
     def _url(
         self, metadata: oauth.ProviderMetadata, redirect_uri: str, *, state: str, nonce: str, challenge: str
@@ -165,32 +188,40 @@ class ProviderSignIn:
             raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
         if new.tokens.problem:
             raise LocalError(f"the provider's answer cannot be used: {new.tokens.problem}")
-        if new.tokens.id_token is None or new.metadata.jwks_uri is None:
+        if words := not_granted(self._settings.scope, new.tokens.scope):
+            new = _noted(new, "scope_not_granted", f"the provider did not grant all of the scope: {words} is missing")
+        if new.tokens.id_token is None:
             if "openid" in self._settings.scope.split():
                 raise LocalError("the provider gave no id_token although scope has openid")
             return new
         from token_relay.provider.id_token import check_id_token, fetch_jwks  # joserfc costs start-up time and memory
 
-        jwks = await fetch_jwks(self._http, new.metadata.jwks_uri)
-        if isinstance(jwks, Unavailable):
-            raise TransientError(f"the provider's keys cannot be had: {jwks.reason}", hint="try again later")
         subject = check_id_token(
             new.tokens.id_token,
-            jwks,
+            await fetch_jwks(self._http, new.metadata.jwks_uri),
             issuer=new.metadata.issuer,
             client_id=self._settings.client_id,
             nonce=new.nonce,
             now_wall_s=self._clock.now().wall_s,
         )
-        username = subject.username or new.username or subject.name
-        return replace(new, subject=subject.sub, username=shown_name(username))
+        if subject.unverified:
+            text = f"the signature of the id_token could not be checked: {subject.unverified}; the sign-in is kept"
+            new = _noted(new, "id_token_unverified", text)
+        # The name that was typed is that of the account only at native sign-in, which sends no nonce.
+        typed = new.username if new.nonce is None else ""
+        username = subject.username or typed or subject.name or subject.sub
+        return replace(new, subject=subject.sub, sid=subject.sid, username=shown_name(username))
+
+
+def _noted(new: NewGrant, event: str, text: str) -> NewGrant:
+    return replace(new, notes=(*new.notes, SignInNote(event, text)))
 
 
 async def discover(http: Http, settings: AccountSettings) -> oauth.ProviderMetadata:
     """Return the provider's endpoints. Raises TransientError when a later try may work, else ConfigError."""
     if settings.profile.name == "entra":
-        return _found(await discover_entra(http, native_base(settings.url, settings.tenant)))
-    return _found(await oauth.discover(http, settings.url))
+        return _found(await discover_entra(http, native_base(settings.url, settings.tenant)), settings.profile)
+    return _found(await oauth.discover(http, settings.url), settings.profile)
 
 
 def shown_name(username: str) -> str:
@@ -198,11 +229,12 @@ def shown_name(username: str) -> str:
     return "".join(c for c in username if c.isprintable())[:ACCOUNT_CHARS_MAX]
 
 
-def _found(found: oauth.ProviderMetadata | oauth.DiscoveryFailed) -> oauth.ProviderMetadata:
+def _found(found: oauth.ProviderMetadata | oauth.DiscoveryFailed, profile: Profile) -> oauth.ProviderMetadata:
     if isinstance(found, oauth.DiscoveryFailed):
+        hint = advice_about(found, profile)
         if found.is_temporary:
-            raise TransientError(f"the provider cannot be reached: {found.reason}", hint="try again later")
-        raise ConfigError(f"the provider cannot be used: {found.reason}", hint="check provider.url in config.toml")
+            raise TransientError(f"the provider cannot be reached: {found.reason}", hint=hint)
+        raise ConfigError(f"the provider cannot be used: {found.reason}", hint=hint)
     return found
 
 
@@ -211,7 +243,8 @@ def _tokens(outcome: TokenOutcome) -> Refreshed:
         case Refreshed():
             return outcome
         case Denied():
-            raise PersonNeededError(f"the provider refused the sign-in: {outcome.error}{support(outcome)}")
+            said = f"the provider refused the sign-in: {outcome.error}{support(outcome)}"
+            raise PersonNeededError(said, hint=hint_for(outcome.error))
         case Unavailable(reason=reason):
             raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
         case OutcomeUnknown(reason=reason):

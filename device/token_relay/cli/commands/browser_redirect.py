@@ -13,11 +13,10 @@ import hmac
 import os
 import secrets
 import socket
-import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
+from token_relay.host.loopback_peer import TABLES, owner_of
 from token_relay.protocol.errors import LocalError
 
 TYPE_CHECKING = False
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 REQUEST_BYTES_MAX = 16_384
 REQUEST_TIMEOUT_S = 2.0  # browsers open connections in advance and send nothing; the next one waits that long
-LOOK_EVERY_S = 0.5  # between two checks whether the browser failed to start
-CONNECTIONS = Path("/proc/net/tcp")
 
 _HEADERS = "Cache-Control: no-store\r\nReferrer-Policy: no-referrer\r\nContent-Length: 0\r\nConnection: close\r\n"
 _SORRY = b"You could not be signed in. The command that opened this page says why.\n"
@@ -38,7 +35,7 @@ class Doorway:
     """One redirect. Use with ``with``; the port is free again afterwards."""
 
     def __init__(self) -> None:
-        if not CONNECTIONS.exists():
+        if not TABLES[0].exists():
             raise LocalError("this system does not tell whose a connection is", hint="use --print")
         self._path = f"/{secrets.token_urlsafe(32)}"
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -61,15 +58,14 @@ class Doorway:
         """The address to start the browser with."""
         return f"http://127.0.0.1:{self._port}{self._path}"
 
-    def admit(self, arrive: Callable[[], str], *, wait_s: float, is_over: Callable[[], bool]) -> bool:
+    def admit(self, arrive: Callable[[], str], *, wait_s: float) -> bool:
         """Wait for the browser, then redirect it to what ``arrive`` returns; for an empty string, show an apology.
 
-        Returns False when no browser came within ``wait_s``, or before ``is_over`` said that none will. What ``arrive``
-        raises is raised here, after the apology.
+        Returns False when no browser came within ``wait_s``. What ``arrive`` raises is raised here, after the apology.
         """
         ends_at = time.monotonic() + wait_s
-        while (left := ends_at - time.monotonic()) > 0 and not is_over():
-            self._listener.settimeout(min(left, LOOK_EVERY_S))
+        while (left := ends_at - time.monotonic()) > 0:
+            self._listener.settimeout(left)
             try:
                 connection, client = self._listener.accept()
             except TimeoutError:
@@ -113,7 +109,7 @@ class Doorway:
         hosts = [value.strip() for name, value in fields if name == "host"]
         if is_ahead or hosts != [f"127.0.0.1:{self._port}"]:
             return False
-        return owner_of(CONNECTIONS.read_text("ascii"), client_port, self._port) == os.getuid()
+        return owner_of(client_port, self._port) == os.getuid()
 
 
 def _head(connection: socket.socket) -> bytes:
@@ -124,17 +120,3 @@ def _head(connection: socket.socket) -> bytes:
             break
         head += received
     return head
-
-
-def owner_of(table: str, client_port: int, port: int) -> int | None:
-    """Return the owner's uid of the client's end of a connection on 127.0.0.1, by /proc/net/tcp. proc(5)."""
-    wanted = [f"{_LOOPBACK}:{client_port:04X}", f"{_LOOPBACK}:{port:04X}"]
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 7 and fields[1:3] == wanted:
-            return int(fields[7])
-    return None
-
-
-# The table shows an address as a number in the machine's byte order.
-_LOOPBACK = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"

@@ -14,9 +14,7 @@ import json
 import os
 import re
 import tempfile
-import threading
 import time
-import webbrowser
 from http.cookiejar import Cookie, LoadError, MozillaCookieJar
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -24,6 +22,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from token_relay.cli.client import TOKEN_GRACE_S, ClientError, get_session_transfer, locate
 from token_relay.cli.commands.browser_redirect import Doorway
 from token_relay.cli.commands.token import AGENT_TIMEOUT_S, agent_kind, refused
+from token_relay.cli.graphical_browser import open_graphical
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.host.paths import TOKEN_SOCKET
 from token_relay.protocol.errors import LocalError
@@ -98,19 +97,10 @@ def _in_browser(url: str, context: Context, ask: Ask) -> int:
         status, body = answers[0]
         return in_query(url, token_of(body)) if status == 200 else ""
 
-    opened: list[bool] = []
     with Doorway() as doorway:
-        # In a thread: the call for a browser in a terminal returns only when the person leaves it.
-        address = doorway.url
-        browser = threading.Thread(target=lambda: opened.append(webbrowser.open(address)))
-        browser.start()
-        try:
-            has_come = doorway.admit(arrive, wait_s=VISIT_S_MAX, is_over=lambda: opened == [False])
-        finally:
-            doorway.close()
-            browser.join()
-    if not has_come and opened == [False]:
-        raise LocalError("no browser could be opened", hint="use --print, and open the address yourself")
+        if not open_graphical(doorway.url, context.env):
+            raise LocalError("no browser could be opened", hint="use --print, and open the address yourself")
+        has_come = doorway.admit(arrive, wait_s=VISIT_S_MAX)
     if not has_come:
         raise LocalError(f"no browser came within {VISIT_S_MAX:g} s", hint="use --print")
     status, body = answers[0]

@@ -159,11 +159,32 @@ def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
 
 def trust_hint(message: str) -> str:
     """Return what to do about a broker's certificate that OpenSSL refuses in these words."""
-    if "expired" in message or "not yet valid" in message:
+    words = message.lower()
+    for needle, lacking, how in STRICT:
+        if needle in words:
+            return f"{lacking}, which Python 3.13 checks: {how}"
+    if "expired" in words or "not yet valid" in words:
         return "`token-relay certs renew` on the CA's machine, or set the clock of this one"
-    if "mismatch" in message or "match" in message:
+    if "match" in words:
         return "the broker's certificate has another name: `token-relay certs issue HOST`"
     return "its certificate is of another CA: bring that CA's ca.pem"
+
+
+_NEW_CA = (
+    'make a CA that has it: `token-relay certs init`, or openssl req -x509 -addext "basicConstraints=critical,CA:TRUE" '
+    '-addext "keyUsage=critical,keyCertSign,cRLSign" -addext "subjectKeyIdentifier=hash"'
+)
+_SIGN_ANEW = (
+    "sign it anew: `token-relay certs issue HOST`, or openssl x509 -req with authorityKeyIdentifier=keyid in -extfile"
+)
+# The texts of OpenSSL's strict check (X509_V_FLAG_X509_STRICT, RFC 5280 §4.2.1); Python sets the flag since 3.13.
+STRICT = (
+    ("authority key identifier", "the broker's certificate lacks its authority key identifier", _SIGN_ANEW),
+    ("subject key identifier", "the CA lacks its subject key identifier", _NEW_CA),
+    ("key usage", "the CA lacks the extension key usage with certificate signing", _NEW_CA),
+    ("basic constraints", "the CA lacks critical basic constraints", _NEW_CA),
+    ("invalid ca", "the CA lacks basic constraints, or key usage with certificate signing", _NEW_CA),
+)
 
 
 # -- Settings ----------------------------------------------------------------------------------------------

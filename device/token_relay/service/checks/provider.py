@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from token_relay.agents.phone.sign_in_advice import advice_about, foreseen
 from token_relay.host.config import ProviderConfig
 from token_relay.host.http import AioHttp
 from token_relay.provider import oauth
@@ -20,10 +21,12 @@ def discovery(url: str, config: ProviderConfig | None = None) -> Finding:
         found = asyncio.run(_discover(url, config))
     except TimeoutError:
         return Finding(name, False, f"{url} does not answer", "is the network up?")
-    if isinstance(found, oauth.ProviderMetadata):
-        return Finding(name, True, f"{found.issuer} answers")
-    hint = "try again later, and look at network and DNS" if found.is_temporary else "check provider.url and tenant"
-    return Finding(name, False, f"{url}: {found.reason}", hint)
+    profile = config.resolved_profile if config is not None else None
+    if isinstance(found, oauth.DiscoveryFailed):
+        return Finding(name, False, f"{url}: {found.reason}", advice_about(found, profile))
+    notes = foreseen(found, config.scope, profile) if config is not None and profile is not None else []
+    hint = "a sign-in may fail: look at the registration of provider.client_id" if notes else ""
+    return Finding(name, True, "; ".join((f"{found.issuer} answers", *notes)), hint)
 
 
 async def _discover(url: str, config: ProviderConfig | None) -> oauth.ProviderMetadata | oauth.DiscoveryFailed:

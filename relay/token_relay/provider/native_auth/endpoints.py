@@ -19,7 +19,7 @@ def native_base(provider_url: str, tenant: str | None = None) -> str:
 
     ``https://contoso.ciamlogin.com`` with tenant ``contoso`` (or none: the host says it) gives
     ``https://contoso.ciamlogin.com/contoso.onmicrosoft.com``. A GUID or a domain as tenant is taken as it is. A URL
-    that has a path already is the base itself.
+    that has a path already is the base itself, without the ``/v2.0`` of an issuer.
 
     Raises:
         ConfigError: the URL or the tenant cannot be used; the message says which.
@@ -28,7 +28,7 @@ def native_base(provider_url: str, tenant: str | None = None) -> str:
     if problem or "?" in provider_url:
         raise ConfigError(f"the provider URL {problem or 'holds a query'}", hint="try https://NAME.ciamlogin.com")
     parts = urlsplit(provider_url)
-    path = parts.path.strip("/")
+    path = f"/{parts.path.strip('/')}".removesuffix("/v2.0").strip("/")
     if path:
         if tenant and path.lower() not in (tenant.lower(), _tenant_segment(tenant).lower()):
             raise ConfigError("the provider URL names another tenant than the one given")
@@ -74,4 +74,5 @@ async def discover_entra(http: Http, base: str) -> ProviderMetadata | DiscoveryF
         token_endpoint=entra_token_endpoint(base),
         authorization_endpoint=found.authorization_endpoint,
         jwks_uri=found.jwks_uri,
+        supported=found.supported,
     )

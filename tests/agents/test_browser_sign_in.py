@@ -1,0 +1,356 @@
+"""A sign-in with a browser survives what lies around it; only what is proven wrong costs the grant."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tomllib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey, RSAKey
+
+from tests.agents.world_kit import World, running
+from token_relay.agents.phone.agent import HandoffWish
+from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInOptions, SignInRefused
+from token_relay.agents.phone.sign_in import ProviderSignIn
+from token_relay.agents.phone.sign_in_advice import advice_about, foreseen, is_session_shared, not_granted
+from token_relay.agents.records import AuditEvent, Grant
+from token_relay.protocol.errors import ConfigError, PeerError, PersonNeededError
+from token_relay.protocol.secret import Code
+from token_relay.provider import oauth
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
+from token_relay.provider.native_auth.endpoints import discover_entra
+from token_relay.provider.profile import PROFILES, ProfileName
+
+pytestmark = pytest.mark.asyncio
+KEY = RSAKey.generate_key(2048, parameters={"kid": "a"})
+OTHER = RSAKey.generate_key(2048, parameters={"kid": "a"})
+
+
+def cases(name: str) -> list[Any]:
+    found: list[Any] = tomllib.loads((Path(__file__).parent / f"cases/{name}.toml").read_text("utf-8"))["case"]
+    return [pytest.param(case, id=case["name"]) for case in found]
+
+
+class Browser:
+    """The person, their browser, and the receiver to which it comes back: one after the other what ``answers`` say."""
+
+    def __init__(self, *answers: CodeReceived | SignInRefused | NotAccepted | float) -> None:
+        self.answers = list(answers or (CodeReceived(Code("c")),))
+        self.said: list[str] = []
+        self.url = ""
+        self.redirect_uri = "http://127.0.0.1:40000/callback"
+
+    async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
+        self.url = str(extra["url"])
+        return "shown"
+
+    async def progress(self, step: dict[str, Any]) -> None:
+        self.said.append(str(step["message"]))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def wait(self) -> CodeReceived | SignInRefused | NotAccepted:
+        while isinstance(self.answers[0], float):
+            left, self.answers[0] = self.answers[0], 1e9
+            await asyncio.sleep(left)
+            self.answers.pop(0)
+        answer = self.answers.pop(0)
+        assert not isinstance(answer, float)
+        return answer
+
+
+class Provider:
+    """A provider of canned answers."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.key: RSAKey | OctKey = KEY
+        self.header: dict[str, Any] = {"alg": "RS256", "kid": "a"}
+        self.claims: dict[str, Any] = {}
+        self.tokens: dict[str, Any] = {}
+        self.document: dict[str, Any] = {}
+        self.jwks: HttpResponse | NotSent = answer(200, {"keys": [KEY.as_dict(private=False)]})
+        self.revoked = 0
+        self.now_s = 0.0
+
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
+        base = "https://p.example"
+        path = urlsplit(request.url).path
+        if path == "/revoke":
+            self.revoked += 1
+            return answer(200, {})
+        if path == "/jwks":
+            return self.jwks
+        if path == "/token":
+            asked = parse_qs(urlsplit(self.browser.url).query)
+            claims = {"iss": base, "aud": "app", "sub": "sub-1", "iat": self.now_s, "exp": self.now_s + 600}
+            claims |= {"nonce": asked["nonce"][0]} | self.claims
+            claims = {name: value for name, value in claims.items() if value is not None}
+            token = jwt.encode(self.header, claims, self.key, algorithms=[self.header["alg"]])
+            good = {"access_token": "at", "token_type": "Bearer", "expires_in": 600, "refresh_token": "rt"}
+            return answer(200, good | {"id_token": token} | self.tokens)
+        document = {"issuer": base, **{f"{name}_endpoint": f"{base}/{at}" for name, at in ENDPOINTS.items()}}
+        return answer(200, document | {"jwks_uri": f"{base}/jwks"} | self.document)
+
+
+ENDPOINTS = {"token": "token", "authorization": "authorize", "revocation": "revoke"}
+
+
+def answer(status: int, body: object) -> HttpResponse:
+    return HttpResponse(status, {}, json.dumps(body).encode())
+
+
+def put_in(world: World, provider: Provider, browser: Browser, scope: str) -> None:
+    """Give the phone this provider, and this browser."""
+    phone = world.phone
+    settings = phone.agent.settings
+    changed = type(settings)(
+        "https://p.example", "app", None, scope, settings.profile, settings.allow_refresh_token_access
+    )
+    accounts: Any = phone.agent.accounts
+    obtaining: Any = phone.agent.obtaining
+    phone.agent.settings = accounts.settings = changed
+    accounts._http = provider
+    accounts._sign_in = obtaining._sign_in = ProviderSignIn(
+        http=provider, clock=phone.clock, random=phone.random, settings=changed, new_receiver=lambda state: browser
+    )
+    provider.now_s = phone.clock.now().wall_s
+
+
+async def sign_in(world: World, provider: Provider, scope: str = "openid offline_access") -> Grant:
+    put_in(world, provider, provider.browser, scope)
+    options = SignInOptions(method="browser")
+    return await world.within(world.phone.agent.accounts.sign_in(provider.browser, options), seconds=3_600)
+
+
+async def events(world: World) -> dict[str, str]:
+    return {row.name: row.detail for row in await world.phone.rows(AuditEvent)}
+
+
+# -- What cannot be judged ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"jwks": NotSent("no network")}, "no network"),
+        ({"jwks": answer(503, {})}, "HTTP 503"),
+        ({"jwks": answer(200, {"keys": []})}, "publishes no key"),
+        ({"jwks": answer(200, {"keys": "none"})}, "not a JWK set"),
+        ({"document": {"jwks_uri": None}}, "jwks_uri"),
+    ],
+)
+async def test_a_check_that_fails_for_our_reason_does_not_cost_the_sign_in(change: dict[str, Any], words: str) -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        for name, value in change.items():
+            setattr(provider, name, value)
+        grant = await sign_in(world, provider)
+        assert (grant.state, grant.subject, provider.revoked) == ("held", "sub-1", 0)
+        assert words in (await events(world))["id_token_unverified"]
+        assert any("could not be checked" in said and words in said for said in provider.browser.said)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": OTHER},
+        {"claims": {"nonce": "another"}},
+        {"claims": {"iss": "https://evil.example"}},
+        {"claims": {"aud": "other"}},
+        {"claims": {"exp": 1}},
+        {"key": OctKey.generate_key(256), "header": {"alg": "HS256"}},
+        {"jwks": answer(503, {}), "claims": {"nonce": "another"}},
+    ],
+)
+async def test_what_is_proven_wrong_is_revoked_and_erased(change: dict[str, Any]) -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        for name, value in change.items():
+            setattr(provider, name, value)
+        with pytest.raises(PeerError):
+            await sign_in(world, provider)
+        assert provider.revoked == 1
+        assert await world.phone.rows(Grant) == []
+        found = await events(world)
+        assert "id_token" in found["sign_in_refused"]
+        assert found["revoked_at_provider"] == "accepted"
+
+
+@pytest.mark.parametrize(("profile", "said"), [("auth0", "accepted"), ("entra", "unsupported")])
+async def test_a_sign_in_that_nobody_judged_is_discarded_at_the_start_and_its_end_told(profile: str, said: str) -> None:
+    async with running(profile, paired=False) as world:
+        grant = await world.phone.sign_in()
+        await world.phone.edit(grant, state="locked", reason="unverified")
+        await world.phone.crash()
+        await world.phone.start()
+        await world.advance(30)
+        assert await world.phone.rows(Grant) == []
+        found = await events(world)
+        assert "before it was checked" in found["sign_in_refused"]
+        assert found["revoked_at_provider"] == said
+
+
+async def test_a_sign_in_beside_another_is_revoked_only_where_that_ends_nothing_else() -> None:
+    async with running("strict", paired=False) as world:
+        good, bad = Provider(Browser()), Provider(Browser())
+        await sign_in(world, good)
+        bad.claims = {"nonce": "another"}
+        with pytest.raises(PeerError):
+            await sign_in(world, bad)
+        assert (bad.revoked, (await events(world))["revoked_at_provider"]) == (0, "unsupported")
+        (grant,) = await world.phone.rows(Grant)
+        assert (grant.state, grant.subject) == ("held", "sub-1")
+
+
+# -- A browser session that two sign-ins share -------------------------------------------------------------
+
+
+async def mint(world: World, provider: Provider) -> None:
+    put_in(world, provider, provider.browser, "openid offline_access")
+    wish = HandoffWish(strategy="mint", sign_in=SignInOptions(method="browser"))
+    row = await world.within(world.phone.agent.hand_off("watch", wish, provider.browser), seconds=3_600)
+    assert row.state == "done"
+
+
+@pytest.mark.parametrize(("sid", "is_shared"), [("session-1", True), ("session-2", False), (None, False)])
+async def test_a_mint_in_the_session_of_the_phone_is_told(sid: str | None, is_shared: bool) -> None:
+    async with running("strict", paired=False) as world:
+        await world.pair()
+        provider = Provider(Browser())
+        provider.claims = {"sid": "session-1"}
+        assert (await sign_in(world, provider)).sid == "session-1"
+        provider = Provider(Browser())
+        provider.claims = {"sid": sid}
+        await mint(world, provider)
+        assert "private browser window" in provider.browser.said[0]
+        assert ("session_shared" in await events(world)) == is_shared
+        assert any("same browser session" in said for said in provider.browser.said) == is_shared
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_private_window_is_asked_for_unless_a_grant_is_known_to_end_alone(profile: ProfileName) -> None:
+    row = PROFILES[profile]
+    known = {"nothing", "family"}
+    assert is_session_shared(row) == (not {row.reuse_takes, row.revocation_takes} <= known)
+    assert is_session_shared(PROFILES["strict"])
+    assert not is_session_shared(PROFILES["auth0"])
+
+
+# -- What the person hears ---------------------------------------------------------------------------------
+
+
+async def test_what_was_not_granted_is_told_and_not_written_as_granted() -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        provider.tokens = {"scope": "openid api:read"}
+        grant = await sign_in(world, provider, "openid offline_access api:read nope:write")
+        assert grant.scope == "api:read openid"
+        assert "nope:write" in (await events(world))["scope_not_granted"]
+        assert any("nope:write" in said for said in provider.browser.said)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "missing"),
+    [
+        ("openid offline_access nope:write", "openid offline_access", "nope:write"),
+        ("openid b a", "openid", "a b"),
+        ("openid profile email offline_access a", "a", ""),  # answers tend to leave these out
+        ("openid a", "", ""),  # RFC 6749 §5.1: as asked
+    ],
+)
+async def test_the_words_that_were_not_granted(asked: str, answered: str, missing: str) -> None:
+    assert not_granted(asked, answered) == missing
+
+
+async def test_two_accounts_without_a_name_are_told_apart() -> None:
+    async with running("strict", paired=False) as world:
+        for sub in ("sub-1", "sub-2"):
+            provider = Provider(Browser())
+            provider.claims = {"sub": sub}
+            await sign_in(world, provider)
+        assert sorted(grant.account for grant in await world.phone.rows(Grant)) == ["sub-1", "sub-2"]
+
+
+async def test_a_browser_that_is_not_accepted_is_told_and_the_wait_goes_on() -> None:
+    async with running("strict", paired=False) as world:
+        browser = Browser(NotAccepted("its state is wrong"), 30.0, CodeReceived(Code("c")))
+        await sign_in(world, Provider(browser))
+        assert [said.partition(":")[0] for said in browser.said] == ["a browser came back and was not accepted"]
+
+
+async def test_a_person_before_an_error_page_is_told_once_what_may_be_wrong() -> None:
+    async with running("strict", paired=False) as world:
+        browser = Browser(1e9)
+        with pytest.raises(PersonNeededError, match="ten minutes"):
+            await sign_in(world, Provider(browser))
+        (said,) = browser.said
+        assert "the browser shows an error?" in said
+        assert browser.redirect_uri in said
+
+
+@pytest.mark.parametrize("case", cases("refusals"))
+async def test_each_refusal_has_a_hint_that_fits(case: dict[str, str]) -> None:
+    async with running("strict", paired=False) as world:
+        browser = Browser(SignInRefused(case["error"]))
+        with pytest.raises(PersonNeededError, match=f"refused the sign-in: {case['error']}$") as caught:
+            await sign_in(world, Provider(browser))
+        assert case["hint"] in caught.value.hint
+
+
+# -- What the metadata says --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", cases("metadata"))
+async def test_what_cannot_work_is_told_before_the_sign_in(case: dict[str, Any]) -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        provider.document = {name: None if value == "NULL" else value for name, value in case["document"].items()}
+        scope = case.get("scope", "openid offline_access")
+        if "profile" not in case:
+            await sign_in(world, provider, scope)
+            said = [text for text in provider.browser.said if "could not be checked" not in text]
+        else:
+            found = await oauth.discover(provider, "https://p.example")
+            assert isinstance(found, oauth.ProviderMetadata)
+            said = foreseen(found, scope, PROFILES[case["profile"]])
+        assert len(said) == len(case["says"])
+        assert all(words in text for words, text in zip(case["says"], said, strict=True))
+
+
+@pytest.mark.parametrize("case", cases("issuers"))
+async def test_a_wrong_url_is_told_with_the_right_one(case: dict[str, str]) -> None:
+    profile = PROFILES[case.get("profile", "strict")]
+    issuer = case.get("issuer")
+
+    class One:
+        async def request(self, request: HttpRequest) -> HttpResponse:
+            return answer(200, {"issuer": issuer, "token_endpoint": issuer}) if issuer else answer(404, {})
+
+    is_entra = profile.name == "entra"
+    found = await (discover_entra if is_entra else oauth.discover)(One(), case["url"])
+    assert isinstance(found, oauth.DiscoveryFailed)
+    hint = advice_about(found, profile)
+    assert case["hint"] in hint
+    assert ("tenant" in hint) == is_entra
+
+
+async def test_a_wrong_url_is_told_at_the_sign_in() -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        provider.document = {"issuer": "https://p.example/"}
+        with pytest.raises(ConfigError, match="calls itself") as caught:
+            await sign_in(world, provider)
+        assert 'provider.url = "https://p.example/"' in caught.value.hint
