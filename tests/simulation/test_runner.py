@@ -14,15 +14,20 @@ import pytest
 import structlog
 
 import token_relay.simulation.__main__ as command
+from token_relay.agents.grants import lifecycle, schedule, serving
 from token_relay.agents.link import Link
 from token_relay.agents.phone import steps
+from token_relay.agents.records import Grant
 from token_relay.protocol import handoff
 from token_relay.protocol.errors import VaultError
 from token_relay.provider import oauth
+from token_relay.provider.outcome import OutcomeUnknown, TokenOutcome
+from token_relay.provider.profile import Profile
 from token_relay.simulation.histories import runner
-from token_relay.simulation.histories.plan import NAMES, make_plan
+from token_relay.simulation.histories.plan import ENDPOINTS, NAMES, make_plan
 from token_relay.simulation.histories.schedule import Outcome, run_schedule
 from token_relay.simulation.histories.tally import Failure, Progress, Tally
+from token_relay.simulation.ports.http import PAGES
 from token_relay.simulation.promises import coverage
 
 SEEDS = 25
@@ -30,11 +35,16 @@ log = structlog.get_logger()
 
 
 def test_a_plan_is_the_same_each_time_and_all_kinds_are_met() -> None:
-    plans = [make_plan(seed) for seed in range(300)]
-    assert plans == [make_plan(seed) for seed in range(300)]
+    plans = [make_plan(seed) for seed in range(600)]
+    assert plans == [make_plan(seed) for seed in range(600)]
     assert {plan.kind for plan in plans} == set(NAMES)
     assert all(list(plan.steps) == sorted(plan.steps, key=lambda step: step.at_s) for plan in plans)
     assert {plan.phones for plan in plans} == {plan.companions for plan in plans} == {1, 2}
+    faults = {kind for plan in plans for kind in plan.fault_kinds}
+    assert faults >= {f"commit, then page {kind}" for kind in PAGES}
+    assert faults >= {f"page {kind}, nothing committed" for kind in PAGES}
+    drawn = {step.args[-1] for plan in plans for step in plan.steps if step.act == "http"}
+    assert drawn == set(ENDPOINTS)
 
 
 def test_the_same_seed_is_the_same_history_in_another_process_with_other_hashes() -> None:
@@ -93,6 +103,48 @@ def acknowledge_what_the_disk_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Link, "receive", receive)
 
 
+def erase_after_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that takes a gateway's page for the provider's word."""
+    honest = lifecycle.settle_refresh
+
+    def settle(state: lifecycle.Refreshing, outcome: TokenOutcome, profile: Profile) -> lifecycle.GrantState:
+        if isinstance(outcome, OutcomeUnknown) and outcome.came == "page":
+            return lifecycle.Erased(state.generation, "denied")
+        return honest(state, outcome, profile)
+
+    monkeypatch.setattr(lifecycle, "settle_refresh", settle)
+
+
+def erase_what_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that does not keep what it may not send again."""
+    honest = serving.keeps_refresh_token
+
+    def keeps(state: lifecycle.GrantState) -> bool:
+        return honest(state) and not isinstance(state, lifecycle.NeedsHandoff)
+
+    monkeypatch.setattr(serving, "keeps_refresh_token", keeps)
+
+
+def send_again_whoever_else_holds_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that repairs its own grant at the risk of the others'."""
+    honest = lifecycle.begin_refresh
+
+    def begin(*args: Any, **known: Any) -> Any:
+        return honest(*args, **{**known, "holds_alone": True})
+
+    monkeypatch.setattr(lifecycle, "begin_refresh", begin)
+
+
+def never_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that waits for a restart once the provider has refused it."""
+    honest = schedule.due_in_s
+
+    def due(grant: Grant, *args: Any, **named: Any) -> float | None:
+        return honest(grant, *args, **named) if grant.state not in ("locked", "needs_handoff") else None
+
+    monkeypatch.setattr(schedule, "due_in_s", due)
+
+
 def log_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that logs what it sends."""
     honest = oauth.refresh
@@ -111,15 +163,23 @@ def test_a_token_in_the_log_is_found_where_cryptography_is_real(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("break_it", "promise"),
-    [(take_back_when_time_passes, 1), (acknowledge_what_the_disk_refused, 8)],
+    ("break_it", "promise", "start"),
+    [
+        (take_back_when_time_passes, 1, 1200),  # the person must cancel in the second in which the token is under way
+        (send_again_whoever_else_holds_one, 2, 0),
+        (never_ask_again, 5, 0),
+        (acknowledge_what_the_disk_refused, 8, 0),
+        (erase_after_a_page, 16, 0),
+        (erase_what_is_sealed, 16, 0),
+    ],
 )
 def test_a_broken_agent_is_found_and_can_be_replayed(
-    break_it: Any, promise: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    break_it: Any, promise: int, start: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_it(monkeypatch)
     with runner.quiet():
-        found = next(outcome for seed in range(600) if (outcome := run_schedule(seed)).promise == promise)
+        seeds = range(start, start + 600)
+        found = next(outcome for seed in seeds if (outcome := run_schedule(seed)).promise == promise)
     assert command.main(["--seed", str(found.seed)]) == 1
     shown = capsys.readouterr().out
     assert f"promise {promise} " in shown

@@ -157,9 +157,10 @@ def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, Jud
     for grant in grants:
         is_known = grant.state not in UNANSWERED and not _is_refused(grant)
         # the provider is not asked until the phone gives a lease, and seldom while a handoff is READY
-        may_not = is_lease_over(grant, view.now) or (grant.state == "uncertain" and _awaits_handoff(grant, view))
+        may_not = is_lease_over(grant, view.now) or _awaits_handoff(grant, view)
         look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
-    if not any(grant.state in ("held", "refreshing") for grant in grants):
+    works_on = (grant.state in ("held", "refreshing") or _awaits_handoff(grant, view) for grant in grants)
+    if not any(works_on):
         look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
     peers = [peer for peer in by_id.values() if peer.is_here and peer is not view]
     # pending: a disk that was put back to the middle of the pairing
@@ -175,6 +176,9 @@ def _is_refused(grant: Grant) -> bool:
 
 
 def _awaits_handoff(grant: Grant, view: JudgedDevice) -> bool:
+    """Whether an open use of it is tried once a day only, since a handoff that would replace it is READY."""
+    if grant.state != "uncertain":
+        return False
     handoffs = rows(view.tables, CompanionHandoff).values()
     return any((row.pairing_id, row.state) == (grant.pairing_id, "ready") for row in handoffs)
 
