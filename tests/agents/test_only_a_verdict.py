@@ -223,6 +223,22 @@ async def test_a_person_need_not_wait_for_it(how: str) -> None:
         assert names.count("refresh_denied") == 1
 
 
+async def test_what_is_asked_first_after_a_refusal_is_all_that_the_grant_gives() -> None:
+    async with running("auth0") as world:
+        grant = await handed_over(world)
+        await expire(world)
+        world.watch.http.fault = only_refreshes(HttpFault("unknown_client"))
+        await world.watch.token()
+        assert (await world.watch.grant()).state == "locked"
+        sent = len(refreshes(world.watch.http))
+        still = await world.watch.token(scope="openid", force_refresh=True)
+        assert isinstance(still, TokenRefused) and still.error == "locked"  # a refusal of all, not of this scope
+        world.watch.http.heal()
+        assert isinstance(await world.watch.token(scope="openid", force_refresh=True), TokenGranted)
+        scopes = [form_value(request, "scope") for request in refreshes(world.watch.http)[sent:]]
+        assert scopes == [grant.scope, grant.scope, "openid"]
+
+
 @pytest.mark.parametrize("how", ["force", "reload", "nothing"])
 async def test_nor_where_an_earlier_use_is_open_beyond_the_pace_of_late_tries(how: str) -> None:
     async with running("auth0") as world:

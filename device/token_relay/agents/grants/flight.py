@@ -204,7 +204,8 @@ class Flights:
             case lifecycle.Begin(state) if not is_sure and lifecycle.may_be_spent(state, profile):
                 return MustProbeFirst(grant)
             case lifecycle.Begin(state):
-                if not isinstance(before, lifecycle.Held) and not lifecycle.may_retry_at_once(state, profile, turn.now):
+                is_repair = lifecycle.may_retry_at_once(before, profile, turn.now)
+                if not is_repair and not isinstance(before, lifecycle.Held):
                     errand = RefreshErrand()  # a late try, and one after a refusal, is for all that the grant gives
                 if not errand.begin(turn, grant):
                     return None
