@@ -171,7 +171,7 @@ def test_a_refused_grant_is_asked_again_ever_more_slowly(times: int, client_s: f
     ],
 )
 def test_a_grant_is_kept_alive_at_40_to_50_percent_of_its_idle_life(
-    row: Grant, idle_days: float | None, idle_s: float | None
+    row: Grant, idle_days: int | None, idle_s: float | None
 ) -> None:
     for share, part in ((0.0, 0.4), (0.5, 0.45), (1.0, 0.5)):
         found = keep_alive_after_s(row, idle_days=idle_days, share=share)
@@ -268,7 +268,7 @@ def test_the_end_of_a_grant_is_the_earliest_that_is_known(
     st.integers(0, 10**9),
 )
 def test_a_kept_alive_grant_has_not_ended_yet(
-    name: str, share: float, idle_days: float | None, told_s: float | None, refreshed_after_s: int
+    name: str, share: float, idle_days: int | None, told_s: float | None, refreshed_after_s: int
 ) -> None:
     row = told(grant(name), (0.0, told_s))
     after_s = keep_alive_after_s(row, idle_days=None if told_s is None else idle_days, share=share)

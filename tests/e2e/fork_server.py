@@ -116,6 +116,10 @@ def become(request: dict[str, Any], streams: list[int]) -> list[str]:
     for fd in streams:
         if fd >= STREAMS:
             os.close(fd)
+    # The objects of before remember what kind of file theirs was.
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # open as long as the program
+    sys.stdout = open(1, "w", encoding="utf-8", buffering=1 if os.isatty(1) else -1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])

@@ -117,7 +117,7 @@ def erase_after_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def erase_what_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that does not keep what it may not send again."""
-    honest = serving.keeps_refresh_token
+    honest = lifecycle.keeps_refresh_token
 
     def keeps(state: lifecycle.GrantState) -> bool:
         return honest(state) and not isinstance(state, lifecycle.NeedsHandoff)

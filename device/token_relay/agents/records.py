@@ -165,6 +165,7 @@ class PhoneHandoff:
     is_otp: bool = False
     signed_in_at: int = 0
     profile: str = ""
+    sid: str = ""
 
 
 class PhoneHandoffColumns(TypedDict, total=False):
@@ -189,6 +190,7 @@ class PhoneHandoffColumns(TypedDict, total=False):
     account: str
     is_otp: bool
     signed_in_at: int
+    sid: str
 
 
 @dataclass(frozen=True, slots=True)

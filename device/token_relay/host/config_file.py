@@ -121,23 +121,27 @@ def load_config(model: type[C], path: Path) -> C:
     return result
 
 
-def read_secret_file(path: Path, what: str) -> Password:
+def read_secret_file(path: Path, what: str, *, is_exact: bool = False) -> Password:
     """Read a password or passphrase: the first line of a file closed to other users.
 
     Its group may read it: systemd gives credentials to a service through an ACL, which shows as mode 0440.
+    ``is_exact``: a byte order mark belongs to it.
 
     Raises:
         ConfigError: it cannot be read, it is open to others, or its first line is empty or too long.
     """
-    text = read_own_text(path, SECRET_CHARS_MAX * 4, what=what, forbidden=0o027)
+    text = read_own_text(path, SECRET_CHARS_MAX * 4, what=what, forbidden=0o027, is_exact=is_exact)
     line = text.partition("\n")[0].removesuffix("\r")
     if not 0 < len(line) <= SECRET_CHARS_MAX:
         raise ConfigError(f"{path}: {what}: its first line is empty or longer than {SECRET_CHARS_MAX} characters")
     return Password(line)
 
 
-def read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int) -> str:
-    """Read a regular file of this user or root whose mode has none of the ``forbidden`` bits."""
+def read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int, is_exact: bool = False) -> str:
+    """Read a regular file of this user or root whose mode has none of the ``forbidden`` bits.
+
+    A byte order mark, with which some editors begin a file, is left out unless ``is_exact``.
+    """
     try:
         # O_NONBLOCK: opening a FIFO of that name must not hang before fstat() can refuse it
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -163,6 +167,6 @@ def read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int) -> s
     if len(octets) > bytes_max:
         raise ConfigError(f"{path}: {what} is larger than {bytes_max} bytes")
     try:
-        return octets.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        return octets.decode("utf-8" if is_exact else "utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: {what} is not UTF-8 text") from None

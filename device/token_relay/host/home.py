@@ -48,7 +48,7 @@ def key_source(home: Path, config: VaultConfig, environment: Mapping[str, str]) 
     if config.credential is not None:
         return SystemdCredential.from_environment(config.credential, environment)
     if config.passphrase_file is not None:
-        passphrase = read_secret_file(config.passphrase_file, "passphrase")
+        passphrase = read_secret_file(config.passphrase_file, "passphrase", is_exact=True)
         return PassphraseKey(home / PASSPHRASE_PARAMETERS_FILE, passphrase)
     return KeyFile(config.key_file or home / KEY_FILE)
 

@@ -23,7 +23,11 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
         await until_at_home(runtime, tasks)
         http = metrics.MeasuredHttp(runtime.http)
         agent = CompanionAgent(
-            runtime.ports(http, tasks), runtime.identity, name=config.name, broker_url=config.broker.url
+            runtime.ports(http, tasks),
+            runtime.identity,
+            name=config.name,
+            broker_url=config.broker.url,
+            idle_days=config.provider.idle_days,
         )
         commands = _CompanionCommands(runtime, agent, http)
         await runtime.serve(

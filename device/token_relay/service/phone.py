@@ -36,6 +36,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
         profile=config.provider.resolved_profile,
         audience=config.provider.audience or "",
         allow_refresh_token_access=config.allow_refresh_token_access,
+        idle_days=config.provider.idle_days,
     )
     async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:
         await until_at_home(runtime, tasks)

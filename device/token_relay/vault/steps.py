@@ -51,6 +51,12 @@ STEPS: tuple[SchemaStep, ...] = (
                 sealed=("refresh_token",),
                 sealed_under="{grant_id}",
             ),
+            ChangedTable(
+                "phone_handoffs",
+                (_add("profile", "sid", "TEXT", ""),),
+                sealed=("held_token",),
+                sealed_under="{handoff_id}",
+            ),
         ),
     ),
 )

@@ -25,11 +25,13 @@ from token_relay.agents.turns import Turns
 class CompanionAgent:
     """One companion: its protocol with its phones, and its grants. See :class:`token_relay.agents.agent.Agent`."""
 
-    def __init__(self, ports: Ports, identity: Identity, *, name: str, broker_url: str) -> None:
+    def __init__(
+        self, ports: Ports, identity: Identity, *, name: str, broker_url: str, idle_days: int | None = None
+    ) -> None:
         self.turns = turns = Turns(ports, identity)
         due = asyncio.Event()
         self.steps = CompanionSteps(turns, http=ports.http, due=due)
-        self.keeper = GrantKeeper(ports, turns, watcher=self.steps, due=due)
+        self.keeper = GrantKeeper(ports, turns, watcher=self.steps, due=due, idle_days=idle_days)
         self.invitations = Invitations(turns, name=name, broker_url=broker_url)
         self.messages = CompanionMessages(turns, steps=self.steps, invitations=self.invitations, due=due)
         self.link = Link(turns, handler=self.messages, mailbox=self.invitations)

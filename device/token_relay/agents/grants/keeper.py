@@ -58,7 +58,7 @@ class GrantKeeper:
         *,
         watcher: GrantWatcher,
         due: asyncio.Event,
-        idle_days: float | None = None,
+        idle_days: int | None = None,
     ) -> None:
         self._turns = turns
         self._clock = ports.clock

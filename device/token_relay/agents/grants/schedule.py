@@ -59,7 +59,7 @@ def refused_pause_s(reason: RefusedReason, times: int) -> float:
     return min(REFUSED_S[reason] * 2.0 ** min(max(times - 1, 0), 16), REFUSED_S_MAX)
 
 
-def keep_alive_after_s(grant: Grant, *, idle_days: float | None, share: float) -> float | None:
+def keep_alive_after_s(grant: Grant, *, idle_days: int | None, share: float) -> float | None:
     """Return the idle time after which a refresh keeps the grant itself alive, None when it would not.
 
     A life that shrinks as time goes by is an end: no refresh moves it. ``share`` from 0 to 1 spreads a fleet.
@@ -120,7 +120,7 @@ def due_in_s(
     *,
     asked_boot_s: float | None,
     share: float,
-    idle_days: float | None = None,
+    idle_days: int | None = None,
 ) -> float | None:
     """Return the seconds until the next refresh, at most 0 when it is due; None when there is none.
 

@@ -19,13 +19,13 @@ from functools import partial
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
+from token_relay.agents.grants.schedule import columns_of_life
 from token_relay.agents.grants.serving import choose_grant, columns_of, normalise_scope
 from token_relay.agents.grants.tokens import cache_token, delete_grant
-from token_relay.agents.phone.own_grants import NOWHERE
+from token_relay.agents.phone.own_grants import is_only
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
 from token_relay.agents.phone.sign_in import AccountSettings, discover, shown_name
-from token_relay.agents.ports import Transaction
-from token_relay.agents.records import FINISHED, CachedToken, Grant, PhoneHandoff
+from token_relay.agents.records import FINISHED, CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -132,8 +132,8 @@ class Accounts:
 
         await self._turns.run(step)
 
-    def grant_of(self, turn: Turn, new: NewGrant, refresh_token: RefreshToken) -> Grant:
-        """Return the row for the grant of a sign-in; writes nothing."""
+    def grant_of(self, turn: Turn, new: NewGrant, refresh_token: RefreshToken, *, is_imported: bool = False) -> Grant:
+        """Return the row for the grant of a sign-in; writes nothing. Who has an imported token too, nobody knows."""
         return Grant(
             grant_id=turn.new_id(),
             pairing_id="",
@@ -147,6 +147,7 @@ class Accounts:
             subject=new.subject,
             account=new.username,
             sid=new.sid,
+            is_sole=not is_imported,
             profile=self.settings.profile.name,
             signed_in_at=turn.wall,
             is_otp=new.is_otp,
@@ -160,6 +161,8 @@ class Accounts:
         grant = self.grant_of(turn, new, new.tokens.refresh_token)
         turn.tx.put(grant)
         turn.change(Grant, grant.grant_id, refreshed_at=turn.wall, refreshed=turn.stamp)
+        life = columns_of_life(grant, new.tokens.refresh_token_expires_in_s, turn.now)
+        turn.change(Grant, grant.grant_id, **life)
         grant = turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, "unverified")))
         if new.tokens.access_token is not None:
             cache_token(turn, grant, "", new.sent, new.tokens)
@@ -210,8 +213,8 @@ class Accounts:
         self._turns.spawn(revoke())
 
     async def _revoke(self, grant: Grant) -> ProviderSaid:
-        is_sole = await self._turns.read(partial(_is_sole, grant=grant))
-        if grant.refresh_token is None or not revocation.may_ask(grant, is_revoked=is_sole):
+        is_alone = await self._turns.read(partial(is_only, grant=grant))
+        if grant.refresh_token is None or not revocation.may_ask(grant, is_revoked=is_alone):
             return "unsupported"
         return await revocation.ask(self._http, grant, grant.refresh_token)
 
@@ -239,7 +242,7 @@ class Accounts:
         )
 
         def step(turn: Turn) -> Grant:
-            grant = self.grant_of(turn, new, refresh_token)
+            grant = self.grant_of(turn, new, refresh_token, is_imported=True)
             for older in turn.tx.select(Grant, pairing_id=""):
                 is_over = older.state == "dead" and older.reason != "moved"  # what was moved may come back
                 if is_over or older.refresh_token == refresh_token:
@@ -338,13 +341,6 @@ class Accounts:
                 "this phone may not give refresh tokens away: allow_refresh_token_access is false",
                 hint="set allow_refresh_token_access = true in config.toml and restart the agent",
             )
-
-
-def _is_sole(tx: Transaction, grant: Grant) -> bool:
-    """Return whether neither this phone nor a device has another grant of the same client at the provider."""
-    own = tx.select(Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id)
-    given = tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
-    return all(row.grant_id == grant.grant_id for row in own) and all(row.state in NOWHERE for row in given)
 
 
 def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str = "") -> None:

@@ -16,7 +16,7 @@ import structlog
 from token_relay.agents.grants import schedule
 from token_relay.agents.grants.answers import refusal
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.grants.serving import normalise_scope
+from token_relay.agents.grants.serving import may_be_sent, normalise_scope
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
@@ -77,7 +77,9 @@ class PhoneAgent:
         self.turns = turns = Turns(ports, identity)
         self._changed = changed = Pulse()
         due, accepted = asyncio.Event(), asyncio.Queue[str]()
-        self.keeper = GrantKeeper(ports, turns, watcher=OwnGrants(turns, ports.http), due=due)
+        self.keeper = GrantKeeper(
+            ports, turns, watcher=OwnGrants(turns, ports.http), due=due, idle_days=settings.idle_days
+        )
         self.accounts = Accounts(
             turns, keeper=self.keeper, sign_in=sign_in, http=ports.http, settings=settings, due=due
         )

@@ -176,7 +176,10 @@ class Obtaining:
 
     def _compare_sessions(self, tx: Transaction, new: NewGrant) -> NewGrant:
         """Add a note when another sign-in of this phone came from the same session at the provider."""
-        others = tx.select(Grant, issuer=new.metadata.issuer, sid=new.sid) if new.sid else []
+        if not new.sid:
+            return new
+        given = tx.select(PhoneHandoff, issuer=new.metadata.issuer, sid=new.sid)
+        others = [*tx.select(Grant, issuer=new.metadata.issuer, sid=new.sid), *given]
         note = SignInNote("session_shared", SESSION_SHARED)
         return replace(new, notes=(*new.notes, note)) if others else new
 

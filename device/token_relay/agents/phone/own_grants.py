@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from token_relay.agents.grants import revocation
+from token_relay.agents.ports import Transaction
 from token_relay.agents.records import USABLE, Grant, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -11,6 +12,13 @@ from token_relay.protocol.secret import RefreshToken
 from token_relay.provider.http import Http
 
 NOWHERE: frozenset[PhoneStateName] = frozenset({"cancelled", "gone"})  # no device has a grant of such a handoff
+
+
+def is_only(tx: Transaction, grant: Grant) -> bool:
+    """Return whether neither this phone nor a device has another grant of the same client at the provider."""
+    own = tx.select(Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id)
+    given = tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
+    return all(row.grant_id == grant.grant_id for row in own) and all(row.state in NOWHERE for row in given)
 
 
 class OwnGrants:
@@ -23,9 +31,8 @@ class OwnGrants:
         self._http = http
 
     def holds_alone(self, turn: Turn, grant: Grant) -> bool:
-        """Return whether this phone signed in for it, and has given no other grant of that person to a device."""
-        others = turn.tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
-        return grant.is_sole and all(row.state in NOWHERE or row.subject not in ("", grant.subject) for row in others)
+        """Return whether this phone signed in for it, and neither it nor a device has another one."""
+        return grant.is_sole and is_only(turn.tx, grant)
 
     def awaits_handoff(self, turn: Turn, grant: Grant) -> bool:
         """Return False: no handoff replaces the phone's own grant."""

@@ -53,6 +53,7 @@ class AccountSettings:
     profile: Profile
     allow_refresh_token_access: bool
     audience: str = ""
+    idle_days: int | None = None
 
 
 class ProviderSignIn:

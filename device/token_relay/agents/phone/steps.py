@@ -180,6 +180,7 @@ class PhoneSteps:
             held_token=refresh_token if row.strategy == "move" else None,
             subject=grant.subject,
             account=grant.account,
+            sid=grant.sid,
             is_otp=grant.is_otp,
             signed_in_at=grant.signed_in_at,
         )

@@ -121,7 +121,7 @@ def _target(args: argparse.Namespace) -> Target:
         if args.passphrase_file is None:
             raise UsageError("--to passphrase needs --passphrase-file", hint="the agent reads it at each start")
         file = Path(args.passphrase_file)
-        return ToPassphrase(file, read_secret_file(file, "passphrase"), args.memory * 1_048_576)
+        return ToPassphrase(file, read_secret_file(file, "passphrase", is_exact=True), args.memory * 1_048_576)
     if args.credential is None:
         raise UsageError("--to credential needs --credential NAME")
     content: bytes | None = None
