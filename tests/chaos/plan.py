@@ -46,7 +46,7 @@ WEIGHTS: Mapping[Aim, int] = {
     "answer": 30,
     "page": 20,
 }
-STRICT_PAGE_WEIGHT = 6
+STRICT_PAGE_WEIGHT = 10
 PAGES = ("error_500", "error_502", "error_503", "html")
 PAGE_S_MAX = 0.3
 RANDOM_S_MAX = 2.0  # one or two lifetimes of an access token
