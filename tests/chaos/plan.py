@@ -35,7 +35,8 @@ WINDOW_SHARE_MIN = 0.3  # of all kills; with fewer a run has shown little
 
 # How often each aim is drawn. ``random`` waits a while and kills blindly; ``asked`` kills shortly after an app has
 # asked, ``request`` after the provider has received something; the next two while the provider holds the request;
-# ``answer`` when it has just let go; ``page`` when a page has come in its place (``strict``: a minute).
+# ``answer`` when it has just let go; ``page`` when a page has come in place of the answer. In ``strict`` that takes a
+# minute, so it is drawn less often there.
 WEIGHTS: Mapping[Aim, int] = {
     "random": 30,
     "asked": 20,

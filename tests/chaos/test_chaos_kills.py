@@ -45,3 +45,14 @@ async def test_run_would_notice_a_grant_that_is_lost_where_none_may_be() -> None
             "the provider saw 1 reuses, 0 were due",
         ]
         assert tally.kills[-1].plain and tally.kills[-1].healings == 1
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+async def test_a_page_and_a_kill_cost_a_strict_grant_only_what_the_provider_has_spent(is_committed: bool) -> None:
+    async with Cell("strict", Random(1)) as cell:
+        tally = Tally()
+        tally.add(await cell.kill_once("companion", Shot("page", 0.5, "error_502", is_committed)))
+        assert tally.problems == []
+        (kill,) = tally.kills
+        assert (kill.state, kill.hit) == ("uncertain", "page")
+        assert (kill.lost, kill.reuses, kill.unstored) == ((True, 1, 1) if is_committed else (False, 0, 0))
