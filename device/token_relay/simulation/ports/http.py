@@ -13,12 +13,12 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from http.client import HTTPResponse as Parser
 from random import Random
 from urllib.parse import urlencode, urlsplit
 
-from token_relay.host.http import unpack
+from token_relay.host.http import is_whole, take
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.http_values import Request, Response
@@ -198,16 +198,18 @@ def read_answer(raw: bytes) -> HttpResponse | AnswerLost:
     parser = Parser(_Given(raw))  # type: ignore[arg-type]  # it only asks for a file
     try:
         parser.begin()
-        body = parser.read()
+        try:
+            body = parser.read()
+        except IncompleteRead as cut:
+            body = cut.partial
+            if not is_whole(body, parser.getheader("content-encoding", "")):
+                raise
     except (HTTPException, ValueError):
         return AnswerLost("the provider closed the connection before the answer was complete")
     headers: dict[str, str] = {}
     for name, value in parser.getheaders():
         headers.setdefault(name.lower(), value)
-    unpacked = unpack(body, headers.get("content-encoding", "")) if len(body) <= RESPONSE_BYTES_MAX else None
-    if unpacked is None:
-        return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
-    return HttpResponse(parser.status, headers, unpacked)
+    return take(parser.status, headers, body if len(body) <= RESPONSE_BYTES_MAX else None)
 
 
 class _Given:
