@@ -210,6 +210,27 @@ async def test_a_person_need_not_wait_for_it(how: str) -> None:
         assert names.count("refresh_denied") == 1
 
 
+@pytest.mark.parametrize("how", ["force", "reload", "nothing"])
+async def test_nor_where_an_earlier_use_is_open_beyond_the_pace_of_late_tries(how: str) -> None:
+    async with running("auth0") as world:
+        await handed_over(world)
+        await expire(world)
+        world.watch.http.fault = only_refreshes(HttpFault("502"))
+        await world.watch.token()
+        await world.clock.advance(40)  # the leeway is over
+        world.watch.http.fault = only_refreshes(HttpFault("unknown_client"))
+        await world.clock.advance(90)
+        grant = await world.watch.grant()
+        assert (grant.state, grant.refused) == ("uncertain", "configuration")
+        world.watch.http.heal()
+        if how == "force":
+            await world.watch.token(force_refresh=True)
+        elif how == "reload":
+            world.watch.agent.keeper.reload()
+        await world.clock.advance(150)
+        assert (await world.watch.grant()).state == ("uncertain" if how == "nothing" else "held")
+
+
 async def test_a_restored_disk_locks_a_grant_whose_client_is_refused_too() -> None:
     async with running("auth0") as world:
         await handed_over(world)

@@ -431,6 +431,7 @@ def test_a_generation_is_one_stored_refresh_token() -> None:
         (Held(3), True, True, False),
         (Refreshing(3, FIRST), True, True, False),
         (Uncertain(3, came("page")), True, True, False),
+        (Uncertain(3, came("page"), LastRefusal("configuration", 1)), True, True, True),
         (NeedsHandoff(3, "uncertain"), True, True, False),  # sealed; what is cached still works
         (NeedsHandoff(3, "person"), True, True, True),  # sealed until the person has acted
         (Locked(3, "lease"), True, False, False),

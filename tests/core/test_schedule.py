@@ -221,6 +221,9 @@ def told(row: Grant, *tells: tuple[float, float | None]) -> Grant:
         ([(0.0, 1000.0), (100.0, 951.0)], 951.0, 1000.0, False),
         # it grew again: no end after all
         ([(0.0, 1000.0), (100.0, 900.0), (100.0, 1000.0)], 1000.0, 1000.0, False),
+        # an operator made it shorter, once: time passes and it stays as it is
+        ([(0.0, 1000.0), (100.0, 500.0), (100.0, 500.0)], 500.0, 1000.0, False),
+        ([(0.0, 1000.0), (100.0, 900.0), (1.9, 900.0)], 900.0, 1000.0, True),  # too soon to tell
     ],
 )
 def test_a_told_life_is_remembered_and_known_as_an_end_when_it_shrinks(

@@ -321,6 +321,20 @@ async def test_an_answer_that_breaks_off_is_lost(
         assert isinstance(await http.request(post(port)), AnswerLost)
 
 
+@pytest.mark.parametrize(
+    ("head", "sent"),
+    [
+        (b"Content-Length: 50", b'{"refresh_token":"a"}'),
+        (b"Transfer-Encoding: chunked", b'15\r\n{"refresh_token":"a"}\r\n'),
+        (b"Transfer-Encoding: chunked", b'15\r\n{"refresh_token":"a"}\r\n0\r\n'),
+    ],
+)
+async def test_a_whole_object_is_taken_though_more_was_announced(http: AioHttp, head: bytes, sent: bytes) -> None:
+    async with serve(answering(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + sent)) as port:
+        answer = await http.request(post(port))
+    assert isinstance(answer, HttpResponse) and answer.body == b'{"refresh_token":"a"}'
+
+
 @pytest.mark.parametrize("partial", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"])
 async def test_an_answer_that_stalls_is_lost_after_the_timeout(http: AioHttp, partial: bytes) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -51,7 +51,7 @@ def test_without_a_refresh_token_the_access_token_is_still_good() -> None:
     assert outcome.problem == ""
 
 
-@pytest.mark.parametrize("empty", ["", None])
+@pytest.mark.parametrize("empty", ["", None, False, [], {}])
 def test_an_empty_refresh_token_counts_as_absent(empty: object) -> None:
     outcome = classify(ENTRA, response(200, GOOD | {"refresh_token": empty}))
     assert isinstance(outcome, Refreshed)

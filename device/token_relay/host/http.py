@@ -23,6 +23,7 @@ from urllib.parse import urlencode, urlsplit
 
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent, url_problem
+from token_relay.provider.tokens import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,6 +175,7 @@ def _resolver() -> AbstractResolver:
 async def _exchange(
     session: ClientSession, request: HttpRequest, progress: _Progress, route: tuple[str, int] | None
 ) -> HttpResponse | AnswerLost:
+    from aiohttp import ClientPayloadError
     from yarl import URL
 
     headers = {"user-agent": "token-relay", "accept-encoding": "identity", **request.headers}
@@ -196,22 +198,42 @@ async def _exchange(
         server_hostname=server_hostname,
         trace_request_ctx=progress,
     ) as response:
-        raw = await _read_at_most(response, RESPONSE_BYTES_MAX)
-        if raw is None:
-            return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
-        body_read = unpack(raw, response.headers.get("content-encoding", ""))
-        if body_read is None:
-            return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes when unpacked")
-        return HttpResponse(response.status, _lower(response.headers), body_read)
+        read = bytearray()
+        try:
+            is_small = await _read_at_most(response, RESPONSE_BYTES_MAX, read)
+        except (ClientPayloadError, OSError):
+            if not is_whole(bytes(read), response.headers.get("content-encoding", "")):
+                raise
+            is_small = True
+        return take(response.status, _lower(response.headers), bytes(read) if is_small else None)
 
 
-async def _read_at_most(response: ClientResponse, bytes_max: int) -> bytes | None:
-    body = bytearray()
+async def _read_at_most(response: ClientResponse, bytes_max: int, body: bytearray) -> bool:
     async for chunk in response.content.iter_chunked(16_384):
         body += chunk
         if len(body) > bytes_max:
-            return None
-    return bytes(body)
+            return False
+    return True
+
+
+def is_whole(raw: bytes, encoding: str) -> bool:
+    """Whether a body that was cut off is a whole JSON object all the same: nothing of it can be missing.
+
+    A length that counts too much and a missing last chunk are common mistakes of servers, and the tokens are there.
+    """
+    unpacked = unpack(raw, encoding)
+    return unpacked is not None and parse_object(unpacked) is not None
+
+
+def take(status: int, headers: Mapping[str, str], raw: bytes | None) -> HttpResponse | AnswerLost:
+    """Return the answer with its body unpacked; ``raw`` is None when the body is too large.
+
+    A refusal is then a page without a body. A success is lost: it may have a token in it.
+    """
+    body = None if raw is None else unpack(raw, headers.get("content-encoding", ""))
+    if body is None and 200 <= status < 300:
+        return AnswerLost(f"the answer is larger than {RESPONSE_BYTES_MAX} bytes")
+    return HttpResponse(status, headers, body or b"")
 
 
 def unpack(raw: bytes, encoding: str) -> bytes | None:

@@ -61,7 +61,8 @@ def shown(text: object, *, chars_max: int = SHOWN_CHARS_MAX) -> str:
 def parse_object(body: bytes) -> tuple[dict[str, object], frozenset[str]] | None:
     """Parse a JSON object and name the keys that came twice, at any depth (the last counts); None when it is not one.
 
-    Text that is not UTF-8, UTF-16 or UTF-32 is read as Latin-1, which some pages of older servers are in.
+    Text that is not UTF-8, UTF-16 or UTF-32 is read as Latin-1, which some pages of older servers are in. A line feed
+    or a tab in a string is taken as it is: RFC 8259 §7 forbids it, and servers that write JSON by hand send it.
     """
     doubled: set[str] = set()
 
@@ -75,9 +76,9 @@ def parse_object(body: bytes) -> tuple[dict[str, object], frozenset[str]] | None
 
     try:
         try:
-            value: object = json.loads(body, object_pairs_hook=collect)
+            value: object = json.loads(body, object_pairs_hook=collect, strict=False)
         except UnicodeDecodeError:
-            value = json.loads(body.decode("latin-1"), object_pairs_hook=collect)
+            value = json.loads(body.decode("latin-1"), object_pairs_hook=collect, strict=False)
     except (ValueError, RecursionError):  # ValueError covers bad JSON and numbers of 5 000 digits
         return None
     return (value, frozenset(doubled)) if isinstance(value, dict) else None
@@ -86,11 +87,11 @@ def parse_object(body: bytes) -> tuple[dict[str, object], frozenset[str]] | None
 def find_refresh_token(answer: dict[str, object]) -> tuple[RefreshToken | None, str]:
     """Return the refresh token, and why what is in its place cannot be kept.
 
-    An empty string and null count as absent (RFC 6749 §3.2). What can be neither kept nor sent (a number, a
-    lone surrogate, more than ``SECRET_CHARS_MAX``) is reported, because then the old token may be dead too.
+    An empty string, null, false and an empty list count as absent (RFC 6749 §3.2). What can be neither kept nor sent (a
+    number, a lone surrogate, more than ``SECRET_CHARS_MAX``) is reported, because then the old token may be dead too.
     """
     value = answer.get("refresh_token")
-    if value is None or value == "":
+    if not value:
         return None, ""
     if not isinstance(value, str) or not _is_encodable(value):
         return None, "refresh_token is not text"
@@ -143,7 +144,7 @@ class TokenResponse(BaseModel):
     @classmethod
     def _bearer(cls, value: str) -> str:
         # RFC 6749 §7.1: a token of a type that the client does not know must not be used.
-        if value.casefold() != "bearer":
+        if value.strip().casefold() not in ("bearer", "bearertoken"):  # the latter is Apigee's
             raise ValueError("is not Bearer")
         return "Bearer"
 

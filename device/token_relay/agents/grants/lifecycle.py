@@ -251,6 +251,8 @@ def keeps_refresh_token(state: GrantState) -> bool:
 
 def is_asked_again(state: GrantState) -> bool:
     """Return whether the provider has refused for now: it is asked again slowly, or when the owner says so."""
+    if isinstance(state, Uncertain):
+        return state.refusal is not None
     return isinstance(state, NeedsHandoff | Locked) and state.reason in ("person", "configuration")
 
 

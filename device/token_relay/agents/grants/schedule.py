@@ -81,11 +81,12 @@ def columns_of_life(grant: Grant, told_s: float | None, now: Now) -> GrantColumn
         return {}
     shrunk_s = grant.life_told_s - told_s
     since_s = elapsed_s(Stamp.from_text(grant.refreshed), now) if grant.refreshed else None
-    has_passed = shrunk_s > 1.0 and shrunk_s >= (since_s or 0.0) / 2
+    passed_s = (since_s or 0.0) / 2  # an end comes nearer by so much at the least
+    has_passed = shrunk_s > 1.0 and shrunk_s >= passed_s
     return {
         "life_told_s": told_s,
         "life_longest_s": max(grant.life_longest_s, told_s),
-        "is_life_fixed": has_passed or (grant.is_life_fixed and shrunk_s >= 0.0),
+        "is_life_fixed": has_passed or (grant.is_life_fixed and shrunk_s >= max(0.0, passed_s - 1.0)),
     }
 
 
