@@ -138,6 +138,19 @@ async def test_a_refused_scope_stops_nobody_else() -> None:
         assert isinstance(await world.watch.token(scope="profile"), TokenGranted)
 
 
+async def test_a_scope_that_works_again_is_refused_for_ten_minutes_the_next_time() -> None:
+    async with running("auth0") as world:
+        await handed_over(world)
+        for _ in range(2):
+            order(world, "faults", name="refuse", endpoint="token", error="invalid_scope")
+            refused = await world.watch.token(scope="openid", force_refresh=True)
+            assert isinstance(refused, TokenRefused) and refused.error == "refused"
+            assert refused.retry_after_s is not None and 590 < refused.retry_after_s <= 600
+            await world.clock.advance(601)
+            assert isinstance(await world.watch.token(scope="openid", force_refresh=True), TokenGranted)
+            await expire(world)
+
+
 async def test_an_invalid_grant_to_a_narrow_request_is_followed_by_a_full_one() -> None:
     async with running("entra") as world:
         grant = await handed_over(world)

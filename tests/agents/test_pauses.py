@@ -73,3 +73,29 @@ async def test_the_unasked_pause_grows_to_six_hours_and_no_further(failures: int
     low, high = (schedule.unasked_backoff_s(failures=failures, share=share) for share in (0.0, 1.0))
     assert low == high / 2 and high == min(2.0**failures, 6 * HOUR)
     assert high >= schedule.backoff_s(failures=failures, share=1.0, retry_after_s=None)
+
+
+async def test_only_a_try_that_wrote_makes_what_nobody_asked_for_rarer() -> None:
+    async with running("entra") as world:
+        pauses, now = world.phone.agent.keeper._pauses, world.clock.now()
+        for _ in range(9):
+            pauses.fail("written", "down", None)
+            pauses.fail("not written", "silent", None, is_written=False)
+        written, unwritten = pauses.get("written"), pauses.get("not written")
+        assert written is not None and written.unasked_boot_s >= now.boot_s + 256.0
+        assert unwritten is not None and unwritten.unasked_boot_s == unwritten.until_boot_s
+
+
+async def test_a_pause_that_does_not_wait_for_the_network_stays_when_it_is_back() -> None:
+    async with running("entra") as world:
+        pauses, now = world.phone.agent.keeper._pauses, world.clock.now()
+        pauses.fail("network", "down", 60.0)
+        pauses.fail("firm", "slow down", 60.0, is_firm=True)
+        pauses.wait("wait", "no verdict", 60.0, action="hand off")
+        world.phone.agent.network_is_up()
+        assert [pauses.is_on(name, now) for name in ("network", "firm", "wait")] == [False, True, True]
+        pause = pauses.get("wait")
+        assert pause is not None and now.boot_s + 60.0 <= pause.until_boot_s <= now.boot_s + 66.0
+        pauses.fail("wait", "down", None)  # counted from the start again
+        after = pauses.get("wait")
+        assert after is not None and after.failures == 1

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import mktime_tz, parsedate_tz
+from http import HTTPStatus
 from typing import assert_never
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -60,8 +61,8 @@ _UNAVAILABLE = frozenset({"temporarily_unavailable", "too_many_requests", "slow_
 _FINAL_SUBERRORS = frozenset({"bad_token", "token_expired"})  # Entra's; all others want the person
 # What web frameworks write into ``error`` of their own pages in JSON; RFC 9110 §15.5, and no OAuth code at all.
 _STATUS_PHRASES = (
-    *("Bad Request", "Unauthorized", "Forbidden", "Not Found", "Method Not Allowed", "Not Acceptable"),
-    "Request Timeout",
+    *(status.phrase for status in HTTPStatus),
+    *("Payload Too Large", "URI Too Long", "Unprocessable Entity"),  # older and newer spellings of the same
 )
 _HTML = ("text/html", "application/xhtml+xml")
 
