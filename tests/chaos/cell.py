@@ -50,7 +50,7 @@ class Cell:
     async def kill_often(self, victim: Victim, times: int, tally: Tally, done: Callable[[Kill], None]) -> None:
         """Kill one agent so many times; each kill is judged at once."""
         for _ in range(times):
-            kill = await self.kill_once(victim, draw(self.random))
+            kill = await self.kill_once(victim, draw(self.random, self.profile))
             tally.add(kill)
             done(kill)
 
@@ -82,7 +82,8 @@ class Cell:
             profile=self.profile,
             victim=target.victim,
             aim=shot.aim,
-            hit=hit_of(requests, unstored=unstored, is_refreshing=disk.state != "held"),
+            hit=hit_of(requests, unstored=unstored, state=disk.state),
+            state=disk.state,
             committed=last is not None and last.is_committed,
             unstored=unstored,
             generation_before=before.generation,
@@ -102,12 +103,18 @@ class Cell:
             await sandbox.hold_refresh("before_commit")
         elif shot.aim in ("after_commit", "answer"):
             await sandbox.hold_refresh("after_commit")
+        elif shot.aim == "page":
+            await sandbox.fault(
+                shot.page, endpoint="token", grant_type="refresh_token", committed=shot.is_committed, retry_after_s=0
+            )
         asking = asyncio.create_task(target.keep_asking() if shot.aim == "random" else target.ask(force=True))
         try:
             if shot.aim == "request":
                 await sandbox.event("token_request_received", after=mark)
             elif shot.aim in ("before_commit", "after_commit", "answer"):
                 await sandbox.held(mark)
+            elif shot.aim == "page":
+                await sandbox.event("token_request_answered", after=mark)
             if shot.aim == "answer":
                 await sandbox.release()
             await asyncio.sleep(shot.delay_s)

@@ -3,14 +3,17 @@
 Where a kill hit is not what was aimed at. It is read afterwards from two witnesses that know nothing of each other:
 the provider's events (the last token request before the kill, and how it ended) and the victim's disk (the generation
 of its grant before the kill and after). A commit is *unstored* when the provider made one refresh token more than
-the disk has.
+the disk has. The disk also says whether the intent is still open: a request of a killed agent has lost its answer
+(``refreshing``), while a page came whole and is written down (``uncertain``).
 
 The promises, by profile:
 
-* nothing unstored: nothing is lost, anywhere, and the provider sees no reuse;
-* ``entra``, ``auth0``: an unstored commit is repaired by the old token, the victim being back inside the leeway;
-* ``strict``: an unstored commit costs exactly that grant, the provider sees exactly one reuse (the one late attempt),
-  the status says what to do, and doing it once heals it.
+* no open intent: nothing is lost, anywhere, and the provider sees no reuse;
+* ``entra``, ``auth0``: nothing is lost: the old token repairs it, the victim being back inside the leeway;
+* ``strict``, an answer lost: nobody knows whether the value is spent, and sending it again could end the other agent's
+  grant, so it is sealed; the provider sees no reuse, the status says what to do, and doing it once heals it;
+* ``strict``, a page: the value is sent once more a minute later. If the provider had not committed, all is well; if it
+  had, it sees that one reuse and ends the grant, which is healed as above.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 Profile: TypeAlias = Literal["entra", "auth0", "strict"]
 Victim: TypeAlias = Literal["companion", "phone"]
-Aim: TypeAlias = Literal["random", "asked", "request", "before_commit", "after_commit", "answer"]
-Hit: TypeAlias = Literal["idle", "intent", "before_commit", "after_commit", "after_answer"]
+Aim: TypeAlias = Literal["random", "asked", "request", "before_commit", "after_commit", "answer", "page"]
+Hit: TypeAlias = Literal["idle", "intent", "before_commit", "after_commit", "after_answer", "page"]
 
 PROFILES: tuple[Profile, ...] = ("entra", "auth0", "strict")
 IN_WINDOW: frozenset[Hit] = frozenset({"before_commit", "after_commit", "after_answer"})
@@ -32,8 +35,20 @@ WINDOW_SHARE_MIN = 0.3  # of all kills; with fewer a run has shown little
 
 # How often each aim is drawn. ``random`` waits a while and kills blindly; ``asked`` kills shortly after an app has
 # asked, ``request`` after the provider has received something; the next two while the provider holds the request;
-# ``answer`` when it has just let go.
-WEIGHTS: Mapping[Aim, int] = {"random": 3, "asked": 2, "request": 2, "before_commit": 4, "after_commit": 4, "answer": 3}
+# ``answer`` when it has just let go; ``page`` when a page has come in place of the answer. In ``strict`` that takes a
+# minute, so it is drawn less often there.
+WEIGHTS: Mapping[Aim, int] = {
+    "random": 30,
+    "asked": 20,
+    "request": 20,
+    "before_commit": 40,
+    "after_commit": 40,
+    "answer": 30,
+    "page": 20,
+}
+STRICT_PAGE_WEIGHT = 10
+PAGES = ("error_500", "error_502", "error_503", "html")
+PAGE_S_MAX = 0.3
 RANDOM_S_MAX = 2.0  # one or two lifetimes of an access token
 ASKED_S_MAX = 0.03
 REQUEST_S_MAX = 0.02
@@ -43,25 +58,35 @@ _DELAYS_S_MAX: Mapping[Aim, float] = {
     "asked": ASKED_S_MAX,
     "request": REQUEST_S_MAX,
     "answer": ANSWER_S_MAX,
+    "page": PAGE_S_MAX,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One kill as it is planned: ``delay_s`` counts from the moment that the aim names."""
+    """One kill as it is planned: ``delay_s`` counts from the moment that the aim names.
+
+    ``page`` is the provider's fault for the aim of that name, ``is_committed`` whether the page comes after the commit.
+    """
 
     aim: Aim
     delay_s: float
+    page: str = ""
+    is_committed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One kill and what came of it. ``generation`` is the grant's on the disk; ``plain`` whether the status told it."""
+    """One kill and what came of it.
+
+    ``state`` and ``generation_*`` are the grant's on the disk, ``plain`` says whether the status told what to do.
+    """
 
     profile: Profile
     victim: Victim
     aim: Aim
     hit: Hit
+    state: str
     committed: bool
     unstored: int
     generation_before: int
@@ -108,10 +133,12 @@ class Tally:
         return found
 
 
-def draw(random: Random) -> Shot:
+def draw(random: Random, profile: Profile) -> Shot:
     """Return the next shot."""
-    (aim,) = random.choices(list(WEIGHTS), list(WEIGHTS.values()))
-    return Shot(aim, random.uniform(0.0, _DELAYS_S_MAX.get(aim, 0.0)))
+    weights = {**WEIGHTS, "page": STRICT_PAGE_WEIGHT} if profile == "strict" else WEIGHTS
+    (aim,) = random.choices(list(weights), list(weights.values()))
+    delay_s = random.uniform(0.0, _DELAYS_S_MAX.get(aim, 0.0))
+    return Shot(aim, delay_s, random.choice(PAGES), random.random() < 0.5) if aim == "page" else Shot(aim, delay_s)
 
 
 def watched(events: Iterable[Mapping[str, Any]]) -> list[Watched]:
@@ -132,12 +159,14 @@ def watched(events: Iterable[Mapping[str, Any]]) -> list[Watched]:
     return list(found.values())
 
 
-def hit_of(requests: Sequence[Watched], *, unstored: int, is_refreshing: bool) -> Hit:
-    """Return where a kill hit. ``is_refreshing``: the disk holds an intent."""
+def hit_of(requests: Sequence[Watched], *, unstored: int, state: str) -> Hit:
+    """Return where a kill hit; ``state`` is the grant's on the disk."""
     last = requests[-1] if requests else None
-    if unstored:
+    if state == "uncertain":
+        return "page"
+    if unstored and state == "refreshing":
         return "after_answer" if last is not None and last.end == "answered" else "after_commit"
-    if not is_refreshing:
+    if state != "refreshing":
         return "idle"
     return "before_commit" if last is not None and not last.is_committed else "intent"
 
@@ -145,15 +174,18 @@ def hit_of(requests: Sequence[Watched], *, unstored: int, is_refreshing: bool) -
 def faults_of(kill: Kill) -> list[str]:
     """Return what this kill shows that was promised not to happen."""
     found = []
-    if kill.unstored not in (0, 1):
+    # Inside a leeway a page is followed by another request before the kill, which may have committed too.
+    if not 0 <= kill.unstored <= 1 + (kill.aim == "page" and kill.profile != "strict"):
         found.append(f"{kill.unstored} commits are not on the disk, one request at a time was promised")
-    may_be_lost = kill.profile == "strict" and kill.unstored == 1
+    is_strict, is_cut = kill.profile == "strict", kill.state == "refreshing"
+    is_burnt = is_strict and not is_cut and kill.unstored == 1
+    may_be_lost = is_strict and (is_cut or is_burnt)
     if kill.lost and not may_be_lost:
         found.append("a grant was lost")
     if may_be_lost and not kill.lost:
-        found.append("a burnt token worked: the provider is not strict, or the count is wrong")
-    if kill.reuses != int(may_be_lost):
-        found.append(f"the provider saw {kill.reuses} reuses, {int(may_be_lost)} were due")
+        found.append("a value that may be burnt was sent again, or a burnt one worked")
+    if kill.reuses != int(is_burnt):
+        found.append(f"the provider saw {kill.reuses} reuses, {int(is_burnt)} were due")
     if kill.lost and not kill.plain:
         found.append("the status did not say what to do")
     if kill.healings != int(kill.lost):
@@ -168,7 +200,7 @@ def summary(kills: Sequence[Kill]) -> dict[str, Any]:
     return {
         "kills": len(kills),
         "in_window": sum(kill.hit in IN_WINDOW for kill in kills),
-        "hits": {name: hits[name] for name in ("idle", "intent", "before_commit", "after_commit", "after_answer")},
+        "hits": {name: hits[name] for name in get_args(Hit)},
         "committed": sum(kill.committed for kill in kills),
         "unstored": sum(kill.unstored for kill in kills),
         "lost": sum(kill.lost for kill in kills),

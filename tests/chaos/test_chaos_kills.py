@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-async def test_kills_lose_no_grant_but_those_whose_only_copy_was_in_the_answer(profile: Profile) -> None:
+async def test_kills_lose_no_grant_but_those_that_could_end_another(profile: Profile) -> None:
     seed = Random().randrange(2**32)
     tally = Tally()
     await run_kills(profile, N_DEFAULT, seed=seed, cells=3, tally=tally, done=lambda kill: None)
@@ -28,8 +28,8 @@ async def test_kills_lose_no_grant_but_those_whose_only_copy_was_in_the_answer(p
     assert tally.verdict() == []
     hits = found["total"]["hits"]
     assert min(hits["before_commit"], hits["after_commit"]) > 0, hits  # the provider waits there for the kill
-    lost = found["total"]["lost"]
-    assert lost == (found["total"]["unstored"] if profile == "strict" else 0)
+    assert bool(found["total"]["lost"]) is (profile == "strict")
+    assert found["total"]["reuses"] <= hits["page"]
 
 
 async def test_run_would_notice_a_grant_that_is_lost_where_none_may_be() -> None:
@@ -45,3 +45,14 @@ async def test_run_would_notice_a_grant_that_is_lost_where_none_may_be() -> None
             "the provider saw 1 reuses, 0 were due",
         ]
         assert tally.kills[-1].plain and tally.kills[-1].healings == 1
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+async def test_a_page_and_a_kill_cost_a_strict_grant_only_what_the_provider_has_spent(is_committed: bool) -> None:
+    async with Cell("strict", Random(1)) as cell:
+        tally = Tally()
+        tally.add(await cell.kill_once("companion", Shot("page", 0.5, "error_502", is_committed)))
+        assert tally.problems == []
+        (kill,) = tally.kills
+        assert (kill.state, kill.hit) == ("uncertain", "page")
+        assert (kill.lost, kill.reuses, kill.unstored) == ((True, 1, 1) if is_committed else (False, 0, 0))

@@ -75,6 +75,54 @@ def test_a_restored_phone_that_does_not_know_of_a_move_gives_its_token_up() -> N
     world.run(story())
 
 
+def test_a_restored_phone_that_had_only_offered_a_move_gives_its_token_up() -> None:
+    world = World("entra", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        watch.link.cut()
+        assert (await phone.hand_off(watch, strategy="move", wait_s=1.0)).state == "offered"
+        image = phone.image()
+        watch.link.heal()
+        await world.advance(60)
+        assert phone.rows(PhoneHandoff)[0].state == "done"
+        await phone.restore(image)
+        await phone.start()
+        await world.advance(60)
+        own = phone.rows(Grant)[0]
+        assert (own.state, own.reason) == ("locked", "rollback")
+        await phone.sign_in()
+        await phone.stop()
+        await phone.start()
+        await world.advance(60)  # the next list names the moved grant again
+        assert [row.state for row in phone.rows(Grant)] == ["held"]
+
+    world.run(story())
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_token_that_was_sealed_cannot_be_moved_and_the_handoff_says_so(is_late: bool) -> None:
+    world = World("strict", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        watch.link.cut()
+        await phone.hand_off(watch, strategy="move", wait_s=1.0)
+        phone.http.plan(HttpFault("lost_after", path="token"))
+        await phone.token(force_refresh=True)
+        await world.advance(3600 if is_late else 60)
+        (own,) = phone.rows(Grant)
+        assert (own.state, own.reason, own.refresh_token is not None) == ("needs_handoff", "uncertain", True)
+        watch.link.heal()
+        await world.advance(600)
+        (row,) = phone.rows(PhoneHandoff)
+        assert (row.state, row.problem) == ("cancelled", "the phone has no token to move any more")
+
+    world.run(story())
+
+
 def test_a_handoff_that_was_begun_by_a_clock_in_1970_is_still_the_latest_while_it_is_open() -> None:
     in_1970 = Stamp.of(Now("boot-2", 5.0, 3600.0, False)).to_text()
     rows: tuple[Grant | Pairing | PhoneHandoff, ...] = (

@@ -27,7 +27,7 @@ from token_relay.simulation.histories import runner
 from token_relay.simulation.histories.plan import ENDPOINTS, NAMES, make_plan
 from token_relay.simulation.histories.schedule import Outcome, run_schedule
 from token_relay.simulation.histories.tally import Failure, Progress, Tally
-from token_relay.simulation.ports.http import PAGES
+from token_relay.simulation.ports.http_faults import PAGES
 from token_relay.simulation.promises import coverage
 
 SEEDS = 25

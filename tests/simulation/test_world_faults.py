@@ -14,7 +14,8 @@ from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, Not
 from token_relay.sandbox.provider.world.model import FaultModel
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.loop import DeadlockError, VirtualLoop
-from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
+from token_relay.simulation.ports.http import HttpFault
+from token_relay.simulation.ports.http_faults import HttpFaultKind
 from token_relay.simulation.ports.power import PowerCutError
 from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
 from token_relay.simulation.world.world import TierName, World

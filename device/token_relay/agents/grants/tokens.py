@@ -51,9 +51,12 @@ def _erase_tokens(turn: Turn, grant_id: str) -> None:
         turn.tx.delete(CachedToken, token.grant_id, token.scope)
 
 
-def lock_grants(turn: Turn, reason: LockedReason, *, only_spent: bool = False) -> None:
-    """Lock the phone's own grants: another device may have them. ``only_spent``: only where a use spends the token."""
-    for grant in turn.tx.select(Grant, pairing_id=""):
+def lock_grants(turn: Turn, reason: LockedReason, *, grant_id: str = "", only_spent: bool = False) -> None:
+    """Lock the phone's own grants, or this one: another device may have them.
+
+    ``only_spent``: only where a use spends the token.
+    """
+    for grant in turn.tx.select(Grant, pairing_id="", **({"grant_id": grant_id} if grant_id else {})):
         may_be_theirs = not only_spent or profile_of(grant).invalidates_on_use
         if may_be_theirs and not is_put_away(grant):
             turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, reason)))

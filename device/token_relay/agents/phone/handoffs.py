@@ -210,6 +210,8 @@ class Handoffs:
             self._steps.step(turn, pairing, handoff_id, "stored")  # says the same as STORED: take it away
         elif row.reason == "superseded":
             turn.change(PhoneHandoff, handoff_id, **columns_of(Gone("rollback")))
+        elif row.reason == "rollback" and row.strategy == "move":
+            lock_grants(turn, "rollback", grant_id=row.grant_id)  # what this disk seems to hold the companion has
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
         """This disk is an older image: do not use what was moved or may be spent."""

@@ -18,6 +18,7 @@ from token_relay.agents.failures import until_stored
 from token_relay.agents.grants import schedule
 from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Flights
+from token_relay.agents.grants.serving import may_be_sent
 from token_relay.agents.phone.account import Accounts, tell_notes
 from token_relay.agents.phone.branch import Branch
 from token_relay.agents.phone.handoff_rows import state_of
@@ -112,7 +113,7 @@ class Obtaining:
         """Obtain once, after every open request for the phone's own grant has ended."""
         await self._flights.landing(row.grant_id)
         grant = await self._turns.read(lambda tx: tx.get(Grant, row.grant_id))
-        if grant is None or grant.refresh_token is None or grant.state == "dead":
+        if grant is None or not may_be_sent(grant):
             why = "has no token to move any more" if row.strategy == "move" else "is no longer signed in"
             problem = f"the phone {why}"
             await self._turns.run(partial(self._steps.give_up, handoff_id=row.handoff_id, problem=problem))

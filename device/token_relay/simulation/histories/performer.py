@@ -23,7 +23,8 @@ from token_relay.apps.server import TokenApi, parse_query
 from token_relay.protocol.errors import RelayError
 from token_relay.simulation.histories.plan import Plan, Step
 from token_relay.simulation.ports.channel import Packet
-from token_relay.simulation.ports.http import HttpFault, HttpFaultKind
+from token_relay.simulation.ports.http import HttpFault
+from token_relay.simulation.ports.http_faults import HttpFaultKind
 from token_relay.simulation.ports.power import PowerCutError
 from token_relay.simulation.promises.promises import Promises
 from token_relay.simulation.promises.settlement import SETTLE_HOURS, JudgedDevice, is_quiet, judge, look

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 from token_relay.protocol.handoff import Strategy
 from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
-from token_relay.simulation.ports.http import PAGES
+from token_relay.simulation.ports.http_faults import PAGES
 
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
