@@ -366,6 +366,12 @@ async def test_an_answer_that_is_none_is_lost(http: AioHttp, answer: bytes) -> N
     assert_no_secret(got)
 
 
+async def test_an_answer_of_the_largest_size_is_taken(http: AioHttp) -> None:
+    async with serve(answering(raw_answer(b"x" * RESPONSE_BYTES_MAX))) as port:
+        got = await http.request(post(port))
+    assert isinstance(got, HttpResponse) and len(got.body) == RESPONSE_BYTES_MAX
+
+
 @pytest.mark.parametrize(
     "answer",
     [

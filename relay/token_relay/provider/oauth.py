@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import mktime_tz, parsedate_tz
-from http import HTTPStatus
 from typing import assert_never
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -59,10 +58,15 @@ _CLIENT = frozenset(
 _REQUEST = frozenset({"insufficient_scope", "invalid_request", "invalid_scope", "invalid_target"})
 _UNAVAILABLE = frozenset({"temporarily_unavailable", "too_many_requests", "slow_down"})
 _FINAL_SUBERRORS = frozenset({"bad_token", "token_expired"})  # Entra's; all others want the person
-# What web frameworks write into ``error`` of their own pages in JSON; RFC 9110 §15.5, and no OAuth code at all.
+# What web frameworks write into ``error`` of their own pages in JSON; RFC 9110 §15.5 and §15.6, no OAuth code at all.
 _STATUS_PHRASES = (
-    *(status.phrase for status in HTTPStatus),
-    *("Payload Too Large", "URI Too Long", "Unprocessable Entity"),  # older and newer spellings of the same
+    *("Bad Request", "Unauthorized", "Forbidden", "Not Found", "Method Not Allowed", "Not Acceptable"),
+    *("Proxy Authentication Required", "Request Timeout", "Conflict", "Gone", "Length Required"),
+    *("Precondition Failed", "Content Too Large", "Payload Too Large", "Request Entity Too Large", "URI Too Long"),
+    *("Unsupported Media Type", "Expectation Failed", "Misdirected Request", "Unprocessable Content"),
+    *("Unprocessable Entity", "Too Early", "Upgrade Required", "Too Many Requests", "Request Header Fields Too Large"),
+    *("Unavailable For Legal Reasons", "Internal Server Error", "Bad Gateway", "Service Unavailable"),
+    "Gateway Timeout",
 )
 _HTML = ("text/html", "application/xhtml+xml")
 
