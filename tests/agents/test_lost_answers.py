@@ -123,6 +123,23 @@ async def test_a_power_cut_inside_the_leeway_asks_first_too() -> None:
         assert ((await world.watch.grant()).state, refreshes(world.watch)) == ("held", 1)
 
 
+async def test_a_request_that_a_power_cut_ended_shows_as_a_lost_answer_until_it_is_tried_again() -> None:
+    async with running("auth0") as world:
+        grant = await ready(world)
+        world.watch.http.gate.clear()
+        begin(world, grant)
+        await world.clock.advance(1)
+        await world.watch.crash()
+        await world.clock.advance(60)  # the leeway is over, the cached access token still works
+        world.watch.http.gate.set()
+        world.watch.http.requests.clear()
+        await world.watch.start()
+        await world.clock.advance(600)
+        after = await world.watch.grant()
+        assert (after.state, after.intent_came, refreshes(world.watch)) == ("uncertain", "lost", 0)
+        assert isinstance(await world.watch.token(), TokenGranted)
+
+
 async def test_where_use_spends_nothing_nobody_asks_first() -> None:
     async with running("entra") as world:
         grant = await ready(world)
