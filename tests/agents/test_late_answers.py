@@ -77,9 +77,9 @@ async def test_a_token_that_comes_after_the_sign_out_is_revoked_at_the_provider_
 @pytest.mark.parametrize(
     ("profile", "changes"),
     [
-        ("strict", {"state": "locked", "reason": "rollback"}),  # the chain may be another device's by now
-        ("strict", {"generation": 9}),
-        ("strict", {"state": "dead", "reason": "moved", "refresh_token": None}),  # it is the companion's
+        ("auth0", {"state": "locked", "reason": "rollback"}),  # the chain may be another device's by now
+        ("auth0", {"generation": 9}),
+        ("auth0", {"state": "dead", "reason": "moved", "refresh_token": None}),  # it is the companion's
         ("strict", {"revocation_endpoint": "", "state": "dead", "reason": "revoked", "refresh_token": None}),
         ("strict", {"profile": "entra", "state": "dead", "reason": "revoked", "refresh_token": None}),
         ("strict", {"profile": "keycloak", "state": "dead", "reason": "signed_out", "refresh_token": None}),
