@@ -13,7 +13,7 @@ from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.errors import PersonNeededError, TransientError
 from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.rules import Kind
-from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
+from token_relay.simulation.ports.http import HttpFault, HttpFaultKind, SimulatedHttp
 
 pytestmark = pytest.mark.asyncio
 HOUR = 3600.0
@@ -136,6 +136,48 @@ async def test_a_refused_scope_stops_nobody_else() -> None:
         await expire(world)
         assert isinstance(await world.watch.token(), TokenGranted)
         assert isinstance(await world.watch.token(scope="profile"), TokenGranted)
+
+
+async def test_a_cached_token_outlives_the_refusal_of_its_scope() -> None:
+    async with running("auth0") as world:
+        await handed_over(world)
+        assert isinstance(await world.watch.token(scope="openid"), TokenGranted)
+        order(world, "faults", name="refuse", endpoint="token", error="invalid_scope")
+        for tries in (1, 0):  # the second time the refusal is remembered
+            sent = len(refreshes(world.watch.http))
+            assert isinstance(await world.watch.token(scope="openid", force_refresh=True), TokenGranted)
+            assert len(refreshes(world.watch.http)) == sent + tries
+
+
+async def test_claims_have_never_worked_before_whatever_the_scope() -> None:
+    async with running("entra") as world:
+        await handed_over(world)
+        order(world, "faults", name="refuse", endpoint="token", error="invalid_scope")
+        refused = await world.watch.token(scope="openid")
+        assert isinstance(refused, TokenRefused) and refused.error == "refused"
+        sent = len(refreshes(world.watch.http))
+        claims = await world.watch.token(claims='{"access_token":{"xms_cc":{"values":["cp1"]}}}')
+        assert isinstance(claims, TokenRefused) and claims.error == "busy"
+        assert len(refreshes(world.watch.http)) == sent
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "event", "said"),
+    [
+        ("502", "offline", "refresh_page", "no verdict from the provider: 502 text/html"),
+        ("lost_before", "offline", "refresh_answer_lost", "the provider's answer was lost: connection reset"),
+        ("person", "reauth_required", "refresh_denied", "the provider wants the person: interaction_required"),
+        ("unknown_client", "locked", "refresh_denied", "the provider refuses this client: invalid_client"),
+    ],
+)
+async def test_an_app_and_the_audit_are_told_what_came(fault: HttpFaultKind, error: str, event: str, said: str) -> None:
+    async with running("entra") as world:
+        await handed_over(world)
+        await expire(world)
+        world.watch.http.fault = only_refreshes(HttpFault(fault))
+        refused = await world.watch.token()
+        assert isinstance(refused, TokenRefused) and refused.error == error and said in refused.detail
+        assert event in [row.name for row in await world.watch.rows(AuditEvent)]
 
 
 async def test_a_scope_that_works_again_is_refused_for_ten_minutes_the_next_time() -> None:
