@@ -13,7 +13,8 @@ from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.errors import PersonNeededError, TransientError
 from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.rules import Kind
-from token_relay.simulation.ports.http import HttpFault, HttpFaultKind, SimulatedHttp
+from token_relay.simulation.ports.http import HttpFault, SimulatedHttp
+from token_relay.simulation.ports.http_faults import HttpFaultKind
 
 pytestmark = pytest.mark.asyncio
 HOUR = 3600.0
