@@ -71,6 +71,19 @@ async def test_after_the_leeway_a_lost_value_is_sent_again_when_the_access_token
         assert "reuse_detected" not in world.provider.kinds()
 
 
+async def test_a_late_value_does_not_wait_for_metadata_that_is_never_there() -> None:
+    async with running("strict") as world:
+        grant = await ready(world)
+        await world.watch.edit(await world.watch.grant(), is_sole=True)
+        await world.clock.advance(86_400)
+        world.watch.http.requests.clear()
+        world.watch.http.plan("lost_before")
+        world.watch.http.fault = lambda request: "" if is_refresh(request) else "503"
+        begin(world, grant)
+        await world.clock.advance(300)
+        assert ((await world.watch.grant()).state, refreshes(world.watch)) == ("held", 2)
+
+
 async def test_where_only_the_metadata_is_away_the_value_is_sent_again_before_the_leeway_ends() -> None:
     async with running("auth0") as world:
         grant = await ready(world)

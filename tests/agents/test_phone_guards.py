@@ -445,6 +445,19 @@ async def test_a_token_that_comes_after_the_end_is_an_orphan_and_leaves_nowhere(
         assert count(world, world.phone, world.watch, m.Token) == 0
 
 
+async def test_a_token_for_a_device_that_was_forgotten_meanwhile_is_counted_as_an_orphan() -> None:
+    async with running("entra") as world:
+        row = await offered(world)
+        world.phone.http.gate.clear()
+        await say(world.watch, accept(row))
+        await world.phone.agent.forget("watch")
+        world.phone.http.gate.set()
+        await world.clock.advance(1)
+        after = await world.phone.handoff()
+        assert (after.state, after.orphans, after.is_obtaining) == ("gone", 1, False)
+        assert (await world.phone.one(Grant)).state == "held"
+
+
 async def test_branch_finishes_an_open_intent_of_the_phones_own_grant_first() -> None:
     async with running("entra") as world:
         own = await world.phone.one(Grant)

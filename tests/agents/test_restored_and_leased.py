@@ -43,6 +43,25 @@ async def test_a_restored_companion_locks_every_grant_until_a_new_handoff() -> N
         assert (await world.watch.one(Pairing)).rollback == ""
 
 
+async def test_a_restored_companion_that_heard_nothing_is_told_again_within_hours() -> None:
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(2)
+        old = world.watch.image()
+        await world.within(world.phone.agent.revoke("watch", wait_s=5))
+        await world.watch.restore(old)
+        world.broker.hold = lambda packet: True  # what the two say at the start gets lost for good
+        await world.watch.start()
+        await world.clock.advance(60)
+        world.broker.held.clear()
+        world.broker.hold = lambda packet: False
+        await world.clock.advance(1800)
+        assert (await world.watch.grant()).state == "held"
+        await world.clock.advance(2400)
+        grant = await world.watch.grant()
+        assert grant.state in ("locked", "dead")
+
+
 async def test_a_restored_companion_that_refreshed_is_noticed_by_its_generation() -> None:
     async with running("entra") as world:
         await world.phone.hand_off()

@@ -41,7 +41,8 @@ from token_relay.protocol.topics import PeerTopic, parse_topic, peer_topic
 log = structlog.get_logger()
 
 ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen from our lost future
-GREET_EVERY_S = 12 * 3600.0  # a connection may last for months, and a lease must still be renewed
+GREET_FIRST_S = 3600.0  # what a restored end is told in the first answer may get lost
+GREET_EVERY_S = 6 * 3600.0  # a connection may last for months, and a lease must still be renewed
 STRAY_S = 60.0  # by then a peer that knows the active pairing has answered in it
 
 
@@ -299,7 +300,7 @@ class Link:
         await self._turns.run(step)
 
     async def greet_loop(self) -> None:
-        """Greet every active peer every 12 hours, however long the connection lasts; runs until cancelled."""
+        """Greet every active peer, after 1, 2 and 4 hours and then every 6, however long the connection lasts."""
 
         def step(turn: Turn) -> None:
             for pairing in turn.tx.select(Pairing):
@@ -308,8 +309,10 @@ class Link:
                 elif pairing.state == "retired":
                     give_up_old(turn, pairing)
 
+        wait_s = GREET_FIRST_S
         while True:
-            await self._clock.sleep(GREET_EVERY_S)
+            await self._clock.sleep(wait_s)
+            wait_s = min(2 * wait_s, GREET_EVERY_S)
             try:
                 await self._turns.run(step)
             except VaultError as exc:

@@ -97,7 +97,9 @@ def _classify_success(profile: Profile, response: HttpResponse) -> TokenOutcome:
     refresh_token, problem = find_refresh_token(answer)
     if problem:
         return _page(response, problem)
-    if refresh_token is None and not (answer.get("access_token") and isinstance(answer["access_token"], str)):
+    has_access_token = isinstance(answer.get("access_token"), str) and answer["access_token"] != ""
+    # An error object may name its fields: {"error": "invalid_request", "refresh_token": "is missing"} holds no token.
+    if not has_access_token and (refresh_token is None or isinstance(answer.get("error"), str)):
         if "error" in answer:
             return _classify_refusal(profile, replace(response, status=400), came_as=response)
         return _page(response, "no token in it")
@@ -387,12 +389,14 @@ class ProviderMetadata:
 class DiscoveryFailed:
     """No metadata. ``is_temporary``: asking later may help; otherwise a person must correct something.
 
-    ``issuer`` is what the provider calls itself, where that is the whole trouble.
+    ``issuer`` is what the provider calls itself, where that is the whole trouble. ``status`` is that of the answer
+    which was no document, 0 when none came.
     """
 
     reason: str
     is_temporary: bool
     issuer: str = ""
+    status: int = 0
 
 
 async def discover(http: Http, issuer: str) -> ProviderMetadata | DiscoveryFailed:
@@ -438,7 +442,8 @@ async def read_metadata(http: Http, url: str) -> ProviderMetadata | DiscoveryFai
         case HttpResponse(status=200):
             return _check_metadata(answer.body, is_local=is_loopback(urlsplit(url).hostname or ""))
         case HttpResponse(status=status) if status >= 500 or status in (408, 429):
-            return DiscoveryFailed(f"HTTP {status} instead of a discovery document", is_temporary=True)
+            reason = f"HTTP {status} instead of a discovery document"
+            return DiscoveryFailed(reason, is_temporary=True, status=status)
         case HttpResponse(status=status) if status >= 400:
             return None
         case HttpResponse(status=status):

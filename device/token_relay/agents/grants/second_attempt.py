@@ -49,4 +49,7 @@ async def _silence(http: Http, grant: Grant, timeout_s: float | None) -> str:
             found = await oauth.discover(http, grant.issuer)
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
-    return found.reason if isinstance(found, oauth.DiscoveryFailed) and found.is_temporary else ""
+    if not isinstance(found, oauth.DiscoveryFailed) or not found.is_temporary:
+        return ""
+    # Inside a leeway an error page counts as silence: the next answer would be one too. Later, waiting gains nothing.
+    return found.reason if timeout_s is not None or not found.status else ""

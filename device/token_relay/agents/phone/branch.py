@@ -63,11 +63,14 @@ class Branch:
         """Release the token, or write in the handoff why none came."""
         row = turn.tx.get(PhoneHandoff, self._handoff_id)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
-        if row is None or pairing is None:
+        if row is None:
             return
         is_orphan = isinstance(self._outcome, OutcomeUnknown)
         match self._outcome:
+            case outcome if pairing is None:  # the device was forgotten meanwhile
+                is_orphan = isinstance(outcome, Refreshed | OutcomeUnknown)
             case Refreshed(refresh_token=RefreshToken() as new):
+                assert pairing is not None
                 is_orphan = grant is None or not self._steps.release(turn, pairing, self._handoff_id, grant, new)
             case Refreshed():
                 self._give_up(turn, "the provider gives no second refresh token: branch cannot work")

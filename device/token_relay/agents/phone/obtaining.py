@@ -196,7 +196,10 @@ class Obtaining:
     def _minted(self, turn: Turn, handoff_id: str, new: NewGrant) -> None:
         row = turn.tx.get(PhoneHandoff, handoff_id)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
-        if pairing is None or new.tokens.refresh_token is None:
+        if row is None or new.tokens.refresh_token is None:
+            return
+        if pairing is None:  # the device was forgotten meanwhile: nobody holds the token
+            turn.change(PhoneHandoff, handoff_id, is_obtaining=False, orphans=row.orphans + 1)
             return
         tell_notes(turn, new, handoff_id=handoff_id)
         grant = self._accounts.grant_of(turn, new, new.tokens.refresh_token)
