@@ -63,7 +63,7 @@ async def test_a_companion_restored_to_before_the_pairing_is_to_be_paired_again(
         if old == "deleted":
             await world.phone.forget()
         await world.pair()
-        await world.clock.advance(HOUR)
+        await world.clock.advance(0.9 * HOUR)
         assert len(await world.phone.rows(Pairing)) == (2 if old == "retired" else 1)
         await world.watch.restore(image)
         await world.watch.start()
@@ -144,7 +144,7 @@ async def test_a_word_in_a_retired_pairing_that_is_no_greeting_means_nothing() -
     async with running("entra") as world:
         await world.phone.hand_off()
         await world.pair()
-        await world.clock.advance(13 * HOUR)
+        await world.clock.advance(14 * HOUR)
         world.phone.agent.link._answered.clear()
         before = count(world, world.phone, world.watch, m.Hello)
         await world.within(world.phone.agent.revoke("watch", wait_s=5))

@@ -149,8 +149,9 @@ class LeaseHeld(Check):
 
 
 def _is_renewed(was: Grant, grant: Grant) -> bool:
-    """Whether the used time became less: a mark only adds to it."""
-    return bool(was.lease_marked) and grant.lease_used_s < was.lease_used_s
+    """Whether the used time became less, or counts from another moment: a mark only adds to it."""
+    is_given_anew = bool(was.lease_wall) and grant.lease_wall != was.lease_wall
+    return bool(was.lease_marked) and (grant.lease_used_s < was.lease_used_s or is_given_anew)
 
 
 def _now_of(stamp: Stamp, shift_s: float) -> Now:
