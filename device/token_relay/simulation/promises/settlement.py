@@ -74,12 +74,19 @@ def judge(promises: Promises, views: Iterable[JudgedDevice], *, told: int = 0) -
     for view in present:
         promises.ledger.doubtful.discard(view.name)
     for view in present:
-        promises.one_holder.look(view.name, among=[other.name for other in present])
+        met = [other.name for other in present if _can_have_met(promises.ledger, view, other)]
+        promises.one_holder.look(view.name, among=met)
     promises.revoked.look_at_all([view.name for view in present])
     by_id = {view.device_id: view for view in everybody}
     for view in present:
         (_judge_companion if view.kind == "companion" else _judge_phone)(promises.ledger, view, by_id)
     _judge_chains(promises.ledger, everybody, told)
+
+
+def _can_have_met(ledger: Ledger, view: JudgedDevice, other: JudgedDevice) -> bool:
+    """Whether the two can have told each other of an older image: not if one was put back and the pairing forgotten."""
+    common = rows(view.tables, Pairing).keys() & rows(other.tables, Pairing).keys()
+    return bool(common) or ledger.ever_restored.isdisjoint((view.name, other.name))
 
 
 def is_quiet(tables: Tables) -> bool:
