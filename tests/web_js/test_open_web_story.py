@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -91,8 +90,9 @@ async def test_open_web_signs_in_by_query_in_a_browser_and_by_cookie(packages: P
             assert (await Visitor().visit(address)).text == f"signed in as {PAT}\n"
 
             os.mkfifo(seen)  # the command does not wait for the browser, so the test does
+            said = asyncio.create_task(asyncio.to_thread(seen.read_text))
             assert await phone.run("open-web", f"{base}/login") == ""
-            started_with, text = (await asyncio.to_thread(seen.read_text)).split("\n", 1)
+            started_with, text = (await said).split("\n", 1)
             assert text == f"signed in as {PAT}\n" and "session_transfer_token" not in started_with
 
             assert await phone.run("open-web", f"{base}/login", "--cookie-jar", str(jar)) == f"{base}/login\n"
