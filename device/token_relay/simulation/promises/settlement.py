@@ -84,9 +84,11 @@ def judge(promises: Promises, views: Iterable[JudgedDevice], *, told: int = 0) -
 
 
 def _can_have_met(ledger: Ledger, view: JudgedDevice, other: JudgedDevice) -> bool:
-    """Whether the two can have told each other of an older image: not if one was put back and the pairing forgotten."""
-    common = rows(view.tables, Pairing).keys() & rows(other.tables, Pairing).keys()
-    return bool(common) or ledger.ever_restored.isdisjoint((view.name, other.name))
+    """Whether the two can have told each other of an older image: not without a pairing that is active at both."""
+    mine, theirs = (
+        {row.pairing_id for row in rows(end.tables, Pairing).values() if row.state == "active"} for end in (view, other)
+    )
+    return bool(mine & theirs) or ledger.ever_restored.isdisjoint((view.name, other.name))
 
 
 def is_quiet(tables: Tables) -> bool:
