@@ -102,6 +102,7 @@ class Ledger:
     excused_families: set[str] = field(default_factory=set)  # a disk that held one of its links was put back
     given_up: dict[str, str] = field(default_factory=dict)  # chain → why its last holder let it go
     held_ever: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # chain → ends
+    forgotten: int = 0  # handoffs that the person gave up, whose rows are deleted since
     checks: Counter[int] = field(default_factory=Counter)
     changes: dict[type[Record], list[tuple[Any, Any]]] = field(default_factory=dict)  # of this commit, found so far
     _links: dict[int, tuple[Secret[str], Link | None]] = field(default_factory=dict)
@@ -111,6 +112,8 @@ class Ledger:
     def committed(self, end: str, before: Tables, after: Tables) -> None:
         """Follow a commit that wrote records which may hold a token."""
         self.tables[end] = after
+        for was, row in self.changed(before, after, PhoneHandoff):
+            self.forgotten += was is not None and row is None and was.reason == "forgotten"
         self._hold(end, before, after)
 
     def restored(self, end: str, tables: Tables) -> None:

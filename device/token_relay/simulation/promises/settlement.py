@@ -84,11 +84,15 @@ def judge(promises: Promises, views: Iterable[JudgedDevice], *, told: int = 0) -
 
 
 def _can_have_met(ledger: Ledger, view: JudgedDevice, other: JudgedDevice) -> bool:
-    """Whether the two can have told each other of an older image: not without a pairing that is active at both."""
-    mine, theirs = (
-        {row.pairing_id for row in rows(end.tables, Pairing).values() if row.state == "active"} for end in (view, other)
-    )
-    return bool(mine & theirs) or ledger.ever_restored.isdisjoint((view.name, other.name))
+    """Whether the two can have told each other of an older image: only in the pairing by which a grant came."""
+    if ledger.ever_restored.isdisjoint((view.name, other.name)):
+        return True
+    return _knows_pairings_of(view, other) and _knows_pairings_of(other, view)
+
+
+def _knows_pairings_of(end: JudgedDevice, peer: JudgedDevice) -> bool:
+    known = {row.pairing_id for row in rows(end.tables, Pairing).values() if row.state == "active"}
+    return {grant.pairing_id for grant in rows(peer.tables, Grant).values() if grant.pairing_id} <= known
 
 
 def is_quiet(tables: Tables) -> bool:
@@ -222,7 +226,7 @@ def _judge_chains(ledger: Ledger, views: list[JudgedDevice], told: int) -> None:
     if state is None:
         return
     held = frozenset().union(*ledger.holdings.values(), *ledger.kept.values())
-    named = told
+    named = told + ledger.forgotten
     for view in views:
         for row in rows(view.tables, PhoneHandoff).values():
             named += row.orphans + (row.state not in ("done", "offered"))
