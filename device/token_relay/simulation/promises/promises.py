@@ -125,8 +125,11 @@ class RevokedStaysRevoked(Check):
             for grant in rows(self.ledger.tables.get(end, {}), Grant).values():
                 if _holds(grant) and grant.handoff_id in self.revoked:
                     phone, pairing_id = self.revoked[grant.handoff_id]
-                    is_paired = (pairing_id,) in rows(self.ledger.tables.get(phone, {}), Pairing)
-                    is_kept = end in self.ledger.ever_restored and not is_paired
+                    tables = self.ledger.tables.get(phone, {})
+                    row = rows(tables, PhoneHandoff).get((grant.handoff_id,))
+                    # Nobody can tell it: the phone has forgotten the pairing, or its own disk is as old.
+                    knows = (pairing_id,) in rows(tables, Pairing) and row is not None and row.state == "gone"
+                    is_kept = end in self.ledger.ever_restored and not knows
                     self.hold(is_kept, end, f"handoff {grant.handoff_id[:8]} was revoked and is held")
                 elif _holds(grant):
                     self.hold(True, end, "")
