@@ -22,26 +22,34 @@ CONFIG = "/etc/token-relay/companion.toml"
 PENDING = 6  # the exit code of a rekey whose configuration is written by somebody else
 
 
-# Makes vaults and program of today what version 1 of the vault was: the table that version 2 added is taken away, and
-# the program says that it is older. The older program is not run.
+# Makes a vault and the program of today what the version before was: the columns that the newest step added are taken
+# away, by the vault itself and with its key file, and the program says that it is older. The older program is not run.
 OLDER = """\
 import sqlite3, sys
 from pathlib import Path
-from token_relay.vault.sealing import check_of
-for path in sys.argv[1:]:
-    connection = sqlite3.connect(path, isolation_level=None)
-    (salt,) = connection.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()
-    (wrapped,) = connection.execute("SELECT wrapped FROM data_keys WHERE name = 'vault'").fetchone()
-    connection.execute("BEGIN")
-    connection.execute("DROP TABLE board")
-    check = check_of(schema_version=1, salt=salt, wrapped=wrapped)
-    connection.execute("UPDATE meta SET value = ? WHERE name = 'check'", (check,))
-    connection.execute("PRAGMA user_version = 1")
-    connection.execute("COMMIT")
-    connection.close()
-(metadata,) = Path(sys.prefix).glob("lib/python3*/site-packages/token_relay-*.dist-info/METADATA")
-lines = metadata.read_text().splitlines(keepends=True)
-metadata.write_text("".join("Version: 0.0.1\\n" if line.startswith("Version: ") else line for line in lines))
+from token_relay.vault.keys import KeyFile
+from token_relay.vault.schema import ChangedTable, Drop, SchemaStep, apply
+from token_relay.vault.sealing import check_of, kek_of
+from token_relay.vault.steps import STEPS
+path, newest = Path(sys.argv[1]), STEPS[-1]
+undone = tuple(
+    ChangedTable(one.table, tuple(Drop(add.column.name) for add in one.changes), one.sealed, one.sealed_under)
+    for one in newest.changes
+)
+connection = sqlite3.connect(path, isolation_level=None)
+(salt,) = connection.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()
+(wrapped,) = connection.execute("SELECT wrapped FROM data_keys WHERE name = 'vault'").fetchone()
+connection.execute("BEGIN")
+kek = kek_of(KeyFile(path.with_name("vault.key")).load(), salt)
+apply(SchemaStep(newest.version, undone), connection, kek)
+check = check_of(schema_version=newest.version - 1, salt=salt, wrapped=wrapped)
+connection.execute("UPDATE meta SET value = ? WHERE name = 'check'", (check,))
+connection.execute(f"PRAGMA user_version = {newest.version - 1}")
+connection.execute("COMMIT")
+connection.close()
+for metadata in Path(sys.prefix).glob("lib/python3*/site-packages/token_relay-*.dist-info/METADATA"):
+    lines = metadata.read_text().splitlines(keepends=True)
+    metadata.write_text("".join("Version: 0.0.1\\n" if line.startswith("Version: ") else line for line in lines))
 """
 SCHEMA = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version').fetchone()[0])"
 
@@ -78,11 +86,11 @@ class Upkeep:
         """All checks."""
         check = self.report.check
         check("vault rekey, as documented: credential to key file", self._to_file)
+        check("make install over an older version: the vault is brought up to date, all is there", self._updated)
         check("vault rekey, as documented: key file to a credential sealed anew", self._to_credential)
         check("another board: locked, no token, no refresh, no broker; no restart", self._copied)
         check("companion adopt, as documented: goes on at once", self._adopt)
         check("a renewed certificate is taken up at a reload, without a restart", self._renewed)
-        check("make install over an older version: the vaults are brought up to date, all is there", self._updated)
         check("doctor's line of the unit: green while it runs, red when stopped", self._unit_line)
 
     # -- another key
@@ -206,13 +214,12 @@ class Upkeep:
 
     def _updated(self) -> str:
         run, python = self.s.run, "/opt/token-relay/bin/python"
-        vaults = {kind: f"/var/lib/token-relay/{kind}/vault.db" for kind in AGENTS}
         before = {kind: (self._schema(kind), self.s.json(f"{kind} status")["device_id"]) for kind in AGENTS}
         version, held = self.s.command("--version").out, self.s.holds_a_grant()
         run("systemctl stop 'token-relay-companion*' token-relay-phone.service")
-        run(f"{python} - {' '.join(vaults.values())}", text=OLDER)
+        run(f"{python} - {HOME}/vault.db", text=OLDER)
         older = self.s.command("--version").out
-        expect("0.0.1" in older and all(self._schema(kind) == 1 for kind in AGENTS), older)
+        expect("0.0.1" in older and self._schema("companion") == before["companion"][0] - 1, older)
         run("mkdir -p /root/checkout/systemd && cp /wheels/constraints.txt /root/checkout")
         run("cat > /root/checkout/systemd/install.sh", text=(ROOT / "systemd" / "install.sh").read_text())
         since = self.s.cursor()
@@ -226,10 +233,10 @@ class Upkeep:
         run("systemctl start token-relay-companion.socket token-relay-companion-control.socket")
         for kind in AGENTS:
             self.s.restart(kind)
-            line = self.s.said(f"token-relay-{kind}.service", since, "vault_updated")
             self.s.until(partial(self.s.is_connected, kind), f"{kind} connected", 60)
             after = (self._schema(kind), self.s.json(f"{kind} status")["device_id"])
             expect(after == before[kind], f"{before[kind]}, then {after}")
+        line = self.s.said(UNIT, since, "vault_updated")
         expect(self.s.holds_a_grant() == held, f"{held}, then {self.s.holds_a_grant()}")
         self.s.token(fresh=True)
         expect(bool(self.s.json("companion status")["phones"]), "no phone any more")
