@@ -27,7 +27,7 @@ PENDING = 6  # the exit code of a rekey whose configuration is written by somebo
 OLDER = """\
 import sqlite3, sys
 from pathlib import Path
-from token_relay.vault.keys import KeyFile
+from token_relay.protocol.secret import PrivateKey
 from token_relay.vault.schema import ChangedTable, Drop, SchemaStep, apply
 from token_relay.vault.sealing import check_of, kek_of
 from token_relay.vault.steps import STEPS
@@ -40,7 +40,7 @@ connection = sqlite3.connect(path, isolation_level=None)
 (salt,) = connection.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()
 (wrapped,) = connection.execute("SELECT wrapped FROM data_keys WHERE name = 'vault'").fetchone()
 connection.execute("BEGIN")
-kek = kek_of(KeyFile(path.with_name("vault.key")).load(), salt)
+kek = kek_of(PrivateKey(path.with_name("vault.key").read_bytes()), salt)
 apply(SchemaStep(newest.version, undone), connection, kek)
 check = check_of(schema_version=newest.version - 1, salt=salt, wrapped=wrapped)
 connection.execute("UPDATE meta SET value = ? WHERE name = 'check'", (check,))
