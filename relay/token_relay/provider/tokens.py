@@ -193,7 +193,6 @@ def _mended(answer: dict[str, object]) -> tuple[dict[str, object], list[str]]:
         "token_type": token_type,
         "expires_in": min(expires_in_s, EXPIRES_IN_S_MAX),
         "scope": scope,
-        "refresh_token_expires_in": find_refresh_token_life_s(answer),
     }
     return mended, notes
 

@@ -30,7 +30,7 @@ from token_relay.agents.grants.schedule import columns_of_life, refused_pause_s
 from token_relay.agents.grants.serving import columns_of, is_lease_over, profile_of, remaining_s, state_of
 from token_relay.agents.grants.tokens import cache_token, end_grant
 from token_relay.agents.ports import Ports
-from token_relay.agents.records import CachedToken, Grant
+from token_relay.agents.records import CachedToken, Grant, GrantColumns
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import VaultError
@@ -192,13 +192,14 @@ class Flights:
             return None
         ends = [remaining_s(token, turn.now) for token in turn.tx.select(CachedToken, grant_id=grant_id)]
         before, profile = state_of(grant), profile_of(grant)
+        is_open = isinstance(before, lifecycle.Refreshing | lifecycle.Uncertain)  # else the two say nothing
         decision = lifecycle.begin_refresh(
             before,
             profile,
             turn.now,
             access_token_ends_in_s=max(ends, default=None),
-            holds_alone=self._watcher.holds_alone(turn, grant),
-            awaits_handoff=self._watcher.awaits_handoff(turn, grant),
+            holds_alone=is_open and self._watcher.holds_alone(turn, grant),
+            awaits_handoff=is_open and self._watcher.awaits_handoff(turn, grant),
         )
         match decision:
             case lifecycle.Begin(state) if not is_sure and lifecycle.may_be_spent(state, profile):
@@ -247,9 +248,10 @@ class Flights:
         if isinstance(outcome, Refreshed):
             self._store_tokens(turn, begun, outcome)
         elif not is_refused_alone:
-            turn.change(Grant, grant_id, said=words_of(outcome), said_at=turn.wall)
-        if isinstance(outcome, Denied) and not is_refused_alone:
-            turn.change(Grant, grant_id, trace_id=outcome.trace_id, correlation_id=outcome.correlation_id)
+            said: GrantColumns = {"said": words_of(outcome), "said_at": turn.wall}
+            if isinstance(outcome, Denied):
+                said |= {"trace_id": outcome.trace_id, "correlation_id": outcome.correlation_id}
+            turn.change(Grant, grant_id, **said)
         turn.after.append(partial(self._note, grant, after, errand, outcome, is_refused_alone=is_refused_alone))
         name, detail = errand.event(outcome)
         turn.event(
@@ -316,11 +318,11 @@ class Flights:
 
     def _store_tokens(self, turn: Turn, begun: Begun, outcome: Refreshed) -> None:
         grant_id = begun.grant.grant_id
-        life = columns_of_life(begun.grant, outcome.refresh_token_expires_in_s, turn.now)
-        turn.change(Grant, grant_id, **life)
-        turn.change(Grant, grant_id, said="", said_at=0, note=outcome.problem or outcome.note)
-        grant = turn.change(Grant, grant_id, refreshed_at=turn.wall, refreshed=turn.stamp)
+        columns = columns_of_life(begun.grant, outcome.refresh_token_expires_in_s, turn.now)
+        columns |= {"refreshed_at": turn.wall, "refreshed": turn.stamp}
+        columns |= {"said": "", "said_at": 0, "note": outcome.problem or outcome.note}
         if outcome.refresh_token is not None:
-            turn.change(Grant, grant_id, refresh_token=outcome.refresh_token)
+            columns["refresh_token"] = outcome.refresh_token
+        grant = turn.change(Grant, grant_id, **columns)
         if outcome.access_token is not None:
             cache_token(turn, grant, begun.errand.scope, begun.sent, outcome)

@@ -108,7 +108,7 @@ class GrantKeeper:
             if (refused := self._refusals.admit(key, now, has_worked=has_worked)) is not None:
                 return self._fallback(answer, now) or refused
         if query.claims:
-            return await self._meet_challenge(answer.grant, query)
+            return await self._meet_challenge(answer.grant, query, errand)
         if is_asked_again(state_of(answer.grant)):
             self._pauses.end(answer.grant.grant_id)  # its owner asks
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
@@ -138,9 +138,11 @@ class GrantKeeper:
             self._wake.set()  # a program asks again: a refresh ahead of time may be worth it
         self._asked[grant_id] = now.boot_s
 
-    async def _meet_challenge(self, grant: Grant, query: TokenQuery) -> TokenGranted | TokenRefused:
+    async def _meet_challenge(
+        self, grant: Grant, query: TokenQuery, errand: RefreshErrand
+    ) -> TokenGranted | TokenRefused:
         """Refresh once with the claims that a resource wants; a token from before is no answer."""
-        grant_id, scope, now = grant.grant_id, normalise_scope(query.scope), self._clock.now()
+        grant_id, scope, now = grant.grant_id, errand.scope, self._clock.now()
         if not profile_of(grant).takes_claims:
             return TokenRefused("denied", "the provider of this grant takes no claims challenge", "leave claims out")
         challenge = self._challenges.admit(grant_id, scope, query.claims, now)
@@ -153,7 +155,7 @@ class GrantKeeper:
                         self._challenges.forget(grant_id, scope)
                         return self._offline(grant_id, query)
                     if (other := self.flights.running(grant_id)) is None:
-                        challenge.flight = self.flights.fly(grant_id, RefreshErrand(scope, query.claims))
+                        challenge.flight = self.flights.fly(grant_id, errand)
                     else:
                         await asyncio.shield(other)
                 outcome = await asyncio.shield(challenge.flight)
@@ -164,7 +166,7 @@ class GrantKeeper:
             return answer
         if isinstance(outcome, Refreshed) and isinstance(answer, TokenGranted):
             return answer
-        if (refused := self._refusals.get((grant_id, scope, query.claims), self._clock.now())) is not None:
+        if (refused := self._refusals.get(errand.key(grant_id), self._clock.now())) is not None:
             return refused
         if not isinstance(outcome, Refreshed | Denied):
             self._challenges.forget(grant_id, scope)
