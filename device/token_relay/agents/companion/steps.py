@@ -232,7 +232,7 @@ class CompanionSteps:
             if pairing is None:
                 turn.tx.delete(CompanionHandoff, *at)
             elif row.state == "ready" and row.one_time_key is None:
-                self.step(turn, pairing, row.handoff_id, "bad_token")
+                self.step(turn, pairing, row.handoff_id, "replaced")
             elif row.state == "stored" and at not in grants:
                 turn.tx.put(_grant_of(row, turn.new_id()))  # it has no token: the next look ends it
         for at, grant in grants.items():

@@ -121,7 +121,7 @@ class PhoneAgent:
         await self.turns.run(lambda turn: mend(turn, self))
 
     def on_damage(self, turn: Turn) -> None:
-        """See :class:`token_relay.agents.damage.Owner`."""
+        """See :class:`token_relay.agents.damage.DamagedAgent`."""
         end_unpaired(turn)
         restore_requests(turn, self.steps)
 
