@@ -95,7 +95,7 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
             row.handoff_id,
             "gone",
             "",
-        )  # of its own space
+        )  # in a space of its own
 
 
 async def test_a_repeated_word_asks_again_and_moves_nothing_at_the_phone() -> None:
