@@ -21,7 +21,7 @@ from token_relay.agents.grants.serving import may_be_sent, normalise_scope
 from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
-from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
+from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
 from token_relay.agents.phone.handoff_rows import Terms, check_scope, check_strategy, state_of
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
