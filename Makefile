@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 WORLD := .venv-world
+PROVIDERS := .venv-providers
 DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),--step)
 
 # Compiled files go into .venv too: `make demo` leaves nothing beside the sources.
@@ -28,7 +29,7 @@ quick: $(VENV)/.development  ## the tests of pure code, which need no socket and
 test: $(VENV)/.development system-packages  ## run all tests, the simulation beside them; ARGS="..." goes to pytest alone
 	@$(BIN)/python $(if $(ARGS),-m pytest $(ARGS),-m tests.run)
 
-test-world: $(WORLD)/.installed system-packages  ## vendors' SDKs and foreign programs, in an environment of their own
+test-world: $(WORLD)/.installed $(PROVIDERS)/.installed system-packages  ## vendors' SDKs and foreign programs, in an environment of their own
 	@PYTHONPYCACHEPREFIX="$(CURDIR)/$(WORLD)/pycache" $(WORLD)/bin/python -m tests.run --world
 
 test-long:  ## simulate-long, chaos, exhaustive and all mutants: hours; N=SEEDS
@@ -119,6 +120,10 @@ $(WORLD)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing what others wrote into $(WORLD)"; [ -x $(WORLD)/bin/python ] || $(BIN)/python -m venv $(WORLD)
 	@$(WORLD)/bin/python $(PIP) --editable '.[dev,world]' && touch $@
 
+$(PROVIDERS)/.installed: $(VENV)/bin/python tests/providers/requirements.txt
+	@echo "installing identity providers of others into $(PROVIDERS)"; [ -x $(PROVIDERS)/bin/python ] || $(BIN)/python -m venv $(PROVIDERS)
+	@$(PROVIDERS)/bin/python -m pip --disable-pip-version-check --quiet install --requirement tests/providers/requirements.txt && touch $@
+
 clean:  ## remove .venv, caches and what the tests installed
-	@rm -rf $(VENV) $(WORLD) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
-		tests/sdk_js/node_modules tests/web_js/node_modules
+	@rm -rf $(VENV) $(WORLD) $(PROVIDERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
+		tests/sdk_js/node_modules tests/web_js/node_modules tests/providers/node_modules

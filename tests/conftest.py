@@ -21,6 +21,7 @@ NEED_A_BROKER = (
     "tests/chaos",
     "tests/e2e",
     "tests/certs/test_broker.py",
+    "tests/providers",
     "tests/world/test_versions_of_ends.py",
 )
 NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py", "tests/chaos/test_chaos_plan.py")

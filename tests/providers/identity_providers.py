@@ -1,0 +1,194 @@
+"""Identity providers that others wrote, each a process of its own: started, asked what it knows, told to revoke.
+
+What is asked goes over the program's standard input, so a provider ends with the test run whatever happens to it, and
+nothing but the provider's own pages and endpoints is served.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from tests import node_packages
+from tests.watchdog import HANG_S
+
+HERE = Path(__file__).parent
+PYTHON = (
+    HERE.parents[1] / ".venv-providers" / "bin" / "python"
+)  # see requirements.txt
+USERS = tuple(f"user{number}" for number in range(12))  # one for each story, so that no story meets another's grants
+PASSWORD = "correct-horse-7-battery"
+CLIENT_ID = "phone"
+REDIRECT_PORT = 43985  # of the recipes, where a provider compares it
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A refresh token as its provider knows it; ``family`` is what ends together when one of it is used twice."""
+
+    value: str
+    family: str
+    user: str
+    live: bool
+
+
+class Provider:
+    """One provider; use it with ``with``. Every method blocks, for the moment that a local process needs."""
+
+    program: ClassVar[str]
+    profile: ClassVar[str] = "strict"  # what fits it best; `strict` is what a person has who names none
+
+    def __init__(self, name: str, *, access_token_s: int = 3600, **options: Any) -> None:
+        self.name = name
+        self._options = {"access_token_s": access_token_s, "users": USERS, "password": PASSWORD, **options}
+        self._asking = threading.Lock()
+
+    def command(self) -> Sequence[str]:
+        """Return how the program is started, without its options."""
+        assert PYTHON.exists(), f"{PYTHON} is missing: `make test-world` makes it"
+        return (str(PYTHON), str(HERE / self.program))
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.TemporaryDirectory(prefix="tr-provider-")
+        self._errors = Path(self._directory.name) / "stderr"
+        options = json.dumps({**self._options, "directory": self._directory.name})
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [*self.command(), options],
+                cwd=HERE,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        try:
+            self.issuer = str(self._line()["issuer"])
+            self._wait_until_healthy()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(HANG_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._directory.cleanup()
+
+    def _line(self) -> Any:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], HANG_S)
+        line = self._process.stdout.readline() if ready else b""
+        assert line, f"{self.name} says nothing:\n{self._errors.read_text(errors='replace')[-4000:]}"
+        return json.loads(line)
+
+    def _wait_until_healthy(self) -> None:
+        """Ask for the metadata until they come, whole."""
+        ends_at = time.monotonic() + HANG_S
+        while True:
+            try:
+                status, self.metadata = self.request(f"{self.issuer}/.well-known/openid-configuration")
+                assert status == 200, self.metadata
+                break
+            except urllib.error.URLError:
+                assert time.monotonic() < ends_at, f"{self.name} does not answer"
+                time.sleep(0.1)
+        assert self.metadata["issuer"] == self.issuer
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        parts = urllib.parse.urlsplit(self.issuer)
+        assert parts.hostname is not None and parts.port is not None
+        return parts.hostname, parts.port
+
+    # -- what the provider itself knows ----------------------------------------------------------------
+
+    def ask(self, do: str, **order: Any) -> Any:
+        """Give the program an order and return its answer."""
+        assert self._process.stdin is not None
+        with self._asking:
+            self._process.stdin.write(json.dumps({"do": do, **order}).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._line()
+
+    def tokens(self, user: str = "") -> list[Token]:
+        """Return every refresh token that it issued (to a user), the oldest first."""
+        return [Token(**row) for row in self.ask("tokens") if user in ("", row["user"])]
+
+    def live(self, user: str) -> list[Token]:
+        """Return those that it would still take."""
+        return [token for token in self.tokens(user) if token.live]
+
+    def log(self) -> list[str]:
+        """Return what it says of its token endpoint, one line for each request."""
+        return list(self.ask("log"))
+
+    def revoke(self, token: Token) -> None:
+        """End what this token belongs to, as the provider's administrator does."""
+        self.ask("revoke", value=token.value)
+
+    # -- requests past the agents ----------------------------------------------------------------------
+
+    @staticmethod
+    def request(url: str, form: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        """Send one request and return the status and the JSON of the answer."""
+        data = None if form is None else urllib.parse.urlencode(form).encode()
+        try:
+            with urllib.request.urlopen(url, data, timeout=HANG_S) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, json.loads(exc.read())
+
+    def refresh(self, value: str) -> tuple[int, dict[str, Any]]:
+        """Refresh with this value, past all agents: the proof of whether it lives. It spends a live one."""
+        form = {"grant_type": "refresh_token", "refresh_token": value, "client_id": CLIENT_ID}
+        return self.request(self.metadata["token_endpoint"], form)
+
+
+class OidcProvider(Provider):
+    """npm's oidc-provider; ``rotation`` is always, default or never."""
+
+    program = "oidc_provider.mjs"
+    profile = "oidc-provider"
+
+    def command(self) -> Sequence[str]:
+        node_packages.installed(HERE, "the provider written in JavaScript was")
+        return (node_packages.program(), str(HERE / self.program))
+
+
+class OAuthToolkit(Provider):
+    """django-oauth-toolkit, which rotates; ``grace_s`` is how long the value before stays good."""
+
+    program = "oauth_toolkit.py"
+
+
+class Canaille(Provider):
+    """Canaille, which rotates, takes nothing along, and has a refresh token end when its access token does."""
+
+    program = "canaille_server.py"
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, redirect_uris=[f"http://127.0.0.1:{REDIRECT_PORT}/callback"], **options)
