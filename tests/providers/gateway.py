@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
@@ -62,8 +61,9 @@ class Gateway:
         self.page_hits = 0
         self.fate: Fate = "pass"
         """Of the next refresh request; it is ``pass`` again afterwards."""
-        self.on_fate: Callable[[], None] = lambda: None
-        """Called at the moment of the fate: where a kill belongs."""
+        self.opened = asyncio.Event()
+        """Refresh requests wait for it; set unless a test closes the gate."""
+        self.opened.set()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -102,6 +102,7 @@ class Gateway:
             self.values.add(use.value)
             self.uses.append(use)
             fate, self.fate = self.fate, "pass"
+            await self.opened.wait()
             if fate == "before":
                 return self._break(request)
             if self.pages:
@@ -133,5 +134,4 @@ class Gateway:
         """End the connection without an answer, as a power cut of the router does."""
         assert request.transport is not None
         request.transport.abort()
-        self.on_fate()
         raise asyncio.CancelledError

@@ -25,9 +25,7 @@ from tests import node_packages
 from tests.watchdog import HANG_S
 
 HERE = Path(__file__).parent
-PYTHON = (
-    HERE.parents[1] / ".venv-providers" / "bin" / "python"
-)  # see requirements.txt
+PYTHON = HERE.parents[1] / ".venv-providers" / "bin" / "python"  # see requirements.txt
 USERS = tuple(f"user{number}" for number in range(12))  # one for each story, so that no story meets another's grants
 PASSWORD = "correct-horse-7-battery"
 CLIENT_ID = "phone"
@@ -54,6 +52,7 @@ class Provider:
         self.name = name
         self._options = {"access_token_s": access_token_s, "users": USERS, "password": PASSWORD, **options}
         self._asking = threading.Lock()
+        self.unused = iter(USERS)  # names of users whom no story has had yet
 
     def command(self) -> Sequence[str]:
         """Return how the program is started, without its options."""

@@ -7,6 +7,7 @@ good (the provider's own userinfo), and which tokens may stand nowhere (all that
 from __future__ import annotations
 
 import asyncio
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -17,11 +18,23 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.e2e.kit import Companion, Phone, World, pair
-from tests.e2e.processes import Ran
+from tests.e2e.processes import Program, Ran
 from tests.providers.browsers import FormBrowser
 from tests.providers.gateway import Gateway
 from tests.providers.identity_providers import CLIENT_ID, PASSWORD, Provider, Token
 from tests.watchdog import HANG_S
+
+CLOCKS_AHEAD = """
+import sys, time
+from pathlib import Path
+
+ahead, clock_gettime, wall = Path({path!r}), time.clock_gettime, time.time
+time.clock_gettime = lambda clock: clock_gettime(clock) + float(ahead.read_text())
+time.time = lambda: wall() + float(ahead.read_text())
+from token_relay.cli.main import main
+
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @dataclass
@@ -65,7 +78,9 @@ class ProviderWorld(World):
 
     async def companion(self, name: str = "watch", *options: str, is_running: bool = True) -> Companion:
         gateway = await self.gateway(name)
-        return await super().companion(name, "--http-route", gateway.address, *options, is_running=is_running)
+        companion = ProviderCompanion(self, "companion", name)
+        await self._init(companion, "--http-route", gateway.address, *options, is_running=is_running)
+        return companion
 
     # -- what the provider says ------------------------------------------------------------------------
 
@@ -129,11 +144,36 @@ class ProviderPhone(Phone):
         return await self.with_browser(*words, "--browser", "--no-open", code=code)
 
 
+class ProviderCompanion(Companion):
+    """A companion for which hours can pass: its program reads clocks that are ahead, and is otherwise as it is."""
+
+    async def begin(self, *words: str, stdin: str | None = None, is_permitted: bool = False) -> Program:
+        if words != ("run",):
+            return await super().begin(*words, stdin=stdin, is_permitted=is_permitted)
+        if not self._ahead.exists():
+            self._ahead.write_text("0")
+        code = CLOCKS_AHEAD.format(path=str(self._ahead))
+        command = (sys.executable, "-c", code)
+        return await self.world.start(self.kind, *words, "--home", str(self.home), command=command)
+
+    @property
+    def _ahead(self) -> Path:
+        return self.world.directory / f"{self.name}-ahead"
+
+    def hours_pass(self, hours: float) -> None:
+        """Let time pass, at this device alone."""
+        draft = self._ahead.with_suffix(".new")
+        draft.write_text(str(float(self._ahead.read_text()) + hours * 3600.0))
+        draft.rename(self._ahead)
+
+
 @asynccontextmanager
-async def companion_with_a_grant(world: ProviderWorld, *options: str) -> AsyncIterator[tuple[ProviderPhone, Companion]]:
+async def companion_with_a_grant(
+    world: ProviderWorld, *options: str
+) -> AsyncIterator[tuple[ProviderPhone, ProviderCompanion]]:
     """Yield a signed-in phone and a companion that holds a grant by ``mint`` and has refreshed once."""
     phone, watch = await asyncio.gather(world.phone("phone", *options), world.companion())
-    assert isinstance(phone, ProviderPhone)
+    assert isinstance(phone, ProviderPhone) and isinstance(watch, ProviderCompanion)
     await phone.sign_in()
     await pair(phone, watch)
     await phone.hand_off(watch)
