@@ -21,7 +21,7 @@ from token_relay.agents.records import (
     RestoredEnd,
     handoff_key,
 )
-from token_relay.agents.token_source import TokenGranted
+from token_relay.agents.token_source import TokenGranted, TokenQuery
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.errors import LocalError
@@ -96,6 +96,21 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
             "gone",
             "",
         )  # in a space of its own
+
+
+async def test_a_handoff_named_as_the_phones_own_grant_erases_nothing_of_it() -> None:
+    """Its id stands in logs and in status: a paired companion that reads them names a handoff by it."""
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(3)
+        own = await world.phone.one(Grant)
+        deafen(world, world.watch)
+        with erasures(world.phone) as erased:
+            await say(world.watch, m.Stored(handoff_id=own.grant_id))
+            await say(world.watch, m.Revoked(handoff_id=own.grant_id, provider="accepted", access_token_ends_at=0))
+        assert erased == [handoff_key((await world.phone.one(Pairing)).pairing_id, own.grant_id)]
+        assert await world.phone.one(Grant) == own
+        assert isinstance(await world.phone.agent.keeper.get_token(TokenQuery(force_refresh=True)), TokenGranted)
 
 
 async def test_a_repeated_word_asks_again_and_moves_nothing_at_the_phone() -> None:

@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def sources() -> Path:
 def files(places: Places, units: Path) -> Iterator[File]:
     """Yield all that an installation consists of, apart from the link to the program."""
     for name in (*SERVICES, *SOCKETS):
-        text = (units / name).read_text().replace(PROGRAM, str(places.program))
+        text = _run_from((units / name).read_text(), str(places.program))
         yield File(places.under_prefix("lib", "systemd", "system", name), text.encode())
     yield File(
         places.under_prefix("lib", "sysusers.d", "token-relay.conf"), (units / "token-relay.sysusers").read_bytes()
@@ -131,12 +132,21 @@ def service_template(kind: Kind) -> str:
     return template(kind, values)
 
 
+def _run_from(unit: str, program: str) -> str:
+    """Put the program's place into a unit: words with a space in quotes, a percent sign twice. systemd.syntax(7)"""
+    written = program.replace("%", "%%")
+    quote = '"' if " " in written else ""
+    return re.sub(rf"{PROGRAM}(\S*)", lambda found: f"{quote}{written}{found[1]}{quote}", unit)
+
+
 def check_program(program: Path) -> None:
     """Refuse a program in a place where the services, which see no home, could not run it.
 
     Raises:
-        ConfigError: it lies in a home.
+        ConfigError: it lies in a home, or its name has a character that means something in a unit.
     """
+    if not str(program).isprintable() or set(str(program)) & set("\"'\\$:;"):
+        raise ConfigError(f"a unit cannot name {str(program)!a}", hint=f"install the program in {PROGRAM}")
     if len(program.parts) > 1 and program.parts[1] in HOMES:
         raise ConfigError(
             f"the services cannot see {program}: homes are hidden from them", hint=f"install the program in {PROGRAM}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show
+from token_relay.host import mounts
 from token_relay.host.atomic_files import unlink, write_atomic
 from token_relay.host.config import MODELS, CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import check_config
@@ -160,7 +161,7 @@ def _report(
     config_path: Path,
     csr: Path,
 ) -> None:
-    warnings = list(config.warnings())
+    warnings = [*config.warnings(), *filter(None, [mounts.warning(home)])]
     for warning in warnings:
         context.note(f"warning: {warning}")
     if context.as_json:
