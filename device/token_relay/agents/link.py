@@ -44,6 +44,9 @@ ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen
 GREET_FIRST_S = 3600.0  # what a restored end is told in the first answer may get lost
 GREET_EVERY_S = 6 * 3600.0  # a connection may last for months, and a lease must still be renewed
 STRAY_S = 60.0  # by then a peer that knows the active pairing has answered in it
+TELL_EVERY_S = 600.0  # of one peer and reason: a peer must not fill the audit table
+# What only a peer with our pairing can cause, and only by a mistake of its program.
+TOLD = frozenset({"bad_field", "offer_changed", "wrong_direction", "wrong_transcript", "stale_challenge"})
 
 
 PAIRING_TYPES = frozenset({"PAIR3", "PAIR4"})  # no other type counts before a pairing is active
@@ -86,6 +89,7 @@ class Link:
         self._handler = handler
         self._mailbox = mailbox
         self._answered: dict[str, float] = {}
+        self._told: dict[tuple[str, str], float] = {}  # peer and reason: when an event last told of it
         self._strays: dict[str, float] = {}  # peers that greet in another pairing than the active one, since when
 
     # -- receiving -------------------------------------------------------------------------------------
@@ -112,11 +116,22 @@ class Link:
             raise
         except (PeerError, TransientError) as exc:
             self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
+            if isinstance(exc, PeerError) and exc.reason in TOLD:
+                await self._tell(topic.rpartition("/")[2], exc)
         except Exception as exc:
             # A bug of ours. Nothing was kept. Delivered again at once, it would fail again and hold up every message
             # behind it. What matters is a request, and its sender repeats that in its own time.
             log.error("message_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
             self._turns.count_reject("internal_error")
+
+    async def _tell(self, sender: str, exc: PeerError) -> None:
+        """Write an event about a peer's mistake, now and then: whoever writes the other end looks for it."""
+        key, now_s = (sender, exc.reason), self._clock.now().boot_s
+        if now_s - self._told.get(key, -TELL_EVERY_S) >= TELL_EVERY_S:
+            if len(self._told) >= delivery.WINDOW:
+                self._told.clear()
+            self._told[key] = now_s
+            await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
 
     def _accept(self, turn: Turn, sender: str, envelope: bytes) -> None:
         candidates = turn.tx.select(Pairing, peer_id=sender)

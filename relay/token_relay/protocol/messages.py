@@ -360,12 +360,16 @@ def decode_grant(plaintext: bytes) -> GrantPayload:
     """Parse what :func:`encode_grant` made.
 
     Raises:
-        PeerError: ``bad_grant``.
+        PeerError: ``bad_grant``; the message names the field.
     """
     try:
         return GrantPayload.model_validate(parse_object(plaintext))
-    except (ValidationError, PeerError):
-        raise PeerError("bad_grant") from None
+    except ValidationError as exc:
+        place = exc.errors(include_input=False, include_url=False, include_context=False)[0]["loc"]
+        is_known = bool(place) and place[0] in GrantPayload.model_fields
+        raise PeerError("bad_grant", str(place[0]) if is_known else "an unknown field") from None
+    except PeerError:
+        raise PeerError("bad_grant", "not one JSON object") from None
 
 
 def encode_base64url(data: bytes) -> str:

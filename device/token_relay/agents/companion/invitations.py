@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from token_relay.agents.companion.phones import note_activated
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.pairings import retire_others
 from token_relay.agents.records import Pairing
@@ -165,6 +166,7 @@ class Invitations:
             retire_others(turn, pairing)
             turn.change(Pairing, pairing.pairing_id, state="active", paired_at=turn.wall)
             turn.event("paired", device=pairing.peer_id, detail=pairing.peer_name)
+            note_activated(turn, pairing)
             turn.after.append(lambda: self._activated(pairing))
         turn.answer(pairing.pairing_id, Pair4(transcript_hash=body.transcript_hash))
 

@@ -240,6 +240,35 @@ def not_processed(state: Refreshing) -> GrantState:
             return Held(state.generation)
 
 
+def barred(state: GrantState, profile: Profile) -> Locked | Uncertain:
+    """Return the state of a grant whose endpoint this device may not ask: like a client that is refused.
+
+    No flight is under way, so a request of a grant that is found Refreshing has lost its answer.
+    """
+    match state:
+        case Refreshing(generation, intent, refusal) | Uncertain(generation, intent, refusal):
+            times = _times(refusal, "configuration")
+            if profile.invalidates_on_use:
+                came: Came = "page" if isinstance(state, Uncertain) and intent.came == "page" else "lost"
+                return Uncertain(generation, replace(intent, came=came), LastRefusal("configuration", times))
+            return Locked(generation, "configuration", times)
+        case Locked(generation, "configuration", times):
+            return Locked(generation, "configuration", times + 1)
+        case _:
+            return Locked(state.generation, "configuration", 1)
+
+
+def unbarred(state: GrantState) -> GrantState:
+    """Return the state of a grant that was :func:`barred` and may be asked again."""
+    match state:
+        case Locked(generation, "configuration"):
+            return Held(generation)
+        case Refreshing() | Uncertain():
+            return replace(state, refusal=None)
+        case _:
+            return state
+
+
 def _times(before: LastRefusal | None, reason: RefusedReason) -> int:
     return before.times + 1 if before is not None and before.reason == reason else 1
 

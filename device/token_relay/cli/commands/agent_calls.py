@@ -257,7 +257,12 @@ def companion_pair(args: argparse.Namespace, context: Context) -> int:
 
 def companion_forget(args: argparse.Namespace, context: Context) -> int:
     """``companion forget``."""
-    return finish(context, call(args, context, "forget", {"pairing": args.pairing}))
+    return finish(context, call(args, context, "forget", {"pairing": args.pairing, "phone": args.phone}))
+
+
+def companion_primary(args: argparse.Namespace, context: Context) -> int:
+    """``companion primary``."""
+    return finish(context, call(args, context, "primary", {"phone": args.phone}))
 
 
 def _show_invitation(context: Context, step: Mapping[str, object], *, with_qr: bool) -> None:

@@ -201,9 +201,10 @@ class _VirtualDevice(testkit.Device):
         target = f"{PATH}?{urlencode(query)}" if query else PATH
 
         async def answer() -> tuple[int, JsonObject]:
-            api = TokenApi(end.agent.keeper, Policy(uid), clock=end.clock)
+            keeper = end.agent.keeper
+            api = TokenApi(keeper, Policy(uid), clock=end.clock, phones=keeper)
             reply = await api.answer(Peer(uid=uid, gid=os.getegid(), pid=os.getpid()), "GET", target)
-            return reply.status, {**reply.body}
+            return reply.status, json.loads(reply.octets())
 
         return await self._ask(lambda: end.call(answer()))
 
