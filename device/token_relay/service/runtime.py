@@ -105,6 +105,7 @@ class Runtime:
 
         certificates = CertificateWatch(self.config.broker, self.channel.certificates_renewed)
         await agent.start()
+        self.vault.when_damaged(lambda: agent.turns.spawn(agent.mend()))
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
         keeper = agent.keeper

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from token_relay.agents.device_names import resolve_device
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import Damaged, Pairing, PrimaryPhone
+from token_relay.agents.records import Pairing, PrimaryPhone
 from token_relay.agents.token_source import PRIMARY, NamedPhone, TokenRefused
 from token_relay.agents.turn import Turn
 from token_relay.protocol.errors import LocalError
@@ -71,9 +71,7 @@ def choose_oldest(turn: Turn) -> None:
     if turn.tx.get(PrimaryPhone, SELF) is not None:
         return
     rows = sorted(turn.tx.select(Pairing, state="active"), key=lambda row: (row.paired_at, row.pairing_id))
-    if turn.tx.select(Damaged, table_name=PrimaryPhone.table):
-        make_primary(turn, "")  # which one it was is lost, so a person says it
-    elif rows:
+    if rows:
         make_primary(turn, rows[0].peer_id)
 
 
