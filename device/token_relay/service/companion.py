@@ -16,7 +16,7 @@ from token_relay.service.copied_vault import until_at_home
 from token_relay.service.runtime import open_runtime, text_of
 from token_relay.service.status import companion_status
 
-COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget", "primary")
+COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget", "forget_phone", "primary")
 
 
 async def run_companion(home: Home, config: CompanionConfig) -> None:
@@ -46,6 +46,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
                 "status": commands.status,
                 "pair": commands.pair,
                 "forget": commands.forget,
+                "forget_phone": commands.forget_phone,
                 "primary": commands.primary,
             },
             goes_on=COMMANDS_THAT_GO_ON,
@@ -80,15 +81,19 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
             await exchange.progress(step)
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Erase the grants here, and with ``pairing`` also the pairings; or all of one ``phone``."""
-        if phone := text_of(args, "phone"):
-            counts = await self._agent.forget_phone(phone)
-        else:
-            counts = await self._agent.forget(pairing=args.get("pairing") is True)
-        return {**counts, "message": f"erased {counts['grants']} grants and {counts['pairings']} pairings"}
+        """Erase the grants here, and with ``pairing`` also the pairings."""
+        return _forgotten(await self._agent.forget(pairing=args.get("pairing") is True))
+
+    async def forget_phone(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Erase what came of one phone, and its pairings."""
+        return _forgotten(await self._agent.forget_phone(text_of(args, "phone")))
 
     async def primary(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Make a phone primary."""
         phone = await self._agent.choose_primary(text_of(args, "phone"))
         message = f"{phone.name} is the primary phone"
         return {"device_id": phone.device_id, "device_name": phone.name, "message": message}
+
+
+def _forgotten(counts: dict[str, int]) -> dict[str, JSON]:
+    return {**counts, "message": f"erased {counts['grants']} grants and {counts['pairings']} pairings"}

@@ -134,7 +134,7 @@ def companion_status(
     grants: list[Grant],
     tokens: list[CachedToken],
     problems: Mapping[str, str],
-    primary: Sequence[PrimaryPhone] = (),
+    primary: Sequence[PrimaryPhone],
     estranged: Collection[str] = (),
 ) -> Json:
     """Return the companion's status; ``estranged`` are the peers of :meth:`token_relay.agents.link.Link.estranged`."""

@@ -160,9 +160,8 @@ def begin_refresh(
         case NeedsHandoff(generation, "person" as reason, times) | Locked(generation, "configuration" as reason, times):
             return Begin(Refreshing(generation, _first(now), LastRefusal(reason, times)))
         case Refreshing(generation, intent, refusal) | Uncertain(generation, intent, refusal):
-            # No flight is under way: the request of a grant that is found Refreshing has lost its answer.
-            came: Came = "page" if isinstance(state, Uncertain) and intent.came == "page" else "lost"
-            intent = replace(intent, came=came)
+            intent = _without_flight(state)
+            came = intent.came
             again = replace(intent, sent=Stamp.of(now), attempts=intent.attempts + 1)
             if not profile.invalidates_on_use or _in_leeway(intent, profile, now):
                 return Begin(Refreshing(generation, again, refusal))
@@ -240,17 +239,19 @@ def not_processed(state: Refreshing) -> GrantState:
             return Held(state.generation)
 
 
-def barred(state: GrantState, profile: Profile) -> Locked | Uncertain:
-    """Return the state of a grant whose endpoint this device may not ask: like a client that is refused.
+def _without_flight(state: Refreshing | Uncertain) -> Intent:
+    """Return its intent when no flight is under way: a grant that is found Refreshing has lost its answer."""
+    came: Came = "page" if isinstance(state, Uncertain) and state.intent.came == "page" else "lost"
+    return replace(state.intent, came=came)
 
-    No flight is under way, so a request of a grant that is found Refreshing has lost its answer.
-    """
+
+def barred(state: GrantState, profile: Profile) -> Locked | Uncertain:
+    """Return the state of a grant whose endpoint this device may not ask: like a client that is refused."""
     match state:
-        case Refreshing(generation, intent, refusal) | Uncertain(generation, intent, refusal):
+        case Refreshing(generation, _, refusal) | Uncertain(generation, _, refusal):
             times = _times(refusal, "configuration")
             if profile.invalidates_on_use:
-                came: Came = "page" if isinstance(state, Uncertain) and intent.came == "page" else "lost"
-                return Uncertain(generation, replace(intent, came=came), LastRefusal("configuration", times))
+                return Uncertain(generation, _without_flight(state), LastRefusal("configuration", times))
             return Locked(generation, "configuration", times)
         case Locked(generation, "configuration", times):
             return Locked(generation, "configuration", times + 1)

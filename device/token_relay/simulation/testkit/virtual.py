@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 from urllib.parse import urlencode
 
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff, PrimaryPhone
 from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.policy import Policy
 from token_relay.apps.server import PATH, TokenApi
@@ -311,6 +311,7 @@ class VirtualCompanion(_VirtualDevice, testkit.Companion):
                 end.clock.now(),
                 pairings=end.rows(Pairing),
                 outbox=end.rows(Outgoing),
+                primary=end.rows(PrimaryPhone),
                 grants=grants,
                 tokens=end.rows(CachedToken),
                 problems=problems,
