@@ -39,7 +39,7 @@ def disk(case: dict[str, Any]) -> Tx:
 
 def add(tx: Tx, row: dict[str, Any]) -> None:
     state, reason = row.get("state", "held"), row.get("reason", "")
-    barred = {"said": said_of(row["barred"])} if "barred" in row else {}
+    barred: dict[str, Any] = {"said": said_of(row["barred"])} if "barred" in row else {}
     if barred:
         state, reason = "locked", "configuration"
     grant = replace(
@@ -55,8 +55,8 @@ def add(tx: Tx, row: dict[str, Any]) -> None:
         stored_at=row.get("stored_at", 100),
         state=state,
         reason=reason,
+        intent=INTENT.started.to_text() if state in ("refreshing", "uncertain") else "",
         **barred,
-        **({"intent": INTENT.started.to_text()} if state in ("refreshing", "uncertain") else {}),
     )
     tx.put(grant)
     if row.get("token"):
