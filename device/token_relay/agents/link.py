@@ -52,9 +52,12 @@ GREET_EVERY_S = 6 * 3600.0  # a connection may last for months, and a lease must
 STRAY_S = 60.0  # by then a peer that knows the active pairing has answered in it
 ASK_EVERY_S = 600.0  # between greetings that a HELLO of the peer gives rise to
 CHALLENGED_S = 60.0  # so long an answer to our last greeting may be on its way
+# What only a peer with our pairing can cause, and only by a mistake of its program.
+TOLD = frozenset({"bad_field", "offer_changed", "wrong_direction", "wrong_transcript", "stale_challenge"})
 
 ANSWERS = Rate(1, delivery.ANSWER_PAUSE_S)
 ASKED = Rate(1, ASK_EVERY_S)
+TELLS = Rate(1, 600.0)  # of one peer and reason: a peer must not fill the audit table
 # What a pairing may cost in commits, and so in wear. At a reconnect all that an honest peer has open comes twice: out
 # of the broker's queue, and sent again. All else are greetings, leases and refusals, a handful at each connection.
 REQUESTS_RATE = Rate(3 * delivery.OUTBOX_ROWS_MAX, 10.0)
@@ -132,11 +135,18 @@ class Link:
             raise
         except (PeerError, TransientError) as exc:
             self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
+            if isinstance(exc, PeerError) and exc.reason in TOLD:
+                await self._tell(topic.rpartition("/")[2], exc)
         except Exception as exc:
             # A bug of ours. Nothing was kept. Delivered again at once, it would fail again and hold up every message
             # behind it. What matters is a request, and its sender repeats that in its own time.
             log.error("message_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
             self._turns.count_reject("internal_error")
+
+    async def _tell(self, sender: str, exc: PeerError) -> None:
+        """Write an event about a peer's mistake, now and then: whoever writes the other end looks for it."""
+        if self._rates.allows(f"{sender}:{exc.reason}", TELLS, self._clock.now().boot_s):
+            await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
 
     def _accept(self, turn: Turn, sender: str, envelope: bytes) -> None:
         candidates = turn.tx.select(Pairing, peer_id=sender)

@@ -13,7 +13,16 @@ from typing import Any
 from token_relay.agents.grants.lifecycle import is_asked_again
 from token_relay.agents.grants.serving import is_lease_over, state_of
 from token_relay.agents.ports import Now
-from token_relay.agents.records import UNANSWERED, CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import (
+    UNANSWERED,
+    CachedToken,
+    CompanionHandoff,
+    Grant,
+    Outgoing,
+    Pairing,
+    PhoneHandoff,
+    PrimaryPhone,
+)
 from token_relay.sandbox.provider.memory.state import Family, State
 from token_relay.service.status import Surroundings, companion_status, phone_status
 from token_relay.simulation.observer import Tables
@@ -41,14 +50,22 @@ class JudgedDevice:
 
     def status(self) -> dict[str, Any]:
         """Return the end's present ``status``."""
-        here = Surroundings(self.kind, self.name, self.device_id, "", self.is_connected, "", "", {}, "")
+        error = "" if self.is_connected else "connection refused"
+        here = Surroundings(self.kind, self.name, self.device_id, "", self.is_connected, error, "", {}, "")
         pairings = list(rows(self.tables, Pairing).values())
         outbox = list(rows(self.tables, Outgoing).values())
         grants = list(rows(self.tables, Grant).values())
         tokens = list(rows(self.tables, CachedToken).values())
         if self.kind == "companion":
             return companion_status(
-                here, self.now, pairings=pairings, outbox=outbox, grants=grants, tokens=tokens, problems={}
+                here,
+                self.now,
+                pairings=pairings,
+                outbox=outbox,
+                grants=grants,
+                tokens=tokens,
+                primary=list(rows(self.tables, PrimaryPhone).values()),
+                problems={},
             )
         return phone_status(
             here,
