@@ -145,7 +145,7 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
         raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
     _remove_drafts(home)
     try:
-        vault = open_in_force(path, source)
+        vault = open_in_force(path, source, lambda file: log.warning("old_key_erased", file=str(file)))
         if vault.found_version != version_of(STEPS):
             log.info("vault_updated", schema_before=vault.found_version, schema=version_of(STEPS))
         try:

@@ -106,6 +106,18 @@ def create_private(path: Path, content: bytes) -> None:
         raise VaultError(f"cannot write {path}: {exc.strerror}") from exc
 
 
+def erase_file(path: Path) -> None:
+    """Remove a small file, its content overwritten first where the file system writes in place. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, bytes(os.fstat(descriptor).st_size))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    sync_directory(path.parent)
+
+
 def sync_directory(directory: Path) -> None:
     """Make names created, renamed or removed in ``directory`` durable. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
