@@ -17,7 +17,9 @@ from typing import Literal, TypeAlias
 from token_relay.protocol.handoff import Strategy
 from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
+from token_relay.simulation.histories.third_plan import with_third_end
 from token_relay.simulation.ports.http_faults import PAGES
+from token_relay.simulation.world.lies import Role
 
 HOUR_S = 3_600.0
 DAY_S = 86_400.0
@@ -65,6 +67,8 @@ class Plan:
     pairs_live: bool
     settles_long: bool
     steps: tuple[Step, ...]
+    third: Role | None = None  # a hostile device, and what it is paired as
+    manners: float = 1.0
 
     @property
     def fault_kinds(self) -> tuple[str, ...]:
@@ -118,7 +122,7 @@ def make_plan(seed: int) -> Plan:
             if rng.random() < 0.2:
                 _ending(draft)
     draft.steps.sort(key=lambda step: step.at_s)
-    return Plan(
+    plan = Plan(
         seed,
         kind,
         phones,
@@ -129,6 +133,7 @@ def make_plan(seed: int) -> Plan:
         settles_long=rng.random() < 0.02,
         steps=tuple(draft.steps),
     )
+    return with_third_end(plan, Step)
 
 
 def _names(name: str, count: int) -> list[str]:

@@ -66,7 +66,7 @@ class ErasedOnlyByVerdict(Check):
                 self.asked_away.add((asked.pairing_id, asked.handoff_id))
         for was, grant in self.ledger.changed(before, after, Grant):
             self._note_proved(end, [grant] if grant is not None else [])
-            if was is None or was.refresh_token is None:
+            if was is None or was.refresh_token is None or was.pairing_id in self.ledger.strange:
                 continue
             if grant is not None and grant.refresh_token == was.refresh_token:
                 continue
