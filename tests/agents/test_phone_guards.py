@@ -12,7 +12,15 @@ import token_relay.agents.phone.steps
 from tests.agents.guard_kit import UNKNOWN, between, count, deafen, erasures, last, say
 from tests.agents.world_kit import World, form_value, running
 from token_relay.agents.phone.devices import clear_up
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, RestoredEnd
+from token_relay.agents.records import (
+    CompanionHandoff,
+    Grant,
+    Outgoing,
+    Pairing,
+    PhoneHandoff,
+    RestoredEnd,
+    handoff_key,
+)
 from token_relay.agents.token_source import TokenGranted
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
@@ -80,9 +88,10 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
             m.Renew(handoff_id=row.handoff_id, reason="uncertain", generation=2),
         ):
             await say(watch2, body)
-        after = await world.phone.handoff()
-        assert (after.state, after.reason) == ("offered", "")
-        assert world.phone.agent.turns.rejects["wrong_pairing"] == 6
+        (after,) = await world.phone.rows(PhoneHandoff, pairing_id=row.pairing_id)
+        assert (after.state, after.reason, after.device_state) == ("offered", "", "")
+        (theirs,) = [other for other in await world.phone.rows(PhoneHandoff) if other.at != row.at]
+        assert (theirs.handoff_id, theirs.state, theirs.strategy) == (row.handoff_id, "gone", "")  # in a space of its own
 
 
 async def test_a_repeated_word_asks_again_and_moves_nothing_at_the_phone() -> None:
@@ -114,7 +123,7 @@ async def test_what_the_companion_lost_is_never_given_back() -> None:
             await say(world.watch, m.Lost(handoff_id=row.handoff_id))
         after = await world.phone.handoff()
         assert (after.state, after.reason, after.held_token) == ("gone", "lost", None)
-        assert row.handoff_id in erased
+        assert handoff_key(*row.at) in erased
         assert (await world.phone.one(Grant)).refresh_token is None
 
 
@@ -343,10 +352,13 @@ async def test_a_grant_of_an_earlier_generation_betrays_a_restored_disk(generati
 
 async def test_a_report_says_nothing_about_another_pairings_handoff() -> None:
     async with running("entra") as world:
-        row = await renewable(world, pairing_id=OTHER, generation=5)
+        row = await renewable(world)
+        await world.phone.vault.run(lambda tx: tx.delete(PhoneHandoff, *row.at))
+        await world.phone.edit(row, pairing_id=OTHER, generation=5)
+        row = await world.phone.handoff()
         for state in ("held", "locked"):
             await greet(world, m.HandoffReport(handoff_id=row.handoff_id, state=state, generation=1))
-        assert await world.phone.handoff() == row
+        assert await world.phone.rows(PhoneHandoff, pairing_id=OTHER) == [row]
         assert count(world, world.phone, world.watch, m.Rollback) == 0
 
 

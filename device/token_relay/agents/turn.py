@@ -85,18 +85,18 @@ class Turn:
         return row
 
     @overload
-    def change(self, record: type[Pairing], key: str, **columns: Unpack[PairingColumns]) -> Pairing: ...
+    def change(self, record: type[Pairing], *key: str, **columns: Unpack[PairingColumns]) -> Pairing: ...
     @overload
-    def change(self, record: type[PhoneHandoff], key: str, **columns: Unpack[PhoneHandoffColumns]) -> PhoneHandoff: ...
+    def change(self, record: type[PhoneHandoff], *key: str, **columns: Unpack[PhoneHandoffColumns]) -> PhoneHandoff: ...
     @overload
     def change(
-        self, record: type[CompanionHandoff], key: str, **columns: Unpack[CompanionHandoffColumns]
+        self, record: type[CompanionHandoff], *key: str, **columns: Unpack[CompanionHandoffColumns]
     ) -> CompanionHandoff: ...
     @overload
-    def change(self, record: type[Grant], key: str, **columns: Unpack[GrantColumns]) -> Grant: ...
-    def change(self, record: type[Any], key: str, **columns: Any) -> Any:
+    def change(self, record: type[Grant], *key: str, **columns: Unpack[GrantColumns]) -> Grant: ...
+    def change(self, record: type[Any], *key: str, **columns: Any) -> Any:
         """Write these columns of a row and leave the others as they are by now; returns it. Raises as :meth:`row`."""
-        before = self.row(record, key)
+        before = self.row(record, *key)
         after = replace(before, **columns)
         if after != before:
             self.tx.put(after)

@@ -50,7 +50,7 @@ class CompanionAgent:
             for row in pairings:
                 delete_pairing(turn, row)
                 for handoff in turn.tx.select(CompanionHandoff, pairing_id=row.pairing_id):
-                    turn.tx.delete(CompanionHandoff, handoff.handoff_id)
+                    turn.tx.delete(CompanionHandoff, *handoff.at)
             turn.event("forgotten", detail=f"{len(grants)} grants, {len(pairings)} pairings")
             return {"grants": len(grants), "pairings": len(pairings)}
 
@@ -64,7 +64,7 @@ class CompanionAgent:
 
         def step(turn: Turn) -> None:
             for row in turn.tx.select(CompanionHandoff, provider_said="asking"):
-                turn.change(CompanionHandoff, row.handoff_id, provider_said="unknown")
+                turn.change(CompanionHandoff, *row.at, provider_said="unknown")
 
         await self.turns.run(step)
 

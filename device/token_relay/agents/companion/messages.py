@@ -76,7 +76,7 @@ class CompanionMessages:
 
     def on_offer(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
         """OFFER: make the row and accept, or refuse; a repeated OFFER gets ACCEPT again."""
-        row = turn.tx.get(CompanionHandoff, offer.handoff_id)
+        row = turn.tx.get(CompanionHandoff, pairing.pairing_id, offer.handoff_id)
         if row is None:
             reason = self._refusal(turn, pairing, offer)
             if turn.is_duplicate or reason:
@@ -93,6 +93,7 @@ class CompanionMessages:
                 offer_hash=plaintext_hash(plaintext),
                 issuer=offer.issuer,
                 client_id=offer.client_id,
+                account=offer.account,
                 scope=offer.scope,
                 lease_days=offer.lease_days,
             )
@@ -111,7 +112,7 @@ class CompanionMessages:
 
     def on_token(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
         """TOKEN: store the grant and queue the receipt in this transaction; one that does not open ends the handoff."""
-        row = turn.tx.get(CompanionHandoff, token.handoff_id)
+        row = turn.tx.get(CompanionHandoff, pairing.pairing_id, token.handoff_id)
         payload: GrantPayload | None = None
         if row is not None and row.state == "ready":
             try:
@@ -122,11 +123,11 @@ class CompanionMessages:
         event: CompanionEvent = "bad_token" if payload is None else "token"
         self._steps.step(turn, pairing, token.handoff_id, event, payload=payload)
         if payload is not None and sent_at:
-            self._count_delay(turn, token.handoff_id, sent_at)
+            self._count_delay(turn, pairing, token.handoff_id, sent_at)
 
-    def _count_delay(self, turn: Turn, handoff_id: str, sent_at: int) -> None:
+    def _count_delay(self, turn: Turn, pairing: Pairing, handoff_id: str, sent_at: int) -> None:
         """Count the lease from when the phone let the grant go: a broker that holds TOKEN back gains nothing."""
-        for grant in turn.tx.select(Grant, handoff_id=handoff_id):
+        for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id, handoff_id=handoff_id):
             held = lease_of(grant)
             if held is not None:
                 given_wall_s = min(float(sent_at), held.given_wall_s or float(sent_at))
@@ -134,7 +135,7 @@ class CompanionMessages:
 
     def _open_grant(self, pairing: Pairing, row: CompanionHandoff, token: Token) -> GrantPayload:
         """Open the sealed grant. It must agree with what we know already of the pairing, the offer and the keys."""
-        if row.pairing_id != pairing.pairing_id or row.one_time_key is None:
+        if row.one_time_key is None:
             raise PeerError("no_one_time_key")
         one_time = KeyPair(row.one_time_public, row.one_time_key)
         payload = decode_grant(open_once(decode_base64url(token.sealed), one_time))
@@ -187,7 +188,7 @@ class CompanionMessages:
             if row.state == "ready":
                 reports.append(HandoffReport(handoff_id=row.handoff_id, state="ready", generation=0))
             elif row.state == "stored":
-                grants = tx.select(Grant, handoff_id=row.handoff_id)
+                grants = tx.select(Grant, pairing_id=row.pairing_id, handoff_id=row.handoff_id)
                 if grants:
                     state: str = "refused" if grants[0].reason == "configuration" else grants[0].state
                     generation = grants[0].generation

@@ -15,7 +15,7 @@ from token_relay.agents.grants import lease, lifecycle, revocation
 from token_relay.agents.grants.serving import columns_of_lease
 from token_relay.agents.grants.serving import state_of as grant_state_of
 from token_relay.agents.grants.tokens import access_token_ends_at, end_grant
-from token_relay.agents.records import CompanionHandoff, Grant, GrantEndReason, Outgoing, Pairing
+from token_relay.agents.records import CompanionHandoff, Grant, GrantEndReason, Outgoing, Pairing, handoff_key
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import PeerError, TransientError
@@ -76,12 +76,10 @@ class CompanionSteps:
         payload: GrantPayload | None = None,
     ) -> None:
         """Apply one event to one handoff; all that follows is written in this transaction. Raises PeerError."""
-        row = turn.tx.get(CompanionHandoff, handoff_id)
+        row = turn.tx.get(CompanionHandoff, pairing.pairing_id, handoff_id)
         if row is None and self.is_full(turn, pairing):
             # No room for a tombstone, and no need for one: no OFFER is taken any more, so nothing can be stored.
             raise PeerError("too_many_handoffs")
-        if row is not None and row.pairing_id != pairing.pairing_id:
-            raise PeerError("wrong_pairing")
         before: CompanionState = NoHandoff() if row is None else state_of(row)
         step = companion_step(before, event)
         if step.state != before:
@@ -89,11 +87,11 @@ class CompanionSteps:
                 return  # a repeated message asks again, it never changes a state
             if row is None:
                 turn.tx.put(CompanionHandoff(handoff_id, pairing.pairing_id, "none", created_at=turn.wall))
-            turn.change(CompanionHandoff, handoff_id, **columns_of(step.state))
+            turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, **columns_of(step.state))
         for effect in step.effects:
             self._perform(turn, pairing, handoff_id, effect, payload)
         if step.state != before:
-            row = turn.row(CompanionHandoff, handoff_id)
+            row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
             turn.event(f"handoff_{row.state}", device=pairing.peer_id, handoff_id=handoff_id, detail=row.reason)
         if before == Ready() and event in CAME_TO_NOTHING:
             self._ask_for_what_waited(turn, pairing)
@@ -106,26 +104,27 @@ class CompanionSteps:
                 one_time = KeyPair.from_random(turn.random.bytes(32))
                 turn.change(
                     CompanionHandoff,
+                    pairing.pairing_id,
                     handoff_id,
                     one_time_public=one_time.public_key,
                     one_time_key=one_time.private_key,
                 )
             case CompanionEffect.SEND_ACCEPT:
-                row = turn.row(CompanionHandoff, handoff_id)
+                row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
                 accept = Accept(
                     handoff_id=handoff_id, one_time_key=row.one_time_public.hex(), offer_hash=row.offer_hash.hex()
                 )
                 digest = plaintext_hash(turn.answer(pairing.pairing_id, accept))
                 hashes = (row.accept_hashes + digest)[-32 * ACCEPTS_KEPT :]
-                turn.change(CompanionHandoff, handoff_id, accept_hashes=hashes)
+                turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, accept_hashes=hashes)
             case CompanionEffect.STORE_GRANT:
                 assert payload is not None
-                self._store(turn, pairing, turn.row(CompanionHandoff, handoff_id), payload)
+                self._store(turn, pairing, turn.row(CompanionHandoff, pairing.pairing_id, handoff_id), payload)
             case CompanionEffect.ERASE_KEY:
-                turn.change(CompanionHandoff, handoff_id, one_time_key=None)
-                turn.tx.erase_key(handoff_id)
+                turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, one_time_key=None)
+                turn.tx.erase_key(handoff_key(pairing.pairing_id, handoff_id))
             case CompanionEffect.ERASE_GRANT:
-                self._erase(turn, turn.row(CompanionHandoff, handoff_id))
+                self._erase(turn, turn.row(CompanionHandoff, pairing.pairing_id, handoff_id))
             case CompanionEffect.SEND_STORED:
                 if not turn.resend(pairing.pairing_id, handoff_id=handoff_id, types=RECEIPT):
                     turn.request(pairing.pairing_id, Stored(handoff_id=handoff_id), handoff_id)
@@ -134,11 +133,11 @@ class CompanionSteps:
             case CompanionEffect.SEND_LOST:
                 turn.answer(pairing.pairing_id, Lost(handoff_id=handoff_id))
             case CompanionEffect.SEND_REVOKED:
-                row = turn.row(CompanionHandoff, handoff_id)
+                row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
                 if row.provider_said != "asking":
                     turn.answer(pairing.pairing_id, _revoked(row))
             case CompanionEffect.SETTLE:
-                everything = turn.row(CompanionHandoff, handoff_id).reason == "revoked"
+                everything = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id).reason == "revoked"
                 turn.settle(pairing.pairing_id, handoff_id=handoff_id, types=REQUESTS if everything else RECEIPT)
 
     def _store(self, turn: Turn, pairing: Pairing, row: CompanionHandoff, payload: GrantPayload) -> None:
@@ -167,7 +166,7 @@ class CompanionSteps:
                 scope=payload.scope,
                 audience=payload.audience,
                 subject=payload.subject,
-                account=payload.account,
+                account=row.account or payload.account,
                 profile=payload.profile,
                 signed_in_at=payload.signed_in_at,
                 is_otp=payload.is_otp,
@@ -183,7 +182,7 @@ class CompanionSteps:
     def _erase(self, turn: Turn, row: CompanionHandoff) -> None:
         """Destroy the grant of a handoff; the provider is told once, after the commit, from memory."""
         is_revoked = row.reason == "revoked"
-        for grant in turn.tx.select(Grant, handoff_id=row.handoff_id):
+        for grant in turn.tx.select(Grant, pairing_id=row.pairing_id, handoff_id=row.handoff_id):
             if grant.state == "dead":
                 continue
             ends_at = access_token_ends_at(turn, grant.grant_id)
@@ -191,7 +190,7 @@ class CompanionSteps:
             if grant.refresh_token is not None and revocation.may_ask(grant, is_revoked=is_revoked):
                 said = "asking" if is_revoked else "unknown"
                 turn.after.append(partial(self.revoke_later, grant, grant.refresh_token))
-            turn.change(CompanionHandoff, row.handoff_id, provider_said=said, access_token_ends_at=ends_at)
+            turn.change(CompanionHandoff, *row.at, provider_said=said, access_token_ends_at=ends_at)
             assert row.reason != "", "only a tombstone erases"
             end_grant(turn, grant.grant_id, row.reason)
 
@@ -204,8 +203,8 @@ class CompanionSteps:
 
         def step(turn: Turn) -> None:
             turn.event("revoked_at_provider", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail=said)
-            if turn.tx.get(CompanionHandoff, grant.handoff_id) is not None:
-                row = turn.change(CompanionHandoff, grant.handoff_id, provider_said=said)
+            if turn.tx.get(CompanionHandoff, grant.pairing_id, grant.handoff_id) is not None:
+                row = turn.change(CompanionHandoff, grant.pairing_id, grant.handoff_id, provider_said=said)
                 if row.reason == "revoked" and turn.tx.get(Pairing, row.pairing_id) is not None:
                     turn.answer(row.pairing_id, _revoked(row))
 
@@ -213,7 +212,7 @@ class CompanionSteps:
 
     def end_grant(self, turn: Turn, grant: Grant, reason: GrantEndReason) -> None:
         """Erase a grant for a reason that is not the phone's, in this transaction; its handoff becomes a tombstone."""
-        row = turn.tx.get(CompanionHandoff, grant.handoff_id)
+        row = turn.tx.get(CompanionHandoff, grant.pairing_id, grant.handoff_id)
         pairing = turn.tx.get(Pairing, grant.pairing_id)
         if row is not None and pairing is not None and row.state == "stored":
             is_duplicate, turn.is_duplicate = turn.is_duplicate, False
@@ -249,7 +248,7 @@ class CompanionSteps:
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
         """A refresh brought a token after its grant was erased: have the provider revoke it, as it did the old one."""
-        row = turn.tx.get(CompanionHandoff, grant.handoff_id)
+        row = turn.tx.get(CompanionHandoff, grant.pairing_id, grant.handoff_id)
         if revocation.may_ask(grant, is_revoked=row is not None and row.reason == "revoked"):
             turn.after.append(partial(self.revoke_later, grant, refresh_token))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import SCOPE_SETS_MAX, columns_of, is_put_away, profile_of, remaining_s
-from token_relay.agents.records import CachedToken, Grant, GrantEndReason, LockedReason
+from token_relay.agents.records import CachedToken, Grant, GrantEndReason, LockedReason, grant_key
 from token_relay.agents.turn import Turn
 from token_relay.provider.outcome import Refreshed
 
@@ -35,7 +35,7 @@ def end_grant(turn: Turn, grant_id: str, reason: GrantEndReason) -> Grant:
     _erase_tokens(turn, grant_id)
     dead = lifecycle.Erased(turn.row(Grant, grant_id).generation, reason)
     after = turn.change(Grant, grant_id, **columns_of(dead))
-    turn.tx.erase_key(grant_id)
+    turn.tx.erase_key(grant_key(grant_id))
     return after
 
 
@@ -43,7 +43,7 @@ def delete_grant(turn: Turn, grant_id: str) -> None:
     """Destroy a grant's data key, its tokens and its row."""
     _erase_tokens(turn, grant_id)
     turn.tx.delete(Grant, grant_id)
-    turn.tx.erase_key(grant_id)
+    turn.tx.erase_key(grant_key(grant_id))
 
 
 def _erase_tokens(turn: Turn, grant_id: str) -> None:

@@ -30,7 +30,7 @@ from token_relay.agents.phone.sign_in import AccountSettings
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Ports
 from token_relay.agents.pulse import Pulse
-from token_relay.agents.records import USABLE, Grant, Identity, Pairing, PhoneHandoff
+from token_relay.agents.records import USABLE, Grant, HandoffKey, Identity, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
@@ -76,7 +76,7 @@ class PhoneAgent:
         self.settings = settings
         self.turns = turns = Turns(ports, identity)
         self._changed = changed = Pulse()
-        due, accepted = asyncio.Event(), asyncio.Queue[str]()
+        due, accepted = asyncio.Event(), asyncio.Queue[HandoffKey]()
         self.keeper = GrantKeeper(
             ports, turns, watcher=OwnGrants(turns, ports.http), due=due, idle_days=settings.idle_days
         )
@@ -179,7 +179,7 @@ class PhoneAgent:
         )
         ends_at = self._clock.now().boot_s + wish.wait_s
         while True:
-            row = await self._reload(row.handoff_id)
+            row = await self._reload(row.at)
             match row.state:
                 case "done":
                     return row
@@ -195,7 +195,7 @@ class PhoneAgent:
             if left_s <= 0:
                 return row
             changed = self._changed.next
-            if (await self._reload(row.handoff_id)) == row:
+            if (await self._reload(row.at)) == row:
                 await self._clock.wait(changed, left_s)
 
     def _choose(self, wanted: Strategy | None) -> Strategy:
@@ -243,8 +243,8 @@ class PhoneAgent:
         )
         return self.steps.offer(turn, pairing, terms)
 
-    async def _reload(self, handoff_id: str) -> PhoneHandoff:
-        row = await self.turns.run(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
+    async def _reload(self, at: HandoffKey) -> PhoneHandoff:
+        row = await self.turns.run(lambda turn: turn.tx.get(PhoneHandoff, *at))
         if row is None:
             raise LocalError("the device was forgotten meanwhile")
         return row
@@ -255,25 +255,24 @@ class PhoneAgent:
         """Give up the open handoff of a device; CANCEL is durable when this waits, the companion's disk decides."""
         pairing = await self.pairing_of(device)
 
-        def step(turn: Turn) -> str:
+        def step(turn: Turn) -> HandoffKey:
             row = self.steps.open_handoff(turn.tx, pairing)
             if row is None:
                 raise LocalError("no handoff to this device is open", hint="to end a finished one: phone revoke")
             if phone_may(state_of(row), "cancel"):  # not while CANCEL is under way
                 self.steps.step(turn, pairing, row.handoff_id, "cancel")
-            return row.handoff_id
+            return row.at
 
-        handoff_id = await self.turns.run(step)
-        return await self._until(handoff_id, DECIDED, wait_s=10.0)
+        return await self._until(await self.turns.run(step), DECIDED, wait_s=10.0)
 
     async def revoke(self, device: str, *, wait_s: float) -> list[PhoneHandoff]:
         """Take away every grant of a device; REVOKE is durable when this begins to wait, and never expires."""
         pairing = await self.pairing_of(device)
-        ids = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
+        touched = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
         ends_at = self._clock.now().boot_s + wait_s
         rows = []
-        for handoff_id in ids:
-            rows.append(await self._until(handoff_id, ENDED, wait_s=ends_at - self._clock.now().boot_s))
+        for at in touched:
+            rows.append(await self._until(at, ENDED, wait_s=ends_at - self._clock.now().boot_s))
         return rows
 
     async def unpair(self, device: str) -> list[PhoneHandoff]:
@@ -296,11 +295,11 @@ class PhoneAgent:
         pairing = await self.pairing_of(device)
         return await self.turns.run(lambda turn: forget_device(turn, self.steps, pairing.peer_id))
 
-    async def _until(self, handoff_id: str, states: frozenset[PhoneStateName], *, wait_s: float) -> PhoneHandoff:
+    async def _until(self, at: HandoffKey, states: frozenset[PhoneStateName], *, wait_s: float) -> PhoneHandoff:
         ends_at = self._clock.now().boot_s + wait_s
         while True:
             changed = self._changed.next
-            row = await self._reload(handoff_id)
+            row = await self._reload(at)
             left_s = ends_at - self._clock.now().boot_s
             if row.state in states or left_s <= 0:
                 return row
