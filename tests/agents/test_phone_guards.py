@@ -91,7 +91,11 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
         (after,) = await world.phone.rows(PhoneHandoff, pairing_id=row.pairing_id)
         assert (after.state, after.reason, after.device_state) == ("offered", "", "")
         (theirs,) = [other for other in await world.phone.rows(PhoneHandoff) if other.at != row.at]
-        assert (theirs.handoff_id, theirs.state, theirs.strategy) == (row.handoff_id, "gone", "")  # in a space of its own
+        assert (theirs.handoff_id, theirs.state, theirs.strategy) == (
+            row.handoff_id,
+            "gone",
+            "",
+        )  # in a space of its own
 
 
 async def test_a_repeated_word_asks_again_and_moves_nothing_at_the_phone() -> None:

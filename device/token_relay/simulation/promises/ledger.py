@@ -262,14 +262,12 @@ class Check:
 
 def stored_here(tables: Tables, pairing_id: str, handoff_id: str) -> CompanionHandoff | None:
     """Return a companion's row of a handoff."""
-    row = rows(tables, CompanionHandoff).get((handoff_id,))
-    return row if row is not None and row.pairing_id == pairing_id else None
+    return rows(tables, CompanionHandoff).get((pairing_id, handoff_id))
 
 
 def phone_row(tables: Tables, pairing_id: str, handoff_id: str) -> PhoneHandoff | None:
     """Return a phone's row of a handoff."""
-    row = rows(tables, PhoneHandoff).get((handoff_id,))
-    return row if row is not None and row.pairing_id == pairing_id else None
+    return rows(tables, PhoneHandoff).get((pairing_id, handoff_id))
 
 
 def text_of(values: Iterable[str]) -> str:

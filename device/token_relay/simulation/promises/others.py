@@ -17,7 +17,16 @@ from typing import Any
 
 from token_relay.agents.grants.serving import is_lease_over, normalise_scope, remaining_s
 from token_relay.agents.ports import Record
-from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, Seen
+from token_relay.agents.records import (
+    CachedToken,
+    CompanionHandoff,
+    Grant,
+    Outgoing,
+    Pairing,
+    PhoneHandoff,
+    PrimaryPhone,
+    Seen,
+)
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol import messages as m
 from token_relay.provider.http import HttpRequest
@@ -126,20 +135,25 @@ class OthersUntouched(Check):
             return
         if query.claims or query.force_refresh or answer.error in ("denied", "busy", "refused"):
             return
-        hidden = [grant.grant_id[:8] for grant in self._living(end, tables, query)]
-        self.hold(len(hidden) != 1, end, f"an app got {answer.error!r} although grant {hidden} has a living token")
+        asked = [grant for grant in self._primarys(tables) if _fits(grant, query)]
+        people = {(grant.issuer, grant.client_id, grant.subject) for grant in asked}
+        hidden = next((grant for grant in asked if self._lives(end, tables, grant, query)), None)
+        seen = f"an app got {answer.error!r} although grant {hidden.grant_id[:8] if hidden else ''} has a living token"
+        self.hold(hidden is None or len(people) > 1, end, seen)
 
-    def _living(self, end: str, tables: Tables, query: TokenQuery) -> Iterator[Grant]:
-        now = self.ledger.clock_of(end)
+    def _primarys(self, tables: Tables) -> Iterator[Grant]:
+        primary = primary_of(tables)
         for grant in rows(tables, Grant).values():
-            is_asked = not query.account or query.account in (grant.account, grant.subject)
-            is_asked = is_asked and not query.audience and set(query.scope.split()) <= set(grant.scope.split())
-            if now is None or grant.pairing_id in self.ledger.strange or not is_asked or grant.state != "held":
-                continue
-            token = rows(tables, CachedToken).get((grant.grant_id, normalise_scope(query.scope)))
-            is_fresh = token is not None and remaining_s(token, now) > max(LIVES_S, query.min_valid_s)
-            if is_fresh and not is_lease_over(grant, now):
+            pairing = rows(tables, Pairing).get((grant.pairing_id,))
+            if pairing is not None and pairing.peer_id == primary and grant.state != "dead":
                 yield grant
+
+    def _lives(self, end: str, tables: Tables, grant: Grant, query: TokenQuery) -> bool:
+        now = self.ledger.clock_of(end)
+        token = rows(tables, CachedToken).get((grant.grant_id, normalise_scope(query.scope)))
+        if now is None or token is None or grant.state != "held" or is_lease_over(grant, now):
+            return False
+        return remaining_s(token, now) > max(LIVES_S, query.min_valid_s)
 
     def named(self, end: str, spelled: str, wanted: str, reached: str, refusal: str) -> None:
         """A command reaches the device that is meant or is refused, and never refused with the whole id."""
@@ -176,7 +190,9 @@ class OthersUntouched(Check):
 
 
 def primary_of(tables: Tables) -> str:
-    """Return the peer that answers for a companion where nobody is named: the oldest active one."""
+    """Return the peer that answers for a companion where nobody is named: the chosen one, else the oldest."""
+    for chosen in rows(tables, PrimaryPhone).values():
+        return chosen.peer_id
     active = [row for row in rows(tables, Pairing).values() if row.state != "pending"]
     oldest = min(active, key=lambda row: (row.paired_at, row.created), default=None)
     return oldest.peer_id if oldest is not None else ""
@@ -207,6 +223,13 @@ def _ids_of(body: m.Body) -> tuple[str, ...]:
             return tuple(term.handoff_id for term in terms)
         case _:
             return (getattr(body, "handoff_id", None) or "",)
+
+
+def _fits(grant: Grant, query: TokenQuery) -> bool:
+    is_account = not query.account or query.account in (grant.account, grant.subject)
+    return (
+        is_account and query.audience in ("", grant.audience) and set(query.scope.split()) <= set(grant.scope.split())
+    )
 
 
 def _is_lock(was: Any, row: Any) -> bool:

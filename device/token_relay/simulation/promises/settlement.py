@@ -119,8 +119,9 @@ def _judge_phone(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, JudgedD
     latest: dict[str, PhoneHandoff] = {}
     for row in sorted(rows(view.tables, PhoneHandoff).values(), key=lambda row: row.created_at):
         latest[row.pairing_id] = row
-        is_over = row.state in SETTLED or row.pairing_id in ledger.strange  # a stranger answers when it likes
-        look(ledger, is_over or _may_wait(row, slug, view, by_id), view.name, _spell(row, slug))
+        if row.pairing_id in ledger.strange:
+            continue  # a stranger answers when it likes
+        look(ledger, row.state in SETTLED or _may_wait(row, slug, view, by_id), view.name, _spell(row, slug))
         if row.state not in SETTLED:
             known = shown.get(row.handoff_id)
             look(ledger, known is not None, view.name, f"status does not show {_spell(row, slug)}")
