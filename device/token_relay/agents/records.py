@@ -23,8 +23,8 @@ PairingState = Literal["pending", "active", "retired"]
 RestoredEnd = Literal["peer", "self"]  # whose disk is an older image
 GrantStateName = Literal["held", "refreshing", "uncertain", "needs_handoff", "locked", "dead"]
 NeedsHandoffReason = Literal["uncertain", "person"]
-LockedReason = Literal["lease", "rollback", "configuration", "unverified"]
-GrantEndReason = Literal["denied", "superseded", "forgotten", "signed_out", "moved", DeadReason]
+LockedReason = Literal["lease", "rollback", "configuration", "unverified", "damaged"]
+GrantEndReason = Literal["denied", "superseded", "forgotten", "signed_out", "moved", "damaged", DeadReason]
 GrantReason = Literal["", NeedsHandoffReason, LockedReason, GrantEndReason]
 RefusedReason = Literal["person", "configuration"]  # refused, kept, and asked again by itself
 HandoffKey = tuple[str, str]  # pairing id, handoff id: the peer chooses the latter
@@ -413,7 +413,10 @@ class PrimaryPhone:
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A row that could not be read any more and was given up, until the agent has acted on it; ``row`` is its key."""
+    """A row that could not be read any more and was given up, until the agent has acted on it.
+
+    ``row`` is its key, its parts separated by spaces.
+    """
 
     table: ClassVar[str] = "damaged"
     key: ClassVar[tuple[str, ...]] = ("number",)

@@ -104,6 +104,7 @@ class Runtime:
 
         certificates = CertificateWatch(self.config.broker, self.channel.certificates_renewed)
         await agent.start()
+        self.vault.when_damaged(lambda: agent.turns.spawn(agent.mend()))
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
         token_api = TokenApi(agent.keeper, self.policy(), clock=self.clock, transfers=agent.keeper)

@@ -154,6 +154,7 @@ class Layout(Generic[R]):
         class_: type = record
         if not is_dataclass(class_):
             raise TypeError(f"{class_.__name__} is not a dataclass")
+        self.record = record
         self.table: str = record.table
         if not _NAME.fullmatch(self.table) or self.table in RESERVED_TABLES or self.table.startswith("sqlite_"):
             raise TypeError(f"{record.__name__}: {self.table!r} cannot be the name of a table")
@@ -218,6 +219,10 @@ class Layout(Generic[R]):
         except (ValueError, TypeError) as exc:
             raise CorruptVaultError(f"a row of table {self.table} is damaged") from exc
 
+    def without_secrets(self, row: Sequence[object]) -> list[object]:
+        """Return a stored row without its sealed cells."""
+        return [None if index in self._secrets else stored for index, stored in enumerate(row)]
+
     def key_of(self, row: Sequence[object]) -> tuple[str | int, ...]:
         """Return the primary key from a row's stored values."""
         return tuple(cast("str | int", row[self._position[column.name]]) for column in self.key_columns)
@@ -254,6 +259,8 @@ class Layout(Generic[R]):
         self.get_sql = f"{self._select} WHERE {here}"
         self.put_sql = f'INSERT OR REPLACE INTO "{self.table}" ({names}) VALUES ({marks})'  # noqa: S608  # see above
         self.delete_sql = f'DELETE FROM "{self.table}" WHERE {here}'  # noqa: S608  # see above
+        octets = " AND ".join(f'CAST("{column.name}" AS BLOB) = CAST(? AS BLOB)' for column in self.key_columns)
+        self.delete_damaged_sql = f'DELETE FROM "{self.table}" WHERE {octets}'  # noqa: S608  # see above
 
     def _key_columns(self, names: tuple[str, ...]) -> tuple[Column, ...]:
         columns = tuple(self._by_name[name] for name in names if name in self._by_name)

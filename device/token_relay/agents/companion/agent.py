@@ -13,6 +13,7 @@ from typing import Any
 from token_relay.agents.companion.invitations import Invitations
 from token_relay.agents.companion.messages import CompanionMessages
 from token_relay.agents.companion.steps import CompanionSteps
+from token_relay.agents.damage import mend
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.link import Link
 from token_relay.agents.pairings import delete_pairing
@@ -63,10 +64,15 @@ class CompanionAgent:
         """
 
         def step(turn: Turn) -> None:
+            mend(turn, self.steps)
             for row in turn.tx.select(CompanionHandoff, provider_said="asking"):
                 turn.change(CompanionHandoff, *row.at, provider_said="unknown")
 
         await self.turns.run(step)
+
+    async def mend(self) -> None:
+        """Act on rows that the vault has given up; durable when it returns."""
+        await self.turns.run(lambda turn: mend(turn, self.steps))
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """See :class:`token_relay.agents.agent.Agent`."""

@@ -221,6 +221,29 @@ class CompanionSteps:
         if turn.tx.get(Grant, grant.grant_id) is not None:
             end_grant(turn, grant.grant_id, reason)
 
+    # -- damage ----------------------------------------------------------------------------------------
+
+    def on_damage(self, turn: Turn) -> None:
+        """Have each stored handoff its grant, each grant its handoff, and no handoff wait without its key."""
+        grants = {(grant.pairing_id, grant.handoff_id): grant for grant in turn.tx.select(Grant)}
+        handoffs = {row.at: row for row in turn.tx.select(CompanionHandoff)}
+        for at, row in handoffs.items():
+            pairing = turn.tx.get(Pairing, row.pairing_id)
+            if pairing is None:
+                turn.tx.delete(CompanionHandoff, *at)
+            elif row.state == "ready" and row.one_time_key is None:
+                self.step(turn, pairing, row.handoff_id, "bad_token")
+            elif row.state == "stored" and at not in grants:
+                turn.tx.put(_grant_of(row, turn.new_id()))  # it has no token: the next look ends it
+        for at, grant in grants.items():
+            if at not in handoffs and grant.state != "dead" and turn.tx.get(Pairing, grant.pairing_id) is not None:
+                turn.tx.put(CompanionHandoff(grant.handoff_id, grant.pairing_id, "stored", was_stored=True))
+
+    def on_grant_lost(self, turn: Turn, grant: Grant) -> None:
+        """End it, and tell its phone that the person must hand off again."""
+        self.end_grant(turn, grant, "damaged")
+        self.ask_renewal(turn, grant, "person")
+
     # -- what the keeper tells -------------------------------------------------------------------------
 
     def holds_alone(self, turn: Turn, grant: Grant) -> bool:
@@ -271,6 +294,28 @@ class CompanionSteps:
         for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id):
             if grant.state == "needs_handoff" or (grant.state, grant.reason) == ("dead", "denied"):
                 self.ask_renewal(turn, grant, REASONS.get(grant.reason, "person"))
+
+
+def _grant_of(row: CompanionHandoff, grant_id: str) -> Grant:
+    """Return what a handoff still tells of its grant."""
+    return Grant(
+        grant_id=grant_id,
+        pairing_id=row.pairing_id,
+        handoff_id=row.handoff_id,
+        issuer=row.issuer,
+        client_id=row.client_id,
+        token_endpoint="",
+        revocation_endpoint="",
+        scope=row.scope,
+        audience="",
+        subject="",
+        account=row.account,
+        profile="",
+        signed_in_at=0,
+        is_otp=False,
+        stored_at=row.created_at,
+        refresh_token=None,
+    )
 
 
 def _revoked(row: CompanionHandoff) -> Revoked:

@@ -56,6 +56,9 @@ def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
         case "locked", "configuration":
             detail = f"the provider refuses this client{said}; it is asked again by itself"
             return TokenRefused("locked", detail, check_client(grant))
+        case "locked", "damaged":
+            detail = "the record of this grant's phone was damaged on this disk: no word of the phone can reach it"
+            return TokenRefused("locked", detail, f"pair that phone again, then {reauth_action}")
         case "locked", reason:
             return TokenRefused("locked", f"the grant is locked: {reason}", reauth_action)
         case "needs_handoff", "person":
@@ -63,6 +66,8 @@ def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
         case "needs_handoff", _:
             detail = f"an answer of the provider was lost{said}; sending the token again could end other grants"
             return TokenRefused("reauth_required", detail, reauth_action)
+        case "dead", "damaged":
+            return TokenRefused("reauth_required", "the grant was damaged on this disk", reauth_action)
         case "dead", "denied":
             return TokenRefused("reauth_required", f"the provider has ended the grant{said}", reauth_action)
         case _, reason:

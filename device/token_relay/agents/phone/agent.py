@@ -13,13 +13,15 @@ from typing import Any
 
 import structlog
 
+from token_relay.agents.damage import mend
 from token_relay.agents.grants import schedule
 from token_relay.agents.grants.answers import refusal
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import may_be_sent, normalise_scope
+from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
-from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
+from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
 from token_relay.agents.phone.handoff_rows import Terms, check_scope, state_of
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
@@ -108,10 +110,25 @@ class PhoneAgent:
         """
 
         def step(turn: Turn) -> None:
+            mend(turn, self)
             self.obtaining.resume(turn)
             self.accounts.discard_unjudged(turn)
 
         await self.turns.run(step)
+
+    async def mend(self) -> None:
+        """Act on rows that the vault has given up; durable when it returns."""
+        await self.turns.run(lambda turn: mend(turn, self))
+
+    def on_damage(self, turn: Turn) -> None:
+        """See :class:`token_relay.agents.damage.Owner`."""
+        end_unpaired(turn)
+        restore_requests(turn, self.steps)
+
+    def on_grant_lost(self, turn: Turn, grant: Grant) -> None:
+        """End it; the person signs in again."""
+        end_grant(turn, grant.grant_id, "damaged")
+        turn.event("sign_in_needed", grant_id=grant.grant_id, detail="damaged")
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """See :class:`token_relay.agents.agent.Agent`."""
