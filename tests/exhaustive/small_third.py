@@ -79,7 +79,7 @@ def begin(disk: Disk) -> State:
         return State()
     key = disk.key("grant", "", GRANT)
     rows = frozenset((pairing, IDS[pairing][0], core.Offered()) for pairing in (HONEST, HOSTILE))
-    return State(rows, frozenset({Grant(GRANT, "", "")}), frozenset({key}))  # type: ignore[arg-type]  # one of the states
+    return State(rows, frozenset({Grant(GRANT, "", "")}), frozenset({key}))
 
 
 def search(disk: Disk) -> Found:
@@ -113,7 +113,7 @@ def successors(disk: Disk, state: State) -> Iterator[tuple[str, str, State]]:
         for name in ids:
             if disk.end == "companion":
                 for kind, event in (*AT_THE_COMPANION.items(), ("spoilt TOKEN", "bad_token")):
-                    yield pairing, f"{pairing}: {kind} {name}", _companion(disk, state, pairing, name, event)  # type: ignore[arg-type]  # an event by its name
+                    yield pairing, f"{pairing}: {kind} {name}", _companion(disk, state, pairing, name, event)
             else:
                 for kind, to_phone in AT_THE_PHONE.items():
                     yield pairing, f"{pairing}: {kind} {name}", _phone(disk, state, pairing, name, to_phone)
@@ -138,7 +138,7 @@ class _Turn:
 
     def end(self) -> State:
         rows = frozenset((*place, state) for place, state in self.rows.items())
-        return State(rows, frozenset(self.grants), frozenset(self.keys))  # type: ignore[arg-type]  # flat triples
+        return State(rows, frozenset(self.grants), frozenset(self.keys))
 
     def erase_handoff_key(self) -> None:
         self.keys.discard(self.disk.key("handoff", self.pairing, self.name))

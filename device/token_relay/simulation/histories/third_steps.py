@@ -60,6 +60,12 @@ class ThirdSteps:
         kind, whose, number, is_reply = step.args
         await self.third.lie(str(kind), cast("Whose", whose), number=str(number), is_reply=bool(is_reply))
 
+    async def _mute(self, step: Step) -> None:
+        self.third.is_mute = True
+
+    async def _unmute(self, step: Step) -> None:
+        self.third.is_mute = False
+
     # -- people and apps -------------------------------------------------------------------------------
 
     async def _give(self, step: Step) -> None:

@@ -94,7 +94,10 @@ class ErasedOnlyByVerdict(Check):
             return
         yield self.commands[end]["sign_out"] > 0
         yield self.commands[end]["sign_in"] > 0 and any(not _is_usable(old.get((row.grant_id,))) for row in successors)
-        yield any(row.held_token == was.refresh_token for row in rows(after, PhoneHandoff).values())
+        handoffs = rows(after, PhoneHandoff).values()
+        yield any(row.held_token == was.refresh_token for row in handoffs)
+        given = {row.grant_id for row in handoffs if row.strategy == "move" and row.pairing_id in self.ledger.strange}
+        yield was.grant_id in given  # a hostile device may say too early that it has it
         if link is not None:
             chain = self.ledger.chain_of(link)
             yield any(other != end for other in self.ledger.held_ever[chain])

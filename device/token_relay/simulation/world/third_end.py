@@ -63,6 +63,7 @@ class ThirdEnd(SimulatedDevice):
         super().__init__(name, announcer=Announcer(parts["loop"], [_OnlyPublished(announcer)]), **parts)
         self.role = role
         self.manners = manners
+        self.is_mute = False  # it answers nothing then
         self.known = lies.Known()
         self.bonds: list[Bond] = []
         self.draw = Random(f"third {parts['seed']}")  # noqa: S311  # part of the reproducible history
@@ -236,7 +237,11 @@ class ThirdEnd(SimulatedDevice):
         body, reply = message.body, message.head.seq
         if isinstance(body, m.Pair3):
             await self.say(bond, m.Pair4(transcript_hash=body.transcript_hash), in_reply_to=reply)
-        elif self.draw.random() < self.manners and (answer := self._answer(bond, message)) is not None:
+        elif (
+            not self.is_mute
+            and self.draw.random() < self.manners
+            and (answer := self._answer(bond, message)) is not None
+        ):
             await self.say(bond, answer, in_reply_to=reply)
 
     def _answer(self, bond: Bond, message: m.Message) -> m.Body | None:
