@@ -365,12 +365,48 @@ async def test_sixty_five_connections_in_all_are_one_too_many(world: World, othe
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("head", [b"", b"G", b"GET /v1/token HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"G",
+        b"GET /v1/token HTTP/1.1\r\nHost: x\r\n",
+    ],
+)
 async def test_head_that_is_not_whole_in_time_is_ended(place: Path, head: bytes) -> None:
     world = World(place / "token.sock", head_deadline_s=0.05)
     async with running(world.api, world.path):
         status, headers, body = parse_http(await exchange(world.path, head))
     assert (status, body["error"], headers["connection"]) == (408, "bad_request", "close")
+
+
+@pytest.mark.asyncio
+async def test_empty_lines_before_a_head_do_not_put_its_deadline_off(place: Path) -> None:
+    """The parser skips them and waits on. A connection that is silent from the start came last, and is ended last."""
+    world = World(place / "token.sock", head_deadline_s=0.1)
+    starts = (b"\r\n\r\n", b"\r\n\r\nGE", b"\n\r\n\r\r\n\r\n" * 100, b"\r\n\r\nGET /v1/token HTTP/1.1\r\n")
+    async with running(world.api, world.path):
+        with contextlib.ExitStack() as stack:
+            early = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in starts]
+            for sock, start in zip(early, starts, strict=True):
+                sock.connect(str(world.path))
+                sock.sendall(start)
+            assert parse_http(await exchange(world.path, b""))[0] == 408
+            for sock, start in zip(early, starts, strict=True):
+                assert sock.recv(4096, socket.MSG_DONTWAIT).startswith(b"HTTP/1.1 408"), start
+
+
+@pytest.mark.asyncio
+async def test_request_after_empty_lines_is_answered(world: World) -> None:
+    for lines in (b"\r\n", b"\r\n\r\n\r\n"):
+        assert parse_http(await exchange(world.path, lines + REQUEST))[0] == 200
+
+
+@pytest.mark.asyncio
+async def test_no_answer_says_which_programs_made_it(world: World) -> None:
+    for request in (REQUEST, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"garbage\r\n\r\n"):
+        _, headers, _ = parse_http(await exchange(world.path, request))
+        assert headers.keys().isdisjoint({"server", "x-powered-by", "via"}), request
 
 
 @pytest.mark.asyncio

@@ -35,7 +35,7 @@ _ID = re.compile(r"[0-9a-f]{32}")  # the key of a damaged row may be anything
 BOARD_LOST = json.dumps(dict.fromkeys(("device-tree", "dmi", "credential", "machine-id"), "damaged"))
 
 
-class Owner(Protocol):
+class DamagedAgent(Protocol):
     """The agent's part."""
 
     def on_damage(self, turn: Turn) -> None:
@@ -47,7 +47,7 @@ class Owner(Protocol):
         ...
 
 
-def mend(turn: Turn, owner: Owner) -> None:
+def mend(turn: Turn, owner: DamagedAgent) -> None:
     """Act on what the vault gave up, in this transaction; nothing when it gave up nothing."""
     damaged = turn.tx.select(Damaged)
     if not damaged:
@@ -58,9 +58,9 @@ def mend(turn: Turn, owner: Owner) -> None:
         turn.tx.delete(Damaged, row.number)
         turn.event("row_damaged", detail=row.table_name)
         if row.table_name == Grant.table and _ID.fullmatch(row.row):
-            turn.tx.erase_key(grant_key(row.row))
             for token in turn.tx.select(CachedToken, grant_id=row.row):
                 turn.tx.delete(CachedToken, token.grant_id, token.scope)
+            turn.tx.erase_key(grant_key(row.row))
     if Board.table in tables:
         turn.tx.put(Board("self", BOARD_LOST, turn.wall))
     if PrimaryPhone.table in tables:

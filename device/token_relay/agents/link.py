@@ -9,7 +9,7 @@ It drops what cannot be opened or makes no sense, and counts it by reason: such 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, get_args
 
 import structlog
 
@@ -23,13 +23,17 @@ from token_relay.agents.turns import Turns
 from token_relay.protocol import delivery
 from token_relay.protocol.envelope import parse_header
 from token_relay.protocol.errors import PeerError, TransientError, VaultError
+from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.identity import id_text
 from token_relay.protocol.messages import (
     REQUESTS,
+    SPEAKS,
     HandoffReport,
     Head,
     Hello,
+    Hello2,
     Message,
+    Pair4,
     Reject,
     Rollback,
     UnsupportedError,
@@ -86,6 +90,7 @@ class Link:
         self._handler = handler
         self._mailbox = mailbox
         self._answered: dict[str, float] = {}
+        self._newer: dict[str, int] = {}  # per pairing: from which number on we send what an old peer does not know
         self._strays: dict[str, float] = {}  # peers that greet in another pairing than the active one, since when
 
     # -- receiving -------------------------------------------------------------------------------------
@@ -148,8 +153,13 @@ class Link:
                     self._note_stray(turn, candidates)
             case Rollback() as claim:
                 self._rolled_back_here(turn, pairing, claim.seq_accepted)
+            case Reject(handoff_id=None, reason="unsupported") if self._is_too_new(pairing, head):
+                turn.change(Pairing, pairing.pairing_id, speaks=1, strategies="")
+                self._hello(turn, pairing.pairing_id, in_reply_to=None)
             case _:
                 self._handler.on_message(turn, pairing, message, plaintext)
+                if isinstance(message.body, Pair4) and pairing.state == "pending":
+                    self.greet(turn, pairing)  # before the first handoff, each end knows what the other one knows
 
     def _is_to_be_heard(self, turn: Turn, pairing: Pairing, head: Head, digest: bytes) -> bool:
         """Judge a message by the replay window, and move the window on; False: go no further with it."""
@@ -222,7 +232,8 @@ class Link:
         """Send HELLO with a fresh challenge after the commit."""
         self._hello(turn, pairing.pairing_id, in_reply_to=None)
 
-    def _hello(self, turn: Turn, pairing_id: str, *, in_reply_to: int | None) -> None:
+    def _hello(self, turn: Turn, pairing_id: str, *, in_reply_to: int | None, version: int = 0) -> None:
+        """Send HELLO after the commit; it answers in the version given, and greets in the highest that may be known."""
         pairing, challenge = turn.row(Pairing, pairing_id), turn.new_id()
         if in_reply_to is None:
             turn.change(Pairing, pairing_id, challenge=challenge, challenged=turn.stamp)
@@ -232,6 +243,9 @@ class Link:
             seq_accepted=pairing.seq_high,
             handoffs=self._handler.report(turn.tx, pairing),
         )
+        if (version or pairing.speaks or SPEAKS) > 1:
+            body = Hello2(**dict(body), speaks=SPEAKS, strategies=list(get_args(Strategy)))
+            self._newer.setdefault(pairing_id, body.seq_sent)
         turn.in_reply_to = in_reply_to
         turn.answer(pairing_id, body)
 
@@ -246,12 +260,31 @@ class Link:
             turn.change(Pairing, pairing_id, peer_accepted=max(pairing.peer_accepted, hello.seq_accepted))
         is_answer = head.in_reply_to is not None
         if not is_answer:
-            self._hello(turn, pairing_id, in_reply_to=head.seq)
+            self._hello(turn, pairing_id, in_reply_to=head.seq, version=hello.version)
             if self._may_answer(f"{pairing_id}:resend", turn.now):  # up to 256 envelopes for one of the peer's
                 turn.resend(pairing_id)
         turn.is_overtaken = head.seq < pairing.seq_high
         if not self._handler.on_hello(turn, turn.row(Pairing, pairing_id), hello, is_answer=is_answer):
             self._note_rollback(turn, pairing)
+        if not turn.is_overtaken:
+            self._learn(turn, turn.row(Pairing, pairing_id), hello, is_answer=is_answer)
+
+    def _learn(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> None:
+        """Write what the peer knows. A greeting in version 1 leaves it open: it may be old, or take us for old."""
+        if isinstance(hello, Hello2):
+            speaks = min(hello.speaks, SPEAKS)
+            turn.change(Pairing, pairing.pairing_id, speaks=speaks, strategies=" ".join(hello.strategies))
+            self._newer[pairing.pairing_id] = pairing.seq_sent + 1
+        elif not is_answer and pairing.speaks > 1:
+            turn.change(Pairing, pairing.pairing_id, speaks=0)
+
+    def _is_too_new(self, pairing: Pairing, head: Head) -> bool:
+        """Whether this REJECT says that the peer does not know what we have sent since it last spoke version 2.
+
+        It counts once: from then on we speak version 1 to it.
+        """
+        since = self._newer.get(pairing.pairing_id)
+        return pairing.speaks != 1 and since is not None and head.in_reply_to is not None and head.in_reply_to >= since
 
     def _note_rollback(self, turn: Turn, pairing: Pairing, *, accepted: int | None = None) -> None:
         """The peer claims less than we have on disk: tell it our numbers, at most once per pause.
@@ -261,7 +294,7 @@ class Link:
         """
         if not self._may_answer(f"{pairing.pairing_id}:rollback", turn.now):
             return
-        current = turn.change(Pairing, pairing.pairing_id, rollback="peer")
+        current = turn.change(Pairing, pairing.pairing_id, rollback="peer", speaks=0)  # its program may be older too
         if accepted is not None:
             turn.change(Pairing, pairing.pairing_id, peer_accepted=accepted)
         turn.answer(pairing.pairing_id, Rollback(seq_sent=current.seq_sent + 1, seq_accepted=current.seq_high))
@@ -272,7 +305,7 @@ class Link:
         """We were restored from an older image: jump past every number the peer may know, then tell the agent."""
         sent = turn.row(Pairing, pairing.pairing_id).seq_sent
         jumped = max(sent, accepted) + ROLLBACK_JUMP
-        current = turn.change(Pairing, pairing.pairing_id, seq_sent=jumped, rollback="self")
+        current = turn.change(Pairing, pairing.pairing_id, seq_sent=jumped, rollback="self", speaks=0)
         turn.event("own_rollback_noticed", device=pairing.peer_id)
         self._handler.on_rollback(turn, current, who="self")
         turn.renumber(pairing.pairing_id, up_to=sent)  # they carry numbers that the peer has seen, or left behind

@@ -36,7 +36,7 @@ from token_relay.protocol import delivery
 from token_relay.protocol.envelope import NONCE_BYTES, PeerBox
 from token_relay.protocol.errors import TransientError
 from token_relay.protocol.identity import KeyPair, device_id
-from token_relay.protocol.messages import REQUESTS, VERSION, Body, Head, Request, RequestType, decode, encode
+from token_relay.protocol.messages import REQUESTS, Body, Head, Request, RequestType, decode, encode
 from token_relay.protocol.topics import peer_topic
 
 log = structlog.get_logger()
@@ -188,7 +188,7 @@ class Turn:
         seq = self.row(Pairing, pairing_id).seq_sent + 1
         pairing = self.change(Pairing, pairing_id, seq_sent=seq)
         head = Head(
-            v=VERSION,
+            v=body.version,
             type=body.type,
             pairing_id=pairing_id,
             sender=device_id(self.own.public_key),

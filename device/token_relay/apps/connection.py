@@ -104,10 +104,12 @@ class TokenConnection(RequestHandler):
             return
         self._head_bytes += len(data)
         if self._head_bytes <= HEAD_BYTES_MAX:
+            # Empty lines before the request line are no part of the head; the parser skips them (RFC 9112 §2.2).
+            head = self._tail + data if self._tail else data.lstrip(b"\r\n")
             # Stopped here: the deadline must not expire between parsing and the handler's first step.
-            if b"\r\n\r\n" in self._tail + data:
+            if b"\r\n\r\n" in head:
                 self._cancel_deadline()
-            self._tail = (self._tail + data)[-3:]
+            self._tail = head[-3:]
             super().data_received(data)
         elif self._deadline is None:
             self.force_close()  # the head is here already; no proper client sends that much more
@@ -149,8 +151,16 @@ class TokenConnection(RequestHandler):
             self._deadline = None
 
 
+class _Response(web.Response):
+    """An answer that does not say which programs of which versions made it."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall("Server", None)
+
+
 def response_of(reply: Reply) -> web.Response:
     """Return what aiohttp sends for a reply; the connection is closed after it."""
-    response = web.Response(status=reply.status, body=reply.octets(), headers=reply.all_headers())
+    response = _Response(status=reply.status, body=reply.octets(), headers=reply.all_headers())
     response.force_close()
     return response

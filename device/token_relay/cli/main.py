@@ -73,6 +73,7 @@ environment:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. It prints errors of a person or an agent, and never raises them."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.pop("SSLKEYLOGFILE", None)  # for contexts that libraries make; ours do not heed it: mqtt/tls
     _spell_what_the_terminal_cannot()
     # Before parsing: an error of the parser itself must be shown in the right form.
     context = Context.of_process(as_json="--json" in given)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
+from token_relay.mqtt.tls import client_context
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent, url_problem
 from token_relay.provider.tokens import parse_object
@@ -127,8 +128,7 @@ async def _new_session(ca_file: Path | None) -> ClientSession:
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 §3.1.1
+    context = client_context(None)
     if ca_file is not None:
         context.load_verify_locations(cafile=str(ca_file))
     return context

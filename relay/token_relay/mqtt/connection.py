@@ -29,6 +29,7 @@ from paho.mqtt.enums import LogLevel
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from token_relay.mqtt.tls import client_context
 from token_relay.protocol.errors import ConfigError, RelayError
 from token_relay.protocol.secret import Password
 
@@ -411,8 +412,7 @@ class Connection(aiomqtt.Client):
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = client_context(settings.ca_file)
     context.sslsocket_class = _Socket
     if settings.cert_file is not None:
         # an empty password makes an encrypted key an error, not a question on the terminal

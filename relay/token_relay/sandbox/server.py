@@ -58,7 +58,7 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
         return None
     if cert is None or key is None:
         raise ConfigError("a TLS certificate and its key go together", hint="give both --tls-cert and --tls-key")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # create_default_context would heed SSLKEYLOGFILE
     try:
         context.load_cert_chain(cert, key)
     except (OSError, ssl.SSLError) as exc:

@@ -30,9 +30,12 @@ from token_relay.protocol.handoff import (
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.messages import (
     REQUESTS,
+    SPEAKS,
     Accept,
+    Accept2,
     CancelConfirmed,
     GrantPayload,
+    GrantPayload2,
     Lost,
     ProviderSaid,
     Renew,
@@ -111,9 +114,10 @@ class CompanionSteps:
                 )
             case CompanionEffect.SEND_ACCEPT:
                 row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
-                accept = Accept(
-                    handoff_id=handoff_id, one_time_key=row.one_time_public.hex(), offer_hash=row.offer_hash.hex()
-                )
+                key, offer_hash = row.one_time_public.hex(), row.offer_hash.hex()
+                accept = Accept(handoff_id=handoff_id, one_time_key=key, offer_hash=offer_hash)
+                if pairing.speaks > 1:
+                    accept = Accept2(**dict(accept), grant_version=SPEAKS)
                 digest = plaintext_hash(turn.answer(pairing.pairing_id, accept))
                 hashes = (row.accept_hashes + digest)[-32 * ACCEPTS_KEPT :]
                 turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, accept_hashes=hashes)
@@ -171,6 +175,7 @@ class CompanionSteps:
                 signed_in_at=payload.signed_in_at,
                 is_otp=payload.is_otp,
                 is_sole=payload.is_sole,
+                behaviour=payload.behaviour.model_dump_json() if isinstance(payload, GrantPayload2) else "",
                 stored_at=turn.wall,
                 refresh_token=payload.refresh_token,
             )
@@ -232,7 +237,7 @@ class CompanionSteps:
             if pairing is None:
                 turn.tx.delete(CompanionHandoff, *at)
             elif row.state == "ready" and row.one_time_key is None:
-                self.step(turn, pairing, row.handoff_id, "bad_token")
+                self.step(turn, pairing, row.handoff_id, "replaced")
             elif row.state == "stored" and at not in grants:
                 turn.tx.put(_grant_of(row, turn.new_id()))  # it has no token: the next look ends it
         for at, grant in grants.items():

@@ -36,7 +36,7 @@ from token_relay.agents.records import (
     NeedsHandoffReason,
 )
 from token_relay.agents.token_source import TokenQuery
-from token_relay.provider.profile import PROFILES, STRICT, Profile
+from token_relay.provider.profile import PROFILES, STRICT, Profile, profile_that
 
 SCOPE_SETS_MAX = 8  # per grant
 YOUNG_S = 60.0  # a younger token is not refreshed: one program could spend the provider's patience
@@ -130,7 +130,9 @@ def is_put_away(grant: Grant) -> bool:
 
 
 def profile_of(grant: Grant) -> Profile:
-    """Return the grant's profile; a name that this program does not know counts as ``strict``."""
+    """Return what the grant brought, else the profile of its name; an unknown name counts as ``strict``."""
+    if grant.behaviour:
+        return profile_that(grant.profile, grant.behaviour)
     return PROFILES.get(grant.profile, STRICT)
 
 

@@ -22,7 +22,7 @@ from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.link import Link
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
-from token_relay.agents.phone.handoff_rows import Terms, check_scope, state_of
+from token_relay.agents.phone.handoff_rows import Terms, check_scope, check_strategy, state_of
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.own_grants import OwnGrants
@@ -121,7 +121,7 @@ class PhoneAgent:
         await self.turns.run(lambda turn: mend(turn, self))
 
     def on_damage(self, turn: Turn) -> None:
-        """See :class:`token_relay.agents.damage.Owner`."""
+        """See :class:`token_relay.agents.damage.DamagedAgent`."""
         end_unpaired(turn)
         restore_requests(turn, self.steps)
 
@@ -188,6 +188,7 @@ class PhoneAgent:
         pairing = await self.pairing_of(device)
         if pairing.state != "active":
             raise LocalError("this device is being unpaired", hint="pair again: token-relay phone pair")
+        check_strategy(strategy, pairing)
         own = await self._own_grant(strategy)
         check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
         issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer

@@ -26,6 +26,7 @@ from token_relay.protocol.handoff import Gone, GoneReason, Offered, phone_may
 from token_relay.protocol.messages import (
     HANDOFFS_LISTED_MAX,
     Accept,
+    Accept2,
     HandoffReport,
     Hello,
     Lease,
@@ -95,6 +96,7 @@ class Handoffs:
                 *row.at,
                 one_time_key=key,
                 accept_hash=plaintext_hash(plaintext),
+                grant_version=accept.grant_version if isinstance(accept, Accept2) else 1,
             )
         self._steps.step(turn, pairing, accept.handoff_id, "accept")
 

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import columns_of as grant_columns
+from token_relay.agents.grants.serving import profile_of
 from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.phone.handoff_rows import Terms, columns_of, offer_body, state_of, unknown_row
+from token_relay.agents.phone.own_grants import is_only
 from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
 from token_relay.agents.records import Grant, HandoffKey, Outgoing, Pairing, PhoneHandoff, handoff_key
@@ -38,6 +40,7 @@ from token_relay.protocol.messages import (
     Cancel,
     Closed,
     GrantPayload,
+    GrantPayload2,
     Reject,
     Revoke,
     Token,
@@ -246,8 +249,11 @@ class PhoneSteps:
 
 
 def _sealed(turn: Turn, pairing: Pairing, row: PhoneHandoff, grant: Grant, refresh_token: RefreshToken) -> str:
-    """Return the grant sealed to the one-time key. Raises ValidationError: a field does not fit a message."""
-    payload = GrantPayload(
+    """Return the grant sealed to the one-time key, in the newest version that the companion opens and that fits.
+
+    Raises ValidationError: a field does not fit a message.
+    """
+    first = GrantPayload(
         v=1,
         pairing_id=pairing.pairing_id,
         handoff_id=row.handoff_id,
@@ -269,5 +275,15 @@ def _sealed(turn: Turn, pairing: Pairing, row: PhoneHandoff, grant: Grant, refre
         signed_in_at=grant.signed_in_at,
         is_otp=grant.is_otp,
     )
+    if row.grant_version > 1:
+        is_sole = row.strategy != "branch" and is_only(turn.tx, grant, given=row.at)  # of `branch` the phone keeps one
+        more = {"v": 2, "is_sole": is_sole, "behaviour": profile_of(grant).behaviour}
+        sealed = _seal(turn, row, GrantPayload2.model_validate(dict(first) | more))
+        if len(sealed) <= SEALED_CHARS_MAX:
+            return sealed
+    return _seal(turn, row, first)
+
+
+def _seal(turn: Turn, row: PhoneHandoff, payload: GrantPayload) -> str:
     ephemeral = KeyPair.from_random(turn.random.bytes(32))
     return encode_base64url(seal_once(encode_grant(payload), row.one_time_key, ephemeral))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import ssl
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from token_relay.cli.client import EXIT_NOT_RUNNING, ClientError
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show, value_text
+from token_relay.mqtt.tls import client_context
 from token_relay.provider.http import is_loopback
 
 TIMEOUT_S = 10.0
@@ -236,7 +236,7 @@ def _connect(url: str, ca: str | None, timeout_s: float) -> http.client.HTTPConn
             raise UsageError("--url: plain http is for this machine only")
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        context = ssl.create_default_context(cafile=ca)
+        context = client_context(ca)
     except OSError as exc:  # ssl.SSLError is one
         raise UsageError(f"--ca: cannot read {ca}") from exc
     return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from token_relay.host.atomic_files import read_bytes
 from token_relay.host.config import BrokerConfig
+from token_relay.mqtt.tls import client_context
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import RelayError
 from token_relay.provider.http import is_loopback
@@ -142,8 +143,7 @@ def reach(broker: BrokerConfig) -> Finding:
 
 
 def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
-    context = ssl.create_default_context(cafile=None if broker.ca is None else str(broker.ca))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = client_context(broker.ca)
     if broker.cert is not None and broker.key is not None:
         with contextlib.suppress(OSError):  # missing or wrong files have their own lines
             context.load_cert_chain(broker.cert, broker.key, password=b"")
