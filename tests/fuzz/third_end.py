@@ -90,7 +90,7 @@ class Talk:
         self.seq += 1
         seq = self.seq + NUMBERS[number_at % len(NUMBERS)]
         head = m.Head(
-            v=1,
+            v=body.version,
             type=body.type,
             pairing_id=self.scene.pairing_id,
             sender=device_id(self.scene.hostile.public_key),

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from token_relay.agents.records import AuditEvent, CompanionHandoff, Grant, Pairing, PhoneHandoff
 from token_relay.protocol import messages as m
 from token_relay.protocol.secret import RefreshToken
+from token_relay.provider.profile import PROFILES
 from token_relay.simulation.observer import Tables
 from token_relay.simulation.ports.http import HOSTILE_HOST
 
@@ -42,7 +43,7 @@ OTHER_TYPES: dict[Role, tuple[str, ...]] = {"phone": ("ROLLBACK", "PAIR3"), "com
 
 def wrong_way(role: Role) -> tuple[str, ...]:
     """Return the types that a device of this role never sends."""
-    return tuple(sorted(set(m.BODIES) - set(HANDOFF_TYPES[role]) - set(OTHER_TYPES[role])))
+    return tuple(sorted({kind for kind, _ in m.BODIES} - set(HANDOFF_TYPES[role]) - set(OTHER_TYPES[role])))
 
 
 @dataclass(slots=True)
@@ -104,8 +105,8 @@ def body(kind: str, handoff_id: str, known: Known, random: Random) -> m.Body:
                 renews=random.choice((None, handoff_id, _ids(handoff_id, known, random)[-1])),
             )
         case "ACCEPT":
-            key, offer = _hex(random, 32), _hex(random, 32)
-            return m.Accept(handoff_id=handoff_id, one_time_key=key, offer_hash=offer)
+            accept = m.Accept(handoff_id=handoff_id, one_time_key=_hex(random, 32), offer_hash=_hex(random, 32))
+            return random.choice((accept, m.Accept2(**dict(accept), grant_version=random.choice((1, 2, 255)))))
         case "TOKEN":
             return m.Token(handoff_id=handoff_id, sealed=m.encode_base64url(random.randbytes(200)))
         case "REVOKED":
@@ -126,7 +127,7 @@ def body(kind: str, handoff_id: str, known: Known, random: Random) -> m.Body:
         case "PAIR3" | "PAIR4":
             return (m.Pair3 if kind == "PAIR3" else m.Pair4)(transcript_hash=_hex(random, 32))
         case _:
-            return m.BODIES[kind](handoff_id=handoff_id)  # type: ignore[call-arg]  # the others have only that
+            return m.BODIES[kind, 1](handoff_id=handoff_id)  # type: ignore[call-arg]  # the others have only that
 
 
 def hello(random: Random, ids: Iterable[str], challenge: str, *, numbers: tuple[int, int] | None = None) -> m.Hello:
@@ -137,14 +138,17 @@ def hello(random: Random, ids: Iterable[str], challenge: str, *, numbers: tuple[
         m.HandoffReport(handoff_id=each, state=random.choice(states), generation=random.choice((0, 1, 5)))
         for each in ids
     ]
-    return m.Hello(challenge=challenge, seq_sent=sent, seq_accepted=accepted, handoffs=reports)
+    said = m.Hello(challenge=challenge, seq_sent=sent, seq_accepted=accepted, handoffs=reports)
+    strategies = random.choice((["branch", "mint", "move"], ["mint"], [], ["hostile"]))
+    return random.choice((said, m.Hello2(**dict(said), speaks=random.choice((2, 255)), strategies=strategies)))
 
 
 def grant(known: Known, random: Random, offer: m.Offer, **tie: str) -> m.GrantPayload:
     """Make a grant for an OFFER of ours; account, subject and endpoints may be anybody's."""
     endpoint = random.choice(ENDPOINTS)
     revocation = random.choice((None, endpoint, random.choice(ENDPOINTS)))
-    return m.GrantPayload(
+    profile = random.choice(("strict", "entra", "auth0", "hostile"))
+    payload = m.GrantPayload(
         v=1,
         handoff_id=offer.handoff_id,
         refresh_token=RefreshToken(f"hostile-{_hex(random, 16)}"),
@@ -156,12 +160,14 @@ def grant(known: Known, random: Random, offer: m.Offer, **tie: str) -> m.GrantPa
         audience="",
         subject=known.draw(random, known.subjects, but=["", "somebody"]),
         account=known.draw(random, known.accounts, but=["somebody"]),
-        profile=random.choice(("strict", "entra", "auth0", "hostile")),
+        profile=profile,
         signed_in_at=0,
         is_otp=False,
         is_sole=random.random() < 0.5,
         **tie,
     )
+    behaviour = PROFILES.get(profile, PROFILES["entra"]).behaviour
+    return random.choice((payload, m.GrantPayload2(**{**dict(payload), "v": 2}, behaviour=behaviour)))
 
 
 def is_endpoint_of(url: str, issuer: str) -> bool:

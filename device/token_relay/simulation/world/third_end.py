@@ -168,7 +168,7 @@ class ThirdEnd(SimulatedDevice):
                 bond.seq += JUMP if number == "jump" else 1
                 seq = bond.seq
         head = m.Head(
-            v=1,
+            v=body.version,
             type=body.type,
             pairing_id=bond.pairing_id,
             sender=self.id,
@@ -253,7 +253,8 @@ class ThirdEnd(SimulatedDevice):
                 plaintext = m.encode(message.head, message.body)
                 key = self._one_time.public_key.hex()
                 offer_hash = m.plaintext_hash(plaintext).hex()
-                return m.Accept(handoff_id=handoff_id, one_time_key=key, offer_hash=offer_hash)
+                accept = m.Accept(handoff_id=handoff_id, one_time_key=key, offer_hash=offer_hash)
+                return self.draw.choice((accept, m.Accept2(**dict(accept), grant_version=2)))
             case m.Accept(handoff_id=handoff_id) as accept if handoff_id in bond.offers:
                 return self._token(bond, accept, m.plaintext_hash(m.encode(message.head, message.body)).hex())
             case m.Token(handoff_id=handoff_id):
