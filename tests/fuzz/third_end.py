@@ -22,6 +22,7 @@ from token_relay.protocol import messages as m
 from token_relay.protocol.envelope import seal_once
 from token_relay.protocol.errors import PeerError, TransientError
 from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.simulation import lies
 from token_relay.simulation.histories.runner import quiet
 from token_relay.simulation.ports.clocks import SeededPort
 from token_relay.simulation.ports.memory_vault import Image, MemoryVault
@@ -29,7 +30,6 @@ from token_relay.simulation.ports.tiers import IdentityBox
 from token_relay.simulation.promises.coverage import Pair
 from token_relay.simulation.promises.ledger import Ledger, rows
 from token_relay.simulation.promises.others import OthersUntouched
-from token_relay.simulation.world import lies
 from token_relay.simulation.world.devices import SimulatedDevice
 from token_relay.simulation.world.world import World
 

@@ -16,8 +16,8 @@ from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefus
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import HttpRequest
 from token_relay.simulation.histories.plan import make_plan
+from token_relay.simulation.lies import HANDOFF_TYPES, is_endpoint_of
 from token_relay.simulation.promises import coverage
-from token_relay.simulation.world.lies import HANDOFF_TYPES, is_endpoint_of
 
 ISSUER = "https://provider.example"
 HONEST = pairing(pairing_id="p", peer_id="honest", peer_name="phone", paired_at=1)
@@ -193,9 +193,14 @@ def test_the_rule_for_endpoints_is_the_hosts() -> None:
 def test_some_plans_have_a_third_end_and_the_others_are_as_they_were() -> None:
     plans = [make_plan(seed) for seed in range(600)]
     thirds = [plan for plan in plans if plan.third]
-    assert {plan.third for plan in thirds} == {"phone", "companion"}
+    assert {plan.third.role for plan in thirds if plan.third} == {"phone", "companion"}
     assert 0.06 < len(thirds) / len(plans) < 0.16
-    said = {(plan.third, step.args[0], step.args[1]) for plan in thirds for step in plan.steps if "say" in step.act}
+    said = {
+        (plan.third.role, step.args[0], step.args[1])
+        for plan in thirds
+        for step in plan.steps
+        if plan.third and "say" in step.act
+    }
     whose = ("own", "other", "grant", "unknown")
     assert said >= {(role, kind, each) for role, kinds in HANDOFF_TYPES.items() for kind in kinds for each in whose}
     assert not any(step.act.startswith("third") for plan in plans if not plan.third for step in plan.steps)

@@ -21,7 +21,8 @@ from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.replies import Reply
 from token_relay.apps.server import TokenApi, parse_query
 from token_relay.protocol.errors import RelayError
-from token_relay.simulation.histories.plan import Plan, Step
+from token_relay.simulation.histories.plan import Plan
+from token_relay.simulation.histories.step import Step
 from token_relay.simulation.histories.third_steps import ThirdSteps
 from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.http import HttpFault

@@ -106,8 +106,8 @@ def run_schedule(
         observers=observers,
         phones=plan.phones,
         companions=plan.companions,
-        third=plan.third,
-        manners=plan.manners,
+        third=plan.third.role if plan.third is not None else None,
+        manners=plan.third.manners if plan.third is not None else 1.0,
     )
     promises.ledger.provider = world.provider.state
     if history is not None:

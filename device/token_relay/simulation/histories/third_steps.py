@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.protocol.errors import LocalError
-from token_relay.simulation.histories.plan import Step
+from token_relay.simulation.histories.step import Step
+from token_relay.simulation.lies import Whose
 from token_relay.simulation.promises.promises import Promises
 from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
-from token_relay.simulation.world.lies import Whose
 from token_relay.simulation.world.third_end import ThirdEnd
 from token_relay.simulation.world.world import World
 

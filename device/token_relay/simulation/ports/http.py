@@ -23,13 +23,13 @@ from token_relay.protocol.secret import Secret
 from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.http_values import Request, Response
 from token_relay.simulation.announcer import Announcer
+from token_relay.simulation.lies import HOSTILE_HOST
 from token_relay.simulation.ports.clocks import SimulatedClock
 from token_relay.simulation.ports.http_faults import HTML, PAGES, REFUSALS, HttpFaultKind
 from token_relay.simulation.ports.power import Power
 from token_relay.simulation.ports.provider import BASE, SimulatedProvider
 
 OUR_HOST = urlsplit(BASE).netloc
-HOSTILE_HOST = "hostile.example"  # a hostile phone has an identity provider of its own there
 INSTEAD = (*PAGES, "429", *REFUSALS)
 _WRONG = {**PAGES, "429": (429, "text/html", HTML)}
 

@@ -18,7 +18,7 @@ import token_relay.agents.phone.steps as phone_steps
 from token_relay.agents.grants import lifecycle
 from token_relay.protocol import handoff
 from token_relay.provider.outcome import Came, DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from token_relay.simulation.world.lies import HANDOFF_TYPES, OTHER_TYPES, Role, wrong_way
+from token_relay.simulation.lies import HANDOFF_TYPES, OTHER_TYPES, Role, wrong_way
 
 Pair = tuple[str, str, str]  # machine, state, event
 

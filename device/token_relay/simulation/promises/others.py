@@ -30,10 +30,10 @@ from token_relay.agents.records import (
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol import messages as m
 from token_relay.provider.http import HttpRequest
+from token_relay.simulation.lies import HANDOFF_TYPES, OTHER_TYPES, Role, is_endpoint_of
 from token_relay.simulation.observer import Tables
 from token_relay.simulation.promises.coverage import Pair
 from token_relay.simulation.promises.ledger import Check, Ledger, rows
-from token_relay.simulation.world.lies import HANDOFF_TYPES, OTHER_TYPES, Role, is_endpoint_of
 
 KEPT: tuple[type[Record], ...] = (Pairing, Outgoing, PhoneHandoff, CompanionHandoff, Grant, CachedToken)
 LIVES_S = 60.0  # a token that lives so long must be given out, whatever else is on the disk

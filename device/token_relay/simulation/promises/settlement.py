@@ -178,7 +178,8 @@ def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, Jud
         # the provider is not asked until the phone gives a lease, and seldom while a handoff is READY
         may_not = is_lease_over(grant, view.now) or _awaits_handoff(grant, view) or grant.pairing_id in ledger.strange
         look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
-    works_on = (grant.state in ("held", "refreshing") or _awaits_handoff(grant, view) for grant in grants)
+    ours = [grant for grant in grants if grant.pairing_id not in ledger.strange] or grants  # a stranger's hides none
+    works_on = (grant.state in ("held", "refreshing") or _awaits_handoff(grant, view) for grant in ours)
     if not any(works_on):
         look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
     peers = [peer for peer in by_id.values() if peer.is_here and peer is not view]

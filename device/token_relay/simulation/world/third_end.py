@@ -25,10 +25,10 @@ from token_relay.protocol.envelope import NONCE_BYTES, PeerBox, seal_once
 from token_relay.protocol.errors import PeerError, TransientError
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.topics import MailboxTopic, PeerTopic, mailbox_topic, parse_topic, peer_topic
+from token_relay.simulation import lies
 from token_relay.simulation.announcer import Announcer
 from token_relay.simulation.observer import Observer
 from token_relay.simulation.promises.ledger import rows
-from token_relay.simulation.world import lies
 from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
 
 PAIR1_TIMES = 5

@@ -27,6 +27,7 @@ from token_relay.protocol.identity import KeyPair, raw_id
 from token_relay.protocol.messages import Message, decode
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.announcer import Announcer
+from token_relay.simulation.lies import Role
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.observer import Observer
 from token_relay.simulation.ports.channel import Packet, SimulatedBroker
@@ -35,7 +36,6 @@ from token_relay.simulation.ports.provider import USERNAMES, SimulatedProvider
 from token_relay.simulation.ports.real_disk import RealTier
 from token_relay.simulation.ports.tiers import FastTier, MemoryTier, Tier
 from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
-from token_relay.simulation.world.lies import Role
 from token_relay.simulation.world.snapshots import Snapshot, capture, restore
 from token_relay.simulation.world.third_end import ThirdEnd
 
