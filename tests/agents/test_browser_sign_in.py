@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,14 +17,23 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from tests.agents.world_kit import World, running
+from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInOptions, SignInRefused
+from token_relay.agents.phone.provider_endpoints import asked_prompt, asked_scope, find_metadata
 from token_relay.agents.phone.sign_in import ProviderSignIn
-from token_relay.agents.phone.sign_in_advice import advice_about, foreseen, is_session_shared, not_granted
+from token_relay.agents.phone.sign_in_advice import (
+    advice_about,
+    foreseen,
+    is_session_shared,
+    not_granted,
+    revocation_foreseen,
+)
 from token_relay.agents.records import AuditEvent, Grant
 from token_relay.protocol.errors import ConfigError, PeerError, PersonNeededError
 from token_relay.protocol.secret import Code
-from token_relay.provider import oauth
+from token_relay.provider import discovery
+from token_relay.provider.discovery import GivenEndpoints
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.native_auth.endpoints import discover_entra
 from token_relay.provider.profile import PROFILES, ProfileName
@@ -105,7 +116,19 @@ class Provider:
         return answer(200, document | {"jwks_uri": f"{base}/jwks"} | self.document)
 
 
+DEFAULT_SCOPE = "openid profile offline_access"
 ENDPOINTS = {"token": "token", "authorization": "authorize", "revocation": "revoke"}
+
+
+def settings_of(case: dict[str, Any]) -> AccountSettings:
+    """The settings of a case; strict, and a public client, unless it says otherwise."""
+    settings = AccountSettings("https://p.example", "app", None, DEFAULT_SCOPE, PROFILES["strict"], True)
+    said = {name: value for name, value in case.get("settings", {}).items() if name != "profile"}
+    said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    if "endpoints" in said:
+        said["endpoints"] = GivenEndpoints(**said["endpoints"])
+    profile = PROFILES[case.get("settings", {}).get("profile", "strict")]
+    return replace(settings, profile=profile, **said)
 
 
 def answer(status: int, body: object) -> HttpResponse:
@@ -286,7 +309,7 @@ async def test_two_accounts_without_a_name_are_told_apart() -> None:
 
 async def test_a_browser_that_is_not_accepted_is_told_and_the_wait_goes_on() -> None:
     async with running("strict", paired=False) as world:
-        browser = Browser(NotAccepted("its state is wrong"), 30.0, CodeReceived(Code("c")))
+        browser = Browser(NotAccepted("its state is wrong"), 10.0, CodeReceived(Code("c")))
         await sign_in(world, Provider(browser))
         assert [said.partition(":")[0] for said in browser.said] == ["a browser came back and was not accepted"]
 
@@ -304,8 +327,11 @@ async def test_a_person_before_an_error_page_is_told_once_what_may_be_wrong() ->
 @pytest.mark.parametrize("case", cases("refusals"))
 async def test_each_refusal_has_a_hint_that_fits(case: dict[str, str]) -> None:
     async with running("strict", paired=False) as world:
-        browser = Browser(SignInRefused(case["error"]))
-        with pytest.raises(PersonNeededError, match=f"refused the sign-in: {case['error']}$") as caught:
+        browser = Browser(SignInRefused(case["error"], case.get("description", "")))
+        said = f" ({case['description']})" if "description" in case else ""
+        with pytest.raises(
+            PersonNeededError, match=re.escape(f"refused the sign-in: {case['error']}{said}") + "$"
+        ) as caught:
             await sign_in(world, Provider(browser))
         assert case["hint"] in caught.value.hint
 
@@ -315,19 +341,29 @@ async def test_each_refusal_has_a_hint_that_fits(case: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("case", cases("metadata"))
 async def test_what_cannot_work_is_told_before_the_sign_in(case: dict[str, Any]) -> None:
+    provider = Provider(Browser())
+    provider.document = {name: None if value == "NULL" else value for name, value in case["document"].items()}
+    settings = settings_of(case)
+    found = await find_metadata(provider, settings)
+    assert isinstance(found, discovery.ProviderMetadata)
+    asked = asked_scope(settings, found)
+    said = foreseen(found, settings, asked)
+    assert len(said) == len(case["says"]), said
+    assert all(words in text for words, text in zip(case["says"], said, strict=True))
+    assert case.get("revocation", "") in revocation_foreseen(found, settings)
+    assert bool(case.get("revocation")) == bool(revocation_foreseen(found, settings))
+    assert asked == case.get("asked", settings.scope)
+    assert asked_prompt(settings, found) == case.get("prompt", "consent")
+
+
+async def test_what_cannot_work_is_told_at_the_sign_in_itself() -> None:
     async with running("strict", paired=False) as world:
         provider = Provider(Browser())
-        provider.document = {name: None if value == "NULL" else value for name, value in case["document"].items()}
-        scope = case.get("scope", "openid offline_access")
-        if "profile" not in case:
-            await sign_in(world, provider, scope)
-            said = [text for text in provider.browser.said if "could not be checked" not in text]
-        else:
-            found = await oauth.discover(provider, "https://p.example")
-            assert isinstance(found, oauth.ProviderMetadata)
-            said = foreseen(found, scope, PROFILES[case["profile"]])
-        assert len(said) == len(case["says"])
-        assert all(words in text for words, text in zip(case["says"], said, strict=True))
+        provider.document = {"code_challenge_methods_supported": ["plain"], "revocation_endpoint": None}
+        await sign_in(world, provider)
+        (said,) = provider.browser.said
+        assert said.startswith("warning: ")
+        assert "S256" in said
 
 
 @pytest.mark.parametrize("case", cases("issuers"))
@@ -340,8 +376,8 @@ async def test_a_wrong_url_is_told_with_the_right_one(case: dict[str, str]) -> N
             return answer(200, {"issuer": issuer, "token_endpoint": issuer}) if issuer else answer(404, {})
 
     is_entra = profile.name == "entra"
-    found = await (discover_entra if is_entra else oauth.discover)(One(), case["url"])
-    assert isinstance(found, oauth.DiscoveryFailed)
+    found = await (discover_entra if is_entra else discovery.discover)(One(), case["url"])
+    assert isinstance(found, discovery.DiscoveryFailed)
     hint = advice_about(found, profile)
     assert case["hint"] in hint
     assert ("tenant" in hint) == is_entra

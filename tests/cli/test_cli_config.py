@@ -178,17 +178,28 @@ def test_certificates_without_tls_are_refused() -> None:
 @pytest.mark.parametrize(
     ("scope", "reason"),
     [
-        ("openid profile", "must contain offline_access: without it the provider gives no refresh token"),
-        ("openid offline_accessX", "must contain offline_access"),
         ("openid  offline_access", "separated by one space"),
         ('a\\"b offline_access', "printable ASCII"),
         ("", "separated by one space"),
     ],
 )
-def test_scope_that_yields_no_refresh_token_is_refused_with_the_reason(scope: str, reason: str) -> None:
+def test_a_scope_of_another_shape_is_refused_with_the_reason(scope: str, reason: str) -> None:
     (problem,) = problems(PhoneConfig, PHONE + f'scope = "{scope}"\n')
     assert "provider.scope: " in problem
     assert reason in problem
+
+
+@pytest.mark.parametrize(
+    ("more", "is_warned"),
+    [
+        ('scope = "openid profile"\n', True),
+        ('scope = "openid offline_accessX"\n', True),
+        ('scope = "openid offline_access"\n', False),
+        ('scope = "openid"\nprofile = "google"\n', False),  # its refresh tokens do not depend on that word
+    ],
+)
+def test_a_scope_without_offline_access_is_taken_with_a_warning(more: str, is_warned: bool) -> None:
+    assert ["without offline_access" in said for said in phone(PHONE + more).warnings()] == [True] * is_warned
 
 
 def test_unsafe_strategy_is_refused_with_the_reason() -> None:

@@ -69,7 +69,7 @@ async def test_the_code_arrives_and_the_page_does_not_show_it() -> None:
 async def test_a_refusal_arrives_as_its_slug() -> None:
     async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         page = await get(receiver, f"error=access_denied&error_description={MARK}&state={STATE}")
-        assert await receiver.wait() == SignInRefused("access_denied")
+        assert await receiver.wait() == SignInRefused("access_denied", MARK)
     assert MARK.encode() not in page
     async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         await get(receiver, f"error=%1b[2J{MARK}&state={STATE}")
@@ -95,7 +95,7 @@ async def test_what_becomes_of_a_request_of_the_field(case: dict[str, Any]) -> N
         if not is_it:
             assert STATE.encode() not in page
             await get(receiver, f"code={CODE}&state={STATE}&iss=https://p.example")  # the wait has gone on
-        expected = {"code": CodeReceived(Code("c")), "error": SignInRefused(words)}
+        expected = {"code": CodeReceived(Code("c")), "error": SignInRefused(words, case.get("description", ""))}
         assert await receiver.wait() == expected.get(verdict, CodeReceived(Code(CODE)))
 
 

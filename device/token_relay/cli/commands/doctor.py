@@ -108,6 +108,7 @@ def _here(
         yield local.vault_key(home, config.vault, local.CREDENTIAL_STORES)
     yield from broker.certificates(config.broker, now.wall_s)
     yield broker.reach(config.broker)
+    yield from provider.files(config, now.wall_s)
     yield broker.settings(config.broker, broker.confs_here(system=broker.SYSTEM_CONF))
     yield local.sockets(home, search_directories(kind, context.env, home=args.home, socket=args.socket))
     yield from machine.look_at_unit(kind, context.env)
@@ -116,14 +117,15 @@ def _here(
 def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Finding]:
     """Check the provider: the phone's from its settings, the companion's from its grants."""
     if isinstance(config, PhoneConfig):
-        return [provider.discovery(config.provider.url, config.provider)]
+        return provider.metadata(config)
     grants = status.get("grants")
     issuers = (
         {_text(row.get("issuer")) for row in grants if isinstance(row, dict)} if isinstance(grants, list) else set()
     )
     if not issuers - {""}:
         return [Finding("provider", True, "none yet: it arrives with the grant")]
-    return [provider.discovery(issuer) for issuer in sorted(issuers - {""})[:ISSUERS_MAX]]
+    named = sorted(issuers - {""})[:ISSUERS_MAX]
+    return [finding for issuer in named for finding in provider.issuer(issuer, config.provider.ca)]
 
 
 def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:
