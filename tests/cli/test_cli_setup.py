@@ -22,7 +22,7 @@ from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import VaultError
 
 DEVICE_ID = "abcdefghijklmnopqrstuvwxyz"
-PHONE_INIT = "phone init --provider https://contoso.ciamlogin.com --client-id app --broker mqtts://broker.example"
+PHONE_INIT = "phone init --no-look --provider https://contoso.ciamlogin.com --client-id app --broker mqtts://broker.example"
 COMPANION_INIT = "companion init --broker mqtt://127.0.0.1:1884"
 
 

@@ -44,6 +44,6 @@ class Behaviour(BaseModel):
     absolute_lifetime_s: Lifetime
     otp_lifetime_s: Lifetime
     takes_claims: bool
-    takes_resource: bool = False
+    takes_resource: bool
     temporary_codes: Codes
     final_codes: Codes
