@@ -10,7 +10,7 @@ import pytest
 
 import token_relay.agents.phone.steps
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, erasures, last, say
-from tests.agents.world_kit import running
+from tests.agents.world_kit import SimulatedPhone, World, running
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.records import (
     AuditEvent,
@@ -282,6 +282,46 @@ async def test_each_word_counts_only_in_the_pairing_that_brought_the_handoff() -
         assert next(p for p in await world.watch.rows(Pairing) if p.peer_id == phone2.id).challenge == ""
         assert lease_of(await world.watch.grant()) == lease_of(held)
         assert isinstance(await world.watch.token(), TokenGranted)
+
+
+async def a_second_phone(world: World) -> SimulatedPhone:
+    phone2 = world.add_phone()
+    await phone2.start()
+    await world.pair(phone2, world.watch)
+    await world.clock.advance(3)
+    return phone2
+
+
+@pytest.mark.parametrize("word", [m.Cancel, m.Revoke, m.Closed, m.Token])
+async def test_a_handoff_named_as_a_grant_erases_nothing_of_it(word: Any) -> None:
+    """A grant's id stands in logs and in status: a paired phone that reads them names a handoff by it."""
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        phone2 = await a_second_phone(world)
+        grant = await world.watch.grant()
+        with erasures(world.watch) as erased:
+            await say(phone2, an_offer(grant.grant_id))
+            await say(phone2, word(handoff_id=grant.grant_id, **({"sealed": "AAAA"} if word is m.Token else {})))
+        assert grant_key(grant.grant_id) not in erased and grant.grant_id not in erased
+        assert await world.watch.grant() == grant
+        assert isinstance(await world.watch.token(force_refresh=True), TokenGranted)
+
+
+async def test_a_handoff_id_of_another_pairing_names_nothing_of_it() -> None:
+    """Both phones have a handoff of this id that waits for its token; the one that is cancelled is the second's."""
+    async with running("entra") as world:
+        world.broker.hold = lambda packet: packet.topic == f"relay/v1/{world.phone.id}/from/{world.watch.id}"
+        row = await world.phone.hand_off(wait_s=0)
+        phone2 = await a_second_phone(world)
+        with erasures(world.watch) as erased:
+            await say(phone2, an_offer(row.handoff_id))
+            await say(phone2, m.Cancel(handoff_id=row.handoff_id))
+        assert erased == [handoff_key((await phone2.one(Pairing)).pairing_id, row.handoff_id)]
+        world.broker.hold = None
+        for packet in list(world.broker.held):
+            world.broker.deliver(packet)
+        await world.clock.advance(30)
+        assert (await world.watch.grant()).state == "held" and (await world.phone.handoff()).state == "done"
 
 
 # -- LEASE -------------------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ async def test_a_word_in_a_retired_pairing_that_is_no_greeting_means_nothing() -
         await world.phone.hand_off()
         await world.pair()
         await world.clock.advance(14 * HOUR)
-        world.phone.agent.link._answered.clear()
+        await world.clock.advance(3)
         before = count(world, world.phone, world.watch, m.Hello)
         await world.within(world.phone.agent.revoke("watch", wait_s=5))
         await world.clock.advance(120)

@@ -680,9 +680,8 @@ def test_a_token_of_a_usual_size_travels_in_a_full_grant() -> None:
     full |= {name: WIDE * 512 for name in ("issuer",)} | {"scope": "x" * 1024, "refresh_token": "x" * 2048}
     payload = decode_grant(json.dumps({**GRANT, **full}).encode())
     assert len(encode_base64url(bytes(len(encode_grant(payload)) + SEALED_OVERHEAD_BYTES))) <= 15_000
-    full["behaviour"] = {**BEHAVIOUR, "temporary_codes": [999_999] * 64, "final_codes": [999_999] * 64}
-    full["scope"] = "x" * 512
-    payload = decode_grant(json.dumps({**GRANT_2, **full}).encode())
+    behaviour = {**BEHAVIOUR, "temporary_codes": [999_999] * 64, "final_codes": [999_999] * 64}
+    payload = decode_grant(json.dumps({**GRANT_2, **full, "scope": "x" * 512, "behaviour": behaviour}).encode())
     assert len(encode_base64url(bytes(len(encode_grant(payload)) + SEALED_OVERHEAD_BYTES))) <= 15_000
 
 

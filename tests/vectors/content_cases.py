@@ -213,10 +213,12 @@ def field_faults() -> list[Case]:
         bad("missing_field", f"{name}-body-of-version-1", message(kind, v=2))
         bad("unknown_field", f"{name}-body-in-version-1", message(kind, body=body))
         bad("unknown_field", name, second(kind, x=1))
-    for i, value in enumerate((None, "2", True, [2])):
+    no_numbers: tuple[Json, ...] = (None, "2", True, [2])
+    for i, value in enumerate(no_numbers):
         bad("wrong_type", f"hello-2-speaks-{i}", second("HELLO", speaks=value))
         bad("wrong_type", f"accept-2-grant-version-{i}", second("ACCEPT", grant_version=value))
-    for i, value in enumerate((None, "branch", {}, [None], [1], [["branch"]])):
+    no_strategies: tuple[Json, ...] = (None, "branch", {}, [None], [1], [["branch"]])
+    for i, value in enumerate(no_strategies):
         bad("wrong_type", f"hello-2-strategies-{i}", second("HELLO", strategies=value))
     for number in (0, 1, 256):
         bad("out_of_range", f"hello-2-speaks-{number}", second("HELLO", speaks=number))

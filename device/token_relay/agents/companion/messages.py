@@ -14,7 +14,7 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, lifecycle
 from token_relay.agents.grants.serving import columns_of, columns_of_lease, is_put_away, lease_of
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, RestoredEnd
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PrimaryPhone, RestoredEnd
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import open_once
@@ -210,15 +210,25 @@ class CompanionMessages:
         return True
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
-        """This disk is an older image: its tokens may be spent, so lock every grant until a new handoff."""
+        """This disk is an older image, says a phone: lock its grants until a new handoff, their tokens may be spent.
+
+        Nothing that a peer sends proves it, so only the primary phone's word counts for the grants of all.
+        """
         if who != "self":
             return
-        for row in turn.tx.select(CompanionHandoff, state="ready"):
-            of = turn.tx.get(Pairing, row.pairing_id)
-            if of is not None:  # its TOKEN may have come already, and have been taken away again
+        primary = turn.tx.get(PrimaryPhone, "self")
+        is_primary = primary is not None and primary.peer_id == pairing.peer_id
+        for of in turn.tx.select(Pairing) if is_primary else [pairing]:
+            for row in turn.tx.select(CompanionHandoff, pairing_id=of.pairing_id, state="ready"):
+                # Its TOKEN may have come already, and have been taken away again.
                 self._steps.step(turn, of, row.handoff_id, "replaced")
-        for grant in turn.tx.select(Grant):
+        for grant in turn.tx.select(Grant) if is_primary else turn.tx.select(Grant, pairing_id=pairing.pairing_id):
             if not is_put_away(grant):
                 locked = lifecycle.Locked(grant.generation, "rollback")
                 turn.change(Grant, grant.grant_id, **columns_of(locked))
                 turn.event("grant_locked", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail="rollback")
+
+    def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
+        """Return whether a grant of this pairing has a lease that its phone can renew."""
+        grants = tx.select(Grant, pairing_id=pairing.pairing_id) if pairing.state == "active" else []
+        return any(grant.state != "dead" and grant.lease_days for grant in grants)

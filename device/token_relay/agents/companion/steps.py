@@ -147,13 +147,9 @@ class CompanionSteps:
                 turn.settle(pairing.pairing_id, handoff_id=handoff_id, types=REQUESTS if everything else RECEIPT)
 
     def _store(self, turn: Turn, pairing: Pairing, row: CompanionHandoff, payload: GrantPayload) -> None:
-        for older in turn.tx.select(
-            Grant,
-            pairing_id=pairing.pairing_id,
-            issuer=payload.issuer,
-            client_id=payload.client_id,
-            subject=payload.subject,
-        ):
+        person = {"issuer": payload.issuer, "client_id": payload.client_id, "subject": payload.subject}
+        # Without a subject nobody knows whose it is, so it takes nobody's place.
+        for older in turn.tx.select(Grant, pairing_id=pairing.pairing_id, **person) if payload.subject else ():
             if older.state != "dead":
                 self.end_grant(turn, older, "superseded")
             turn.tx.delete(Grant, older.grant_id)

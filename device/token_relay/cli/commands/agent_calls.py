@@ -142,6 +142,8 @@ def phone_pair(args: argparse.Namespace, context: Context) -> int:
         if len(invitation) > INVITATION_CHARS_MAX:
             raise LocalError(f"an invitation has at most {INVITATION_CHARS_MAX} characters")
         command_args["invitation"] = invitation
+    if args.name is not None:
+        command_args["as"] = args.name
     return finish(context, call(args, context, "pair", command_args, sources=Sources(is_confirmed=args.yes)))
 
 

@@ -104,13 +104,13 @@ def _here(
     now = SystemClock().now()
     yield machine.clock(now)
     if home.is_dir():
-        yield machine.look_at_disk(home, mountinfo=machine.MOUNTINFO)
+        yield machine.look_at_disk(home)
         yield local.vault_key(home, config.vault, local.CREDENTIAL_STORES)
     yield from broker.certificates(config.broker, now.wall_s)
     yield broker.reach(config.broker)
     yield broker.settings(config.broker, broker.confs_here(system=broker.SYSTEM_CONF))
     yield local.sockets(home, search_directories(kind, context.env, home=args.home, socket=args.socket))
-    yield machine.look_at_unit(kind, context.env)
+    yield from machine.look_at_unit(kind, context.env)
 
 
 def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Finding]:

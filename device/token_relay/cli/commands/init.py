@@ -13,7 +13,8 @@ from pathlib import Path
 
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show
-from token_relay.host.atomic_files import unlink, write_atomic
+from token_relay.host import mounts
+from token_relay.host.atomic_files import make_directory, remove_drafts, unlink, write_atomic
 from token_relay.host.config import MODELS, CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import check_config
 from token_relay.host.config_template import Setting, template
@@ -64,10 +65,12 @@ def init(args: argparse.Namespace, context: Context) -> int:
         )
     text = template(kind, _values(args, kind, home=home, base=config_path.parent))
     config = _checked(kind, text, config_path.parent)
-    from token_relay.host.home import create_home
+    from token_relay.host.home import HOME_FILES, create_home
 
     was_there = config_path.exists()
-    _make_private_directory(home)
+    make_directory(home, mode=0o700)  # an existing one keeps its mode; the vault refuses one that is too open
+    for path in remove_drafts(home, *HOME_FILES):
+        context.note(f"removed {clean(str(path))}: a command that was killed had left it")
     write_atomic(config_path, text.encode(), mode=0o600)
     try:
         device_id = create_home(kind, home, text, context.env).device_id
@@ -145,14 +148,6 @@ def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig
     return result
 
 
-def _make_private_directory(home: Path) -> None:
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)  # an existing one keeps its mode; the vault refuses one that is too open
-    except OSError as exc:
-        raise LocalError(f"cannot make the directory {home}: {exc.strerror}") from exc
-
-
 def _report(
     context: Context,
     kind: Kind,
@@ -163,7 +158,7 @@ def _report(
     config_path: Path,
     csr: Path,
 ) -> None:
-    warnings = list(config.warnings())
+    warnings = [*config.warnings(), *filter(None, [mounts.warning(home)])]
     for warning in warnings:
         context.note(f"warning: {warning}")
     if context.as_json:
