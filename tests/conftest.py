@@ -16,7 +16,13 @@ sys.path.insert(0, str(ROOT))  # plain `pytest` adds each test's own directory o
 from tests import needs  # noqa: E402
 
 WORLD = ROOT / "tests" / "world"
-NEED_A_BROKER = ("tests/channel", "tests/chaos", "tests/e2e", "tests/certs/test_broker.py")
+NEED_A_BROKER = (
+    "tests/channel",
+    "tests/chaos",
+    "tests/e2e",
+    "tests/certs/test_broker.py",
+    "tests/world/test_versions_of_ends.py",
+)
 NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py", "tests/chaos/test_chaos_plan.py")
 
 # A shell without job control starts `... &` with SIGINT ignored, and children inherit that. The programs that tests

@@ -37,7 +37,7 @@ async def say(
             current = turn.tx.get(Pairing, chosen.pairing_id)
             turn.tx.put(replace(current, seq_sent=current.seq_sent + 1))
             fields = {
-                "v": 1,
+                "v": body.version,
                 "type": body.type,
                 "pairing_id": chosen.pairing_id,
                 "from": end.id,

@@ -10,9 +10,18 @@ import pytest
 
 import token_relay.agents.phone.steps
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, erasures, last, say
-from tests.agents.world_kit import running
+from tests.agents.world_kit import SimulatedPhone, World, running
 from token_relay.agents.grants.serving import lease_of
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, RestoredEnd
+from token_relay.agents.records import (
+    CompanionHandoff,
+    Grant,
+    Outgoing,
+    Pairing,
+    PhoneHandoff,
+    RestoredEnd,
+    grant_key,
+    handoff_key,
+)
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
@@ -93,7 +102,7 @@ async def test_a_word_that_ends_it_erases_the_one_time_key_and_overtakes_the_off
             await say(world.phone, kind(handoff_id=UNKNOWN))
         row = await world.watch.one(CompanionHandoff)
         assert (row.state, row.one_time_key) == ("dead", None)
-        assert UNKNOWN in erased
+        assert handoff_key((await world.watch.one(Pairing)).pairing_id, UNKNOWN) in erased
         await say(world.phone, kind(handoff_id=OTHER))  # before its OFFER
         await say(world.phone, an_offer(OTHER))
         assert {row.state for row in await world.watch.rows(CompanionHandoff)} == {"dead"}
@@ -105,7 +114,7 @@ async def test_storing_erases_the_one_time_key_in_the_same_commit() -> None:
             await world.phone.hand_off()
         row = await world.watch.handoff()
         assert (row.state, row.one_time_key) == ("stored", None)
-        assert row.handoff_id in erased
+        assert handoff_key(*row.at) in erased
 
 
 # -- OFFER -------------------------------------------------------------------------------------------------
@@ -185,7 +194,8 @@ async def test_a_repeated_offer_that_the_disk_has_forgotten_opens_nothing() -> N
         deafen(world, world.phone)
         await say(world.phone, an_offer())
         offers = [p for p in world.broker.seen if p.topic == f"relay/v1/{world.watch.id}/from/{world.phone.id}"]
-        await world.watch.vault.run(lambda tx: tx.delete(CompanionHandoff, UNKNOWN))
+        at = (await world.watch.handoff()).at
+        await world.watch.vault.run(lambda tx: tx.delete(CompanionHandoff, *at))
         await world.clock.advance(5)
         world.broker.deliver(offers[-1])
         await world.clock.advance(1)
@@ -257,8 +267,10 @@ async def test_each_word_counts_only_in_the_pairing_that_brought_the_handoff() -
             m.Token(handoff_id=row.handoff_id, sealed="AAAA"),
         ):
             await say(phone2, body)
-        assert world.watch.agent.turns.rejects["wrong_pairing"] == 5
-        assert await world.watch.handoff() == before
+        theirs, own = await world.watch.rows(CompanionHandoff), await world.watch.grant()
+        theirs.remove(before)
+        assert [(other.handoff_id, other.state) for other in theirs] == [(row.handoff_id, "dead")]  # in its own space
+        assert own.state == "held" and own.refresh_token is not None
         world.broker.hold = lambda packet: packet.topic.startswith(f"relay/v1/{phone2.id}/from/")
         await world.watch.agent.link.connected()
         await world.clock.advance(1)
@@ -269,6 +281,46 @@ async def test_each_word_counts_only_in_the_pairing_that_brought_the_handoff() -
         assert next(p for p in await world.watch.rows(Pairing) if p.peer_id == phone2.id).challenge == ""
         assert lease_of(await world.watch.grant()) == lease_of(held)
         assert isinstance(await world.watch.token(), TokenGranted)
+
+
+async def a_second_phone(world: World) -> SimulatedPhone:
+    phone2 = world.add_phone()
+    await phone2.start()
+    await world.pair(phone2, world.watch)
+    await world.clock.advance(3)
+    return phone2
+
+
+@pytest.mark.parametrize("word", [m.Cancel, m.Revoke, m.Closed, m.Token])
+async def test_a_handoff_named_as_a_grant_erases_nothing_of_it(word: Any) -> None:
+    """A grant's id stands in logs and in status: a paired phone that reads them names a handoff by it."""
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        phone2 = await a_second_phone(world)
+        grant = await world.watch.grant()
+        with erasures(world.watch) as erased:
+            await say(phone2, an_offer(grant.grant_id))
+            await say(phone2, word(handoff_id=grant.grant_id, **({"sealed": "AAAA"} if word is m.Token else {})))
+        assert grant_key(grant.grant_id) not in erased and grant.grant_id not in erased
+        assert await world.watch.grant() == grant
+        assert isinstance(await world.watch.token(force_refresh=True), TokenGranted)
+
+
+async def test_a_handoff_id_of_another_pairing_names_nothing_of_it() -> None:
+    """Both phones have a handoff of this id that waits for its token; the one that is cancelled is the second's."""
+    async with running("entra") as world:
+        world.broker.hold = lambda packet: packet.topic == f"relay/v1/{world.phone.id}/from/{world.watch.id}"
+        row = await world.phone.hand_off(wait_s=0)
+        phone2 = await a_second_phone(world)
+        with erasures(world.watch) as erased:
+            await say(phone2, an_offer(row.handoff_id))
+            await say(phone2, m.Cancel(handoff_id=row.handoff_id))
+        assert erased == [handoff_key((await phone2.one(Pairing)).pairing_id, row.handoff_id)]
+        world.broker.hold = None
+        for packet in list(world.broker.held):
+            world.broker.deliver(packet)
+        await world.clock.advance(30)
+        assert (await world.watch.grant()).state == "held" and (await world.phone.handoff()).state == "done"
 
 
 # -- LEASE -------------------------------------------------------------------------------------------------
@@ -384,7 +436,7 @@ async def test_a_second_grant_of_the_same_kind_ends_the_first_and_no_other() -> 
         rows = {grant.grant_id: grant.state for grant in await world.watch.rows(Grant)}
         assert first.grant_id not in rows
         assert rows.pop("f1" * 16) == "held" and list(rows.values()) == ["held"]
-        assert first.grant_id in erased
+        assert grant_key(first.grant_id) in erased
         states = {row.handoff_id: (row.state, row.reason) for row in await world.phone.rows(PhoneHandoff)}
         assert states[first.handoff_id] == ("gone", "superseded")
 

@@ -12,8 +12,16 @@ import token_relay.agents.phone.steps
 from tests.agents.guard_kit import UNKNOWN, between, count, deafen, erasures, last, say
 from tests.agents.world_kit import World, form_value, running
 from token_relay.agents.phone.devices import clear_up
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, RestoredEnd
-from token_relay.agents.token_source import TokenGranted
+from token_relay.agents.records import (
+    CompanionHandoff,
+    Grant,
+    Outgoing,
+    Pairing,
+    PhoneHandoff,
+    RestoredEnd,
+    handoff_key,
+)
+from token_relay.agents.token_source import TokenGranted, TokenQuery
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.errors import LocalError
@@ -80,9 +88,29 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
             m.Renew(handoff_id=row.handoff_id, reason="uncertain", generation=2),
         ):
             await say(watch2, body)
-        after = await world.phone.handoff()
-        assert (after.state, after.reason) == ("offered", "")
-        assert world.phone.agent.turns.rejects["wrong_pairing"] == 6
+        (after,) = await world.phone.rows(PhoneHandoff, pairing_id=row.pairing_id)
+        assert (after.state, after.reason, after.device_state) == ("offered", "", "")
+        (theirs,) = [other for other in await world.phone.rows(PhoneHandoff) if other.at != row.at]
+        assert (theirs.handoff_id, theirs.state, theirs.strategy) == (
+            row.handoff_id,
+            "gone",
+            "",
+        )  # in a space of its own
+
+
+async def test_a_handoff_named_as_the_phones_own_grant_erases_nothing_of_it() -> None:
+    """Its id stands in logs and in status: a paired companion that reads them names a handoff by it."""
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(3)
+        own = await world.phone.one(Grant)
+        deafen(world, world.watch)
+        with erasures(world.phone) as erased:
+            await say(world.watch, m.Stored(handoff_id=own.grant_id))
+            await say(world.watch, m.Revoked(handoff_id=own.grant_id, provider="accepted", access_token_ends_at=0))
+        assert erased == [handoff_key((await world.phone.one(Pairing)).pairing_id, own.grant_id)]
+        assert await world.phone.one(Grant) == own
+        assert isinstance(await world.phone.agent.keeper.get_token(TokenQuery(force_refresh=True)), TokenGranted)
 
 
 async def test_a_repeated_word_asks_again_and_moves_nothing_at_the_phone() -> None:
@@ -114,7 +142,7 @@ async def test_what_the_companion_lost_is_never_given_back() -> None:
             await say(world.watch, m.Lost(handoff_id=row.handoff_id))
         after = await world.phone.handoff()
         assert (after.state, after.reason, after.held_token) == ("gone", "lost", None)
-        assert row.handoff_id in erased
+        assert handoff_key(*row.at) in erased
         assert (await world.phone.one(Grant)).refresh_token is None
 
 
@@ -343,10 +371,13 @@ async def test_a_grant_of_an_earlier_generation_betrays_a_restored_disk(generati
 
 async def test_a_report_says_nothing_about_another_pairings_handoff() -> None:
     async with running("entra") as world:
-        row = await renewable(world, pairing_id=OTHER, generation=5)
+        row = await renewable(world)
+        await world.phone.vault.run(lambda tx: tx.delete(PhoneHandoff, *row.at))
+        await world.phone.edit(row, pairing_id=OTHER, generation=5)
+        row = await world.phone.handoff()
         for state in ("held", "locked"):
             await greet(world, m.HandoffReport(handoff_id=row.handoff_id, state=state, generation=1))
-        assert await world.phone.handoff() == row
+        assert await world.phone.rows(PhoneHandoff, pairing_id=OTHER) == [row]
         assert count(world, world.phone, world.watch, m.Rollback) == 0
 
 
@@ -364,8 +395,8 @@ async def test_what_is_gone_and_still_held_is_taken_away() -> None:
 # -- A restored phone --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("profile", "state"), [("entra", "held"), ("strict", "locked")])
-async def test_a_restored_phone_locks_what_may_be_spent(profile: str, state: str) -> None:
+@pytest.mark.parametrize("profile", ["entra", "strict"])
+async def test_a_restored_phone_locks_its_own_whatever_the_provider(profile: str) -> None:
     async with running(profile) as world:
         pairing = await world.phone.one(Pairing)
 
@@ -375,7 +406,7 @@ async def test_a_restored_phone_locks_what_may_be_spent(profile: str, state: str
         ends: tuple[RestoredEnd, ...] = ("peer", "self")
         for who in ends:
             await world.phone.agent.turns.run(rolled_back(who))
-            assert (await world.phone.one(Grant)).state == ("held" if who == "peer" else state)
+            assert (await world.phone.one(Grant)).state == ("held" if who == "peer" else "locked")
 
 
 async def test_a_done_move_ends_the_phones_own_grant_on_a_restored_disk_too() -> None:

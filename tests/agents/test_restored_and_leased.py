@@ -430,7 +430,8 @@ async def test_a_grant_belongs_to_the_pairing_that_brought_it() -> None:
         await phone2.agent.turns.run(revoke_foreign)
         await world.clock.advance(3)
         assert (await world.watch.grant()).state == "held"
-        assert world.watch.agent.turns.rejects["wrong_pairing"] > 0
+        (tombstone,) = await world.watch.rows(CompanionHandoff, pairing_id=other.pairing_id)
+        assert (tombstone.handoff_id, tombstone.state) == (row.handoff_id, "dead")
 
 
 async def test_a_full_disk_loses_nothing() -> None:

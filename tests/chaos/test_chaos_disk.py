@@ -7,13 +7,14 @@ import shutil
 import sqlite3
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import pytest
 
 from tests.chaos.small_disk import KINDS, Kind, SmallDisk
 from tests.chaos.victims import grants_on_disk
 from tests.e2e.kit import Companion, Phone, World, eventually, ready
-from token_relay.agents.records import Grant, Identity
+from token_relay.agents.records import Damaged, Grant, Identity
 from token_relay.host.home import open_vault
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.identity import device_id
@@ -21,6 +22,7 @@ from token_relay.vault.keys import KeyFile
 
 pytestmark = pytest.mark.asyncio
 
+Outcome = Literal["set aside", "loses a row", "unharmed"]
 LIFETIME_S = 1.0
 POSITIONS = 100
 PROGRAMS = 2
@@ -109,7 +111,7 @@ async def test_phone_on_a_full_disk_refuses_a_handoff_and_gives_it_when_there_is
         assert await world.sandbox.count("reuse_detected") == 0
 
 
-async def test_vault_damaged_at_any_byte_is_refused_and_set_aside_or_unharmed_and_never_reset() -> None:
+async def test_vault_damaged_at_any_byte_is_set_aside_or_loses_a_row_or_is_unharmed_and_is_never_reset() -> None:
     """Most positions in this process, by the code that ``run`` calls; some of each outcome with the program itself."""
     random = Random(3)
     async with World("entra", "sandbox") as world:
@@ -118,21 +120,20 @@ async def test_vault_damaged_at_any_byte_is_refused_and_set_aside_or_unharmed_an
         await watch.until_generation(2)
         await asyncio.gather(phone.stop(), watch.stop())  # the phone would notice that several companions are one
         size = (watch.home / "vault.db").stat().st_size
-        refused: list[Path] = []
-        unharmed: list[Path] = []
+        found: dict[Outcome, list[Path]] = {"set aside": [], "loses a row": [], "unharmed": []}
         for number in range(POSITIONS):
             home = damaged_copy(watch, number, random.randrange(size), random.randrange(1, 256))
-            (refused if await is_refused(home, watch) else unharmed).append(home)
-        assert len(refused) > POSITIONS / 10  # else the bytes were not changed
-        for home in refused[:PROGRAMS]:
+            found[await outcome(home, watch)].append(home)
+        assert len(found["set aside"]) + len(found["loses a row"]) > POSITIONS / 10  # else the bytes were not changed
+        for home in found["set aside"][:PROGRAMS]:
             (home / "vault.db").write_bytes(next(home.glob("vault.db.*")).read_bytes())
             (home / "vault.db").chmod(0o600)
             await refuses(world, home)
-        for home in unharmed[:PROGRAMS]:
+        for home in (*found["unharmed"][:PROGRAMS], *found["loses a row"][:PROGRAMS]):
             await runs(world, home, watch)
 
 
-async def test_vault_whose_identity_or_state_was_changed_in_the_clear_is_refused_and_set_aside() -> None:
+async def test_vault_whose_identity_was_changed_is_set_aside_and_another_row_is_given_up_alone() -> None:
     """What SQLite and the seals do not notice, and what an agent would take for true."""
     changes = [
         "UPDATE identity SET public_key = zeroblob(32)",
@@ -154,9 +155,12 @@ async def test_vault_whose_identity_or_state_was_changed_in_the_clear_is_refused
             with database:
                 assert database.execute(change).rowcount == 1, change
             database.close()
-            assert await is_refused(home, watch), change
+            expected: Outcome = "set aside" if "identity" in change else "loses a row"
+            assert await outcome(home, watch) == expected, change
+            if expected == "loses a row":
+                await runs(world, home, watch)
         home = Path(shutil.copytree(watch.home, world.directory / "same"))
-        assert not await is_refused(home, watch)
+        assert await outcome(home, watch) == "unharmed"
 
 
 def damaged_copy(watch: Companion, number: int, position: int, flipped: int) -> Path:
@@ -170,8 +174,8 @@ def damaged_copy(watch: Companion, number: int, position: int, flipped: int) -> 
     return home
 
 
-async def is_refused(home: Path, watch: Companion) -> bool:
-    """Open a vault as ``run`` does: True when it was refused and set aside, False when it is whole."""
+async def outcome(home: Path, watch: Companion) -> Outcome:
+    """Open a vault as ``run`` does, and say what became of it."""
     before = (home / "vault.db").read_bytes()
     try:
         vault = await open_vault(home, KeyFile(home / "vault.key"), "companion", "2026-01-02T03:04:05Z")
@@ -180,15 +184,20 @@ async def is_refused(home: Path, watch: Companion) -> bool:
         (aside,) = home.glob("vault.db.*")
         assert str(aside) in str(exc) and aside.read_bytes() == before
         assert not (home / "vault.db").exists()  # not made anew behind the person's back
-        return True
+        return "set aside"
     try:
-        identity, grants = await vault.run(lambda tx: (tx.get(Identity, "self"), tx.select(Grant)))
+        identity, damaged, grants = await vault.run(
+            lambda tx: (tx.get(Identity, "self"), tx.select(Damaged), tx.select(Grant))
+        )
     finally:
         await vault.close()
     assert identity is not None and device_id(identity.public_key) == watch.device_id
+    if damaged:
+        assert len(damaged) <= 2, damaged  # a data key is one of a grant and of its access token
+        return "loses a row"
     assert [grant.state for grant in grants] == ["held"]
     assert grants[0].refresh_token is not None
-    return False
+    return "unharmed"
 
 
 async def refuses(world: World, home: Path) -> None:
@@ -200,7 +209,7 @@ async def refuses(world: World, home: Path) -> None:
 
 
 async def runs(world: World, home: Path, watch: Companion) -> None:
-    """Start the program on a vault whose changed byte means nothing."""
+    """Start the program on a vault whose changed byte means nothing, or cost a row."""
     program = await world.start("companion", "run", "--home", str(home))
     await program.logged("agent_started")
     said = (await world.run("companion", "status", "--json", "--home", str(home))).expect(0).json

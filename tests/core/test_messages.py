@@ -48,6 +48,14 @@ BODY: dict[str, Json] = {
         "seq_accepted": 5,
         "handoffs": [{"handoff_id": ID, "state": "held", "generation": 3}],
     },
+    "HELLO 2": {
+        "challenge": ID,
+        "seq_sent": 7,
+        "seq_accepted": 5,
+        "handoffs": [],
+        "speaks": 2,
+        "strategies": ["branch", "mint", "move"],
+    },
     "OFFER": {
         "handoff_id": ID,
         "strategy": "branch",
@@ -60,6 +68,7 @@ BODY: dict[str, Json] = {
         "renews": None,
     },
     "ACCEPT": {"handoff_id": ID, "one_time_key": HASH, "offer_hash": HASH},
+    "ACCEPT 2": {"handoff_id": ID, "one_time_key": HASH, "offer_hash": HASH, "grant_version": 2},
     "TOKEN": {"handoff_id": ID, "sealed": "AZaz09_-"},
     "STORED": {"handoff_id": ID},
     "CLOSED": {"handoff_id": ID},
@@ -99,6 +108,24 @@ GRANT: Json = {
     "is_otp": False,
 }
 
+BEHAVIOUR: Json = {
+    "invalidates_on_use": True,
+    "leeway_s": 30,
+    "refresh_gives_new": True,
+    "reuse_takes": "family",
+    "reuse_kills_access_tokens": False,
+    "revocation_takes": "session",
+    "can_revoke_token": True,
+    "idle_lifetime_s": 2_592_000,
+    "absolute_lifetime_s": 0,
+    "otp_lifetime_s": 86_400,
+    "takes_claims": False,
+    "temporary_codes": [50053],
+    "final_codes": [],
+}
+
+GRANT_2: Json = {**GRANT, "v": 2, "is_sole": True, "behaviour": BEHAVIOUR}
+
 HEAD: Json = {
     "v": 1,
     "type": "STORED",
@@ -114,9 +141,15 @@ INTEGER_MAX = 9_007_199_254_740_991  # 2^53 - 1: the largest that every JSON par
 SEQUENCE_MAX = 4_503_599_627_370_496  # 2^52: what a peer says of itself leaves room for our own jump
 
 
+def named(kind: str) -> Json:
+    """The type and version of a kind, such as "HELLO" and "HELLO 2"."""
+    name, _, version = kind.partition(" ")
+    return {"type": name, "v": int(version or 1)}
+
+
 def wire(kind: str = "STORED", body: object = None, **head: object) -> bytes:
     """One message as JSON; ``from_`` and ``to`` through ``head`` as they are."""
-    document = {**HEAD, "type": kind, "body": BODY.get(kind) if body is None else body, **head}
+    document = {**HEAD, **named(kind), "body": BODY.get(kind) if body is None else body, **head}
     return json.dumps(document).encode()
 
 
@@ -130,18 +163,18 @@ def refused(plaintext: bytes) -> str:
 
 
 def test_every_type_has_an_example_here() -> None:
-    assert set(BODIES) == set(BODY)
+    assert {f"{name} {version}".removesuffix(" 1") for name, version in BODIES} == set(BODY)
 
 
 @pytest.mark.parametrize("kind", BODY)
 def test_each_message_survives_its_bytes(kind: str) -> None:
     message = decode(wire(kind))
-    assert message.head.type == kind
+    assert (message.head.type, message.head.v) == tuple(named(kind).values())
     assert (message.head.sender, message.head.recipient) == (PHONE, COMPANION)
     assert message.body.model_dump(mode="json") == BODY[kind]
     plaintext = encode(message.head, message.body)
     assert decode(plaintext) == message
-    assert json.loads(plaintext) == {**HEAD, "type": kind, "body": BODY[kind]}
+    assert json.loads(plaintext) == {**HEAD, **named(kind), "body": BODY[kind]}
 
 
 def test_the_bytes_are_compact_utf8_with_the_wires_names() -> None:
@@ -158,9 +191,9 @@ def test_requests_are_the_messages_that_wait_for_an_answer() -> None:
 
 
 def test_a_message_and_a_head_must_agree() -> None:
-    head = decode(wire("CANCEL")).head
-    with pytest.raises(AssertionError):
-        encode(head, Stored(handoff_id=ID))
+    for head in (decode(wire("CANCEL")).head, decode(wire("STORED")).head.model_copy(update={"v": 2})):
+        with pytest.raises(AssertionError):
+            encode(head, Stored(handoff_id=ID))
 
 
 # -- The fields, one by one --------------------------------------------------------------------------------
@@ -182,6 +215,18 @@ KINDS: dict[str, tuple[list[object], list[object]]] = {
     "own sequence": ([1, SEQUENCE_MAX], [*NOT_INTEGER, 0, SEQUENCE_MAX + 1, INTEGER_MAX]),
     "days": ([0, 1, 365], [*NOT_INTEGER, 366]),
     "version": ([1], [*NOT_INTEGER, 0, 256]),
+    "highest message": ([2, 3, 255], [*NOT_INTEGER, 0, 1, 256]),
+    "highest grant": ([1, 2, 255], [*NOT_INTEGER, 0, 256]),
+    "second version": ([2], [*NOT_INTEGER, 0, 3, 256]),
+    "leeway": ([0, 30, 300], [*NOT_INTEGER, 301]),
+    "lifetime": ([0, 1, 316_224_000], [*NOT_INTEGER, 316_224_001]),
+    "codes": ([[], [0, 50053], [2**31 - 1] * 64], [None, {}, "1", 5, ["1"], [True], [1.0], [-1], [2**31], [1] * 65]),
+    "takes": (["nothing", "family", "session", "user", "unknown"], [*NOT_TEXT, "", "Family", "all"]),
+    "strategies": (
+        [[], ["branch", "mint", "move"], ["device_code"], ["a" * 32] * 16],
+        [None, {}, "branch", ["Branch"], [""], ["a b"], [None], [1], [["mint"]], ["a"] * 17],
+    ),
+    "behaviour": ([BEHAVIOUR], [*NOT_TEXT[:4], None, {}, "entra", [BEHAVIOUR], {**BEHAVIOUR, "x": 1}]),
     "flag": ([True, False], [0, 1, "true", None, [], 1.0]),
     "slug": (["a", "needs_handoff", "a1_", "a" * 32], [*NOT_TEXT, "", "a" * 33, "A", "1a", "_a", "a-b", "a\n", "ä"]),
     "profile id": (["a", "oidc-provider", "a1_", "a" * 32], [*NOT_TEXT, "", "a" * 33, "A", "1a", "-a", "a\n", "ä"]),
@@ -232,10 +277,19 @@ KINDS: dict[str, tuple[list[object], list[object]]] = {
     ),
 }
 
-NULLABLE = {"REJECT.handoff_id", "OFFER.renews", "HEAD.in_reply_to", "GRANT.revocation_endpoint"}
+NULLABLE = {"REJECT.handoff_id", "OFFER.renews", "HEAD.in_reply_to"}
+NULLABLE |= {"GRANT.revocation_endpoint", "GRANT 2.revocation_endpoint"}
 
 FIELDS: dict[str, dict[str, str]] = {
     "HELLO": {"challenge": "hex16", "seq_sent": "sequence", "seq_accepted": "sequence", "handoffs": "reports"},
+    "HELLO 2": {
+        "challenge": "hex16",
+        "seq_sent": "sequence",
+        "seq_accepted": "sequence",
+        "handoffs": "reports",
+        "speaks": "highest message",
+        "strategies": "strategies",
+    },
     "OFFER": {
         "handoff_id": "hex16",
         "strategy": "strategy",
@@ -248,6 +302,12 @@ FIELDS: dict[str, dict[str, str]] = {
         "renews": "hex16",
     },
     "ACCEPT": {"handoff_id": "hex16", "one_time_key": "hex32", "offer_hash": "hex32"},
+    "ACCEPT 2": {
+        "handoff_id": "hex16",
+        "one_time_key": "hex32",
+        "offer_hash": "hex32",
+        "grant_version": "highest grant",
+    },
     "TOKEN": {"handoff_id": "hex16", "sealed": "sealed"},
     "STORED": {"handoff_id": "hex16"},
     "CLOSED": {"handoff_id": "hex16"},
@@ -294,7 +354,24 @@ FIELDS: dict[str, dict[str, str]] = {
         "signed_in_at": "integer",
         "is_otp": "flag",
     },
+    "BEHAVIOUR": {
+        "invalidates_on_use": "flag",
+        "leeway_s": "leeway",
+        "refresh_gives_new": "flag",
+        "reuse_takes": "takes",
+        "reuse_kills_access_tokens": "flag",
+        "revocation_takes": "takes",
+        "can_revoke_token": "flag",
+        "idle_lifetime_s": "lifetime",
+        "absolute_lifetime_s": "lifetime",
+        "otp_lifetime_s": "lifetime",
+        "takes_claims": "flag",
+        "temporary_codes": "codes",
+        "final_codes": "codes",
+    },
 }
+FIELDS["GRANT 2"] = {**FIELDS["GRANT"], "v": "second version", "is_sole": "flag", "behaviour": "behaviour"}
+SEALED: dict[str, Json] = {"GRANT": GRANT, "GRANT 2": GRANT_2, "BEHAVIOUR": BEHAVIOUR}
 
 EACH_FIELD = [(kind, field) for kind, fields in FIELDS.items() for field in fields]
 EACH_KIND = sorted(FIELDS)
@@ -302,26 +379,26 @@ EACH_KIND = sorted(FIELDS)
 
 def document(kind: str) -> Json:
     """A good object of this kind, to be spoilt."""
-    return dict(HEAD if kind == "HEAD" else GRANT if kind == "GRANT" else BODY[kind])
+    return dict(HEAD if kind == "HEAD" else SEALED[kind] if kind in SEALED else BODY[kind])
 
 
 def as_wire(kind: str, fields: Json) -> bytes:
-    if kind == "GRANT":
-        return json.dumps(fields).encode()
+    if kind in SEALED:
+        return json.dumps({**GRANT_2, "behaviour": fields} if kind == "BEHAVIOUR" else fields).encode()
     if kind == "HEAD":
         return json.dumps({**fields, "body": BODY["STORED"]}).encode()
     return wire(kind, fields)
 
 
 def read(kind: str, plaintext: bytes) -> object:
-    return decode_grant(plaintext) if kind == "GRANT" else decode(plaintext)
+    return decode_grant(plaintext) if kind in SEALED else decode(plaintext)
 
 
 def is_refused(kind: str, plaintext: bytes) -> bool:
     try:
         read(kind, plaintext)
     except PeerError as exc:
-        assert exc.reason == ("bad_grant" if kind == "GRANT" else "bad_field")
+        assert exc.reason == ("bad_grant" if kind in SEALED else "bad_field")
         assert exc.__cause__ is None  # a ValidationError would carry what the peer sent into a log
         return True
     return False
@@ -389,6 +466,14 @@ def test_a_body_of_another_type_is_refused(kind: str) -> None:
 
 
 # -- What we do not speak is told apart --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["HELLO", "ACCEPT"])
+def test_what_one_version_has_more_the_other_refuses(kind: str) -> None:
+    assert refused(wire(kind, BODY[f"{kind} 2"])) == "bad_field"
+    assert refused(wire(f"{kind} 2", BODY[kind])) == "bad_field"
+    with pytest.raises(UnsupportedError):
+        decode(wire(f"{kind} 3", BODY[f"{kind} 2"]))
 
 
 @pytest.mark.parametrize("version", [2, 255])
@@ -525,8 +610,8 @@ def test_no_spoilt_message_raises_anything_but_a_peer_error(
     spoilt_kind, field = place
     for plaintext in (
         as_wire(spoilt_kind, {**document(spoilt_kind), field: value}),
-        json.dumps({**HEAD, "type": kind, "body": BODY[kind], **more}).encode(),
-        json.dumps({**HEAD, "type": kind, "body": value}).encode(),
+        json.dumps({**HEAD, **named(kind), "body": BODY[kind], **more}).encode(),
+        json.dumps({**HEAD, **named(kind), "body": value}).encode(),
     ):
         try:
             found = decode(plaintext)
@@ -555,6 +640,12 @@ LARGEST: dict[str, Json] = {
         "seq_accepted": SEQUENCE_MAX,
         "handoffs": [{"handoff_id": ID, "state": "a" * 32, "generation": INTEGER_MAX}] * 64,
     },
+    "HELLO 2": {
+        "seq_sent": SEQUENCE_MAX,
+        "seq_accepted": SEQUENCE_MAX,
+        "handoffs": [{"handoff_id": ID, "state": "a" * 32, "generation": INTEGER_MAX}] * 64,
+        "strategies": ["a" * 32] * 16,
+    },
     "OFFER": {
         "issuer": WIDE * 512,
         "client_id": WIDE * 256,
@@ -579,7 +670,7 @@ def test_the_largest_message_of_each_type_fits_an_envelope(kind: str) -> None:
     message = decode(wire(kind, body, seq=SEQUENCE_MAX, sent_at=INTEGER_MAX, in_reply_to=INTEGER_MAX))
     plaintext = encode(message.head, message.body)
     assert len(plaintext) <= PLAINTEXT_BYTES_MAX
-    if kind not in ("HELLO", "OFFER", "TOKEN", "LEASE"):
+    if kind not in ("HELLO", "HELLO 2", "OFFER", "TOKEN", "LEASE"):
         assert len(plaintext) <= 4095  # everyday messages look alike
 
 
@@ -589,16 +680,20 @@ def test_a_token_of_a_usual_size_travels_in_a_full_grant() -> None:
     full |= {name: WIDE * 512 for name in ("issuer",)} | {"scope": "x" * 1024, "refresh_token": "x" * 2048}
     payload = decode_grant(json.dumps({**GRANT, **full}).encode())
     assert len(encode_base64url(bytes(len(encode_grant(payload)) + SEALED_OVERHEAD_BYTES))) <= 15_000
+    behaviour = {**BEHAVIOUR, "temporary_codes": [999_999] * 64, "final_codes": [999_999] * 64}
+    payload = decode_grant(json.dumps({**GRANT_2, **full, "scope": "x" * 512, "behaviour": behaviour}).encode())
+    assert len(encode_base64url(bytes(len(encode_grant(payload)) + SEALED_OVERHEAD_BYTES))) <= 15_000
 
 
 # -- The grant ---------------------------------------------------------------------------------------------
 
 
 def test_a_grant_survives_its_bytes() -> None:
-    payload = decode_grant(json.dumps(GRANT).encode())
-    assert payload.refresh_token == RefreshToken("S3CRETMARK-refresh-token")
-    assert json.loads(encode_grant(payload)) == GRANT
-    assert decode_grant(encode_grant(payload)) == payload
+    for grant in (GRANT, {**GRANT, "is_sole": True}, GRANT_2, {**GRANT_2, "is_sole": False}):
+        payload = decode_grant(json.dumps(grant).encode())
+        assert payload.refresh_token == RefreshToken("S3CRETMARK-refresh-token")
+        assert json.loads(encode_grant(payload)) == grant
+        assert decode_grant(encode_grant(payload)) == payload
 
 
 def test_a_grant_does_not_show_its_token() -> None:
@@ -609,7 +704,14 @@ def test_a_grant_does_not_show_its_token() -> None:
 
 
 def test_a_refused_grant_does_not_show_its_token() -> None:
-    for spoilt in ({**GRANT, "v": 2}, {**GRANT, "x": 1}, {**GRANT, "issuer": "S3CRETMARK\n"}, {**GRANT, "is_otp": 0}):
+    for spoilt in (
+        {**GRANT, "v": 2},
+        {**GRANT_2, "v": 1},
+        {**GRANT_2, "behaviour": "S3CRETMARK"},
+        {**GRANT, "x": 1},
+        {**GRANT, "issuer": "S3CRETMARK\n"},
+        {**GRANT, "is_otp": 0},
+    ):
         with pytest.raises(PeerError) as caught:
             decode_grant(json.dumps(spoilt).encode())
         assert "S3CRETMARK" not in f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"

@@ -14,6 +14,7 @@ from tests.core import vector_files as v
 from tests.core.opener import open_pair
 from token_relay.protocol import delivery, messages, pairing
 from token_relay.protocol import envelope as env
+from token_relay.protocol.behaviour import CODES_MAX, LEEWAY_S_MAX, LIFETIME_S_MAX, Behaviour
 from token_relay.protocol.errors import LocalProtocolError
 from token_relay.protocol.handoff import (
     Cancelled,
@@ -41,6 +42,7 @@ from token_relay.protocol.handoff import (
     phone_step,
 )
 from token_relay.protocol.topics import broker_acl, mailbox_topic, peer_topic
+from token_relay.provider.profile import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPEC = ROOT / "docs" / "spec"
@@ -161,17 +163,26 @@ def test_every_effect_and_event_is_explained() -> None:
 # -- Messages ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", sorted(messages.BODIES))
-def test_every_field_of_every_message_is_described_in_its_order(kind: str) -> None:
-    described = [row[0].strip("`") for row in rows(section("messages", kind), "field")]
-    assert described == list(messages.BODIES[kind].model_fields)
+def fields_of(section_text: str, *tables: str) -> list[str]:
+    """The fields that tables describe, each known by the head of its first column, in their order."""
+    return [row[0].strip("`") for head in tables for row in rows(section_text, head)]
+
+
+@pytest.mark.parametrize(("kind", "version"), sorted(messages.BODIES))
+def test_every_field_of_every_message_is_described_in_its_order(kind: str, version: int) -> None:
+    described = fields_of(section("messages", kind), "field", *["field of version 2"][: version - 1])
+    assert described == list(messages.BODIES[kind, version].model_fields)
 
 
 def test_head_grant_reports_and_pairing_fields_are_described() -> None:
     head = [row[0].strip("`") for row in rows(section("messages", "Head"), "field")]
     assert head == [field.alias or name for name, field in messages.Head.model_fields.items()] + ["body"]
-    grant = [row[0].strip("`") for row in rows(section("messages", "The sealed grant"), "field")]
-    assert grant == list(messages.GrantPayload.model_fields)
+    grant = section("messages", "The sealed grant")
+    assert fields_of(grant, "field") == list(messages.GrantPayload.model_fields)
+    assert fields_of(grant, "field", "field of version 2") == list(messages.GrantPayload2.model_fields)
+    assert fields_of(grant, "field of behaviour") == list(Behaviour.model_fields)
+    (profile,) = (row for row in rows(grant, "field") if row[0] == "`profile`")
+    assert re.findall(r"`([a-z0-9-]+)`", profile[2].partition(" An unknown")[0]) == list(PROFILES)
     for kind, model in (("HELLO", messages.HandoffReport), ("LEASE", messages.LeaseTerm)):
         nested = section("messages", kind).split("Each of `handoffs`:")[1]
         assert [row[0].strip("`") for row in rows(nested, "field")] == list(model.model_fields)
@@ -182,7 +193,7 @@ def test_head_grant_reports_and_pairing_fields_are_described() -> None:
 def test_requests_are_those_that_the_table_calls_so() -> None:
     table = rows(section("messages", "Who says what"), "type")
     assert {row[0] for row in table if row[3] == "request"} == messages.REQUESTS
-    assert {kind for row in table for kind in row[0].split(", ")} == set(messages.BODIES)
+    assert {kind for row in table for kind in row[0].split(", ")} == {name for name, _ in messages.BODIES}
 
 
 # -- Reasons, limits, names --------------------------------------------------------------------------------
@@ -212,6 +223,14 @@ def test_the_limits_are_those_of_the_code() -> None:
     sealed = messages.SEALED_CHARS_MAX
     assert limits["sealed grant"].startswith(f"{sealed} base64url characters, that is {sealed * 3 // 4 - 48} bytes")
     assert limits["handoffs in HELLO, grants in LEASE"] == str(messages.HANDOFFS_LISTED_MAX)
+    behaviour = {
+        row[0].strip("`"): row[1] for row in rows(section("messages", "The sealed grant"), "field of behaviour")
+    }
+    assert behaviour["leeway_s"] == f"integer 0 to {LEEWAY_S_MAX}"
+    assert behaviour["idle_lifetime_s"] == f"integer 0 to {LIFETIME_S_MAX}"
+    assert behaviour["temporary_codes"].startswith(f"array of 0 to {CODES_MAX} integers")
+    strategies = rows(section("messages", "HELLO"), "field of version 2")[1][1]
+    assert strategies == f"array of 0 to {messages.STRATEGIES_NAMED_MAX} slugs"
     assert limits["replay window"].startswith(f"{delivery.WINDOW} ")
     assert limits["open requests"].startswith(f"{delivery.OUTBOX_ROWS_MAX} ")
     assert limits["repeated answer"].startswith(f"once per {delivery.ANSWER_PAUSE_S:g} s")

@@ -38,7 +38,8 @@ class Agent:
     async def begin(self, *words: str, stdin: str | None = None, is_permitted: bool = False) -> Program:
         """Start one command of this agent."""
         line = (self.kind, *words, "--home", str(self.home))
-        program = await self.world.start(*line, stdin=stdin is not None, is_permitted=is_permitted)
+        command = self.world.commands.get(self.name, ())
+        program = await self.world.start(*line, stdin=stdin is not None, is_permitted=is_permitted, command=command)
         if stdin is not None:
             await program.write(stdin)
         return program
@@ -144,9 +145,8 @@ class Phone(Agent):
             return await self.with_browser("sign-in", "--browser", "--no-open")
         if username == PASSWORD_USER:
             return (await self("sign-in", "--username", username, "--password-file", "-", stdin=PASSWORD)).expect()
-        program = await self.world.start(
-            "phone", "sign-in", "--home", str(self.home), "--username", username, "--otp-file", "-", stdin=True
-        )
+        line = ("phone", "sign-in", "--home", str(self.home), "--username", username, "--otp-file", "-")
+        program = await self.world.start(*line, stdin=True, command=self.world.commands.get(self.name, ()))
         await program.write(await sandbox.code(username) + "\n")
         return (await program.ended()).expect()
 

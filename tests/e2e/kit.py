@@ -31,7 +31,7 @@ from typing import Literal, Self
 
 from tests.channel.mosquitto import Mosquitto
 from tests.e2e.agents import OTP_USER, PASSWORD, PASSWORD_USER, Agent, Companion, Phone, pair, ready
-from tests.e2e.processes import Program, Ran, eventually
+from tests.e2e.processes import COMMAND, Program, Ran, eventually
 from tests.e2e.provider_control import Sandbox
 from token_relay.sandbox.marked_tokens import find_marked
 
@@ -64,6 +64,8 @@ class World:
     world_toml: str = ""
     by_exec: bool = False
     """Whether each program is a new interpreter, as a shell starts it, and not a fork of one that waits."""
+    commands: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By an agent's name: how its program is started, if it is not the one of this tree."""
     directory: Path = field(init=False)
     sandbox: Sandbox = field(init=False)
     mosquitto: Mosquitto | None = field(init=False, default=None)
@@ -112,9 +114,12 @@ class World:
             "PYTHONWARNINGS": "default",
         }
 
-    async def start(self, *words: str, stdin: bool = False, is_permitted: bool = False) -> Program:
-        """Start ``token-relay`` with these words; it is ended with the world."""
-        program = await Program.start(*words, env=self.env, cwd=self.directory, stdin=stdin, by_exec=self.by_exec)
+    async def start(
+        self, *words: str, stdin: bool = False, is_permitted: bool = False, command: tuple[str, ...] = ()
+    ) -> Program:
+        """Start ``token-relay``, or another ``command``, with these words; it is ended with the world."""
+        command = command or (COMMAND if self.by_exec else ())
+        program = await Program.start(*words, env=self.env, cwd=self.directory, stdin=stdin, command=command)
         self.programs.append(program)
         self._seen_by_others.append((" ".join(words), program.seen_by_others()))
         if is_permitted:
@@ -182,7 +187,7 @@ class World:
     async def companion(self, name: str = "watch", *options: str, is_running: bool = True) -> Companion:
         """Initialise (and start) a companion."""
         companion = Companion(self, "companion", name)
-        await self._init(companion, *options, is_running=is_running)
+        await self._init(companion, "--provider-host", "127.0.0.1", *options, is_running=is_running)
         return companion
 
     async def _init(self, agent: Agent, *options: str, is_running: bool) -> None:

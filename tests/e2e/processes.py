@@ -83,13 +83,13 @@ class Program:
 
     @classmethod
     async def start(
-        cls, *words: str, env: dict[str, str], cwd: Path, stdin: bool = False, by_exec: bool = False
+        cls, *words: str, env: dict[str, str], cwd: Path, stdin: bool = False, command: tuple[str, ...] = ()
     ) -> Program:
-        """Start ``token-relay`` with these words: a fork that has everything imported, or a new interpreter."""
-        if not by_exec:
+        """Start ``token-relay`` with these words: a fork that has everything imported, or this command."""
+        if not command:
             return cls(words, await fork(str(_SCRIPT), *words, env=env, cwd=cwd, stdin=stdin))
         process = await asyncio.create_subprocess_exec(
-            *COMMAND,
+            *command,
             *words,
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -12,8 +12,9 @@ import pytest
 from tests.exhaustive.small_refresh import Faults, Rules, Walk, walk
 from token_relay.agents.grants import lifecycle as core
 from token_relay.agents.ports import Now
+from token_relay.protocol.behaviour import Takes
 from token_relay.provider.outcome import Denied, OutcomeUnknown, TokenOutcome, Unavailable
-from token_relay.provider.profile import AUTH0, ENTRA, OIDC_PROVIDER, OKTA, PROFILES, STRICT, Profile, Takes
+from token_relay.provider.profile import AUTH0, ENTRA, OIDC_PROVIDER, OKTA, PROFILES, STRICT, Profile
 
 FAULTS = Faults(crashes=1, losses=1, pages=1, refusals=1)
 ONLY_PAGES = Faults(crashes=0, losses=0, pages=2, refusals=1)

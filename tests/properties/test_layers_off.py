@@ -79,7 +79,7 @@ def test_a_repeated_message_moves_nothing_at_the_companion_whatever_the_core_say
     tx = Tx(PAIRING, CompanionHandoff(HANDOFF_ID, PAIRING_ID, "stored", was_stored=True), GRANT)
     turn = turn_of(tx, is_duplicate=is_duplicate)
     _companion().steps.step(turn, PAIRING, HANDOFF_ID, "token")
-    assert tx.get(CompanionHandoff, HANDOFF_ID).state == ("stored" if is_duplicate else "dead")
+    assert tx.get(CompanionHandoff, PAIRING_ID, HANDOFF_ID).state == ("stored" if is_duplicate else "dead")
 
 
 @pytest.mark.parametrize("is_duplicate", [True, False])
@@ -89,7 +89,7 @@ def test_a_repeated_message_moves_nothing_at_the_phone_whatever_the_core_says(
     monkeypatch.setattr(phone_steps, "phone_step", lambda state, event: PhoneStep(Gone("lost")))
     tx = Tx(PAIRING, PHONE_ROW)
     _phone_steps().step(turn_of(tx, is_duplicate=is_duplicate), PAIRING, HANDOFF_ID, "stored")
-    assert tx.get(PhoneHandoff, HANDOFF_ID).state == ("done" if is_duplicate else "gone")
+    assert tx.get(PhoneHandoff, PAIRING_ID, HANDOFF_ID).state == ("done" if is_duplicate else "gone")
 
 
 @pytest.mark.parametrize("challenge", ["ee" * 16, ""])
@@ -172,6 +172,9 @@ class _Trusting:
 
     def on_rollback(self, turn: object, pairing: Pairing, *, who: str) -> None:
         self.noticed.append(who)
+
+    def is_leased(self, tx: object, pairing: Pairing) -> bool:
+        return False
 
 
 @pytest.mark.parametrize(("claimed", "is_noticed"), [(9, True), (10, False), (11, False)])

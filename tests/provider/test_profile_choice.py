@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from token_relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile, profile_for
+from token_relay.provider.profile import AUTH0, ENTRA, PROFILES, STRICT, Profile, profile_for, profile_that
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,9 @@ def test_where_a_token_stays_valid_its_reuse_takes_nothing(profile: Profile) -> 
 def test_a_provider_is_told_of_a_superseded_token_only_where_no_other_grant_can_end_with_it() -> None:
     told = {name for name, profile in PROFILES.items() if profile.revocation_takes in ("nothing", "family")}
     assert told == {"auth0", "hydra", "cognito"}
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_what_a_companion_decides_by_comes_through_a_grant_unchanged(profile: Profile) -> None:
+    brought = profile_that(profile.name, profile.behaviour.model_dump_json())
+    assert brought == replace(profile, sign_in=brought.sign_in, strategies=brought.strategies)

@@ -6,6 +6,7 @@ import hashlib
 
 from tests.vectors.vector_kit import (
     BODIES,
+    BODIES_2,
     COMPANION,
     HANDOFF,
     INTEGER_MAX,
@@ -24,6 +25,7 @@ from tests.vectors.vector_kit import (
     compact,
     derive,
     message,
+    second,
     with_body,
     without,
 )
@@ -204,6 +206,27 @@ def field_faults() -> list[Case]:
     bad("bad_id", "hello-challenge", with_body("HELLO", challenge="0" * 64))
     bad("bad_id", "pair3-hash", with_body("PAIR3", transcript_hash="0" * 32))
 
+    for kind, body in BODIES_2.items():
+        name = f"{kind.lower()}-2"
+        for field in [field for field in body if field not in BODIES[kind]]:
+            bad("missing_field", f"{name}-{field}", message(kind, body={k: body[k] for k in body if k != field}, v=2))
+        bad("missing_field", f"{name}-body-of-version-1", message(kind, v=2))
+        bad("unknown_field", f"{name}-body-in-version-1", message(kind, body=body))
+        bad("unknown_field", name, second(kind, x=1))
+    no_numbers: tuple[Json, ...] = (None, "2", True, [2])
+    for i, value in enumerate(no_numbers):
+        bad("wrong_type", f"hello-2-speaks-{i}", second("HELLO", speaks=value))
+        bad("wrong_type", f"accept-2-grant-version-{i}", second("ACCEPT", grant_version=value))
+    no_strategies: tuple[Json, ...] = (None, "branch", {}, [None], [1], [["branch"]])
+    for i, value in enumerate(no_strategies):
+        bad("wrong_type", f"hello-2-strategies-{i}", second("HELLO", strategies=value))
+    for number in (0, 1, 256):
+        bad("out_of_range", f"hello-2-speaks-{number}", second("HELLO", speaks=number))
+    for number in (0, 256):
+        bad("out_of_range", f"accept-2-grant-version-{number}", second("ACCEPT", grant_version=number))
+    bad("out_of_range", "hello-2-17-strategies", second("HELLO", strategies=["mint"] * 17))
+    for i, text in enumerate(("", "Branch", "device-code", "s" * 33, "mint move", "mint\n")):
+        bad("bad_text", f"hello-2-strategy-{i}", second("HELLO", strategies=[text]))
     for i, text in enumerate(("", "closed", "C" * 17, "9A", "A-B", "CLOSED ", "CLOSED\n", "É")):
         bad("bad_text", f"type-{i}", {**head, "type": text})
     for i, text in enumerate(("", "Held", "9x", "a-b", "s" * 33, "held\n")):
@@ -232,8 +255,9 @@ def field_faults() -> list[Case]:
 def context_faults() -> list[Case]:
     """Well-formed messages that this receiver, in this state, does not take."""
     out = Envelopes()
-    for kind in TYPES[:8]:
-        out.add(f"version-2-{kind.lower()}", "unsupported", message(kind, v=2, to="companion"))
+    for kind in [*TYPES[:8], "HELLO"]:
+        version = 3 if kind in BODIES_2 else 2
+        out.add(f"version-{version}-{kind.lower()}", "unsupported", message(kind, v=version, to="companion"))
     for kind in ("PING", "A", "HELLO2", "OFFER_2", "X" * 16):
         out.add(f"type-{kind.lower()}", "unsupported", message(kind, body={}))
     out.add("version-255", "unsupported", message("CLOSED", v=255))
@@ -270,6 +294,7 @@ def context_faults() -> list[Case]:
     for seq in (1, 2, 1000, 2976, 3975, 3976):
         out.add(f"old-seq-{seq}", "too_old", message("CLOSED", seq=seq), pairing=dict(high))
     out.add("old-request", "too_old", message("REVOKE", seq=3976), pairing=dict(high))
+    out.add("old-hello-2", "too_old", second("HELLO") | {"seq": 3976}, pairing=dict(high))
     out.add("old-unsupported", "too_old", message("FUTURE", seq=3976), pairing=dict(high))
     out.add(
         "old-under-largest", "too_old", message("CLOSED", seq=SEQUENCE_MAX - 1024), pairing={"seq_high": SEQUENCE_MAX}
@@ -283,6 +308,9 @@ def context_faults() -> list[Case]:
         seen = {"seq_high": 9, "seen": {"7": other_bytes}}
         out.add(f"conflict-{kind.lower()}", "conflict", message(kind), pairing=seen)
 
+    out.add("pending-hello-2", "not_active", second("HELLO"), pairing={"state": "pending"})
+    accept = message("ACCEPT", body=BODIES_2["ACCEPT"], to="companion", v=2)
+    out.add("to-companion-accept-2", "wrong_direction", accept)
     for kind in TO_PHONE:
         out.add(f"to-companion-{kind.lower()}", "wrong_direction", message(kind, to="companion"))
     for kind in TO_COMPANION:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.vectors.vector_kit import (
     BODIES,
+    BODIES_2,
     BOTH_WAYS,
     COMPANION,
     HANDOFF,
@@ -27,6 +28,7 @@ from tests.vectors.vector_kit import (
     message,
     pad,
     put,
+    second,
     spelled,
     topic,
     with_body,
@@ -67,6 +69,13 @@ def valid(sealed_grant: str) -> list[Case]:
     add("hello-with-64-handoffs", with_body("HELLO", handoffs=list(many)))
     largest = {**BODIES["HELLO"], "seq_sent": SEQUENCE_MAX}
     add("hello-largest-numbers", message("HELLO", body=largest, seq=SEQUENCE_MAX))
+    for to in ("companion", "phone"):
+        add(f"hello-2-to-{to}", message("HELLO", body=BODIES_2["HELLO"], to=to, v=2), to=to)
+    add("hello-2-of-a-later-program", second("HELLO", speaks=255, strategies=["mint", "device_code", "s" * 32]))
+    add("hello-2-without-strategies", second("HELLO", strategies=[]))
+    add("hello-2-largest", second("HELLO", handoffs=list(many), strategies=["s" * 32] * 16))
+    for version in (1, 2, 255):
+        add(f"accept-2-grant-{version}", second("ACCEPT", grant_version=version), to="phone")
     for strategy in ("mint", "move"):
         add(f"offer-{strategy}", with_body("OFFER", strategy=strategy))
     add("offer-renews", with_body("OFFER", renews=derive("older handoff", 16).hex()))

@@ -106,7 +106,58 @@ GRANT: Case = {
     "is_otp": False,
     "refresh_token": "example-refresh-token",
 }
+BEHAVIOUR: Case = {
+    "invalidates_on_use": True,
+    "leeway_s": 30,
+    "refresh_gives_new": True,
+    "reuse_takes": "family",
+    "reuse_kills_access_tokens": False,
+    "revocation_takes": "session",
+    "can_revoke_token": True,
+    "idle_lifetime_s": 30 * 86_400,
+    "absolute_lifetime_s": 0,
+    "otp_lifetime_s": 86_400,
+    "takes_claims": False,
+    "temporary_codes": [50053, 50196],
+    "final_codes": [700082],
+}
+GRANT_2: Case = {**GRANT, "v": 2, "is_sole": True, "behaviour": BEHAVIOUR}
 EPHEMERAL = Pair.of("ephemeral key of the grant")
+LIFETIME_MAX = 316_224_000
+GOOD_BEHAVIOUR: dict[str, tuple[Json, ...]] = {
+    "invalidates_on_use": (False,),
+    "leeway_s": (0, 300),
+    "refresh_gives_new": (False,),
+    "reuse_takes": ("nothing", "session", "user", "unknown"),
+    "reuse_kills_access_tokens": (True,),
+    "revocation_takes": ("nothing", "family", "user", "unknown"),
+    "can_revoke_token": (False,),
+    "idle_lifetime_s": (0, 1, LIFETIME_MAX),
+    "absolute_lifetime_s": (1, LIFETIME_MAX),
+    "otp_lifetime_s": (0, LIFETIME_MAX),
+    "takes_claims": (True,),
+    "temporary_codes": ([], [0], [2**31 - 1] * 64),
+    "final_codes": ([], [0], [2**31 - 1] * 64),
+}
+_NO_FLAG: tuple[Json, ...] = (0, 1, "true", None)
+_NO_TAKES: tuple[Json, ...] = ("", "all", "Family", None, 1)
+_NO_LIFE: tuple[Json, ...] = (-1, LIFETIME_MAX + 1, "1", None, True)
+_NO_CODES: tuple[Json, ...] = (None, 50053, [True], ["50053"], [-1], [2**31], [50053] * 65)
+BAD_BEHAVIOUR: dict[str, tuple[Json, ...]] = {
+    "invalidates_on_use": _NO_FLAG,
+    "leeway_s": (-1, 301, "30", None, True),
+    "refresh_gives_new": _NO_FLAG,
+    "reuse_takes": _NO_TAKES,
+    "reuse_kills_access_tokens": _NO_FLAG,
+    "revocation_takes": _NO_TAKES,
+    "can_revoke_token": _NO_FLAG,
+    "idle_lifetime_s": _NO_LIFE,
+    "absolute_lifetime_s": _NO_LIFE,
+    "otp_lifetime_s": _NO_LIFE,
+    "takes_claims": _NO_FLAG,
+    "temporary_codes": _NO_CODES,
+    "final_codes": _NO_CODES,
+}
 
 
 def sealed_grant(plaintext: bytes | Case = GRANT, recipient: bytes = ONE_TIME.public) -> bytes:
@@ -135,6 +186,14 @@ def grants() -> Case:
     content("one-time-code-sign-in", "", {**GRANT, "is_otp": True})
     content("nobody-else-holds-one", "", {**GRANT, "is_sole": True})
     content("profile-of-two-words", "", {**GRANT, "profile": "oidc-provider"})
+    content("version-2-as-the-relay-writes-it", "", _as_written(GRANT_2))
+    content("version-2-others-hold-one", "", {**GRANT_2, "is_sole": False})
+    content("version-2-profile-that-nobody-knows", "", {**GRANT_2, "profile": "acme-corp"})
+    content("version-2-other-field-order", "", dict(reversed(GRANT_2.items())))
+    for field, values in GOOD_BEHAVIOUR.items():
+        for i, said in enumerate(values):
+            name = f"version-2-{field}-{i}".replace("_", "-")
+            content(name, "", {**GRANT_2, "behaviour": {**BEHAVIOUR, field: said}})
 
     for size in (1, 31, 32, 47, 48 + 1, len(good) - 1):
         add(f"cut-to-{size}", "bad_sealed_box", good[:size])
@@ -157,6 +216,16 @@ def grants() -> Case:
         "unknown-field": {**GRANT, "x": 1},
         "duplicate-key": compact(GRANT).replace('"v":1', '"v":1,"v":1').encode(),
         "version-2": {**GRANT, "v": 2},
+        "version-3": {**GRANT_2, "v": 3},
+        "version-2-in-version-1": {**GRANT_2, "v": 1},
+        "version-2-float": compact(GRANT_2).replace('"v":2', '"v":2.0').encode(),
+        "version-2-without-is-sole": {k: value for k, value in GRANT_2.items() if k != "is_sole"},
+        "version-2-without-behaviour": {k: value for k, value in GRANT_2.items() if k != "behaviour"},
+        "version-2-unknown-field": {**GRANT_2, "x": 1},
+        "version-2-sole-null": {**GRANT_2, "is_sole": None},
+        "version-2-behaviour-null": {**GRANT_2, "behaviour": None},
+        "version-2-behaviour-text": {**GRANT_2, "behaviour": compact(BEHAVIOUR)},
+        "version-2-behaviour-unknown-field": {**GRANT_2, "behaviour": {**BEHAVIOUR, "x": 1}},
         "version-true": {**GRANT, "v": True},
         "version-float": compact(GRANT).replace('"v":1', '"v":1.0').encode(),
         "empty-token": {**GRANT, "refresh_token": ""},
@@ -170,6 +239,13 @@ def grants() -> Case:
         "subject-control-character": {**GRANT, "subject": "\n"},
         "signed-in-negative": {**GRANT, "signed_in_at": -1},
     }
+    for field in BEHAVIOUR:
+        less: Case = {k: value for k, value in BEHAVIOUR.items() if k != field}
+        bad[f"version-2-behaviour-without-{field}".replace("_", "-")] = {**GRANT_2, "behaviour": less}
+    for field, values in BAD_BEHAVIOUR.items():
+        for i, said in enumerate(values):
+            name = f"version-2-{field}-{i}".replace("_", "-")
+            bad[f"{name}-bad"] = {**GRANT_2, "behaviour": {**BEHAVIOUR, field: said}}
     for name, value in bad.items():
         content(name, "bad_grant", value)
 
@@ -199,6 +275,12 @@ def grants() -> Case:
         "accept_hash": ACCEPT_HASH,
         "cases": list(cases),
     }
+
+
+def _as_written(grant: Case) -> Case:
+    """The relay writes the refresh token last."""
+    rest = {name: value for name, value in grant.items() if name != "refresh_token"}
+    return {**rest, "refresh_token": grant["refresh_token"]}
 
 
 def _canonical(text: str) -> bool:

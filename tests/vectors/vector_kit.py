@@ -112,6 +112,12 @@ BODIES: dict[str, Case] = {
     "PAIR4": {"transcript_hash": derive("a transcript", 32).hex()},
 }
 
+# What the second version of a message has besides.
+BODIES_2: dict[str, Case] = {
+    "HELLO": {**BODIES["HELLO"], "speaks": 2, "strategies": ["branch", "mint", "move"]},
+    "ACCEPT": {**BODIES["ACCEPT"], "grant_version": 2},
+}
+
 
 def compact(value: Json) -> str:
     """Return JSON without spaces, non-ASCII characters as they are: the form that the relay writes."""
@@ -145,6 +151,11 @@ def message(kind: str, *, body: Json = "sample", to: str = "", **head: Json) -> 
 def with_body(kind: str, **fields: Json) -> Case:
     """Return a message whose body differs from the sample in these fields."""
     return message(kind, body={**BODIES[kind], **fields})
+
+
+def second(kind: str, **fields: Json) -> Case:
+    """Return a message of version 2 whose body differs from the sample in these fields."""
+    return message(kind, body={**BODIES_2[kind], **fields}, v=2)
 
 
 def without(kind: str, field: str) -> Case:

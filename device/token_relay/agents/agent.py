@@ -21,6 +21,10 @@ class Agent(Protocol):
         """Pick up after a restart; durable when it returns. Called once, before :meth:`works`."""
         ...
 
+    async def mend(self) -> None:
+        """Act on rows that the vault has given up (:mod:`token_relay.agents.damage`); durable when it returns."""
+        ...
+
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops of the agent; each runs until it is cancelled."""
         ...

@@ -56,7 +56,7 @@ class Record(Protocol):
     Field types: ``str``, ``int`` (64 bit), ``float`` (not NaN), ``bool``, ``bytes``, any subclass of ``Secret``,
     ``Literal`` of str or of int, a string enum, each also with ``| None``. ``key`` names the fields of the
     primary key (str and int only). ``sealed_under`` names the data key that seals the secret fields:
-    ``"vault"``, or the value of a str field when it is written as ``"{field}"``. Erasing that data key makes
+    ``"vault"``, or a text with the values of str fields, such as ``"grant:{grant_id}"``. Erasing that data key makes
     every row sealed under it unreadable. A value may have 1 MiB.
     """
 

@@ -23,10 +23,11 @@ PairingState = Literal["pending", "active", "retired"]
 RestoredEnd = Literal["peer", "self"]  # whose disk is an older image
 GrantStateName = Literal["held", "refreshing", "uncertain", "needs_handoff", "locked", "dead"]
 NeedsHandoffReason = Literal["uncertain", "person"]
-LockedReason = Literal["lease", "rollback", "configuration", "unverified"]
-GrantEndReason = Literal["denied", "superseded", "forgotten", "signed_out", "moved", DeadReason]
+LockedReason = Literal["lease", "rollback", "configuration", "unverified", "damaged"]
+GrantEndReason = Literal["denied", "superseded", "forgotten", "signed_out", "moved", "damaged", DeadReason]
 GrantReason = Literal["", NeedsHandoffReason, LockedReason, GrantEndReason]
 RefusedReason = Literal["person", "configuration"]  # refused, kept, and asked again by itself
+HandoffKey = tuple[str, str]  # pairing id, handoff id: the peer chooses the latter
 USABLE: frozenset[GrantStateName] = frozenset({"held", "refreshing", "uncertain"})  # its refresh token may be sent
 UNANSWERED: frozenset[GrantStateName] = frozenset({"refreshing", "uncertain"})  # a request may have no verdict
 FINISHED: frozenset[GrantStateName] = frozenset({"needs_handoff", "dead"})  # only a person can help
@@ -77,6 +78,8 @@ class Pairing:
     heard: str = ""
     rollback: Literal["", RestoredEnd] = ""
     renew_denied: bool = False  # `phone revoke` takes the right to renew away
+    speaks: int = 0  # the highest message version that the peer is known to speak; 0: not known yet
+    strategies: str = ""  # those that the peer said it knows, separated by spaces
 
 
 class PairingColumns(TypedDict, total=False):
@@ -93,6 +96,8 @@ class PairingColumns(TypedDict, total=False):
     heard: str
     rollback: Literal["", RestoredEnd]
     renew_denied: bool
+    speaks: int
+    strategies: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +134,8 @@ class PhoneHandoff:
     """The phone's end of one handoff. Only ``move`` keeps ``held_token``, until the companion has decided."""
 
     table: ClassVar[str] = "phone_handoffs"
-    key: ClassVar[tuple[str, ...]] = ("handoff_id",)
-    sealed_under: ClassVar[str] = "{handoff_id}"
+    key: ClassVar[tuple[str, ...]] = ("pairing_id", "handoff_id")
+    sealed_under: ClassVar[str] = "handoff:{pairing_id}:{handoff_id}"
 
     handoff_id: str
     pairing_id: str
@@ -146,6 +151,7 @@ class PhoneHandoff:
     offer_hash: bytes = b""
     one_time_key: bytes = b""
     accept_hash: bytes = b""
+    grant_version: int = 1  # the highest that the companion opens, as its ACCEPT said
     is_obtaining: bool = False  # the request for the companion's token may have gone out
     orphans: int = 0  # tokens that the provider may have issued and nobody holds
     problem: str = ""
@@ -167,6 +173,11 @@ class PhoneHandoff:
     profile: str = ""
     sid: str = ""
 
+    @property
+    def at(self) -> HandoffKey:
+        """Its key."""
+        return self.pairing_id, self.handoff_id
+
 
 class PhoneHandoffColumns(TypedDict, total=False):
     """What may change in a :class:`PhoneHandoff`."""
@@ -176,6 +187,7 @@ class PhoneHandoffColumns(TypedDict, total=False):
     offer_hash: bytes
     one_time_key: bytes
     accept_hash: bytes
+    grant_version: int
     is_obtaining: bool
     orphans: int
     problem: str
@@ -198,8 +210,8 @@ class CompanionHandoff:
     """The companion's end of one handoff; a ``dead`` row is the tombstone and stays as long as the pairing."""
 
     table: ClassVar[str] = "companion_handoffs"
-    key: ClassVar[tuple[str, ...]] = ("handoff_id",)
-    sealed_under: ClassVar[str] = "{handoff_id}"
+    key: ClassVar[tuple[str, ...]] = ("pairing_id", "handoff_id")
+    sealed_under: ClassVar[str] = "handoff:{pairing_id}:{handoff_id}"
 
     handoff_id: str
     pairing_id: str
@@ -213,10 +225,16 @@ class CompanionHandoff:
     one_time_key: PrivateKey | None = None
     issuer: str = ""
     client_id: str = ""
+    account: str = ""  # as OFFER said it; empty in a row of before schema 4
     scope: str = ""
     lease_days: int = 0
     provider_said: Literal["", "asking", ProviderSaid] = ""
     access_token_ends_at: int = 0
+
+    @property
+    def at(self) -> HandoffKey:
+        """Its key."""
+        return self.pairing_id, self.handoff_id
 
 
 class CompanionHandoffColumns(TypedDict, total=False):
@@ -245,7 +263,7 @@ class Grant:
 
     table: ClassVar[str] = "grants"
     key: ClassVar[tuple[str, ...]] = ("grant_id",)
-    sealed_under: ClassVar[str] = "{grant_id}"
+    sealed_under: ClassVar[str] = "grant:{grant_id}"
 
     grant_id: str
     pairing_id: str
@@ -289,6 +307,7 @@ class Grant:
     correlation_id: str = ""
     sid: str = ""
     is_sole: bool = False
+    behaviour: str = ""  # of the provider, as JSON, as the phone said it; empty: the profile's
 
 
 class GrantColumns(TypedDict, total=False):
@@ -332,7 +351,7 @@ class CachedToken:
 
     table: ClassVar[str] = "access_tokens"
     key: ClassVar[tuple[str, ...]] = ("grant_id", "scope")
-    sealed_under: ClassVar[str] = "{grant_id}"
+    sealed_under: ClassVar[str] = "grant:{grant_id}"
 
     grant_id: str
     scope: str
@@ -377,6 +396,38 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True)
+class PrimaryPhone:
+    """The phone whose grants answer where nobody names one; one row, ``name`` = "self".
+
+    No row: none was ever chosen. An empty ``peer_id``: it was forgotten, and a person chooses another.
+    """
+
+    table: ClassVar[str] = "primary_phone"
+    key: ClassVar[tuple[str, ...]] = ("name",)
+    sealed_under: ClassVar[str] = "vault"
+
+    name: str
+    peer_id: str
+    chosen_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A row that could not be read any more and was given up, until the agent has acted on it.
+
+    ``row`` is its key, its parts separated by spaces.
+    """
+
+    table: ClassVar[str] = "damaged"
+    key: ClassVar[tuple[str, ...]] = ("number",)
+    sealed_under: ClassVar[str] = "vault"
+
+    number: int
+    table_name: str
+    row: str
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """Which device the vault belongs to; one row, ``name`` = "self". ``components`` is JSON: service.board_check."""
 
@@ -401,5 +452,17 @@ RECORDS = (
     AuditEvent,
     Counter,
     Board,
+    PrimaryPhone,
+    Damaged,
 )
 EVENTS_MAX = 1000
+
+
+def grant_key(grant_id: str) -> str:
+    """Return the name of the data key of a grant and its access tokens."""
+    return Grant.sealed_under.format(grant_id=grant_id)
+
+
+def handoff_key(pairing_id: str, handoff_id: str) -> str:
+    """Return the name of a handoff's data key: what a peer names lies in its own pairing's name space."""
+    return PhoneHandoff.sealed_under.format(pairing_id=pairing_id, handoff_id=handoff_id)

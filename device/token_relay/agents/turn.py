@@ -36,7 +36,7 @@ from token_relay.protocol import delivery
 from token_relay.protocol.envelope import NONCE_BYTES, PeerBox
 from token_relay.protocol.errors import TransientError
 from token_relay.protocol.identity import KeyPair, device_id
-from token_relay.protocol.messages import REQUESTS, VERSION, Body, Head, Request, RequestType, decode, encode
+from token_relay.protocol.messages import REQUESTS, Body, Head, Request, RequestType, decode, encode
 from token_relay.protocol.topics import peer_topic
 
 log = structlog.get_logger()
@@ -85,18 +85,18 @@ class Turn:
         return row
 
     @overload
-    def change(self, record: type[Pairing], key: str, **columns: Unpack[PairingColumns]) -> Pairing: ...
+    def change(self, record: type[Pairing], *key: str, **columns: Unpack[PairingColumns]) -> Pairing: ...
     @overload
-    def change(self, record: type[PhoneHandoff], key: str, **columns: Unpack[PhoneHandoffColumns]) -> PhoneHandoff: ...
+    def change(self, record: type[PhoneHandoff], *key: str, **columns: Unpack[PhoneHandoffColumns]) -> PhoneHandoff: ...
     @overload
     def change(
-        self, record: type[CompanionHandoff], key: str, **columns: Unpack[CompanionHandoffColumns]
+        self, record: type[CompanionHandoff], *key: str, **columns: Unpack[CompanionHandoffColumns]
     ) -> CompanionHandoff: ...
     @overload
-    def change(self, record: type[Grant], key: str, **columns: Unpack[GrantColumns]) -> Grant: ...
-    def change(self, record: type[Any], key: str, **columns: Any) -> Any:
+    def change(self, record: type[Grant], *key: str, **columns: Unpack[GrantColumns]) -> Grant: ...
+    def change(self, record: type[Any], *key: str, **columns: Any) -> Any:
         """Write these columns of a row and leave the others as they are by now; returns it. Raises as :meth:`row`."""
-        before = self.row(record, key)
+        before = self.row(record, *key)
         after = replace(before, **columns)
         if after != before:
             self.tx.put(after)
@@ -188,7 +188,7 @@ class Turn:
         seq = self.row(Pairing, pairing_id).seq_sent + 1
         pairing = self.change(Pairing, pairing_id, seq_sent=seq)
         head = Head(
-            v=VERSION,
+            v=body.version,
             type=body.type,
             pairing_id=pairing_id,
             sender=device_id(self.own.public_key),

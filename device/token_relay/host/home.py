@@ -132,10 +132,8 @@ async def _open_or_create(path: Path, source: KeySource) -> InitResult:
 async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -> SqliteVault:
     """Open an agent's vault, an older one brought up to date, and read all of it once.
 
-    A damaged vault is set aside, and said so; never reset silently.
-
-    A row shows its damage only when it is read. While the agent works, that would be an error at each question and
-    a status that cannot be shown; so all rows are read here, before the agent uses them.
+    Damaged rows are given up (:meth:`SqliteVault.examine`). A vault that is damaged beyond that is set aside, and said
+    so; never reset silently.
 
     Raises:
         VaultError: it cannot be opened; the hint says what to do.
@@ -149,7 +147,9 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
         if vault.found_version != version_of(STEPS):
             log.info("vault_updated", schema_before=vault.found_version, schema=version_of(STEPS))
         try:
-            await vault.run(_read_everything)
+            given_up = await vault.examine(frozenset({Identity}))
+            if given_up:
+                log.error("rows_damaged", tables=sorted(set(given_up)), count=len(given_up))
         except BaseException:
             await vault.close()
             raise
@@ -165,8 +165,3 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
 def _remove_drafts(home: Path) -> None:
     for draft in remove_drafts(home, *HOME_FILES):
         log.warning("draft_removed", file=str(draft))
-
-
-def _read_everything(tx: Transaction) -> None:
-    for record in RECORDS:
-        tx.select(record)

@@ -154,6 +154,7 @@ class Layout(Generic[R]):
         class_: type = record
         if not is_dataclass(class_):
             raise TypeError(f"{class_.__name__} is not a dataclass")
+        self.record = record
         self.table: str = record.table
         if not _NAME.fullmatch(self.table) or self.table in RESERVED_TABLES or self.table.startswith("sqlite_"):
             raise TypeError(f"{record.__name__}: {self.table!r} cannot be the name of a table")
@@ -162,7 +163,8 @@ class Layout(Generic[R]):
         self._by_name = {column.name: column for column in self.columns}
         self._position = {column.name: index for index, column in enumerate(self.columns)}
         self.key_columns = self._key_columns(record.key)
-        self._sealed_under = self._checked_sealed_under(record.sealed_under)
+        self._owned_by = self._owners(record.sealed_under)
+        self._data_key = re.sub(r"\{\w+\}", "{}", record.sealed_under)
         self._make = cast("Callable[..., R]", record)
         self._stored_types = tuple(_STORED_TYPES[column.kind] for column in self.columns)
         self._converted = tuple(i for i, c in enumerate(self.columns) if c.kind == "bool" or c.choices)
@@ -188,7 +190,7 @@ class Layout(Generic[R]):
             if type(secret) is not column.secret:
                 raise TypeError(f"column {column.name} (secret) cannot hold a {type(secret).__name__}")
             place = cell_label(self.table, key, column.name)
-            row[index] = seal(self._data_key_name(clear), place, secret)
+            row[index] = seal(self.data_key_name(clear), place, secret)
         return tuple(row)
 
     def decode(self, row: Sequence[object], open_cell: Callable[[str, bytes, Column, object], AnySecret]) -> R:
@@ -212,10 +214,14 @@ class Layout(Generic[R]):
                 if row[index] is None and column.is_optional:
                     continue
                 place = cell_label(self.table, self.key_of(row), column.name)
-                values[index] = open_cell(self._data_key_name(row), place, column, row[index])
+                values[index] = open_cell(self.data_key_name(row), place, column, row[index])
             return self._make(*values)
         except (ValueError, TypeError) as exc:
             raise CorruptVaultError(f"a row of table {self.table} is damaged") from exc
+
+    def without_secrets(self, row: Sequence[object]) -> list[object]:
+        """Return a stored row without its sealed cells."""
+        return [None if index in self._secrets else stored for index, stored in enumerate(row)]
 
     def key_of(self, row: Sequence[object]) -> tuple[str | int, ...]:
         """Return the primary key from a row's stored values."""
@@ -253,6 +259,8 @@ class Layout(Generic[R]):
         self.get_sql = f"{self._select} WHERE {here}"
         self.put_sql = f'INSERT OR REPLACE INTO "{self.table}" ({names}) VALUES ({marks})'  # noqa: S608  # see above
         self.delete_sql = f'DELETE FROM "{self.table}" WHERE {here}'  # noqa: S608  # see above
+        octets = " AND ".join(f'CAST("{column.name}" AS BLOB) = CAST(? AS BLOB)' for column in self.key_columns)
+        self.delete_damaged_sql = f'DELETE FROM "{self.table}" WHERE {octets}'  # noqa: S608  # see above
 
     def _key_columns(self, names: tuple[str, ...]) -> tuple[Column, ...]:
         columns = tuple(self._by_name[name] for name in names if name in self._by_name)
@@ -262,18 +270,20 @@ class Layout(Generic[R]):
             raise TypeError(f"{self.table}: a key is made of str and int, never None")
         return columns
 
-    def _checked_sealed_under(self, sealed_under: str) -> str:
-        if sealed_under == VAULT_DATA_KEY:
-            return sealed_under
-        column = self._by_name.get(sealed_under[1:-1]) if re.fullmatch(r"\{\w+\}", sealed_under) else None
-        if column is None or column.kind != "text" or column.is_optional:
-            raise TypeError(f'{self.table}: sealed_under is "{VAULT_DATA_KEY}" or "{{field}}" with a str field')
-        return sealed_under
+    def _owners(self, sealed_under: str) -> tuple[int, ...]:
+        """Return where in a row the fields stand that name its data key; none for the vault's own."""
+        names = re.findall(r"\{(\w+)\}", sealed_under)
+        columns = [self._by_name.get(name) for name in names]
+        is_named = names and all(c is not None and c.kind == "text" and not c.is_optional for c in columns)
+        if not is_named and sealed_under != VAULT_DATA_KEY:
+            raise TypeError(f'{self.table}: sealed_under is "{VAULT_DATA_KEY}" or names a str field as "{{field}}"')
+        return tuple(self._position[name] for name in names)
 
-    def _data_key_name(self, row: Sequence[object]) -> str:
-        if self._sealed_under == VAULT_DATA_KEY:
+    def data_key_name(self, row: Sequence[object]) -> str:
+        """Return the name of the data key of a row's secrets, from its stored values."""
+        if not self._owned_by:
             return VAULT_DATA_KEY
-        return check_data_key_name(str(row[self._position[self._sealed_under[1:-1]]]))
+        return check_data_key_name(self._data_key.format(*(row[index] for index in self._owned_by)))
 
 
 def create_sql(table: str, columns: Sequence[Defined], key: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ A released step is never edited: vaults were written by it. docs/updating.md say
 from __future__ import annotations
 
 from token_relay.vault.records import StoredValue
-from token_relay.vault.schema import Add, ChangedTable, NewTable, OldColumn, SchemaStep, SqlType
+from token_relay.vault.schema import Add, ChangedTable, NewTable, OldColumn, Rekey, SchemaStep, SqlType
 
 
 def _add(after: str, name: str, sql_type: SqlType, value: StoredValue) -> Add:
@@ -56,6 +56,70 @@ STEPS: tuple[SchemaStep, ...] = (
                 (_add("profile", "sid", "TEXT", ""),),
                 sealed=("held_token",),
                 sealed_under="{handoff_id}",
+            ),
+        ),
+    ),
+    # What a peer names gets a name space of its own: one peer's handoff can no longer be another's, nor a grant.
+    SchemaStep(
+        4,
+        (
+            ChangedTable(
+                "pairings",
+                (
+                    _add("renew_denied", "speaks", "INTEGER", 0),
+                    _add("speaks", "strategies", "TEXT", ""),
+                ),
+            ),
+            ChangedTable(
+                "grants",
+                (
+                    _add("is_sole", "behaviour", "TEXT", ""),
+                    Rekey(("grant_id",), "grant:{grant_id}"),
+                ),
+                sealed=("refresh_token",),
+                sealed_under="{grant_id}",
+            ),
+            ChangedTable(
+                "access_tokens",
+                (Rekey(("grant_id", "scope"), "grant:{grant_id}"),),
+                sealed=("access_token",),
+                sealed_under="{grant_id}",
+            ),
+            ChangedTable(
+                "phone_handoffs",
+                (
+                    _add("accept_hash", "grant_version", "INTEGER", 1),
+                    Rekey(("pairing_id", "handoff_id"), "handoff:{pairing_id}:{handoff_id}"),
+                ),
+                sealed=("held_token",),
+                sealed_under="{handoff_id}",
+            ),
+            ChangedTable(
+                "companion_handoffs",
+                (
+                    _add("client_id", "account", "TEXT", ""),
+                    Rekey(("pairing_id", "handoff_id"), "handoff:{pairing_id}:{handoff_id}"),
+                ),
+                sealed=("one_time_key",),
+                sealed_under="{handoff_id}",
+            ),
+            NewTable(
+                "primary_phone",
+                key=("name",),
+                columns=(
+                    OldColumn("name", "TEXT"),
+                    OldColumn("peer_id", "TEXT"),
+                    OldColumn("chosen_at", "INTEGER"),
+                ),
+            ),
+            NewTable(
+                "damaged",
+                key=("number",),
+                columns=(
+                    OldColumn("number", "INTEGER"),
+                    OldColumn("table_name", "TEXT"),
+                    OldColumn("row", "TEXT"),
+                ),
             ),
         ),
     ),

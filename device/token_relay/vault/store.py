@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import NoReturn, Self, TypeVar
 
 from token_relay.agents.ports import Record, Transaction
+from token_relay.agents.records import Damaged
 from token_relay.protocol.errors import VaultError
 from token_relay.protocol.secret import PrivateKey
 from token_relay.vault.database import is_outcome_unknown, open_database, sqlite_errors_mapped
@@ -65,6 +66,8 @@ class SqliteVault:
         self._waiting = 0
         self._closing: Future[None] | None = None
         self._is_stopped = False
+        self._irreplaceable: frozenset[type[Record]] | None = None
+        self._on_damage: Callable[[], None] = lambda: None
 
     @classmethod
     def open(
@@ -125,6 +128,29 @@ class SqliteVault:
         future.add_done_callback(self._count_down)
         return await asyncio.shield(future)
 
+    async def examine(self, irreplaceable: frozenset[type[Record]]) -> list[str]:
+        """Read every row once, and give up those that are damaged; return their tables, durably noted in ``Damaged``.
+
+        A row shows its damage only when it is read, and then it would be an error at each question. Where only a
+        secret does not open, the row stays without it. From now on the same is done when a step meets damage: that
+        step fails, the next one finds the rest.
+
+        Raises:
+            CorruptVaultError: a row of these types is damaged; nothing was changed.
+        """
+        self._irreplaceable = irreplaceable
+        return await self.run(self._give_up)
+
+    def when_damaged(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called, on the event loop, after a step met damage and it was given up."""
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(call)
+
+        self._on_damage = tell
+
     async def close(self) -> None:
         """Let the waiting steps finish, close the file, drop the lock. May be called again."""
         if self._closing is None:
@@ -172,12 +198,25 @@ class SqliteVault:
             if transaction.failure is not None:  # the step swallowed it; SQLite may have rolled back already
                 raise transaction.failure
             self._commit()
-        except BaseException:
+        except BaseException as exc:
             self._roll_back()
+            if isinstance(exc, CorruptVaultError) and self._irreplaceable is not None and step != self._give_up:
+                self._mend()
             raise
         finally:
             transaction.end()
         return result
+
+    def _mend(self) -> None:
+        try:
+            if self.transact(self._give_up):
+                self._on_damage()
+        except VaultError:  # more than rows is damaged: the next start sets the file aside
+            self._is_stopped = True
+
+    def _give_up(self, tx: Transaction) -> list[str]:
+        assert isinstance(tx, _Transaction) and self._irreplaceable is not None
+        return [table for layout in self._layouts.values() for table in tx.give_up(layout, self._irreplaceable)]
 
     def _commit(self) -> None:
         try:
@@ -244,16 +283,60 @@ class _Transaction:
         with self._guarded():
             self._keys.erase(data_key)
 
+    def give_up(self, layout: Layout[Record], irreplaceable: frozenset[type[Record]]) -> list[str]:
+        """Delete this table's damaged rows, or their secrets, and note them; return the table once for each."""
+        given_up = []
+        self._connection.text_factory = _lenient  # a damaged text may not be UTF-8
+        try:
+            rows = self._execute(layout.select_sql(()), ())
+        finally:
+            self._connection.text_factory = str
+        for found in rows:
+            try:
+                self._record(layout, found)
+                continue
+            except CorruptVaultError:
+                self.failure = None
+                if layout.record in irreplaceable:
+                    raise
+            key = layout.key_of(found)
+            self._execute(layout.delete_damaged_sql, [_octets(part) for part in key])
+            if (left := self._without_secrets(layout, found)) is not None:
+                self.put(left)
+            if layout.record is not Damaged:
+                number = max((row.number for row in self.select(Damaged)), default=0) + 1
+                self.put(Damaged(number, layout.table, " ".join(map(_shown, key))))
+            given_up.append(layout.table)
+        return given_up
+
+    def _without_secrets(self, layout: Layout[R], found: Sequence[object]) -> R | None:
+        """Return the rest of a row if that is as it was written, and drop a data key that does not open."""
+        try:
+            *row, _ = found
+            self._check_mac(layout, found)
+            name = layout.data_key_name(row)
+            try:
+                self._keys.get(name)
+            except CorruptVaultError:
+                self._keys.erase(name)
+            return layout.decode(layout.without_secrets(row), self._open)
+        except CorruptVaultError:
+            self.failure = None
+            return None
+
     def end(self) -> None:
         """Make every later use an error."""
         self._has_ended = True
 
     def _record(self, layout: Layout[R], found: Sequence[object]) -> R:
+        self._check_mac(layout, found)
+        return layout.decode(found[:-1], self._open)
+
+    def _check_mac(self, layout: Layout[R], found: Sequence[object]) -> None:
         *row, mac = found
         expected = mac_of(layout.table, row, mac_key=self._keys.mac_key)
         if not isinstance(mac, bytes) or not hmac.compare_digest(mac, expected):
             raise CorruptVaultError(f"a row of table {layout.table} in {self._path} is damaged")
-        return layout.decode(row, self._open)
 
     def _seal(self, name: str, place: bytes, secret: AnySecret) -> bytes:
         with self._guarded():
@@ -299,3 +382,15 @@ class _Transaction:
             raise RuntimeError("a transaction was used after its step had returned")
         if self.failure is not None:
             raise self.failure
+
+
+def _lenient(octets: bytes) -> str:
+    return octets.decode(errors="surrogateescape")
+
+
+def _octets(part: str | int) -> bytes | int:
+    return part.encode(errors="surrogateescape") if isinstance(part, str) else part
+
+
+def _shown(part: str | int) -> str:
+    return str(part).encode(errors="backslashreplace").decode()

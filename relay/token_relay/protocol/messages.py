@@ -1,8 +1,8 @@
 """Every message that two paired devices exchange, as a strict model, and its encoding.
 
 A message is UTF-8 JSON inside an envelope: the head (version, type, pairing, from, to, seq, sent_at, in_reply_to)
-and a ``body`` whose fields depend on the type. Unknown or missing fields, duplicate keys, wrong types, floats and
-integers outside 0 … 2^53 − 1 are refused. A type or version that we do not know has an error of its own
+and a ``body`` whose fields depend on type and version. Unknown or missing fields, duplicate keys, wrong types, floats
+and integers outside 0 … 2^53 − 1 are refused. A type or version that we do not know has an error of its own
 (:class:`UnsupportedError`), since it is answered; everything else is counted and dropped.
 
 Binary values are lower-case hex; the sealed grant, which is long, is base64url without padding.
@@ -17,14 +17,16 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from token_relay.protocol.behaviour import Behaviour
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 
-VERSION = 1
+SPEAKS = 2  # the highest version of a message, and of a sealed grant, that this program knows
 INTEGER_MAX = 2**53 - 1
 SEQUENCE_MAX = 2**52  # in a peer's messages; the room above is for our own jump after a claim of rollback
 HANDOFFS_LISTED_MAX = 64
+STRATEGIES_NAMED_MAX = 16
 SEALED_CHARS_MAX = 15_000  # of base64url; as many as fit the larger envelope beside the other fields
 
 Integer = Annotated[int, Field(ge=0, le=INTEGER_MAX)]
@@ -37,7 +39,9 @@ _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*\z"  # no control characters: a terminal m
 Text: TypeAlias = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
 Url: TypeAlias = Annotated[str, Field(min_length=1, max_length=512, pattern=_PRINTABLE)]
 Scope: TypeAlias = Annotated[str, Field(max_length=1024, pattern=_PRINTABLE)]
+Version: TypeAlias = Annotated[int, Field(ge=1, le=255)]
 Version1: TypeAlias = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take `true` as well
+Version2: TypeAlias = Annotated[int, Field(ge=2, le=2)]
 
 
 class UnsupportedError(PeerError):
@@ -62,7 +66,7 @@ class _Strict(BaseModel):
 class Head(_Strict):
     """The fields that begin every message."""
 
-    v: Annotated[int, Field(ge=1, le=255)]
+    v: Version
     type: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{0,15}\z")]
     pairing_id: Hex16
     sender: DeviceId = Field(alias="from")
@@ -70,6 +74,12 @@ class Head(_Strict):
     seq: Annotated[int, Field(ge=1, le=INTEGER_MAX)]
     sent_at: Integer  # Unix seconds by the sender's clock, 0 when it is not synced; never decides alone
     in_reply_to: Integer | None
+
+
+class _Body(_Strict):
+    """What stands in ``body``; a type whose fields changed has a class for each version."""
+
+    version: ClassVar[int] = 1
 
 
 class HandoffReport(_Strict):
@@ -80,7 +90,7 @@ class HandoffReport(_Strict):
     generation: Integer
 
 
-class Hello(_Strict):
+class Hello(_Body):
     """Sent at each connection, answered once: a challenge, and what the sender has on disk."""
 
     type: ClassVar[str] = "HELLO"
@@ -90,7 +100,15 @@ class Hello(_Strict):
     handoffs: Annotated[list[HandoffReport], Field(max_length=HANDOFFS_LISTED_MAX)]
 
 
-class Offer(_Strict):
+class Hello2(Hello):
+    """It says too what its sender knows: every message version up to ``speaks``, and these strategies."""
+
+    version: ClassVar[int] = 2
+    speaks: Annotated[int, Field(ge=2, le=255)]
+    strategies: Annotated[list[Slug], Field(max_length=STRATEGIES_NAMED_MAX)]
+
+
+class Offer(_Body):
     """The phone offers a grant. ``expires_at`` is Unix seconds, 0 when the phone's clock is not synced."""
 
     type: ClassVar[Literal["OFFER"]] = "OFFER"
@@ -105,7 +123,7 @@ class Offer(_Strict):
     renews: Hex16 | None
 
 
-class Accept(_Strict):
+class Accept(_Body):
     """The companion accepts the offer, and gives the one-time key to which the phone seals the grant."""
 
     type: ClassVar[str] = "ACCEPT"
@@ -114,7 +132,14 @@ class Accept(_Strict):
     offer_hash: Hex32
 
 
-class Token(_Strict):
+class Accept2(Accept):
+    """It says too which versions of the sealed grant the companion opens: all up to ``grant_version``."""
+
+    version: ClassVar[int] = 2
+    grant_version: Version
+
+
+class Token(_Body):
     """The grant itself, sealed to the one-time key: base64url of a :class:`GrantPayload`'s sealed bytes."""
 
     type: ClassVar[Literal["TOKEN"]] = "TOKEN"
@@ -122,35 +147,35 @@ class Token(_Strict):
     sealed: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\z", max_length=SEALED_CHARS_MAX)]
 
 
-class Stored(_Strict):
+class Stored(_Body):
     """The receipt: the grant is on the companion's disk."""
 
     type: ClassVar[Literal["STORED"]] = "STORED"
     handoff_id: Hex16
 
 
-class Closed(_Strict):
+class Closed(_Body):
     """The phone has seen the receipt."""
 
     type: ClassVar[str] = "CLOSED"
     handoff_id: Hex16
 
 
-class Cancel(_Strict):
+class Cancel(_Body):
     """The phone asks to cancel the handoff."""
 
     type: ClassVar[Literal["CANCEL"]] = "CANCEL"
     handoff_id: Hex16
 
 
-class CancelConfirmed(_Strict):
+class CancelConfirmed(_Body):
     """The companion never stored the grant and never will."""
 
     type: ClassVar[str] = "CANCELLED"
     handoff_id: Hex16
 
 
-class Revoke(_Strict):
+class Revoke(_Body):
     """The person takes the grant away."""
 
     type: ClassVar[Literal["REVOKE"]] = "REVOKE"
@@ -160,7 +185,7 @@ class Revoke(_Strict):
 ProviderSaid = Literal["accepted", "refused", "unreachable", "unsupported", "unknown"]
 
 
-class Revoked(_Strict):
+class Revoked(_Body):
     """The grant is erased on the companion; ``provider`` says what the provider answered.
 
     ``access_token_ends_at``: Unix seconds until which an access token may still work, 0 when none or not known.
@@ -172,7 +197,7 @@ class Revoked(_Strict):
     access_token_ends_at: Integer
 
 
-class Lost(_Strict):
+class Lost(_Body):
     """A TOKEN came that cannot be opened any more; this handoff is dead."""
 
     type: ClassVar[str] = "LOST"
@@ -182,7 +207,7 @@ class Lost(_Strict):
 RenewReason = Literal["uncertain", "denied", "person", "expired", "locked", "forgotten"]
 
 
-class Renew(_Strict):
+class Renew(_Body):
     """The companion cannot go on with this grant. Only ``uncertain`` may be served without the person.
 
     ``generation`` is the grant's: 1 means that its very first refresh failed.
@@ -194,7 +219,7 @@ class Renew(_Strict):
     generation: Integer
 
 
-class Reject(_Strict):
+class Reject(_Body):
     """A refusal, with its reason; ``handoff_id`` is null when it is about no handoff."""
 
     type: ClassVar[str] = "REJECT"
@@ -209,7 +234,7 @@ class LeaseTerm(_Strict):
     lease_days: Annotated[int, Field(ge=0, le=365)]
 
 
-class Lease(_Strict):
+class Lease(_Body):
     """The leases of the grants named, with the challenge of the companion's own HELLO."""
 
     type: ClassVar[str] = "LEASE"
@@ -217,7 +242,7 @@ class Lease(_Strict):
     handoffs: Annotated[list[LeaseTerm], Field(max_length=HANDOFFS_LISTED_MAX)]
 
 
-class Rollback(_Strict):
+class Rollback(_Body):
     """The receiver was restored from an older image; the numbers are those on the sender's disk."""
 
     type: ClassVar[str] = "ROLLBACK"
@@ -225,14 +250,14 @@ class Rollback(_Strict):
     seq_accepted: Integer
 
 
-class Pair3(_Strict):
+class Pair3(_Body):
     """The phone owns its static key and has seen this transcript."""
 
     type: ClassVar[Literal["PAIR3"]] = "PAIR3"
     transcript_hash: Hex32
 
 
-class Pair4(_Strict):
+class Pair4(_Body):
     """The companion has done the same; the pairing is active."""
 
     type: ClassVar[str] = "PAIR4"
@@ -241,8 +266,10 @@ class Pair4(_Strict):
 
 Body: TypeAlias = (
     Hello
+    | Hello2
     | Offer
     | Accept
+    | Accept2
     | Token
     | Stored
     | Closed
@@ -258,7 +285,7 @@ Body: TypeAlias = (
     | Pair3
     | Pair4
 )
-BODIES: dict[str, type[Body]] = {body.type: body for body in Body.__args__}
+BODIES: dict[tuple[str, int], type[Body]] = {(body.type, body.version): body for body in Body.__args__}
 
 Request: TypeAlias = Offer | Token | Stored | Cancel | Revoke | Renew | Pair3  # stays in the outbox until answered
 RequestType = Literal["OFFER", "TOKEN", "STORED", "CANCEL", "REVOKE", "RENEW", "PAIR3"]
@@ -291,6 +318,14 @@ class GrantPayload(_Strict):
     is_sole: bool = False
 
 
+class GrantPayload2(GrantPayload):
+    """It brings the provider's behaviour too; ``is_sole`` is no longer left out."""
+
+    v: Version2
+    is_sole: bool
+    behaviour: Behaviour
+
+
 class Message(_Strict):
     """A head with its body."""
 
@@ -310,7 +345,7 @@ def envelope_digest(envelope: bytes) -> bytes:
 
 def encode(head: Head, body: Body) -> bytes:
     """Return a message's plaintext."""
-    assert head.type == body.type
+    assert (head.type, head.v) == (body.type, body.version)
     value = head.model_dump(mode="json", by_alias=True)
     value["body"] = body.model_dump(mode="json")
     return encode_json(value)
@@ -331,8 +366,8 @@ def decode(plaintext: bytes) -> Message:
         raise PeerError("bad_field") from None  # the original shows what the peer sent
     if head.seq > SEQUENCE_MAX:
         raise PeerError("bad_field")
-    model = BODIES.get(head.type)
-    if head.v != VERSION or model is None:
+    model = BODIES.get((head.type, head.v))
+    if model is None:
         raise UnsupportedError(head)
     try:
         message = Message.model_construct(head=head, body=model.model_validate(body))
@@ -350,7 +385,7 @@ def decode(plaintext: bytes) -> Message:
 def encode_grant(payload: GrantPayload) -> bytes:
     """Return the bytes to be sealed to the one-time key. One of the few places that reveal a refresh token."""
     value = payload.model_dump(mode="json", exclude={"refresh_token"})
-    if not payload.is_sole:
+    if payload.v == 1 and not payload.is_sole:
         del value["is_sole"]  # companions of before do not know it
     value["refresh_token"] = payload.refresh_token.reveal()
     return encode_json(value)
@@ -360,12 +395,19 @@ def decode_grant(plaintext: bytes) -> GrantPayload:
     """Parse what :func:`encode_grant` made.
 
     Raises:
-        PeerError: ``bad_grant``.
+        PeerError: ``bad_grant``; the message names the field.
     """
     try:
-        return GrantPayload.model_validate(parse_object(plaintext))
-    except (ValidationError, PeerError):
-        raise PeerError("bad_grant") from None
+        value = parse_object(plaintext)
+    except PeerError:
+        raise PeerError("bad_grant", "not one JSON object") from None
+    kind = GrantPayload2 if value.get("v") == 2 else GrantPayload
+    try:
+        return kind.model_validate(value)
+    except ValidationError as exc:
+        place = exc.errors(include_input=False, include_url=False, include_context=False)[0]["loc"]
+        is_known = bool(place) and place[0] in kind.model_fields
+        raise PeerError("bad_grant", str(place[0]) if is_known else "an unknown field") from None
 
 
 def encode_base64url(data: bytes) -> str:

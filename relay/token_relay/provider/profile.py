@@ -3,19 +3,22 @@
 The agents' decisions (which strategy, when to retry an uncertain refresh, what a denial means) read a
 :class:`Profile` and nothing else; adding a provider means adding a row. A provider without a row counts as ``strict``:
 rotation, no leeway, and reuse or revocation may end more than the token's own family.
+
+What a companion needs of it travels in the grant, as a :class:`Behaviour`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
+from token_relay.protocol.behaviour import Behaviour, Takes
 from token_relay.protocol.handoff import Strategy
 
 DAY_S = 86_400.0
 SignIn = Literal["native", "browser"]
-Takes = Literal["nothing", "family", "session", "user", "unknown"]  # what ends with a token
 ProfileName = Literal[
     "entra",
     "auth0",
@@ -67,6 +70,25 @@ class Profile:
     def has_leeway(self) -> bool:
         """Whether a lost answer can be repaired by sending the same token again within a known time."""
         return self.old_token_s is not None and self.old_token_s > 0
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """What it says of refresh tokens, for a grant that is handed over."""
+        return Behaviour(
+            invalidates_on_use=self.invalidates_on_use,
+            leeway_s=int(self.old_token_s or 0),
+            refresh_gives_new=self.refresh_gives_new,
+            reuse_takes=self.reuse_takes,
+            reuse_kills_access_tokens=self.reuse_kills_access_tokens,
+            revocation_takes=self.revocation_takes,
+            can_revoke_token=self.can_revoke_token,
+            idle_lifetime_s=int(self.idle_lifetime_s or 0),
+            absolute_lifetime_s=int(self.absolute_lifetime_s or 0),
+            otp_lifetime_s=int(self.otp_lifetime_s or 0),
+            takes_claims=self.takes_claims,
+            temporary_codes=sorted(self.temporary_codes),
+            final_codes=sorted(self.final_codes),
+        )
 
 
 ENTRA = Profile(
@@ -192,6 +214,32 @@ PROFILES = {
         GOOGLE,
     )
 }
+
+
+@lru_cache(maxsize=64)
+def profile_that(name: str, behaviour: str) -> Profile:
+    """Return the profile of this name and behaviour, which is JSON of a :class:`Behaviour`: what a grant brought.
+
+    How to sign in and which strategies are safe it does not say; only a phone asks, and only its own profile.
+    """
+    said = Behaviour.model_validate_json(behaviour)
+    return Profile(
+        name=name,
+        sign_in=STRICT.sign_in,
+        strategies=STRICT.strategies,
+        old_token_s=float(said.leeway_s) if said.invalidates_on_use else None,
+        reuse_takes=said.reuse_takes,
+        reuse_kills_access_tokens=said.reuse_kills_access_tokens,
+        can_revoke_token=said.can_revoke_token,
+        revocation_takes=said.revocation_takes,
+        idle_lifetime_s=float(said.idle_lifetime_s) or None,
+        absolute_lifetime_s=float(said.absolute_lifetime_s) or None,
+        refresh_gives_new=said.refresh_gives_new,
+        otp_lifetime_s=float(said.otp_lifetime_s) or None,
+        takes_claims=said.takes_claims,
+        temporary_codes=frozenset(said.temporary_codes),
+        final_codes=frozenset(said.final_codes),
+    )
 
 
 def profile_for(issuer: str) -> Profile:

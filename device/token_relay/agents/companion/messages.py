@@ -14,7 +14,7 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, lifecycle
 from token_relay.agents.grants.serving import columns_of, columns_of_lease, is_put_away, lease_of
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, RestoredEnd
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PrimaryPhone, RestoredEnd
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import open_once
@@ -72,11 +72,11 @@ class CompanionMessages:
             case Pair3() as pair3:
                 self._invitations.on_pair3(turn, pairing, pair3)
             case _:
-                raise PeerError("wrong_direction")
+                raise PeerError("wrong_direction", message.head.type)
 
     def on_offer(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
         """OFFER: make the row and accept, or refuse; a repeated OFFER gets ACCEPT again."""
-        row = turn.tx.get(CompanionHandoff, offer.handoff_id)
+        row = turn.tx.get(CompanionHandoff, pairing.pairing_id, offer.handoff_id)
         if row is None:
             reason = self._refusal(turn, pairing, offer)
             if turn.is_duplicate or reason:
@@ -93,6 +93,7 @@ class CompanionMessages:
                 offer_hash=plaintext_hash(plaintext),
                 issuer=offer.issuer,
                 client_id=offer.client_id,
+                account=offer.account,
                 scope=offer.scope,
                 lease_days=offer.lease_days,
             )
@@ -111,7 +112,7 @@ class CompanionMessages:
 
     def on_token(self, turn: Turn, pairing: Pairing, token: Token, sent_at: int) -> None:
         """TOKEN: store the grant and queue the receipt in this transaction; one that does not open ends the handoff."""
-        row = turn.tx.get(CompanionHandoff, token.handoff_id)
+        row = turn.tx.get(CompanionHandoff, pairing.pairing_id, token.handoff_id)
         payload: GrantPayload | None = None
         if row is not None and row.state == "ready":
             try:
@@ -119,14 +120,16 @@ class CompanionMessages:
             except PeerError as exc:
                 reason = exc.reason
                 turn.after.append(lambda: self._turns.count_reject(reason))
+                # The implementer of the other end has no other way to learn of it: names of fields, never a value.
+                turn.event("grant_refused", device=pairing.peer_id, handoff_id=row.handoff_id, detail=exc.told())
         event: CompanionEvent = "bad_token" if payload is None else "token"
         self._steps.step(turn, pairing, token.handoff_id, event, payload=payload)
         if payload is not None and sent_at:
-            self._count_delay(turn, token.handoff_id, sent_at)
+            self._count_delay(turn, pairing, token.handoff_id, sent_at)
 
-    def _count_delay(self, turn: Turn, handoff_id: str, sent_at: int) -> None:
+    def _count_delay(self, turn: Turn, pairing: Pairing, handoff_id: str, sent_at: int) -> None:
         """Count the lease from when the phone let the grant go: a broker that holds TOKEN back gains nothing."""
-        for grant in turn.tx.select(Grant, handoff_id=handoff_id):
+        for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id, handoff_id=handoff_id):
             held = lease_of(grant)
             if held is not None:
                 given_wall_s = min(float(sent_at), held.given_wall_s or float(sent_at))
@@ -134,23 +137,24 @@ class CompanionMessages:
 
     def _open_grant(self, pairing: Pairing, row: CompanionHandoff, token: Token) -> GrantPayload:
         """Open the sealed grant. It must agree with what we know already of the pairing, the offer and the keys."""
-        if row.pairing_id != pairing.pairing_id or row.one_time_key is None:
+        if row.one_time_key is None:
             raise PeerError("no_one_time_key")
         one_time = KeyPair(row.one_time_public, row.one_time_key)
         payload = decode_grant(open_once(decode_base64url(token.sealed), one_time))
         accepts = {row.accept_hashes[i : i + 32].hex() for i in range(0, len(row.accept_hashes), 32)}
-        if not (
-            payload.pairing_id == pairing.pairing_id
-            and payload.handoff_id == row.handoff_id
-            and payload.phone_key == pairing.peer_key.hex()
-            and payload.companion_key == self._turns.own.public_key.hex()
-            and payload.one_time_key == row.one_time_public.hex()
-            and payload.offer_hash == row.offer_hash.hex()
-            and payload.accept_hash in accepts
-            and payload.issuer == row.issuer
-            and payload.client_id == row.client_id
-        ):
-            raise PeerError("grant_mismatch")
+        agrees = {
+            "pairing_id": payload.pairing_id == pairing.pairing_id,
+            "handoff_id": payload.handoff_id == row.handoff_id,
+            "phone_key": payload.phone_key == pairing.peer_key.hex(),
+            "companion_key": payload.companion_key == self._turns.own.public_key.hex(),
+            "one_time_key": payload.one_time_key == row.one_time_public.hex(),
+            "offer_hash": payload.offer_hash == row.offer_hash.hex(),
+            "accept_hash": payload.accept_hash in accepts,
+            "issuer": payload.issuer == row.issuer,
+            "client_id": payload.client_id == row.client_id,
+        }
+        if not all(agrees.values()):
+            raise PeerError("grant_mismatch", ", ".join(name for name, is_equal in agrees.items() if not is_equal))
         return payload
 
     def _rejected(self, turn: Turn, pairing: Pairing, reject: Reject, in_reply_to: int | None) -> None:
@@ -187,7 +191,7 @@ class CompanionMessages:
             if row.state == "ready":
                 reports.append(HandoffReport(handoff_id=row.handoff_id, state="ready", generation=0))
             elif row.state == "stored":
-                grants = tx.select(Grant, handoff_id=row.handoff_id)
+                grants = tx.select(Grant, pairing_id=row.pairing_id, handoff_id=row.handoff_id)
                 if grants:
                     state: str = "refused" if grants[0].reason == "configuration" else grants[0].state
                     generation = grants[0].generation
@@ -206,15 +210,25 @@ class CompanionMessages:
         return True
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
-        """This disk is an older image: its tokens may be spent, so lock every grant until a new handoff."""
+        """This disk is an older image, says a phone: lock its grants until a new handoff, their tokens may be spent.
+
+        Nothing that a peer sends proves it, so only the primary phone's word counts for the grants of all.
+        """
         if who != "self":
             return
-        for row in turn.tx.select(CompanionHandoff, state="ready"):
-            of = turn.tx.get(Pairing, row.pairing_id)
-            if of is not None:  # its TOKEN may have come already, and have been taken away again
+        primary = turn.tx.get(PrimaryPhone, "self")
+        is_primary = primary is not None and primary.peer_id == pairing.peer_id
+        for of in turn.tx.select(Pairing) if is_primary else [pairing]:
+            for row in turn.tx.select(CompanionHandoff, pairing_id=of.pairing_id, state="ready"):
+                # Its TOKEN may have come already, and have been taken away again.
                 self._steps.step(turn, of, row.handoff_id, "replaced")
-        for grant in turn.tx.select(Grant):
+        for grant in turn.tx.select(Grant) if is_primary else turn.tx.select(Grant, pairing_id=pairing.pairing_id):
             if not is_put_away(grant):
                 locked = lifecycle.Locked(grant.generation, "rollback")
                 turn.change(Grant, grant.grant_id, **columns_of(locked))
                 turn.event("grant_locked", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail="rollback")
+
+    def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
+        """Return whether a grant of this pairing has a lease that its phone can renew."""
+        grants = tx.select(Grant, pairing_id=pairing.pairing_id) if pairing.state == "active" else []
+        return any(grant.state != "dead" and grant.lease_days for grant in grants)

@@ -12,10 +12,11 @@ from typing import Literal
 
 from token_relay.agents.companion.handoff_rows import columns_of, state_of
 from token_relay.agents.grants import lease, lifecycle, revocation
+from token_relay.agents.grants.flight import Gate
 from token_relay.agents.grants.serving import columns_of_lease
 from token_relay.agents.grants.serving import state_of as grant_state_of
 from token_relay.agents.grants.tokens import access_token_ends_at, end_grant
-from token_relay.agents.records import CompanionHandoff, Grant, GrantEndReason, Outgoing, Pairing
+from token_relay.agents.records import CompanionHandoff, Grant, GrantEndReason, Outgoing, Pairing, handoff_key
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import PeerError, TransientError
@@ -30,9 +31,12 @@ from token_relay.protocol.handoff import (
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.messages import (
     REQUESTS,
+    SPEAKS,
     Accept,
+    Accept2,
     CancelConfirmed,
     GrantPayload,
+    GrantPayload2,
     Lost,
     ProviderSaid,
     Renew,
@@ -56,9 +60,10 @@ REASONS: dict[str, RenewReason] = {"uncertain": "uncertain", "person": "person",
 class CompanionSteps:
     """The steps of all handoffs of this companion. They set ``due`` after a grant was stored."""
 
-    def __init__(self, turns: Turns, *, http: Http, due: asyncio.Event) -> None:
+    def __init__(self, turns: Turns, *, http: Http, gate: Gate, due: asyncio.Event) -> None:
         self._turns = turns
         self._http = http
+        self._gate = gate
         self._due = due
         self.reauth_action = f"on the phone: token-relay phone handoff {turns.own_id}"
 
@@ -76,12 +81,10 @@ class CompanionSteps:
         payload: GrantPayload | None = None,
     ) -> None:
         """Apply one event to one handoff; all that follows is written in this transaction. Raises PeerError."""
-        row = turn.tx.get(CompanionHandoff, handoff_id)
+        row = turn.tx.get(CompanionHandoff, pairing.pairing_id, handoff_id)
         if row is None and self.is_full(turn, pairing):
             # No room for a tombstone, and no need for one: no OFFER is taken any more, so nothing can be stored.
             raise PeerError("too_many_handoffs")
-        if row is not None and row.pairing_id != pairing.pairing_id:
-            raise PeerError("wrong_pairing")
         before: CompanionState = NoHandoff() if row is None else state_of(row)
         step = companion_step(before, event)
         if step.state != before:
@@ -89,11 +92,11 @@ class CompanionSteps:
                 return  # a repeated message asks again, it never changes a state
             if row is None:
                 turn.tx.put(CompanionHandoff(handoff_id, pairing.pairing_id, "none", created_at=turn.wall))
-            turn.change(CompanionHandoff, handoff_id, **columns_of(step.state))
+            turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, **columns_of(step.state))
         for effect in step.effects:
             self._perform(turn, pairing, handoff_id, effect, payload)
         if step.state != before:
-            row = turn.row(CompanionHandoff, handoff_id)
+            row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
             turn.event(f"handoff_{row.state}", device=pairing.peer_id, handoff_id=handoff_id, detail=row.reason)
         if before == Ready() and event in CAME_TO_NOTHING:
             self._ask_for_what_waited(turn, pairing)
@@ -106,26 +109,28 @@ class CompanionSteps:
                 one_time = KeyPair.from_random(turn.random.bytes(32))
                 turn.change(
                     CompanionHandoff,
+                    pairing.pairing_id,
                     handoff_id,
                     one_time_public=one_time.public_key,
                     one_time_key=one_time.private_key,
                 )
             case CompanionEffect.SEND_ACCEPT:
-                row = turn.row(CompanionHandoff, handoff_id)
-                accept = Accept(
-                    handoff_id=handoff_id, one_time_key=row.one_time_public.hex(), offer_hash=row.offer_hash.hex()
-                )
+                row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
+                key, offer_hash = row.one_time_public.hex(), row.offer_hash.hex()
+                accept = Accept(handoff_id=handoff_id, one_time_key=key, offer_hash=offer_hash)
+                if pairing.speaks > 1:
+                    accept = Accept2(**dict(accept), grant_version=SPEAKS)
                 digest = plaintext_hash(turn.answer(pairing.pairing_id, accept))
                 hashes = (row.accept_hashes + digest)[-32 * ACCEPTS_KEPT :]
-                turn.change(CompanionHandoff, handoff_id, accept_hashes=hashes)
+                turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, accept_hashes=hashes)
             case CompanionEffect.STORE_GRANT:
                 assert payload is not None
-                self._store(turn, pairing, turn.row(CompanionHandoff, handoff_id), payload)
+                self._store(turn, pairing, turn.row(CompanionHandoff, pairing.pairing_id, handoff_id), payload)
             case CompanionEffect.ERASE_KEY:
-                turn.change(CompanionHandoff, handoff_id, one_time_key=None)
-                turn.tx.erase_key(handoff_id)
+                turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, one_time_key=None)
+                turn.tx.erase_key(handoff_key(pairing.pairing_id, handoff_id))
             case CompanionEffect.ERASE_GRANT:
-                self._erase(turn, turn.row(CompanionHandoff, handoff_id))
+                self._erase(turn, turn.row(CompanionHandoff, pairing.pairing_id, handoff_id))
             case CompanionEffect.SEND_STORED:
                 if not turn.resend(pairing.pairing_id, handoff_id=handoff_id, types=RECEIPT):
                     turn.request(pairing.pairing_id, Stored(handoff_id=handoff_id), handoff_id)
@@ -134,21 +139,17 @@ class CompanionSteps:
             case CompanionEffect.SEND_LOST:
                 turn.answer(pairing.pairing_id, Lost(handoff_id=handoff_id))
             case CompanionEffect.SEND_REVOKED:
-                row = turn.row(CompanionHandoff, handoff_id)
+                row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
                 if row.provider_said != "asking":
                     turn.answer(pairing.pairing_id, _revoked(row))
             case CompanionEffect.SETTLE:
-                everything = turn.row(CompanionHandoff, handoff_id).reason == "revoked"
+                everything = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id).reason == "revoked"
                 turn.settle(pairing.pairing_id, handoff_id=handoff_id, types=REQUESTS if everything else RECEIPT)
 
     def _store(self, turn: Turn, pairing: Pairing, row: CompanionHandoff, payload: GrantPayload) -> None:
-        for older in turn.tx.select(
-            Grant,
-            pairing_id=pairing.pairing_id,
-            issuer=payload.issuer,
-            client_id=payload.client_id,
-            subject=payload.subject,
-        ):
+        person = {"issuer": payload.issuer, "client_id": payload.client_id, "subject": payload.subject}
+        # Without a subject nobody knows whose it is, so it takes nobody's place.
+        for older in turn.tx.select(Grant, pairing_id=pairing.pairing_id, **person) if payload.subject else ():
             if older.state != "dead":
                 self.end_grant(turn, older, "superseded")
             turn.tx.delete(Grant, older.grant_id)
@@ -167,11 +168,12 @@ class CompanionSteps:
                 scope=payload.scope,
                 audience=payload.audience,
                 subject=payload.subject,
-                account=payload.account,
+                account=row.account or payload.account,
                 profile=payload.profile,
                 signed_in_at=payload.signed_in_at,
                 is_otp=payload.is_otp,
                 is_sole=payload.is_sole,
+                behaviour=payload.behaviour.model_dump_json() if isinstance(payload, GrantPayload2) else "",
                 stored_at=turn.wall,
                 refresh_token=payload.refresh_token,
             )
@@ -183,7 +185,7 @@ class CompanionSteps:
     def _erase(self, turn: Turn, row: CompanionHandoff) -> None:
         """Destroy the grant of a handoff; the provider is told once, after the commit, from memory."""
         is_revoked = row.reason == "revoked"
-        for grant in turn.tx.select(Grant, handoff_id=row.handoff_id):
+        for grant in turn.tx.select(Grant, pairing_id=row.pairing_id, handoff_id=row.handoff_id):
             if grant.state == "dead":
                 continue
             ends_at = access_token_ends_at(turn, grant.grant_id)
@@ -191,7 +193,7 @@ class CompanionSteps:
             if grant.refresh_token is not None and revocation.may_ask(grant, is_revoked=is_revoked):
                 said = "asking" if is_revoked else "unknown"
                 turn.after.append(partial(self.revoke_later, grant, grant.refresh_token))
-            turn.change(CompanionHandoff, row.handoff_id, provider_said=said, access_token_ends_at=ends_at)
+            turn.change(CompanionHandoff, *row.at, provider_said=said, access_token_ends_at=ends_at)
             assert row.reason != "", "only a tombstone erases"
             end_grant(turn, grant.grant_id, row.reason)
 
@@ -200,12 +202,14 @@ class CompanionSteps:
         self._turns.spawn(self._revoke_at_provider(grant, refresh_token))
 
     async def _revoke_at_provider(self, grant: Grant, refresh_token: RefreshToken) -> None:
-        said = await revocation.ask(self._http, grant, refresh_token)
+        said: ProviderSaid = "unreachable"
+        if await self._gate.judge(grant) == "":
+            said = await revocation.ask(self._http, grant, refresh_token)
 
         def step(turn: Turn) -> None:
             turn.event("revoked_at_provider", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail=said)
-            if turn.tx.get(CompanionHandoff, grant.handoff_id) is not None:
-                row = turn.change(CompanionHandoff, grant.handoff_id, provider_said=said)
+            if turn.tx.get(CompanionHandoff, grant.pairing_id, grant.handoff_id) is not None:
+                row = turn.change(CompanionHandoff, grant.pairing_id, grant.handoff_id, provider_said=said)
                 if row.reason == "revoked" and turn.tx.get(Pairing, row.pairing_id) is not None:
                     turn.answer(row.pairing_id, _revoked(row))
 
@@ -213,7 +217,7 @@ class CompanionSteps:
 
     def end_grant(self, turn: Turn, grant: Grant, reason: GrantEndReason) -> None:
         """Erase a grant for a reason that is not the phone's, in this transaction; its handoff becomes a tombstone."""
-        row = turn.tx.get(CompanionHandoff, grant.handoff_id)
+        row = turn.tx.get(CompanionHandoff, grant.pairing_id, grant.handoff_id)
         pairing = turn.tx.get(Pairing, grant.pairing_id)
         if row is not None and pairing is not None and row.state == "stored":
             is_duplicate, turn.is_duplicate = turn.is_duplicate, False
@@ -221,6 +225,29 @@ class CompanionSteps:
             turn.is_duplicate = is_duplicate
         if turn.tx.get(Grant, grant.grant_id) is not None:
             end_grant(turn, grant.grant_id, reason)
+
+    # -- damage ----------------------------------------------------------------------------------------
+
+    def on_damage(self, turn: Turn) -> None:
+        """Have each stored handoff its grant, each grant its handoff, and no handoff wait without its key."""
+        grants = {(grant.pairing_id, grant.handoff_id): grant for grant in turn.tx.select(Grant)}
+        handoffs = {row.at: row for row in turn.tx.select(CompanionHandoff)}
+        for at, row in handoffs.items():
+            pairing = turn.tx.get(Pairing, row.pairing_id)
+            if pairing is None:
+                turn.tx.delete(CompanionHandoff, *at)
+            elif row.state == "ready" and row.one_time_key is None:
+                self.step(turn, pairing, row.handoff_id, "replaced")
+            elif row.state == "stored" and at not in grants:
+                turn.tx.put(_grant_of(row, turn.new_id()))  # it has no token: the next look ends it
+        for at, grant in grants.items():
+            if at not in handoffs and grant.state != "dead" and turn.tx.get(Pairing, grant.pairing_id) is not None:
+                turn.tx.put(CompanionHandoff(grant.handoff_id, grant.pairing_id, "stored", was_stored=True))
+
+    def on_grant_lost(self, turn: Turn, grant: Grant) -> None:
+        """End it, and tell its phone that the person must hand off again."""
+        self.end_grant(turn, grant, "damaged")
+        self.ask_renewal(turn, grant, "person")
 
     # -- what the keeper tells -------------------------------------------------------------------------
 
@@ -249,7 +276,7 @@ class CompanionSteps:
 
     def on_late_token(self, turn: Turn, grant: Grant, refresh_token: RefreshToken) -> None:
         """A refresh brought a token after its grant was erased: have the provider revoke it, as it did the old one."""
-        row = turn.tx.get(CompanionHandoff, grant.handoff_id)
+        row = turn.tx.get(CompanionHandoff, grant.pairing_id, grant.handoff_id)
         if revocation.may_ask(grant, is_revoked=row is not None and row.reason == "revoked"):
             turn.after.append(partial(self.revoke_later, grant, refresh_token))
 
@@ -272,6 +299,28 @@ class CompanionSteps:
         for grant in turn.tx.select(Grant, pairing_id=pairing.pairing_id):
             if grant.state == "needs_handoff" or (grant.state, grant.reason) == ("dead", "denied"):
                 self.ask_renewal(turn, grant, REASONS.get(grant.reason, "person"))
+
+
+def _grant_of(row: CompanionHandoff, grant_id: str) -> Grant:
+    """Return what a handoff still tells of its grant."""
+    return Grant(
+        grant_id=grant_id,
+        pairing_id=row.pairing_id,
+        handoff_id=row.handoff_id,
+        issuer=row.issuer,
+        client_id=row.client_id,
+        token_endpoint="",
+        revocation_endpoint="",
+        scope=row.scope,
+        audience="",
+        subject="",
+        account=row.account,
+        profile="",
+        signed_in_at=0,
+        is_otp=False,
+        stored_at=row.created_at,
+        refresh_token=None,
+    )
 
 
 def _revoked(row: CompanionHandoff) -> Revoked:

@@ -13,14 +13,17 @@ from typing import Any
 
 import structlog
 
+from token_relay.agents.damage import mend
 from token_relay.agents.grants import schedule
 from token_relay.agents.grants.answers import refusal
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import may_be_sent, normalise_scope
+from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.link import Link
+from token_relay.agents.pairings import pairing_of
 from token_relay.agents.phone.account import Accounts
-from token_relay.agents.phone.devices import clear_up, forget_device, revoke_device
-from token_relay.agents.phone.handoff_rows import Terms, check_scope, state_of
+from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
+from token_relay.agents.phone.handoff_rows import Terms, check_scope, check_strategy, state_of
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.own_grants import OwnGrants
@@ -30,7 +33,7 @@ from token_relay.agents.phone.sign_in import AccountSettings
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Ports
 from token_relay.agents.pulse import Pulse
-from token_relay.agents.records import USABLE, Grant, Identity, Pairing, PhoneHandoff
+from token_relay.agents.records import USABLE, Grant, HandoffKey, Identity, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
@@ -76,7 +79,7 @@ class PhoneAgent:
         self.settings = settings
         self.turns = turns = Turns(ports, identity)
         self._changed = changed = Pulse()
-        due, accepted = asyncio.Event(), asyncio.Queue[str]()
+        due, accepted = asyncio.Event(), asyncio.Queue[HandoffKey]()
         self.keeper = GrantKeeper(
             ports, turns, watcher=OwnGrants(turns, ports.http), due=due, idle_days=settings.idle_days
         )
@@ -108,10 +111,25 @@ class PhoneAgent:
         """
 
         def step(turn: Turn) -> None:
+            mend(turn, self)
             self.obtaining.resume(turn)
             self.accounts.discard_unjudged(turn)
 
         await self.turns.run(step)
+
+    async def mend(self) -> None:
+        """Act on rows that the vault has given up; durable when it returns."""
+        await self.turns.run(lambda turn: mend(turn, self))
+
+    def on_damage(self, turn: Turn) -> None:
+        """See :class:`token_relay.agents.damage.DamagedAgent`."""
+        end_unpaired(turn)
+        restore_requests(turn, self.steps)
+
+    def on_grant_lost(self, turn: Turn, grant: Grant) -> None:
+        """End it; the person signs in again."""
+        end_grant(turn, grant.grant_id, "damaged")
+        turn.event("sign_in_needed", grant_id=grant.grant_id, detail="damaged")
 
     def works(self) -> list[Coroutine[Any, Any, None]]:
         """See :class:`token_relay.agents.agent.Agent`."""
@@ -141,19 +159,8 @@ class PhoneAgent:
     # -- devices ---------------------------------------------------------------------------------------
 
     async def pairing_of(self, device: str) -> Pairing:
-        """Return the device's pairing by name, unique prefix or id: active, else retired. Raises LocalError."""
-        rows = await self.turns.run(lambda turn: turn.tx.select(Pairing))
-        rows = [row for row in rows if row.state != "pending"]
-        newest = {row.peer_id: row for row in sorted(rows, key=lambda row: (row.state == "active", row.paired_at))}
-        exact = [row for row in newest.values() if device in (row.peer_id, row.peer_name)]
-        prefix = [row for row in newest.values() if row.peer_id.startswith(device) or row.peer_name.startswith(device)]
-        found = exact or prefix
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(f"{row.peer_name} ({row.peer_id[:6]})" for row in (found or newest.values())) or "none"
-        if found:
-            raise LocalError(f"{device!r} means several devices: {names}", hint="use a longer name or the id")
-        raise LocalError(f"no paired device is called {device!r}; paired: {names}", hint="token-relay phone pair")
+        """Return the pairing of the device that this word means: active, else retired. Raises LocalError."""
+        return await self.turns.read(lambda tx: pairing_of(tx, device))
 
     # -- handoff ---------------------------------------------------------------------------------------
 
@@ -171,6 +178,7 @@ class PhoneAgent:
         pairing = await self.pairing_of(device)
         if pairing.state != "active":
             raise LocalError("this device is being unpaired", hint="pair again: token-relay phone pair")
+        check_strategy(strategy, pairing)
         own = await self._own_grant(strategy)
         check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
         issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
@@ -179,7 +187,7 @@ class PhoneAgent:
         )
         ends_at = self._clock.now().boot_s + wish.wait_s
         while True:
-            row = await self._reload(row.handoff_id)
+            row = await self._reload(row.at)
             match row.state:
                 case "done":
                     return row
@@ -195,7 +203,7 @@ class PhoneAgent:
             if left_s <= 0:
                 return row
             changed = self._changed.next
-            if (await self._reload(row.handoff_id)) == row:
+            if (await self._reload(row.at)) == row:
                 await self._clock.wait(changed, left_s)
 
     def _choose(self, wanted: Strategy | None) -> Strategy:
@@ -243,8 +251,8 @@ class PhoneAgent:
         )
         return self.steps.offer(turn, pairing, terms)
 
-    async def _reload(self, handoff_id: str) -> PhoneHandoff:
-        row = await self.turns.run(lambda turn: turn.tx.get(PhoneHandoff, handoff_id))
+    async def _reload(self, at: HandoffKey) -> PhoneHandoff:
+        row = await self.turns.run(lambda turn: turn.tx.get(PhoneHandoff, *at))
         if row is None:
             raise LocalError("the device was forgotten meanwhile")
         return row
@@ -255,31 +263,34 @@ class PhoneAgent:
         """Give up the open handoff of a device; CANCEL is durable when this waits, the companion's disk decides."""
         pairing = await self.pairing_of(device)
 
-        def step(turn: Turn) -> str:
+        def step(turn: Turn) -> HandoffKey:
             row = self.steps.open_handoff(turn.tx, pairing)
             if row is None:
                 raise LocalError("no handoff to this device is open", hint="to end a finished one: phone revoke")
             if phone_may(state_of(row), "cancel"):  # not while CANCEL is under way
                 self.steps.step(turn, pairing, row.handoff_id, "cancel")
-            return row.handoff_id
+            return row.at
 
-        handoff_id = await self.turns.run(step)
-        return await self._until(handoff_id, DECIDED, wait_s=10.0)
+        return await self._until(await self.turns.run(step), DECIDED, wait_s=10.0)
 
     async def revoke(self, device: str, *, wait_s: float) -> list[PhoneHandoff]:
         """Take away every grant of a device; REVOKE is durable when this begins to wait, and never expires."""
         pairing = await self.pairing_of(device)
-        ids = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
+        return await self.revoke_of(pairing, wait_s=wait_s)
+
+    async def revoke_of(self, pairing: Pairing, *, wait_s: float) -> list[PhoneHandoff]:
+        """As :meth:`revoke`, for a device whose pairing was looked up."""
+        touched = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
         ends_at = self._clock.now().boot_s + wait_s
         rows = []
-        for handoff_id in ids:
-            rows.append(await self._until(handoff_id, ENDED, wait_s=ends_at - self._clock.now().boot_s))
+        for at in touched:
+            rows.append(await self._until(at, ENDED, wait_s=ends_at - self._clock.now().boot_s))
         return rows
 
     async def unpair(self, device: str) -> list[PhoneHandoff]:
         """Revoke what the device holds and retire the pairing, durably; it is deleted when nothing is live any more."""
-        rows = await self.revoke(device, wait_s=10.0)
         pairing = await self.pairing_of(device)
+        rows = await self.revoke_of(pairing, wait_s=10.0)
 
         def step(turn: Turn) -> None:
             if all(row.state == "gone" for row in rows):
@@ -296,11 +307,11 @@ class PhoneAgent:
         pairing = await self.pairing_of(device)
         return await self.turns.run(lambda turn: forget_device(turn, self.steps, pairing.peer_id))
 
-    async def _until(self, handoff_id: str, states: frozenset[PhoneStateName], *, wait_s: float) -> PhoneHandoff:
+    async def _until(self, at: HandoffKey, states: frozenset[PhoneStateName], *, wait_s: float) -> PhoneHandoff:
         ends_at = self._clock.now().boot_s + wait_s
         while True:
             changed = self._changed.next
-            row = await self._reload(handoff_id)
+            row = await self._reload(at)
             left_s = ends_at - self._clock.now().boot_s
             if row.state in states or left_s <= 0:
                 return row

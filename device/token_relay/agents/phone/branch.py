@@ -15,7 +15,7 @@ from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.refusals import Key
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
-from token_relay.agents.records import Grant, Pairing, PhoneHandoff
+from token_relay.agents.records import Grant, HandoffKey, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider.http import Http
@@ -28,9 +28,9 @@ class Branch:
     scope = ""
     wants_access_token = False
 
-    def __init__(self, steps: PhoneSteps, handoff_id: str) -> None:
+    def __init__(self, steps: PhoneSteps, at: HandoffKey) -> None:
         self._steps = steps
-        self._handoff_id = handoff_id
+        self._at = at
         self._outcome: TokenOutcome | None = None
 
     def key(self, grant_id: str) -> Key | None:
@@ -39,11 +39,11 @@ class Branch:
 
     def begin(self, turn: Turn, grant: Grant) -> bool:
         """Mark the handoff with ``is_obtaining`` if it still waits for its token."""
-        row = turn.tx.get(PhoneHandoff, self._handoff_id)
+        row = turn.tx.get(PhoneHandoff, *self._at)
         if row is None or state_of(row) != ACCEPTED:
             return False
         orphans = row.orphans + (1 if row.is_obtaining else 0)
-        turn.change(PhoneHandoff, self._handoff_id, is_obtaining=True, orphans=orphans)
+        turn.change(PhoneHandoff, *self._at, is_obtaining=True, orphans=orphans)
         return True
 
     async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
@@ -61,7 +61,7 @@ class Branch:
 
     def settle(self, turn: Turn, grant: Grant | None) -> None:
         """Release the token, or write in the handoff why none came."""
-        row = turn.tx.get(PhoneHandoff, self._handoff_id)
+        row = turn.tx.get(PhoneHandoff, *self._at)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if row is None:
             return
@@ -71,7 +71,7 @@ class Branch:
                 is_orphan = isinstance(outcome, Refreshed | OutcomeUnknown)
             case Refreshed(refresh_token=RefreshToken() as new):
                 assert pairing is not None
-                is_orphan = grant is None or not self._steps.release(turn, pairing, self._handoff_id, grant, new)
+                is_orphan = grant is None or not self._steps.release(turn, pairing, row.handoff_id, grant, new)
             case Refreshed():
                 self._give_up(turn, "the provider gives no second refresh token: branch cannot work")
             case Denied(kind="final", error=error):
@@ -79,11 +79,11 @@ class Branch:
             case Denied(kind="person" | "client" | "request") as refused:
                 self._give_up(turn, problem_of(refused))
             case Denied() | Unavailable() | OutcomeUnknown() as failed:
-                self._steps.tell(turn, self._handoff_id, problem_of(failed))
+                self._steps.tell(turn, self._at, problem_of(failed))
             case None:
                 pass
-        row = turn.row(PhoneHandoff, self._handoff_id)
-        turn.change(PhoneHandoff, self._handoff_id, is_obtaining=False, orphans=row.orphans + (1 if is_orphan else 0))
+        row = turn.row(PhoneHandoff, *self._at)
+        turn.change(PhoneHandoff, *self._at, is_obtaining=False, orphans=row.orphans + (1 if is_orphan else 0))
 
     def _give_up(self, turn: Turn, problem: str) -> None:
-        self._steps.give_up(turn, self._handoff_id, problem)
+        self._steps.give_up(turn, self._at, problem)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.pairings import delete_pairing
-from token_relay.agents.phone.handoff_rows import LIVE, state_of
+from token_relay.agents.phone.handoff_rows import LIVE, columns_of, state_of
 from token_relay.agents.phone.steps import PhoneSteps
-from token_relay.agents.records import Pairing, PhoneHandoff
+from token_relay.agents.records import HandoffKey, Outgoing, Pairing, PhoneHandoff, handoff_key
 from token_relay.agents.turn import Turn
-from token_relay.protocol.handoff import phone_may
+from token_relay.protocol.handoff import Gone, phone_may
+from token_relay.protocol.messages import Cancel, Revoke
 from token_relay.protocol.pairing import INVITATION_LIFETIME_S
 
 FORGOTTEN_AFTER_S = 30 * 24 * 3600  # rows of a deleted pairing: no message reaches them, the events stay
 
 
-def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[str]:
-    """Queue REVOKE for every live handoff of a device and take away its right to renew; return the handoffs' ids."""
+def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[HandoffKey]:
+    """Queue REVOKE for every live handoff of a device and take away its right to renew; return these handoffs' keys."""
     touched = []
     for pairing in turn.tx.select(Pairing, peer_id=device_id):
         turn.change(Pairing, pairing.pairing_id, renew_denied=True)
@@ -23,7 +24,7 @@ def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[str]:
             if row.state in LIVE or (row.state, row.reason) == ("gone", "rollback"):
                 if phone_may(state_of(row), "revoke"):
                     steps.step(turn, pairing, row.handoff_id, "revoke")
-                touched.append(row.handoff_id)
+                touched.append(row.at)
     return touched
 
 
@@ -38,6 +39,31 @@ def forget_device(turn: Turn, steps: PhoneSteps, device_id: str) -> int:
         delete_pairing(turn, pairing)
     turn.event("device_forgotten", device=device_id)
     return count
+
+
+def end_unpaired(turn: Turn) -> None:
+    """End the handoffs of pairings that damage has taken: no message reaches them any more."""
+    known = {pairing.pairing_id for pairing in turn.tx.select(Pairing)}
+    for row in turn.tx.select(PhoneHandoff):
+        if row.state in LIVE and row.pairing_id not in known:
+            turn.change(PhoneHandoff, *row.at, **columns_of(Gone("forgotten")))
+
+
+def restore_requests(turn: Turn, steps: PhoneSteps) -> None:
+    """Have each handoff that waits for an answer its open request; what cannot be said again is given up."""
+    waiting = {(row.pairing_id, row.handoff_id) for row in turn.tx.select(Outgoing)}
+    for row in turn.tx.select(PhoneHandoff):
+        if row.at in waiting or row.state not in LIVE or row.reason == "accepted":
+            continue
+        match row.state:
+            case "offered" | "released":
+                steps.give_up(turn, row.at, "its open message was damaged on this disk")
+            case "cancelling":
+                turn.request(row.pairing_id, Cancel(handoff_id=row.handoff_id), row.handoff_id)
+            case "revoking":
+                turn.request(row.pairing_id, Revoke(handoff_id=row.handoff_id), row.handoff_id)
+            case _:
+                pass
 
 
 def clear_up(turn: Turn, steps: PhoneSteps) -> float:
@@ -59,8 +85,8 @@ def _forget_old(turn: Turn) -> None:
     for row in turn.tx.select(PhoneHandoff) if turn.now.is_synced else ():
         is_old = turn.wall - row.created_at > FORGOTTEN_AFTER_S and row.state not in LIVE and not row.orphans
         if is_old and turn.tx.get(Pairing, row.pairing_id) is None:
-            turn.tx.delete(PhoneHandoff, row.handoff_id)
-            turn.tx.erase_key(row.handoff_id)
+            turn.tx.delete(PhoneHandoff, *row.at)
+            turn.tx.erase_key(handoff_key(*row.at))
 
 
 def _expire_offers(turn: Turn, steps: PhoneSteps) -> float:
@@ -72,5 +98,5 @@ def _expire_offers(turn: Turn, steps: PhoneSteps) -> float:
         if row.expires_at and turn.wall <= row.expires_at:
             next_s = min(next_s, row.expires_at + 1 - turn.now.wall_s)
         elif row.expires_at and turn.tx.get(Pairing, row.pairing_id) is not None:
-            steps.give_up(turn, row.handoff_id, "the offer was not taken within 24 hours")
+            steps.give_up(turn, row.at, "the offer was not taken within 24 hours")
     return next_s

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, assert_never, cast, get_args
 
-from token_relay.agents.records import DeviceState, PhoneHandoff, PhoneHandoffColumns
-from token_relay.protocol.errors import ConfigError, PersonNeededError
+from token_relay.agents.records import DeviceState, Pairing, PhoneHandoff, PhoneHandoffColumns
+from token_relay.protocol.errors import ConfigError, PersonNeededError, PolicyError
 from token_relay.protocol.handoff import (
     Cancelled,
     Cancelling,
@@ -25,6 +25,8 @@ from token_relay.protocol.messages import Offer
 
 LIVE: frozenset[PhoneStateName] = frozenset({"offered", "released", "done", "cancelling", "revoking"})
 """States in which the companion has a part, or may have."""
+
+STRATEGIES_OF_VERSION_1: tuple[Strategy, ...] = ("branch", "mint", "move")  # what a device of before HELLO 2 knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,16 @@ def columns_of(state: PhoneState) -> PhoneHandoffColumns:
 def device_state_of(reported: str) -> DeviceState:
     """Return the state that a companion reports, in the words of a row."""
     return cast("DeviceState", reported) if reported in get_args(DeviceState) else "unknown"
+
+
+def check_strategy(strategy: Strategy, pairing: Pairing) -> None:
+    """Raise PolicyError when the device would refuse an OFFER with this strategy; its HELLO has said what it knows."""
+    known = pairing.strategies.split() if pairing.speaks > 1 else STRATEGIES_OF_VERSION_1
+    if strategy not in known:
+        raise PolicyError(
+            f"strategy {strategy} is refused: {pairing.peer_name} does not know it",
+            hint=f"update the program on {pairing.peer_name}, or use one of: {', '.join(known)}",
+        )
 
 
 def check_scope(wanted: str, granted: str) -> None:

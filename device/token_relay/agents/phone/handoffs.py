@@ -17,7 +17,7 @@ from token_relay.agents.phone.renewals import renewal_refusal
 from token_relay.agents.phone.steps import UNKNOWN_MAX, PhoneSteps
 from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
-from token_relay.agents.records import Outgoing, Pairing, PhoneHandoff, RestoredEnd
+from token_relay.agents.records import Outgoing, Pairing, PhoneHandoff, RestoredEnd, handoff_key
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.envelope import shared_key
@@ -26,6 +26,7 @@ from token_relay.protocol.handoff import Gone, GoneReason, Offered, phone_may
 from token_relay.protocol.messages import (
     HANDOFFS_LISTED_MAX,
     Accept,
+    Accept2,
     HandoffReport,
     Hello,
     Lease,
@@ -84,24 +85,32 @@ class Handoffs:
                 raise PeerError("wrong_direction")
 
     def _accepted(self, turn: Turn, pairing: Pairing, accept: Accept, plaintext: bytes) -> None:
-        row = turn.tx.get(PhoneHandoff, accept.handoff_id)
+        row = turn.tx.get(PhoneHandoff, pairing.pairing_id, accept.handoff_id)
         if row is not None and state_of(row) == Offered():
             if accept.offer_hash != row.offer_hash.hex():
                 raise PeerError("wrong_offer")
             key = bytes.fromhex(accept.one_time_key)
             shared_key(turn.own.private_key, key)  # refuses a low-order point before a token is obtained for it
-            turn.change(PhoneHandoff, row.handoff_id, one_time_key=key, accept_hash=plaintext_hash(plaintext))
+            turn.change(
+                PhoneHandoff,
+                *row.at,
+                one_time_key=key,
+                accept_hash=plaintext_hash(plaintext),
+                grant_version=accept.grant_version if isinstance(accept, Accept2) else 1,
+            )
         self._steps.step(turn, pairing, accept.handoff_id, "accept")
 
     def _rejected(self, turn: Turn, pairing: Pairing, handoff_id: str, reason: str) -> None:
-        if turn.tx.get(PhoneHandoff, handoff_id) is not None:
-            turn.change(PhoneHandoff, handoff_id, problem=f"the companion refused: {reason.replace('_', ' ')}")
+        if turn.tx.get(PhoneHandoff, pairing.pairing_id, handoff_id) is not None:
+            problem = f"the companion refused: {reason.replace('_', ' ')}"
+            turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, problem=problem)
         self._steps.step(turn, pairing, handoff_id, "reject")
 
     def _revoked(self, turn: Turn, pairing: Pairing, revoked: Revoked) -> None:
-        if turn.tx.get(PhoneHandoff, revoked.handoff_id) is not None:
+        if turn.tx.get(PhoneHandoff, pairing.pairing_id, revoked.handoff_id) is not None:
             turn.change(
                 PhoneHandoff,
+                pairing.pairing_id,
                 revoked.handoff_id,
                 provider_said=revoked.provider,
                 access_token_ends_at=revoked.access_token_ends_at,
@@ -127,9 +136,7 @@ class Handoffs:
     # -- renewal ---------------------------------------------------------------------------------------
 
     def _renew(self, turn: Turn, pairing: Pairing, renew: Renew) -> None:
-        row = turn.tx.get(PhoneHandoff, renew.handoff_id)
-        if row is not None and row.pairing_id != pairing.pairing_id:
-            raise PeerError("wrong_pairing")
+        row = turn.tx.get(PhoneHandoff, pairing.pairing_id, renew.handoff_id)
         following = turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, renews=renew.handoff_id)
         if any(turn.resend(pairing.pairing_id, handoff_id=other.handoff_id) for other in following):
             return
@@ -138,7 +145,12 @@ class Handoffs:
         if turn.is_duplicate and not refusal:
             refusal = "later"
         if row is not None and not turn.is_duplicate:
-            turn.change(PhoneHandoff, row.handoff_id, device_state="needs_handoff", device_reason=renew.reason)
+            turn.change(
+                PhoneHandoff,
+                *row.at,
+                device_state="needs_handoff",
+                device_reason=renew.reason,
+            )
             turn.event("renewal_asked", device=pairing.peer_id, handoff_id=renew.handoff_id, detail=renew.reason)
         if refusal or row is None:
             turn.answer(pairing.pairing_id, Reject(handoff_id=None, reason=refusal or "gone"))
@@ -174,25 +186,25 @@ class Handoffs:
         """Write the state of each handoff there; False: the companion knows less than it told before."""
         honest = True
         for report in hello.handoffs:
-            row = turn.tx.get(PhoneHandoff, report.handoff_id)
+            row = turn.tx.get(PhoneHandoff, pairing.pairing_id, report.handoff_id)
             if (row is None or row.state == "gone") and report.state not in ("ready", "dead"):
                 self._claimed(turn, pairing, report.handoff_id, row)
                 continue
             if row is None and report.state == "ready":  # a handoff that this disk has lost: no TOKEN will come
                 turn.answer(pairing.pairing_id, Reject(handoff_id=report.handoff_id, reason="gone"))
-            if row is None or row.pairing_id != pairing.pairing_id:
+            if row is None:
                 continue
             if report.generation and report.generation < row.generation:
                 honest = False
             state = device_state_of(report.state) if row.state == "done" else row.device_state
             generation = max(report.generation, row.generation)
-            turn.change(PhoneHandoff, row.handoff_id, device_state=state, generation=generation)
+            turn.change(PhoneHandoff, *row.at, device_state=state, generation=generation)
         if len(hello.handoffs) < HANDOFFS_LISTED_MAX:
             listed = {report.handoff_id for report in hello.handoffs}
             for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done"):
                 if row.handoff_id not in listed and row.device_state != "needs_handoff":
                     # the list is whole, so it is over there
-                    turn.change(PhoneHandoff, row.handoff_id, device_state="dead")
+                    turn.change(PhoneHandoff, *row.at, device_state="dead")
         return honest
 
     def _claimed(self, turn: Turn, pairing: Pairing, handoff_id: str, row: PhoneHandoff | None) -> None:
@@ -200,30 +212,31 @@ class Handoffs:
         if row is None:
             if self._steps.unknown_count(turn, pairing) < UNKNOWN_MAX:  # so that `phone revoke` reaches it
                 turn.tx.put(unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall))
-                turn.change(PhoneHandoff, handoff_id, **columns_of(Gone("rollback")))
+                turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, **columns_of(Gone("rollback")))
                 turn.event("handoff_gone", device=pairing.peer_id, handoff_id=handoff_id, detail="rollback")
-                if pairing.rollback == "self":
-                    lock_grants(turn, "rollback")  # this disk has lost what was handed over: it may have been a `move`
-        elif row.pairing_id != pairing.pairing_id:
-            pass
         elif row.reason in TAKEN_AWAY and self._steps.may_take_away(turn, pairing):
             self._steps.step(turn, pairing, handoff_id, "stored")  # says the same as STORED: take it away
         elif row.reason == "superseded":
-            turn.change(PhoneHandoff, handoff_id, **columns_of(Gone("rollback")))
-        elif row.reason == "rollback" and row.strategy == "move":
-            lock_grants(turn, "rollback", grant_id=row.grant_id)  # what this disk seems to hold the companion has
+            turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, **columns_of(Gone("rollback")))
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
-        """This disk is an older image: do not use what was moved or may be spent."""
+        """This disk is an older image, says a companion: end what was moved to it, and use none of our own grants.
+
+        It may lie. So nothing of another pairing changes, and of our own nothing is erased: a sign-in is the way out.
+        """
         if who != "self":
             return
-        for row in turn.tx.select(PhoneHandoff, strategy="move"):
+        for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, strategy="move"):
             if row.state in LIVE:
                 turn.settle(row.pairing_id, handoff_id=row.handoff_id)
-                turn.change(PhoneHandoff, row.handoff_id, held_token=None)
-                turn.change(PhoneHandoff, row.handoff_id, **columns_of(Gone("rollback")))
-                turn.tx.erase_key(row.handoff_id)
+                turn.change(PhoneHandoff, *row.at, held_token=None)
+                turn.change(PhoneHandoff, *row.at, **columns_of(Gone("rollback")))
+                turn.tx.erase_key(handoff_key(*row.at))
         for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="offered"):
             # Only the companion knows what became of it in the lost future.
             self._steps.step(turn, pairing, row.handoff_id, "cancel")
-        lock_grants(turn, "rollback", only_spent=True)
+        lock_grants(turn, "rollback")  # whatever the provider: what was moved in the lost future is the companion's
+
+    def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
+        """Return False: the phone gives leases."""
+        return False

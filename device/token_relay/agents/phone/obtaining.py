@@ -27,7 +27,7 @@ from token_relay.agents.phone.sign_in_advice import PRIVATE_WINDOW, SESSION_SHAR
 from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
 from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
-from token_relay.agents.records import UNANSWERED, Grant, Pairing, PhoneHandoff
+from token_relay.agents.records import UNANSWERED, Grant, HandoffKey, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import VaultError
@@ -47,7 +47,7 @@ class Obtaining:
         accounts: Accounts,
         sign_in: SignIn,
         changed: Pulse,
-        accepted: asyncio.Queue[str],
+        accepted: asyncio.Queue[HandoffKey],
     ) -> None:
         self._turns = turns
         self._steps = steps
@@ -57,16 +57,16 @@ class Obtaining:
         self._changed = changed
         self._accepted = accepted
         self._network = Pulse()
-        self._under_way: set[str] = set()
-        self._signing_in: dict[str, asyncio.Lock] = {}
+        self._under_way: set[HandoffKey] = set()
+        self._signing_in: dict[HandoffKey, asyncio.Lock] = {}
 
     def resume(self, turn: Turn) -> None:
         """Pick up after a restart, in this transaction: count orphans, go on with what was accepted."""
         for row in turn.tx.select(PhoneHandoff, is_obtaining=True):
-            turn.change(PhoneHandoff, row.handoff_id, is_obtaining=False, orphans=row.orphans + 1)
+            turn.change(PhoneHandoff, *row.at, is_obtaining=False, orphans=row.orphans + 1)
             turn.event("orphan_left", handoff_id=row.handoff_id, detail="the agent stopped while a token was obtained")
         for row in turn.tx.select(PhoneHandoff, state="offered", reason="accepted"):
-            turn.after.append(partial(self._accepted.put_nowait, row.handoff_id))
+            turn.after.append(partial(self._accepted.put_nowait, row.at))
 
     def network_is_up(self) -> None:
         """Work that waits for the provider may try again at once."""
@@ -78,23 +78,23 @@ class Obtaining:
         ``mint`` waits for the person's command; the others go on by themselves.
         """
         while True:
-            handoff_id = await self._accepted.get()
+            at = await self._accepted.get()
             self._changed.beat()
-            if handoff_id not in self._under_way:
-                self._under_way.add(handoff_id)
-                self._turns.spawn(self._obtain(handoff_id))
+            if at not in self._under_way:
+                self._under_way.add(at)
+                self._turns.spawn(self._obtain(at))
 
-    async def _obtain(self, handoff_id: str) -> None:
+    async def _obtain(self, at: HandoffKey) -> None:
         """Obtain and release, again and again until it works, cannot work, or the offer is over; VaultError ends it."""
         failures = 0
         try:
-            while (row := await self._accepted_row(handoff_id)) is not None:
+            while (row := await self._accepted_row(at)) is not None:
                 if row.strategy == "mint":
-                    await self._note(handoff_id, "waits for the person to sign in: token-relay phone handoff again")
+                    await self._note(at, "waits for the person to sign in: token-relay phone handoff again")
                     return
                 network_is_up = self._network.next
                 await self._try(row)
-                if await self._accepted_row(handoff_id) is None:
+                if await self._accepted_row(at) is None:
                     return
                 failures += 1
                 share = self._turns.random.uniform(0.5, 1.0)
@@ -103,10 +103,10 @@ class Obtaining:
         except VaultError as exc:
             log.error("vault_refused", detail=str(exc))
         finally:
-            self._under_way.discard(handoff_id)
+            self._under_way.discard(at)
 
-    async def _accepted_row(self, handoff_id: str) -> PhoneHandoff | None:
-        row = await self._turns.read(lambda tx: tx.get(PhoneHandoff, handoff_id))
+    async def _accepted_row(self, at: HandoffKey) -> PhoneHandoff | None:
+        row = await self._turns.read(lambda tx: tx.get(PhoneHandoff, *at))
         return row if row is not None and state_of(row) == ACCEPTED else None
 
     async def _try(self, row: PhoneHandoff) -> None:
@@ -116,30 +116,30 @@ class Obtaining:
         if grant is None or not may_be_sent(grant):
             why = "has no token to move any more" if row.strategy == "move" else "is no longer signed in"
             problem = f"the phone {why}"
-            await self._turns.run(partial(self._steps.give_up, handoff_id=row.handoff_id, problem=problem))
+            await self._turns.run(partial(self._steps.give_up, at=row.at, problem=problem))
         elif grant.state in UNANSWERED:
             await self._flights.fly_alone(row.grant_id, RefreshErrand())
         elif grant.state != "held":
             pass
         elif row.strategy == "move":
-            await self._carefully(partial(self._move, handoff_id=row.handoff_id))
+            await self._carefully(partial(self._move, at=row.at))
         else:
-            await self._flights.fly_alone(row.grant_id, Branch(self._steps, row.handoff_id))
+            await self._flights.fly_alone(row.grant_id, Branch(self._steps, row.at))
 
-    async def _note(self, handoff_id: str, problem: str) -> None:
+    async def _note(self, at: HandoffKey, problem: str) -> None:
         def step(turn: Turn) -> None:
-            row = turn.tx.get(PhoneHandoff, handoff_id)
+            row = turn.tx.get(PhoneHandoff, *at)
             if row is not None and row.problem != problem:
-                self._steps.tell(turn, handoff_id, problem)
+                self._steps.tell(turn, at, problem)
 
         await self._turns.run(step)
 
-    def _move(self, turn: Turn, handoff_id: str) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
+    def _move(self, turn: Turn, at: HandoffKey) -> None:
+        row = turn.tx.get(PhoneHandoff, *at)
         grant = turn.tx.get(Grant, row.grant_id) if row is not None else None
         if row is not None and grant is not None and grant.refresh_token is not None and grant.state == "held":
             pairing = turn.row(Pairing, row.pairing_id)
-            self._steps.release(turn, pairing, handoff_id, grant, grant.refresh_token)
+            self._steps.release(turn, pairing, row.handoff_id, grant, grant.refresh_token)
 
     async def _carefully(self, step: Callable[[Turn], None]) -> None:
         await until_stored(partial(self._turns.run, step), self._turns.clock, event="token_not_stored")
@@ -149,12 +149,12 @@ class Obtaining:
 
         No sign-in when the handoff does not wait for a token; no TOKEN when it ended meanwhile.
         """
-        lock = self._signing_in.setdefault(row.handoff_id, asyncio.Lock())
+        lock = self._signing_in.setdefault(row.at, asyncio.Lock())
         async with lock:
-            if await self._accepted_row(row.handoff_id) is None:
+            if await self._accepted_row(row.at) is None:
                 return
             chosen = options or SignInOptions(username=await self._accounts.usual_username())
-            await self._turns.run(partial(self._begin, handoff_id=row.handoff_id))
+            await self._turns.run(partial(self._begin, at=row.at))
             profile = self._accounts.settings.profile
             if (chosen.method or profile.sign_in) == "browser" and is_session_shared(profile):
                 await person.progress({"message": PRIVATE_WINDOW})
@@ -162,18 +162,18 @@ class Obtaining:
                 new = await self._sign_in.authenticate(person, chosen, self._accounts.note_refusal)
             except BaseException as exc:
                 orphans = int(isinstance(exc, SignInLostError))
-                await self._turns.run(partial(self._abandon, handoff_id=row.handoff_id, orphans=orphans))
+                await self._turns.run(partial(self._abandon, at=row.at, orphans=orphans))
                 raise
             try:
                 checked = await self._sign_in.check(new)
             except BaseException:  # a live token, and nobody holds it
-                await self._turns.run(partial(self._abandon, handoff_id=row.handoff_id, orphans=1))
+                await self._turns.run(partial(self._abandon, at=row.at, orphans=1))
                 raise
             checked = await self._turns.read(partial(self._compare_sessions, new=checked))
-            await self._carefully(partial(self._minted, handoff_id=row.handoff_id, new=checked))
+            await self._carefully(partial(self._minted, at=row.at, new=checked))
             for note in checked.notes:
                 await person.progress({"message": f"warning: {note.text}"})
-        self._signing_in.pop(row.handoff_id, None)
+        self._signing_in.pop(row.at, None)
 
     def _compare_sessions(self, tx: Transaction, new: NewGrant) -> NewGrant:
         """Add a note when another sign-in of this phone came from the same session at the provider."""
@@ -184,25 +184,25 @@ class Obtaining:
         note = SignInNote("session_shared", SESSION_SHARED)
         return replace(new, notes=(*new.notes, note)) if others else new
 
-    def _begin(self, turn: Turn, handoff_id: str) -> None:
-        if turn.tx.get(PhoneHandoff, handoff_id) is not None:
-            turn.change(PhoneHandoff, handoff_id, is_obtaining=True)
+    def _begin(self, turn: Turn, at: HandoffKey) -> None:
+        if turn.tx.get(PhoneHandoff, *at) is not None:
+            turn.change(PhoneHandoff, *at, is_obtaining=True)
 
-    def _abandon(self, turn: Turn, handoff_id: str, orphans: int) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
+    def _abandon(self, turn: Turn, at: HandoffKey, orphans: int) -> None:
+        row = turn.tx.get(PhoneHandoff, *at)
         if row is not None and row.is_obtaining:
-            turn.change(PhoneHandoff, handoff_id, is_obtaining=False, orphans=row.orphans + orphans)
+            turn.change(PhoneHandoff, *at, is_obtaining=False, orphans=row.orphans + orphans)
 
-    def _minted(self, turn: Turn, handoff_id: str, new: NewGrant) -> None:
-        row = turn.tx.get(PhoneHandoff, handoff_id)
+    def _minted(self, turn: Turn, at: HandoffKey, new: NewGrant) -> None:
+        row = turn.tx.get(PhoneHandoff, *at)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if row is None or new.tokens.refresh_token is None:
             return
         if pairing is None:  # the device was forgotten meanwhile: nobody holds the token
-            turn.change(PhoneHandoff, handoff_id, is_obtaining=False, orphans=row.orphans + 1)
+            turn.change(PhoneHandoff, *at, is_obtaining=False, orphans=row.orphans + 1)
             return
-        tell_notes(turn, new, handoff_id=handoff_id)
+        tell_notes(turn, new, handoff_id=row.handoff_id)
         grant = self._accounts.grant_of(turn, new, new.tokens.refresh_token)
-        if not self._steps.release(turn, pairing, handoff_id, grant, new.tokens.refresh_token):
-            orphans = turn.row(PhoneHandoff, handoff_id).orphans + 1
-            turn.change(PhoneHandoff, handoff_id, is_obtaining=False, orphans=orphans)
+        if not self._steps.release(turn, pairing, row.handoff_id, grant, new.tokens.refresh_token):
+            orphans = turn.row(PhoneHandoff, *at).orphans + 1
+            turn.change(PhoneHandoff, *at, is_obtaining=False, orphans=orphans)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from token_relay.agents.grants import revocation
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import USABLE, Grant, PhoneHandoff
+from token_relay.agents.records import USABLE, Grant, HandoffKey, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.handoff import PhoneStateName
@@ -14,11 +14,15 @@ from token_relay.provider.http import Http
 NOWHERE: frozenset[PhoneStateName] = frozenset({"cancelled", "gone"})  # no device has a grant of such a handoff
 
 
-def is_only(tx: Transaction, grant: Grant) -> bool:
-    """Return whether neither this phone nor a device has another grant of the same client at the provider."""
+def is_only(tx: Transaction, grant: Grant, *, given: HandoffKey | None = None) -> bool:
+    """Return whether neither this phone nor a device has another grant of the same client at the provider.
+
+    ``given``: the handoff that gives this very grant away.
+    """
     own = tx.select(Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id)
-    given = tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
-    return all(row.grant_id == grant.grant_id for row in own) and all(row.state in NOWHERE for row in given)
+    handoffs = tx.select(PhoneHandoff, issuer=grant.issuer, client_id=grant.client_id)
+    is_elsewhere = any(row.state not in NOWHERE and row.at != given for row in handoffs)
+    return all(row.grant_id == grant.grant_id for row in own) and not is_elsewhere
 
 
 class OwnGrants:

@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import columns_of as grant_columns
+from token_relay.agents.grants.serving import profile_of
 from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.phone.handoff_rows import Terms, columns_of, offer_body, state_of, unknown_row
+from token_relay.agents.phone.own_grants import is_only
 from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
-from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import Grant, HandoffKey, Outgoing, Pairing, PhoneHandoff, handoff_key
 from token_relay.agents.turn import Turn
 from token_relay.protocol.envelope import seal_once
 from token_relay.protocol.errors import PeerError
@@ -38,6 +40,7 @@ from token_relay.protocol.messages import (
     Cancel,
     Closed,
     GrantPayload,
+    GrantPayload2,
     Reject,
     Revoke,
     Token,
@@ -58,7 +61,7 @@ class PhoneSteps:
     ``changed`` beats after each change of a handoff; ``accepted`` takes each handoff whose token must be obtained.
     """
 
-    def __init__(self, changed: Pulse, accepted: asyncio.Queue[str]) -> None:
+    def __init__(self, changed: Pulse, accepted: asyncio.Queue[HandoffKey]) -> None:
         self._changed = changed
         self._accepted = accepted
 
@@ -77,13 +80,11 @@ class PhoneSteps:
             )
         )
         self.step(turn, pairing, handoff_id, "offer")
-        return turn.row(PhoneHandoff, handoff_id)
+        return turn.row(PhoneHandoff, pairing.pairing_id, handoff_id)
 
     def step(self, turn: Turn, pairing: Pairing, handoff_id: str, event: PhoneEvent) -> None:
         """Apply one event to one handoff; all that follows is written in this transaction. Raises PeerError."""
-        row = turn.tx.get(PhoneHandoff, handoff_id)
-        if row is not None and row.pairing_id != pairing.pairing_id:
-            raise PeerError("wrong_pairing")
+        row = turn.tx.get(PhoneHandoff, pairing.pairing_id, handoff_id)
         before: PhoneState = New() if row is None else state_of(row)
         step = phone_step(before, event)
         if event == "stored" and PhoneEffect.SEND_REVOKE in step.effects and not self.may_take_away(turn, pairing):
@@ -94,7 +95,7 @@ class PhoneSteps:
             return
         if row is None and not self._take_in(turn, pairing, handoff_id, event, step.state):
             return
-        row = turn.change(PhoneHandoff, handoff_id, **columns_of(step.state))
+        row = turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, **columns_of(step.state))
         for effect in step.effects:
             self._perform(turn, pairing, handoff_id, effect)
         if step.state != before:
@@ -119,11 +120,11 @@ class PhoneSteps:
     def _perform(self, turn: Turn, pairing: Pairing, handoff_id: str, effect: PhoneEffect) -> None:
         match effect:
             case PhoneEffect.SEND_OFFER:
-                body = offer_body(turn.row(PhoneHandoff, handoff_id))
+                body = offer_body(turn.row(PhoneHandoff, pairing.pairing_id, handoff_id))
                 plaintext = turn.request(pairing.pairing_id, body, handoff_id)
-                turn.change(PhoneHandoff, handoff_id, offer_hash=plaintext_hash(plaintext))
+                turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, offer_hash=plaintext_hash(plaintext))
             case PhoneEffect.OBTAIN_TOKEN:
-                self._obtain(turn, pairing, turn.row(PhoneHandoff, handoff_id))
+                self._obtain(turn, pairing, turn.row(PhoneHandoff, pairing.pairing_id, handoff_id))
             case PhoneEffect.SEND_TOKEN:
                 pass  # release() has queued it: it holds the token
             case PhoneEffect.SEND_CLOSED:
@@ -133,17 +134,17 @@ class PhoneSteps:
             case PhoneEffect.SEND_REVOKE:
                 turn.request(pairing.pairing_id, Revoke(handoff_id=handoff_id), handoff_id)
             case PhoneEffect.SEND_STATUS:
-                state = turn.row(PhoneHandoff, handoff_id).state
+                state = turn.row(PhoneHandoff, pairing.pairing_id, handoff_id).state
                 turn.answer(pairing.pairing_id, Reject(handoff_id=handoff_id, reason=state))
             case PhoneEffect.RESEND:
                 turn.resend(pairing.pairing_id, handoff_id=handoff_id)
             case PhoneEffect.SETTLE:
                 turn.settle(pairing.pairing_id, handoff_id=handoff_id)
             case PhoneEffect.RETURN_TOKEN:
-                self._return(turn, turn.row(PhoneHandoff, handoff_id))
+                self._return(turn, turn.row(PhoneHandoff, pairing.pairing_id, handoff_id))
             case PhoneEffect.WIPE_TOKEN:
-                turn.change(PhoneHandoff, handoff_id, held_token=None)
-                turn.tx.erase_key(handoff_id)
+                turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, held_token=None)
+                turn.tx.erase_key(handoff_key(pairing.pairing_id, handoff_id))
 
     def _obtain(self, turn: Turn, pairing: Pairing, row: PhoneHandoff) -> None:
         """``move`` releases in this transaction; the others need the provider, after the commit."""
@@ -151,7 +152,7 @@ class PhoneSteps:
         if grant is not None and grant.state == "held" and grant.refresh_token is not None:
             self.release(turn, pairing, row.handoff_id, grant, grant.refresh_token)
         else:
-            turn.after.append(partial(self._accepted.put_nowait, row.handoff_id))
+            turn.after.append(partial(self._accepted.put_nowait, row.at))
 
     def release(self, turn: Turn, pairing: Pairing, handoff_id: str, grant: Grant, refresh_token: RefreshToken) -> bool:
         """Seal the token to the one-time key and write RELEASED with TOKEN in the outbox, in this transaction.
@@ -159,21 +160,22 @@ class PhoneSteps:
         From the commit on the token is the companion's, and nothing here uses it. False: it is too late, or the grant
         does not fit a message.
         """
-        row = turn.tx.get(PhoneHandoff, handoff_id)
+        row = turn.tx.get(PhoneHandoff, pairing.pairing_id, handoff_id)
         if row is None or not phone_may(state_of(row), "sealed"):
             return False
         try:
             sealed = _sealed(turn, pairing, row, grant, refresh_token)
         except ValidationError as exc:  # such as a scope of more than 1024 characters: no companion would take it
             fields = " and ".join(sorted({str(error["loc"][0]) for error in exc.errors(include_input=False)}))
-            self.give_up(turn, handoff_id, f"{fields} of the grant cannot be put into a message")
+            self.give_up(turn, row.at, f"{fields} of the grant cannot be put into a message")
             return False
         if len(sealed) > SEALED_CHARS_MAX:
-            self.give_up(turn, handoff_id, "the refresh token is too long for an envelope")
+            self.give_up(turn, row.at, "the refresh token is too long for an envelope")
             return False
         turn.request(pairing.pairing_id, Token(handoff_id=handoff_id, sealed=sealed), handoff_id)
         turn.change(
             PhoneHandoff,
+            pairing.pairing_id,
             handoff_id,
             is_obtaining=False,
             problem="",
@@ -189,18 +191,18 @@ class PhoneSteps:
         self.step(turn, pairing, handoff_id, "sealed")
         return True
 
-    def give_up(self, turn: Turn, handoff_id: str, problem: str) -> None:
+    def give_up(self, turn: Turn, at: HandoffKey, problem: str) -> None:
         """Write why a handoff is given up, and end it through CANCEL if its state allows."""
-        row = turn.tx.get(PhoneHandoff, handoff_id)
+        row = turn.tx.get(PhoneHandoff, *at)
         pairing = turn.tx.get(Pairing, row.pairing_id) if row is not None else None
         if pairing is not None:
-            row = turn.change(PhoneHandoff, handoff_id, problem=problem, is_obtaining=False)
+            row = turn.change(PhoneHandoff, *at, problem=problem, is_obtaining=False)
             if phone_may(state_of(row), "cancel"):
-                self.step(turn, pairing, handoff_id, "cancel")
+                self.step(turn, pairing, row.handoff_id, "cancel")
 
-    def tell(self, turn: Turn, handoff_id: str, problem: str) -> None:
+    def tell(self, turn: Turn, at: HandoffKey, problem: str) -> None:
         """Write why an open handoff does not go on, and wake the commands that wait for it."""
-        turn.change(PhoneHandoff, handoff_id, problem=problem)
+        turn.change(PhoneHandoff, *at, problem=problem)
         turn.after.append(self._changed.beat)
 
     def _return(self, turn: Turn, row: PhoneHandoff) -> None:
@@ -209,19 +211,22 @@ class PhoneSteps:
             return
         grant = turn.tx.get(Grant, row.grant_id)
         if grant is not None and grant.state == "dead" and grant.reason == "moved":
-            held = grant_columns(lifecycle.Held(grant.generation))
-            turn.change(Grant, row.grant_id, **held)
+            # In a future that this disk has lost it may have come back once already, and have been spent.
+            is_older = bool(turn.tx.select(Pairing, rollback="self"))
+            after = lifecycle.Locked(grant.generation, "rollback") if is_older else lifecycle.Held(grant.generation)
+            turn.change(Grant, row.grant_id, **grant_columns(after))
             turn.change(Grant, row.grant_id, refresh_token=row.held_token)
-            turn.change(PhoneHandoff, row.handoff_id, held_token=None)
+            turn.change(PhoneHandoff, *row.at, held_token=None)
         else:  # signed out, or signed in anew, meanwhile
-            turn.change(PhoneHandoff, row.handoff_id, held_token=None, orphans=row.orphans + 1)
-        turn.tx.erase_key(row.handoff_id)
+            turn.change(PhoneHandoff, *row.at, held_token=None, orphans=row.orphans + 1)
+        turn.tx.erase_key(handoff_key(*row.at))
 
     def _done(self, turn: Turn, pairing: Pairing, handoff_id: str) -> None:
-        row = turn.row(PhoneHandoff, handoff_id)
+        row = turn.row(PhoneHandoff, pairing.pairing_id, handoff_id)
         device_state = row.device_state or "held"  # a RENEW that overtook STORED has said more
         turn.change(
             PhoneHandoff,
+            pairing.pairing_id,
             handoff_id,
             done_at=turn.wall,
             device_state=device_state,
@@ -232,9 +237,12 @@ class PhoneSteps:
             end_grant(turn, own.grant_id, "moved")
         for older in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done"):
             same = (older.issuer, older.client_id, older.subject) == (row.issuer, row.client_id, row.subject)
-            if older.handoff_id != handoff_id and same:
+            # Without a subject nobody knows whose it is: it takes the place only of what the companion asked to renew.
+            if older.handoff_id != handoff_id and (older.handoff_id == row.renews or (row.subject and same)):
                 self.step(turn, pairing, older.handoff_id, "superseded")
-        turn.change(Pairing, pairing.pairing_id, rollback="")
+        moves = turn.tx.select(PhoneHandoff, strategy="move")
+        if not any(other.state in ("released", "cancelling") for other in moves):  # what comes back is judged by it
+            turn.change(Pairing, pairing.pairing_id, rollback="")
 
     def may_take_away(self, turn: Turn, pairing: Pairing) -> bool:
         """Return whether REVOKE may be queued for what a companion claims: `phone revoke` needs room in the outbox."""
@@ -246,8 +254,11 @@ class PhoneSteps:
 
 
 def _sealed(turn: Turn, pairing: Pairing, row: PhoneHandoff, grant: Grant, refresh_token: RefreshToken) -> str:
-    """Return the grant sealed to the one-time key. Raises ValidationError: a field does not fit a message."""
-    payload = GrantPayload(
+    """Return the grant sealed to the one-time key, in the newest version that the companion opens and that fits.
+
+    Raises ValidationError: a field does not fit a message.
+    """
+    first = GrantPayload(
         v=1,
         pairing_id=pairing.pairing_id,
         handoff_id=row.handoff_id,
@@ -269,5 +280,15 @@ def _sealed(turn: Turn, pairing: Pairing, row: PhoneHandoff, grant: Grant, refre
         signed_in_at=grant.signed_in_at,
         is_otp=grant.is_otp,
     )
+    if row.grant_version > 1:
+        is_sole = row.strategy != "branch" and is_only(turn.tx, grant, given=row.at)  # of `branch` the phone keeps one
+        more = {"v": 2, "is_sole": is_sole, "behaviour": profile_of(grant).behaviour}
+        sealed = _seal(turn, row, GrantPayload2.model_validate(dict(first) | more))
+        if len(sealed) <= SEALED_CHARS_MAX:
+            return sealed
+    return _seal(turn, row, first)
+
+
+def _seal(turn: Turn, row: PhoneHandoff, payload: GrantPayload) -> str:
     ephemeral = KeyPair.from_random(turn.random.bytes(32))
     return encode_base64url(seal_once(encode_grant(payload), row.one_time_key, ephemeral))

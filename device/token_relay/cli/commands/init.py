@@ -17,7 +17,7 @@ from token_relay.host import mounts
 from token_relay.host.atomic_files import make_directory, remove_drafts, unlink, write_atomic
 from token_relay.host.config import MODELS, CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import check_config
-from token_relay.host.config_template import template
+from token_relay.host.config_template import Setting, template
 from token_relay.host.device_key import CSR_NAME, KEY_NAME, write_csr
 from token_relay.host.paths import CONFIG_FILE, agent_home
 from token_relay.protocol.errors import ConfigError, LocalError
@@ -43,6 +43,7 @@ OPTIONS = {
     "provider.profile": "--profile",
     "provider.tenant": "--tenant",
     "provider.scope": "--scope",
+    "provider.hosts": "--provider-host",
     "vault.passphrase_file": "--vault-passphrase-file",
     "vault.credential": "--vault-credential",
     "vault": "vault options",
@@ -85,13 +86,13 @@ def init(args: argparse.Namespace, context: Context) -> int:
     return DONE
 
 
-def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> dict[str, str | int | bool]:
+def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> dict[str, Setting]:
     """Return the settings that the options chose, by dotted key."""
 
     def in_home(name: str) -> str:
         return name if base == home else str(home / name)
 
-    chosen: dict[str, str | int | bool | None] = {
+    chosen: dict[str, Setting | None] = {
         "name": args.name or _host_name(kind),
         "http_route": args.http_route,
         "broker.url": args.broker,
@@ -120,6 +121,8 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
             "provider.scope": args.scope,
             "allow_refresh_token_access": args.allow_refresh_token_access or None,
         }
+    elif args.provider_host:
+        chosen["provider.hosts"] = args.provider_host
     return {key: value for key, value in chosen.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ the rest, a restored backup is an older image.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -50,11 +51,16 @@ class _Shape(Generic[R]):
         self.key_of = cast(
             "Callable[[R], Key]", attrgetter(*record.key) if len(record.key) > 1 else _single(record.key)
         )
-        self.sealed_under = "" if record.sealed_under == VAULT_DATA_KEY else record.sealed_under[1:-1]
+        self.sealed_under = "" if record.sealed_under == VAULT_DATA_KEY else record.sealed_under
+        self.owners = tuple(re.findall(r"\{(\w+)\}", self.sealed_under))
         self.reals = tuple(column.name for column in self.layout.columns if column.kind == "real")
         self.getters = {column.name: attrgetter(column.name) for column in self.layout.columns}
         self.known_searches: set[frozenset[str]] = set()
         self.is_known = False
+
+    def data_key_of(self, row: Record) -> str:
+        """Return the name of the data key of a row's secrets."""
+        return self.sealed_under.format_map({name: getattr(row, name) for name in self.owners})
 
 
 _SHAPES: dict[type[Record], _Shape[Any]] = {}
@@ -206,7 +212,7 @@ class _MemoryTransaction:
                 continue
             for key, row in list(self._rows(kind).items()):
                 present = [name for name in shape.secrets if getattr(row, name) is not None]
-                if present and getattr(row, shape.sealed_under) == data_key:
+                if present and shape.data_key_of(row) == data_key:
                     # without its secrets: even an observer of the disk must not see them any more
                     self._writable(kind)[key] = replace(cast("Any", row), **dict.fromkeys(present))
                     self._lost |= {(kind, key)}

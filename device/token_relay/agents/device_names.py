@@ -1,0 +1,74 @@
+"""What a person may call a device: its id, its name, or the beginning of its id. Pure.
+
+A device chooses its own name, and may be hostile. So no name is preferred to an id nor an id to a name: a word that
+could mean two devices is refused, and both are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from token_relay.protocol.errors import LocalError
+
+ID_PREFIX_CHARS_MIN = 4  # one in a million by chance; fewer would catch a short name
+SHOWN_CHARS = 6  # of an id, beside a name
+NAME_CHARS_MAX = 64  # as a device's own name in PAIR1 and PAIR2
+
+
+def shown(device_id: str, name: str) -> str:
+    """Return a device as people see it; :func:`resolve_device` takes this too."""
+    return f"{name} ({device_id[:SHOWN_CHARS]})"
+
+
+def resolve_device(word: str, known: Sequence[tuple[str, str]], *, lists: str = "token-relay phone devices") -> str:
+    """Return the id of the one device that a word can mean; ``known`` are ids with their names.
+
+    ``lists``: the command that lists them.
+
+    Raises:
+        LocalError: no device is called so, or several could be; the message shows which.
+    """
+    found = [device for device in known if _can_mean(word, *device)]
+    match found:
+        case [(device_id, _)]:
+            return device_id
+        case []:
+            names = ", ".join(shown(*device) for device in known) or "none"
+            raise LocalError(f"no paired device is called {word!r}; paired: {names}", hint=lists)
+        case _:
+            ways = ", ".join(f"{name} ({_own_prefix(device_id, known)})" for device_id, name in found)
+            raise LocalError(f"{word!r} means several devices: {ways}", hint="use what stands in brackets")
+
+
+def is_name(text: str) -> bool:
+    """Return whether a person may call a device so."""
+    return 0 < len(text) <= NAME_CHARS_MAX and text.isprintable() and text == text.strip()
+
+
+def name_problem(device_id: str, name: str, known: Sequence[tuple[str, str]]) -> str:
+    """Return why a new device cannot be called so beside those that are known, or an empty string."""
+    for other_id, other_name in known:
+        if other_id != device_id and _can_mean(name, other_id, other_name):
+            return f"{name!r} can mean {shown(other_id, other_name)} already"
+    return ""
+
+
+def _can_mean(word: str, device_id: str, name: str) -> bool:
+    is_prefix = len(word) >= ID_PREFIX_CHARS_MIN and device_id.startswith(word)
+    return is_prefix or word in (name, shown(device_id, name))
+
+
+def _own_prefix(device_id: str, known: Sequence[tuple[str, str]]) -> str:
+    """Return the shortest beginning of an id, of those that people are shown, that means no other device."""
+    lengths = range(SHOWN_CHARS, len(device_id) + 1)
+    prefixes = (device_id[:length] for length in lengths)
+    return next((p for p in prefixes if sum(_can_mean(p, *device) for device in known) == 1), device_id)
+
+
+def free_name(device_id: str, name: str, known: Sequence[tuple[str, str]]) -> str:
+    """Return the name, or where it could mean another device the name with the beginning of this device's id.
+
+    For an end where nobody is asked: a phone that was lost is paired anew under the same name.
+    """
+    ways = (name, *(f"{name} {device_id[:length]}" for length in range(SHOWN_CHARS, len(device_id) + 1)))
+    return next((way for way in ways if not name_problem(device_id, way, known)), device_id)
