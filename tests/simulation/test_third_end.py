@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulation.test_promises import NOW, STAMP, Hand, breaks, given, grant, handoff, pairing, taken
 from token_relay.agents.ports import Record
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Seen
+from token_relay.agents.records import CachedToken, Grant, Outgoing, PrimaryPhone, Seen
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import HttpRequest
@@ -36,7 +36,7 @@ class Two(Hand):
         self.clock = NOW
         self.promises.ledger.strangers = frozenset({"strange"})
         self.seq = 0
-        self.commit(end, HONEST, STRANGE, *put)
+        self.commit(end, HONEST, STRANGE, PrimaryPhone("self", "honest", 1), *put)
 
     def hears(self, by: str, *put: Record, delete: tuple[Record, ...] = ()) -> None:
         """Commit what a message of this pairing brings about."""
@@ -138,6 +138,9 @@ def test_an_app_that_gets_a_strangers_token_unasked_is_reported() -> None:
     theirs = replace(CACHED, grant_id="t", access_token=AccessToken("theirs"))
     hand = Two("watch", MINE, THEIRS, CACHED, theirs)
     hand.promises.served("watch", TokenQuery(), _served("access"))
+    hand.promises.served("watch", TokenQuery(phones=frozenset({"strange"})), _served("theirs"))  # named
+    with breaks(15, "watch"):
+        hand.promises.served("watch", TokenQuery(phones=frozenset({"strange"})), _served("access"))
     with breaks(15, "watch"):
         hand.promises.served("watch", TokenQuery(account="ann"), _served("theirs"))
 

@@ -89,7 +89,7 @@ def _steps(
         for _ in range(rng.choice((1, 2, 3))):
             draft.third(rng.uniform(5.0, ends_s), "say", "", "OFFER", "unknown", "next", 0)
         for _ in range(rng.choice((1, 2, 4))):
-            at_s, by = rng.uniform(6.0, ends_s + 40.0), rng.choice(("", "account"))
+            at_s, by = rng.uniform(6.0, ends_s + 40.0), rng.choice(("", "account", "issuer", "phone"))
             draft.third(at_s, "ask", rng.choice(watches), by)
     for _ in range(rng.randint(*MESSAGES[role])):
         kinds = rng.choices((HANDOFF_TYPES[role], OTHER_TYPES[role], wrong_way(role)), (90, 5, 5))[0]
