@@ -66,6 +66,9 @@ class ThirdSteps:
     async def _unmute(self, step: Step) -> None:
         self.third.is_mute = False
 
+    async def _attend(self, step: Step) -> None:
+        self.third.manners = 1.0
+
     # -- people and apps -------------------------------------------------------------------------------
 
     async def _give(self, step: Step) -> None:
