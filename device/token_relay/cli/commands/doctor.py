@@ -12,6 +12,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from token_relay.agents.companion.endpoints import host_not_allowed
+from token_relay.agents.grants.answers import allow_host
 from token_relay.cli.client import JSON, ClientError, JsonObject
 from token_relay.cli.commands.agent_calls import call
 from token_relay.cli.parsing import DONE, FAILED, NOT_RUNNING, Context
@@ -125,7 +127,14 @@ def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list
     if not issuers - {""}:
         return [Finding("provider", True, "none yet: it arrives with the grant")]
     named = sorted(issuers - {""})[:ISSUERS_MAX]
-    return [finding for issuer in named for finding in provider.issuer(issuer, config.provider.ca)]
+    return [finding for issuer in named for finding in _issuer(issuer, config)]
+
+
+def _issuer(issuer: str, config: CompanionConfig) -> list[Finding]:
+    """Ask an issuer that a phone has named, where the agent itself would."""
+    if host := host_not_allowed(issuer, issuer, config.provider.hosts):
+        return [Finding("provider", False, f"{issuer}: not asked, {host} is not allowed here", allow_host(host))]
+    return provider.issuer(issuer, config.provider.ca)
 
 
 def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:
