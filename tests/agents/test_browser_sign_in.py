@@ -17,6 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
 from tests.agents.world_kit import World, running
+from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInOptions, SignInRefused
@@ -30,7 +31,7 @@ from token_relay.agents.phone.sign_in_advice import (
     revocation_foreseen,
 )
 from token_relay.agents.records import AuditEvent, Grant
-from token_relay.protocol.errors import ConfigError, PeerError, PersonNeededError
+from token_relay.protocol.errors import ConfigError, LocalError, PeerError, PersonNeededError
 from token_relay.protocol.secret import Code
 from token_relay.provider import discovery
 from token_relay.provider.discovery import GivenEndpoints
@@ -93,7 +94,11 @@ class Provider:
         self.tokens: dict[str, Any] = {}
         self.document: dict[str, Any] = {}
         self.jwks: HttpResponse | NotSent = answer(200, {"keys": [KEY.as_dict(private=False)]})
-        self.revoked = 0
+        self.userinfo: dict[str, Any] = {}
+        self.refusal: dict[str, Any] | None = None
+        self.has_document = True
+        self.form: dict[str, str] = {}
+        self.revoked = self.named = self.looked = 0
         self.now_s = 0.0
 
     async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
@@ -104,7 +109,17 @@ class Provider:
             return answer(200, {})
         if path == "/jwks":
             return self.jwks
-        if path == "/token":
+        if path == "/me":
+            self.named += 1
+            return answer(200 if self.userinfo else 404, self.userinfo)
+        if "/.well-known/" in path:
+            self.looked += 1
+            if not self.has_document:
+                return answer(404, {})
+        if path.endswith("/token"):
+            self.form = {name: value for name, value in request.form or () if isinstance(value, str)}
+            if self.refusal is not None:
+                return answer(400, self.refusal)
             asked = parse_qs(urlsplit(self.browser.url).query)
             claims = {"iss": base, "aud": "app", "sub": "sub-1", "iat": self.now_s, "exp": self.now_s + 600}
             claims |= {"nonce": asked["nonce"][0]} | self.claims
@@ -116,6 +131,7 @@ class Provider:
         return answer(200, document | {"jwks_uri": f"{base}/jwks"} | self.document)
 
 
+OTHER_TOKENS = "https://p.example/other/token"
 DEFAULT_SCOPE = "openid profile offline_access"
 ENDPOINTS = {"token": "token", "authorization": "authorize", "revocation": "revoke"}
 
@@ -305,6 +321,114 @@ async def test_two_accounts_without_a_name_are_told_apart() -> None:
             provider.claims = {"sub": sub}
             await sign_in(world, provider)
         assert sorted(grant.account for grant in await world.phone.rows(Grant)) == ["sub-1", "sub-2"]
+
+
+USERINFO = {"userinfo_endpoint": "https://p.example/me"}
+
+
+@pytest.mark.parametrize(
+    ("claims", "userinfo", "scope", "account", "asks"),
+    [
+        ({"preferred_username": "ada"}, {"sub": "sub-1", "name": "other"}, "openid", "ada", 0),
+        ({}, {"sub": "sub-1", "email": "ada@example.org"}, "openid", "ada@example.org", 1),
+        ({}, {"sub": "sub-1"}, "openid", "sub-1", 1),
+        ({}, {"sub": "sub-2", "name": "somebody else"}, "openid", "sub-1", 1),  # OpenID Connect Core §5.3.2
+        ({}, {}, "openid", "sub-1", 1),
+        (None, {"sub": "sub-3", "name": "Ada"}, "api", "Ada", 1),
+        (None, {"sub": "sub-3"}, "api", "sub-3", 1),
+        (None, {}, "api", "unnamed account at p.example", 1),
+    ],
+)
+async def test_an_account_has_a_name_whatever_the_provider_tells(
+    claims: dict[str, Any] | None, userinfo: dict[str, Any], scope: str, account: str, asks: int
+) -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        provider.document, provider.userinfo = USERINFO, userinfo
+        if claims is None:
+            provider.tokens = {"id_token": None}
+        else:
+            provider.claims = claims
+        grant = await sign_in(world, provider, f"{scope} offline_access")
+        assert (grant.account, grant.state, provider.named) == (account, "held", asks)
+        assert grant.subject == ("sub-1" if claims is not None else userinfo.get("sub", ""))
+
+
+async def test_what_the_settings_say_stands_in_the_requests_of_a_sign_in_and_in_its_grant() -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        put_in(world, provider, provider.browser, "openid offline_access")
+        accounts: Any = world.phone.agent.accounts
+        more = {"resource": "https://api.example/v1", "authorization_parameters": {"acr_values": "a b"}}
+        endpoints = GivenEndpoints(authorization_endpoint="https://p.example/login?x=1", token_endpoint=OTHER_TOKENS)
+        settings = replace(accounts.settings, endpoints=endpoints, **more)
+        accounts.settings = accounts._sign_in._settings = settings
+        options = SignInOptions(method="browser")
+        grant = await world.within(accounts.sign_in(provider.browser, options), seconds=3_600)
+        asked = urlsplit(provider.browser.url)
+        query = parse_qs(asked.query)
+        assert (asked.path, query["x"], query["acr_values"]) == ("/login", ["1"], ["a b"])
+        assert (query["resource"], query["prompt"]) == (["https://api.example/v1"], ["consent"])
+        assert provider.form["resource"] == "https://api.example/v1"
+        assert (grant.audience, grant.token_endpoint) == ("https://api.example/v1", OTHER_TOKENS)
+        await world.within(world.phone.agent.keeper.flights.fly_alone(grant.grant_id, RefreshErrand()))
+        assert (provider.form["grant_type"], provider.form["resource"]) == ("refresh_token", "https://api.example/v1")
+
+
+async def test_a_provider_without_metadata_is_taken_as_it_was_described() -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        put_in(world, provider, provider.browser, "openid offline_access")
+        accounts: Any = world.phone.agent.accounts
+        by_hand = GivenEndpoints(
+            authorization_endpoint="https://p.example/authorize",
+            token_endpoint="https://p.example/token",
+            jwks_uri="https://p.example/jwks",
+        )
+        for uses_discovery in (False, True):
+            provider.has_document = False
+            settings = replace(accounts.settings, endpoints=by_hand, uses_discovery=uses_discovery)
+            accounts.settings = accounts._sign_in._settings = settings
+            options = SignInOptions(method="browser")
+            provider.browser.answers = [CodeReceived(Code("c"))]
+            grant = await world.within(accounts.sign_in(provider.browser, options), seconds=3_600)
+            assert (grant.state, grant.issuer) == ("held", "https://p.example")
+            assert (provider.looked > 0) == uses_discovery
+
+
+@pytest.mark.parametrize(
+    ("scope", "document", "words"),
+    [
+        ("openid offline_access", {}, "offline_access was asked for"),
+        ("openid offline_access", {"scopes_supported": ["openid"]}, "access_type"),
+        ("openid", {}, "offline_access was not asked for"),
+    ],
+)
+async def test_a_sign_in_without_a_refresh_token_says_what_to_change(
+    scope: str, document: dict[str, Any], words: str
+) -> None:
+    async with running("strict", paired=False) as world:
+        provider = Provider(Browser())
+        provider.document, provider.tokens = document, {"refresh_token": None}
+        with pytest.raises(LocalError, match="gave no refresh token") as caught:
+            await sign_in(world, provider, scope)
+        assert words in caught.value.hint
+
+
+async def test_a_refusal_of_the_code_is_told_in_the_providers_words_without_what_was_sent() -> None:
+    async with running("strict", paired=False) as world:
+        for description, shown in (
+            ("redirect_uri did not match\nthe registered one", " (redirect_uri did not match?the registered one)"),
+            ("code c-marked is not known", ""),
+            ("x" * 5_000, f" ({'x' * 8}…)"),
+            (7, ""),
+        ):
+            provider = Provider(Browser(CodeReceived(Code("c-marked"))))
+            provider.refusal = {"error": "invalid_grant", "error_description": description}
+            with pytest.raises(PersonNeededError) as caught:
+                await sign_in(world, provider)
+            assert str(caught.value) == f"the provider refused the sign-in: invalid_grant{shown}"
+            assert "registration of provider.client_id" in caught.value.hint
 
 
 async def test_a_browser_that_is_not_accepted_is_told_and_the_wait_goes_on() -> None:

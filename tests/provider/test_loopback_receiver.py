@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.watchdog import HANG_S
 from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInRefused
 from token_relay.host import loopback_receiver
 from token_relay.host.loopback_receiver import LoopbackReceiver
+from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import Code
 
 pytestmark = pytest.mark.asyncio
@@ -49,6 +51,32 @@ async def test_the_redirect_uri_is_the_literal_loopback_address() -> None:
         parts = urlsplit(receiver.redirect_uri)
         assert (parts.scheme, parts.hostname, parts.path) == ("http", "127.0.0.1", "/callback")
         assert parts.port
+
+
+async def test_the_first_free_port_of_the_list_is_taken_and_the_path_is_the_registered_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        used, free = taken.getsockname()[1], other.getsockname()[1]
+        other.close()
+        async with LoopbackReceiver(STATE, ports=(used, free), path="/cb") as receiver, asyncio.timeout(HANG_S):
+            assert receiver.redirect_uri == f"http://127.0.0.1:{free}/cb"
+            page = await get(receiver, f"code={CODE}&state={STATE}")
+            assert f"register http://127.0.0.1:{free}/cb as redirect URI".encode() in page
+            refused = await receiver.wait()
+            assert isinstance(refused, NotAccepted)
+            assert "another path than /cb" in refused.why
+            await get(receiver, f"code={CODE}&state={STATE}", path="/cb")
+            assert await receiver.wait() == CodeReceived(Code(CODE))
+        async with LoopbackReceiver(STATE, ports=(free,)) as again:  # free again
+            assert again.redirect_uri == f"http://127.0.0.1:{free}/callback"
+
+
+async def test_ports_that_are_all_taken_are_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalError, match=f"tried {port}$") as caught:
+            async with LoopbackReceiver(STATE, ports=(port,)):
+                pass
+    assert "ss -ltnp" in caught.value.hint
 
 
 async def test_the_code_arrives_and_the_page_does_not_show_it() -> None:

@@ -53,8 +53,12 @@ async def discover(http: Http, settings: AccountSettings) -> discovery.ProviderM
 
 
 async def advise(http: Http, settings: AccountSettings, failed: discovery.DiscoveryFailed) -> str:
-    """Return what to do when there is no metadata; it looks whether the URL is nearly that of a provider."""
-    is_searched = settings.profile.name != "entra" and not failed.issuer
+    """Return what to do when there is no metadata; it looks whether the URL is nearly that of a provider.
+
+    Not at a provider that fails for now: it would fail at each guess.
+    """
+    is_down = failed.is_temporary and failed.status
+    is_searched = settings.profile.name != "entra" and not failed.issuer and not is_down
     right = await find_issuer(http, settings.url) if is_searched else ""
     return advice_about(failed, settings.profile, right=right)
 

@@ -64,6 +64,11 @@ def provider_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--redirect-path", metavar="PATH", type=text, help="path of the redirect URI; else /callback")
     group.add_argument(
+        "--allow-refresh-token-access",
+        action="store_true",
+        help="let refresh tokens leave the account: `phone handoff` is refused without it",
+    )
+    group.add_argument(
         "--no-look", action="store_true", help="do not ask the provider now for what cannot work there; doctor does"
     )
     group = parser.add_argument_group("the provider's endpoints, where its metadata does not tell")

@@ -28,11 +28,6 @@ REVOKE_WAIT_S = 10.0  # a companion that is online answers by then; one that is 
 
 def _init(parser: argparse.ArgumentParser) -> None:
     provider_options(parser)
-    parser.add_argument(
-        "--allow-refresh-token-access",
-        action="store_true",
-        help="let refresh tokens leave the account: `phone handoff` is refused without it",
-    )
     init_options(parser)
 
 
