@@ -371,6 +371,7 @@ async def test_what_the_settings_say_stands_in_the_requests_of_a_sign_in_and_in_
         assert (query["resource"], query["prompt"]) == (["https://api.example/v1"], ["consent"])
         assert provider.form["resource"] == "https://api.example/v1"
         assert (grant.audience, grant.token_endpoint) == ("https://api.example/v1", OTHER_TOKENS)
+        world.phone.agent.keeper.flights._http = provider
         await world.within(world.phone.agent.keeper.flights.fly_alone(grant.grant_id, RefreshErrand()))
         assert (provider.form["grant_type"], provider.form["resource"]) == ("refresh_token", "https://api.example/v1")
 

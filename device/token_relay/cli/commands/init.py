@@ -68,6 +68,7 @@ OPTIONS = {
     "broker.key": "--key",
     "broker": "broker options",
     "provider": "provider options",
+    "client": "client options",
     **{f"provider.{name}": option for name, option in PROVIDER.items()},
     **{f"client.{name}": option for name, option in CLIENT.items()},
     "provider.hosts": "--provider-host",
