@@ -1,5 +1,7 @@
 """One target per decoder: bytes from outside go in, and either a value or a declared error comes out.
 
+``third_end`` is another kind: there a whole agent takes a hostile peer's messages (:mod:`.third_end`).
+
 A target raises nothing for any input. What it catches is what the decoder's docstring declares; everything else that
 comes out of it is a bug. Where a decoder's result can be spelled again, the spelling is checked too.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tests.fuzz.third_end import third_end
 from token_relay.apps import server as token_api
 from token_relay.apps.policy import parse_policy
 from token_relay.host import config, config_file
@@ -50,6 +53,7 @@ from token_relay.protocol.pairing import (
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, IdToken, Password
 from token_relay.protocol.topics import MailboxTopic, PeerTopic, mailbox_topic, parse_topic, peer_topic
 from token_relay.provider import id_token, oauth
+from token_relay.provider.discovery import discovery_urls, read_metadata
 from token_relay.provider.http import HttpRequest, HttpResponse
 from token_relay.provider.native_auth import states
 from token_relay.provider.native_auth.service import Service
@@ -163,8 +167,8 @@ def token_answer(data: bytes) -> None:
 def discovery(data: bytes) -> None:
     """A discovery document, and an issuer as a person types it."""
     for url in ("http://127.0.0.1:8400/x", "https://contoso.example/x"):
-        asyncio.run(oauth.read_metadata(_Answers(200, data), url))
-    oauth.discovery_urls("https://contoso.example/" + data[:64].hex())
+        asyncio.run(read_metadata(_Answers(200, data), url))
+    discovery_urls("https://contoso.example/" + data[:64].hex())
 
 
 def jwks(data: bytes) -> None:
@@ -271,6 +275,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "control_line": control_line,
     "token_query": token_query,
     "sandbox_request": sandbox_request,
+    "third_end": third_end,
 }
 
 

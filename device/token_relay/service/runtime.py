@@ -11,10 +11,11 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -94,8 +95,9 @@ class Runtime:
         *,
         handlers: Mapping[str, Handler],
         goes_on: tuple[str, ...],
+        reload: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run the agent until it is cancelled."""
+        """Run the agent until it is cancelled; ``reload`` takes its own part in a reload, and may raise ConfigError."""
 
         async def connected(_present: bool) -> None:
             self.adviser.connected()
@@ -107,7 +109,8 @@ class Runtime:
         self.vault.when_damaged(lambda: agent.turns.spawn(agent.mend()))
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
-        token_api = TokenApi(agent.keeper, self.policy(), clock=self.clock, transfers=agent.keeper)
+        keeper = agent.keeper
+        token_api = TokenApi(keeper, self.policy(), clock=self.clock, transfers=keeper, phones=keeper)
         await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
         try:
             await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))
@@ -122,7 +125,7 @@ class Runtime:
             ]
             address = self.home.environment.get("NOTIFY_SOCKET")
             asyncio.get_running_loop().add_signal_handler(
-                signal.SIGHUP, self._reload, token_api, certificates, agent.keeper
+                signal.SIGHUP, self._reload, token_api, certificates, agent.keeper, reload
             )
             notify(address, READY=1)
             log.info("agent_started", kind=self.kind, device_id=agent.turns.own_id)
@@ -137,15 +140,18 @@ class Runtime:
         finally:
             await control.stop()
 
-    def _reload(self, token_api: TokenApi, certificates: CertificateWatch, keeper: GrantKeeper) -> None:
+    def _reload(
+        self, token_api: TokenApi, certificates: CertificateWatch, keeper: GrantKeeper, own: Callable[[], None]
+    ) -> None:
         """At SIGHUP: read policy and certificates anew, and ask again where the provider refuses a client.
 
-        A wrong policy is refused and the former stays in force.
+        A wrong policy or configuration is refused and the former stays in force.
         """
         address = self.home.environment.get("NOTIFY_SOCKET")
         notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         try:
             token_api.policy = self.policy()
+            own()
         except ConfigError as exc:
             log.error("reload_refused", detail=str(exc), hint=exc.hint)
         else:
@@ -232,7 +238,9 @@ def _channel(
 
 
 @asynccontextmanager
-async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIterator[Runtime]:
+async def open_runtime(
+    kind: Kind, home: Home, config: AgentConfig, *, provider_ca: Path | None
+) -> AsyncIterator[Runtime]:
     """Open the vault and what needs no network; everything is closed again at the end.
 
     Raises:
@@ -244,7 +252,7 @@ async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIter
     clock = SystemClock(boot_id=home.environment.get("TOKEN_RELAY_BOOT_ID", ""))
     now_text = datetime.fromtimestamp(clock.now().wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     vault = await open_vault(home.directory, source, kind, now_text)
-    http = AioHttp(route=config.http_address)
+    http = AioHttp(ca_file=provider_ca, route=config.http_address)
     try:
         identity = await vault.run(lambda tx: tx.get(Identity, "self"))
         if identity is None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show
 from token_relay.host import mounts
-from token_relay.host.atomic_files import unlink, write_atomic
+from token_relay.host.atomic_files import make_directory, remove_drafts, unlink, write_atomic
 from token_relay.host.config import MODELS, CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import check_config
-from token_relay.host.config_template import template
+from token_relay.host.config_template import Setting, template
 from token_relay.host.device_key import CSR_NAME, KEY_NAME, write_csr
 from token_relay.host.paths import CONFIG_FILE, agent_home
 from token_relay.protocol.errors import ConfigError, LocalError
@@ -27,6 +27,35 @@ CERTIFICATE_FILE = "device.pem"  # what `certs sign` makes of device.csr
 CA_FILE = "ca.pem"
 NAME_CHARS_MAX = 64
 
+# Options of both agents for how a client proves itself, by setting.
+AUTHENTICATION = {
+    "token_endpoint_auth_method": "--token-endpoint-auth-method",
+    "client_secret_file": "--client-secret-file",
+    "client_key_file": "--client-key-file",
+}
+PROVIDER = {
+    "url": "--provider",
+    "client_id": "--client-id",
+    "profile": "--profile",
+    "tenant": "--tenant",
+    "scope": "--scope",
+    "prompt": "--prompt",
+    "audience": "--audience",
+    "resource": "--resource",
+    "authorization_parameters": "--authorization-parameter",
+    "redirect_ports": "--redirect-port",
+    "redirect_path": "--redirect-path",
+    "discovery": "--no-discovery",
+    "authorization_endpoint": "--authorization-endpoint",
+    "token_endpoint": "--token-endpoint",
+    "revocation_endpoint": "--revocation-endpoint",
+    "userinfo_endpoint": "--userinfo-endpoint",
+    "jwks_uri": "--jwks-uri",
+    "device_authorization_endpoint": "--device-authorization-endpoint",
+    "ca": "--provider-ca",
+    **AUTHENTICATION,
+}
+CLIENT = {"issuer": "--client-issuer", "client_id": "--client-id", **AUTHENTICATION}
 # Which option a person must change when a setting is wrong.
 OPTIONS = {
     "name": "--name",
@@ -38,11 +67,11 @@ OPTIONS = {
     "broker.cert": "--cert",
     "broker.key": "--key",
     "broker": "broker options",
-    "provider.url": "--provider",
-    "provider.client_id": "--client-id",
-    "provider.profile": "--profile",
-    "provider.tenant": "--tenant",
-    "provider.scope": "--scope",
+    "provider": "provider options",
+    "client": "client options",
+    **{f"provider.{name}": option for name, option in PROVIDER.items()},
+    **{f"client.{name}": option for name, option in CLIENT.items()},
+    "provider.hosts": "--provider-host",
     "vault.passphrase_file": "--vault-passphrase-file",
     "vault.credential": "--vault-credential",
     "vault": "vault options",
@@ -64,10 +93,12 @@ def init(args: argparse.Namespace, context: Context) -> int:
         )
     text = template(kind, _values(args, kind, home=home, base=config_path.parent))
     config = _checked(kind, text, config_path.parent)
-    from token_relay.host.home import create_home
+    from token_relay.host.home import HOME_FILES, create_home
 
     was_there = config_path.exists()
-    _make_private_directory(home)
+    make_directory(home, mode=0o700)  # an existing one keeps its mode; the vault refuses one that is too open
+    for path in remove_drafts(home, *HOME_FILES):
+        context.note(f"removed {clean(str(path))}: a command that was killed had left it")
     write_atomic(config_path, text.encode(), mode=0o600)
     try:
         device_id = create_home(kind, home, text, context.env).device_id
@@ -79,17 +110,18 @@ def init(args: argparse.Namespace, context: Context) -> int:
     # --force alone keeps the key: a changed setting must not cost the certificate that the CA has signed
     if args.new_key or not csr.exists():
         write_csr(home, device_id, force=args.new_key)
-    _report(context, kind, config, device_id=device_id, home=home, config_path=config_path, csr=csr)
+    looked = _look(config) if isinstance(config, PhoneConfig) and not args.no_look else []
+    _report(context, kind, config, looked, device_id=device_id, home=home, config_path=config_path, csr=csr)
     return DONE
 
 
-def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> dict[str, str | int | bool]:
+def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> dict[str, Setting]:
     """Return the settings that the options chose, by dotted key."""
 
     def in_home(name: str) -> str:
         return name if base == home else str(home / name)
 
-    chosen: dict[str, str | int | bool | None] = {
+    chosen: dict[str, Setting | None] = {
         "name": args.name or _host_name(kind),
         "http_route": args.http_route,
         "broker.url": args.broker,
@@ -110,15 +142,21 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
         chosen["broker.key"] = in_home(KEY_NAME)
         chosen["broker.ca"] = chosen["broker.ca"] or in_home(CA_FILE)
     if kind == "phone":
-        chosen |= {
-            "provider.url": args.provider,
-            "provider.client_id": args.client_id,
-            "provider.profile": args.profile,
-            "provider.tenant": args.tenant,
-            "provider.scope": args.scope,
-            "allow_refresh_token_access": args.allow_refresh_token_access or None,
-        }
+        chosen |= {f"provider.{name}": _chosen(args, option) for name, option in PROVIDER.items()}
+        chosen["provider.authorization_parameters"] = dict(args.authorization_parameter or ()) or None
+        chosen["provider.discovery"] = False if args.no_discovery else None
+        chosen["allow_refresh_token_access"] = args.allow_refresh_token_access or None
+    else:
+        chosen |= {f"client.{name}": _chosen(args, option) for name, option in CLIENT.items()}
+        chosen["provider.ca"] = _chosen(args, PROVIDER["ca"])
+        chosen["provider.hosts"] = args.provider_host
     return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _chosen(args: argparse.Namespace, option: str) -> Setting | None:
+    """Return what an option says, None where it is not there; a file's path does not depend on where we are."""
+    value: Setting | None = getattr(args, option.removeprefix("--").replace("-", "_"))
+    return _absolute(value) if isinstance(value, str) and option.endswith(("-file", "-ca")) else value
 
 
 def _absolute(path: str | None) -> str | None:
@@ -143,25 +181,25 @@ def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig
     return result
 
 
-def _make_private_directory(home: Path) -> None:
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)  # an existing one keeps its mode; the vault refuses one that is too open
-    except OSError as exc:
-        raise LocalError(f"cannot make the directory {home}: {exc.strerror}") from exc
+def _look(config: PhoneConfig) -> list[str]:
+    """Ask the provider what cannot work there. That nobody answers is told, and no reason not to make the home."""
+    from token_relay.service.checks import provider
+
+    return [f"{one.detail}; {one.hint}" for one in provider.metadata(config) if one.hint]
 
 
 def _report(
     context: Context,
     kind: Kind,
     config: PhoneConfig | CompanionConfig,
+    looked: list[str],
     *,
     device_id: str,
     home: Path,
     config_path: Path,
     csr: Path,
 ) -> None:
-    warnings = [*config.warnings(), *filter(None, [mounts.warning(home)])]
+    warnings = [*config.warnings(), *filter(None, [mounts.warning(home)]), *looked]
     for warning in warnings:
         context.note(f"warning: {warning}")
     if context.as_json:

@@ -8,12 +8,12 @@ from token_relay.cli.commands.options import (
     events_options,
     init_options,
     new_account_options,
-    profile_option,
+    provider_options,
     reset_options,
     sign_in_options,
     wait_option,
 )
-from token_relay.cli.parsing import Command, agent_options, text, whole, with_common
+from token_relay.cli.parsing import Command, agent_options, device_name, text, whole, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,21 +27,7 @@ REVOKE_WAIT_S = 10.0  # a companion that is online answers by then; one that is 
 
 
 def _init(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("provider")
-    group.add_argument("--provider", metavar="URL", type=text, required=True, help="the identity provider's issuer URL")
-    group.add_argument("--client-id", metavar="ID", type=text, required=True, help="the application's client id there")
-    profile_option(
-        group, "what the provider does with refresh tokens, a name that sandbox --profile knows too; else guessed"
-    )
-    group.add_argument("--tenant", metavar="T", type=text, help="Entra: the tenant, such as contoso")
-    group.add_argument(
-        "--scope", metavar="S", type=text, help="what the person is asked to grant; must contain offline_access"
-    )
-    group.add_argument(
-        "--allow-refresh-token-access",
-        action="store_true",
-        help="let refresh tokens leave the account: `phone handoff` is refused without it",
-    )
+    provider_options(parser)
     init_options(parser)
 
 
@@ -68,6 +54,13 @@ def _pair(parser: argparse.ArgumentParser) -> None:
         help="what the companion shows, RTR1:…; - reads it from standard input; asked for when absent",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask whether both devices show the same number")
+    parser.add_argument(
+        "--as",
+        dest="name",
+        metavar="NAME",
+        type=device_name,
+        help="what the device is called here; else as it calls itself, or asked for where that could mean another",
+    )
 
 
 def _handoff(parser: argparse.ArgumentParser) -> None:
@@ -189,8 +182,10 @@ _OWN = {
         "agent_calls:phone_pair",
         _pair,
         description="Pair with a companion. Both devices show a check number of six digits; confirm it only when "
-        "they are equal.",
-        examples="  token-relay phone pair\n  token-relay phone pair - < invitation",
+        "they are equal. A device must not be called like another that is paired, nor like the beginning of its id: "
+        "then another name is asked for.",
+        examples="  token-relay phone pair\n  token-relay phone pair - < invitation\n"
+        "  token-relay phone pair --as 'second kitchen'",
     ),
     "handoff": Command(
         "give a companion a grant of its own",

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from token_relay.agents.agent import Agent
 from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.person import SignIn, SignInOptions
-from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
+from token_relay.agents.phone.sign_in import ProviderSignIn
 from token_relay.agents.ports import Ports, Record, Transaction
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
@@ -350,14 +351,17 @@ class SimulatedPhone(SimulatedDevice):
         return await self.command("sign_out", self.agent.accounts.sign_out())
 
     async def pair(self, companion: SimulatedCompanion) -> Pairing:
-        """Pair with a companion: show, read, compare the numbers, confirm."""
+        """Pair with a companion: show, read, compare the numbers, confirm; a name that is taken gets the id behind."""
 
         async def confirm(number: str, name: str) -> bool:
             progress = companion.agent.invitations.progress
             return progress is not None and number == progress.check_number
 
+        async def rename(problem: str) -> str:
+            return f"{companion.name} {companion.id}"
+
         text = await companion.call(companion.agent.invitations.show())
-        pairing = await self.call(self.agent.pairing.pair(text, confirm))
+        pairing = await self.call(self.agent.pairing.pair(text, confirm, rename=rename))
         await self.loop.settle()
         return pairing
 

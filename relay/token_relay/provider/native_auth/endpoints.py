@@ -6,12 +6,12 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 from token_relay.protocol.errors import ConfigError
+from token_relay.provider.discovery import DiscoveryFailed, ProviderMetadata, read_metadata
 from token_relay.provider.http import Http, url_problem
-from token_relay.provider.oauth import DiscoveryFailed, ProviderMetadata, read_metadata
 
 _TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _TENANT_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-_CIAM_SUFFIX = ".ciamlogin.com"
+CIAM_SUFFIX = ".ciamlogin.com"
 
 
 def native_base(provider_url: str, tenant: str | None = None) -> str:
@@ -34,8 +34,8 @@ def native_base(provider_url: str, tenant: str | None = None) -> str:
             raise ConfigError("the provider URL names another tenant than the one given")
         return urlunsplit(parts._replace(path=f"/{path}"))
     host = parts.hostname or ""
-    if not tenant and host.endswith(_CIAM_SUFFIX):
-        tenant = host.removesuffix(_CIAM_SUFFIX)
+    if not tenant and host.endswith(CIAM_SUFFIX):
+        tenant = host.removesuffix(CIAM_SUFFIX)
     if not tenant:
         raise ConfigError("the provider URL does not say which tenant is meant", hint="give the tenant")
     return urlunsplit(parts._replace(path=f"/{_tenant_segment(tenant)}"))
@@ -75,4 +75,6 @@ async def discover_entra(http: Http, base: str) -> ProviderMetadata | DiscoveryF
         authorization_endpoint=found.authorization_endpoint,
         jwks_uri=found.jwks_uri,
         supported=found.supported,
+        userinfo_endpoint=found.userinfo_endpoint,
+        required=found.required,
     )
