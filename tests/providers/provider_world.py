@@ -79,7 +79,8 @@ class ProviderWorld(World):
     async def companion(self, name: str = "watch", *options: str, is_running: bool = True) -> Companion:
         gateway = await self.gateway(name)
         companion = ProviderCompanion(self, "companion", name)
-        await self._init(companion, "--http-route", gateway.address, *options, is_running=is_running)
+        words = ("--http-route", gateway.address, "--provider-host", "127.0.0.1", *options)
+        await self._init(companion, *words, is_running=is_running)
         return companion
 
     # -- what the provider says ------------------------------------------------------------------------

@@ -361,11 +361,12 @@ def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str
 
 
 def _granted(answered: str, requested: str, profile: str) -> str:
-    """Return the grant's scope: what the answer says, and those of our words that answers tend to leave out.
+    """Return the grant's scope: what the answer says, and at Entra the words that it leaves out. RFC 6749 §5.1.
 
-    Entra alone grants ``offline_access`` without a word; a refresh that asks for less gets no refresh token there.
+    A refresh that asks for a word that was not granted is refused as a whole (``invalid_scope``); at Entra one without
+    ``offline_access`` gets no refresh token.
     """
     if not answered:
         return normalise_scope(requested)
-    tacit = {"openid", "profile", "email"} | ({"offline_access"} if profile == "entra" else set())
+    tacit = {"openid", "profile", "email", "offline_access"} if profile == "entra" else set()
     return normalise_scope(f"{answered} {' '.join(tacit & set(requested.split()))}")
