@@ -10,9 +10,10 @@ import pytest
 
 import token_relay.agents.phone.steps
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, erasures, last, say
-from tests.agents.world_kit import running
+from tests.agents.world_kit import SimulatedPhone, World, running
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.records import (
+    AuditEvent,
     CompanionHandoff,
     Grant,
     Outgoing,
@@ -283,6 +284,46 @@ async def test_each_word_counts_only_in_the_pairing_that_brought_the_handoff() -
         assert isinstance(await world.watch.token(), TokenGranted)
 
 
+async def a_second_phone(world: World) -> SimulatedPhone:
+    phone2 = world.add_phone()
+    await phone2.start()
+    await world.pair(phone2, world.watch)
+    await world.clock.advance(3)
+    return phone2
+
+
+@pytest.mark.parametrize("word", [m.Cancel, m.Revoke, m.Closed, m.Token])
+async def test_a_handoff_named_as_a_grant_erases_nothing_of_it(word: Any) -> None:
+    """A grant's id stands in logs and in status: a paired phone that reads them names a handoff by it."""
+    async with running("entra") as world:
+        await world.phone.hand_off()
+        phone2 = await a_second_phone(world)
+        grant = await world.watch.grant()
+        with erasures(world.watch) as erased:
+            await say(phone2, an_offer(grant.grant_id))
+            await say(phone2, word(handoff_id=grant.grant_id, **({"sealed": "AAAA"} if word is m.Token else {})))
+        assert grant_key(grant.grant_id) not in erased and grant.grant_id not in erased
+        assert await world.watch.grant() == grant
+        assert isinstance(await world.watch.token(force_refresh=True), TokenGranted)
+
+
+async def test_a_handoff_id_of_another_pairing_names_nothing_of_it() -> None:
+    """Both phones have a handoff of this id that waits for its token; the one that is cancelled is the second's."""
+    async with running("entra") as world:
+        world.broker.hold = lambda packet: packet.topic == f"relay/v1/{world.phone.id}/from/{world.watch.id}"
+        row = await world.phone.hand_off(wait_s=0)
+        phone2 = await a_second_phone(world)
+        with erasures(world.watch) as erased:
+            await say(phone2, an_offer(row.handoff_id))
+            await say(phone2, m.Cancel(handoff_id=row.handoff_id))
+        assert erased == [handoff_key((await phone2.one(Pairing)).pairing_id, row.handoff_id)]
+        world.broker.hold = None
+        for packet in list(world.broker.held):
+            world.broker.deliver(packet)
+        await world.clock.advance(30)
+        assert (await world.watch.grant()).state == "held" and (await world.phone.handoff()).state == "done"
+
+
 # -- LEASE -------------------------------------------------------------------------------------------------
 
 
@@ -486,3 +527,52 @@ async def test_every_one_time_key_is_a_fresh_one() -> None:
         (row,) = await world.watch.rows(CompanionHandoff, state="ready")
         assert isinstance(row.one_time_key, PrivateKey)
         assert KeyPair.from_random(row.one_time_key.reveal()).public_key == row.one_time_public
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (m.Stored(handoff_id=UNKNOWN), "wrong_direction: STORED"),
+        (m.Lease(challenge="ee" * 16, handoffs=[]), "stale_challenge"),
+        (m.Pair3(transcript_hash="ee" * 32), "wrong_transcript"),
+    ],
+)
+async def test_a_peers_mistake_is_told_by_reason_and_field_and_not_for_each_message(body: m.Body, told: str) -> None:
+    """Who writes the other end sees nothing else of it; a peer that repeats it must not fill the audit table."""
+    async with running("entra") as world:
+        for _ in range(30):
+            await say(world.phone, body)
+        (event,) = [row for row in await world.watch.rows(AuditEvent) if row.name == "message_refused"]
+        assert (event.device, event.detail) == (world.phone.id, told)
+        assert world.watch.agent.turns.rejects[told.partition(":")[0]] == 30
+        await world.clock.advance(601)
+        await say(world.phone, body)
+        assert len([row for row in await world.watch.rows(AuditEvent) if row.name == "message_refused"]) == 2
+
+
+async def test_an_offer_that_was_changed_is_told() -> None:
+    async with running("entra") as world:
+        deafen(world, world.phone)
+        await say(world.phone, an_offer())
+        await say(world.phone, an_offer(scope="openid other"))
+        (event,) = [row for row in await world.watch.rows(AuditEvent) if row.name == "message_refused"]
+        assert event.detail == "offer_changed"
+
+
+@pytest.mark.parametrize(
+    ("sealed", "told"),
+    [
+        (b"not json", "bad_grant: not one JSON object"),
+        (b"{}", "bad_grant: v"),
+        (b'{"v":1,"a-secret-value":1}', "bad_grant: pairing_id"),
+    ],
+)
+async def test_a_grant_that_cannot_be_read_is_told_by_its_field_and_never_by_what_it_holds(
+    sealed: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_relay.agents.phone.steps, "encode_grant", lambda payload: sealed)
+    async with running("entra") as world:
+        with pytest.raises(Exception, match="lost"):
+            await world.phone.hand_off()
+        (event,) = [row for row in await world.watch.rows(AuditEvent) if row.name == "grant_refused"]
+        assert event.detail == told and "a-secret" not in str(await world.watch.rows(AuditEvent))

@@ -22,26 +22,33 @@ CONFIG = "/etc/token-relay/companion.toml"
 PENDING = 6  # the exit code of a rekey whose configuration is written by somebody else
 
 
-# Makes a vault and the program of today what the version before was: the columns that the newest step added are taken
-# away, by the vault itself and with its key file, and the program says that it is older. The older program is not run.
+# Makes a vault and the program of today what the version before was: what the newest step added is taken away, what it
+# keyed anew is keyed as before, by the vault itself and with its key file, and the program says that it is older. The
+# older program is not run.
 OLDER = """\
 import sqlite3, sys
 from pathlib import Path
 from token_relay.protocol.secret import PrivateKey
-from token_relay.vault.schema import ChangedTable, Drop, SchemaStep, apply
+from token_relay.vault.schema import Add, ChangedTable, Drop, NewTable, Rekey, SchemaStep, apply
 from token_relay.vault.sealing import check_of, kek_of
 from token_relay.vault.steps import STEPS
 path, newest = Path(sys.argv[1]), STEPS[-1]
-undone = tuple(
-    ChangedTable(one.table, tuple(Drop(add.column.name) for add in one.changes), one.sealed, one.sealed_under)
-    for one in newest.changes
-)
+KEYS = {"grants": ("grant_id",), "access_tokens": ("grant_id", "scope")}  # the others': ("handoff_id",)
+def undo(one):
+    now = next((part.sealed_under for part in one.changes if isinstance(part, Rekey)), one.sealed_under)
+    dropped = [Drop(part.column.name) for part in one.changes if isinstance(part, Add)]
+    keyed = [Rekey(KEYS.get(one.table, ("handoff_id",)), one.sealed_under)] if now != one.sealed_under else []
+    return ChangedTable(one.table, (*dropped, *keyed), one.sealed, now)
+undone = tuple(undo(one) for one in newest.changes if isinstance(one, ChangedTable))
 connection = sqlite3.connect(path, isolation_level=None)
 (salt,) = connection.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()
 (wrapped,) = connection.execute("SELECT wrapped FROM data_keys WHERE name = 'vault'").fetchone()
 connection.execute("BEGIN")
 kek = kek_of(PrivateKey(path.with_name("vault.key").read_bytes()), salt)
 apply(SchemaStep(newest.version, undone), connection, kek)
+for one in newest.changes:
+    if isinstance(one, NewTable):
+        connection.execute(f"DROP TABLE {one.table}")
 check = check_of(schema_version=newest.version - 1, salt=salt, wrapped=wrapped)
 connection.execute("UPDATE meta SET value = ? WHERE name = 'check'", (check,))
 connection.execute(f"PRAGMA user_version = {newest.version - 1}")

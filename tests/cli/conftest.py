@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from tests.cli.cli_kit import Agent, Shell
+from token_relay.host import mounts
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,9 @@ def quiet_log() -> Iterator[None]:
 
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shell:
+    table = tmp_path / "mountinfo-of-a-disk"  # whatever the tests' own directory lies on
+    table.write_text("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n")
+    monkeypatch.setattr(mounts, "MOUNTINFO", table)
     return Shell(monkeypatch, {"HOME": str(tmp_path / "user"), "COLUMNS": "100"})
 
 

@@ -22,9 +22,11 @@ from tests.cli.cli_kit import Agent, Ran, Shell, context
 from token_relay.agents.ports import Now
 from token_relay.ca import store as certs
 from token_relay.cli.commands.doctor import home_of
+from token_relay.host import mounts
 from token_relay.host.clock import SystemClock
 from token_relay.host.config import BrokerConfig, VaultConfig
 from token_relay.host.device_key import write_csr
+from token_relay.host.mounts import Mount, find_mount
 from token_relay.service.checks import broker, local, machine
 from token_relay.service.checks.finding import Finding
 from token_relay.service.control import JSON
@@ -34,6 +36,7 @@ from token_relay.service.round_trip import judged
 NAME = "a" * 26
 OTHER = "b" * 26
 MOSQUITTO = "persistence true\nautosave_on_changes true\nautosave_interval 1\nset_tcp_nodelay true\n"
+SWAP_HEAD = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 UNIT = "LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\nUnitFileState=enabled\nNRestarts=0\n"
 NOW = Now("boot", 1000.0, datetime(2026, 5, 1, tzinfo=UTC).timestamp(), True)
 
@@ -174,7 +177,7 @@ def device(shell: Shell, agent: Agent, tmp_path: Path, monkeypatch: pytest.Monke
             found.clock = Now("boot", 1000.0, datetime.now(UTC).timestamp(), True)
             conf.write_text(f"listener {port}\n{MOSQUITTO}")
             monkeypatch.setattr(broker, "confs_here", lambda **_: [conf])
-            monkeypatch.setattr(machine, "MOUNTINFO", mountinfo)
+            monkeypatch.setattr(mounts, "MOUNTINFO", mountinfo)
             monkeypatch.setattr(SystemClock, "now", lambda _: found.clock)
             found.status = {"broker": {"connected": True, "url": f"mqtts://127.0.0.1:{port}"}, "action": None}
             agent.replies("doctor", {"checks": [{"name": "round trip", "ok": True, "detail": "1 ms", "hint": ""}]})
@@ -207,6 +210,7 @@ def test_a_sound_device_is_0_and_names_every_part_once(device: Device) -> None:
         "broker settings",
         "sockets",
         "unit",
+        "swap",
         "agent",
         "connection",
         "round trip",
@@ -359,8 +363,8 @@ def test_who_has_no_home_and_names_none_means_the_service(tmp_path: Path) -> Non
 # -- Single judgements -------------------------------------------------------------------------------------
 
 
-def mount(*options: str) -> machine.Mount:
-    return machine.Mount("/", "ext4", frozenset(("rw", *options)))
+def mount(*options: str) -> Mount:
+    return Mount("/", "ext4", frozenset(("rw", *options)))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +381,7 @@ def mount(*options: str) -> machine.Mount:
 def test_disk_is_judged_by_room_and_flushes(
     room: machine.Room, sync_s: float | None, trouble: str, is_ok: bool
 ) -> None:
-    check = machine.disk(Path("/home"), mount(), room, sync_s, trouble)
+    check = machine.disk(Path("/home"), mount(), room, sync_s, trouble=trouble)
     assert check.is_ok is is_ok
     assert is_ok or check.hint
 
@@ -387,10 +391,51 @@ def test_the_mount_is_the_deepest_that_holds_the_path_and_the_later_of_two() -> 
         "1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:2 / /var\\040x rw - xfs /dev/b rw,nobarrier\n"
         "3 1 8:3 / /var\\040x rw - btrfs /dev/c rw\nnot a line\n"
     )
-    found = machine.find_mount(text, Path("/var x/home"))
-    assert found == machine.Mount("/var x", "btrfs", frozenset({"rw"}))
-    root = machine.find_mount(text, Path("/varx"))
+    found = find_mount(text, Path("/var x/home"))
+    assert found == Mount("/var x", "btrfs", frozenset({"rw"}))
+    root = find_mount(text, Path("/varx"))
     assert root is not None and root.fs_type == "ext4"
+
+
+@pytest.mark.parametrize(
+    ("swaps", "shown", "locked_kb", "group_max", "detail", "is_noted"),
+    [
+        ("", {}, 0, "", "none on a disk", False),
+        ("/dev/zram0 partition 262140 0 100", {}, 0, "", "none on a disk", False),
+        ("/dev/zram1 partition 262140 0 100", {}, 0, "", "/dev/zram1: tokens and keys", True),  # it writes to a disk
+        ("/var/swap file 102396 0 -2", {}, 0, "", "/var/swap: tokens and keys", True),
+        ("/var/swap file 102396 0 -2", {"MemorySwapMax": "infinity"}, 0, "", "/var/swap: tokens and keys", True),
+        ("/var/swap file 102396 0 -2", {"MemorySwapMax": "0"}, 0, "", "stays out of it", False),
+        ("/var/swap file 102396 0 -2", {"MemorySwapMax": "0", "MainPID": "7"}, 0, "", "tokens and keys", True),
+        ("/var/swap file 102396 0 -2", {"MemorySwapMax": "0", "MainPID": "7"}, 0, "0", "stays out of it", False),
+        ("/var/swap file 102396 0 -2", {"MemorySwapMax": "0", "MainPID": "7"}, 0, "max", "tokens and keys", True),
+        ("/var/swap file 102396 0 -2", {"MainPID": "7"}, 290_000, "max", "stays out of it", False),
+    ],
+)
+def test_swap_on_a_disk_is_noted_unless_the_agents_memory_stays_out_of_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    swaps: str,
+    shown: dict[str, str],
+    locked_kb: int,
+    group_max: str,
+    detail: str,
+    is_noted: bool,
+) -> None:
+    files = {
+        "swaps": SWAP_HEAD + swaps,
+        "block/zram0/backing_dev": "none\n",
+        "block/zram1/backing_dev": "/dev/mmcblk0p4\n",
+        "proc/7/status": f"Name:\ttoken-relay\nVmLck:\t{locked_kb:8} kB\n",
+        "groups/system.slice/x.service/memory.swap.max": group_max,
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    for constant in ("swaps", "block", "proc", "groups"):
+        monkeypatch.setattr(machine, constant.upper(), tmp_path / constant)
+    found = machine.look_at_swap("x.service", {"ControlGroup": "/system.slice/x.service", **shown})
+    assert found.is_ok and detail in found.detail and bool(found.hint) is is_noted
 
 
 def test_probe_of_the_disk_leaves_nothing_behind(tmp_path: Path) -> None:

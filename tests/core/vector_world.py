@@ -95,6 +95,9 @@ class Recorder:
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None: ...
 
+    def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
+        return False
+
 
 @dataclass
 class Received:

@@ -173,6 +173,9 @@ class _Trusting:
     def on_rollback(self, turn: object, pairing: Pairing, *, who: str) -> None:
         self.noticed.append(who)
 
+    def is_leased(self, tx: object, pairing: Pairing) -> bool:
+        return False
+
 
 @pytest.mark.parametrize(("claimed", "is_noticed"), [(9, True), (10, False), (11, False)])
 def test_a_hello_that_claims_less_than_we_accepted_is_a_rollback_by_its_numbers_alone(

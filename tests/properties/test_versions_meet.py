@@ -42,6 +42,9 @@ class Silent:
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
         return None
 
+    def is_leased(self, *_: Any) -> bool:
+        return False
+
 
 @dataclass
 class End:

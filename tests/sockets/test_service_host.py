@@ -202,6 +202,31 @@ print(harden_process(), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlim
     assert done.stdout.strip() == "() 0 (0, 0)"
 
 
+def test_memory_is_locked_where_the_limit_allows_all_of_it_and_does_not_grow_by_it() -> None:
+    code = """
+import mmap, re, resource
+from pathlib import Path
+from token_relay.host.systemd import harden_process
+if {is_unlimited}:
+    resource.getrlimit = lambda _: (resource.RLIM_INFINITY,) * 2
+def kb(key): return int(re.search(key + r":\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+before = kb("VmRSS")
+failed = harden_process()
+untouched = mmap.mmap(-1, 256 << 20)  # as a thread's stack is, nearly all of it
+print("MCL_ONFAULT" in failed, kb("VmLck") > 0, kb("VmRSS") < before * 1.2)
+"""
+
+    def harden(*, is_unlimited: bool) -> list[str]:
+        words = [sys.executable, "-c", code.replace("{is_unlimited}", str(is_unlimited))]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=HANG_S).stdout.split()
+
+    failed, is_locked, is_small = harden(is_unlimited=True)
+    assert (failed, is_locked) in (("False", "True"), ("True", "False"))  # not every user may: then it is told
+    assert is_small == "True"
+    if os.geteuid() != 0 or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
+        assert harden(is_unlimited=False) == ["False", "False", "True"]
+
+
 def test_hardening_that_fails_is_reported_and_not_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("refused")

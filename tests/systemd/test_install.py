@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.cli_kit import run_process
+from tests.systemd.test_units import verified
 from token_relay.host import install as do
 from token_relay.host.config import CompanionConfig, PhoneConfig
 from token_relay.host.config_file import load_config
@@ -89,6 +90,36 @@ def test_units_run_the_program_where_it_lies(tmp_path: Path) -> None:
     assert "ExecStart=/srv/relay/bin/token-relay companion run" in text and do.PROGRAM not in text
     assert (tmp_path / "usr/bin/token-relay").readlink() == Path("/srv/relay/bin/token-relay")
     assert "/srv/relay" in (tmp_path / "usr/lib/systemd/system/token-relay-phone.service").read_text()
+
+
+@pytest.mark.asks_systemd
+@pytest.mark.parametrize("name", ["pre fix/venv", "a%3Ab/50%", "a  b/ü%n", "x#y@z,{w}"])
+def test_units_of_a_program_with_an_odd_name_are_sound_by_systemds_judgement(tmp_path: Path, name: str) -> None:
+    program = tmp_path / name
+    (program / "bin").mkdir(parents=True)
+    (program / "bin/token-relay").write_text("#!/bin/sh\n")
+    (program / "bin/token-relay").chmod(0o755)
+    places = do.Places(tmp_path / "root", program=program)
+    do.install(places, UNITS)
+    assert verified(places.under_prefix("lib", "systemd", "system")) == ""
+    (program / "bin/token-relay").chmod(0o644)
+    assert f"Command {program}/bin/token-relay is not executable" in verified(places.under_prefix("lib/systemd/system"))
+    assert do.install(places, UNITS) == []
+    assert places.under_prefix("bin", "token-relay").readlink() == program / "bin/token-relay"
+
+
+def test_odd_name_of_the_program_is_written_as_units_are(tmp_path: Path) -> None:
+    do.install(do.Places(tmp_path, program=Path("/opt/a b/50%")), UNITS)
+    unit = (tmp_path / "usr/local/lib/systemd/system/token-relay-phone.service").read_text()
+    assert '\nExecStart="/opt/a b/50%%/bin/token-relay" phone run --config' in unit
+    assert '/usr/bin:/bin "/opt/a b/50%%" /etc\n' in unit
+
+
+@pytest.mark.parametrize("name", ['a"b', "a'b", "a\\b", "a$b", "a:b", "a\nb", "a;b", "a\tb"])
+def test_program_whose_name_means_something_in_a_unit_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="a unit cannot name"):
+        do.install(do.Places(tmp_path, program=Path("/opt") / name), UNITS)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("program", ["/home/pi/token-relay", "/root/venv"])

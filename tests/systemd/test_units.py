@@ -48,7 +48,8 @@ BASE = (
     "SystemCallArchitectures=native",
     "SystemCallFilter=@system-service",
     "LimitCORE=0",
-    "LimitMEMLOCK=8M",
+    "MemorySwapMax=0",
+    "LimitMEMLOCK=infinity",
 )
 
 

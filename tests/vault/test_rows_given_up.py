@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.vault.test_old_homes import HOMES, everything, opened, placed
 from token_relay.agents.ports import Record
 from token_relay.agents.records import RECORDS, Damaged, Grant, Identity
 from token_relay.protocol.errors import VaultError
+from token_relay.protocol.secret import RefreshToken
 from token_relay.vault.errors import CorruptVaultError
 from token_relay.vault.keys import KeyFile
 from token_relay.vault.records import Layout
@@ -120,6 +122,9 @@ async def test_a_secret_that_does_not_open_leaves_the_rest_of_its_row(damage: st
     assert after.refresh_token is None and after.state == "held" and after.account == hurt.account
     assert {row.table_name for row in found if isinstance(row, Damaged)} == {"grants", "access_tokens"}
     assert told == [["access_tokens", "grants"]]
+    async with await opened(copy, "companion") as vault:  # and a secret can be put in its place
+        await vault.run(lambda tx: tx.put(replace(after, refresh_token=RefreshToken("new"))))
+        assert (await vault.run(lambda tx: tx.get(Grant, hurt.grant_id))) != after
     others = [plain(row) for row in found if isinstance(row, Grant) and row.grant_id != hurt.grant_id]
     assert others == [plain(row) for row in whole if isinstance(row, Grant) and row.grant_id != hurt.grant_id]
 

@@ -12,6 +12,7 @@ from token_relay.protocol.errors import LocalError
 
 ID_PREFIX_CHARS_MIN = 4  # one in a million by chance; fewer would catch a short name
 SHOWN_CHARS = 6  # of an id, beside a name
+NAME_CHARS_MAX = 64  # as a device's own name in PAIR1 and PAIR2
 
 
 def shown(device_id: str, name: str) -> str:
@@ -37,6 +38,11 @@ def resolve_device(word: str, known: Sequence[tuple[str, str]], *, lists: str = 
         case _:
             ways = ", ".join(f"{name} ({_own_prefix(device_id, known)})" for device_id, name in found)
             raise LocalError(f"{word!r} means several devices: {ways}", hint="use what stands in brackets")
+
+
+def is_name(text: str) -> bool:
+    """Return whether a person may call a device so."""
+    return 0 < len(text) <= NAME_CHARS_MAX and text.isprintable() and text == text.strip()
 
 
 def name_problem(device_id: str, name: str, known: Sequence[tuple[str, str]]) -> str:

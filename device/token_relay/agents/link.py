@@ -4,11 +4,13 @@
 turn (:mod:`.turns`), and returns only when the effect is durable, so that the channel may acknowledge. It also greets
 (HELLO) and notices restored backups (ROLLBACK).
 
-It drops what cannot be opened or makes no sense, and counts it by reason: such a message changes nothing on disk.
+It drops what cannot be opened or makes no sense, and counts it by reason: such a message changes nothing on disk. So
+it drops what a peer sends too often, as each accepted message is a commit; a request comes again until it is answered.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol, get_args
 
 import structlog
@@ -17,6 +19,7 @@ from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.failures import where
 from token_relay.agents.pairings import give_up_old
 from token_relay.agents.ports import Now, Transaction
+from token_relay.agents.rates import Rate, Rates
 from token_relay.agents.records import Outgoing, Pairing, RestoredEnd, Seen
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -48,9 +51,30 @@ ROLLBACK_JUMP = 2 * delivery.WINDOW  # well past anything the peer may have seen
 GREET_FIRST_S = 3600.0  # what a restored end is told in the first answer may get lost
 GREET_EVERY_S = 6 * 3600.0  # a connection may last for months, and a lease must still be renewed
 STRAY_S = 60.0  # by then a peer that knows the active pairing has answered in it
+ASK_EVERY_S = 600.0  # between greetings that a HELLO of the peer gives rise to
+CHALLENGED_S = 60.0  # so long an answer to our last greeting may be on its way
+# What only a peer with our pairing can cause, and only by a mistake of its program.
+TOLD = frozenset({"bad_field", "offer_changed", "wrong_direction", "wrong_transcript", "stale_challenge"})
 
+ANSWERS = Rate(1, delivery.ANSWER_PAUSE_S)
+ASKED = Rate(1, ASK_EVERY_S)
+TELLS = Rate(1, 600.0)  # of one peer and reason: a peer must not fill the audit table
+# What a pairing may cost in commits, and so in wear. At a reconnect all that an honest peer has open comes twice: out
+# of the broker's queue, and sent again. All else are greetings, leases and refusals, a handful at each connection.
+REQUESTS_RATE = Rate(3 * delivery.OUTBOX_ROWS_MAX, 10.0)
+OTHERS_RATE = Rate(60, 10.0)
+LAST_RATE = Rate(6, 60.0)  # for the newest HELLO of a flood: a broker that kept hundreds for us floods us honestly
+LAST_AFTER_S = 1.0
 
 PAIRING_TYPES = frozenset({"PAIR3", "PAIR4"})  # no other type counts before a pairing is active
+
+
+class _OneHelloTooManyError(PeerError):
+    """A HELLO of a pairing that sends too many."""
+
+    def __init__(self, pairing_id: str) -> None:
+        super().__init__("too_often")
+        self.pairing_id = pairing_id
 
 
 class Handler(Protocol):
@@ -72,6 +96,10 @@ class Handler(Protocol):
         """A restored backup was noticed: ``who`` is "self" or "peer"."""
         ...
 
+    def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
+        """Return whether something here ends unless the peer answers a greeting of ours."""
+        ...
+
 
 class Mailbox(Protocol):
     """The agent's part in pairing: a device that is not paired yet speaks in a mailbox."""
@@ -89,16 +117,19 @@ class Link:
         self._clock = turns.clock
         self._handler = handler
         self._mailbox = mailbox
-        self._answered: dict[str, float] = {}
+        self._rates = Rates()
+        self._last_hellos: dict[str, tuple[str, bytes]] = {}  # the newest of each pairing that sends too many
+        self._to_ask: set[str] = set()  # pairings whose list of handoffs was overtaken, and is asked for later
         self._newer: dict[str, int] = {}  # per pairing: from which number on we send what an old peer does not know
         self._strays: dict[str, float] = {}  # peers that greet in another pairing than the active one, since when
 
     # -- receiving -------------------------------------------------------------------------------------
 
-    async def receive(self, topic: str, payload: bytes) -> None:
+    async def receive(self, topic: str, payload: bytes, *, is_last: bool = False) -> None:
         """Take one message from the channel; when this returns, its effect is durable and it may be acknowledged.
 
         A dropped message may be acknowledged too. What lies in a mailbox may stay in memory: pairing repeats it.
+        ``is_last``: it is the newest HELLO of a flood, and comes a second time.
 
         Raises:
             VaultError: the disk refused; the message must not be acknowledged and will come again.
@@ -108,22 +139,40 @@ class Link:
                 case PeerTopic(recipient, sender) if recipient == self._turns.own_id:
                     if id_text(parse_header(payload).sender) != sender:
                         raise PeerError("wrong_sender")
-                    await self._turns.run(lambda turn: self._accept(turn, sender, payload))
+                    await self._turns.run(lambda turn: self._accept(turn, sender, payload, is_last=is_last))
                 case PeerTopic() | None:
                     raise PeerError("wrong_topic")
                 case mailbox:
                     await self._mailbox.receive(mailbox.mailbox_id, payload)
         except VaultError:
             raise
+        except _OneHelloTooManyError as exc:
+            self._turns.count_reject(exc.reason)
+            if exc.pairing_id not in self._last_hellos:
+                self._turns.spawn(self._hear_last(exc.pairing_id))
+            self._last_hellos[exc.pairing_id] = topic, payload
         except (PeerError, TransientError) as exc:
             self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
+            if isinstance(exc, PeerError) and exc.reason in TOLD:
+                await self._tell(topic.rpartition("/")[2], exc)
         except Exception as exc:
             # A bug of ours. Nothing was kept. Delivered again at once, it would fail again and hold up every message
             # behind it. What matters is a request, and its sender repeats that in its own time.
             log.error("message_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
             self._turns.count_reject("internal_error")
 
-    def _accept(self, turn: Turn, sender: str, envelope: bytes) -> None:
+    async def _tell(self, sender: str, exc: PeerError) -> None:
+        """Write an event about a peer's mistake, now and then: whoever writes the other end looks for it."""
+        if self._rates.allows(f"{sender}:{exc.reason}", TELLS, self._clock.now().boot_s):
+            await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
+
+    async def _hear_last(self, pairing_id: str) -> None:
+        """Take the newest HELLO of a flood after all: its list of handoffs and its challenge are those that count."""
+        await self._clock.sleep(LAST_AFTER_S)
+        topic, payload = self._last_hellos.pop(pairing_id)
+        await self.receive(topic, payload, is_last=True)
+
+    def _accept(self, turn: Turn, sender: str, envelope: bytes, *, is_last: bool = False) -> None:
         candidates = turn.tx.select(Pairing, peer_id=sender)
         if not candidates:
             raise PeerError("unknown_sender")
@@ -136,7 +185,7 @@ class Link:
             if head.type == "HELLO":
                 self._note_stray(turn, candidates, sent_at=head.sent_at)
             raise PeerError("wrong_pairing")
-        if not self._is_to_be_heard(turn, pairing, head, envelope_digest(envelope)):
+        if not self._is_to_be_heard(turn, pairing, head, envelope_digest(envelope), is_last=is_last):
             return
         high_before, pairing = pairing.seq_high, turn.row(Pairing, pairing.pairing_id)
         if message is None:
@@ -161,7 +210,7 @@ class Link:
                 if isinstance(message.body, Pair4) and pairing.state == "pending":
                     self.greet(turn, pairing)  # before the first handoff, each end knows what the other one knows
 
-    def _is_to_be_heard(self, turn: Turn, pairing: Pairing, head: Head, digest: bytes) -> bool:
+    def _is_to_be_heard(self, turn: Turn, pairing: Pairing, head: Head, digest: bytes, *, is_last: bool) -> bool:
         """Judge a message by the replay window, and move the window on; False: go no further with it."""
         seen = turn.tx.get(Seen, pairing.pairing_id, head.seq)
         verdict = delivery.judge(
@@ -169,19 +218,25 @@ class Link:
         )
         match verdict:
             case "new":
+                self._spend(turn, pairing, head, is_last=is_last)
                 turn.in_reply_to = head.seq
                 self._advance(turn, pairing, head.seq, digest)
                 return True
             case "duplicate":
                 turn.in_reply_to, turn.is_duplicate = head.seq, True
                 self._count_after(turn, "duplicate")
-                return head.type in REQUESTS and self._may_answer(f"{pairing.pairing_id}:{head.seq}", turn.now)
+                if head.type not in REQUESTS or not self._may(f"{pairing.pairing_id}:{head.seq}", turn.now):
+                    return False
+                self._spend(turn, pairing, head, is_last=is_last)
+                return True
             case "too_old":
                 self._count_after(turn, "too_old")
-                if pairing.state != "pending" and self._may_answer(f"{pairing.pairing_id}:too_old", turn.now):
+                if pairing.state != "pending" and self._may(f"{pairing.pairing_id}:too_old", turn.now):
+                    self._spend(turn, pairing, head, is_last=is_last)
                     self.greet(turn, pairing)  # a peer restored from far back learns it from our numbers
                 return False
             case "conflict":
+                self._spend(turn, pairing, head, is_last=is_last)
                 self._note_rollback(turn, pairing)
                 self._count_after(turn, "conflict")
                 return False
@@ -204,7 +259,7 @@ class Link:
         silent_s = elapsed_s(Stamp.from_text(active.heard), turn.now) if active is not None and active.heard else None
         if active is None or (silent_s is not None and silent_s < STRAY_S):
             return
-        if sent_at is None and self._may_answer(f"{active.pairing_id}:stray", turn.now):
+        if sent_at is None and self._may(f"{active.pairing_id}:stray", turn.now):
             self.greet(turn, active)
         if sent_at is None or sent_at > active.paired_at:
             self._strays.setdefault(active.peer_id, turn.now.boot_s)
@@ -214,14 +269,31 @@ class Link:
         now = self._clock.now()
         return frozenset(peer for peer, since in list(self._strays.items()) if now.boot_s - since >= STRAY_S)
 
-    def _may_answer(self, what: str, now: Now) -> bool:
-        last = self._answered.get(what)
-        if last is not None and 0 <= now.boot_s - last < delivery.ANSWER_PAUSE_S:
-            return False
-        if len(self._answered) >= delivery.WINDOW:
-            self._answered.clear()
-        self._answered[what] = now.boot_s
-        return True
+    def _spend(self, turn: Turn, pairing: Pairing, head: Head, *, is_last: bool) -> None:
+        """Count a commit that this pairing costs, once it is made; what we asked for counts as a request does.
+
+        Raises:
+            PeerError: it has cost too many of late.
+        """
+        is_asked = head.type == "LEASE" and pairing.challenge != ""
+        if head.in_reply_to is not None:
+            is_asked |= turn.tx.get(Outgoing, pairing.pairing_id, head.in_reply_to) is not None
+        kinds = [("requests", REQUESTS_RATE) if head.type in REQUESTS or is_asked else ("others", OTHERS_RATE)]
+        kinds += [("last", LAST_RATE)] if is_last else []
+        for kind, rate in kinds:
+            key = f"{pairing.pairing_id}:{kind}"
+            if self._rates.allows(key, rate, turn.now.boot_s):
+                turn.after.append(partial(self._rates.count, key, rate, turn.now.boot_s))
+                return
+        if head.type == "HELLO":
+            raise _OneHelloTooManyError(pairing.pairing_id)
+        raise PeerError("too_often")
+
+    def _may(self, what: str, now: Now, rate: Rate = ANSWERS) -> bool:
+        is_allowed = self._rates.allows(what, rate, now.boot_s)
+        if is_allowed:
+            self._rates.count(what, rate, now.boot_s)
+        return is_allowed
 
     def _count_after(self, turn: Turn, reason: str) -> None:
         turn.after.append(lambda: self._turns.count_reject(reason))
@@ -261,13 +333,41 @@ class Link:
         is_answer = head.in_reply_to is not None
         if not is_answer:
             self._hello(turn, pairing_id, in_reply_to=head.seq, version=hello.version)
-            if self._may_answer(f"{pairing_id}:resend", turn.now):  # up to 256 envelopes for one of the peer's
+            if self._may(f"{pairing_id}:resend", turn.now):  # up to 256 envelopes for one of the peer's
                 turn.resend(pairing_id)
         turn.is_overtaken = head.seq < pairing.seq_high
         if not self._handler.on_hello(turn, turn.row(Pairing, pairing_id), hello, is_answer=is_answer):
             self._note_rollback(turn, pairing)
-        if not turn.is_overtaken:
+        if turn.is_overtaken:
+            self._ask(turn, pairing_id)
+        else:
+            self._to_ask.discard(pairing_id)
             self._learn(turn, turn.row(Pairing, pairing_id), hello, is_answer=is_answer)
+        # A peer that is there for seconds, and lost our last greeting with its session, can vouch for a lease yet.
+        wants_lease = not is_answer and self._handler.is_leased(turn.tx, pairing)
+        if wants_lease and not _is_challenged(turn, pairing_id) and self._may(f"{pairing_id}:ask", turn.now, ASKED):
+            self.greet(turn, pairing)
+
+    def _ask(self, turn: Turn, pairing_id: str) -> None:
+        """Greet anew: the list of handoffs in the peer's HELLO was overtaken. Later, if that was done of late."""
+        if self._may(f"{pairing_id}:ask", turn.now, ASKED):
+            self._hello(turn, pairing_id, in_reply_to=None)
+        else:
+            turn.after.append(lambda: self._turns.spawn(self._ask_later(pairing_id)))
+
+    async def _ask_later(self, pairing_id: str) -> None:
+        if pairing_id in self._to_ask:
+            return
+        self._to_ask.add(pairing_id)
+        await self._clock.sleep(ASK_EVERY_S)
+
+        def step(turn: Turn) -> None:
+            if turn.tx.get(Pairing, pairing_id) is not None:
+                self._hello(turn, pairing_id, in_reply_to=None)
+
+        if pairing_id in self._to_ask:  # no whole list came meanwhile
+            self._to_ask.discard(pairing_id)
+            await self._turns.run(step)
 
     def _learn(self, turn: Turn, pairing: Pairing, hello: Hello, *, is_answer: bool) -> None:
         """Write what the peer knows. A greeting in version 1 leaves it open: it may be old, or take us for old."""
@@ -292,7 +392,7 @@ class Link:
         ``accepted``: what it says it has accepted. What it accepted in its lost future no longer counts, or each HELLO
         would look like another rollback.
         """
-        if not self._may_answer(f"{pairing.pairing_id}:rollback", turn.now):
+        if not self._may(f"{pairing.pairing_id}:rollback", turn.now):
             return
         current = turn.change(Pairing, pairing.pairing_id, rollback="peer", speaks=0)  # its program may be older too
         if accepted is not None:
@@ -350,6 +450,13 @@ class Link:
                 await self._turns.run(step)
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
+
+
+def _is_challenged(turn: Turn, pairing_id: str) -> bool:
+    """Return whether the peer may still answer our last greeting."""
+    pairing = turn.row(Pairing, pairing_id)
+    age_s = elapsed_s(Stamp.from_text(pairing.challenged), turn.now) if pairing.challenge else None
+    return age_s is not None and age_s < CHALLENGED_S
 
 
 def _read(plaintext: bytes) -> tuple[Message | None, Head]:

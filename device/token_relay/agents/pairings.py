@@ -1,11 +1,29 @@
-"""What both agents do with the record of a pairing when another replaces it or a person ends it."""
+"""What both agents do with the records of pairings: which device a word means, one that replaces another, the end."""
 
 from __future__ import annotations
 
+from token_relay.agents.device_names import resolve_device
 from token_relay.agents.elapsed import Stamp, elapsed_s
+from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Outgoing, Pairing, Seen
 from token_relay.agents.turn import Turn
 from token_relay.protocol.delivery import is_given_up
+
+
+def peers(tx: Transaction) -> dict[str, Pairing]:
+    """Return the pairing of each device by its id: the active one, else the newest; none that is pending."""
+    rows = [row for row in tx.select(Pairing) if row.state != "pending"]
+    return {row.peer_id: row for row in sorted(rows, key=lambda row: (row.state == "active", row.paired_at))}
+
+
+def names_of(tx: Transaction) -> list[tuple[str, str]]:
+    """Return the ids of all devices that are paired, with their names."""
+    return [(peer_id, row.peer_name) for peer_id, row in peers(tx).items()]
+
+
+def pairing_of(tx: Transaction, device: str) -> Pairing:
+    """Return the pairing of the device that this word means. Raises LocalError: none, or several could be meant."""
+    return peers(tx)[resolve_device(device, names_of(tx))]
 
 
 def retire_others(turn: Turn, pairing: Pairing) -> None:

@@ -35,6 +35,7 @@ exit codes:
 
 HELP_COLUMNS = 78  # as argparse wraps the rest on a terminal of 80
 SECONDS_MAX = 86_400.0  # no wait or validity on the command line is longer than a day
+NAME_CHARS_MAX = 64  # as a device's own name in PAIR1 and PAIR2
 TEXT_CHARS_MAX = 2_048  # an argument is a name, a scope, a path or an invitation; all are shorter
 
 
@@ -202,6 +203,13 @@ def text(value: str) -> str:
     """Take an argument of at least one and at most ``TEXT_CHARS_MAX`` printable characters."""
     if not 0 < len(value) <= TEXT_CHARS_MAX or not value.isprintable():
         raise argparse.ArgumentTypeError(f"must have 1 to {TEXT_CHARS_MAX} printable characters")
+    return value
+
+
+def device_name(value: str) -> str:
+    """Take what a device is to be called here."""
+    if not 0 < len(value) <= NAME_CHARS_MAX or not value.isprintable() or value != value.strip():
+        raise argparse.ArgumentTypeError(f"must have 1 to {NAME_CHARS_MAX} printable characters, no blanks around")
     return value
 
 

@@ -114,6 +114,8 @@ class Prompts:
             case "invitation":
                 hint = "give the invitation as an argument, or - for standard input"
                 return self._visible(f"{text or 'Invitation'}:", hint) or None
+            case "device_name":
+                return self._visible(f"{text or 'Name'}:", "pair again, with another name after --as") or None
             case kind:
                 raise LocalError(f"the agent asked for something unknown: {clean(str(kind))}")
 

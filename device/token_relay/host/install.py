@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from token_relay.host.atomic_files import write_atomic
+from token_relay.host.atomic_files import make_directory, write_atomic
 from token_relay.host.config import Kind
 from token_relay.host.config_template import template
 from token_relay.protocol.errors import ConfigError, LocalError
@@ -85,7 +86,7 @@ def sources() -> Path:
 def files(places: Places, units: Path) -> Iterator[File]:
     """Yield all that an installation consists of, apart from the link to the program."""
     for name in (*SERVICES, *SOCKETS):
-        text = (units / name).read_text().replace(PROGRAM, str(places.program))
+        text = _run_from((units / name).read_text(), str(places.program))
         yield File(places.under_prefix("lib", "systemd", "system", name), text.encode())
     yield File(
         places.under_prefix("lib", "sysusers.d", "token-relay.conf"), (units / "token-relay.sysusers").read_bytes()
@@ -131,12 +132,21 @@ def service_template(kind: Kind) -> str:
     return template(kind, values)
 
 
+def _run_from(unit: str, program: str) -> str:
+    """Put the program's place into a unit: words with a space in quotes, a percent sign twice. systemd.syntax(7)"""
+    written = program.replace("%", "%%")
+    quote = '"' if " " in written else ""
+    return re.sub(rf"{PROGRAM}(\S*)", lambda found: f"{quote}{written}{found[1]}{quote}", unit)
+
+
 def check_program(program: Path) -> None:
     """Refuse a program in a place where the services, which see no home, could not run it.
 
     Raises:
-        ConfigError: it lies in a home.
+        ConfigError: it lies in a home, or its name has a character that means something in a unit.
     """
+    if not str(program).isprintable() or set(str(program)) & set("\"'\\$:;"):
+        raise ConfigError(f"a unit cannot name {str(program)!a}", hint=f"install the program in {PROGRAM}")
     if len(program.parts) > 1 and program.parts[1] in HOMES:
         raise ConfigError(
             f"the services cannot see {program}: homes are hidden from them", hint=f"install the program in {PROGRAM}"
@@ -158,16 +168,13 @@ def install(places: Places, units: Path) -> list[Path]:
     for file in files(places, units):
         if _is_there(file):
             continue
-        try:
-            file.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        except OSError as exc:
-            raise LocalError(f"cannot make {file.path.parent}: {exc.strerror}", hint="use sudo") from exc
+        make_directory(file.path.parent, mode=0o755)
         write_atomic(file.path, file.content, mode=file.mode)
         changed.append(file.path)
     link, target = places.under_prefix("bin", COMMAND), places.program / "bin" / COMMAND
     if not (link.is_symlink() and link.readlink() == target):
+        make_directory(link.parent, mode=0o755)
         try:
-            link.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
             link.unlink(missing_ok=True)
             link.symlink_to(target)
         except OSError as exc:

@@ -39,6 +39,7 @@ ACCEPT_TURNS = 4  # of the loop, from an accept to connection_made: its task, th
 NOTIFY_BYTES_MAX = 4096  # a status line, not a report
 
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+_MCL_ALL_ON_FAULT = 1 | 2 | 4  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT: asm-generic/mman-common.h (x86, arm, riscv)
 _SO_PEERGROUPS = 59  # asm-generic/socket.h (x86, arm, riscv); elsewhere the call fails and groups stay unknown
 _PEERGROUPS_BYTES = 1024  # the most that Python's getsockopt reads: 256 groups
 
@@ -244,14 +245,22 @@ def peer_of(sock: _HasOptions) -> Peer:
 
 
 def harden_process() -> tuple[str, ...]:
-    """Keep the process's memory from others of the same uid: not dumpable (prctl(2)), no core file.
+    """Keep the process's memory from others of the same uid and from disks: not dumpable (prctl(2)), no core, no swap.
+
+    All memory is locked, since Python copies secrets to where it likes; pages are locked when they are first used, so
+    it takes no more of it (mlockall(2)). That needs RLIMIT_MEMLOCK without a limit, for it counts addresses: the units
+    give it, and with less nothing is locked. What a hibernating machine writes is not kept from its disk.
 
     Best effort; returns what could not be done, for the log. A debugger run by root still reads everything.
     """
     failed: list[str] = []
+    is_unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
     try:
-        if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
             failed.append("PR_SET_DUMPABLE")
+        if is_unlimited and libc.mlockall(_MCL_ALL_ON_FAULT) != 0:
+            failed.append("MCL_ONFAULT")
     except (OSError, AttributeError):
         failed.append("PR_SET_DUMPABLE")
     try:

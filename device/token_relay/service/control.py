@@ -54,6 +54,7 @@ AskKind = Literal[
     "browser",
     "confirm",
     "invitation",
+    "device_name",
     "refresh_token",
 ]
 

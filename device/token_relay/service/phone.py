@@ -142,7 +142,11 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
             question = f"does {name} show {number[:3]} {number[3:]} too?"
             return await exchange.ask("confirm", question, check_number=number, device_name=name) == "yes"
 
-        pairing = await self._agent.pairing.pair(invitation, confirm)
+        async def rename(problem: str) -> str | None:
+            return await exchange.ask("device_name", f"{problem}; call it")
+
+        name = text_of(args, "as")
+        pairing = await self._agent.pairing.pair(invitation, confirm, name=name, rename=rename)
         return {
             "device_id": pairing.peer_id,
             "device_name": pairing.peer_name,
@@ -185,7 +189,7 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         device = text_of(args, "device")
         wait_s = number_of(args, "wait_s", 10.0, low=0, high=WAIT_S_MAX)
         pairing = await self._agent.pairing_of(device)
-        rows = await self._agent.revoke(device, wait_s=wait_s)
+        rows = await self._agent.revoke_of(pairing, wait_s=wait_s)
         pending = any(row.state != "gone" for row in rows)
         result: dict[str, JSON] = {
             "device_id": pairing.peer_id,

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from token_relay.agents.companion.phones import note_activated
+from token_relay.agents.device_names import free_name
 from token_relay.agents.elapsed import Stamp, elapsed_s
-from token_relay.agents.pairings import retire_others
+from token_relay.agents.pairings import delete_pairing, names_of, retire_others
 from token_relay.agents.records import Pairing
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -125,24 +127,26 @@ class Invitations:
         peer_id = device_id(peer_key)
         opened.pair1, opened.pair2 = pair1, pair2  # used up before anything is sent
 
-        def step(turn: Turn) -> None:
+        def step(turn: Turn) -> str:
             for old in turn.tx.select(Pairing, state="pending"):
-                turn.tx.delete(Pairing, old.pairing_id)
+                delete_pairing(turn, old)
             turn.box(peer_key)  # refuses a low-order point before it is stored
+            name = free_name(peer_id, fields.name, names_of(turn.tx))
             turn.tx.put(
                 Pairing(
                     pairing_id=pairing_id,
                     peer_id=peer_id,
                     peer_key=peer_key,
-                    peer_name=fields.name,
+                    peer_name=name,
                     state="pending",
                     transcript_hash=transcript,
                     created=turn.stamp,
                 )
             )
+            return name
 
-        await self._turns.run(step)
-        self.progress = Paired(peer_id, fields.name, wire.check_number(transcript), is_active=False)
+        name = await self._turns.run(step)
+        self.progress = Paired(peer_id, name, wire.check_number(transcript), is_active=False)
         self.changed.set()
         await self._publish(opened)
 
@@ -165,6 +169,7 @@ class Invitations:
             retire_others(turn, pairing)
             turn.change(Pairing, pairing.pairing_id, state="active", paired_at=turn.wall)
             turn.event("paired", device=pairing.peer_id, detail=pairing.peer_name)
+            note_activated(turn, pairing)
             turn.after.append(lambda: self._activated(pairing))
         turn.answer(pairing.pairing_id, Pair4(transcript_hash=body.transcript_hash))
 

@@ -14,7 +14,7 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, lifecycle
 from token_relay.agents.grants.serving import columns_of, columns_of_lease, is_put_away, lease_of
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, RestoredEnd
+from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PrimaryPhone, RestoredEnd
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import open_once
@@ -72,7 +72,7 @@ class CompanionMessages:
             case Pair3() as pair3:
                 self._invitations.on_pair3(turn, pairing, pair3)
             case _:
-                raise PeerError("wrong_direction")
+                raise PeerError("wrong_direction", message.head.type)
 
     def on_offer(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
         """OFFER: make the row and accept, or refuse; a repeated OFFER gets ACCEPT again."""
@@ -120,6 +120,8 @@ class CompanionMessages:
             except PeerError as exc:
                 reason = exc.reason
                 turn.after.append(lambda: self._turns.count_reject(reason))
+                # The implementer of the other end has no other way to learn of it: names of fields, never a value.
+                turn.event("grant_refused", device=pairing.peer_id, handoff_id=row.handoff_id, detail=exc.told())
         event: CompanionEvent = "bad_token" if payload is None else "token"
         self._steps.step(turn, pairing, token.handoff_id, event, payload=payload)
         if payload is not None and sent_at:
@@ -140,18 +142,19 @@ class CompanionMessages:
         one_time = KeyPair(row.one_time_public, row.one_time_key)
         payload = decode_grant(open_once(decode_base64url(token.sealed), one_time))
         accepts = {row.accept_hashes[i : i + 32].hex() for i in range(0, len(row.accept_hashes), 32)}
-        if not (
-            payload.pairing_id == pairing.pairing_id
-            and payload.handoff_id == row.handoff_id
-            and payload.phone_key == pairing.peer_key.hex()
-            and payload.companion_key == self._turns.own.public_key.hex()
-            and payload.one_time_key == row.one_time_public.hex()
-            and payload.offer_hash == row.offer_hash.hex()
-            and payload.accept_hash in accepts
-            and payload.issuer == row.issuer
-            and payload.client_id == row.client_id
-        ):
-            raise PeerError("grant_mismatch")
+        agrees = {
+            "pairing_id": payload.pairing_id == pairing.pairing_id,
+            "handoff_id": payload.handoff_id == row.handoff_id,
+            "phone_key": payload.phone_key == pairing.peer_key.hex(),
+            "companion_key": payload.companion_key == self._turns.own.public_key.hex(),
+            "one_time_key": payload.one_time_key == row.one_time_public.hex(),
+            "offer_hash": payload.offer_hash == row.offer_hash.hex(),
+            "accept_hash": payload.accept_hash in accepts,
+            "issuer": payload.issuer == row.issuer,
+            "client_id": payload.client_id == row.client_id,
+        }
+        if not all(agrees.values()):
+            raise PeerError("grant_mismatch", ", ".join(name for name, is_equal in agrees.items() if not is_equal))
         return payload
 
     def _rejected(self, turn: Turn, pairing: Pairing, reject: Reject, in_reply_to: int | None) -> None:
@@ -207,15 +210,25 @@ class CompanionMessages:
         return True
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
-        """This disk is an older image: its tokens may be spent, so lock every grant until a new handoff."""
+        """This disk is an older image, says a phone: lock its grants until a new handoff, their tokens may be spent.
+
+        Nothing that a peer sends proves it, so only the primary phone's word counts for the grants of all.
+        """
         if who != "self":
             return
-        for row in turn.tx.select(CompanionHandoff, state="ready"):
-            of = turn.tx.get(Pairing, row.pairing_id)
-            if of is not None:  # its TOKEN may have come already, and have been taken away again
+        primary = turn.tx.get(PrimaryPhone, "self")
+        is_primary = primary is not None and primary.peer_id == pairing.peer_id
+        for of in turn.tx.select(Pairing) if is_primary else [pairing]:
+            for row in turn.tx.select(CompanionHandoff, pairing_id=of.pairing_id, state="ready"):
+                # Its TOKEN may have come already, and have been taken away again.
                 self._steps.step(turn, of, row.handoff_id, "replaced")
-        for grant in turn.tx.select(Grant):
+        for grant in turn.tx.select(Grant) if is_primary else turn.tx.select(Grant, pairing_id=pairing.pairing_id):
             if not is_put_away(grant):
                 locked = lifecycle.Locked(grant.generation, "rollback")
                 turn.change(Grant, grant.grant_id, **columns_of(locked))
                 turn.event("grant_locked", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail="rollback")
+
+    def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
+        """Return whether a grant of this pairing has a lease that its phone can renew."""
+        grants = tx.select(Grant, pairing_id=pairing.pairing_id) if pairing.state == "active" else []
+        return any(grant.state != "dead" and grant.lease_days for grant in grants)

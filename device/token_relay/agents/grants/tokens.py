@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
-from token_relay.agents.grants.serving import SCOPE_SETS_MAX, columns_of, is_put_away, profile_of, remaining_s
+from token_relay.agents.grants.serving import SCOPE_SETS_MAX, columns_of, is_put_away, remaining_s
 from token_relay.agents.records import CachedToken, Grant, GrantEndReason, LockedReason, grant_key
 from token_relay.agents.turn import Turn
 from token_relay.provider.outcome import Refreshed
@@ -51,14 +51,10 @@ def _erase_tokens(turn: Turn, grant_id: str) -> None:
         turn.tx.delete(CachedToken, token.grant_id, token.scope)
 
 
-def lock_grants(turn: Turn, reason: LockedReason, *, grant_id: str = "", only_spent: bool = False) -> None:
-    """Lock the phone's own grants, or this one: another device may have them.
-
-    ``only_spent``: only where a use spends the token.
-    """
-    for grant in turn.tx.select(Grant, pairing_id="", **({"grant_id": grant_id} if grant_id else {})):
-        may_be_theirs = not only_spent or profile_of(grant).invalidates_on_use
-        if may_be_theirs and not is_put_away(grant):
+def lock_grants(turn: Turn, reason: LockedReason) -> None:
+    """Lock the phone's own grants, whatever the provider: another device may have them."""
+    for grant in turn.tx.select(Grant, pairing_id=""):
+        if not is_put_away(grant):
             turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, reason)))
             turn.event("grant_locked", grant_id=grant.grant_id, detail=reason)
 

@@ -20,6 +20,7 @@ from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.serving import may_be_sent, normalise_scope
 from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.link import Link
+from token_relay.agents.pairings import pairing_of
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
 from token_relay.agents.phone.handoff_rows import Terms, check_scope, check_strategy, state_of
@@ -158,19 +159,8 @@ class PhoneAgent:
     # -- devices ---------------------------------------------------------------------------------------
 
     async def pairing_of(self, device: str) -> Pairing:
-        """Return the device's pairing by name, unique prefix or id: active, else retired. Raises LocalError."""
-        rows = await self.turns.run(lambda turn: turn.tx.select(Pairing))
-        rows = [row for row in rows if row.state != "pending"]
-        newest = {row.peer_id: row for row in sorted(rows, key=lambda row: (row.state == "active", row.paired_at))}
-        exact = [row for row in newest.values() if device in (row.peer_id, row.peer_name)]
-        prefix = [row for row in newest.values() if row.peer_id.startswith(device) or row.peer_name.startswith(device)]
-        found = exact or prefix
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(f"{row.peer_name} ({row.peer_id[:6]})" for row in (found or newest.values())) or "none"
-        if found:
-            raise LocalError(f"{device!r} means several devices: {names}", hint="use a longer name or the id")
-        raise LocalError(f"no paired device is called {device!r}; paired: {names}", hint="token-relay phone pair")
+        """Return the pairing of the device that this word means: active, else retired. Raises LocalError."""
+        return await self.turns.read(lambda tx: pairing_of(tx, device))
 
     # -- handoff ---------------------------------------------------------------------------------------
 
@@ -286,6 +276,10 @@ class PhoneAgent:
     async def revoke(self, device: str, *, wait_s: float) -> list[PhoneHandoff]:
         """Take away every grant of a device; REVOKE is durable when this begins to wait, and never expires."""
         pairing = await self.pairing_of(device)
+        return await self.revoke_of(pairing, wait_s=wait_s)
+
+    async def revoke_of(self, pairing: Pairing, *, wait_s: float) -> list[PhoneHandoff]:
+        """As :meth:`revoke`, for a device whose pairing was looked up."""
         touched = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
         ends_at = self._clock.now().boot_s + wait_s
         rows = []
@@ -295,8 +289,8 @@ class PhoneAgent:
 
     async def unpair(self, device: str) -> list[PhoneHandoff]:
         """Revoke what the device holds and retire the pairing, durably; it is deleted when nothing is live any more."""
-        rows = await self.revoke(device, wait_s=10.0)
         pairing = await self.pairing_of(device)
+        rows = await self.revoke_of(pairing, wait_s=10.0)
 
         def step(turn: Turn) -> None:
             if all(row.state == "gone" for row in rows):

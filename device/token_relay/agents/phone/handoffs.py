@@ -214,20 +214,19 @@ class Handoffs:
                 turn.tx.put(unknown_row(handoff_id, pairing.pairing_id, turn.stamp, turn.wall))
                 turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, **columns_of(Gone("rollback")))
                 turn.event("handoff_gone", device=pairing.peer_id, handoff_id=handoff_id, detail="rollback")
-                if pairing.rollback == "self":
-                    lock_grants(turn, "rollback")  # this disk has lost what was handed over: it may have been a `move`
         elif row.reason in TAKEN_AWAY and self._steps.may_take_away(turn, pairing):
             self._steps.step(turn, pairing, handoff_id, "stored")  # says the same as STORED: take it away
         elif row.reason == "superseded":
             turn.change(PhoneHandoff, pairing.pairing_id, handoff_id, **columns_of(Gone("rollback")))
-        elif row.reason == "rollback" and row.strategy == "move":
-            lock_grants(turn, "rollback", grant_id=row.grant_id)  # what this disk seems to hold the companion has
 
     def on_rollback(self, turn: Turn, pairing: Pairing, *, who: RestoredEnd) -> None:
-        """This disk is an older image: do not use what was moved or may be spent."""
+        """This disk is an older image, says a companion: end what was moved to it, and use none of our own grants.
+
+        It may lie. So nothing of another pairing changes, and of our own nothing is erased: a sign-in is the way out.
+        """
         if who != "self":
             return
-        for row in turn.tx.select(PhoneHandoff, strategy="move"):
+        for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, strategy="move"):
             if row.state in LIVE:
                 turn.settle(row.pairing_id, handoff_id=row.handoff_id)
                 turn.change(PhoneHandoff, *row.at, held_token=None)
@@ -236,4 +235,8 @@ class Handoffs:
         for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="offered"):
             # Only the companion knows what became of it in the lost future.
             self._steps.step(turn, pairing, row.handoff_id, "cancel")
-        lock_grants(turn, "rollback", only_spent=True)
+        lock_grants(turn, "rollback")  # whatever the provider: what was moved in the lost future is the companion's
+
+    def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
+        """Return False: the phone gives leases."""
+        return False

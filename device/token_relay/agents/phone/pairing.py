@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from token_relay.agents.records import Pairing
+from token_relay.agents.device_names import NAME_CHARS_MAX, is_name, name_problem
+from token_relay.agents.pairings import delete_pairing, names_of
+from token_relay.agents.records import Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol import pairing as wire
@@ -17,6 +19,10 @@ from token_relay.protocol.topics import mailbox_topic
 PAIR1_EVERY_S = 2.0  # the bytes are the same each time, so the companion answers the same
 PAIR1_WAIT_S = 60.0
 PAIR4_WAIT_S = 60.0
+NAMES_MAX = 8  # that a person may type for one device; none fits by then: something else is wrong
+
+Confirm = Callable[[str, str], Awaitable[bool]]
+Rename = Callable[[str], Awaitable[str | None]]
 
 
 class PhonePairing:
@@ -44,20 +50,40 @@ class PhonePairing:
         if event := self._active.get(pairing_id):
             event.set()
 
-    async def pair(self, text: str, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
+    async def pair(self, text: str, confirm: Confirm, *, name: str = "", rename: Rename | None = None) -> Pairing:
         """Pair with the companion that shows this invitation; durable on both ends when it returns.
 
-        ``confirm`` gets the check number and the device name, and returns whether the person agrees.
+        ``confirm`` gets the check number and the device name, and returns whether the person agrees. ``name`` is what
+        the device is called here, if not as it calls itself. ``rename`` gets why a name cannot be used, and returns
+        another, or None.
 
         Raises:
-            PeerError, LocalError: not this invitation. PersonNeededError: the person does not agree.
+            PeerError, LocalError: not this invitation, or not this name. PersonNeededError: the person does not agree.
             TransientError: nobody answered; once PAIR3 is queued, pairing completes by itself.
         """
         invitation = wire.Invitation.from_text(text)
         async with self._lock:
-            return await self._pair(invitation, confirm)
+            if name:  # before the invitation is used up
+                problem = "" if is_name(name) else f"a name has 1 to {NAME_CHARS_MAX} printable characters"
+                if problem := problem or await self._name_problem(device_id(invitation.public_key), name):
+                    raise LocalError(problem, hint="use another name after --as")
+            return await self._pair(invitation, confirm, name, rename)
 
-    async def _pair(self, invitation: wire.Invitation, confirm: Callable[[str, str], Awaitable[bool]]) -> Pairing:
+    async def _name_problem(self, peer_id: str, name: str) -> str:
+        return await self._turns.read(lambda tx: name_problem(peer_id, name, names_of(tx)))
+
+    async def _name_of(self, peer_id: str, name: str, rename: Rename | None) -> str:
+        """Return what a device is called from now on: this, or what the person types where it could mean another."""
+        problem = ""
+        for _ in range(NAMES_MAX):
+            if not (problem := await self._name_problem(peer_id, name)):
+                return name
+            name = (await rename(problem) if rename is not None else None) or ""
+            if not is_name(name):
+                break
+        raise LocalError(problem, hint="pair again: token-relay phone pair --as NAME")
+
+    async def _pair(self, invitation: wire.Invitation, confirm: Confirm, name: str, rename: Rename | None) -> Pairing:
         channel = self._channel
         if not channel.is_connected:
             raise TransientError("the broker is not connected", hint="see: token-relay phone status")
@@ -85,7 +111,8 @@ class PhonePairing:
         transcript = wire.transcript_hash(invitation, pair1, pair2)
         if not await confirm(wire.check_number(transcript), answer.name):
             raise PersonNeededError("the check number was not confirmed", hint="pair again when both numbers are equal")
-        return await self._confirm(answer, transcript)
+        called = await self._name_of(device_id(invitation.public_key), name or answer.name, rename)
+        return await self._confirm(answer, transcript, called)
 
     async def _await_pair2(
         self, topic: str, invitation: wire.Invitation, pair1: bytes, fresh: KeyPair
@@ -110,22 +137,22 @@ class PhonePairing:
             hint="is its agent connected to the same broker? an invitation works once and for ten minutes",
         )
 
-    async def _confirm(self, answer: wire.Pair2Fields, transcript: bytes) -> Pairing:
+    async def _confirm(self, answer: wire.Pair2Fields, transcript: bytes, name: str) -> Pairing:
         peer_key = bytes.fromhex(answer.static_key)
         event = self._active[answer.pairing_id] = asyncio.Event()
 
         def step(turn: Turn) -> None:
             for old in turn.tx.select(Pairing, state="pending"):
-                turn.settle(old.pairing_id)
-                turn.tx.delete(Pairing, old.pairing_id)
-            if turn.tx.get(Pairing, answer.pairing_id) is not None:
-                raise PeerError("pairing_id_reused")
+                delete_pairing(turn, old)
+            before = turn.tx.get(Pairing, answer.pairing_id)
+            if before is not None or turn.tx.select(PhoneHandoff, pairing_id=answer.pairing_id):
+                raise PeerError("pairing_id_reused")  # or it would inherit the handoffs of a device that was forgotten
             turn.tx.put(
                 Pairing(
                     pairing_id=answer.pairing_id,
                     peer_id=device_id(peer_key),
                     peer_key=peer_key,
-                    peer_name=answer.name,
+                    peer_name=name,
                     state="pending",
                     transcript_hash=transcript,
                     created=turn.stamp,

@@ -211,8 +211,10 @@ class PhoneSteps:
             return
         grant = turn.tx.get(Grant, row.grant_id)
         if grant is not None and grant.state == "dead" and grant.reason == "moved":
-            held = grant_columns(lifecycle.Held(grant.generation))
-            turn.change(Grant, row.grant_id, **held)
+            # In a future that this disk has lost it may have come back once already, and have been spent.
+            is_older = bool(turn.tx.select(Pairing, rollback="self"))
+            after = lifecycle.Locked(grant.generation, "rollback") if is_older else lifecycle.Held(grant.generation)
+            turn.change(Grant, row.grant_id, **grant_columns(after))
             turn.change(Grant, row.grant_id, refresh_token=row.held_token)
             turn.change(PhoneHandoff, *row.at, held_token=None)
         else:  # signed out, or signed in anew, meanwhile
@@ -235,9 +237,12 @@ class PhoneSteps:
             end_grant(turn, own.grant_id, "moved")
         for older in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done"):
             same = (older.issuer, older.client_id, older.subject) == (row.issuer, row.client_id, row.subject)
-            if older.handoff_id != handoff_id and same:
+            # Without a subject nobody knows whose it is: it takes the place only of what the companion asked to renew.
+            if older.handoff_id != handoff_id and (older.handoff_id == row.renews or (row.subject and same)):
                 self.step(turn, pairing, older.handoff_id, "superseded")
-        turn.change(Pairing, pairing.pairing_id, rollback="")
+        moves = turn.tx.select(PhoneHandoff, strategy="move")
+        if not any(other.state in ("released", "cancelling") for other in moves):  # what comes back is judged by it
+            turn.change(Pairing, pairing.pairing_id, rollback="")
 
     def may_take_away(self, turn: Turn, pairing: Pairing) -> bool:
         """Return whether REVOKE may be queued for what a companion claims: `phone revoke` needs room in the outbox."""

@@ -161,7 +161,10 @@ def code_options(parser: argparse._ActionsContainer) -> None:
 def device_argument(parser: argparse.ArgumentParser) -> None:
     """Add DEVICE."""
     parser.add_argument(
-        "device", metavar="DEVICE", type=text, help="the companion: its name, a unique prefix of it, or its id"
+        "device",
+        metavar="DEVICE",
+        type=text,
+        help="the companion: its id, its name, or the beginning of its id",
     )
 
 

@@ -13,7 +13,7 @@ from token_relay.cli.commands.options import (
     sign_in_options,
     wait_option,
 )
-from token_relay.cli.parsing import Command, agent_options, text, whole, with_common
+from token_relay.cli.parsing import Command, agent_options, device_name, text, whole, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ def _pair(parser: argparse.ArgumentParser) -> None:
         help="what the companion shows, RTR1:…; - reads it from standard input; asked for when absent",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask whether both devices show the same number")
+    parser.add_argument(
+        "--as",
+        dest="name",
+        metavar="NAME",
+        type=device_name,
+        help="what the device is called here; else as it calls itself, or asked for where that could mean another",
+    )
 
 
 def _handoff(parser: argparse.ArgumentParser) -> None:
@@ -189,8 +196,10 @@ _OWN = {
         "agent_calls:phone_pair",
         _pair,
         description="Pair with a companion. Both devices show a check number of six digits; confirm it only when "
-        "they are equal.",
-        examples="  token-relay phone pair\n  token-relay phone pair - < invitation",
+        "they are equal. A device must not be called like another that is paired, nor like the beginning of its id: "
+        "then another name is asked for.",
+        examples="  token-relay phone pair\n  token-relay phone pair - < invitation\n"
+        "  token-relay phone pair --as 'second kitchen'",
     ),
     "handoff": Command(
         "give a companion a grant of its own",

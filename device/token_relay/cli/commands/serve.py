@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 
 from token_relay.cli.parsing import DONE, Context
 from token_relay.cli.structlog_without_rich import structlog
+from token_relay.host import mounts
 from token_relay.host.board import read_board
 from token_relay.host.config import AgentConfig, CompanionConfig, Home, Kind, PhoneConfig
 from token_relay.host.config_file import load_config
@@ -37,7 +38,7 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
         )
     sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
     check_socket_path(sockets / CONTROL_SOCKET)
-    home = Home(directory, sockets, context.env, read_board(context.env))
+    home = Home(directory, sockets, context.env, read_board(context.env), path.absolute())
     configure_logs(context)
     if is_phone:
         phone_config = load_config(PhoneConfig, path)
@@ -53,7 +54,7 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
 
         work = run_companion(home, companion_config)
         warnings = companion_config.warnings()
-    for warning in warnings:
+    for warning in filter(None, [*warnings, mounts.warning(directory)]):
         context.note(f"warning: {warning}")
     try:
         asyncio.run(until_stopped(work))
