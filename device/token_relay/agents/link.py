@@ -10,6 +10,7 @@ it drops what a peer sends too often, as each accepted message is a commit; a re
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol, get_args
 
 import structlog
@@ -62,8 +63,18 @@ TELLS = Rate(1, 600.0)  # of one peer and reason: a peer must not fill the audit
 # of the broker's queue, and sent again. All else are greetings, leases and refusals, a handful at each connection.
 REQUESTS_RATE = Rate(3 * delivery.OUTBOX_ROWS_MAX, 10.0)
 OTHERS_RATE = Rate(60, 10.0)
+LAST_RATE = Rate(6, 60.0)  # for the newest HELLO of a flood: a broker that kept hundreds for us floods us honestly
+LAST_AFTER_S = 1.0
 
 PAIRING_TYPES = frozenset({"PAIR3", "PAIR4"})  # no other type counts before a pairing is active
+
+
+class _OneHelloTooManyError(PeerError):
+    """A HELLO of a pairing that sends too many."""
+
+    def __init__(self, pairing_id: str) -> None:
+        super().__init__("too_often")
+        self.pairing_id = pairing_id
 
 
 class Handler(Protocol):
@@ -107,16 +118,18 @@ class Link:
         self._handler = handler
         self._mailbox = mailbox
         self._rates = Rates()
+        self._last_hellos: dict[str, tuple[str, bytes]] = {}  # the newest of each pairing that sends too many
         self._to_ask: set[str] = set()  # pairings whose list of handoffs was overtaken, and is asked for later
         self._newer: dict[str, int] = {}  # per pairing: from which number on we send what an old peer does not know
         self._strays: dict[str, float] = {}  # peers that greet in another pairing than the active one, since when
 
     # -- receiving -------------------------------------------------------------------------------------
 
-    async def receive(self, topic: str, payload: bytes) -> None:
+    async def receive(self, topic: str, payload: bytes, *, is_last: bool = False) -> None:
         """Take one message from the channel; when this returns, its effect is durable and it may be acknowledged.
 
         A dropped message may be acknowledged too. What lies in a mailbox may stay in memory: pairing repeats it.
+        ``is_last``: it is the newest HELLO of a flood, and comes a second time.
 
         Raises:
             VaultError: the disk refused; the message must not be acknowledged and will come again.
@@ -126,13 +139,18 @@ class Link:
                 case PeerTopic(recipient, sender) if recipient == self._turns.own_id:
                     if id_text(parse_header(payload).sender) != sender:
                         raise PeerError("wrong_sender")
-                    await self._turns.run(lambda turn: self._accept(turn, sender, payload))
+                    await self._turns.run(lambda turn: self._accept(turn, sender, payload, is_last=is_last))
                 case PeerTopic() | None:
                     raise PeerError("wrong_topic")
                 case mailbox:
                     await self._mailbox.receive(mailbox.mailbox_id, payload)
         except VaultError:
             raise
+        except _OneHelloTooManyError as exc:
+            self._turns.count_reject(exc.reason)
+            if exc.pairing_id not in self._last_hellos:
+                self._turns.spawn(self._hear_last(exc.pairing_id))
+            self._last_hellos[exc.pairing_id] = topic, payload
         except (PeerError, TransientError) as exc:
             self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
             if isinstance(exc, PeerError) and exc.reason in TOLD:
@@ -148,7 +166,13 @@ class Link:
         if self._rates.allows(f"{sender}:{exc.reason}", TELLS, self._clock.now().boot_s):
             await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
 
-    def _accept(self, turn: Turn, sender: str, envelope: bytes) -> None:
+    async def _hear_last(self, pairing_id: str) -> None:
+        """Take the newest HELLO of a flood after all: its list of handoffs and its challenge are those that count."""
+        await self._clock.sleep(LAST_AFTER_S)
+        topic, payload = self._last_hellos.pop(pairing_id)
+        await self.receive(topic, payload, is_last=True)
+
+    def _accept(self, turn: Turn, sender: str, envelope: bytes, *, is_last: bool = False) -> None:
         candidates = turn.tx.select(Pairing, peer_id=sender)
         if not candidates:
             raise PeerError("unknown_sender")
@@ -161,7 +185,7 @@ class Link:
             if head.type == "HELLO":
                 self._note_stray(turn, candidates, sent_at=head.sent_at)
             raise PeerError("wrong_pairing")
-        if not self._is_to_be_heard(turn, pairing, head, envelope_digest(envelope)):
+        if not self._is_to_be_heard(turn, pairing, head, envelope_digest(envelope), is_last=is_last):
             return
         high_before, pairing = pairing.seq_high, turn.row(Pairing, pairing.pairing_id)
         if message is None:
@@ -186,7 +210,7 @@ class Link:
                 if isinstance(message.body, Pair4) and pairing.state == "pending":
                     self.greet(turn, pairing)  # before the first handoff, each end knows what the other one knows
 
-    def _is_to_be_heard(self, turn: Turn, pairing: Pairing, head: Head, digest: bytes) -> bool:
+    def _is_to_be_heard(self, turn: Turn, pairing: Pairing, head: Head, digest: bytes, *, is_last: bool) -> bool:
         """Judge a message by the replay window, and move the window on; False: go no further with it."""
         seen = turn.tx.get(Seen, pairing.pairing_id, head.seq)
         verdict = delivery.judge(
@@ -194,7 +218,7 @@ class Link:
         )
         match verdict:
             case "new":
-                self._spend(turn, pairing, head)
+                self._spend(turn, pairing, head, is_last=is_last)
                 turn.in_reply_to = head.seq
                 self._advance(turn, pairing, head.seq, digest)
                 return True
@@ -203,16 +227,16 @@ class Link:
                 self._count_after(turn, "duplicate")
                 if head.type not in REQUESTS or not self._may(f"{pairing.pairing_id}:{head.seq}", turn.now):
                     return False
-                self._spend(turn, pairing, head)
+                self._spend(turn, pairing, head, is_last=is_last)
                 return True
             case "too_old":
                 self._count_after(turn, "too_old")
                 if pairing.state != "pending" and self._may(f"{pairing.pairing_id}:too_old", turn.now):
-                    self._spend(turn, pairing, head)
+                    self._spend(turn, pairing, head, is_last=is_last)
                     self.greet(turn, pairing)  # a peer restored from far back learns it from our numbers
                 return False
             case "conflict":
-                self._spend(turn, pairing, head)
+                self._spend(turn, pairing, head, is_last=is_last)
                 self._note_rollback(turn, pairing)
                 self._count_after(turn, "conflict")
                 return False
@@ -245,16 +269,31 @@ class Link:
         now = self._clock.now()
         return frozenset(peer for peer, since in list(self._strays.items()) if now.boot_s - since >= STRAY_S)
 
-    def _spend(self, turn: Turn, pairing: Pairing, head: Head) -> None:
-        """Count a commit that this pairing costs; what answers an open request counts as one. Raises PeerError."""
-        at = pairing.pairing_id
-        is_answer = head.in_reply_to is not None and turn.tx.get(Outgoing, at, head.in_reply_to) is not None
-        kind, rate = ("requests", REQUESTS_RATE) if head.type in REQUESTS or is_answer else ("others", OTHERS_RATE)
-        if not self._may(f"{at}:{kind}", turn.now, rate):
-            raise PeerError("too_often")
+    def _spend(self, turn: Turn, pairing: Pairing, head: Head, *, is_last: bool) -> None:
+        """Count a commit that this pairing costs, once it is made; what we asked for counts as a request does.
+
+        Raises:
+            PeerError: it has cost too many of late.
+        """
+        is_asked = head.type == "LEASE" and pairing.challenge != ""
+        if head.in_reply_to is not None:
+            is_asked |= turn.tx.get(Outgoing, pairing.pairing_id, head.in_reply_to) is not None
+        kinds = [("requests", REQUESTS_RATE) if head.type in REQUESTS or is_asked else ("others", OTHERS_RATE)]
+        kinds += [("last", LAST_RATE)] if is_last else []
+        for kind, rate in kinds:
+            key = f"{pairing.pairing_id}:{kind}"
+            if self._rates.allows(key, rate, turn.now.boot_s):
+                turn.after.append(partial(self._rates.count, key, rate, turn.now.boot_s))
+                return
+        if head.type == "HELLO":
+            raise _OneHelloTooManyError(pairing.pairing_id)
+        raise PeerError("too_often")
 
     def _may(self, what: str, now: Now, rate: Rate = ANSWERS) -> bool:
-        return self._rates.allows(what, rate, now.boot_s)
+        is_allowed = self._rates.allows(what, rate, now.boot_s)
+        if is_allowed:
+            self._rates.count(what, rate, now.boot_s)
+        return is_allowed
 
     def _count_after(self, turn: Turn, reason: str) -> None:
         turn.after.append(lambda: self._turns.count_reject(reason))

@@ -23,15 +23,20 @@ class Rates:
         self._keys_max = KEYS_MAX
 
     def allows(self, key: str, rate: Rate, now_s: float) -> bool:
-        """Return whether it may happen now, and count it if so."""
-        full_at = self._full_at.get(key, now_s)
-        whole_s = rate.burst * rate.every_s
-        if not now_s <= full_at <= now_s + whole_s:  # past, or beyond what any burst leaves: the clock began anew
-            full_at = now_s
-        if full_at + rate.every_s > now_s + whole_s:
-            return False
+        """Return whether it may happen now; counts nothing."""
+        return self._after(key, rate, now_s) <= now_s + rate.burst * rate.every_s
+
+    def count(self, key: str, rate: Rate, now_s: float) -> None:
+        """Count that it happens."""
+        after = self._after(key, rate, now_s)
         if len(self._full_at) >= self._keys_max:
             self._full_at = {other: at for other, at in self._full_at.items() if at > now_s}
             self._keys_max = max(KEYS_MAX, 2 * len(self._full_at))
-        self._full_at[key] = full_at + rate.every_s
-        return True
+        self._full_at[key] = after
+
+    def _after(self, key: str, rate: Rate, now_s: float) -> float:
+        """Return when the burst is whole again if it happens now."""
+        full_at = self._full_at.get(key, now_s)
+        if not now_s <= full_at <= now_s + rate.burst * rate.every_s:  # whole, or of before the clock began anew
+            full_at = now_s
+        return full_at + rate.every_s

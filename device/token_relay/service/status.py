@@ -35,6 +35,8 @@ ACTIONS: Mapping[str, str] = {
     "lease_ends_soon": "bring the phone online before the lease ends",
     "grant_ends_soon": "hand over anew before the grant ends: token-relay phone handoff DEVICE",
     "restored_backup": "this disk was restored from an older image; on the phone: token-relay phone handoff DEVICE",
+    "restored_phone": "DEVICE says that this disk is an older image, so its tokens are locked; sign in again: "
+    "token-relay phone sign-in",
     "copied": "this vault was copied from another device: token-relay AGENT adopt here, or pair anew",
     "choose_primary": "say whose grants apps get: token-relay companion primary DEVICE",
     "allow_host": "a grant is not used: its endpoint is on HOST; if that is right, set provider.hosts and reload",
@@ -326,12 +328,17 @@ def _phone_action(
     live = [grant for grant in own if grant.state not in ("dead", "needs_handoff", "locked")]
     if not live and any(grant.reason == "configuration" for grant in own):
         return action("client_refused")  # a sign-in would be refused likewise
+    sign_in = action("sign_in")
+    if any((grant.state, grant.reason) == ("locked", "rollback") for grant in own):
+        sign_in = action(
+            "restored_phone", next((row.peer_name for row in pairings if row.rollback == "self"), "a device")
+        )
     for pairing_id, row in latest.items():
         if row.state == "offered" and row.reason == "accepted" and row.strategy == "mint":
             return action("finish_handoff", names[pairing_id])
         if row.state == "done" and row.device_state in ("needs_handoff", "dead"):
             if not live and row.strategy != "mint":  # mint signs in by itself; the others need a live grant
-                return action("sign_in")
+                return sign_in
             return action("hand_off_again", names[pairing_id])
         if row.state == "done" and row.device_state == "refused":
             return action("client_refused")
@@ -341,9 +348,9 @@ def _phone_action(
         if end is not None and _ends_soon(end, now):
             return action("grant_ends_soon", names[pairing_id])
     if not live and any(grant.reason not in ("moved", "") for grant in own):
-        return action("sign_in")
+        return sign_in
     if not live and not latest:
-        return action("sign_in")
+        return sign_in
     if (asked := _broker_action(here)) is not None:
         return asked
     if not names:

@@ -164,7 +164,7 @@ def device_argument(parser: argparse.ArgumentParser) -> None:
         "device",
         metavar="DEVICE",
         type=text,
-        help="the companion: its id, its name, or the beginning of its id from the fourth character on",
+        help="the companion: its id, its name, or the beginning of its id",
     )
 
 
