@@ -8,7 +8,7 @@ import pytest
 
 from tests.agents.guard_kit import count
 from tests.agents.world_kit import SimulatedCompanion, SimulatedPhone, World, running
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff, PrimaryPhone
 from token_relay.protocol import messages as m
 from token_relay.service.status import Surroundings, companion_status, phone_status
 
@@ -45,6 +45,7 @@ async def companions_action(world: World) -> str:
         watch.clock.now(),
         pairings=await watch.rows(Pairing),
         outbox=await watch.rows(Outgoing),
+        primary=await watch.rows(PrimaryPhone),
         grants=await watch.rows(Grant),
         tokens=await watch.rows(CachedToken),
         problems={},

@@ -318,9 +318,9 @@ def test_a_certificate_is_in_the_index_before_it_exists(
     written = []
     real = atomic_files.write_atomic
 
-    def watch(path: Path, data: bytes, *, mode: int, owner: Owner | None = None, replace: bool = True) -> None:
+    def watch(path: Path, data: bytes, *, mode: int, owner: Owner | None = None, draft_in: Path | None = None) -> None:
         written.append(path.name)
-        real(path, data, mode=mode, owner=owner, replace=replace)
+        real(path, data, mode=mode, owner=owner, draft_in=draft_in)
 
     monkeypatch.setattr(certs, "write_atomic", watch)
     certs.sign(ca, device(), now=NOW)

@@ -87,6 +87,8 @@ def granted(token: str = JWT) -> TokenGranted:
         ("companion events --limit 1", "events", {"limit": 1, "after": 0}),
         ("companion forget", "forget", {"pairing": False}),
         ("companion forget --pairing", "forget", {"pairing": True}),
+        ("companion forget --phone anns", "forget_phone", {"phone": "anns"}),
+        ("companion primary anns", "primary", {"phone": "anns"}),
         ("companion pair --no-qr", "pair", {"wait": True}),
         ("companion pair --no-wait", "pair", {"wait": False}),
     ],

@@ -72,6 +72,7 @@ phone forget DEVICE
 companion init --broker mqtts://h:1
 companion init --broker mqtts://h:1 --name N --vault-credential C
 companion init --broker mqtts://h:1 --vault-passphrase-file F
+companion init --broker mqtt://h:1 --provider-host 127.0.0.1 --provider-host [::1]:8400
 companion run
 companion status
 companion events
@@ -80,9 +81,12 @@ companion adopt
 companion doctor
 companion forget
 companion forget --pairing
+companion forget --phone PHONE
+companion primary PHONE
 companion pair
 companion pair --no-qr --no-wait
 companion token
+companion token --issuer I --phone PHONE
 companion token --scope S --account A --audience A --min-valid 60 --force-refresh --inspect
 companion open-web https://shop.example/login
 companion open-web https://shop.example/login --account A --audience A --browser

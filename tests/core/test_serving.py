@@ -1,10 +1,9 @@
-"""Which grant answers a question, and whether its cached access token will do."""
+"""How a grant stands in its columns, and whether its cached access token will do."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import permutations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +26,6 @@ from token_relay.agents.grants.lifecycle import (
 from token_relay.agents.grants.serving import (
     Refresh,
     Serve,
-    choose_grant,
     columns_of,
     columns_of_lease,
     expires_at,
@@ -168,7 +166,7 @@ def test_a_lease_survives_its_columns() -> None:
         lease_of(replace(replace(GRANT, **columns_of_lease(lease)), lease_marked="x"))
 
 
-# -- Choosing ----------------------------------------------------------------------------------------------
+# -- Scopes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,50 +184,6 @@ def test_order_and_repetition_of_a_scope_do_not_matter(words: list[str]) -> None
     assert normalise_scope(" ".join(reversed(words + words))) == normal
     assert normalise_scope(normal) == normal
     assert set(normal.split()) == set(words)
-
-
-@pytest.mark.parametrize(
-    ("query", "is_answered"),
-    [
-        (TokenQuery(), True),
-        (TokenQuery(scope="read"), True),
-        (TokenQuery(scope="write openid"), True),
-        (TokenQuery(scope="read admin"), False),  # must be a subset of the grant's
-        (TokenQuery(scope="READ"), False),  # case matters. RFC 6749 §3.3
-        (TokenQuery(account="anna@example.com"), True),
-        (TokenQuery(account="sub-1"), True),
-        (TokenQuery(account="anna"), False),
-        (TokenQuery(audience="api://one"), True),
-        (TokenQuery(audience="api://two"), False),
-        (TokenQuery(account="sub-1", audience="api://two"), False),
-    ],
-)
-def test_a_grant_answers_only_what_it_covers(query: TokenQuery, is_answered: bool) -> None:
-    assert (choose_grant([GRANT], query) == GRANT) is is_answered
-    assert choose_grant([], query) is None
-
-
-def test_a_usable_grant_goes_before_a_finished_one_and_then_the_newest() -> None:
-    def row(grant_id: str, state: GrantState, stored_at: int) -> Grant:
-        return replace(GRANT, **columns_of(state), grant_id=grant_id, stored_at=stored_at)
-
-    best_first = [
-        row("f", Held(1), 300),
-        row("e", Uncertain(1, INTENT), 200),
-        row("d", Refreshing(1, INTENT), 100),
-        row("c", NeedsHandoff(1, "person"), 900),
-        row("b", Locked(1, "rollback"), 950),
-        row("a", Erased(1, "denied"), 999),
-    ]
-    for count in range(1, len(best_first) + 1):
-        assert choose_grant(reversed(best_first[-count:]), TokenQuery()) == best_first[-count]
-    for order in permutations(best_first, 6):
-        assert choose_grant(order, TokenQuery()) == best_first[0]
-
-
-def test_the_choice_does_not_depend_on_the_order_of_equals() -> None:
-    one, other = replace(GRANT, grant_id="a"), replace(GRANT, grant_id="b")
-    assert choose_grant([one, other], TokenQuery()) == choose_grant([other, one], TokenQuery()) == other
 
 
 # -- What is left of a token -------------------------------------------------------------------------------

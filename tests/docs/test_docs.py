@@ -320,13 +320,18 @@ def test_every_setting_is_explained_in_its_own_words() -> None:
         assert row[0].endswith(f" | {description} |"), f"the row of {key} should end with: {description}"
     shown = re.findall(r"^\| `([a-z_.]+)` \|", section(page, "Both agents") + section(page, "The phone alone"), re.M)
     assert sorted(shown) == sorted(key for key, _ in settings(PhoneConfig))
+    phones = {key for key, _ in settings(PhoneConfig)}
+    rows = [f" | {description} |" for key, description in settings(CompanionConfig) if key not in phones]
+    own = [row for row in section(page, "The companion alone").splitlines() if row.startswith("| `")]
+    assert len(own) == len(rows) > 0
+    assert all(row.endswith(end) for row, end in zip(own, rows, strict=True))
 
 
 def test_the_examples_of_configuration_policy_and_world_are_taken() -> None:
     (config,) = fenced(read("docs/spec/configuration.md"), "toml")
     assert isinstance(check_config(PhoneConfig, config, Path("/etc")), PhoneConfig)
     (policy,) = fenced(read("docs/spec/local-api.md"), "toml")
-    assert len(parse_policy(policy, file="policy.toml", owner_uid=1000).rules) == 2
+    assert len(parse_policy(policy, file="policy.toml", owner_uid=1000).rules) == 3
     (world,) = fenced(read("docs/spec/sandbox.md"), "toml")
     assert len(parse_world(world, file="world.toml").users) == 2
     assert tomllib.loads(world)["faults"]

@@ -187,7 +187,7 @@ class World:
     async def companion(self, name: str = "watch", *options: str, is_running: bool = True) -> Companion:
         """Initialise (and start) a companion."""
         companion = Companion(self, "companion", name)
-        await self._init(companion, *options, is_running=is_running)
+        await self._init(companion, "--provider-host", "127.0.0.1", *options, is_running=is_running)
         return companion
 
     async def _init(self, agent: Agent, *options: str, is_running: bool) -> None:

@@ -54,6 +54,7 @@ ASKING: dict[str, dict[str, list[str]]] = {
         "forget": [],
         "open-web": ["https://shop.example/login", "--print"],
         "pair": [],
+        "primary": ["phone"],
         "token": [],
     },
 }
@@ -118,6 +119,7 @@ async def test_every_command_prints_one_json_object_and_exits_0_when_it_did_what
         assert (await cancelling.ended()).expect(0).json["state"] == "cancelled"
         asked.add("phone cancel")
         await ask(phone, "handoff", "watch")
+        assert (await ask(watch, "primary", "phone"))["device_id"] == phone.device_id
         assert (await ask(watch, "forget"))["grants"] == 1
         assert (await ask(phone, "unpair", "watch"))["pending"] is False
         await pair(phone, watch)

@@ -1,5 +1,7 @@
 """One target per decoder: bytes from outside go in, and either a value or a declared error comes out.
 
+``third_end`` is another kind: there a whole agent takes a hostile peer's messages (:mod:`.third_end`).
+
 A target raises nothing for any input. What it catches is what the decoder's docstring declares; everything else that
 comes out of it is a bug. Where a decoder's result can be spelled again, the spelling is checked too.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tests.fuzz.third_end import third_end
 from token_relay.apps import server as token_api
 from token_relay.apps.policy import parse_policy
 from token_relay.host import config, config_file
@@ -271,6 +274,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "control_line": control_line,
     "token_query": token_query,
     "sandbox_request": sandbox_request,
+    "third_end": third_end,
 }
 
 

@@ -115,6 +115,10 @@ def seeds() -> dict[str, list[bytes]]:
         "world_toml": [WORLD.encode()],
         "control_line": [b'{"v": 1, "command": "status", "args": {}}', b'{"answer": {"id": 1, "value": "x"}}'],
         "token_query": [b"scope=openid%20profile&account=ann&min_valid_s=300", b"timeout_s=5&force_refresh=true"],
+        "third_end": [
+            b"\0" + b"".join(bytes([kind, who, 0, kind, who, 1, 2, 3]) for kind in (0, 1, 2, 3) for who in range(6)),
+            b"\x80" + b"".join(bytes([kind, who, 0, kind, who, 1, 2, 3]) for kind in (0, 1, 3, 6) for who in range(6)),
+        ],
         "sandbox_request": [
             f"POST /contoso.onmicrosoft.com/oauth2/v2.0/token\n{FORM}\n\ngrant_type=refresh_token&{CLIENT}".encode(),
             f"POST /oauth/token\n{FORM}\n\ngrant_type=authorization_code&{CLIENT}&code=x&code_verifier=y".encode(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tomllib
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -86,3 +87,22 @@ def test_whatever_is_said_of_a_body_no_byte_of_it_is_lost(body: bytes, said: str
     assert unpack(gzip.compress(b"{" + body), said) == b"{" + body
     unpacked = unpack(body, said)
     assert unpacked is not None and len(unpacked) <= RESPONSE_BYTES_MAX
+
+
+@pytest.mark.parametrize("said", ["gzip", "deflate", ""])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate], ids=["gzip", "zlib", "raw"])
+def test_body_that_unpacks_to_more_than_the_limit_is_never_unpacked_whole(
+    said: str, pack: Callable[[bytes], bytes]
+) -> None:
+    """The limit is kept on the way: 64 times as much would be in memory otherwise."""
+    body = pack(bytes(64 * RESPONSE_BYTES_MAX))
+    assert len(body) < RESPONSE_BYTES_MAX
+    tracemalloc.start()
+    try:
+        unpacked = unpack(body, said)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert unpacked is None or unpacked == body
+    assert (unpacked is None) == (said != "" or pack is gzip.compress)
+    assert most < 4 * RESPONSE_BYTES_MAX

@@ -389,3 +389,54 @@ def test_a_handoff_that_the_phone_gave_up_after_a_rollback_does_not_wait_at_the_
         assert {row.state for row in watch.rows(CompanionHandoff)} == {"stored", "dead"}
 
     world.run(story())
+
+
+def test_a_restored_phone_gives_its_moved_token_up_before_it_hears_the_list() -> None:
+    """Where a use spends nothing too: put back to OFFERED it held what the watch held, until some later list came."""
+    world = World("entra", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        phone.disk.lose_at_crash(2)
+        assert (await phone.hand_off(watch, strategy="move")).state == "done"
+        await phone.crash()
+        assert [row.state for row in phone.rows(PhoneHandoff)] == ["offered"]
+        assert [row.state for row in phone.rows(Grant)] == ["held"]
+        world.broker.lie = lambda packet: packet.sender == "watch" and world.type_of(packet) == "HELLO"
+        await phone.start()
+        await world.advance(60)
+        assert phone.rows(Pairing)[0].rollback == "self"
+        own = phone.rows(Grant)[0]
+        assert (own.state, own.reason) == ("locked", "rollback")
+        assert watch.rows(Grant)[0].state == "held"
+
+    world.run(story())
+
+
+def test_a_list_that_was_overtaken_is_asked_for_anew() -> None:
+    """RENEW came before an older HELLO, whose list was dropped; nobody asked for it before the next greeting."""
+    world = World("rotates", seed=1)
+    phone, watch = world.phones[0], world.companions[0]
+
+    async def story() -> None:
+        await world.begin()
+        first = await phone.hand_off(watch)
+        image = phone.image()
+        await world.advance(5)
+        await phone.hand_off(watch)
+        await world.advance(5)
+        await phone.restore(image)
+        world.broker.hold = lambda packet: packet.sender == "watch" and world.type_of(packet) == "HELLO"
+        await phone.start()
+        await world.advance(5)
+        world.provider.revoke_user()
+        await watch.token(force_refresh=True)
+        await world.advance(5)
+        assert world.broker.held
+        world.broker.release()
+        await world.advance(700)
+        row = next(row for row in phone.rows(PhoneHandoff) if row.handoff_id == first.handoff_id)
+        assert (row.state, row.device_state) == ("done", "dead")
+
+    world.run(story())

@@ -76,6 +76,12 @@ def test_power_cut_in_the_middle_is_taken_up_by_the_next_start(
     assert FIRST_START_MARK not in names(home)
 
 
+def test_draft_of_the_mark_that_a_power_cut_left_is_no_reason_not_to_begin(home: Path) -> None:
+    (home / f".{FIRST_START_MARK}.0123456789abcdef").write_bytes(b"")
+    assert first_start(home, CONFIG, {}) is not None
+    assert {"vault.db", "vault.key", "device.key", "device.csr", "vault.lock"} == names(home)
+
+
 def test_missing_credential_leaves_nothing_and_says_how_to_make_one(home: Path, tmp_path: Path) -> None:
     with pytest.raises(VaultError, match="credential vault is missing") as caught:
         first_start(home, SEALED, {})

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.vault.rekey_kit import CONFIG, event, make_home, move, opened, passphrase, records
+from token_relay.agents.ports import Record
 from token_relay.agents.records import RECORDS, Grant, Identity
+from token_relay.host.config import VaultConfig
+from token_relay.host.home import key_source, open_vault
 from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password
 from token_relay.service import rekey as rekeying
 from token_relay.service.rekey import ToCredential, ToFile, ToPassphrase, with_setting
 from token_relay.vault import rekey as copies
 from token_relay.vault.errors import WrongVaultKeyError
+from token_relay.vault.files import erase_file
 from token_relay.vault.keys import MIB, KeyFile
 from token_relay.vault.steps import STEPS
 from token_relay.vault.store import SqliteVault
@@ -70,12 +76,13 @@ def test_copy_waits_for_a_configuration_that_is_not_ours_to_write(
     before = make_home(home)
     monkeypatch.setattr(rekeying, "_is_ours", lambda _: False)
     done = move(home, passphrase(tmp_path))
-    assert done.is_pending and done.old_key == home / "vault.key"
+    assert done.is_pending and done.old_key is None
     text = (home / "config.toml").read_text()
     assert text == CONFIG
     (home / "config.toml").write_text(f"{text}{done.line}\n")
     assert records(home) == before, "the first start with the new key ends the change"
     assert not copies.has_copy(home)
+    assert not (home / "vault.key").exists()
     assert records(home) == before
 
 
@@ -179,6 +186,74 @@ def test_unusual_configuration_is_refused_before_it_is_written(tmp_path: Path) -
         move(home, passphrase(tmp_path))
     assert (home / "config.toml").read_text() == unusual
     assert records(home) == before
+
+
+def test_next_start_erases_key_files_that_open_nothing_and_says_so(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    stale = [home / f"vault-{number}.key" for number in range(2, 100)]
+    for number, path in enumerate(stale):
+        path.write_bytes(bytes([number]) * (32 - number % 3))  # some cut off by a power cut
+        path.chmod(0o600)
+    (home / "vault-7.key").unlink()
+    (home / "vault-7.key").symlink_to(tmp_path / "somewhere")
+    (home / "vault-9.key").write_bytes((home / "vault.key").read_bytes())  # a copy of the key in force
+    kept = {"vault-7.key", "vault-9.key", "vault-100.key", "vault.key.old"}
+    for name in ("vault-100.key", "vault.key.old"):
+        (home / name).write_bytes(bytes(32))
+    with capture_logs() as logs:
+        vault = asyncio.run(reopened(home))
+    assert vault == before
+    told = {entry["file"] for entry in logs if entry["event"] == "old_key_erased"}
+    assert told == {str(path) for path in stale if path.name not in kept}
+    assert {path.name for path in home.iterdir() if "key" in path.name} == {*kept, "vault.key"}
+
+
+async def reopened(home: Path) -> list[Record]:
+    """Return the records as the agent's start sees them."""
+    source = key_source(home, VaultConfig(), {})
+    vault = await open_vault(home, source, "companion", "2026-01-01T00:00:00Z")
+    try:
+        return await vault.run(lambda tx: [row for record in RECORDS for row in tx.select(record)])
+    finally:
+        await vault.close()
+
+
+def test_change_after_an_interrupted_one_says_what_it_erased(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    make_home(home)
+    (home / "vault-2.key").write_bytes(bytes(32))
+    (home / "vault-2.key").chmod(0o600)
+    assert move(home, ToFile()).erased == (home / "vault-2.key",)
+
+
+def test_names_that_are_all_taken_are_a_clear_error(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    before = make_home(home)
+    for number in range(2, 100):
+        (home / f"vault-{number}.key").mkdir()
+    with pytest.raises(VaultError, match="99 files with names of key files"):
+        move(home, ToFile())
+    assert records(home) == before
+
+
+def test_file_that_was_there_before_is_never_erased(tmp_path: Path) -> None:
+    home, other = tmp_path / "home", tmp_path / "others.key"
+    before = make_home(home)
+    other.write_bytes(bytes(32))
+    other.chmod(0o600)
+    with pytest.raises(VaultError, match="exists already"):
+        move(home, ToFile(other))
+    assert records(home) == before
+    assert other.read_bytes() == bytes(32)
+
+
+def test_old_key_is_overwritten_before_it_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "vault.key").write_bytes(b"k" * 32)
+    (tmp_path / "second name").hardlink_to(tmp_path / "vault.key")
+    erase_file(tmp_path / "vault.key")
+    assert (tmp_path / "second name").read_bytes() == bytes(32)
+    assert not (tmp_path / "vault.key").exists()
 
 
 def test_old_key_file_outside_the_home_is_left_to_its_owner(tmp_path: Path) -> None:

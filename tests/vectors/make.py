@@ -23,6 +23,7 @@ from tests.vectors.exchange_cases import (
     sealed_grant,
 )
 from tests.vectors.pairing_cases import pairings
+from tests.vectors.vault_cases import vault
 from tests.vectors.vector_kit import Json, b64url
 
 FORMAT = 1
@@ -44,6 +45,7 @@ def files() -> dict[str, dict[str, Json]]:
         "invitations.json": {"cases": list(invitations())},
         "pairing.json": pairings(),
         "delivery.json": delivery(),
+        "vault.json": vault(),
     }
 
 

@@ -53,9 +53,12 @@ GREET_EVERY_S = 6 * 3600.0  # a connection may last for months, and a lease must
 STRAY_S = 60.0  # by then a peer that knows the active pairing has answered in it
 ASK_EVERY_S = 600.0  # between greetings that a HELLO of the peer gives rise to
 CHALLENGED_S = 60.0  # so long an answer to our last greeting may be on its way
+# What only a peer with our pairing can cause, and only by a mistake of its program.
+TOLD = frozenset({"bad_field", "offer_changed", "wrong_direction", "wrong_transcript", "stale_challenge"})
 
 ANSWERS = Rate(1, delivery.ANSWER_PAUSE_S)
 ASKED = Rate(1, ASK_EVERY_S)
+TELLS = Rate(1, 600.0)  # of one peer and reason: a peer must not fill the audit table
 # What a pairing may cost in commits, and so in wear. At a reconnect all that an honest peer has open comes twice: out
 # of the broker's queue, and sent again. All else are greetings, leases and refusals, a handful at each connection.
 REQUESTS_RATE = Rate(3 * delivery.OUTBOX_ROWS_MAX, 10.0)
@@ -150,6 +153,8 @@ class Link:
             self._last_hellos[exc.pairing_id] = topic, payload
         except (PeerError, TransientError) as exc:
             self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
+            if isinstance(exc, PeerError) and exc.reason in TOLD:
+                await self._tell(topic.rpartition("/")[2], exc)
         except Exception as exc:
             # A bug of ours. Nothing was kept. Delivered again at once, it would fail again and hold up every message
             # behind it. What matters is a request, and its sender repeats that in its own time.
@@ -161,6 +166,11 @@ class Link:
         await self._clock.sleep(LAST_AFTER_S)
         topic, payload = self._last_hellos.pop(pairing_id)
         await self.receive(topic, payload, is_last=True)
+
+    async def _tell(self, sender: str, exc: PeerError) -> None:
+        """Write an event about a peer's mistake, now and then: whoever writes the other end looks for it."""
+        if self._may(f"{sender}:{exc.reason}", self._clock.now(), TELLS):
+            await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
 
     def _accept(self, turn: Turn, sender: str, envelope: bytes, *, is_last: bool = False) -> None:
         candidates = turn.tx.select(Pairing, peer_id=sender)

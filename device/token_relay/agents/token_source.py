@@ -12,7 +12,15 @@ from typing import Literal, Protocol
 from token_relay.protocol.secret import AccessToken, SessionTransferToken
 
 RefusalCode = Literal[
-    "reauth_required", "locked", "denied", "offline", "not_found", "refused", "busy", "transfer_refused"
+    "reauth_required",
+    "locked",
+    "denied",
+    "offline",
+    "not_found",
+    "ambiguous",
+    "refused",
+    "busy",
+    "transfer_refused",
 ]
 
 MIN_VALID_S_DEFAULT = 30.0  # longer than a call that an app makes with the token
@@ -30,10 +38,24 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedPhone:
+    """A phone that a companion is paired with."""
+
+    device_id: str
+    name: str
+    is_primary: bool
+
+
+PRIMARY = frozenset({""})
+
+
+@dataclass(frozen=True, slots=True)
 class TokenQuery:
     """One question of one local program. Empty strings mean "not said".
 
-    ``claims`` is a claims challenge as it is sent to the provider (:func:`token_relay.provider.claims.read_claims`).
+    ``phone`` is the phone as the program names it. ``phones`` are those whose grants may answer, by device id, an empty
+    one for the primary: what came of ``phone`` and of the policy. ``claims`` is a claims challenge as it is sent to the
+    provider (:func:`token_relay.provider.claims.read_claims`).
     ``force_refresh`` is for the agent's owner alone: it also asks a provider that refuses for now.
     """
 
@@ -44,27 +66,50 @@ class TokenQuery:
     timeout_s: float = TIMEOUT_S_DEFAULT
     force_refresh: bool = False
     claims: str = ""
+    issuer: str = ""
+    phone: str = ""
+    phones: frozenset[str] = PRIMARY
 
 
 @dataclass(frozen=True, slots=True)
 class TokenGranted:
-    """An access token; ``expires_at`` is aware UTC."""
+    """An access token; ``expires_at`` is aware UTC. ``phone`` brought the grant, None on a phone itself."""
 
     access_token: AccessToken
     token_type: str
     expires_at: datetime
     scope: str
     issuer: str
+    phone: NamedPhone | None = None
+    grant_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FittingGrant:
+    """One of several grants that a question fits; ``phone`` is a device id, empty on a phone itself."""
+
+    issuer: str
+    account: str
+    phone: str
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRefused:
-    """No token: why, in words, and the one action that would change it."""
+    """No token: why, in words, and the one action that would change it. ``grants`` says what is ``ambiguous``."""
 
     error: RefusalCode
     detail: str
     action: str = ""
     retry_after_s: float | None = None
+    grants: tuple[FittingGrant, ...] = ()
+
+
+class PhoneFinder(Protocol):
+    """An agent that knows phones."""
+
+    async def find_phone(self, word: str) -> NamedPhone | TokenRefused:
+        """Return the phone that a program names, by id, name or the beginning of its id."""
+        ...
 
 
 class TokenSource(Protocol):
@@ -82,6 +127,9 @@ class TransferQuery:
     account: str = ""
     audience: str = ""
     timeout_s: float = TIMEOUT_S_DEFAULT
+    issuer: str = ""
+    phone: str = ""
+    phones: frozenset[str] = PRIMARY
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ Invariants:
 * *rules only add*: one rule alone must cover a query, so that removing a rule, or an entry from one of its lists,
   never widens what a caller may have.
 * *a missing parameter asks for everything*: a query without ``scope`` asks for all that the grant has. A rule that
-  limits scopes therefore does not cover it; the same holds for ``account`` and ``audience``.
+  limits scopes therefore does not cover it; the same holds for ``account``, ``issuer`` and ``audience``.
+* *a rule covers the primary phone's grants*, unless it names phones, by their device ids: a name is the phone's own
+  choice. A query that names no phone gets those of the rules that cover it.
 * *a browser sign-in is a separate right*: a session transfer token signs a browser in as the person, with all that the
   web application lets that person do. A rule gives it only with ``session_transfer = true``.
 
@@ -22,12 +24,12 @@ import json
 import math
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from token_relay.agents.token_source import Peer, TokenQuery, TransferQuery
+from token_relay.agents.token_source import PRIMARY, NamedPhone, Peer, TokenQuery, TransferQuery
 from token_relay.protocol.errors import ConfigError
 
 POLICY_CHARS_MAX = 65_536
@@ -53,6 +55,8 @@ class Rule:
     scopes: frozenset[str] | None = None
     session_transfer: bool = False
     per_minute: int | None = None
+    issuers: frozenset[str] | None = None
+    phones: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         if self.uid is None and self.gid is None:
@@ -64,13 +68,17 @@ class Rule:
             self.gid is None or self.gid == peer.gid or self.gid in peer.groups
         )
 
-    def exceeded_by(self, query: TokenQuery | TransferQuery) -> Iterator[str]:
+    def exceeded_by(self, query: TokenQuery | TransferQuery, phone: NamedPhone | None = None) -> Iterator[str]:
         """Yield the parameters in which the query asks for more than the rule gives.
 
         A rule's scopes do not limit a browser: the web application decides what it may do there.
         """
         if self.accounts is not None and not (query.account and query.account in self.accounts):
             yield "account"
+        if self.issuers is not None and not (query.issuer and query.issuer in self.issuers):
+            yield "issuer"
+        if phone is not None and not (phone.is_primary if self.phones is None else phone.device_id in self.phones):
+            yield "phone"
         if self.audiences is not None and not (query.audience and query.audience in self.audiences):
             yield "audience"
         if isinstance(query, TransferQuery):
@@ -92,10 +100,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """The token may be given; ``by`` says why, for the log; ``per_minute`` limits how often, None for no limit."""
+    """The token may be given; ``by`` says why, for the log; ``per_minute`` limits how often, None for no limit.
+
+    ``phones`` are those whose grants may answer, as :class:`token_relay.agents.token_source.TokenQuery` has them.
+    """
 
     by: str
     per_minute: int | None = None
+    phones: frozenset[str] = PRIMARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,24 +118,30 @@ class DeniedBecause:
     line_to_add: str
 
 
-def decide(policy: Policy, peer: Peer, query: TokenQuery | TransferQuery) -> Allowed | DeniedBecause:
-    """Say whether this peer may have what the query asks for: an access token, or a session transfer token."""
-    if peer.uid == policy.owner_uid:
-        return Allowed("owner")
-    if peer.uid == ROOT_UID:
-        return Allowed("root")
+def decide(
+    policy: Policy, peer: Peer, query: TokenQuery | TransferQuery, phone: NamedPhone | None = None
+) -> Allowed | DeniedBecause:
+    """Say whether this peer may have what the query asks for: an access token, or a session transfer token.
+
+    ``phone`` is the one that the query names, or that the token is of.
+    """
+    named = None if phone is None else frozenset({phone.device_id})
+    if peer.uid in (policy.owner_uid, ROOT_UID):
+        return Allowed("owner" if peer.uid == policy.owner_uid else "root", phones=named or PRIMARY)
     exceeded: dict[str, None] = {}
     allowed: list[Allowed] = []
     for number, rule in enumerate(policy.rules, start=1):
         if not rule.names(peer):
             continue
-        missing = tuple(rule.exceeded_by(query))
+        missing = tuple(rule.exceeded_by(query, phone))
         if not missing:
-            allowed.append(Allowed(f"rule {number}", rule.per_minute))
+            allowed.append(Allowed(f"rule {number}", rule.per_minute, named or rule.phones or PRIMARY))
         exceeded.update(dict.fromkeys(missing))
-    if allowed:  # the most generous of several: a rule never narrows what another gives
-        return max(allowed, key=lambda found: math.inf if found.per_minute is None else found.per_minute)
-    line = _line_to_add(peer, query)
+    if allowed:  # the most generous of several: a rule never narrows what another gives for the same phones
+        best = {found.phones: found for found in sorted(allowed, key=_generosity)}
+        strictest = min(best.values(), key=_generosity)
+        return replace(strictest, phones=frozenset[str]().union(*best))
+    line = _line_to_add(peer, query, phone)
     if peer.uid == OVERFLOW_ID:
         return DeniedBecause("the kernel cannot name the caller's uid (it shows 65534), so no rule can", "")
     if not exceeded:
@@ -133,12 +151,20 @@ def decide(policy: Policy, peer: Peer, query: TokenQuery | TransferQuery) -> All
     )
 
 
-def _line_to_add(peer: Peer, query: TokenQuery | TransferQuery) -> str:
+def _generosity(found: Allowed) -> float:
+    return math.inf if found.per_minute is None else found.per_minute
+
+
+def _line_to_add(peer: Peer, query: TokenQuery | TransferQuery, phone: NamedPhone | None) -> str:
     lines = ["[[allow]]", f"uid = {peer.uid}"]
     if query.account:
         lines.append(f"accounts = [{_toml(query.account)}]")
     if query.audience:
         lines.append(f"audiences = [{_toml(query.audience)}]")
+    if query.issuer:
+        lines.append(f"issuers = [{_toml(query.issuer)}]")
+    if phone is not None and not phone.is_primary:
+        lines.append(f"phones = [{_toml(phone.device_id)}]")
     if isinstance(query, TransferQuery):
         lines.append("session_transfer = true")
     elif query.scope:
@@ -155,6 +181,7 @@ def _toml(text: str) -> str:
 
 _Id = Annotated[int, Field(ge=0, le=ID_MAX)]
 _Entry = Annotated[str, Field(min_length=1, max_length=ENTRY_CHARS_MAX)]
+_DeviceId = Annotated[str, Field(pattern=r"^[a-z2-7]{26}$")]
 _Entries = Annotated[list[_Entry], Field(min_length=1, max_length=ENTRIES_MAX)]
 
 
@@ -166,6 +193,8 @@ class _RuleModel(BaseModel):
     accounts: _Entries | None = None
     audiences: _Entries | None = None
     scopes: _Entries | None = None
+    issuers: _Entries | None = None
+    phones: Annotated[list[_DeviceId], Field(min_length=1, max_length=ENTRIES_MAX)] | None = None
     session_transfer: bool = False
     per_minute: Annotated[int, Field(ge=1, le=PER_MINUTE_MAX)] | None = None
 
@@ -185,7 +214,7 @@ class _PolicyModel(BaseModel):
 
 
 def parse_policy(text: str, *, file: str, owner_uid: int) -> Policy:
-    """Read the rules ``[[allow]] uid = … / gid = …, accounts, audiences, scopes, session_transfer``.
+    """Read the rules ``[[allow]] uid = … / gid = …, accounts, issuers, audiences, scopes, phones, …``.
 
     An empty text has none.
 
@@ -224,6 +253,8 @@ def _rule(model: _RuleModel) -> Rule:
         limit(model.scopes),
         model.session_transfer,
         model.per_minute,
+        limit(model.issuers),
+        limit(model.phones),
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from http import HTTPStatus
 
-from token_relay.agents.token_source import TokenGranted
+from token_relay.agents.token_source import FittingGrant, TokenGranted
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +17,12 @@ class Reply:
     """One HTTP answer. ``body`` may hold an access token: it is sent and never shown."""
 
     status: int
-    body: dict[str, str | float | None] = field(repr=False)
+    body: Mapping[str, object] = field(repr=False)
     headers: dict[str, str] = field(default_factory=dict)
 
     def octets(self) -> bytes:
         """Return the body as it is sent."""
-        return json.dumps(self.body).encode()
+        return json.dumps(dict(self.body)).encode()
 
     def raw(self) -> bytes:
         """Return the whole response, for connections that end before they have sent a request."""
@@ -51,7 +52,16 @@ def granted(answer: TokenGranted) -> Reply:
     )
 
 
-def refused(status: int, error: str, detail: str, action: str = "", retry_after_s: float | None = None) -> Reply:
+def refused(
+    status: int,
+    error: str,
+    detail: str,
+    action: str = "",
+    retry_after_s: float | None = None,
+    *,
+    grants: Sequence[FittingGrant] = (),
+) -> Reply:
     """Write a refusal; ``Retry-After`` (RFC 9110 §10.2.3) goes with every ``retry_after_s``, rounded up."""
     headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
-    return Reply(status, {"error": error, "detail": detail, "action": action, "retry_after_s": retry_after_s}, headers)
+    said = {"error": error, "detail": detail, "action": action, "retry_after_s": retry_after_s}
+    return Reply(status, said | ({"grants": [asdict(grant) for grant in grants]} if grants else {}), headers)

@@ -1,6 +1,6 @@
 """What apps on the device may ask: an access token or a session transfer token, over HTTP/1.1 on a Unix socket.
 
-``GET /v1/token?scope=&account=&audience=&min_valid_s=&timeout_s=&force_refresh=&claims=`` and ``POST
+``GET /v1/token?scope=&account=&issuer=&phone=&audience=&min_valid_s=&timeout_s=&force_refresh=&claims=`` and ``POST
 /v1/session-transfer``, whose body is :mod:`token_relay.apps.session_transfer`'s. The kernel says who the peer is, the
 policy decides by that, the agent answers. This module knows HTTP, limits and error texts; no refresh token ever gets
 here.
@@ -33,11 +33,14 @@ from token_relay.agents.ports import Clock
 from token_relay.agents.token_source import (
     MIN_VALID_S_DEFAULT,
     TIMEOUT_S_DEFAULT,
+    NamedPhone,
     Peer,
+    PhoneFinder,
     RefusalCode,
     TokenQuery,
     TokenRefused,
     TokenSource,
+    TransferQuery,
     TransferSource,
 )
 from token_relay.apps.policy import ROOT_UID, Allowed, DeniedBecause, Policy, decide
@@ -64,12 +67,14 @@ MIN_VALID_S_MAX = 86_400.0
 TIMEOUT_S_MAX = 60.0
 SOURCE_GRACE_S = 5.0  # how much longer than timeout_s the agent may take before this server answers instead
 
+NO_PHONES = TokenRefused("not_found", "no phone can be named here", "leave the phone out")
 STATUS: dict[RefusalCode, int] = {
     "reauth_required": 401,
     "locked": 423,
     "denied": 403,
     "offline": 503,
     "not_found": 404,
+    "ambiguous": 409,
     "refused": 403,
     "busy": 429,
     "transfer_refused": 502,
@@ -95,6 +100,8 @@ class _QueryModel(BaseModel):
     timeout_s: Annotated[float, Field(ge=0, le=TIMEOUT_S_MAX, allow_inf_nan=False)] = TIMEOUT_S_DEFAULT
     force_refresh: Literal["true", "false", "1", "0"] = "false"
     claims: Annotated[str, Field(max_length=CLAIMS_CHARS_MAX)] = ""
+    issuer: _Name = ""
+    phone: _Name = ""
 
 
 PARAMETERS = tuple(_QueryModel.model_fields)
@@ -138,12 +145,16 @@ def parse_query(text: str) -> TokenQuery | BadQuery:
         model.timeout_s,
         model.force_refresh in ("true", "1"),
         claims,
+        model.issuer,
+        model.phone,
     )
 
 
 def _refusal(answer: TokenRefused) -> Reply:
     retry_after_s = 1.0 if answer.error == "busy" and answer.retry_after_s is None else answer.retry_after_s
-    return refused(STATUS[answer.error], answer.error, answer.detail, answer.action, retry_after_s)
+    return refused(
+        STATUS[answer.error], answer.error, answer.detail, answer.action, retry_after_s, grants=answer.grants
+    )
 
 
 def _denial(because: DeniedBecause) -> Reply:
@@ -161,7 +172,7 @@ def _bad_request(detail: str) -> Reply:
 class TokenApi:
     """Serves one agent's tokens on one socket. ``policy`` may be replaced while it runs (a reload).
 
-    Without ``transfers`` there is no session transfer here.
+    Without ``transfers`` there is no session transfer here, without ``phones`` none can be named.
     """
 
     def __init__(
@@ -171,11 +182,13 @@ class TokenApi:
         *,
         clock: Clock,
         transfers: TransferSource | None = None,
+        phones: PhoneFinder | None = None,
         head_deadline_s: float = HEAD_DEADLINE_S,
     ) -> None:
         self.policy = policy
         self._source = source
         self._transfers = transfers
+        self._phones = phones
         self._clock = clock
         self._head_deadline_s = head_deadline_s
         self._rate = RateLimit()
@@ -258,7 +271,9 @@ class TokenApi:
                 "only the agent's own user and root may force a refresh"  # others could use up the provider's limit
             )
             return refused(403, "denied", detail, "leave force_refresh out")
-        decision = decide(self.policy, peer, query)
+        decision = await self._decide(peer, query)
+        if isinstance(decision, TokenRefused):
+            return _refusal(decision)
         if isinstance(decision, DeniedBecause):
             log.warning("token_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
             return _denial(decision)
@@ -269,19 +284,31 @@ class TokenApi:
                 log.warning("token_denied", uid=peer.uid, pid=peer.pid, by=decision.by, detail="rate")
                 detail = f"the policy gives uid {peer.uid} {a_minute} tokens a minute"
                 return _refusal(TokenRefused("busy", detail, "keep the token until expires_at", wait_s))
-        return await self._ask_source(peer, query, decision)
+        return await self._ask_source(peer, replace(query, phones=decision.phones), decision)
+
+    async def _decide(self, peer: Peer, query: TokenQuery | TransferQuery) -> Allowed | DeniedBecause | TokenRefused:
+        """Ask the policy, of the phone that the query names. Nobody learns of phones without a right to any token."""
+        phone: NamedPhone | TokenRefused | None = None
+        if query.phone:
+            phone = NO_PHONES if self._phones is None else await self._phones.find_phone(query.phone)
+        if not isinstance(phone, TokenRefused):
+            return decide(self.policy, peer, query, phone)
+        without = decide(self.policy, peer, query)
+        return without if isinstance(without, DeniedBecause) else phone
 
     async def _transfer(self, transfers: TransferSource, peer: Peer, body: bytes) -> Reply:
         query = parse_body(body)
         if isinstance(query, str):
             return refused(400, "bad_request", query, HOW)
-        decision = decide(self.policy, peer, query)
+        decision = await self._decide(peer, query)
+        if isinstance(decision, TokenRefused):
+            return _refusal(decision)
         if isinstance(decision, DeniedBecause):
             log.warning("session_transfer_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
             return _denial(decision)
         try:
             async with asyncio.timeout(query.timeout_s + SOURCE_GRACE_S):
-                answer = await transfers.get_session_transfer(query)
+                answer = await transfers.get_session_transfer(replace(query, phones=decision.phones))
         except TimeoutError:
             answer = TokenRefused("offline", "the agent did not answer in time", "try again", 1.0)
         except Exception as exc:
@@ -304,8 +331,8 @@ class TokenApi:
             return self.failed(exc)
         if isinstance(answer, TokenRefused):
             return _refusal(answer)
-        # Decided again with the token's own scopes, which a provider may have widened.
-        wide = decide(self.policy, peer, replace(query, scope=answer.scope or query.scope))
+        # Decided again with the token's own phone and scopes, which a provider may have widened.
+        wide = decide(self.policy, peer, replace(query, scope=answer.scope or query.scope), answer.phone)
         if isinstance(wide, DeniedBecause):
             log.warning("token_wider_than_policy", uid=peer.uid, pid=peer.pid, scope=answer.scope)
             return _denial(replace(wide, detail=f"the provider's token carries more scopes than asked; {wide.detail}"))

@@ -27,6 +27,8 @@ class _BodyModel(BaseModel):
     account: _Name = ""
     audience: _Name = ""
     timeout_s: Annotated[float, Field(ge=TIMEOUT_S_MIN, le=TIMEOUT_S_MAX, allow_inf_nan=False)] = TIMEOUT_S_DEFAULT
+    issuer: _Name = ""
+    phone: _Name = ""
 
 
 MEMBERS = tuple(_BodyModel.model_fields)
@@ -53,7 +55,7 @@ def parse_body(body: bytes) -> TransferQuery | str:
         return f"{name}: {first['msg'].lower()}"
     except (ValueError, RecursionError):
         return "the body is not a JSON object with distinct members"
-    return TransferQuery(model.account, model.audience, model.timeout_s)
+    return TransferQuery(model.account, model.audience, model.timeout_s, model.issuer, model.phone)
 
 
 def transferred(answer: TransferGranted) -> dict[str, str | float | None]:

@@ -20,6 +20,7 @@ CRL_NAME = "crl.pem"
 CERTIFICATE_NAME = "broker.pem"
 KEY_NAME = "broker.key"
 DATA_NAME = "data"
+FILE_NAMES = (CONF_NAME, ACL_NAME, CA_NAME, CRL_NAME, CERTIFICATE_NAME, KEY_NAME)
 
 MQTTS_PORT = 8883  # IANA: secure-mqtt
 PACKET_BYTES_MAX = 20_480  # the larger of the two envelope sizes (16 528 bytes), topic and properties, and some room

@@ -15,7 +15,9 @@ A CA directory::
 - **a name stays with its key**: a device id that has a live certificate is not signed for another key, and a revoked
   key is never signed again. The device id does not follow from *this* key, so the first signature trusts the request:
   compare the id with the device's own screen before signing.
-- one command at a time (``flock``), each file whole or absent (:func:`token_relay.host.atomic_files.write_atomic`).
+- one command at a time (``flock``), each file whole or absent (:func:`token_relay.host.atomic_files.write_atomic`);
+  no draft of a private key ever lies in ``broker/``.
+- the directories are ours or root's, and nobody else may write to them; ``broker`` is no link.
 
 Run as root, it gives the secret files that mosquitto reads to mosquitto's account, since mosquitto started by root
 changes to that account before it opens them. The account can write ``data/`` only.
@@ -39,11 +41,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from token_relay.ca import mosquitto_conf as broker_files
-from token_relay.host.atomic_files import Owner, read_bytes, unlink, write_atomic
+from token_relay.host.atomic_files import Owner, make_directory, read_bytes, remove_drafts, unlink, write_atomic
 from token_relay.pki import certificates as pki
-from token_relay.protocol.errors import LocalError, PolicyError, TransientError
+from token_relay.protocol.errors import LocalError, PolicyError, TransientError, VaultError
 from token_relay.protocol.topics import broker_acl
-from token_relay.vault.files import sync_directory
+from token_relay.vault.files import check_directory, sync_directory
 
 CA_CERTIFICATE, CA_KEY, INDEX, LOCK, BROKER = "ca.pem", "ca.key", "index.json", "lock", "broker"
 BROKER_ACCOUNT = "mosquitto"
@@ -154,7 +156,7 @@ def init(
     broker_dir = ca_dir / BROKER
     conf = broker_files.mosquitto_conf(broker_dir, port=port)
     account = _broker_account()
-    _make_directory(ca_dir, mode=0o755)
+    make_directory(ca_dir, mode=0o755)
     with _locked(ca_dir):
         set_aside = None
         if (ca_dir / INDEX).exists():
@@ -167,8 +169,8 @@ def init(
         write_atomic(ca_dir / CA_CERTIFICATE, ca_pem, mode=0o644)
 
         group = None if account is None else Owner(0, account.gid)
-        _make_directory(broker_dir, mode=0o700 if account is None else 0o750, owner=group)
-        _make_directory(broker_dir / broker_files.DATA_NAME, mode=0o700, owner=account)
+        make_directory(broker_dir, mode=0o700 if account is None else 0o750, owner=group)
+        make_directory(broker_dir / broker_files.DATA_NAME, mode=0o700, owner=account)
         for name in (broker_files.CERTIFICATE_NAME, broker_files.KEY_NAME):
             unlink(broker_dir / name)  # of a former CA: a broker that shows it would only confuse people
         write_atomic(broker_dir / broker_files.CONF_NAME, conf.encode(), mode=0o644)
@@ -299,6 +301,22 @@ def revoke(ca_dir: Path, name: str, *, now: datetime | None = None) -> RevokedCe
     return RevokedCertificates(name, tuple(entry for entry in entries if entry.is_called(name)), newly, crl)
 
 
+def clean(ca_dir: Path, out: Path | None = None) -> list[Path]:
+    """Remove the drafts that a killed command left, those of a certificate at ``out`` too; return them.
+
+    Raises:
+        LocalError: the place is not ours alone, or the disk refused.
+        TransientError: another ``certs`` command is running.
+    """
+    ca_dir, names = ca_dir.absolute(), (CA_KEY, CA_CERTIFICATE, INDEX)
+    if not (ca_dir / LOCK).exists():
+        return []
+    with _locked(ca_dir):
+        found = remove_drafts(ca_dir, *names, broker_files.KEY_NAME)
+        found += remove_drafts(ca_dir / BROKER, *broker_files.FILE_NAMES)
+        return found if out is None else [*found, *remove_drafts(out.absolute().parent, out.name)]
+
+
 def list_issued(ca_dir: Path) -> tuple[Entry, ...]:
     """Return every certificate that the CA remembers, oldest first.
 
@@ -327,7 +345,7 @@ def _issue(
     _commit(ca_dir, authority, _added(index, entry, now), now)
     directory = ca_dir / BROKER
     key_file, certificate_file = directory / broker_files.KEY_NAME, directory / broker_files.CERTIFICATE_NAME
-    write_atomic(key_file, pki.private_key_pem(key), mode=0o600, owner=_broker_account())
+    write_atomic(key_file, pki.private_key_pem(key), mode=0o600, owner=_broker_account(), draft_in=ca_dir)
     write_atomic(certificate_file, pki.certificate_pem(certificate), mode=0o644)
     return Issued(entry, certificate_file)
 
@@ -379,6 +397,7 @@ def _load(ca_dir: Path) -> tuple[pki.Authority, _Index]:
 
 def _load_index(ca_dir: Path) -> _Index:
     path = ca_dir / INDEX
+    _check_place(ca_dir)
     if not path.exists():
         raise LocalError(f"there is no CA in {ca_dir}", hint="certs init makes one")
     try:
@@ -400,7 +419,7 @@ def _checked_out(out: Path) -> Path:
 
 def _set_aside(ca_dir: Path) -> Path:
     aside = ca_dir / f"replaced-{secrets.token_hex(4)}"
-    _make_directory(aside, mode=0o700)
+    make_directory(aside, mode=0o700)
     for name in (INDEX, CA_KEY, CA_CERTIFICATE):  # the index first: without it the directory is no CA any more
         try:
             (ca_dir / name).rename(aside / name)
@@ -413,22 +432,24 @@ def _set_aside(ca_dir: Path) -> Path:
     return aside
 
 
-def _make_directory(path: Path, *, mode: int, owner: Owner | None = None) -> None:
-    """Make the directory, parents too, with exactly this mode; one that exists keeps what it has."""
-    try:
-        if path.is_dir():
-            return
-        path.mkdir(parents=True)
-        path.chmod(mode)
-        if owner is not None:
-            os.chown(path, owner.uid, owner.gid)
-        sync_directory(path.parent)
-    except OSError as exc:
-        raise LocalError(f"cannot make the directory {path}: {exc.strerror}") from exc
+def _check_place(ca_dir: Path) -> None:
+    """Refuse a place in which somebody else could change what is written or read."""
+    broker_dir = ca_dir / BROKER
+    if broker_dir.is_symlink():
+        raise LocalError(f"{broker_dir} is a link", hint="who put it there? remove it")
+    for directory in (ca_dir, broker_dir):
+        try:
+            if directory.exists():
+                check_directory(directory)
+        except VaultError as exc:
+            raise LocalError(
+                str(exc), hint="run this as its owner, or name a directory of your own with --dir"
+            ) from exc
 
 
 @contextmanager
 def _locked(ca_dir: Path) -> Iterator[None]:
+    _check_place(ca_dir)
     try:
         descriptor = os.open(ca_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError as exc:

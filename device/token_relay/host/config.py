@@ -133,8 +133,21 @@ def _route(route: str) -> str:
     return route
 
 
+def _provider_host(entry: str) -> str:
+    try:
+        parts = urlsplit(f"//{entry}")
+        is_right = parts.netloc == entry == entry.lower() and bool(parts.hostname) and parts.username is None
+        is_right = is_right and parts.port != 0 and not entry.endswith(":")
+    except ValueError:
+        is_right = False
+    if not is_right or not entry.isascii() or not entry.isprintable() or " " in entry:
+        raise ValueError("must hold hosts in small letters, each HOST or HOST:PORT, as in login.example or [::1]:8400")
+    return entry
+
+
 Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_name)]
 IdleDays = Annotated[int, Field(ge=1, le=3650)] | None
+ProviderHost = Annotated[str, Field(max_length=255), AfterValidator(_provider_host)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 
 
@@ -350,6 +363,12 @@ class GrantProviderConfig(Section):
     """What a companion may know of its provider beyond what arrives with the grant."""
 
     idle_days: IdleDays = Field(default=None, description=IDLE_DAYS)
+    hosts: Annotated[list[ProviderHost], Field(max_length=64)] = Field(
+        default=[],
+        description="Hosts, each HOST or HOST:PORT, that a phone's grant may send this device to, beside its issuer's "
+        "own host and those that the issuer's discovery names. This machine itself (127.0.0.1, localhost) is refused "
+        "unless it stands here. Read anew at a reload.",
+    )
 
 
 class CompanionConfig(AgentConfig):
@@ -366,14 +385,15 @@ class Home:
     """An agent's directory (0700) and the directory of its sockets, as the command line found them.
 
     ``environment`` holds the variables of the service manager that the agent may read: NOTIFY_SOCKET, LISTEN_FDS,
-    CREDENTIALS_DIRECTORY. ``board`` names this device (:mod:`token_relay.host.board`); when it is empty, nothing is
-    compared.
+    CREDENTIALS_DIRECTORY. ``config_file`` is where the configuration was read. ``board`` names this device
+    (:mod:`token_relay.host.board`); when it is empty, nothing is compared.
     """
 
     directory: Path
     sockets: Path
     environment: Mapping[str, str]
     board: Mapping[str, str] = dataclass_field(default_factory=dict)
+    config_file: Path | None = None
 
 
 MODELS: dict[Kind, type[PhoneConfig] | type[CompanionConfig]] = {"phone": PhoneConfig, "companion": CompanionConfig}

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 
 from token_relay.host.config import MODELS, Kind, Section, settings
 
+Setting = str | int | bool | list[str]
 COMMENT_CHARS_MAX = 98  # readable beside a shell on a small screen
 
 
-def template(kind: Kind, values: Mapping[str, str | int | bool]) -> str:
+def template(kind: Kind, values: Mapping[str, Setting]) -> str:
     """Return a commented configuration: ``values`` (by dotted key) are set, every other setting is a comment."""
     model = MODELS[kind]
     unknown = set(values) - {key for key, _ in settings(model)}
@@ -45,13 +46,13 @@ def _comment(text: str) -> list[str]:
     )
 
 
-def _line(key: str, value: str | int | bool | None, default: object) -> str:
+def _line(key: str, value: Setting | None, default: object) -> str:
     if value is not None:
         return f"{key} = {_toml(value)}"
-    return f"# {key} = {_toml(default)}" if isinstance(default, str | int) else f"# {key} ="
+    return f"# {key} = {_toml(default)}" if isinstance(default, str | int | list) else f"# {key} ="
 
 
-def _toml(value: str | int | bool) -> str:
+def _toml(value: Setting) -> str:
     # TOML's basic strings take JSON's escapes (TOML 1.0.0, String); DEL, the exception, is not printable
     # and so refused by every check that a value meets before it gets here.
     return json.dumps(value, ensure_ascii=False)

@@ -14,6 +14,7 @@ import structlog
 
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import RECORDS, Identity
+from token_relay.host.atomic_files import remove_drafts, unlink, write_atomic
 from token_relay.host.clock import SystemRandom
 from token_relay.host.config import AgentConfig, CompanionConfig, Kind, PhoneConfig, VaultConfig
 from token_relay.host.config_file import check_config, read_secret_file
@@ -33,6 +34,7 @@ VAULT_FILE = "vault.db"
 KEY_FILE = "vault.key"
 PASSPHRASE_PARAMETERS_FILE = "vault.kdf"  # noqa: S105  # a file name
 FIRST_START_MARK = ".first-start"
+HOME_FILES = (FIRST_START_MARK, "config.toml", "device.key", "device.csr")  # that commands write whole or not at all
 BROUGHT = frozenset({"ca.pem", "device.pem"})  # what the CA's owner may have put there before the first start
 
 
@@ -79,11 +81,11 @@ def first_start(home: Path, config: AgentConfig, environment: Mapping[str, str])
     Raises:
         ConfigError, VaultError, LocalError: nothing usable was made; the message says what to do.
     """
+    _remove_drafts(home)  # the mark's own, too
     mark = home / FIRST_START_MARK
     is_begun = mark.exists()
     if not is_begun and (not home.is_dir() or any(entry.name not in BROUGHT for entry in home.iterdir())):
         return None
-    from token_relay.host.atomic_files import unlink, write_atomic
     from token_relay.host.device_key import CSR_NAME, write_csr
 
     if not is_begun:
@@ -139,8 +141,9 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
     path = home / VAULT_FILE
     if not path.exists():
         raise VaultError(f"there is no vault in {home}", hint=f"make one: token-relay {kind} init --force …")
+    _remove_drafts(home)
     try:
-        vault = open_in_force(path, source)
+        vault = open_in_force(path, source, lambda file: log.warning("old_key_erased", file=str(file)))
         if vault.found_version != version_of(STEPS):
             log.info("vault_updated", schema_before=vault.found_version, schema=version_of(STEPS))
         try:
@@ -157,3 +160,8 @@ async def open_vault(home: Path, source: KeySource, kind: Kind, now_text: str) -
             hint=f"token-relay {kind} init --force …, then pair again; on the other device: forget this one",
         ) from exc
     return vault
+
+
+def _remove_drafts(home: Path) -> None:
+    for draft in remove_drafts(home, *HOME_FILES):
+        log.warning("draft_removed", file=str(draft))

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from token_relay.host.atomic_files import write_atomic
+from token_relay.host.atomic_files import make_directory, write_atomic
 from token_relay.host.config import Kind
 from token_relay.host.config_template import template
 from token_relay.protocol.errors import ConfigError, LocalError
@@ -168,16 +168,13 @@ def install(places: Places, units: Path) -> list[Path]:
     for file in files(places, units):
         if _is_there(file):
             continue
-        try:
-            file.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        except OSError as exc:
-            raise LocalError(f"cannot make {file.path.parent}: {exc.strerror}", hint="use sudo") from exc
+        make_directory(file.path.parent, mode=0o755)
         write_atomic(file.path, file.content, mode=file.mode)
         changed.append(file.path)
     link, target = places.under_prefix("bin", COMMAND), places.program / "bin" / COMMAND
     if not (link.is_symlink() and link.readlink() == target):
+        make_directory(link.parent, mode=0o755)
         try:
-            link.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
             link.unlink(missing_ok=True)
             link.symlink_to(target)
         except OSError as exc:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.records import PrimaryPhone
 from token_relay.host.config import CompanionConfig, Home
+from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import TransientError
 from token_relay.service import metrics
 from token_relay.service.commands import AgentCommands
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
-from token_relay.service.runtime import open_runtime
+from token_relay.service.runtime import open_runtime, text_of
 from token_relay.service.status import companion_status
 
-COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget",)
+COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget", "forget_phone", "primary")
 
 
 async def run_companion(home: Home, config: CompanionConfig) -> None:
@@ -28,7 +30,13 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
             name=config.name,
             broker_url=config.broker.url,
             idle_days=config.provider.idle_days,
+            provider_hosts=config.provider.hosts,
         )
+
+        def reload() -> None:
+            if home.config_file is not None:
+                agent.endpoints.hosts = load_config(CompanionConfig, home.config_file).provider.hosts
+
         commands = _CompanionCommands(runtime, agent, http)
         await runtime.serve(
             agent,
@@ -38,8 +46,11 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
                 "status": commands.status,
                 "pair": commands.pair,
                 "forget": commands.forget,
+                "forget_phone": commands.forget_phone,
+                "primary": commands.primary,
             },
             goes_on=COMMANDS_THAT_GO_ON,
+            reload=reload,
         )
 
 
@@ -48,7 +59,7 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the companion's status."""
-        return await self._stand(companion_status, {})
+        return await self._stand(companion_status, {"primary": PrimaryPhone})
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""
@@ -71,5 +82,18 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Erase the grants here, and with ``pairing`` also the pairings."""
-        counts = await self._agent.forget(pairing=args.get("pairing") is True)
-        return {**counts, "message": f"erased {counts['grants']} grants and {counts['pairings']} pairings"}
+        return _forgotten(await self._agent.forget(pairing=args.get("pairing") is True))
+
+    async def forget_phone(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Erase what came of one phone, and its pairings."""
+        return _forgotten(await self._agent.forget_phone(text_of(args, "phone")))
+
+    async def primary(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Make a phone primary."""
+        phone = await self._agent.choose_primary(text_of(args, "phone"))
+        message = f"{phone.name} is the primary phone"
+        return {"device_id": phone.device_id, "device_name": phone.name, "message": message}
+
+
+def _forgotten(counts: dict[str, int]) -> dict[str, JSON]:
+    return {**counts, "message": f"erased {counts['grants']} grants and {counts['pairings']} pairings"}

@@ -44,7 +44,7 @@ async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
     control = ControlServer(
         {"status": locked.status, "events": runtime.events, "adopt": locked.adopt}, owner_uid=os.geteuid()
     )
-    token_api = TokenApi(locked, runtime.policy(), clock=runtime.clock)
+    token_api = TokenApi(locked, runtime.policy(), clock=runtime.clock, phones=locked)
     await control.start(_place(runtime, CONTROL_SOCKET))
     try:
         await token_api.start(_place(runtime, TOKEN_SOCKET))
@@ -78,6 +78,9 @@ class _Locked:
         self.adopted = asyncio.Event()
 
     async def get_token(self, query: TokenQuery) -> TokenGranted | TokenRefused:
+        return TokenRefused("locked", WHY, _sentence(self._runtime))
+
+    async def find_phone(self, word: str) -> TokenRefused:
         return TokenRefused("locked", WHY, _sentence(self._runtime))
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:

@@ -11,16 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from token_relay.host.atomic_files import write_atomic
+from token_relay.host.atomic_files import remove_drafts, write_atomic
 from token_relay.host.config import MODELS, AgentConfig, Kind, VaultConfig
 from token_relay.host.config_file import CONFIG_BYTES_MAX, check_config, read_own_text
 from token_relay.host.home import KEY_FILE, VAULT_FILE, key_source
-from token_relay.protocol.errors import ConfigError, LocalError
+from token_relay.protocol.errors import ConfigError, VaultError
 from token_relay.protocol.secret import Password, PrivateKey
 from token_relay.vault import rekey as copies
 from token_relay.vault.files import check_directory
@@ -66,12 +65,16 @@ Target = ToFile | ToPassphrase | ToCredential
 
 @dataclass(frozen=True, slots=True)
 class Rekeyed:
-    """The result. ``line`` is the setting to write if ``is_pending``; ``old_key`` is a key file that is left."""
+    """The result. ``line`` is the setting to write if ``is_pending``; ``old_key`` is a key file that is left.
+
+    ``erased`` are key files that an earlier change, which something ended half-way, had left.
+    """
 
     describes: str
     line: str
     is_pending: bool
     old_key: Path | None = None
+    erased: tuple[Path, ...] = ()
 
 
 async def rekey(home: Path, config_path: Path, target: Target, environment: Mapping[str, str]) -> Rekeyed:
@@ -83,25 +86,28 @@ async def rekey(home: Path, config_path: Path, target: Target, environment: Mapp
     text, config = _read_config(config_path)
     check_directory(home)
     source, vault_path = key_source(home, config.vault, environment), home / VAULT_FILE
-    vault = copies.open_in_force(vault_path, source)
+    remove_drafts(config_path.parent, config_path.name)
+    erased: list[Path] = []
+    vault = copies.open_in_force(vault_path, source, erased.append)
+    old_key = _old_key(home, config.vault)
+    at_home = old_key if old_key is not None and old_key.parent == home else None
+    left = None if at_home else old_key  # it may serve another vault too, so its owner decides whether to remove it
     try:
         copies.discard(home)
-        new_source, setting, value = _make_key(home, target, environment)
+        new_source, setting, value = _make_key(home, target, environment, at_home)
         line = f"{setting} = {_toml(value)}" if value is not None else f"# {setting} ="
-        await copies.copy_under(vault, home, _load(new_source))
-        old_key = _old_key(home, config.vault, new_source)
+        key = _load(new_source)
+        await copies.copy_under(vault, home, key)
         new_text = with_setting(text, setting, value)
         if not _is_ours(config_path):
-            return Rekeyed(_describe(new_source), line, is_pending=True, old_key=old_key)
+            return Rekeyed(_describe(new_source), line, is_pending=True, old_key=left, erased=tuple(erased))
         _check(config_path, config, new_text, home)
         write_atomic(config_path, new_text.encode(), mode=config_path.stat().st_mode & 0o777)
         copies.take_over(home, vault_path)
     finally:
         await vault.close()
-    is_here = old_key is not None and old_key.parent == home
-    _forget_old(home, old_key if is_here else None, new_source)
-    # A key file elsewhere may serve another vault too, so its owner decides whether to remove it.
-    return Rekeyed(_describe(new_source), line, is_pending=False, old_key=None if is_here else old_key)
+    copies.forget_keys(home, key, keep_parameters=isinstance(new_source, PassphraseKey))
+    return Rekeyed(_describe(new_source), line, is_pending=False, old_key=left, erased=tuple(erased))
 
 
 def with_setting(text: str, setting: Setting, value: str | None) -> str:
@@ -165,11 +171,17 @@ def _is_ours(config_path: Path) -> bool:
 
 
 def _make_key(
-    home: Path, target: Target, environment: Mapping[str, str]
+    home: Path, target: Target, environment: Mapping[str, str], old_key: Path | None
 ) -> tuple[KeySource | PrivateKey, Setting, str | None]:
+    noted = [] if old_key is None else [old_key]
+    if not isinstance(target, ToFile):
+        copies.begin(home, *noted)
     match target:
         case ToFile(path=path):
             path = copies.free_key_file(home) if path is None else path.absolute()
+            if os.path.lexists(path):  # before it is noted: it is another's
+                raise VaultError(f"{path} exists already")
+            copies.begin(home, path, *noted)
             key_file = KeyFile(path)
             key_file.create()
             return key_file, "key_file", None if path == home / KEY_FILE else str(path)
@@ -193,27 +205,8 @@ def _describe(source: KeySource | PrivateKey) -> str:
     return SystemdCredential(Path("/"), "x").describe() if isinstance(source, PrivateKey) else source.describe()
 
 
-def _old_key(home: Path, before: VaultConfig, source: KeySource | PrivateKey) -> Path | None:
+def _old_key(home: Path, before: VaultConfig) -> Path | None:
     """Return the file of the old key if it may be removed; a passphrase's file never is."""
     if before.credential is not None or before.passphrase_file is not None:
         return None
     return before.key_file or home / KEY_FILE
-
-
-def _forget_old(home: Path, old_key: Path | None, source: KeySource | PrivateKey) -> None:
-    """Remove the old key. Remains of it on flash open only remains of the old vault."""
-    try:
-        if old_key is not None:
-            with suppress(FileNotFoundError):
-                size = old_key.stat().st_size
-                with old_key.open("r+b") as file:  # over the old content, where the file system writes in place
-                    file.write(bytes(size))
-                    file.flush()
-                    os.fsync(file.fileno())
-                old_key.unlink()
-        if not isinstance(source, PassphraseKey):
-            (home / copies.PARAMETERS).unlink(missing_ok=True)
-    except OSError as exc:
-        raise LocalError(
-            f"the vault has its new key, but {exc.filename} could not be removed: {exc.strerror}", hint="remove it"
-        ) from exc

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -94,8 +94,9 @@ class Runtime:
         *,
         handlers: Mapping[str, Handler],
         goes_on: tuple[str, ...],
+        reload: Callable[[], None] = lambda: None,
     ) -> None:
-        """Run the agent until it is cancelled."""
+        """Run the agent until it is cancelled; ``reload`` takes its own part in a reload, and may raise ConfigError."""
 
         async def connected(_present: bool) -> None:
             self.adviser.connected()
@@ -107,7 +108,8 @@ class Runtime:
         self.vault.when_damaged(lambda: agent.turns.spawn(agent.mend()))
         passed = listen_fds(self.home.environment, pid=os.getpid())
         control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
-        token_api = TokenApi(agent.keeper, self.policy(), clock=self.clock, transfers=agent.keeper)
+        keeper = agent.keeper
+        token_api = TokenApi(keeper, self.policy(), clock=self.clock, transfers=keeper, phones=keeper)
         await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
         try:
             await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))
@@ -122,7 +124,7 @@ class Runtime:
             ]
             address = self.home.environment.get("NOTIFY_SOCKET")
             asyncio.get_running_loop().add_signal_handler(
-                signal.SIGHUP, self._reload, token_api, certificates, agent.keeper
+                signal.SIGHUP, self._reload, token_api, certificates, agent.keeper, reload
             )
             notify(address, READY=1)
             log.info("agent_started", kind=self.kind, device_id=agent.turns.own_id)
@@ -137,15 +139,18 @@ class Runtime:
         finally:
             await control.stop()
 
-    def _reload(self, token_api: TokenApi, certificates: CertificateWatch, keeper: GrantKeeper) -> None:
+    def _reload(
+        self, token_api: TokenApi, certificates: CertificateWatch, keeper: GrantKeeper, own: Callable[[], None]
+    ) -> None:
         """At SIGHUP: read policy and certificates anew, and ask again where the provider refuses a client.
 
-        A wrong policy is refused and the former stays in force.
+        A wrong policy or configuration is refused and the former stays in force.
         """
         address = self.home.environment.get("NOTIFY_SOCKET")
         notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         try:
             token_api.policy = self.policy()
+            own()
         except ConfigError as exc:
             log.error("reload_refused", detail=str(exc), hint=exc.hint)
         else:

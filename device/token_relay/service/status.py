@@ -6,16 +6,17 @@ thing that a person must do, as a slug (explained in ``docs/troubleshooting.md``
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease, schedule
+from token_relay.agents.grants.choice import as_it_counts
 from token_relay.agents.grants.lifecycle import Erased, LastRefusal, Locked, NeedsHandoff, Uncertain
-from token_relay.agents.grants.serving import lease_of, profile_of, remaining_s, state_of
+from token_relay.agents.grants.serving import barred_host, lease_of, profile_of, remaining_s, state_of
 from token_relay.agents.ports import Now
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff, PrimaryPhone
 from token_relay.provider.profile import PROFILES, STRICT
 
 Json = dict[str, Any]
@@ -37,7 +38,10 @@ ACTIONS: Mapping[str, str] = {
     "restored_phone": "DEVICE says that this disk is an older image, so its tokens are locked; sign in again: "
     "token-relay phone sign-in",
     "copied": "this vault was copied from another device: token-relay AGENT adopt here, or pair anew",
+    "choose_primary": "say whose grants apps get: token-relay companion primary DEVICE",
+    "allow_host": "a grant is not used: its endpoint is on HOST; if that is right, set provider.hosts and reload",
     "client_refused": "the provider refuses this client: look at the app registration; it is asked again by itself",
+    "check_disk": "the vault cannot be written: see the log, and what doctor says of the disk",
     "check_broker": "the broker cannot be reached: check its address, certificates and network",
 }
 
@@ -57,9 +61,9 @@ class Surroundings:
     home: str
 
 
-def action(slug: str, device: str = "") -> Json:
+def action(slug: str, device: str = "", *, host: str = "") -> Json:
     """Return an action as ``status`` shows it."""
-    return {"slug": slug, "sentence": ACTIONS[slug].replace("DEVICE", device or "DEVICE")}
+    return {"slug": slug, "sentence": ACTIONS[slug].replace("DEVICE", device or "DEVICE").replace("HOST", host)}
 
 
 def common(here: Surroundings, now: Now) -> Json:
@@ -97,7 +101,7 @@ def grant_row(grant: Grant, tokens: Iterable[CachedToken], problem: str, now: No
     """Return what is known of one grant; times are Unix seconds, 0 or null where there is none."""
     held = lease_of(grant)
     left = lease.left_s(held, now) if held is not None else None
-    end = _end_of(grant)
+    end, counts = _end_of(grant), as_it_counts(grant, now)
     longest = max((remaining_s(token, now) for token in tokens if token.grant_id == grant.grant_id), default=0.0)
     return {
         "grant_id": grant.grant_id,
@@ -107,8 +111,8 @@ def grant_row(grant: Grant, tokens: Iterable[CachedToken], problem: str, now: No
         "client_id": grant.client_id,
         "profile": grant.profile,
         "scope": grant.scope,
-        "state": "locked" if left is not None and left <= 0 and grant.state != "dead" else grant.state,
-        "reason": "lease" if left is not None and left <= 0 and grant.state != "dead" else grant.reason,
+        "state": counts.state,
+        "reason": counts.reason,
         "generation": grant.generation,
         "stored_at": grant.stored_at,
         "refreshed_at": grant.refreshed_at,
@@ -132,16 +136,29 @@ def companion_status(
     grants: list[Grant],
     tokens: list[CachedToken],
     problems: Mapping[str, str],
+    primary: Sequence[PrimaryPhone],
     estranged: Collection[str] = (),
 ) -> Json:
     """Return the companion's status; ``estranged`` are the peers of :meth:`token_relay.agents.link.Link.estranged`."""
     grants = sorted(grants, key=lambda grant: (grant.stored_at, grant.grant_id))
-    rows = [grant_row(grant, tokens, problems.get(grant.grant_id, ""), now) for grant in grants]
+    peers = {pairing.pairing_id: pairing.peer_id for pairing in pairings}
+    rows = [
+        {
+            **grant_row(grant, tokens, problems.get(grant.grant_id, ""), now),
+            "phone": peers.get(grant.pairing_id, ""),
+        }
+        for grant in grants
+    ]
+    primary_id = primary[0].peer_id if primary else ""
+    phones = pairing_rows(pairings, outbox)
+    for phone, pairing in zip(phones, pairings, strict=True):
+        mine = [grant for grant in grants if grant.pairing_id == pairing.pairing_id and grant.state != "dead"]
+        phone |= {"is_primary": pairing.peer_id == primary_id, "grants": len(mine)}
     return {
         **common(here, now),
-        "phones": pairing_rows(pairings, outbox),
+        "phones": phones,
         "grants": rows,
-        "action": _estranged_companion(pairings, estranged) or _companion_action(here, pairings, grants, rows, now),
+        "action": _estranged_companion(pairings, estranged) or _companion_action(here, phones, grants, rows, now),
     }
 
 
@@ -152,20 +169,41 @@ def _estranged_companion(pairings: list[Pairing], estranged: Collection[str]) ->
 
 
 def _companion_action(
-    here: Surroundings, pairings: list[Pairing], grants: list[Grant], rows: list[Json], now: Now
+    here: Surroundings, phones: list[Json], grants: list[Grant], rows: list[Json], now: Now
 ) -> Json | None:
-    if not any(row.state == "active" for row in pairings):
+    active = {phone["device_id"] for phone in phones if phone["state"] == "active"}
+    if not active:
         return action("pair")
-    if not grants:
-        return action("hand_off", here.device_id) if here.is_connected else action("check_broker")
-    newest, row = grants[-1], rows[-1]
+    primary_id = next((phone["device_id"] for phone in phones if phone["is_primary"]), "")
+    if not primary_id:
+        return action("choose_primary", active.pop() if len(active) == 1 else "PHONE")
+    newest = {row["phone"]: (grant, row) for grant, row in zip(grants, rows, strict=True)}
+    if primary_id not in newest:
+        return _broker_action(here) or action("hand_off", here.device_id)
+    for _, (grant, row) in sorted(newest.items(), key=lambda item: item[0] != primary_id):
+        if (asked := _grant_action(here, grant, row, now)) is not None:
+            return asked
+    return _broker_action(here)
+
+
+def _broker_action(here: Surroundings) -> Json | None:
+    """Return what to do about the broker; nothing before the first connection has failed."""
+    if here.is_connected or not here.broker_error:
+        return None
+    if "VaultError" in here.broker_error:  # it was reached, and its messages could not be kept
+        return action("check_disk")
+    return action("check_broker")
+
+
+def _grant_action(here: Surroundings, newest: Grant, row: Json, now: Now) -> Json | None:
     if row["reason"] == "lease":
         return action("bring_phone_online")
     match state_of(newest):
         case Locked(reason="rollback"):
             return action("restored_backup", here.device_id)
         case Locked() | Uncertain(refusal=LastRefusal(reason="configuration")):
-            return action("client_refused")
+            host = barred_host(newest)
+            return action("allow_host", host=host) if host else action("client_refused")
         case NeedsHandoff() | Erased():
             return action("hand_off_again", here.device_id)
         case _:
@@ -175,7 +213,7 @@ def _companion_action(
         return action("grant_ends_soon", here.device_id)
     if left_s is not None and left_s < min(lease.WARN_BEFORE_S, newest.lease_days * lease.DAY_S / 4):
         return action("lease_ends_soon")
-    return None if here.is_connected else action("check_broker")
+    return None
 
 
 def _end_of(grant: Grant) -> schedule.GrantEnd | None:
@@ -313,8 +351,8 @@ def _phone_action(
         return sign_in
     if not live and not latest:
         return sign_in
-    if not here.is_connected:
-        return action("check_broker")
+    if (asked := _broker_action(here)) is not None:
+        return asked
     if not names:
         return action("pair")
     for row in latest.values():

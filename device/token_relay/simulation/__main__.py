@@ -17,6 +17,7 @@ from token_relay.simulation.promises import coverage
 
 REPLAYED_MAX = 3  # failing seeds whose history is shown; the others are listed
 INTERRUPTED = 130
+SAID_EVERY_S = 60.0  # where there is no bar: often enough to see that it goes on
 EPILOG = """\
 A schedule is one seed: its devices, what people and apps do, what goes wrong and when. The same seed gives the same
 history, each time and on each machine. tiers: fast = records in memory, envelopes without encryption; memory = real
@@ -109,9 +110,18 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _bar(count: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal."""
+    """Show a progress bar on a terminal, elsewhere a line now and then."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        last_s = time.monotonic()
+
+        def tell(done: int) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= SAID_EVERY_S:
+                last_s = time.monotonic()
+                sys.stderr.write(f"{done:,} of {count:,} schedules\n")
+                sys.stderr.flush()
+
+        yield tell
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -25,12 +25,12 @@ def check_directory(directory: Path) -> None:
     Others may read it: a service manager makes state directories 0755, and clients pass through to sockets.
     """
     try:
-        found = directory.stat()
+        link, found = directory.lstat(), directory.stat()
     except OSError as exc:
         raise VaultError(f"cannot use directory {directory}: {exc.strerror}", hint=f"mkdir -m 700 {directory}") from exc
     if not stat.S_ISDIR(found.st_mode):
         raise VaultError(f"{directory} is not a directory")
-    if found.st_uid not in (os.geteuid(), 0):
+    if not {link.st_uid, found.st_uid} <= {os.geteuid(), 0}:
         raise VaultError(f"directory {directory} belongs to another user", hint=f"chown {os.geteuid()} {directory}")
     if found.st_mode & 0o022:
         raise VaultError(f"others may write to directory {directory}", hint=f"chmod go-w {directory}")
@@ -104,6 +104,18 @@ def create_private(path: Path, content: bytes) -> None:
     except OSError as exc:
         path.unlink(missing_ok=True)
         raise VaultError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def erase_file(path: Path) -> None:
+    """Remove a small file, its content overwritten first where the file system writes in place. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, bytes(os.fstat(descriptor).st_size))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+    sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -35,6 +35,10 @@ class PeerError(RelayError):
         super().__init__(message or reason.replace("_", " "), hint=hint)
         self.reason = reason
 
+    def told(self) -> str:
+        """Return the reason for a log, with the names of the fields where the message has them."""
+        return self.reason if str(self) == self.reason.replace("_", " ") else f"{self.reason}: {self}"
+
 
 class LocalError(RelayError):
     """This end is set up or used wrongly; a person must change something here."""

@@ -395,13 +395,19 @@ def decode_grant(plaintext: bytes) -> GrantPayload:
     """Parse what :func:`encode_grant` made.
 
     Raises:
-        PeerError: ``bad_grant``.
+        PeerError: ``bad_grant``; the message names the field.
     """
     try:
         value = parse_object(plaintext)
-        return (GrantPayload2 if value.get("v") == 2 else GrantPayload).model_validate(value)
-    except (ValidationError, PeerError):
-        raise PeerError("bad_grant") from None
+    except PeerError:
+        raise PeerError("bad_grant", "not one JSON object") from None
+    kind = GrantPayload2 if value.get("v") == 2 else GrantPayload
+    try:
+        return kind.model_validate(value)
+    except ValidationError as exc:
+        place = exc.errors(include_input=False, include_url=False, include_context=False)[0]["loc"]
+        is_known = bool(place) and place[0] in kind.model_fields
+        raise PeerError("bad_grant", str(place[0]) if is_known else "an unknown field") from None
 
 
 def encode_base64url(data: bytes) -> str:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from token_relay.protocol.errors import ConfigError
 from token_relay.provider.http import is_loopback
@@ -240,7 +241,9 @@ def init_lines(facts: Mapping[str, JsonValue], addresses: Mapping[str, str]) -> 
     provider += ["--tenant", facts["tenant"]] if is_entra else []
     provider += ["--client-id", facts["client_id"], "--allow-refresh-token-access"]
     lines = {}
-    for kind, name, more in (("phone", "phone", provider), ("companion", "watch", [])):
+    place = urlsplit(str(facts["http"]))
+    here = ["--provider-host", place.netloc] if is_loopback(place.hostname or "") else []
+    for kind, name, more in (("phone", "phone", provider), ("companion", "watch", here)):
         broker = addresses.get(f"{kind}-broker")
         words = ["token-relay", kind, "init", *more, "--broker", f"mqtt://{broker}" if broker else facts["mqtt"]]
         words += ["--http-route", addresses[f"{kind}-provider"]] if addresses else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from token_relay.agents.companion.phones import note_activated
 from token_relay.agents.device_names import free_name
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.pairings import delete_pairing, names_of, retire_others
@@ -168,6 +169,7 @@ class Invitations:
             retire_others(turn, pairing)
             turn.change(Pairing, pairing.pairing_id, state="active", paired_at=turn.wall)
             turn.event("paired", device=pairing.peer_id, detail=pairing.peer_name)
+            note_activated(turn, pairing)
             turn.after.append(lambda: self._activated(pairing))
         turn.answer(pairing.pairing_id, Pair4(transcript_hash=body.transcript_hash))
 

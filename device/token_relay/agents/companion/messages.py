@@ -72,7 +72,7 @@ class CompanionMessages:
             case Pair3() as pair3:
                 self._invitations.on_pair3(turn, pairing, pair3)
             case _:
-                raise PeerError("wrong_direction")
+                raise PeerError("wrong_direction", message.head.type)
 
     def on_offer(self, turn: Turn, pairing: Pairing, offer: Offer, plaintext: bytes) -> None:
         """OFFER: make the row and accept, or refuse; a repeated OFFER gets ACCEPT again."""
@@ -120,6 +120,8 @@ class CompanionMessages:
             except PeerError as exc:
                 reason = exc.reason
                 turn.after.append(lambda: self._turns.count_reject(reason))
+                # The implementer of the other end has no other way to learn of it: names of fields, never a value.
+                turn.event("grant_refused", device=pairing.peer_id, handoff_id=row.handoff_id, detail=exc.told())
         event: CompanionEvent = "bad_token" if payload is None else "token"
         self._steps.step(turn, pairing, token.handoff_id, event, payload=payload)
         if payload is not None and sent_at:
@@ -140,18 +142,19 @@ class CompanionMessages:
         one_time = KeyPair(row.one_time_public, row.one_time_key)
         payload = decode_grant(open_once(decode_base64url(token.sealed), one_time))
         accepts = {row.accept_hashes[i : i + 32].hex() for i in range(0, len(row.accept_hashes), 32)}
-        if not (
-            payload.pairing_id == pairing.pairing_id
-            and payload.handoff_id == row.handoff_id
-            and payload.phone_key == pairing.peer_key.hex()
-            and payload.companion_key == self._turns.own.public_key.hex()
-            and payload.one_time_key == row.one_time_public.hex()
-            and payload.offer_hash == row.offer_hash.hex()
-            and payload.accept_hash in accepts
-            and payload.issuer == row.issuer
-            and payload.client_id == row.client_id
-        ):
-            raise PeerError("grant_mismatch")
+        agrees = {
+            "pairing_id": payload.pairing_id == pairing.pairing_id,
+            "handoff_id": payload.handoff_id == row.handoff_id,
+            "phone_key": payload.phone_key == pairing.peer_key.hex(),
+            "companion_key": payload.companion_key == self._turns.own.public_key.hex(),
+            "one_time_key": payload.one_time_key == row.one_time_public.hex(),
+            "offer_hash": payload.offer_hash == row.offer_hash.hex(),
+            "accept_hash": payload.accept_hash in accepts,
+            "issuer": payload.issuer == row.issuer,
+            "client_id": payload.client_id == row.client_id,
+        }
+        if not all(agrees.values()):
+            raise PeerError("grant_mismatch", ", ".join(name for name, is_equal in agrees.items() if not is_equal))
         return payload
 
     def _rejected(self, turn: Turn, pairing: Pairing, reject: Reject, in_reply_to: int | None) -> None:

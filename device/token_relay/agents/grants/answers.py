@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from token_relay.agents.grants.serving import Refresh, Serve, expires_at, look, normalise_scope
+from token_relay.agents.grants.choice import Candidate, PhoneBook, ambiguous, candidates, choose
+from token_relay.agents.grants.serving import (
+    Refresh,
+    Serve,
+    barred_host,
+    expires_at,
+    normalise_scope,
+    serve_or_refresh,
+    state_of,
+)
 from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.records import CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
@@ -16,35 +25,55 @@ from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, Toke
 class ToRefresh:
     """The grant that answers a question must be refreshed first.
 
-    ``fallback`` is a token that still works; ``has_worked``: this scope has brought one before.
+    ``fallback`` has a token that still works; ``has_worked``: this scope has brought one before.
     """
 
     grant: Grant
-    fallback: CachedToken | None
+    fallback: Candidate | None
     has_worked: bool
 
 
 def decide(
-    tx: Transaction, query: TokenQuery, now: Now, reauth_action: str
+    tx: Transaction, query: TokenQuery, now: Now, reauth_action: str, book: PhoneBook | None
 ) -> tuple[Grant | None, TokenGranted | TokenRefused | ToRefresh]:
-    """Return the grant that answers a question, and the answer, or that it must be refreshed first."""
-    grant, decision = look(tx, query, now)
-    if grant is None:
-        return None, TokenRefused("not_found", "no grant here fits this account, audience and scope", reauth_action)
-    match decision:
-        case Serve(token):
-            return grant, granted(grant, token, now)
-        case Refresh(fallback):
+    """Return the grant that answers a question, and the answer, or that it must be refreshed first.
+
+    A grant that counts as locked comes back as locked.
+    """
+    found = candidates(tx, query, now, book)
+    if isinstance(found, TokenRefused):
+        return None, found
+    choice = choose(found)
+    if isinstance(choice, tuple):
+        return None, ambiguous(choice)
+    if choice is None:
+        detail = "no grant here fits this phone, account, issuer, audience and scope"
+        return None, TokenRefused("not_found", detail, reauth_action)
+    grant = choice.best.grant
+    match serve_or_refresh(state_of(grant), choice.best.token, query, now):
+        case Serve():
+            return grant, granted(choice.best, now)
+        case Refresh():
             before = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
+            fallback = None if query.claims else choice.fallback
             return grant, ToRefresh(grant, fallback, has_worked=before is not None)
         case "refuse":
             return grant, refusal(grant, reauth_action)
 
 
-def granted(grant: Grant, token: CachedToken, now: Now) -> TokenGranted:
+def granted(one: Candidate, now: Now) -> TokenGranted:
     """Return a cached access token as a program gets it."""
-    assert token.access_token is not None
-    return TokenGranted(token.access_token, token.token_type, expires_at(token, now), token.granted_scope, grant.issuer)
+    grant, token = one.grant, one.token
+    assert token is not None and token.access_token is not None
+    return TokenGranted(
+        token.access_token,
+        token.token_type,
+        expires_at(token, now),
+        token.granted_scope,
+        grant.issuer,
+        phone=one.phone,
+        grant_id=grant.grant_id,
+    )
 
 
 def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
@@ -53,6 +82,8 @@ def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
     match grant.state, grant.reason:
         case "locked", "lease":
             return TokenRefused("locked", "the lease is over: no word from the phone", "bring the phone online")
+        case "locked", "configuration" if host := barred_host(grant):
+            return TokenRefused("locked", f"this device may not send tokens to {host}", allow_host(host))
         case "locked", "configuration":
             detail = f"the provider refuses this client{said}; it is asked again by itself"
             return TokenRefused("locked", detail, check_client(grant))
@@ -77,6 +108,14 @@ def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
 def check_client(grant: Grant) -> str:
     """Return what a person does when the provider refuses the client."""
     return f"look at the app registration of client_id {grant.client_id} at the provider"
+
+
+def allow_host(host: str) -> str:
+    """Return what a person does where a grant's endpoint is on a host that nothing vouches for."""
+    return (
+        "if you know that this is your provider, set provider.hosts and reload the agent; "
+        f'in config.toml, under [provider]: hosts = ["{host}"]'
+    )
 
 
 def words_of(outcome: TokenOutcome) -> str:

@@ -22,12 +22,21 @@ import structlog
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.failures import until_stored, where
 from token_relay.agents.grants import lifecycle, second_attempt
-from token_relay.agents.grants.answers import check_client, event_of, problem_of, words_of
+from token_relay.agents.grants.answers import allow_host, check_client, event_of, problem_of, words_of
 from token_relay.agents.grants.errand import Errand, RefreshErrand
 from token_relay.agents.grants.pauses import NETWORK, Pauses
 from token_relay.agents.grants.refusals import Refusals
 from token_relay.agents.grants.schedule import columns_of_life, refused_pause_s
-from token_relay.agents.grants.serving import columns_of, is_lease_over, profile_of, remaining_s, state_of
+from token_relay.agents.grants.serving import (
+    barred_host,
+    columns_of,
+    is_lease_over,
+    may_be_sent,
+    profile_of,
+    remaining_s,
+    said_of,
+    state_of,
+)
 from token_relay.agents.grants.tokens import cache_token, end_grant
 from token_relay.agents.ports import Ports
 from token_relay.agents.records import CachedToken, Grant, GrantColumns
@@ -51,6 +60,14 @@ class Begun:
     grant: Grant
     refresh_token: RefreshToken
     sent: Stamp
+
+
+class Gate(Protocol):
+    """Whether a grant's endpoints may be asked at all. A phone's own grants need none: a person configured them."""
+
+    async def judge(self, grant: Grant) -> str | Unavailable:
+        """Return the host that is not allowed, empty where all are; Unavailable: it cannot be known now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +114,9 @@ class Flights:
         pauses: Pauses,
         refusals: Refusals,
         landed: asyncio.Event,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate
         self._turns = turns
         self._http = ports.http
         self._clock = ports.clock
@@ -159,6 +178,8 @@ class Flights:
         refused_alone: Denied | None = None
         attempt, is_sure = 0, False
         while True:
+            if not await self._may_pass(grant_id):
+                return refused_alone or outcome
             begun = await self._turns.run(partial(self._begin, grant_id=grant_id, errand=errand, is_sure=is_sure))
             if is_sure := isinstance(begun, MustProbeFirst):
                 if not (silence := await second_attempt.wait_for(self._http, self._clock, begun.grant)):
@@ -185,6 +206,42 @@ class Flights:
                 return refused_alone or outcome
             attempt += 1
             await self._clock.sleep(second_attempt.retry_s(attempt))
+
+    async def _may_pass(self, grant_id: str) -> bool:
+        """Return whether the grant's endpoints may be asked; where not, the grant is locked and says which host."""
+        if self._gate is None:
+            return True
+        grant = await self._turns.read(lambda tx: tx.get(Grant, grant_id))
+        if grant is None or not may_be_sent(grant):
+            return True  # nothing will be sent
+        judged = await self._gate.judge(grant)
+        if isinstance(judged, Unavailable):
+            self._pauses.fail(grant_id, problem_of(judged), judged.retry_after_s, is_written=False)
+        elif judged or barred_host(grant):
+            await self._turns.run(partial(self._bar, grant_id=grant_id, host=judged))
+        return judged == ""
+
+    def _bar(self, turn: Turn, *, grant_id: str, host: str) -> None:
+        """Lock a grant because of an endpoint, or unlock it where ``host`` is empty.
+
+        An earlier use of its token that may have no answer stays open.
+        """
+        grant = turn.tx.get(Grant, grant_id)
+        if grant is None or not may_be_sent(grant):
+            return
+        if not host:
+            turn.change(Grant, grant_id, said="", said_at=0)
+            self._change(turn, grant, lifecycle.unbarred(state_of(grant)))
+            return
+        state = lifecycle.barred(state_of(grant), profile_of(grant))
+        columns = columns_of(state)
+        if barred_host(grant) != host:
+            turn.event("endpoint_barred", handoff_id=grant.handoff_id, grant_id=grant_id, detail=host)
+        turn.change(Grant, grant_id, said=said_of(host), said_at=turn.wall)
+        self._change(turn, grant, state)
+        pause_s = refused_pause_s("configuration", columns["refused_times"])
+        reason = f"not sent to {host}: not allowed here"
+        turn.after.append(partial(self._pauses.wait, grant_id, reason, pause_s, action=allow_host(host)))
 
     def _begin(self, turn: Turn, *, grant_id: str, errand: Errand, is_sure: bool) -> Begun | MustProbeFirst | None:
         grant = turn.tx.get(Grant, grant_id)

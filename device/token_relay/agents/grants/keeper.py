@@ -17,8 +17,9 @@ from token_relay.agents.failures import STORE_RETRY_S
 from token_relay.agents.grants import lease, schedule
 from token_relay.agents.grants.answers import ToRefresh, decide, granted, refusal
 from token_relay.agents.grants.challenges import Challenges
+from token_relay.agents.grants.choice import PhoneBook
 from token_relay.agents.grants.errand import RefreshErrand
-from token_relay.agents.grants.flight import Flights, GrantWatcher
+from token_relay.agents.grants.flight import Flights, Gate, GrantWatcher
 from token_relay.agents.grants.lifecycle import is_asked_again
 from token_relay.agents.grants.pauses import NETWORK, Pauses
 from token_relay.agents.grants.refusals import Refusals
@@ -33,7 +34,14 @@ from token_relay.agents.grants.serving import (
 from token_relay.agents.grants.transfer import PAUSE_S, TransferExchange
 from token_relay.agents.ports import Now, Ports
 from token_relay.agents.records import USABLE, CachedToken, Grant
-from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused, TransferGranted, TransferQuery
+from token_relay.agents.token_source import (
+    NamedPhone,
+    TokenGranted,
+    TokenQuery,
+    TokenRefused,
+    TransferGranted,
+    TransferQuery,
+)
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import VaultError
@@ -59,8 +67,11 @@ class GrantKeeper:
         watcher: GrantWatcher,
         due: asyncio.Event,
         idle_days: int | None = None,
+        book: PhoneBook | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._turns = turns
+        self._book = book
         self._clock = ports.clock
         self._random = ports.random
         self._watcher = watcher
@@ -70,7 +81,9 @@ class GrantKeeper:
         self._refusals = Refusals(watcher.reauth_action)
         self._is_reloaded = False
         self._wake = due
-        self.flights = Flights(ports, turns, watcher=watcher, pauses=self._pauses, refusals=self._refusals, landed=due)
+        self.flights = Flights(
+            ports, turns, watcher=watcher, pauses=self._pauses, refusals=self._refusals, landed=due, gate=gate
+        )
         self._asked: dict[str, float] = {}
         self._shares: dict[str, tuple[int, float]] = {}  # per grant: generation and the share drawn for it
         self._leases_over: set[str] = set()
@@ -129,9 +142,9 @@ class GrantKeeper:
         return self._fallback(answer, now) or self._offline(answer.grant.grant_id, query)
 
     def _fallback(self, answer: ToRefresh, now: Now) -> TokenGranted | None:
-        if answer.fallback is None or remaining_s(answer.fallback, now) <= 0:
+        if answer.fallback is None or answer.fallback.token is None or remaining_s(answer.fallback.token, now) <= 0:
             return None
-        return granted(answer.grant, answer.fallback, now)
+        return granted(answer.fallback, now)
 
     def _note_asked(self, grant_id: str, now: Now) -> None:
         if now.boot_s - self._asked.get(grant_id, -ASKED_AGAIN_S) >= ASKED_AGAIN_S:
@@ -189,7 +202,10 @@ class GrantKeeper:
         self._waiters += 1
         try:
             async with asyncio.timeout(query.timeout_s):
-                return await self._exchange(TokenQuery(account=query.account, audience=query.audience))
+                wanted = TokenQuery(
+                    account=query.account, audience=query.audience, issuer=query.issuer, phones=query.phones
+                )
+                return await self._exchange(wanted)
         except TimeoutError:
             return TokenRefused("offline", f"no answer from the provider within {query.timeout_s:g} s", "try again")
         except VaultError as exc:
@@ -200,9 +216,10 @@ class GrantKeeper:
     async def _exchange(self, query: TokenQuery) -> TransferGranted | TokenRefused:
         has_mended = False
         while True:
-            grant, _ = await self._decide(query)
+            grant, answer = await self._decide(query)
             if grant is None:
-                return TokenRefused("not_found", "no grant here fits account and audience", self._watcher.reauth_action)
+                assert isinstance(answer, TokenRefused)
+                return answer
             if grant.state not in USABLE:
                 return refusal(grant, self._watcher.reauth_action)
             grant_id, now = grant.grant_id, self._clock.now()
@@ -225,6 +242,8 @@ class GrantKeeper:
             exchange = TransferExchange()
             await asyncio.shield(self.flights.fly(grant_id, exchange))
             brought = exchange.answer(self._clock.now())
+            if brought is None and self._pauses.is_on(grant_id, self._clock.now()):
+                continue  # nothing was sent; the pause says why
             after, _ = await self._decide(query)
             if after is None or after.state not in USABLE:
                 return refusal(after or grant, self._watcher.reauth_action)
@@ -232,7 +251,17 @@ class GrantKeeper:
 
     async def _decide(self, query: TokenQuery) -> tuple[Grant | None, TokenGranted | TokenRefused | ToRefresh]:
         now = self._clock.now()
-        return await self._turns.read(lambda tx: decide(tx, query, now, self._watcher.reauth_action))
+        return await self._turns.read(lambda tx: decide(tx, query, now, self._watcher.reauth_action, self._book))
+
+    async def find_phone(self, word: str) -> NamedPhone | TokenRefused:
+        """Return the phone that a program names; a phone's own agent has none."""
+        book = self._book
+        if book is None:
+            return TokenRefused("not_found", "a phone has no phones", "leave the phone out")
+        try:
+            return await self._turns.read(lambda tx: book.find(tx, word))
+        except VaultError as exc:
+            return TokenRefused("offline", f"the vault cannot be used: {exc}", exc.hint, retry_after_s=STORE_RETRY_S)
 
     async def refresh(self, grant_id: str, scope: str = "") -> None:
         """Refresh once now, whatever the cache holds, or share a flight under way; durable when it returns.

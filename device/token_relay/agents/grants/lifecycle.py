@@ -160,9 +160,8 @@ def begin_refresh(
         case NeedsHandoff(generation, "person" as reason, times) | Locked(generation, "configuration" as reason, times):
             return Begin(Refreshing(generation, _first(now), LastRefusal(reason, times)))
         case Refreshing(generation, intent, refusal) | Uncertain(generation, intent, refusal):
-            # No flight is under way: the request of a grant that is found Refreshing has lost its answer.
-            came: Came = "page" if isinstance(state, Uncertain) and intent.came == "page" else "lost"
-            intent = replace(intent, came=came)
+            intent = _without_flight(state)
+            came = intent.came
             again = replace(intent, sent=Stamp.of(now), attempts=intent.attempts + 1)
             if not profile.invalidates_on_use or _in_leeway(intent, profile, now):
                 return Begin(Refreshing(generation, again, refusal))
@@ -238,6 +237,37 @@ def not_processed(state: Refreshing) -> GrantState:
             return Locked(state.generation, "configuration", times)
         case _:
             return Held(state.generation)
+
+
+def _without_flight(state: Refreshing | Uncertain) -> Intent:
+    """Return its intent when no flight is under way: a grant that is found Refreshing has lost its answer."""
+    came: Came = "page" if isinstance(state, Uncertain) and state.intent.came == "page" else "lost"
+    return replace(state.intent, came=came)
+
+
+def barred(state: GrantState, profile: Profile) -> Locked | Uncertain:
+    """Return the state of a grant whose endpoint this device may not ask: like a client that is refused."""
+    match state:
+        case Refreshing(generation, _, refusal) | Uncertain(generation, _, refusal):
+            times = _times(refusal, "configuration")
+            if profile.invalidates_on_use:
+                return Uncertain(generation, _without_flight(state), LastRefusal("configuration", times))
+            return Locked(generation, "configuration", times)
+        case Locked(generation, "configuration", times):
+            return Locked(generation, "configuration", times + 1)
+        case _:
+            return Locked(state.generation, "configuration", 1)
+
+
+def unbarred(state: GrantState) -> GrantState:
+    """Return the state of a grant that was :func:`barred` and may be asked again."""
+    match state:
+        case Locked(generation, "configuration"):
+            return Held(generation)
+        case Refreshing() | Uncertain():
+            return replace(state, refusal=None)
+        case _:
+            return state
 
 
 def _times(before: LastRefusal | None, reason: RefusedReason) -> int:

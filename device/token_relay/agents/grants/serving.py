@@ -1,12 +1,11 @@
-"""Which grant answers a question, and whether its cached access token will do. Writes nothing.
+"""How a grant's state and lease are read from its columns and spelled, and whether a cached access token will do.
 
-Here also stands how a grant's state and lease are read from its columns, and spelled.
+Writes nothing. Which grant answers a question: :mod:`.choice`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_never, cast
 
@@ -26,7 +25,7 @@ from token_relay.agents.grants.lifecycle import (
     keeps_refresh_token,
     serves_access_tokens,
 )
-from token_relay.agents.ports import Now, Transaction
+from token_relay.agents.ports import Now
 from token_relay.agents.records import (
     CachedToken,
     Grant,
@@ -160,7 +159,24 @@ def columns_of_lease(lease: LeaseClock) -> GrantColumns:
     }
 
 
-# -- Choosing ----------------------------------------------------------------------------------------------
+# -- Endpoints that are not allowed ------------------------------------------------------------------------
+
+# Not a word that a provider could have said: its codes hold no spaces. Then the host stands, with its port.
+_BARRED = "endpoint not allowed here: "
+
+
+def said_of(host: str) -> str:
+    """Return what ``said`` holds of a grant that is not used because of an endpoint at this host."""
+    return f"{_BARRED}{host}"
+
+
+def barred_host(grant: Grant) -> str:
+    """Return the host because of which the grant is not used; empty where endpoints are not what holds it up."""
+    is_refused = "configuration" in (grant.refused, grant.reason) and grant.state != "dead"
+    return grant.said.removeprefix(_BARRED) if is_refused and grant.said.startswith(_BARRED) else ""
+
+
+# -- Access tokens -----------------------------------------------------------------------------------------
 
 
 def normalise_scope(scope: str) -> str:
@@ -168,34 +184,9 @@ def normalise_scope(scope: str) -> str:
     return " ".join(sorted(set(scope.split())))
 
 
-def choose_grant(grants: Iterable[Grant], query: TokenQuery) -> Grant | None:
-    """Return the grant that answers the query: a usable one before a finished one, the newest of those."""
-    wanted = set(query.scope.split())
-    fitting = [
-        grant
-        for grant in grants
-        if (not query.account or query.account in (grant.account, grant.subject))
-        and (not query.audience or query.audience == grant.audience)
-        and wanted <= set(grant.scope.split())
-    ]
-    return max(fitting, key=lambda grant: (_usefulness(grant), grant.stored_at, grant.grant_id), default=None)
-
-
 def scope_to_ask(grant: Grant) -> str | None:
     """Return the scope to ask for: a handed-over grant may be narrower than its token. RFC 6749 §6."""
     return grant.scope if grant.handoff_id else None
-
-
-def _usefulness(grant: Grant) -> int:
-    match state_of(grant):
-        case Held() | Refreshing() | Uncertain():
-            return 3
-        case NeedsHandoff():
-            return 2
-        case Locked():
-            return 1
-        case Erased():
-            return 0
 
 
 def remaining_s(token: CachedToken, now: Now) -> float:
@@ -248,21 +239,3 @@ def serve_or_refresh(
     if left >= query.min_valid_s or age < YOUNG_S or usable.expires_in_s <= query.min_valid_s:
         return Serve(usable)
     return Refresh(usable)
-
-
-def look(tx: Transaction, query: TokenQuery, now: Now) -> tuple[Grant | None, Serve | Refresh | Literal["refuse"]]:
-    """Return the grant that answers, and what to do.
-
-    A grant whose lease is over comes back as locked, and only when no other answers.
-    """
-    grants = tx.select(Grant)
-    leased = [grant for grant in grants if not is_lease_over(grant, now)]
-    grant = choose_grant(leased, query)
-    if grant is None or grant.state == "dead":
-        grant = choose_grant(grants, query)
-    if grant is None:
-        return None, "refuse"
-    if is_lease_over(grant, now):
-        return replace(grant, state="locked", reason="lease"), "refuse"
-    token = tx.get(CachedToken, grant.grant_id, normalise_scope(query.scope))
-    return grant, serve_or_refresh(state_of(grant), token, query, now)

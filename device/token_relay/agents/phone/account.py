@@ -20,7 +20,7 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.schedule import columns_of_life
-from token_relay.agents.grants.serving import choose_grant, columns_of, normalise_scope
+from token_relay.agents.grants.serving import columns_of, normalise_scope
 from token_relay.agents.grants.tokens import cache_token, delete_grant
 from token_relay.agents.phone.own_grants import is_only
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
@@ -330,8 +330,8 @@ class Accounts:
             raise PersonNeededError(answer.detail, hint=answer.action)
         refresh_token = None
         if return_refresh_token:
-            grant = choose_grant(await self.grants(), query)  # as the keeper chose; never another account's
-            refresh_token = grant.refresh_token if grant is not None else None
+            grants = [grant for grant in await self.grants() if grant.grant_id == answer.grant_id]
+            refresh_token = grants[0].refresh_token if grants else None
         return AccessWithRefreshToken(answer, refresh_token)
 
     def require_refresh_token_access(self) -> None:

@@ -259,7 +259,14 @@ def companion_pair(args: argparse.Namespace, context: Context) -> int:
 
 def companion_forget(args: argparse.Namespace, context: Context) -> int:
     """``companion forget``."""
+    if args.phone is not None:  # a command of its own: an agent that does not know it must not forget everything
+        return finish(context, call(args, context, "forget_phone", {"phone": args.phone}))
     return finish(context, call(args, context, "forget", {"pairing": args.pairing}))
+
+
+def companion_primary(args: argparse.Namespace, context: Context) -> int:
+    """``companion primary``."""
+    return finish(context, call(args, context, "primary", {"phone": args.phone}))
 
 
 def _show_invitation(context: Context, step: Mapping[str, object], *, with_qr: bool) -> None:

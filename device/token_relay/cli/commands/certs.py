@@ -103,10 +103,19 @@ COMMANDS = with_common(_common, _OWN)
 # -- Handlers ----------------------------------------------------------------------------------------------
 
 
+def _clean(args: argparse.Namespace, context: Context, out: Path | None = None) -> None:
+    """Clean up after a command that was killed, and say so."""
+    from token_relay.ca import store as certs
+
+    for path in certs.clean(Path(args.dir), out):
+        context.note(f"removed {path}: a command that was killed had left it")
+
+
 def init(args: argparse.Namespace, context: Context) -> int:
     """Make the CA."""
     from token_relay.ca import store as certs
 
+    _clean(args, context)
     port = {} if args.port is None else {"port": args.port}
     made = certs.init(Path(args.dir), hosts=tuple(args.host), force=args.force, **port)
     result = {
@@ -126,7 +135,10 @@ def sign(args: argparse.Namespace, context: Context) -> int:
     """Sign a request."""
     from token_relay.ca import store as certs
 
-    issued = certs.sign(Path(args.dir), Path(args.csr), None if args.out is None else Path(args.out))
+    csr = Path(args.csr)
+    out = csr.with_suffix(".pem") if args.out is None else Path(args.out)
+    _clean(args, context, out)
+    issued = certs.sign(Path(args.dir), csr, out)
     context.note(f"give the device this certificate and {Path(args.dir) / certs.CA_CERTIFICATE}")
     return _show(context, {**_entry(issued.entry), "certificate": str(issued.path)})
 
@@ -135,6 +147,7 @@ def issue(args: argparse.Namespace, context: Context) -> int:
     """Make the broker's key and certificate."""
     from token_relay.ca import store as certs
 
+    _clean(args, context)
     issued = certs.issue(Path(args.dir), *args.host)
     context.note(certs.RELOAD_HINT)
     return _show(context, {**_entry(issued.entry), "certificate": str(issued.path)})
@@ -144,6 +157,7 @@ def renew(args: argparse.Namespace, context: Context) -> int:
     """Renew the broker's certificate; exit 4 when devices or the broker need a person."""
     from token_relay.ca import store as certs
 
+    _clean(args, context)
     done = certs.renew(Path(args.dir))
     result = {
         "renewed": None if done.renewed is None else str(done.renewed.path),
@@ -164,6 +178,7 @@ def revoke(args: argparse.Namespace, context: Context) -> int:
     """Put a name's certificates on the list."""
     from token_relay.ca import store as certs
 
+    _clean(args, context)
     done = certs.revoke(Path(args.dir), args.name)
     context.note(certs.RELOAD_HINT)
     return _show(

@@ -15,6 +15,14 @@ def _init(parser: argparse.ArgumentParser) -> None:
     from token_relay.cli.commands.options import init_options
 
     init_options(parser)
+    parser.add_argument(
+        "--provider-host",
+        metavar="HOST",
+        action="append",
+        type=text,
+        help="HOST or HOST:PORT that a grant may send this device to; needed for this machine; may be given several "
+        "times",
+    )
 
 
 def _events(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +32,31 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 
 def _forget(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--pairing", action="store_true", help="forget the phone as well: a new pairing is needed before a handoff"
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--phone", metavar="PHONE", type=text, help="forget this phone alone, with all that came of it")
+    whose.add_argument(
+        "--pairing", action="store_true", help="forget the phones as well: a new pairing is needed before a handoff"
     )
+
+
+def _primary(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("phone", metavar="PHONE", type=text, help="the phone's name, id, or the beginning of its id")
+
+
+def _token(parser: argparse.ArgumentParser) -> None:
+    token_options(parser)
+    _whose(parser)
+
+
+def _whose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--phone", metavar="PHONE", type=text, help="the phone that brought the grant; else the primary phone"
+    )
+
+
+def _open_web(parser: argparse.ArgumentParser) -> None:
+    open_web_options(parser)
+    _whose(parser)
 
 
 def _pair(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +68,7 @@ def token_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``token``, the same for both agents."""
     parser.add_argument("--scope", metavar="S", type=text, help="a subset of what was granted; else all of it")
     parser.add_argument("--account", metavar="A", type=text, help="the account, where the agent has several")
+    parser.add_argument("--issuer", metavar="URL", type=text, help="the provider's issuer, where there are several")
     parser.add_argument("--audience", metavar="A", type=text, help="the API that the token is for")
     parser.add_argument(
         "--min-valid",
@@ -63,6 +94,7 @@ def open_web_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``open-web``, the same for both agents."""
     parser.add_argument("url", metavar="URL", type=text, help="the login address of the web application, https only")
     parser.add_argument("--account", metavar="A", type=text, help="the account, where the agent has several")
+    parser.add_argument("--issuer", metavar="URL", type=text, help="the provider's issuer, where there are several")
     parser.add_argument("--audience", metavar="A", type=text, help="the API of the grant, where the agent has several")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--browser", action="store_true", help="open the system's browser; the default")
@@ -93,7 +125,7 @@ Print an access token, alone on one line; with --json, the agent's whole answer.
 A valid token comes from the agent's memory without network. Never prints a refresh token.
 
 4 means that the grant is gone or locked and a person must act; 1 that there is no token now (offline, busy,
-unknown scope); 5 that the agent's policy does not let this user have one."""
+unknown scope, several grants that fit); 5 that the agent's policy does not let this user have one."""
 
 UPKEEP = {  # the same for both agents
     "metrics": Command(
@@ -125,7 +157,7 @@ _OWN = {
         "with this device's key, device.key and device.csr for the broker's CA. Prints the device id. "
         "Changes nothing in an existing home without --force, and never touches the vault.",
         examples="  token-relay companion init --broker mqtts://broker.example:8883 --name kitchen\n"
-        "  token-relay companion init --broker mqtt://127.0.0.1:1884",
+        "  token-relay companion init --broker mqtt://127.0.0.1:1884 --provider-host 127.0.0.1:8400",
     ),
     "run": Command(
         "run the agent until it is stopped",
@@ -140,11 +172,19 @@ _OWN = {
     "events": Command("list what happened, newest last", "agent_calls:events", _events),
     **UPKEEP,
     "forget": Command(
-        "erase the grant here (and the pairing)",
+        "erase the grants here (and the pairings), or one phone",
         "agent_calls:companion_forget",
         _forget,
-        description="Erase the grant on this device: it gives no token until the next handoff. The phone is told. "
+        description="Erase the grants on this device: it gives no token until the next handoff. The phones are told. "
+        "With --phone only one phone goes, such as a lost one, and the others stay as they are. "
         "This does not revoke the grant at the provider; `phone revoke` does that where the provider can.",
+    ),
+    "primary": Command(
+        "choose the phone whose grants apps get",
+        "agent_calls:companion_primary",
+        _primary,
+        description="Make a phone primary: apps that name no phone get tokens of its grants, and of no other's. The "
+        "first phone is primary until this command says otherwise.",
     ),
     "pair": Command(
         "show an invitation for the phone and wait for it",
@@ -159,7 +199,7 @@ _OWN = {
     "token": Command(
         "print an access token",
         "token:run",
-        token_options,
+        _token,
         description=ACCESS_HELP,
         examples='  curl -H "Authorization: Bearer $(token-relay companion token)" https://api.example/me\n'
         "  token-relay companion token --scope 'openid' --min-valid 300\n"
@@ -168,7 +208,7 @@ _OWN = {
     "open-web": Command(
         "open a web application already signed in",
         "open_web:run",
-        open_web_options,
+        _open_web,
         description=OPEN_WEB_HELP,
         examples="  token-relay companion open-web https://shop.example/login\n"
         "  token-relay companion open-web https://shop.example/ --cookie-jar jar --cookie-domain id.shop.example",

@@ -14,10 +14,10 @@ from pathlib import Path
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show
 from token_relay.host import mounts
-from token_relay.host.atomic_files import unlink, write_atomic
+from token_relay.host.atomic_files import make_directory, remove_drafts, unlink, write_atomic
 from token_relay.host.config import MODELS, CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import check_config
-from token_relay.host.config_template import template
+from token_relay.host.config_template import Setting, template
 from token_relay.host.device_key import CSR_NAME, KEY_NAME, write_csr
 from token_relay.host.paths import CONFIG_FILE, agent_home
 from token_relay.protocol.errors import ConfigError, LocalError
@@ -43,6 +43,7 @@ OPTIONS = {
     "provider.profile": "--profile",
     "provider.tenant": "--tenant",
     "provider.scope": "--scope",
+    "provider.hosts": "--provider-host",
     "vault.passphrase_file": "--vault-passphrase-file",
     "vault.credential": "--vault-credential",
     "vault": "vault options",
@@ -64,10 +65,12 @@ def init(args: argparse.Namespace, context: Context) -> int:
         )
     text = template(kind, _values(args, kind, home=home, base=config_path.parent))
     config = _checked(kind, text, config_path.parent)
-    from token_relay.host.home import create_home
+    from token_relay.host.home import HOME_FILES, create_home
 
     was_there = config_path.exists()
-    _make_private_directory(home)
+    make_directory(home, mode=0o700)  # an existing one keeps its mode; the vault refuses one that is too open
+    for path in remove_drafts(home, *HOME_FILES):
+        context.note(f"removed {clean(str(path))}: a command that was killed had left it")
     write_atomic(config_path, text.encode(), mode=0o600)
     try:
         device_id = create_home(kind, home, text, context.env).device_id
@@ -83,13 +86,13 @@ def init(args: argparse.Namespace, context: Context) -> int:
     return DONE
 
 
-def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> dict[str, str | int | bool]:
+def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> dict[str, Setting]:
     """Return the settings that the options chose, by dotted key."""
 
     def in_home(name: str) -> str:
         return name if base == home else str(home / name)
 
-    chosen: dict[str, str | int | bool | None] = {
+    chosen: dict[str, Setting | None] = {
         "name": args.name or _host_name(kind),
         "http_route": args.http_route,
         "broker.url": args.broker,
@@ -118,6 +121,8 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
             "provider.scope": args.scope,
             "allow_refresh_token_access": args.allow_refresh_token_access or None,
         }
+    elif args.provider_host:
+        chosen["provider.hosts"] = args.provider_host
     return {key: value for key, value in chosen.items() if value is not None}
 
 
@@ -141,14 +146,6 @@ def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig
     if isinstance(result, tuple):
         raise ConfigError("\n".join(f"{OPTIONS.get(p.key, p.key)}: {p.message}" for p in result))
     return result
-
-
-def _make_private_directory(home: Path) -> None:
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)  # an existing one keeps its mode; the vault refuses one that is too open
-    except OSError as exc:
-        raise LocalError(f"cannot make the directory {home}: {exc.strerror}") from exc
 
 
 def _report(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PARAMETER = "session_transfer_token"
 COOKIE = "auth0_session_transfer_token"
 VISIT_S_MAX = 60.0  # how long a browser may take to start
+WISHES = ("account", "issuer", "phone", "audience")  # a phone has no --phone
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{1,1024}", re.ASCII)
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     if args.cookie_domain is not None and (args.cookie_jar is None or not _HOST.fullmatch(args.cookie_domain)):
         raise UsageError("--cookie-domain is a host name in lower case, and goes with --cookie-jar")
     path = locate(agent_kind(args), context.env, name=TOKEN_SOCKET, home=args.home, socket_directory=args.socket)
-    wish: JsonObject = {name: value for name in ("account", "audience") if (value := getattr(args, name)) is not None}
+    wish: JsonObject = {name: value for name in WISHES if (value := getattr(args, name, None)) is not None}
 
     def ask() -> tuple[int, JsonObject]:
         return get_session_transfer(path, wish, timeout_s=AGENT_TIMEOUT_S + TOKEN_GRACE_S)

@@ -38,7 +38,7 @@ def run_agent(args: argparse.Namespace, context: Context) -> int:
         )
     sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
     check_socket_path(sockets / CONTROL_SOCKET)
-    home = Home(directory, sockets, context.env, read_board(context.env))
+    home = Home(directory, sockets, context.env, read_board(context.env), path.absolute())
     configure_logs(context)
     if is_phone:
         phone_config = load_config(PhoneConfig, path)

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     """Print the token (or its contents) and return 0, or say why there is none."""
     query = {
         name: value
-        for name, value in (("scope", args.scope), ("account", args.account), ("audience", args.audience))
-        if value is not None
+        for name in ("scope", "account", "issuer", "phone", "audience")
+        if (value := getattr(args, name, None)) is not None  # a phone has no --phone
     }
     if args.min_valid is not None:
         query["min_valid_s"] = f"{args.min_valid:g}"

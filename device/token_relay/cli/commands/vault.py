@@ -80,6 +80,8 @@ def rekey(args: argparse.Namespace, context: Context) -> int:
     home = _home(args, context)
     config = home / "config.toml" if args.config is None else Path(args.config).absolute()
     done = asyncio.run(do(home, config, _target(args), context.env))
+    for path in done.erased:
+        context.note(f"erased {path}: an interrupted change of the key had left it")
     if context.as_json:
         old = None if done.old_key is None else str(done.old_key)
         show(

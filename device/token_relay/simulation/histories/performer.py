@@ -10,7 +10,7 @@ the plan is over, every fault is taken back. Once nothing is under way any more,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 from typing import Any
 from urllib.parse import urlencode
@@ -21,7 +21,9 @@ from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.replies import Reply
 from token_relay.apps.server import TokenApi, parse_query
 from token_relay.protocol.errors import RelayError
-from token_relay.simulation.histories.plan import Plan, Step
+from token_relay.simulation.histories.plan import Plan
+from token_relay.simulation.histories.step import Step
+from token_relay.simulation.histories.third_steps import ThirdSteps
 from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.http import HttpFault
 from token_relay.simulation.ports.http_faults import HttpFaultKind
@@ -71,6 +73,8 @@ class Performer:
         self._images: dict[str, Any] = {}
         self._off_since: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        third = ThirdSteps(world, promises, self._go, self._ask_with) if world.third is not None else None
+        self._third = third
         self._apis = {end.name: TokenApi(_Source(world, end), POLICY, clock=end.clock) for end in world.ends}
 
     async def run(self) -> None:
@@ -85,12 +89,17 @@ class Performer:
                 await self.world.advance(wait_s)
             await self._restart_idle()
             self.note(step.text())
-            await getattr(self, f"_{step.act}")(step)
+            if self._third is not None and step.act.startswith("third_"):
+                await self._third.perform(step)
+            else:
+                await getattr(self, f"_{step.act}")(step)
         await self._calm()
         await self._settle()
         for task in list(self._tasks):
             await asyncio.wait({task})
         self.judge()
+        if self._third is not None:
+            await self._third.ask_at_the_end([end for end in self._present() if end.is_on])
         await self._ask_on()
         if self._refreshes() < REFRESHES_MIN and any(end in self.world.companions for end in self._present()):
             await self._heal_by_handoff()
@@ -142,7 +151,8 @@ class Performer:
             present = self._present()
             if any(end.name in self.promises.ledger.ever_restored for end in present):
                 continue  # what one end knows of it and the other has not heard is on no disk
-            if not self.plan.settles_long and all(is_quiet(end.tables) for end in present):
+            strange = self.promises.ledger.strange
+            if not self.plan.settles_long and all(is_quiet(end.tables, strange) for end in present):
                 return
 
     def _present(self) -> list[SimulatedDevice]:
@@ -176,6 +186,8 @@ class Performer:
             await self.world.advance(600.0)  # a suspended device wakes only when its time is over
             assert self.world.time_s < 10**9, asleep
         self.note("calm: every fault is taken back")
+        if self._third is not None:
+            await self._third.third.crash()
         broker = self.world.broker
         broker.lie = None
         broker.release()
@@ -264,7 +276,10 @@ class Performer:
     async def _handing_off(
         self, phone: SimulatedPhone, watch: SimulatedDevice, username: str, wish: dict[str, Any]
     ) -> None:
-        row = await phone.hand_off(watch, username=username, **wish)
+        if self._third is not None and (spelled := self._third.spell(phone, watch)):
+            row = await self._third.hand_off(phone, watch, spelled, username, wish)
+        else:
+            row = await phone.hand_off(watch, username=username, **wish)
         self.done.append(row.state)
 
     async def _cancel(self, step: Step) -> None:
@@ -314,12 +329,15 @@ class Performer:
             self._go(self._ask(end, int(step.args[1]) or OWNER_UID, is_forced=step.args[0] == "force"), step.text())
 
     async def _ask(self, end: SimulatedDevice, uid: int, *, is_forced: bool) -> None:
-        peer = Peer(uid, uid, 1)
         parameters: dict[str, str] = {"min_valid_s": "60"}
         if uid != OWNER_UID:
             parameters["scope"] = "openid"
         elif is_forced:
             parameters["force_refresh"] = "1"
+        await self._ask_with(end, parameters, uid)
+
+    async def _ask_with(self, end: SimulatedDevice, parameters: Mapping[str, str], uid: int = OWNER_UID) -> None:
+        peer = Peer(uid, uid, 1)
         text = urlencode(parameters)
         reply: Reply = await end.call(self._apis[end.name].answer(peer, "GET", f"/v1/token?{text}"))
         query = parse_query(text)

@@ -17,6 +17,8 @@ from typing import Literal, TypeAlias
 from token_relay.protocol.handoff import Strategy
 from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.provider.world.rules import KINDS, Kind
+from token_relay.simulation.histories.step import Step
+from token_relay.simulation.histories.third_plan import ThirdPart, third_part
 from token_relay.simulation.ports.http_faults import PAGES
 
 HOUR_S = 3_600.0
@@ -38,21 +40,6 @@ ENTRA_FAULTS = ("person", "locked_out", "no_refresh_token")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One event: ``at_s`` virtual seconds from the beginning, at device ``end`` or for the whole world ("")."""
-
-    at_s: float
-    act: str
-    end: str = ""
-    args: tuple[str | int | float, ...] = ()
-    is_fault: bool = False
-
-    def text(self) -> str:
-        """Return it as a line of a history."""
-        return " ".join(filter(None, (self.act, self.end, *(f"{arg}" for arg in self.args))))
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """One schedule."""
 
@@ -65,6 +52,7 @@ class Plan:
     pairs_live: bool
     settles_long: bool
     steps: tuple[Step, ...]
+    third: ThirdPart | None = None
 
     @property
     def fault_kinds(self) -> tuple[str, ...]:
@@ -117,17 +105,19 @@ def make_plan(seed: int) -> Plan:
             _life(draft)
             if rng.random() < 0.2:
                 _ending(draft)
-    draft.steps.sort(key=lambda step: step.at_s)
+    third = third_part(seed, draft.steps, phones=draft.phones, watches=draft.companions)
+    steps = [*draft.steps, *third.steps] if third is not None else draft.steps
     return Plan(
         seed,
         kind,
         phones,
         companions,
         lease_days,
-        has_latency=draft.has_latency,
+        has_latency=draft.has_latency or (third is not None and third.has_latency),
         pairs_live=rng.random() < 0.05,
         settles_long=rng.random() < 0.02,
-        steps=tuple(draft.steps),
+        steps=tuple(sorted(steps, key=lambda step: step.at_s)),
+        third=third,
     )
 
 

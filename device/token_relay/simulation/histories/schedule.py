@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 import structlog
 
 from token_relay.agents.ports import Now
-from token_relay.protocol.messages import Lease
+from token_relay.protocol.messages import Lease, Message
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.simulation.histories.history import History, HistoryDigest
 from token_relay.simulation.histories.performer import Performer
 from token_relay.simulation.histories.plan import Plan, make_plan
+from token_relay.simulation.promises import coverage
 from token_relay.simulation.promises.ledger import ViolationError
 from token_relay.simulation.promises.promises import Promises
 from token_relay.simulation.world.world import TierName, World
@@ -38,6 +39,7 @@ class Outcome:
     reuses: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     checks: Counter[int] = field(default_factory=Counter)
+    met: Counter[coverage.Pair] = field(default_factory=Counter)  # what a third end's messages have met
     virtual_s: float = 0.0
     trace: str = ""
 
@@ -65,6 +67,10 @@ class _LateWorld:
         found: Mapping[str, int] = self.world.end(end).agent.turns.rejects
         return found
 
+    def read(self, payload: bytes) -> Message | None:
+        """Open a message."""
+        return self.world.read(payload)
+
     def lease_of_message(self, end: str, payload: bytes) -> tuple[str, str] | None:
         """Return pairing and challenge of a LEASE."""
         message = self.world.read(payload)
@@ -88,18 +94,26 @@ def run_schedule(
         clock_of=reader.clock_of,
         refusals_of=reader.refusals_of,
         lease_of_message=reader.lease_of_message,
+        read=reader.read,
         is_sealed=tier == "real",
     )
     trace = HistoryDigest() if has_trace else None
     observers = [it for it in (history, trace, promises) if it is not None]
     world = reader.world = World(
-        plan.kind, seed=seed, tier=tier, observers=observers, phones=plan.phones, companions=plan.companions
+        plan.kind,
+        seed=seed,
+        tier=tier,
+        observers=observers,
+        phones=plan.phones,
+        companions=plan.companions,
+        third=plan.third.role if plan.third is not None else None,
+        manners=plan.third.manners if plan.third is not None else 1.0,
     )
     promises.ledger.provider = world.provider.state
     if history is not None:
         history.time_of = lambda: world.time_s
         history.type_of = world.type_of
-        history.names = lambda: {end.id: end.name for end in world.ends}
+        history.names = lambda: {end.id: end.name for end in world.everybody}
     outcome = Outcome(seed, plan.kind)
     performer = Performer(world, plan, promises, history.note if history is not None else lambda line: None)
 
@@ -122,6 +136,7 @@ def run_schedule(
             outcome.problem = f"{type(cause).__name__}: {cause}\n{''.join(traceback.format_exception(cause)[-12:])}"
     outcome.faults.update(plan.fault_kinds)
     outcome.checks.update(promises.ledger.checks)
+    outcome.met.update(promises.others.met)
     _count(outcome, world.provider.state)
     outcome.handoffs = promises.handoffs
     outcome.virtual_s = world.time_s

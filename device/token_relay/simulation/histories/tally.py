@@ -52,6 +52,7 @@ class Tally:
         self.kinds[outcome.kind] += 1
         self.faults.update(outcome.faults)
         self.checks.update(outcome.checks)
+        self.reached.update(outcome.met)
         if outcome.problem:
             self.fail(Failure(outcome.seed, outcome.promise, outcome.problem))
 

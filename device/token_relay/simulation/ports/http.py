@@ -16,18 +16,20 @@ from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from http.client import HTTPResponse as Parser
 from random import Random
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from token_relay.host.http import is_whole, take
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.http_values import Request, Response
 from token_relay.simulation.announcer import Announcer
+from token_relay.simulation.lies import HOSTILE_HOST
 from token_relay.simulation.ports.clocks import SimulatedClock
 from token_relay.simulation.ports.http_faults import HTML, PAGES, REFUSALS, HttpFaultKind
 from token_relay.simulation.ports.power import Power
-from token_relay.simulation.ports.provider import SimulatedProvider
+from token_relay.simulation.ports.provider import BASE, SimulatedProvider
 
+OUR_HOST = urlsplit(BASE).netloc
 INSTEAD = (*PAGES, "429", *REFUSALS)
 _WRONG = {**PAGES, "429": (429, "text/html", HTML)}
 
@@ -149,6 +151,8 @@ class SimulatedHttp:
             provider.lost(admission, provider.true_wall_s(), was_committed=False)
             provider.tell()
             return AnswerLost("connection reset")
+        if urlsplit(request.url).netloc != OUR_HOST:
+            return elsewhere(asked, request.url)
         answer = provider.answer(asked, admission)
         response = read_answer(answer.raw) if answer.raw else _whole(answer)
         if admission.wait_after is not None:
@@ -189,6 +193,20 @@ def as_request(request: HttpRequest) -> Request:
         body = urlencode([(k, v.reveal() if isinstance(v, Secret) else v) for k, v in request.form]).encode()
         headers = {**headers, "content-type": "application/x-www-form-urlencoded"}
     return Request(request.method, target, body, headers)
+
+
+def elsewhere(asked: Request, url: str) -> HttpResponse | NotSent:
+    """Answer for every other host: a hostile one gives tokens, to some grants never; the others are not there."""
+    form = parse_qs(asked.body.decode())
+    token = form.get("refresh_token", [""])[0]
+    stem, _, number = token.partition(".")
+    is_there = urlsplit(url).hostname == HOSTILE_HOST and asked.method == "POST" and stem[-1:] not in "0123"
+    if not is_there:
+        return NotSent("connection refused")
+    turn = int(number or 0) + 1
+    answer = {"access_token": f"of-{stem}-{turn}", "refresh_token": f"{stem}.{turn}", "token_type": "Bearer"}
+    headers = {"content-type": "application/json"}
+    return HttpResponse(200, headers, json.dumps({**answer, "expires_in": 3600, "scope": "openid profile"}).encode())
 
 
 def read_answer(raw: bytes) -> HttpResponse | AnswerLost:

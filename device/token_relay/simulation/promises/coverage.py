@@ -18,6 +18,7 @@ import token_relay.agents.phone.steps as phone_steps
 from token_relay.agents.grants import lifecycle
 from token_relay.protocol import handoff
 from token_relay.provider.outcome import Came, DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
+from token_relay.simulation.lies import HANDOFF_TYPES, OTHER_TYPES, Role, wrong_way
 
 Pair = tuple[str, str, str]  # machine, state, event
 
@@ -85,9 +86,21 @@ def every_pair() -> frozenset[Pair]:
     pairs.update(
         ("companion", state, event) for state in COMPANION_STATES for event in get_args(handoff.CompanionEvent)
     )
+    pairs.update(third_end_pairs())
     pairs.update(("grant", state, "begin") for state in GRANT_STATES)
     pairs.update(("grant", "refreshing", outcome) for outcome in OUTCOMES)
     return frozenset(pairs)
+
+
+def third_end_pairs() -> Iterator[Pair]:
+    """Yield what a third end of each role must have said: the type, whose id, and the state of the row it met."""
+    met: dict[Role, tuple[str, ...]] = {"phone": COMPANION_STATES[1:], "companion": PHONE_STATES[1:]}
+    for role, states in met.items():
+        places = [f"{whose}:{state}" for whose in ("own", "other") for state in states]
+        for place in (*places, "grant:live", "grant:dead", "unknown:none"):
+            yield from ((f"third_{role}", place, kind) for kind in HANDOFF_TYPES[role])
+        yield from ((f"third_{role}", "any", kind) for kind in OTHER_TYPES[role])
+        yield from ((f"third_{role}", "wrong_way", kind) for kind in wrong_way(role))
 
 
 def missing(reached: Counter[Pair]) -> list[Pair]:

@@ -66,7 +66,7 @@ class ErasedOnlyByVerdict(Check):
                 self.asked_away.add((asked.pairing_id, asked.handoff_id))
         for was, grant in self.ledger.changed(before, after, Grant):
             self._note_proved(end, [grant] if grant is not None else [])
-            if was is None or was.refresh_token is None:
+            if was is None or was.refresh_token is None or was.pairing_id in self.ledger.strange:
                 continue
             if grant is not None and grant.refresh_token == was.refresh_token:
                 continue
@@ -94,7 +94,10 @@ class ErasedOnlyByVerdict(Check):
             return
         yield self.commands[end]["sign_out"] > 0
         yield self.commands[end]["sign_in"] > 0 and any(not _is_usable(old.get((row.grant_id,))) for row in successors)
-        yield any(row.held_token == was.refresh_token for row in rows(after, PhoneHandoff).values())
+        handoffs = rows(after, PhoneHandoff).values()
+        yield any(row.held_token == was.refresh_token for row in handoffs)
+        given = {row.grant_id for row in handoffs if row.strategy == "move" and row.pairing_id in self.ledger.strange}
+        yield was.grant_id in given  # a hostile device may say too early that it has it
         if link is not None:
             chain = self.ledger.chain_of(link)
             yield any(other != end for other in self.ledger.held_ever[chain])

@@ -103,6 +103,8 @@ class Ledger:
     given_up: dict[str, str] = field(default_factory=dict)  # chain → why its last holder let it go
     held_ever: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # chain → ends
     forgotten: int = 0  # handoffs that the person gave up, whose rows are deleted since
+    strangers: frozenset[str] = frozenset()  # ids of hostile devices
+    strange: set[str] = field(default_factory=set)  # their pairings
     checks: Counter[int] = field(default_factory=Counter)
     changes: dict[type[Record], list[tuple[Any, Any]]] = field(default_factory=dict)  # of this commit, found so far
     _links: dict[int, tuple[Secret[str], Link | None]] = field(default_factory=dict)
@@ -150,7 +152,7 @@ class Ledger:
         token = form.get("refresh_token")
         if form.get("grant_type") != "refresh_token" or not isinstance(token, Secret):
             return None
-        link = self.link_of(token) or ("unknown", 0)
+        link = self.link_of(token) or (f"unknown {len(self.uses)}", 0)  # a stranger's own
         use = Use(end, link, self.chain_of(link), request, self._is_branch(end, token))
         self.uses.append(use)
         return use
@@ -258,9 +260,14 @@ class Check:
             raise self.ledger.broken(self.number, self.title, end, seen)
 
 
-def stored_here(tables: Tables, handoff_id: str) -> CompanionHandoff | None:
+def stored_here(tables: Tables, pairing_id: str, handoff_id: str) -> CompanionHandoff | None:
     """Return a companion's row of a handoff."""
-    return rows(tables, CompanionHandoff).get((handoff_id,))
+    return rows(tables, CompanionHandoff).get((pairing_id, handoff_id))
+
+
+def phone_row(tables: Tables, pairing_id: str, handoff_id: str) -> PhoneHandoff | None:
+    """Return a phone's row of a handoff."""
+    return rows(tables, PhoneHandoff).get((pairing_id, handoff_id))
 
 
 def text_of(values: Iterable[str]) -> str:

@@ -96,6 +96,8 @@ class LeaseHeld(Check):
         for was_grant, grant in self.ledger.changed(before, after, Grant):
             if grant is None or not grant.handoff_id or not grant.lease_days:
                 continue
+            if grant.pairing_id in self.ledger.strange:
+                continue  # no honest phone gives its lease
             if was_grant is None:
                 self.begun[end, grant.grant_id] = (now, tuple(self.boots[end]))
             elif _is_renewed(was_grant, grant):

@@ -18,14 +18,16 @@ from token_relay.agents.grants.serving import may_be_sent, profile_of
 from token_relay.agents.ports import Now, Record
 from token_relay.agents.records import AuditEvent, CompanionHandoff, Grant, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.protocol.messages import Message
 from token_relay.protocol.secret import Secret
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.simulation.observer import Observer, Tables
 from token_relay.simulation.promises.erasure import ErasedOnlyByVerdict
-from token_relay.simulation.promises.ledger import Check, Ledger, Link, Use, form_of, rows, stored_here
+from token_relay.simulation.promises.ledger import Check, Ledger, Link, Use, form_of, phone_row, rows, stored_here
 from token_relay.simulation.promises.local_promises import LeaseHeld, PolicyHeld
 from token_relay.simulation.promises.message_promises import NoLeak, PubackMeansDurable, SequenceOnce
+from token_relay.simulation.promises.others import OthersUntouched
 
 HOLDING: tuple[type[Record], ...] = (Grant, PhoneHandoff)
 
@@ -103,14 +105,14 @@ class RevokedStaysRevoked(Check):
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
-        self.revoked: dict[str, tuple[str, str]] = {}  # handoff id → the phone, and its pairing
+        self.revoked: dict[tuple[str, str], str] = {}  # pairing and handoff → the phone
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
         """Remember revoked handoffs, and check the companions' grants."""
         for _, row in self.ledger.changed(before, after, PhoneHandoff):
             if row is not None and (row.state, row.reason) == ("gone", "revoked") and row.handoff_id:
-                self.revoked[row.handoff_id] = (end, row.pairing_id)
-                self._look_everywhere(row.handoff_id)
+                self.revoked[row.pairing_id, row.handoff_id] = end
+                self._look_everywhere((row.pairing_id, row.handoff_id))
         if self.revoked:
             for was, grant in self.ledger.changed(before, after, Grant):
                 if grant is not None and _holds(grant) and (was is None or not _holds(was)):
@@ -123,26 +125,25 @@ class RevokedStaysRevoked(Check):
         """
         for end in ends:
             for grant in rows(self.ledger.tables.get(end, {}), Grant).values():
-                if _holds(grant) and grant.handoff_id in self.revoked:
-                    phone, pairing_id = self.revoked[grant.handoff_id]
-                    tables = self.ledger.tables.get(phone, {})
-                    row = rows(tables, PhoneHandoff).get((grant.handoff_id,))
+                if _holds(grant) and (key := (grant.pairing_id, grant.handoff_id)) in self.revoked:
+                    tables = self.ledger.tables.get(self.revoked[key], {})
+                    row = phone_row(tables, *key)
                     # Nobody can tell it: the phone has forgotten the pairing, or its own disk is as old.
-                    knows = (pairing_id,) in rows(tables, Pairing) and row is not None and row.state == "gone"
+                    knows = (grant.pairing_id,) in rows(tables, Pairing) and row is not None and row.state == "gone"
                     is_kept = end in self.ledger.ever_restored and not knows
                     self.hold(is_kept, end, f"handoff {grant.handoff_id[:8]} was revoked and is held")
                 elif _holds(grant):
                     self.hold(True, end, "")
 
-    def _look_everywhere(self, handoff_id: str) -> None:
+    def _look_everywhere(self, key: tuple[str, str]) -> None:
         for end, tables in self.ledger.tables.items():
             for grant in rows(tables, Grant).values():
-                if grant.handoff_id == handoff_id and _holds(grant):
+                if (grant.pairing_id, grant.handoff_id) == key and _holds(grant):
                     self._look(end, grant)
 
     def _look(self, end: str, grant: Grant) -> None:
         if grant.handoff_id and end not in self.ledger.doubtful:
-            is_kept = grant.handoff_id not in self.revoked
+            is_kept = (grant.pairing_id, grant.handoff_id) not in self.revoked
             self.hold(is_kept, end, f"handoff {grant.handoff_id[:8]} was revoked and is held ({grant.state})")
 
 
@@ -155,29 +156,31 @@ class StoredMeansOnDisk(Check):
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
-        self.stored_once: set[str] = set()
+        self.stored_once: set[tuple[str, str]] = set()  # pairing and handoff
 
     def committed(self, end: str, before: Tables, after: Tables) -> None:
         """Remember what companions stored; compare when the phone reaches DONE."""
         for _, row in self.ledger.changed(before, after, CompanionHandoff):
             if row is not None and row.was_stored:
-                self.stored_once.add(row.handoff_id)
+                self.stored_once.add((row.pairing_id, row.handoff_id))
         for was, mine in self.ledger.changed(before, after, PhoneHandoff):
-            if mine is not None and mine.state == "done" and (was is None or was.state != "done"):
-                self._compare(end, mine.handoff_id)
+            if mine is None or mine.pairing_id in self.ledger.strange:  # a hostile companion says what it likes
+                continue
+            if mine.state == "done" and (was is None or was.state != "done"):
+                self._compare(end, (mine.pairing_id, mine.handoff_id))
 
-    def _compare(self, end: str, handoff_id: str) -> None:
-        holders = {
-            name: found for name, tables in self.ledger.tables.items() if (found := stored_here(tables, handoff_id))
-        }
+    def _compare(self, end: str, key: tuple[str, str]) -> None:
+        handoff_id = key[1]
+        holders = {name: found for name, tables in self.ledger.tables.items() if (found := stored_here(tables, *key))}
         if not holders:
             # the person forgot it, or the disk was put back: then the grant was there once
-            self.hold(handoff_id in self.stored_once, end, f"no disk ever held handoff {handoff_id[:8]}")
+            self.hold(key in self.stored_once, end, f"no disk ever held handoff {handoff_id[:8]}")
             return
         for name, row in holders.items():
-            was_here = row.was_stored or (handoff_id in self.stored_once and name in self.ledger.ever_restored)
+            was_here = row.was_stored or (key in self.stored_once and name in self.ledger.ever_restored)
             self.hold(was_here, end, f"{name} never stored handoff {handoff_id[:8]}: it is {row.state} {row.reason}")
-            grants = [g for g in rows(self.ledger.tables[name], Grant).values() if g.handoff_id == handoff_id]
+            every = rows(self.ledger.tables[name], Grant).values()
+            grants = [grant for grant in every if (grant.pairing_id, grant.handoff_id) == key]
             if row.state == "stored":
                 is_there = any(grant.refresh_token is not None or not _holds(grant) for grant in grants)
                 self.hold(is_there, end, f"{name} says that it stored handoff {handoff_id[:8]} and has no grant of it")
@@ -264,7 +267,8 @@ class Promises(Observer):
     """All checks of one history; give it to the world as an observer.
 
     ``provider`` is the simulated provider's memory, ``clock_of`` returns an end's clock reading, ``refusals_of`` its
-    counts of refusals by reason, ``lease_of_message`` (pairing_id, challenge) of a LEASE that an end sends.
+    counts of refusals by reason, ``lease_of_message`` (pairing_id, challenge) of a LEASE that an end sends, ``read`` a
+    message of a hostile device.
     """
 
     def __init__(
@@ -274,9 +278,11 @@ class Promises(Observer):
         clock_of: Callable[[str], Now | None] = lambda end: None,
         refusals_of: Callable[[str], Mapping[str, int]] = lambda end: {},
         lease_of_message: Callable[[str, bytes], tuple[str, str] | None] = lambda end, payload: None,
+        read: Callable[[bytes], Message | None] = lambda payload: None,
         is_sealed: bool = False,
     ) -> None:
         self.ledger = Ledger(provider=provider, clock_of=clock_of)
+        self.others = OthersUntouched(self.ledger, read)
         self.one_holder = OneHolder(self.ledger)
         self.revoked = RevokedStaysRevoked(self.ledger)
         self._stored = StoredMeansOnDisk(self.ledger)
@@ -284,6 +290,7 @@ class Promises(Observer):
         self._in_flight = OneInFlight(self.ledger)
         self._leaks = NoLeak(self.ledger, is_sealed=is_sealed)
         self.checks: tuple[Check, ...] = (
+            self.others,  # first: what a stranger breaks may break another promise as well
             self.one_holder,
             ReuseOnlyAfterLoss(self.ledger),
             self.revoked,

@@ -13,11 +13,20 @@ from typing import Any
 from token_relay.agents.grants.lifecycle import is_asked_again
 from token_relay.agents.grants.serving import is_lease_over, state_of
 from token_relay.agents.ports import Now
-from token_relay.agents.records import UNANSWERED, CachedToken, CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import (
+    UNANSWERED,
+    CachedToken,
+    CompanionHandoff,
+    Grant,
+    Outgoing,
+    Pairing,
+    PhoneHandoff,
+    PrimaryPhone,
+)
 from token_relay.sandbox.provider.memory.state import Family, State
 from token_relay.service.status import Surroundings, companion_status, phone_status
 from token_relay.simulation.observer import Tables
-from token_relay.simulation.promises.ledger import Ledger, rows
+from token_relay.simulation.promises.ledger import Ledger, phone_row, rows, stored_here
 from token_relay.simulation.promises.promises import Promises
 
 SETTLE_HOURS = 8  # a request is sent again at least every 6 hours, a quarter more with its jitter
@@ -41,14 +50,22 @@ class JudgedDevice:
 
     def status(self) -> dict[str, Any]:
         """Return the end's present ``status``."""
-        here = Surroundings(self.kind, self.name, self.device_id, "", self.is_connected, "", "", {}, "")
+        error = "" if self.is_connected else "connection refused"
+        here = Surroundings(self.kind, self.name, self.device_id, "", self.is_connected, error, "", {}, "")
         pairings = list(rows(self.tables, Pairing).values())
         outbox = list(rows(self.tables, Outgoing).values())
         grants = list(rows(self.tables, Grant).values())
         tokens = list(rows(self.tables, CachedToken).values())
         if self.kind == "companion":
             return companion_status(
-                here, self.now, pairings=pairings, outbox=outbox, grants=grants, tokens=tokens, problems={}
+                here,
+                self.now,
+                pairings=pairings,
+                outbox=outbox,
+                grants=grants,
+                tokens=tokens,
+                primary=list(rows(self.tables, PrimaryPhone).values()),
+                problems={},
             )
         return phone_status(
             here,
@@ -95,13 +112,16 @@ def _knows_pairings_of(end: JudgedDevice, peer: JudgedDevice) -> bool:
     return {grant.pairing_id for grant in rows(peer.tables, Grant).values() if grant.pairing_id} <= known
 
 
-def is_quiet(tables: Tables) -> bool:
-    """Whether nothing is under way at an end, according to its disk."""
+def is_quiet(tables: Tables, strange: Set[str] = frozenset()) -> bool:
+    """Whether nothing is under way at an end, according to its disk; ``strange`` pairings never come to rest."""
     return (
-        not rows(tables, Outgoing)
-        and all(row.state in SETTLED for row in rows(tables, PhoneHandoff).values())
-        and all(row.state in ("stored", "dead") for row in rows(tables, CompanionHandoff).values())
-        and all(row.state not in UNANSWERED and not _is_refused(row) for row in rows(tables, Grant).values())
+        all(row.pairing_id in strange for row in rows(tables, Outgoing).values())
+        and all(row.state in SETTLED or row.pairing_id in strange for row in rows(tables, PhoneHandoff).values())
+        and all(row.state != "ready" or row.pairing_id in strange for row in rows(tables, CompanionHandoff).values())
+        and all(
+            row.pairing_id in strange or (row.state not in UNANSWERED and not _is_refused(row))
+            for row in rows(tables, Grant).values()
+        )
     )
 
 
@@ -116,6 +136,8 @@ def _judge_phone(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, JudgedD
     latest: dict[str, PhoneHandoff] = {}
     for row in sorted(rows(view.tables, PhoneHandoff).values(), key=lambda row: row.created_at):
         latest[row.pairing_id] = row
+        if row.pairing_id in ledger.strange:
+            continue  # a stranger answers when it likes
         look(ledger, row.state in SETTLED or _may_wait(row, slug, view, by_id), view.name, _spell(row, slug))
         if row.state not in SETTLED:
             known = shown.get(row.handoff_id)
@@ -152,8 +174,9 @@ def _agree(ledger: Ledger, view: JudgedDevice, companion: JudgedDevice, row: Pho
     pairing = rows(companion.tables, Pairing).get((row.pairing_id,))
     if pairing is None or pairing.state != "active":
         return  # only the companion has finished this pairing: no phone listens to it, and its person pairs again
-    theirs = rows(companion.tables, CompanionHandoff).get((row.handoff_id,))
-    grants = [grant for grant in rows(companion.tables, Grant).values() if grant.handoff_id == row.handoff_id]
+    theirs = stored_here(companion.tables, row.pairing_id, row.handoff_id)
+    every = rows(companion.tables, Grant).values()
+    grants = [it for it in every if (it.pairing_id, it.handoff_id) == (row.pairing_id, row.handoff_id)]
     is_sealed = any((grant.state, grant.reason) == ("needs_handoff", "uncertain") for grant in grants)
     if theirs is not None and (theirs.state == "dead" or is_sealed):
         look(ledger, row.device_state not in ("held", "refreshing"), view.name, f"thinks {_spell(row, slug)} is alive")
@@ -170,9 +193,10 @@ def _judge_companion(ledger: Ledger, view: JudgedDevice, by_id: Mapping[str, Jud
     for grant in grants:
         is_known = grant.state not in UNANSWERED and not _is_refused(grant)
         # the provider is not asked until the phone gives a lease, and seldom while a handoff is READY
-        may_not = is_lease_over(grant, view.now) or _awaits_handoff(grant, view)
+        may_not = is_lease_over(grant, view.now) or _awaits_handoff(grant, view) or grant.pairing_id in ledger.strange
         look(ledger, is_known or in_flight or may_not, view.name, f"grant {grant.grant_id[:8]} is still {grant.state}")
-    works_on = (grant.state in ("held", "refreshing") or _awaits_handoff(grant, view) for grant in grants)
+    ours = [grant for grant in grants if grant.pairing_id not in ledger.strange] or grants  # a stranger's hides none
+    works_on = (grant.state in ("held", "refreshing") or _awaits_handoff(grant, view) for grant in ours)
     if not any(works_on):
         look(ledger, has_action, view.name, "nothing here gives tokens, and status names no action")
     peers = [peer for peer in by_id.values() if peer.is_here and peer is not view]
@@ -199,7 +223,7 @@ def _awaits_handoff(grant: Grant, view: JudgedDevice) -> bool:
 def _is_their_turn(row: CompanionHandoff, by_id: Mapping[str, JudgedDevice], ever_restored: Set[str]) -> bool:
     """Whether a phone waits with this handoff for its person, and says so; or every phone has forgotten us or it."""
     phones = [view for view in by_id.values() if view.kind == "phone"]
-    found = [rows(view.tables, PhoneHandoff).get((row.handoff_id,)) for view in phones]
+    found = [phone_row(view.tables, row.pairing_id, row.handoff_id) for view in phones]
     if any(theirs is not None and theirs.state == "offered" for theirs in found):
         return True
     if all(theirs is None for theirs in found) and any(view.name in ever_restored for view in phones):
@@ -229,7 +253,8 @@ def _judge_chains(ledger: Ledger, views: list[JudgedDevice], told: int) -> None:
     named = told + ledger.forgotten
     for view in views:
         for row in rows(view.tables, PhoneHandoff).values():
-            named += row.orphans + (row.state not in ("done", "offered"))
+            is_theirs = row.pairing_id in ledger.strange  # what a stranger was given is its own to lose
+            named += row.orphans + (row.state not in ("done", "offered") or is_theirs)
     unheld: list[str] = []
     for chain in sorted(set(ledger.chains.values()) - held):
         ledger.checks[6] += 1

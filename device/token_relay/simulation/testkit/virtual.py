@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 from urllib.parse import urlencode
 
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff
+from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff, PrimaryPhone
 from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.policy import Policy
 from token_relay.apps.server import PATH, TokenApi
@@ -201,9 +201,10 @@ class _VirtualDevice(testkit.Device):
         target = f"{PATH}?{urlencode(query)}" if query else PATH
 
         async def answer() -> tuple[int, JsonObject]:
-            api = TokenApi(end.agent.keeper, Policy(uid), clock=end.clock)
+            keeper = end.agent.keeper
+            api = TokenApi(keeper, Policy(uid), clock=end.clock, phones=keeper)
             reply = await api.answer(Peer(uid=uid, gid=os.getegid(), pid=os.getpid()), "GET", target)
-            return reply.status, {**reply.body}
+            return reply.status, json.loads(reply.octets())
 
         return await self._ask(lambda: end.call(answer()))
 
@@ -310,6 +311,7 @@ class VirtualCompanion(_VirtualDevice, testkit.Companion):
                 end.clock.now(),
                 pairings=end.rows(Pairing),
                 outbox=end.rows(Outgoing),
+                primary=end.rows(PrimaryPhone),
                 grants=grants,
                 tokens=end.rows(CachedToken),
                 problems=problems,

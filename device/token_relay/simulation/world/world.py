@@ -27,6 +27,7 @@ from token_relay.protocol.identity import KeyPair, raw_id
 from token_relay.protocol.messages import Message, decode
 from token_relay.sandbox.provider.world.rules import Kind
 from token_relay.simulation.announcer import Announcer
+from token_relay.simulation.lies import Role
 from token_relay.simulation.loop import VirtualLoop
 from token_relay.simulation.observer import Observer
 from token_relay.simulation.ports.channel import Packet, SimulatedBroker
@@ -36,6 +37,7 @@ from token_relay.simulation.ports.real_disk import RealTier
 from token_relay.simulation.ports.tiers import FastTier, MemoryTier, Tier
 from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedDevice, SimulatedPhone
 from token_relay.simulation.world.snapshots import Snapshot, capture, restore
+from token_relay.simulation.world.third_end import ThirdEnd
 
 T = TypeVar("T")
 E = TypeVar("E", bound=SimulatedDevice)
@@ -66,6 +68,8 @@ class World:
         phones: int = 1,
         companions: int = 1,
         shuffles: bool = False,
+        third: Role | None = None,
+        manners: float = 1.0,
     ) -> None:
         self.profile = profile
         self.seed = seed
@@ -96,6 +100,11 @@ class World:
             self.add_phone()
         for _ in range(companions):
             self.add_companion()
+        self.third: ThirdEnd | None = None
+        """A hostile device that honest ones pair with; it is none of :attr:`ends`."""
+        if third is not None:
+            self.third = self._new(ThirdEnd, "third", role=third, manners=manners)
+            self.third.others = self.ends
 
     # -- devices ---------------------------------------------------------------------------------------
 
@@ -103,6 +112,11 @@ class World:
     def ends(self) -> list[SimulatedDevice]:
         """All devices."""
         return [*self.phones, *self.companions]
+
+    @property
+    def everybody(self) -> list[SimulatedDevice]:
+        """All devices, a hostile one among them."""
+        return self.ends if self.third is None else [*self.ends, self.third]
 
     def add_phone(self) -> SimulatedPhone:
         """Add a phone, switched off: "phone", "phone2", …"""
@@ -114,9 +128,10 @@ class World:
         self.companions.append(self._new(self.companion_type, _numbered("watch", len(self.companions) + 1)))
         return self.companions[-1]
 
-    def _new(self, kind: type[E], name: str) -> E:
+    def _new(self, kind: type[E], name: str, **more: Any) -> E:
         return kind(
             name,
+            **more,
             seed=self.seed,
             tier=self.tier,
             loop=self.loop,
@@ -197,7 +212,7 @@ class World:
         try:
             return await story
         finally:
-            for end in self.ends:
+            for end in self.everybody:
                 await end.crash()
 
     def close(self) -> None:
@@ -210,7 +225,7 @@ class World:
                 self.loop.forgive()
                 self.loop.run_until_complete(asyncio.wait(leftover))
             self.loop.close()
-        for end in self.ends:
+        for end in self.everybody:
             end.disk.store.close()
         self.tier.close()
 
@@ -233,14 +248,14 @@ class World:
         """Close all connections, stay away for a while, let everybody connect again; sessions stay."""
         self.broker.go_down()
         await asyncio.sleep(down_s)
-        self.broker.come_up([end.channel for end in self.ends if end.is_on])
+        self.broker.come_up([end.channel for end in self.everybody if end.is_on])
         await self.loop.settle()
 
     def read(self, packet: Packet | bytes) -> Message | None:
         """Open an envelope with its recipient's key, for a predicate that looks at the type; None for pairing."""
         payload = packet if isinstance(packet, bytes) else packet.payload
         sender, recipient = payload[4:20], payload[20:36]
-        by_id = {raw_id(end.identity.public_key): end for end in self.ends}
+        by_id = {raw_id(end.identity.public_key): end for end in self.everybody}
         if len(payload) <= HEADER_BYTES or sender not in by_id or recipient not in by_id:
             return None
         own = by_id[recipient].identity

@@ -11,7 +11,7 @@ from token_relay.provider.oauth import DiscoveryFailed, ProviderMetadata, read_m
 
 _TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _TENANT_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-_CIAM_SUFFIX = ".ciamlogin.com"
+CIAM_SUFFIX = ".ciamlogin.com"
 
 
 def native_base(provider_url: str, tenant: str | None = None) -> str:
@@ -34,8 +34,8 @@ def native_base(provider_url: str, tenant: str | None = None) -> str:
             raise ConfigError("the provider URL names another tenant than the one given")
         return urlunsplit(parts._replace(path=f"/{path}"))
     host = parts.hostname or ""
-    if not tenant and host.endswith(_CIAM_SUFFIX):
-        tenant = host.removesuffix(_CIAM_SUFFIX)
+    if not tenant and host.endswith(CIAM_SUFFIX):
+        tenant = host.removesuffix(CIAM_SUFFIX)
     if not tenant:
         raise ConfigError("the provider URL does not say which tenant is meant", hint="give the tenant")
     return urlunsplit(parts._replace(path=f"/{_tenant_segment(tenant)}"))
