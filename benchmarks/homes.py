@@ -59,6 +59,8 @@ def make_home(kind: Kind, home: Path, broker_url: str) -> bytes:
     if kind == "phone":
         text += "allow_refresh_token_access = true\n"
         text += f'[provider]\nurl = "{ISSUER}"\nclient_id = "{CLIENT_ID}"\nprofile = "entra"\n'
+    else:
+        text += '[provider]\nhosts = ["127.0.0.1"]\n'
     text += f'[broker]\nurl = "{broker_url}"\n'
     (home / "config.toml").write_text(text)
     (home / "config.toml").chmod(0o600)

@@ -13,6 +13,7 @@ from tests.agents.guard_kit import UNKNOWN, an_offer, between, count, deafen, er
 from tests.agents.world_kit import SimulatedPhone, World, running
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.records import (
+    AuditEvent,
     CompanionHandoff,
     Grant,
     Outgoing,
@@ -526,3 +527,52 @@ async def test_every_one_time_key_is_a_fresh_one() -> None:
         (row,) = await world.watch.rows(CompanionHandoff, state="ready")
         assert isinstance(row.one_time_key, PrivateKey)
         assert KeyPair.from_random(row.one_time_key.reveal()).public_key == row.one_time_public
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (m.Stored(handoff_id=UNKNOWN), "wrong_direction: STORED"),
+        (m.Lease(challenge="ee" * 16, handoffs=[]), "stale_challenge"),
+        (m.Pair3(transcript_hash="ee" * 32), "wrong_transcript"),
+    ],
+)
+async def test_a_peers_mistake_is_told_by_reason_and_field_and_not_for_each_message(body: m.Body, told: str) -> None:
+    """Who writes the other end sees nothing else of it; a peer that repeats it must not fill the audit table."""
+    async with running("entra") as world:
+        for _ in range(30):
+            await say(world.phone, body)
+        (event,) = [row for row in await world.watch.rows(AuditEvent) if row.name == "message_refused"]
+        assert (event.device, event.detail) == (world.phone.id, told)
+        assert world.watch.agent.turns.rejects[told.partition(":")[0]] == 30
+        await world.clock.advance(601)
+        await say(world.phone, body)
+        assert len([row for row in await world.watch.rows(AuditEvent) if row.name == "message_refused"]) == 2
+
+
+async def test_an_offer_that_was_changed_is_told() -> None:
+    async with running("entra") as world:
+        deafen(world, world.phone)
+        await say(world.phone, an_offer())
+        await say(world.phone, an_offer(scope="openid other"))
+        (event,) = [row for row in await world.watch.rows(AuditEvent) if row.name == "message_refused"]
+        assert event.detail == "offer_changed"
+
+
+@pytest.mark.parametrize(
+    ("sealed", "told"),
+    [
+        (b"not json", "bad_grant: not one JSON object"),
+        (b"{}", "bad_grant: v"),
+        (b'{"v":1,"a-secret-value":1}', "bad_grant: pairing_id"),
+    ],
+)
+async def test_a_grant_that_cannot_be_read_is_told_by_its_field_and_never_by_what_it_holds(
+    sealed: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_relay.agents.phone.steps, "encode_grant", lambda payload: sealed)
+    async with running("entra") as world:
+        with pytest.raises(Exception, match="lost"):
+            await world.phone.hand_off()
+        (event,) = [row for row in await world.watch.rows(AuditEvent) if row.name == "grant_refused"]
+        assert event.detail == told and "a-secret" not in str(await world.watch.rows(AuditEvent))

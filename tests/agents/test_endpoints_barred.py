@@ -139,7 +139,11 @@ async def test_an_open_use_stays_open_behind_a_barred_endpoint(came: str) -> Non
         await world.watch.edit(after, token_endpoint=before.token_endpoint)
         world.watch.agent.keeper.reload()
         await world.clock.advance(3 * 3600)
-        assert len(world.watch.http.requests) > asked, "the late try of an open use goes on"
+        after = await world.watch.grant()
+        if came == "page":
+            assert len(world.watch.http.requests) > asked, "the late try of an open use goes on"
+        else:  # what this provider did to a lost request is not known, and another use could end other grants
+            assert (after.state, after.reason) == ("needs_handoff", "uncertain")
 
 
 async def test_a_grant_that_is_refused_says_which_field_was_wrong_and_never_its_value() -> None:

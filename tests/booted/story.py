@@ -151,6 +151,7 @@ class Story:
             "# profile =.*": 'profile = "entra"',
             "# tenant =.*": 'tenant = "contoso"',
             "# allow_refresh_token_access = .*": "allow_refresh_token_access = true",
+            "# hosts = .*": 'hosts = ["127.0.0.1:8400"]',
         }
         script = "; ".join(f"s|^{old}$|{new}|" for old, new in settings.items())
         run(f"sed -i '{script}' /etc/token-relay/phone.toml /etc/token-relay/companion.toml")

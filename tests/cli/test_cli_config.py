@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -96,6 +97,36 @@ def test_the_idle_days_may_be_told_at_either_end(days: int) -> None:
 def test_idle_days_that_are_no_number_of_days_are_refused(days: str) -> None:
     (problem,) = problems(PhoneConfig, PHONE + f"idle_days = {days}\n")
     assert "provider.idle_days: " in problem
+
+
+HOSTS = f"{COMPANION.partition('[')[0]}[broker]\nurl = 'mqtts://broker.example'\n[provider]\nhosts = "
+
+
+@pytest.mark.parametrize(
+    "hosts", [[], ["login.example"], ["127.0.0.1"], ["localhost:8400"], ["[::1]:8400", "[::1]"], ["a.example"] * 64]
+)
+def test_hosts_that_a_grant_may_name_are_hosts_with_or_without_a_port(hosts: list[str]) -> None:
+    found = check_config(CompanionConfig, HOSTS + json.dumps(hosts), BASE)
+    assert isinstance(found, CompanionConfig) and found.provider.hosts == hosts
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "https://login.example", "login.example/token", "Login.example", "login.example:", "login.example:0", "",
+        "login.example:99999", "user@login.example", "::1", "[::1", "*.example?", "login example", "lögin.example",
+    ],
+)  # fmt: skip
+def test_anything_else_as_a_host_is_refused(entry: str) -> None:
+    (problem,) = problems(CompanionConfig, HOSTS + json.dumps([entry]))
+    assert "provider.hosts: " in problem and "HOST:PORT" in problem
+
+
+def test_too_many_hosts_are_refused_and_a_phone_has_none() -> None:
+    (problem,) = problems(CompanionConfig, HOSTS + json.dumps(["a.example"] * 65))
+    assert "provider.hosts: " in problem
+    (problem,) = problems(PhoneConfig, PHONE + 'hosts = ["a.example"]\n')
+    assert "provider.hosts: no such setting" in problem
 
 
 def test_a_companion_is_not_told_where_its_provider_is() -> None:

@@ -131,6 +131,18 @@ def test_home_from_the_environment_is_made_with_its_parents(shell: Shell, create
     assert (Path(shell.env["HOME"]) / ".local/state/token-relay/companion/config.toml").exists()
 
 
+def test_hosts_that_a_grant_may_name_are_written_and_nothing_of_this_machine_is_implied(
+    shell: Shell, home: Path, created: list[tuple[str, Path, str]]
+) -> None:
+    assert shell(*COMPANION_INIT.split(), "--home", str(home)).code == 0
+    assert load_config(CompanionConfig, home / "config.toml").provider.hosts == [], "though the broker is on loopback"
+    words = ["--provider-host", "127.0.0.1:8400", "--provider-host", "login.example"]
+    assert shell(*COMPANION_INIT.split(), *words, "--force", "--home", str(home)).code == 0
+    assert load_config(CompanionConfig, home / "config.toml").provider.hosts == ["127.0.0.1:8400", "login.example"]
+    ran = shell(*COMPANION_INIT.split(), "--provider-host", "http://x", "--force", "--home", str(home))
+    assert ran.code == 2 and "--provider-host: must hold hosts" in ran.err
+
+
 def test_second_init_changes_nothing_without_force(
     shell: Shell, home: Path, created: list[tuple[str, Path, str]]
 ) -> None:

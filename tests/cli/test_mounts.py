@@ -54,6 +54,18 @@ def overlay(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         yield make
 
 
+@pytest.fixture(autouse=True)
+def ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that ends as soon as it has started, in this process."""
+
+    async def run(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr("token_relay.service.companion.run_companion", run)
+    monkeypatch.setattr("token_relay.cli.commands.serve.harden_process", lambda: ())
+    monkeypatch.setattr("token_relay.cli.commands.serve.configure_logs", lambda context: None)
+
+
 @pytest.mark.skipif(not may_mount(), reason="no overlay may be mounted here")
 def test_real_overlay_in_memory_is_said_at_init_and_run_and_by_doctor(
     overlay: Callable[[str], Path], shell: Shell, monkeypatch: pytest.MonkeyPatch
@@ -65,13 +77,6 @@ def test_real_overlay_in_memory_is_said_at_init_and_run_and_by_doctor(
     assert made.code == 0 and warning.startswith(f"{home} lies in memory")
     found = machine.look_at_disk(home)
     assert not found.is_ok and found.detail.startswith("overlay") and "a reboot empties it" in found.detail
-
-    async def run(*_: object) -> None:
-        pass
-
-    monkeypatch.setattr("token_relay.service.companion.run_companion", run)
-    monkeypatch.setattr("token_relay.cli.commands.serve.harden_process", lambda: ())
-    monkeypatch.setattr("token_relay.cli.commands.serve.configure_logs", lambda context: None)
     assert f"warning: {home} lies in memory" in shell("companion", "run", "--home", str(home)).err
     if mounts.lasting(Path("/proc/self/mountinfo").read_text(), home.parents[2]) == "disk":
         assert machine.look_at_disk(overlay("disk")).is_ok
@@ -87,5 +92,6 @@ def test_init_and_run_warn_of_a_home_that_may_not_last(
     monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
     made = shell(*INIT, "--home", str(tmp_path / "home"))
     assert made.code == 0 and word in json.loads(made.out)["warnings"][0]
+    assert word in shell("companion", "run", "--home", str(tmp_path / "home")).err
     found = machine.look_at_disk(tmp_path)
     assert found.is_ok is (table == "docker") and found.hint

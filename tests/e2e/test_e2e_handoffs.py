@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,16 +25,45 @@ async def test_two_phones_and_two_companions_share_nothing() -> None:
                 await pair(phone, companion)
         await asyncio.gather(*(phone.hand_off(companion) for phone in (one, two) for companion in (watch, car)))
         for companion in (watch, car):
-            for username in (OTP_USER, PASSWORD_USER):
-                status, said = await world.sandbox.resource(await companion.token("--account", username))
+            for name, username in (("one", OTP_USER), ("two", PASSWORD_USER)):
+                status, said = await world.sandbox.resource(await companion.token("--phone", name))
                 assert (status, said["username"]) == (200, username)
+            status, said = await world.sandbox.resource(await companion.token())
+            assert (status, said["username"]) == (200, OTP_USER), "the primary phone's"
+            (await companion("token", "--account", PASSWORD_USER)).expect(1)
         # what one phone takes away is its own grant on that one device
         (await one("revoke", "watch")).expect(0)
-        (await watch("token", "--account", OTP_USER)).expect(4)
-        for companion, username in ((watch, PASSWORD_USER), (car, OTP_USER), (car, PASSWORD_USER)):
-            await companion.token("--account", username)
+        (await watch("token", "--phone", "one")).expect(4)
+        for companion, name in ((watch, "two"), (car, "one"), (car, "two")):
+            await companion.token("--phone", name)
         states = {grant["account"]: grant["state"] for grant in (await watch.status())["grants"]}
         assert states == {OTP_USER: "dead", PASSWORD_USER: "held"}
+        # one phone is lost: it goes alone, and another is made primary by hand
+        assert (await car("forget", "--phone", "one", "--json")).expect(0).json["grants"] == 1
+        assert await car.action() == "choose_primary"
+        (await car("token")).expect(1)
+        assert (await car("primary", "two", "--json")).expect(0).json["device_id"] == two.device_id
+        status, said = await world.sandbox.resource(await car.token())
+        assert (status, said["username"]) == (200, PASSWORD_USER)
+
+
+async def test_a_provider_on_this_machine_is_used_only_once_a_person_has_allowed_it() -> None:
+    """A phone says where the provider is; the reload of a configuration that names the host is enough."""
+    async with World() as world:
+        phone, watch = await asyncio.gather(world.phone(), world.companion("watch", is_running=False))
+        watch.edit_config('hosts = ["127.0.0.1"]', "hosts = []")
+        await watch.run()
+        await phone.sign_in()
+        await pair(phone, watch)
+        await phone.hand_off(watch)
+        assert await watch.action() == "allow_host"
+        refused = (await watch("token", "--json")).expect(4).json
+        host = urlsplit(world.sandbox.http).netloc
+        assert refused["error"] == "locked" and host in refused["detail"] and f'hosts = ["{host}"]' in refused["action"]
+        watch.edit_config("hosts = []", f'hosts = ["{host}"]')
+        watch.running.process.send_signal(signal.SIGHUP)
+        await watch.until_generation(2)
+        assert (await world.sandbox.resource(await watch.token()))[0] == 200
 
 
 async def test_second_handoff_joins_the_open_one() -> None:

@@ -13,10 +13,12 @@ from functools import cache
 from random import Random
 from typing import Any, cast
 
-from token_relay.agents.grants.serving import Serve, look
+from token_relay.agents.companion.phones import Phones
+from token_relay.agents.grants.answers import decide
+from token_relay.agents.grants.choice import PhoneBook
 from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.records import RECORDS, CompanionHandoff, Pairing, PhoneHandoff
-from token_relay.agents.token_source import TokenQuery
+from token_relay.agents.token_source import TokenGranted, TokenQuery
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.envelope import seal_once
@@ -57,6 +59,7 @@ class _Scene:
     hostile: KeyPair
     pairing_id: str
     agent: Any
+    book: PhoneBook | None
     known: lies.Known
 
 
@@ -169,11 +172,12 @@ class Talk:
 
     def look(self) -> None:
         """Ask for a token: the honest peer's grant still answers, or the phone's own, unless that is locked."""
-        grant, found = self.vault.read(lambda tx: look(tx, TokenQuery(), self.scene.now))
+        scene = self.scene
+        grant, found = self.vault.read(lambda tx: decide(tx, TokenQuery(), scene.now, "", scene.book))
         if self.role == "companion" and grant is not None and (grant.state, grant.reason) == ("locked", "rollback"):
             return  # what any companion may bring about: the person signs in again
         assert grant is not None and grant.pairing_id != self.scene.pairing_id, "a hostile phone's grant answers"
-        assert isinstance(found, Serve), f"no token is given out: {found}"
+        assert isinstance(found, TokenGranted), f"no token is given out: {found}"
 
 
 @cache
@@ -211,5 +215,6 @@ def _scene(role: lies.Role) -> _Scene:
         KeyPair(hostile.identity.public_key, hostile.identity.private_key),
         pairing.pairing_id,
         end.agent,
+        Phones() if role == "phone" else None,
         known,
     )

@@ -5,18 +5,39 @@ The histories made by hand have their innocent twins, as in :mod:`tests.simulati
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.simulation.test_promises import NOW, STAMP, Hand, breaks, given, grant, handoff, pairing, taken
-from token_relay.agents.ports import Record
-from token_relay.agents.records import CachedToken, Grant, Outgoing, Seen
+from token_relay.agents import pairings
+from token_relay.agents.companion.endpoints import Endpoints
+from token_relay.agents.companion.phones import Phones, phones_of
+from token_relay.agents.grants import answers
+from token_relay.agents.grants.choice import Candidate, Choice
+from token_relay.agents.phone import pairing as phone_pairing
+from token_relay.agents.ports import Record, Transaction
+from token_relay.agents.records import (
+    CachedToken,
+    CompanionHandoff,
+    Grant,
+    Outgoing,
+    Pairing,
+    PhoneHandoff,
+    PrimaryPhone,
+    Seen,
+)
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import HttpRequest
 from token_relay.simulation.histories.plan import make_plan
+from token_relay.simulation.histories.runner import quiet
+from token_relay.simulation.histories.schedule import run_schedule
 from token_relay.simulation.lies import HANDOFF_TYPES, is_endpoint_of
+from token_relay.simulation.ports import memory_vault
 from token_relay.simulation.promises import coverage
 
 ISSUER = "https://provider.example"
@@ -36,7 +57,7 @@ class Two(Hand):
         self.clock = NOW
         self.promises.ledger.strangers = frozenset({"strange"})
         self.seq = 0
-        self.commit(end, HONEST, STRANGE, *put)
+        self.commit(end, HONEST, STRANGE, PrimaryPhone("self", "honest", 1), *put)
 
     def hears(self, by: str, *put: Record, delete: tuple[Record, ...] = ()) -> None:
         """Commit what a message of this pairing brings about."""
@@ -138,6 +159,9 @@ def test_an_app_that_gets_a_strangers_token_unasked_is_reported() -> None:
     theirs = replace(CACHED, grant_id="t", access_token=AccessToken("theirs"))
     hand = Two("watch", MINE, THEIRS, CACHED, theirs)
     hand.promises.served("watch", TokenQuery(), _served("access"))
+    hand.promises.served("watch", TokenQuery(phones=frozenset({"strange"})), _served("theirs"))  # named
+    with breaks(15, "watch"):
+        hand.promises.served("watch", TokenQuery(phones=frozenset({"strange"})), _served("access"))
     with breaks(15, "watch"):
         hand.promises.served("watch", TokenQuery(account="ann"), _served("theirs"))
 
@@ -185,6 +209,77 @@ def test_a_name_reaches_its_device_or_nobody_and_an_id_always_does() -> None:
 def test_the_rule_for_endpoints_is_the_hosts() -> None:
     assert is_endpoint_of(f"{ISSUER}:8443/token", ISSUER)
     assert not is_endpoint_of("https:///token", "https:///")
+
+
+# -- the old mistakes, put back ----------------------------------------------------------------------------
+
+
+def keys_in_one_name_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grant's data key is named by its id, a handoff's by the id that the peer has chosen."""
+    monkeypatch.setattr(memory_vault, "_SHAPES", {})
+    for record in (Grant, CachedToken):
+        monkeypatch.setattr(record, "sealed_under", "{grant_id}")
+    for handoffs in (PhoneHandoff, CompanionHandoff):
+        monkeypatch.setattr(handoffs, "sealed_under", "{handoff_id}")
+
+
+def the_newest_grant_of_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever phone brought it, the newest grant whose texts fit answers."""
+
+    def among(self: Phones, tx: Transaction, phones: frozenset[str]) -> Any:
+        known = phones_of(tx.select(Pairing), None)
+        return {row.pairing_id: known[row.peer_id] for row in tx.select(Pairing) if row.peer_id in known} or None
+
+    def choose(found: Iterable[Candidate]) -> Choice | None:
+        best = max(found, key=lambda one: one.rank, default=None)
+        return None if best is None else Choice(best, best if best.token is not None else None)
+
+    monkeypatch.setattr(Phones, "among", among)
+    monkeypatch.setattr(answers, "choose", choose)
+
+
+def names_before_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id or a name that is whole is preferred to the beginning of an id, and a device may be called anything."""
+
+    def resolve(word: str, known: Sequence[tuple[str, str]], **_: Any) -> str:
+        exact = [device_id for device_id, name in known if word in (device_id, name)]
+        found = exact or [device_id for device_id, name in known if device_id.startswith(word) or name.startswith(word)]
+        if len(found) != 1:
+            raise LocalError(f"{word!r} means {len(found)} devices")
+        return found[0]
+
+    monkeypatch.setattr(pairings, "resolve_device", resolve)
+    monkeypatch.setattr(phone_pairing, "name_problem", lambda *_: "")
+
+
+def endpoints_unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A companion sends wherever the grant says."""
+
+    async def judge(self: Endpoints, grant: Grant) -> str:
+        return ""
+
+    monkeypatch.setattr(Endpoints, "judge", judge)
+
+
+@pytest.mark.parametrize(
+    ("put_back", "role", "seen"),
+    [
+        (keys_in_one_name_space, "phone", "changed grants"),
+        (keys_in_one_name_space, "companion", "changed grants"),
+        (the_newest_grant_of_an_account, "phone", "another phone's grant"),
+        (names_before_ids, "companion", "and reached"),
+        (endpoints_unjudged, "phone", "a request went to"),
+    ],
+)
+def test_an_old_mistake_that_is_put_back_is_found(
+    put_back: Callable[[pytest.MonkeyPatch], None], role: str, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_back(monkeypatch)
+    plans = (plan for plan in map(make_plan, range(4000)) if plan.third is not None and plan.third.role == role)
+    with quiet():
+        problems = (run_schedule(plan.seed, plan=plan).problem for plan in plans)
+        found = next(problem for problem in problems if seen in problem)
+    assert found.startswith("promise 15 ")
 
 
 # -- plans -------------------------------------------------------------------------------------------------

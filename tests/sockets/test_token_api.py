@@ -80,10 +80,10 @@ async def test_query_reaches_the_agent_as_it_was_asked(world: World) -> None:
     await get(
         world.path,
         "scope=a%20b+c&account=ann%40example.com&audience=https%3A%2F%2Fapi.example&min_valid_s=86400"
-        "&timeout_s=0&force_refresh=true",
+        "&timeout_s=0&force_refresh=true&issuer=https%3A%2F%2Fidp.example",
     )
     assert world.source.queries == [
-        TokenQuery("a b c", "ann@example.com", "https://api.example", 86400.0, 0.0, True),
+        TokenQuery("a b c", "ann@example.com", "https://api.example", 86400.0, 0.0, True, "", "https://idp.example"),
     ]
 
 
@@ -94,6 +94,7 @@ async def test_query_reaches_the_agent_as_it_was_asked(world: World) -> None:
         ("reauth_required", 401, None, None),
         ("denied", 403, None, None),
         ("not_found", 404, None, None),
+        ("ambiguous", 409, None, None),
         ("locked", 423, None, None),
         ("busy", 429, 2.2, "3"),
         ("busy", 429, None, "1"),

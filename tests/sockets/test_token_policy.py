@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from token_relay.agents.token_source import Peer, TokenQuery
+from token_relay.agents.token_source import NamedPhone, Peer, TokenQuery
 from token_relay.apps.policy import Allowed, DeniedBecause, Policy, Rule, decide, parse_policy
 from token_relay.protocol.errors import ConfigError
 
@@ -96,7 +96,8 @@ ids = st.sampled_from([0, 1, 2, OWNER])
 @st.composite
 def rules(draw: st.DrawFn) -> Rule:
     uid, gid = draw(st.none() | ids), draw(st.none() | ids)
-    return Rule(1 if uid is None and gid is None else uid, gid, draw(lists), draw(lists), draw(lists))
+    uid = 1 if uid is None and gid is None else uid
+    return Rule(uid, gid, draw(lists), draw(lists), draw(lists), issuers=draw(lists), phones=draw(lists))
 
 
 peers = st.builds(Peer, ids, ids, st.just(1), st.lists(ids, max_size=2).map(tuple))
@@ -105,26 +106,30 @@ queries = st.builds(
     st.lists(words, max_size=3).map(" ".join),
     st.sampled_from(["", "a", "b", "c"]),
     st.sampled_from(["", "a", "b", "c"]),
+    issuer=st.sampled_from(["", "a", "b", "c"]),
 )
+phones = st.none() | st.builds(NamedPhone, words, words, st.booleans())
+LIMITS = ("accounts", "audiences", "scopes", "issuers", "phones")
 
 
-@given(st.lists(rules(), min_size=1, max_size=4), peers, queries, st.data())
+@given(st.lists(rules(), min_size=1, max_size=4), peers, queries, phones, st.data())
 def test_removing_a_rule_or_an_entry_never_widens(
-    given_rules: list[Rule], peer: Peer, query: TokenQuery, data: st.DataObject
+    given_rules: list[Rule], peer: Peer, query: TokenQuery, phone: NamedPhone | None, data: st.DataObject
 ) -> None:
     index = data.draw(st.integers(0, len(given_rules) - 1))
     rule = given_rules[index]
     fewer = [given_rules[:index] + given_rules[index + 1 :]]
-    for name in ("accounts", "audiences", "scopes"):
+    for name in LIMITS:
         entries: frozenset[str] | None = getattr(rule, name)
         for entry in entries or ():
-            values = {n: getattr(rule, n) for n in ("uid", "gid", "accounts", "audiences", "scopes")}
+            values = {n: getattr(rule, n) for n in ("uid", "gid", *LIMITS)}
             narrower = Rule(**{**values, name: entries - {entry}} if entries is not None else values)
             fewer.append([*given_rules[:index], narrower, *given_rules[index + 1 :]])
-    before = decide(Policy(OWNER, tuple(given_rules)), peer, query)
+    before = decide(Policy(OWNER, tuple(given_rules)), peer, query, phone)
     for remaining in fewer:
-        after = decide(Policy(OWNER, tuple(remaining)), peer, query)
-        assert isinstance(before, Allowed) or isinstance(after, DeniedBecause)
+        after = decide(Policy(OWNER, tuple(remaining)), peer, query, phone)
+        if isinstance(after, Allowed):
+            assert isinstance(before, Allowed) and after.phones <= before.phones
 
 
 printable = st.text(

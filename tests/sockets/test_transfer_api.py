@@ -50,7 +50,13 @@ async def test_the_owner_gets_a_token_that_no_log_has(place: Path) -> None:
     transfers, path = Transfers(), place / "token.sock"
     with capture_logs() as logs:
         async with running(api(transfers), path):
-            body = json.dumps({"account": "ann", "audience": "https://api.example", "timeout_s": 5}).encode()
+            said = {
+                "account": "ann",
+                "audience": "https://api.example",
+                "timeout_s": 5,
+                "issuer": "https://idp.example",
+            }
+            body = json.dumps(said).encode()
             status, headers, answer = parse_http(await exchange(path, request(body)))
             assert parse_http(await exchange(path, request(b"{}")))[0] == 200
     assert (status, headers["cache-control"]) == (200, "no-store")
@@ -60,7 +66,10 @@ async def test_the_owner_gets_a_token_that_no_log_has(place: Path) -> None:
         "expires_in_s": 58,
         "issuer": "https://idp.example",
     }
-    assert transfers.queries == [TransferQuery("ann", "https://api.example", 5.0), TransferQuery()]
+    assert transfers.queries == [
+        TransferQuery("ann", "https://api.example", 5.0, "https://idp.example"),
+        TransferQuery(),
+    ]
     assert MARK not in repr(logs) and [entry["event"] for entry in logs].count("session_transfer_given") == 2
 
 

@@ -106,9 +106,13 @@ def test_units_of_a_program_with_an_odd_name_are_sound_by_systemds_judgement(tmp
     assert f"Command {program}/bin/token-relay is not executable" in verified(places.under_prefix("lib/systemd/system"))
     assert do.install(places, UNITS) == []
     assert places.under_prefix("bin", "token-relay").readlink() == program / "bin/token-relay"
-    bound = (places.under_prefix("lib/systemd/system") / "token-relay-phone.service").read_text()
-    written, quote = str(program).replace("%", "%%"), '"' if " " in name else ""
-    assert f" {quote}{written}{quote} /etc\n" in bound
+
+
+def test_odd_name_of_the_program_is_written_as_units_are(tmp_path: Path) -> None:
+    do.install(do.Places(tmp_path, program=Path("/opt/a b/50%")), UNITS)
+    unit = (tmp_path / "usr/local/lib/systemd/system/token-relay-phone.service").read_text()
+    assert '\nExecStart="/opt/a b/50%%/bin/token-relay" phone run --config' in unit
+    assert '/usr/bin:/bin "/opt/a b/50%%" /etc\n' in unit
 
 
 @pytest.mark.parametrize("name", ['a"b', "a'b", "a\\b", "a$b", "a:b", "a\nb", "a;b", "a\tb"])

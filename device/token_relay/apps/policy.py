@@ -135,7 +135,8 @@ def decide(
             continue
         missing = tuple(rule.exceeded_by(query, phone))
         if not missing:
-            allowed.append(Allowed(f"rule {number}", rule.per_minute, named or rule.phones or PRIMARY))
+            phones = PRIMARY if rule.phones is None else rule.phones
+            allowed.append(Allowed(f"rule {number}", rule.per_minute, named or phones))
         exceeded.update(dict.fromkeys(missing))
     if allowed:  # the most generous of several: a rule never narrows what another gives for the same phones
         best = {found.phones: found for found in sorted(allowed, key=_generosity)}

@@ -60,19 +60,22 @@ def misfit(grant: Grant, hosts: Collection[str], named: Collection[str] | None) 
 
     ``named`` are those of the issuer's discovery; None: it might name any.
     """
-    issuer_host = urlsplit(grant.issuer).hostname or ""
-    for url in filter(None, (grant.issuer, grant.token_endpoint, grant.revocation_endpoint)):
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        name = f"[{host}]" if ":" in host else host
-        with_port = f"{name}:{parts.port or PORTS.get(parts.scheme, 0)}"
-        if name in hosts or with_port in hosts:
-            continue
-        is_near = parts.scheme == "https" and not _is_here(host)
-        is_ciam = host.endswith(CIAM_SUFFIX) and issuer_host.endswith(CIAM_SUFFIX)
-        if not is_near or not (host == issuer_host or is_ciam or named is None or host in named):
-            return name if is_near else with_port
-    return ""
+    urls = filter(None, (grant.issuer, grant.token_endpoint, grant.revocation_endpoint))
+    return next(filter(None, (host_not_allowed(url, grant.issuer, hosts, named) for url in urls)), "")
+
+
+def host_not_allowed(url: str, issuer: str, hosts: Collection[str], named: Collection[str] | None = ()) -> str:
+    """Return the host of one URL of this issuer's grant, where it is not allowed; see :func:`misfit`."""
+    parts, issuer_host = urlsplit(url), urlsplit(issuer).hostname or ""
+    host = parts.hostname or ""
+    name = f"[{host}]" if ":" in host else host
+    with_port = f"{name}:{parts.port or PORTS.get(parts.scheme, 0)}"
+    if name in hosts or with_port in hosts:
+        return ""
+    if parts.scheme != "https" or _is_here(host):
+        return with_port
+    is_ciam = host.endswith(CIAM_SUFFIX) and issuer_host.endswith(CIAM_SUFFIX)
+    return "" if host == issuer_host or is_ciam or named is None or host in named else name
 
 
 def _is_here(host: str) -> bool:

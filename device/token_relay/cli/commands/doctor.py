@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from token_relay.agents.companion.endpoints import host_not_allowed
+from token_relay.agents.grants.answers import allow_host
 from token_relay.cli.client import JSON, ClientError, JsonObject
 from token_relay.cli.commands.agent_calls import call
 from token_relay.cli.parsing import DONE, FAILED, NOT_RUNNING, Context
@@ -123,7 +125,14 @@ def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list
     )
     if not issuers - {""}:
         return [Finding("provider", True, "none yet: it arrives with the grant")]
-    return [provider.discovery(issuer) for issuer in sorted(issuers - {""})[:ISSUERS_MAX]]
+    return [_issuer(issuer, config.provider.hosts) for issuer in sorted(issuers - {""})[:ISSUERS_MAX]]
+
+
+def _issuer(issuer: str, hosts: Collection[str]) -> Finding:
+    """Ask an issuer that a phone has named, where the agent itself would."""
+    if host := host_not_allowed(issuer, issuer, hosts):
+        return Finding("provider", False, f"{issuer}: not asked, {host} is not allowed here", allow_host(host))
+    return provider.discovery(issuer)
 
 
 def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from token_relay.agents.records import Grant, Pairing
-from token_relay.agents.token_source import Peer, TokenGranted, TokenQuery, TokenRefused
+from token_relay.agents.token_source import NamedPhone, Peer, TokenGranted, TokenQuery, TokenRefused
 from token_relay.apps.policy import Policy, Rule
 from token_relay.apps.replies import Reply
 from token_relay.apps.server import TokenApi, parse_query
@@ -55,6 +55,11 @@ class _Source:
         self._world.announcer.served(self._end.name, query, answer)
         return answer
 
+    async def find_phone(self, word: str) -> NamedPhone | TokenRefused:
+        """Ask the agent that runs now."""
+        found: NamedPhone | TokenRefused = await self._end.agent.keeper.find_phone(word)
+        return found
+
 
 class Performer:
     """Everything that acts on a world from outside: people, apps, faults."""
@@ -75,7 +80,11 @@ class Performer:
         self._tasks: set[asyncio.Task[None]] = set()
         third = ThirdSteps(world, promises, self._go, self._ask_with) if world.third is not None else None
         self._third = third
-        self._apis = {end.name: TokenApi(_Source(world, end), POLICY, clock=end.clock) for end in world.ends}
+        self._apis = {end.name: self._api(end) for end in world.ends}
+
+    def _api(self, end: SimulatedDevice) -> TokenApi:
+        source = _Source(self.world, end)
+        return TokenApi(source, POLICY, clock=end.clock, phones=source)
 
     async def run(self) -> None:
         """Run the whole plan, then let everything heal, and judge."""

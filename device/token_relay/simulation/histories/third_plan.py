@@ -89,7 +89,7 @@ def _steps(
         for _ in range(rng.choice((1, 2, 3))):
             draft.third(rng.uniform(5.0, ends_s), "say", "", "OFFER", "unknown", "next", 0)
         for _ in range(rng.choice((1, 2, 4))):
-            at_s, by = rng.uniform(6.0, ends_s + 40.0), rng.choice(("", "account"))
+            at_s, by = rng.uniform(6.0, ends_s + 40.0), rng.choice(("", "account", "issuer", "phone"))
             draft.third(at_s, "ask", rng.choice(watches), by)
     for _ in range(rng.randint(*MESSAGES[role])):
         kinds = rng.choices((HANDOFF_TYPES[role], OTHER_TYPES[role], wrong_way(role)), (90, 5, 5))[0]
@@ -104,19 +104,22 @@ def _in_the_middle(draft: _ThirdDraft, phone: str, watch: str, at_s: float) -> N
     """
     rng = draft.rng
     until_s = at_s + rng.uniform(20.0, 40.0)
-    place = rng.choice(("silent", "silent", "no provider", "no receipt"))
+    place = rng.choice(("silent", "silent", "no token", "no receipt"))
     match place:
         case "silent":
             draft.add(at_s - 0.1, "cut", watch, "both", is_fault=True)
             draft.add(until_s, "heal", watch)
             draft.third(at_s - 0.1, "mute")
             draft.third(until_s, "unmute")
-        case "no provider":
-            draft.add(at_s - 0.1, "http_cut", phone, is_fault=True)
+        case "no token":  # the OFFER needs the provider's discovery: only what comes after ACCEPT must fail
+            for endpoint in ("token", "sign-in"):
+                draft.add(at_s - 0.1, "http", phone, "not_sent", 9, 0, 0.0, 0, endpoint, is_fault=True)
             draft.add(until_s, "http_heal", phone)
         case _:
             draft.add(at_s - 0.1, "withhold", "", "STORED", is_fault=True)
             draft.add(until_s, "release")
+    if place != "silent":
+        draft.third(at_s - 0.1, "attend")
     draft.add(at_s, "hand_off", phone, watch, "")
     draft.third(at_s, "give", phone)
     if place == "silent" and (act := rng.choice(("", "cancel", "revoke"))):

@@ -66,6 +66,9 @@ class ThirdSteps:
     async def _unmute(self, step: Step) -> None:
         self.third.is_mute = False
 
+    async def _attend(self, step: Step) -> None:
+        self.third.manners = 1.0
+
     # -- people and apps -------------------------------------------------------------------------------
 
     async def _give(self, step: Step) -> None:
@@ -91,16 +94,20 @@ class ThirdSteps:
     async def _ask(self, step: Step) -> None:
         end = self._world.end(step.end)
         if end.is_on:
-            accounts = self._accounts(end) if step.args[0] else []
-            self._go(self._ask_for(end, accounts or [""]), step.text())
+            ways = [query for query in self._queries(end) if step.args[0] in query] or [{}]
+            self._go(self._ask_for(end, ways), step.text())
 
-    async def _ask_for(self, end: SimulatedDevice, accounts: list[str]) -> None:
-        for account in accounts:
-            await self._app_asks(end, {"account": account} if account else {})
+    async def _ask_for(self, end: SimulatedDevice, queries: list[dict[str, str]]) -> None:
+        for query in queries:
+            await self._app_asks(end, query)
 
-    def _accounts(self, end: SimulatedDevice) -> list[str]:
+    def _queries(self, end: SimulatedDevice) -> list[dict[str, str]]:
+        """Return the questions of an app that names nobody, an honest account or issuer, or a phone."""
         strange = self._promises.ledger.strange
-        return sorted({grant.account for grant in end.rows(Grant) if grant.pairing_id not in strange})
+        honest = [grant for grant in end.rows(Grant) if grant.pairing_id not in strange]
+        found = [{"account": account} for account in sorted({grant.account for grant in honest})]
+        found += [{"issuer": issuer} for issuer in sorted({grant.issuer for grant in honest})]
+        return [{}, *found, *({"phone": phone.id} for phone in (*self._world.phones, self.third))]
 
     async def hand_off(
         self, phone: SimulatedPhone, watch: SimulatedDevice, spelled: str, username: str, wish: dict[str, Any]
@@ -128,7 +135,7 @@ class ThirdSteps:
             if isinstance(end, SimulatedPhone):
                 await self._call_by_names(end)
             elif isinstance(end, SimulatedCompanion):
-                await self._ask_for(end, ["", *self._accounts(end)])
+                await self._ask_for(end, self._queries(end))
 
     async def _call_by_names(self, phone: SimulatedPhone) -> None:
         paired = {row.peer_id: row for row in phone.rows(Pairing) if row.state == "active"}

@@ -11,7 +11,7 @@ judged against them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,34 +119,26 @@ class OthersUntouched(Check):
     # -- what is hidden --------------------------------------------------------------------------------
 
     def served(self, end: str, query: TokenQuery, answer: TokenGranted | TokenRefused) -> None:
-        """A stranger's grant answers nobody who did not name it, and takes no living token out of sight."""
+        """A grant answers for the phone that brought it, and takes no living token of another out of sight."""
         tables = self.ledger.tables.get(end, {})
         if self.ledger.strange.isdisjoint(key[0] for key in rows(tables, Pairing)):
             return
-        named = getattr(query, "phone", "")
-        if named or primary_of(tables) in self.ledger.strangers:
-            return
+        wanted = {phone or primary_of(tables) for phone in query.phones}
         if isinstance(answer, TokenGranted):
             for token in rows(tables, CachedToken).values():
                 if token.access_token == answer.access_token:
                     grant = rows(tables, Grant)[token.grant_id,]
-                    is_kept = grant.pairing_id not in self.ledger.strange
-                    self.hold(is_kept, end, f"an app got the token of a stranger's grant {grant.grant_id[:8]}")
+                    by = rows(tables, Pairing).get((grant.pairing_id,))
+                    is_kept = by is None or by.peer_id in wanted
+                    self.hold(is_kept, end, f"an app got a token of {grant.grant_id[:8]}, another phone's grant")
             return
         if query.claims or query.force_refresh or answer.error in ("denied", "busy", "refused"):
             return
-        asked = [grant for grant in self._primarys(tables) if _fits(grant, query)]
+        asked = [grant for grant in _grants_of(tables, wanted - self.ledger.strangers) if _fits(grant, query)]
         people = {(grant.issuer, grant.client_id, grant.subject) for grant in asked}
         hidden = next((grant for grant in asked if self._lives(end, tables, grant, query)), None)
         seen = f"an app got {answer.error!r} although grant {hidden.grant_id[:8] if hidden else ''} has a living token"
         self.hold(hidden is None or len(people) > 1, end, seen)
-
-    def _primarys(self, tables: Tables) -> Iterator[Grant]:
-        primary = primary_of(tables)
-        for grant in rows(tables, Grant).values():
-            pairing = rows(tables, Pairing).get((grant.pairing_id,))
-            if pairing is not None and pairing.peer_id == primary and grant.state != "dead":
-                yield grant
 
     def _lives(self, end: str, tables: Tables, grant: Grant, query: TokenQuery) -> bool:
         now = self.ledger.clock_of(end)
@@ -190,12 +182,8 @@ class OthersUntouched(Check):
 
 
 def primary_of(tables: Tables) -> str:
-    """Return the peer that answers for a companion where nobody is named: the chosen one, else the oldest."""
-    for chosen in rows(tables, PrimaryPhone).values():
-        return chosen.peer_id
-    active = [row for row in rows(tables, Pairing).values() if row.state != "pending"]
-    oldest = min(active, key=lambda row: (row.paired_at, row.created), default=None)
-    return oldest.peer_id if oldest is not None else ""
+    """Return the phone that answers for a companion where none is named; it was chosen when it was the only one."""
+    return next((chosen.peer_id for chosen in rows(tables, PrimaryPhone).values()), "")
 
 
 def whose_row(tables: Tables, role: Role, pairing_id: str, handoff_id: str) -> str:
@@ -225,11 +213,17 @@ def _ids_of(body: m.Body) -> tuple[str, ...]:
             return (getattr(body, "handoff_id", None) or "",)
 
 
+def _grants_of(tables: Tables, phones: Set[str]) -> Iterator[Grant]:
+    for grant in rows(tables, Grant).values():
+        by = rows(tables, Pairing).get((grant.pairing_id,))
+        if by is not None and by.peer_id in phones and grant.state != "dead":
+            yield grant
+
+
 def _fits(grant: Grant, query: TokenQuery) -> bool:
-    is_account = not query.account or query.account in (grant.account, grant.subject)
-    return (
-        is_account and query.audience in ("", grant.audience) and set(query.scope.split()) <= set(grant.scope.split())
-    )
+    is_meant = not query.account or query.account in (grant.account, grant.subject)
+    is_meant = is_meant and query.issuer in ("", grant.issuer) and query.audience in ("", grant.audience)
+    return is_meant and set(query.scope.split()) <= set(grant.scope.split())
 
 
 def _is_lock(was: Any, row: Any) -> bool:

@@ -350,14 +350,17 @@ class SimulatedPhone(SimulatedDevice):
         return await self.command("sign_out", self.agent.accounts.sign_out())
 
     async def pair(self, companion: SimulatedCompanion) -> Pairing:
-        """Pair with a companion: show, read, compare the numbers, confirm."""
+        """Pair with a companion: show, read, compare the numbers, confirm; a name that is taken gets the id behind."""
 
         async def confirm(number: str, name: str) -> bool:
             progress = companion.agent.invitations.progress
             return progress is not None and number == progress.check_number
 
+        async def rename(problem: str) -> str:
+            return f"{companion.name} {companion.id}"
+
         text = await companion.call(companion.agent.invitations.show())
-        pairing = await self.call(self.agent.pairing.pair(text, confirm))
+        pairing = await self.call(self.agent.pairing.pair(text, confirm, rename=rename))
         await self.loop.settle()
         return pairing
 
