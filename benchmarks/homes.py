@@ -50,6 +50,7 @@ class Homes:
     phone: Path
     companion: Path
     companion_id: str
+    pairing_id: str
 
 
 def make_home(kind: Kind, home: Path, broker_url: str) -> bytes:
@@ -92,7 +93,7 @@ def paired_homes(place: Path, broker_url: str) -> Homes:
     pairing_id = os.urandom(16).hex()
     write(place / "p", pairing(pairing_id, companion, "companion"))
     write(place / "c", pairing(pairing_id, phone, "phone"))
-    return Homes(place / "p", place / "c", device_id(companion))
+    return Homes(place / "p", place / "c", device_id(companion), pairing_id)
 
 
 def pairing(pairing_id: str, peer_key: bytes, name: str) -> Pairing:
@@ -130,7 +131,7 @@ def companion_with_token(place: Path, broker_url: str) -> Homes:
     """Make two paired homes, the companion's with a grant and an access token that lasts longer than any benchmark."""
     homes = paired_homes(place, broker_url)
     now = SystemClock().now()
-    held, stamp = grant(now, pairing_id=os.urandom(16).hex()), Stamp.of(now).to_text()
+    held, stamp = grant(now, pairing_id=homes.pairing_id), Stamp.of(now).to_text()
     token = AccessToken(secrets.token_urlsafe(ACCESS_TOKEN_CHARS * 3 // 4))
     cached = CachedToken(held.grant_id, "", SCOPE, "Bearer", stamp, ACCESS_TOKEN_LIFETIME_S, held.generation, token)
     write(homes.companion, held, cached)

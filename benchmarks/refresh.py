@@ -7,7 +7,6 @@ sent with aiohttp and two raw durable commits; agent and floor take turns, each 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -57,7 +56,7 @@ async def _measure(
         password_form |= {"username": user["username"], "password": user["password"]}
         held = grant(
             SystemClock().now(),
-            pairing_id=os.urandom(16).hex(),
+            pairing_id=homes.pairing_id,
             token_endpoint=endpoint,
             refresh_token=await _refresh_token(session, endpoint, password_form),
             profile=PROFILE,

@@ -226,6 +226,7 @@ class CompanionHandoff:
     issuer: str = ""
     client_id: str = ""
     account: str = ""  # as OFFER said it; empty in a row of before schema 4
+    renews: str = ""  # the handoff in whose place this one comes, as OFFER said it
     scope: str = ""
     lease_days: int = 0
     provider_said: Literal["", "asking", ProviderSaid] = ""

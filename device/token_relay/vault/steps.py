@@ -98,6 +98,7 @@ STEPS: tuple[SchemaStep, ...] = (
                 "companion_handoffs",
                 (
                     _add("client_id", "account", "TEXT", ""),
+                    _add("account", "renews", "TEXT", ""),
                     Rekey(("pairing_id", "handoff_id"), "handoff:{pairing_id}:{handoff_id}"),
                 ),
                 sealed=("one_time_key",),

@@ -94,6 +94,7 @@ class CompanionMessages:
                 issuer=offer.issuer,
                 client_id=offer.client_id,
                 account=offer.account,
+                renews=offer.renews or "",
                 scope=offer.scope,
                 lease_days=offer.lease_days,
             )

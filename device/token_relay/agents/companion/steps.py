@@ -147,9 +147,12 @@ class CompanionSteps:
                 turn.settle(pairing.pairing_id, handoff_id=handoff_id, types=REQUESTS if everything else RECEIPT)
 
     def _store(self, turn: Turn, pairing: Pairing, row: CompanionHandoff, payload: GrantPayload) -> None:
-        person = {"issuer": payload.issuer, "client_id": payload.client_id, "subject": payload.subject}
-        # Without a subject nobody knows whose it is, so it takes nobody's place.
-        for older in turn.tx.select(Grant, pairing_id=pairing.pairing_id, **person) if payload.subject else ():
+        client = {"issuer": payload.issuer, "client_id": payload.client_id}
+        for older in turn.tx.select(Grant, pairing_id=pairing.pairing_id, **client):
+            # Without a subject nobody knows whose it is: it takes the place of what it renews, and of no other.
+            is_same = older.subject == payload.subject != "" or older.handoff_id == row.renews
+            if not is_same and (older.state, older.account) != ("dead", row.account):
+                continue
             if older.state != "dead":
                 self.end_grant(turn, older, "superseded")
             turn.tx.delete(Grant, older.grant_id)
