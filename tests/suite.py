@@ -20,6 +20,7 @@ SLOWEST = 10
 # the order of everything else is pytest's own.
 DEAR = (
     "chaos",
+    "providers",
     "e2e",
     "demo",
     "docs/test_testing_page.py",

@@ -8,6 +8,7 @@ was lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -58,7 +59,6 @@ class Gateway:
         """Every refresh token that was seen, asked with or given."""
         self.pages: list[Page] = []
         """What the next refresh requests get instead of an answer."""
-        self.page_hits = 0
         self.fate: Fate = "pass"
         """Of the next refresh request; it is ``pass`` again afterwards."""
         self.opened = asyncio.Event()
@@ -106,7 +106,6 @@ class Gateway:
             if fate == "before":
                 return self._break(request)
             if self.pages:
-                self.page_hits += 1
                 page = self.pages.pop(0)
                 return web.Response(
                     status=page.status, text=page.text, content_type=page.content_type, headers=page.headers
@@ -125,9 +124,10 @@ class Gateway:
             for name, value in answer.headers.items():
                 if name.lower() not in HOP_BY_HOP:
                     response.headers.add(name, value)
-        await response.prepare(request)
-        await response.write_eof()
-        use.is_delivered = True
+        with contextlib.suppress(ConnectionError):  # who asked is dead by now
+            await response.prepare(request)
+            await response.write_eof()
+            use.is_delivered = True
         return response
 
     def _break(self, request: web.Request) -> web.Response:

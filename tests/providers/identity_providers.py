@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from tests import node_packages
 from tests.watchdog import HANG_S
@@ -46,7 +46,7 @@ class Provider:
     """One provider; use it with ``with``. Every method blocks, for the moment that a local process needs."""
 
     program: ClassVar[str]
-    profile: ClassVar[str] = "strict"  # what fits it best; `strict` is what a person has who names none
+    rotates = True
 
     def __init__(self, name: str, *, access_token_s: int = 3600, **options: Any) -> None:
         self.name = name
@@ -168,10 +168,13 @@ class Provider:
 
 
 class OidcProvider(Provider):
-    """npm's oidc-provider; ``rotation`` is always, default or never."""
+    """npm's oidc-provider; ``rotation`` is always, default (for public clients) or never."""
 
     program = "oidc_provider.mjs"
-    profile = "oidc-provider"
+
+    def __init__(self, name: str, *, rotation: Literal["always", "default", "never"], **options: Any) -> None:
+        super().__init__(name, rotation=rotation, **options)
+        self.rotates = rotation != "never"
 
     def command(self) -> Sequence[str]:
         node_packages.installed(HERE, "the provider written in JavaScript was")

@@ -78,7 +78,7 @@ class KillRounds:
         generation = (await self._watch.grant())["generation"]
         is_killed = await self._strike(kind, before)
         uses = self._gateway.uses[before:]
-        is_lost = self._app.on_disk().state != "held" if is_killed else not uses[-1].is_delivered
+        is_lost = not all(use.is_delivered for use in uses) or (is_killed and self._app.on_disk().state != "held")
         never_asked = is_lost and not any(use.status for use in uses)
         if is_killed:
             self._world.programs.remove(self._watch.running)
@@ -88,7 +88,7 @@ class KillRounds:
         self._tally.kinds[kind] += 1
         self._tally.lost_answers += is_lost
         self._tally.of_them_never_asked += never_asked
-        self._tally.double_uses += 0 if is_lost else self._repeats(before)
+        self._tally.double_uses += 0 if is_lost or not self._world.provider.rotates else self._repeats(before)
         self._tally.grants_lost_with += is_lost and not is_back
         self._tally.grants_lost_without += not is_lost and not is_back
         if not is_back:

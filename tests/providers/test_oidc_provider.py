@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from tests.providers.identity_providers import OidcProvider, Provider
@@ -30,7 +32,10 @@ class TestItsDefault(Stories):
 
 
 class TestNeverRotates(Stories):
-    known = Known("dead", "accepted by the provider", lost_answer="forgiven", refresh_gives_new=False)
+    """The profile `duende` is that of a refresh token whose value never changes."""
+
+    known = Known("dead", "accepted by the provider", lost_answer="forgiven")
+    init_options: ClassVar[tuple[str, ...]] = ("--profile", "duende")
 
     @staticmethod
     def make() -> Provider:
