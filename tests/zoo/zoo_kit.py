@@ -101,7 +101,7 @@ async def grant_without_token(profile: str) -> AsyncIterator[Met]:
         await world.clock.advance(10)
         grant = await world.watch.grant()
         assert grant.state == "held" and grant.refresh_token is not None
-        await world.watch.edit(grant, profile=profile)
+        await world.watch.edit(grant, profile=profile, behaviour="")
         await world.clock.advance(TOKEN_LIFE_S + 1)
         grant = await world.watch.grant()
         assert grant.state == "held" and grant.refresh_token is not None
