@@ -361,11 +361,12 @@ def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str
 
 
 def _granted(answered: str, requested: str, profile: str) -> str:
-    """Return the grant's scope: what the answer says, and those of our words that answers tend to leave out.
+    """Return the grant's scope: what the answer says, which is exact where it says something. RFC 6749 §5.1.
 
-    Entra alone grants ``offline_access`` without a word; a refresh that asks for less gets no refresh token there.
+    Entra alone grants words of OpenID Connect without saying so, and a refresh there without ``offline_access`` gets no
+    refresh token. Elsewhere a word that was not granted would make every refresh of a companion fail.
     """
     if not answered:
         return normalise_scope(requested)
-    tacit = {"openid", "profile", "email"} | ({"offline_access"} if profile == "entra" else set())
+    tacit = {"openid", "profile", "email", "offline_access"} if profile == "entra" else set()
     return normalise_scope(f"{answered} {' '.join(tacit & set(requested.split()))}")
