@@ -28,10 +28,10 @@ def make_old(link: Link) -> None:
     """Let this link, from now on and until it is made anew, know version 1 alone."""
     accept, hello = link._accept, link._hello
 
-    def accept_version_1(*args: Any) -> None:
+    def accept_version_1(*args: Any, **options: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:  # nothing awaits in here, so no other link meets it
             patch.setattr(link_module, "decode", _decode)
-            accept(*args)
+            accept(*args, **options)
 
     def hello_version_1(*args: Any, **options: Any) -> None:
         hello(*args, **{**options, "version": 1})

@@ -23,14 +23,14 @@ from token_relay.agents.turn import Turn
 from token_relay.protocol import delivery
 from token_relay.protocol import messages as m
 from token_relay.protocol.errors import LocalError
+from token_relay.service.status import Surroundings, phone_status
 
 pytestmark = pytest.mark.asyncio
 DAY = 86_400
 
 
-async def second_watch(world: World, name: str = "") -> SimulatedCompanion:
+async def second_watch(world: World) -> SimulatedCompanion:
     watch = world.add_companion()
-    watch.name = name or watch.name
     await watch.start()
     await world.pair(world.phone, watch)
     return watch
@@ -57,11 +57,9 @@ async def test_a_companion_named_as_another_is_called_what_the_person_types(kind
             "a whole id": watch_id,
             "as it is shown": f"watch ({watch_id[:6]})",
         }[kind]
-        with pytest.raises(LocalError, match="already"):
-            await second_watch(world, name)
-        assert [row.peer_id for row in await world.phone.rows(Pairing)] == [watch_id]
-
-        thief, asked = world.companions[1], list[str]()
+        thief, asked = world.add_companion(), list[str]()
+        thief.name = name
+        await thief.start()
 
         async def yes(number: str, shown: str) -> bool:
             return True
@@ -70,6 +68,10 @@ async def test_a_companion_named_as_another_is_called_what_the_person_types(kind
             asked.append(problem)
             return watch_id[:4] if len(asked) == 1 else "car"
 
+        text = await thief.agent.invitations.show()
+        with pytest.raises(LocalError, match="already"):  # nobody is asked
+            await world.within(world.phone.agent.pairing.pair(text, yes))
+        assert [row.peer_id for row in await world.phone.rows(Pairing)] == [watch_id]
         text = await thief.agent.invitations.show()
         await world.within(world.phone.agent.pairing.pair(text, yes, rename=rename))
         assert len(asked) == 2 and repr(name) in asked[0]
@@ -133,6 +135,24 @@ async def test_a_companion_cannot_take_over_the_handoffs_of_a_pairing_that_was_f
         with pytest.raises(Exception, match="pairing id reused"):
             await world.within(world.phone.agent.pairing.pair(text, yes))
         assert await world.phone.rows(Pairing) == [] and await world.phone.rows(PhoneHandoff) == before
+
+
+async def phones_action(world: World) -> str:
+    phone = world.phone
+    status: dict[str, Any] = phone_status(
+        Surroundings("", phone.name, phone.id, "", True, "", "", {}, ""),
+        phone.clock.now(),
+        pairings=await phone.rows(Pairing),
+        outbox=await phone.rows(Outgoing),
+        handoffs=await phone.rows(PhoneHandoff),
+        grants=await phone.rows(Grant),
+        tokens=[],
+        problems={},
+        allow_refresh_token_access=True,
+    )
+    if status["action"] is not None and status["action"]["slug"] == "restored_phone":
+        assert status["action"]["sentence"].startswith("watch2 says")
+    return status["action"]["slug"] if status["action"] else ""
 
 
 # -- ROLLBACK ----------------------------------------------------------------------------------------------
@@ -201,7 +221,9 @@ async def test_a_companions_claim_locks_the_phones_own_and_leaves_anothers_move_
         assert (await world.phone.handoff()).state == "cancelled" and pairing.rollback == ""
         back = await world.phone.one(Grant, grant_id=before.grant_id)
         assert (back.state, back.reason) == ("locked", "rollback") and back.refresh_token is not None
+        assert await phones_action(world) == "restored_phone"
         await world.phone.sign_in()  # the way out
+        assert await phones_action(world) != "restored_phone"
         assert (await world.phone.hand_off(strategy="move")).state == "done"
 
 

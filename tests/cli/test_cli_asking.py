@@ -205,6 +205,7 @@ def test_password_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -
         (CODE, "use --otp-file or --otp-command"),
         ({"kind": "confirm", "text": "The same number?"}, "--yes answers without asking"),
         ({"kind": "invitation"}, "- for standard input"),
+        ({"kind": "device_name", "text": "'watch' can mean watch (6e6ljv) already; call it"}, "after --as"),
     ],
 )
 def test_without_a_terminal_nobody_is_asked_and_the_option_is_named(ask: dict[str, object], hint: str) -> None:
@@ -220,6 +221,13 @@ def test_confirmation_takes_only_a_yes(typed: str, answer: str | None) -> None:
     ctx = context(Terminal(typed))
     assert answers(Sources(), ctx=ctx).answer({"kind": "confirm", "text": "The same number?"}) == answer
     assert text_of(ctx) == "The same number? [y/N] "
+
+
+@pytest.mark.parametrize(("typed", "answer"), [("car\n", "car"), (" second watch \n", "second watch"), ("\n", None)])
+def test_a_device_is_called_what_is_typed(typed: str, answer: str | None) -> None:
+    ctx = context(Terminal(typed))
+    assert answers(Sources(), ctx=ctx).answer({"kind": "device_name", "text": "taken; call it"}) == answer
+    assert text_of(ctx) == "taken; call it: "
 
 
 def test_yes_confirms_without_asking() -> None:

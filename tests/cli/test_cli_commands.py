@@ -64,6 +64,7 @@ def granted(token: str = JWT) -> TokenGranted:
         ("phone import --refresh-token-file F", "import", {}),
         ("phone pair", "pair", {"yes": False}),
         ("phone pair RTR1:ABC --yes", "pair", {"yes": True, "invitation": "RTR1:ABC"}),
+        ("phone pair RTR1:ABC --as car", "pair", {"yes": False, "invitation": "RTR1:ABC", "as": "car"}),
         ("phone pair -", "pair", {"yes": False, "invitation": "RTR1:FROM-STDIN"}),
         ("phone handoff kitchen", "handoff", {"device": "kitchen", "wait_s": 60.0}),
         (

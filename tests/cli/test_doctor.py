@@ -21,10 +21,12 @@ import pytest
 from tests.cli.cli_kit import Agent, Ran, Shell, context
 from token_relay.agents.ports import Now
 from token_relay.ca import store as certs
-from token_relay.cli.commands.doctor import home_of
+from token_relay.cli.client import JsonObject
+from token_relay.cli.commands.doctor import _provider, home_of
 from token_relay.host import mounts
 from token_relay.host.clock import SystemClock
-from token_relay.host.config import BrokerConfig, VaultConfig
+from token_relay.host.config import BrokerConfig, CompanionConfig, VaultConfig
+from token_relay.host.config_file import check_config
 from token_relay.host.device_key import write_csr
 from token_relay.host.mounts import Mount, find_mount
 from token_relay.service.checks import broker, local, machine
@@ -380,6 +382,20 @@ def test_without_home_it_is_3_and_says_how_to_make_one(shell: Shell, short_path:
     assert "FAIL  home" in ran.out
     assert "FAIL  configuration  none found" in ran.out
     assert "FAIL  agent" in ran.out
+
+
+def test_an_issuer_that_a_phone_has_named_is_asked_only_where_the_agent_would_ask_it(device: Device) -> None:
+    """The provider of these tests listens on this machine, and counts nothing as asked."""
+    text = 'name = "watch"\n[broker]\nurl = "mqtts://broker.example"\n[provider]\nhosts = '
+    host = device.issuer.removeprefix("http://")
+    status: JsonObject = {"grants": [{"issuer": device.issuer}]}
+    for hosts, is_ok in (([], False), ([host], True)):
+        config = check_config(CompanionConfig, text + json.dumps(hosts), Path("/"))
+        assert isinstance(config, CompanionConfig)
+        (finding,) = _provider(config, status)
+        assert finding.is_ok is is_ok
+        if not is_ok:
+            assert f"not asked, {host} is not allowed here" in finding.detail and f'hosts = ["{host}"]' in finding.hint
 
 
 def test_who_has_no_home_and_names_none_means_the_service(tmp_path: Path) -> None:

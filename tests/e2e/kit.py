@@ -187,7 +187,8 @@ class World:
     async def companion(self, name: str = "watch", *options: str, is_running: bool = True) -> Companion:
         """Initialise (and start) a companion."""
         companion = Companion(self, "companion", name)
-        await self._init(companion, "--provider-host", "127.0.0.1", *options, is_running=is_running)
+        hosts = () if name in self.commands else ("--provider-host", "127.0.0.1")  # an old program asks for none
+        await self._init(companion, *hosts, *options, is_running=is_running)
         return companion
 
     async def _init(self, agent: Agent, *options: str, is_running: bool) -> None:

@@ -286,7 +286,7 @@ def test_an_old_mistake_that_is_put_back_is_found(
 
 
 def test_some_plans_have_a_third_end_and_the_others_are_as_they_were() -> None:
-    plans = [make_plan(seed) for seed in range(600)]
+    plans = [make_plan(seed) for seed in range(4000)]
     thirds = [plan for plan in plans if plan.third]
     assert {plan.third.role for plan in thirds if plan.third} == {"phone", "companion"}
     assert 0.06 < len(thirds) / len(plans) < 0.16

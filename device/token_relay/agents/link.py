@@ -161,16 +161,16 @@ class Link:
             log.error("message_failed", error_type=type(exc).__name__, where=where(exc.__traceback__))
             self._turns.count_reject("internal_error")
 
-    async def _tell(self, sender: str, exc: PeerError) -> None:
-        """Write an event about a peer's mistake, now and then: whoever writes the other end looks for it."""
-        if self._rates.allows(f"{sender}:{exc.reason}", TELLS, self._clock.now().boot_s):
-            await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
-
     async def _hear_last(self, pairing_id: str) -> None:
         """Take the newest HELLO of a flood after all: its list of handoffs and its challenge are those that count."""
         await self._clock.sleep(LAST_AFTER_S)
         topic, payload = self._last_hellos.pop(pairing_id)
         await self.receive(topic, payload, is_last=True)
+
+    async def _tell(self, sender: str, exc: PeerError) -> None:
+        """Write an event about a peer's mistake, now and then: whoever writes the other end looks for it."""
+        if self._may(f"{sender}:{exc.reason}", self._clock.now(), TELLS):
+            await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
 
     def _accept(self, turn: Turn, sender: str, envelope: bytes, *, is_last: bool = False) -> None:
         candidates = turn.tx.select(Pairing, peer_id=sender)

@@ -329,7 +329,7 @@ def _phone_action(
     if not live and any(grant.reason == "configuration" for grant in own):
         return action("client_refused")  # a sign-in would be refused likewise
     sign_in = action("sign_in")
-    if any((grant.state, grant.reason) == ("locked", "rollback") for grant in own):
+    if not live and any((grant.state, grant.reason) == ("locked", "rollback") for grant in own):
         sign_in = action(
             "restored_phone", next((row.peer_name for row in pairings if row.rollback == "self"), "a device")
         )

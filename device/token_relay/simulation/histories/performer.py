@@ -57,8 +57,7 @@ class _Source:
 
     async def find_phone(self, word: str) -> NamedPhone | TokenRefused:
         """Ask the agent that runs now."""
-        found: NamedPhone | TokenRefused = await self._end.agent.keeper.find_phone(word)
-        return found
+        return await self._end.agent.keeper.find_phone(word)
 
 
 class Performer:
@@ -78,8 +77,7 @@ class Performer:
         self._images: dict[str, Any] = {}
         self._off_since: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        third = ThirdSteps(world, promises, self._go, self._ask_with) if world.third is not None else None
-        self._third = third
+        self._third = ThirdSteps(world, promises, self._go, self._ask_with) if world.third is not None else None
         self._apis = {end.name: self._api(end) for end in world.ends}
 
     def _api(self, end: SimulatedDevice) -> TokenApi:

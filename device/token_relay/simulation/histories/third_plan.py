@@ -16,7 +16,7 @@ from token_relay.simulation.lies import HANDOFF_TYPES, OTHER_TYPES, Role, Whose,
 SHARE = 0.1  # of all plans: such a history takes twice the time of another
 MESSAGES: dict[Role, tuple[int, int]] = {"phone": (8, 20), "companion": (4, 14)}
 NUMBERS = ("next", "same", "old", "jump")
-SAID_THERE: tuple[Whose, ...] = ("own", "other", "other", "other", "other", "own", "own")  # an own one may settle it
+SAID_THERE: tuple[Whose, ...] = ("own", *("other",) * 4, *("own",) * 4)  # any of its own may settle the handoff
 NAMES = ("third", "third", "name", "short", "id")  # as it is shown: its own name, or that of another device
 
 
@@ -84,7 +84,9 @@ def _steps(
             if rng.random() < 0.4:
                 act = rng.choice(("cancel", "revoke", "revoke", "forget", "unpair"))
                 draft.third(at_s + rng.choice((0.1, 1.0, 5.0, 60.0)), act, phone)
-        _in_the_middle(draft, rng.choice(phones), rng.choice(watches), rng.uniform(6.0, ends_s + 60.0))
+        for number in range(1, rng.choice((2, 3))):
+            at_s = number * rng.uniform(6.0, ends_s + 60.0)
+            _in_the_middle(draft, rng.choice(phones), rng.choice(watches), at_s)
     else:
         for _ in range(rng.choice((1, 2, 3))):
             draft.third(rng.uniform(5.0, ends_s), "say", "", "OFFER", "unknown", "next", 0)
