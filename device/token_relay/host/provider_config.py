@@ -166,7 +166,7 @@ class ProviderConfig(ClientSection):
     prompt: Annotated[str, AfterValidator(_prompt)] | None = Field(
         default=None,
         description="What the sign-in page must ask again, such as consent or login; none sends no prompt. Without it, "
-        "consent whenever offline_access is asked for (OpenID Connect Core §11), except with profiles entra and auth0, "
+        "consent whenever offline_access is asked for, except with profiles entra and auth0, "
         "which do without.",
     )
     audience: Text | None = Field(

@@ -361,10 +361,10 @@ def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str
 
 
 def _granted(answered: str, requested: str, profile: str) -> str:
-    """Return the grant's scope: what the answer says, and at Entra the words that it leaves out. RFC 6749 §5.1.
+    """Return the grant's scope: what the answer says, which is exact where it says something. RFC 6749 §5.1.
 
-    A refresh that asks for a word that was not granted is refused as a whole (``invalid_scope``); at Entra one without
-    ``offline_access`` gets no refresh token.
+    Entra alone grants words of OpenID Connect without saying so, and a refresh there without ``offline_access`` gets no
+    refresh token. Elsewhere a word that was not granted would make every refresh of a companion fail.
     """
     if not answered:
         return normalise_scope(requested)
