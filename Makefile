@@ -14,7 +14,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE  # else each program of each test compiles everything anew
 
-.PHONY: help docs-img demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos install uninstall test-booted clean system-packages
+.PHONY: help docs-img demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,10 +32,11 @@ test: $(VENV)/.development system-packages  ## run all tests, the simulation bes
 test-world: $(WORLD)/.installed $(PROVIDERS)/.installed system-packages  ## vendors' SDKs and foreign programs, in an environment of their own
 	@PYTHONPYCACHEPREFIX="$(CURDIR)/$(WORLD)/pycache" $(WORLD)/bin/python -m tests.run --world
 
-test-long:  ## simulate-long, chaos, exhaustive and all mutants: hours; N=SEEDS
+test-long:  ## simulate-long, chaos, provider-kills, exhaustive and all mutants: hours; N=SEEDS
 	@$(MAKE) --no-print-directory simulate-long N=$(or $(N),100000)
 	@$(MAKE) --no-print-directory simulate-long N=$(or $(N),5000) TIER=real
 	@$(MAKE) --no-print-directory chaos N=
+	@$(MAKE) --no-print-directory provider-kills N=
 	@$(MAKE) --no-print-directory exhaustive
 	@$(MAKE) --no-print-directory mutants
 
@@ -78,6 +79,10 @@ mutants: $(VENV)/.development system-packages  ## apply protocol mistakes one by
 chaos: $(VENV)/.development system-packages  ## kill -9 real agents and count what is lost: N=KILLS PROFILE=entra|auth0|strict SEED=
 	@$(BIN)/python -m tests.chaos $(if $(N),--kills $(N)) $(if $(PROFILE),--profile $(PROFILE)) \
 		$(if $(SEED),--seed $(SEED)) $(ARGS)
+
+provider-kills: $(VENV)/.development $(PROVIDERS)/.installed system-packages  ## the same at providers that others wrote: N=ROUNDS PROVIDER= SEED=
+	@$(BIN)/python -m tests.providers $(if $(N),--rounds $(N)) $(if $(PROVIDER),--provider $(PROVIDER)) \
+		$(if $(SEED),--seed $(SEED))
 
 install: $(VENV)/bin/python  ## as root: program, units, configuration: DESTDIR= PREFIX=/usr/local WHEEL=F WHEELS=DIR
 	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" WHEEL="$(WHEEL)" WHEELS="$(WHEELS)" PYTHON="$(SERVICE_PYTHON)" \

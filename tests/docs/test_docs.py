@@ -50,8 +50,8 @@ BLANK_NOW = Now(wall_s=1e9, is_synced=True, boot_s=1.0, boot_id="0" * 32)
 
 # Every place that the documents may point to. Anything else is a slip of somebody's own machine or service.
 HOSTS = {
-    "contoso.ciamlogin.com", "example.eu.auth0.com", "graph.microsoft.com", "keepachangelog.com", "semver.org",
-    "other.invalid", "localhost", "127.0.0.1",
+    "accounts.google.com", "contoso.ciamlogin.com", "example.eu.auth0.com", "graph.microsoft.com", "keepachangelog.com",
+    "semver.org", "other.invalid", "localhost", "127.0.0.1",
 }  # fmt: skip
 ROOTS = {
     "opt", "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",  # of the file system

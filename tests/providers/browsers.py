@@ -91,9 +91,10 @@ class FormBrowser:
         Raises:
             ElsewhereError: the provider's pages lead to somewhere else.
         """
-        await asyncio.to_thread(self._visit, url)
+        await asyncio.to_thread(self.open, url)
 
-    def _visit(self, url: str) -> None:
+    def open(self, url: str) -> None:
+        """Do what :meth:`visit` does, without a loop."""
         data: bytes | None = None
         for _ in range(FORMS_MAX):
             try:

@@ -1,7 +1,7 @@
 """The whole life at a provider that somebody else wrote, once for each provider: a class to inherit from.
 
 Each test is a world of its own at a shared provider, told by a user of its own: no story meets another's grants. The
-expected outcomes are what these providers document and what was measured at them, written into :class:`Known` by hand.
+expected outcomes stand in :mod:`tests.providers.variants`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import asyncio
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pytest
 
@@ -25,6 +24,7 @@ from tests.providers.gateway import Page
 from tests.providers.identity_providers import PASSWORD, Provider, Token
 from tests.providers.kill_rounds import KINDS, KillRounds, Tally
 from tests.providers.provider_world import ProviderCompanion, ProviderWorld, companion_with_a_grant
+from tests.providers.variants import Variant
 from tests.watchdog import HANG_S
 from token_relay.cli.client import get_token
 
@@ -34,34 +34,19 @@ ROUNDS = 6  # of kills in each story; `python -m tests.providers` does hundreds
 PAGES = [Page(**page) for page in tomllib.loads((Path(__file__).parent / "pages.toml").read_text())["page"]]
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of a provider, by its documents and by measuring."""
-
-    revocation: Literal["dead", "lives"]  # what `phone revoke` leaves of the companion's refresh token there
-    says: str  # what `status` says of that
-    lost_answer: Literal["forgiven", "over"]
-
-
 class Stories:
-    """Inherit, say which provider and what is known of it."""
+    """Inherit, and say at which provider."""
 
-    known: ClassVar[Known]
-    init_options: ClassVar[tuple[str, ...]] = ()
-
-    @staticmethod
-    def make() -> Provider:
-        """Return the provider, not started."""
-        raise NotImplementedError
+    variant: ClassVar[Variant]
 
     @pytest.fixture(scope="class")
     @classmethod
     def provider(cls) -> Iterator[Provider]:
-        with cls.make() as provider:
+        with cls.variant.make() as provider:
             yield provider
 
     def world(self, provider: Provider) -> ProviderWorld:
-        return ProviderWorld(provider=provider, user=next(provider.unused), init_options=self.init_options)
+        return ProviderWorld(provider=provider, user=next(provider.unused), init_options=self.variant.options(provider))
 
     async def test_every_strategy_and_a_companion_that_lives_on_while_the_phone_is_off(
         self, provider: Provider
@@ -136,7 +121,7 @@ class Stories:
             await app.ask(force=True)
             assert any(use.is_lost for use in gateway.uses)
             is_back = await comes_back(watch, app, 2)
-            assert is_back is (self.known.lost_answer == "forgiven")
+            assert is_back is (self.variant.lost_answer == "forgiven")
             if not is_back:
                 assert "phone handoff" in (await watch("status")).out
                 await phone.hand_off(watch)
@@ -162,10 +147,10 @@ class Stories:
                 "word of the provider",
                 lambda status: status["devices"][0]["handoffs"][-1]["provider_revoked"] not in ("", "not yet"),
             )
-            assert self.known.says in status["devices"][0]["handoffs"][-1]["provider_revoked"]
+            assert self.variant.says in status["devices"][0]["handoffs"][-1]["provider_revoked"]
             code, said = await asyncio.to_thread(provider.refresh, held[-1].value)
             assert (code, said.get("error")) == (
-                (400, "invalid_grant") if self.known.revocation == "dead" else (200, None)
+                (400, "invalid_grant") if self.variant.revoked == "dead" else (200, None)
             )
             await world.gets_in(phone)
 

@@ -1,21 +1,14 @@
-"""Canaille: it always rotates, compares redirect URIs literally, and has no revocation for public clients."""
+"""Canaille: it always rotates, compares redirect URIs literally, and a public client cannot revoke there."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pytest
 
-from tests.providers.identity_providers import REDIRECT_PORT, Canaille, Provider
-from tests.providers.stories import Known, Stories
+from tests.providers.stories import Stories
+from tests.providers.variants import VARIANTS
 
 pytestmark = pytest.mark.asyncio
 
 
 class TestCanaille(Stories):
-    known = Known("lives", "not confirmed", lost_answer="over")
-    init_options: ClassVar[tuple[str, ...]] = ("--scope", "openid profile", "--redirect-port", str(REDIRECT_PORT))
-
-    @staticmethod
-    def make() -> Provider:
-        return Canaille("canaille")
+    variant = VARIANTS["canaille"]
