@@ -6,6 +6,7 @@ nothing but the provider's own pages and endpoints is served.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import select
 import subprocess
@@ -185,3 +186,12 @@ class Canaille(Provider):
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, redirect_uris=[f"http://127.0.0.1:{REDIRECT_PORT}/callback"], **options)
+
+    def __enter__(self) -> Self:
+        self._port = (HERE / self.program).open()
+        fcntl.flock(self._port, fcntl.LOCK_EX)  # one at a time: there is one port for the browsers to come back to
+        return super().__enter__()
+
+    def _end(self) -> None:
+        super()._end()
+        self._port.close()
