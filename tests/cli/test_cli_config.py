@@ -20,6 +20,9 @@ from token_relay.provider.http import is_loopback
 from token_relay.provider.profile import AUTH0, ENTRA, STRICT
 
 BASE = Path("/home/someone")
+PROVIDERS: list[dict[str, str]] = tomllib.loads(
+    (Path(__file__).parent / "cases/provider_settings.toml").read_text("utf-8")
+)["case"]
 PHONE = """\
 name = "pocket"
 [broker]
@@ -209,17 +212,61 @@ def test_certificates_without_tls_are_refused() -> None:
 @pytest.mark.parametrize(
     ("scope", "reason"),
     [
-        ("openid profile", "must contain offline_access: without it the provider gives no refresh token"),
-        ("openid offline_accessX", "must contain offline_access"),
         ("openid  offline_access", "separated by one space"),
         ('a\\"b offline_access', "printable ASCII"),
         ("", "separated by one space"),
     ],
 )
-def test_scope_that_yields_no_refresh_token_is_refused_with_the_reason(scope: str, reason: str) -> None:
+def test_a_scope_of_another_shape_is_refused_with_the_reason(scope: str, reason: str) -> None:
     (problem,) = problems(PhoneConfig, PHONE + f'scope = "{scope}"\n')
     assert "provider.scope: " in problem
     assert reason in problem
+
+
+@pytest.mark.parametrize(
+    ("more", "is_warned"),
+    [
+        ('scope = "openid profile"\n', True),
+        ('scope = "openid offline_accessX"\n', True),
+        ('scope = "openid offline_access"\n', False),
+        ('scope = "openid"\nprofile = "google"\n', False),  # its refresh tokens do not depend on that word
+    ],
+)
+def test_a_scope_without_offline_access_is_taken_with_a_warning(more: str, is_warned: bool) -> None:
+    assert ["without offline_access" in said for said in phone(PHONE + more).warnings()] == [True] * is_warned
+
+
+@pytest.mark.parametrize("case", PROVIDERS, ids=[case["name"] for case in PROVIDERS])
+def test_what_is_told_of_a_provider(case: dict[str, str]) -> None:
+    text = PHONE + case["lines"]
+    if case["refused"]:
+        assert any(case["refused"] in problem for problem in problems(PhoneConfig, text))
+    else:
+        assert phone(text).provider.url
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('issuer = "https://p"\nclient_id = "a"\n', ""),
+        ('issuer = "http://p"\nclient_id = "a"\n', "config.toml:5: client.issuer: plain http is refused"),
+        ('client_id = "a"\n', "config.toml:4: client.issuer: is missing"),
+        ('issuer = "https://p"\nclient_id = "a"\nsecret = "s"\n', "config.toml:7: client.secret: no such setting"),
+        (
+            'issuer = "https://p"\nclient_id = "a"\ntoken_endpoint_auth_method = "private_key_jwt"\n',
+            "config.toml:4: client: token_endpoint_auth_method private_key_jwt needs client_key_file",
+        ),
+    ],
+)
+def test_a_client_of_a_companion_may_stand_several_times_and_a_fault_has_its_line(lines: str, words: str) -> None:
+    text = f"{COMPANION}[[client]]\n{lines}"
+    if words:
+        (problem,) = problems(CompanionConfig, text)
+        assert problem.startswith(words), problem
+    else:
+        config = check_config(CompanionConfig, f"{text}[[client]]\n{lines}", BASE)
+        assert isinstance(config, CompanionConfig)
+        assert [client.client_id for client in config.client] == ["a", "a"]
 
 
 def test_unsafe_strategy_is_refused_with_the_reason() -> None:

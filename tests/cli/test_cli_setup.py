@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import sys
 from collections.abc import Mapping
@@ -22,7 +23,9 @@ from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import VaultError
 
 DEVICE_ID = "abcdefghijklmnopqrstuvwxyz"
-PHONE_INIT = "phone init --provider https://contoso.ciamlogin.com --client-id app --broker mqtts://broker.example"
+PHONE_INIT = (
+    "phone init --no-look --provider https://contoso.ciamlogin.com --client-id app --broker mqtts://broker.example"
+)
 COMPANION_INIT = "companion init --broker mqtt://127.0.0.1:1884"
 
 
@@ -97,17 +100,63 @@ def test_broker_with_user_name_gets_no_certificate_settings(
     assert (broker.username, broker.password_file, broker.cert) == ("u", tmp_path / "pw", None)
 
 
-def test_a_scope_without_offline_access_is_refused_at_init_with_the_reason(
+def test_a_scope_without_offline_access_is_taken_with_a_warning(
     shell: Shell, home: Path, created: list[tuple[str, Path, str]]
 ) -> None:
     line = [*PHONE_INIT.split(), "--home", str(home), "--scope"]
-    ran = shell(*line, "openid profile")
+    ran = shell(*line, "openid api://orders/read")
+    assert ran.code == 0
+    assert "warning: provider.scope is without offline_access" in ran.err
+    assert load_config(PhoneConfig, home / "config.toml").provider.scope == "openid api://orders/read"
+
+
+OPTIONS_AT_THE_PROVIDER = (
+    *("--prompt", "login consent", "--resource", "https://api.example/v1", "--redirect-port", "43985"),
+    *("--redirect-port", "8080", "--redirect-path", "/cb", "--authorization-parameter", "hint=\"a\\b'"),
+    *("--authorization-parameter", "empty=", "--no-discovery", "--authorization-endpoint", "https://p.example/a"),
+    *("--token-endpoint", "https://p.example/t", "--revocation-endpoint", "https://p.example/r"),
+    *("--userinfo-endpoint", "https://p.example/u", "--jwks-uri", "https://p.example/k"),
+    *("--device-authorization-endpoint", "https://p.example/d", "--token-endpoint-auth-method", "private_key_jwt"),
+    *("--client-key-file", "key.pem", "--provider-ca", "/etc/ca.pem"),
+)
+
+
+def test_what_a_person_knows_of_a_provider_is_written_as_settings(
+    shell: Shell, home: Path, created: list[tuple[str, Path, str]]
+) -> None:
+    assert shell(*PHONE_INIT.split(), "--home", str(home), *OPTIONS_AT_THE_PROVIDER).code == 0
+    said = load_config(PhoneConfig, home / "config.toml").provider
+    assert (said.prompt, said.resource, said.discovery) == ("login consent", "https://api.example/v1", False)
+    assert (said.redirect_ports, said.redirect_path) == ([43985, 8080], "/cb")
+    assert said.authorization_parameters == {"hint": "\"a\\b'", "empty": ""}
+    ends = (said.authorization_endpoint, said.token_endpoint, said.revocation_endpoint, said.userinfo_endpoint)
+    assert [str(url)[-1] for url in (*ends, said.jwks_uri, said.device_authorization_endpoint)] == list("atrukd")
+    assert (said.token_endpoint_auth_method, said.client_secret_file) == ("private_key_jwt", None)
+    assert (said.client_key_file, said.ca) == (Path("key.pem").absolute(), Path("/etc/ca.pem"))
+
+
+def test_a_companion_is_told_its_own_client(shell: Shell, home: Path, created: list[tuple[str, Path, str]]) -> None:
+    client = ("--client-issuer", "https://p.example/", "--client-id", "relay", "--client-secret-file", "/s")
+    method = ("--token-endpoint-auth-method", "client_secret_basic")
+    ran = shell(*COMPANION_INIT.split(), "--home", str(home), *client)
     assert ran.code == 2
-    assert "--scope: must contain offline_access: without it the provider gives no refresh token" in ran.err
-    assert not created and not home.exists()
-    assert shell(*line, "openid offline_access api://orders/read").code == 0
-    config = load_config(PhoneConfig, home / "config.toml")
-    assert config.provider.scope == "openid offline_access api://orders/read"
+    assert "client options: client_secret_file needs token_endpoint_auth_method" in ran.err
+    assert shell(*COMPANION_INIT.split(), "--home", str(home), *client, *method).code == 0
+    (said,) = load_config(CompanionConfig, home / "config.toml").client
+    assert (said.issuer, said.client_id, said.client_secret_file) == ("https://p.example/", "relay", Path("/s"))
+
+
+def test_init_looks_at_the_provider_and_makes_the_home_all_the_same(
+    shell: Shell, home: Path, created: list[tuple[str, Path, str]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    line = PHONE_INIT.replace("--no-look ", "").replace("https://contoso.ciamlogin.com", f"http://127.0.0.1:{port}")
+    ran = shell(*line.split(), "--home", str(home), "--json")
+    assert ran.code == 0
+    (warning,) = json.loads(ran.out)["warnings"]
+    assert "no connection to 127.0.0.1" in warning and "try again later" in warning
+    assert (home / "config.toml").exists()
 
 
 def test_companion_init_prints_its_id_and_writes_the_request(

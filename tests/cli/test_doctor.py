@@ -81,7 +81,7 @@ class Provider(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, ThreadingHTTPServer)
         here = f"http://127.0.0.1:{self.server.server_port}"
-        names = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+        names = ("authorization_endpoint", "token_endpoint", "jwks_uri", "revocation_endpoint")
         document = {"issuer": here} | {name: f"{here}/{name}" for name in names}
         body = json.dumps(document | getattr(self.server, "document", {})).encode()
         is_known = self.path == "/.well-known/openid-configuration" and not getattr(self.server, "is_broken", False)
@@ -290,9 +290,46 @@ def test_a_fault_turns_exactly_its_own_line_red(device: Device, fault: str) -> N
 def test_what_the_metadata_says_cannot_work_is_a_note(device: Device) -> None:
     setattr(device.provider, "document", {"code_challenge_methods_supported": ["plain"], "jwks_uri": None})  # noqa: B010
     ran = device.doctor()
-    (line,) = [line for line in ran.out.splitlines() if line.startswith("note  provider")]
-    assert "PKCE with S256" in line and "jwks_uri" in line
+    lines = [line for line in ran.out.splitlines() if line.startswith("note  provider")]
+    assert ["PKCE with S256" in line for line in lines] == [True, False]
+    assert ["jwks_uri" in line for line in lines] == [False, True]
     assert ran.code == 0
+
+
+def test_a_provider_without_revocation_is_a_note_that_says_how_long_tokens_live(device: Device) -> None:
+    setattr(device.provider, "document", {"revocation_endpoint": None})  # noqa: B010
+    ran = device.doctor()
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("note  revocation")]
+    assert "lives on there until its own end" in line
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "words"),
+    [
+        ('ca = "ca.pem"', "provider ca", "until 20"),
+        ('ca = "none.pem"', "provider ca", "No such file"),
+        ('ca = "config.toml"', "provider ca", "certificate"),
+        ('token_endpoint_auth_method = "client_secret_post"\nclient_secret_file = "none"', "client", "missing"),
+        ('token_endpoint_auth_method = "client_secret_post"\nclient_secret_file = "open"', "client", "other users"),
+        ('token_endpoint_auth_method = "client_secret_basic"\nclient_secret_file = "secret"', "client", "of its own"),
+        (
+            'token_endpoint_auth_method = "private_key_jwt"\nclient_key_file = "secret"',
+            "client",
+            "neither a JWK nor PEM",
+        ),
+    ],
+)
+def test_the_files_for_the_provider_are_judged(device: Device, more: str, line: str, words: str) -> None:
+    for name, mode in (("secret", 0o600), ("open", 0o644)):
+        (device.home / name).write_text("marked-client-secret\n")
+        (device.home / name).chmod(mode)
+    device.write_config(provider=f'{device.issuer}"\n{more}\n#"')
+    ran = device.doctor()
+    (said,) = [text for text in ran.out.splitlines() if text[6:].split("  ")[0] == line]
+    assert words in said
+    assert said.startswith("ok") == (words in ("until 20", "of its own"))
+    assert "marked-client-secret" not in ran.out + ran.err
 
 
 @pytest.mark.parametrize("calls_itself", ["{here}/", "http://localhost:{port}"])

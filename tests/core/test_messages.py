@@ -120,6 +120,7 @@ BEHAVIOUR: Json = {
     "absolute_lifetime_s": 0,
     "otp_lifetime_s": 86_400,
     "takes_claims": False,
+    "takes_resource": False,
     "temporary_codes": [50053],
     "final_codes": [],
 }
@@ -366,6 +367,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "absolute_lifetime_s": "lifetime",
         "otp_lifetime_s": "lifetime",
         "takes_claims": "flag",
+        "takes_resource": "flag",
         "temporary_codes": "codes",
         "final_codes": "codes",
     },

@@ -32,6 +32,8 @@ from token_relay.protocol.pairing import PairingSecret
 from token_relay.protocol.secret import (
     SECRET_CHARS_MAX,
     AccessToken,
+    ClientKey,
+    ClientSecret,
     Code,
     IdToken,
     Password,
@@ -39,10 +41,11 @@ from token_relay.protocol.secret import (
     RefreshToken,
     Secret,
 )
+from token_relay.provider.http import AuthorizationHeader
 
 ROOT = Path(__file__).parents[2]
 MARK = "S3CRETMARK"
-TEXT_TYPES = (RefreshToken, AccessToken, IdToken, Code, Password)
+TEXT_TYPES = (RefreshToken, AccessToken, IdToken, Code, Password, ClientSecret, ClientKey, AuthorizationHeader)
 SECRETS: list[Secret[str] | Secret[bytes]] = [
     *(kind(f"{MARK}-value") for kind in TEXT_TYPES),
     PrivateKey(f"{MARK}-key-of-32-bytes......".encode()[:32].ljust(32, b".")),
@@ -288,7 +291,10 @@ def test_a_private_key_has_32_bytes(length: int) -> None:
 # module: {function: (number of calls, reason)}
 DOORS: dict[str, dict[str, tuple[int, str]]] = {
     # cryptography: the value goes into a primitive and nowhere else
-    "relay/token_relay/protocol/secret.py": {"Secret.__eq__": (2, "constant-time comparison")},
+    "relay/token_relay/protocol/secret.py": {
+        "Secret.__eq__": (2, "constant-time comparison"),
+        "Secret.is_in": (1, "whether a text from outside repeats it"),
+    },
     "relay/token_relay/protocol/identity.py": {"KeyPair.from_random": (1, "public key of a new private key")},
     "relay/token_relay/protocol/envelope.py": {
         "PeerBox.seal": (1, "shared key into crypto_box"),
@@ -310,7 +316,17 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
         "encode_grant": (1, "refresh token into the bytes that are sealed to the one-time key")
     },
     # requests to a provider or a broker
-    "device/token_relay/host/http.py": {"_encode_form": (1, "form of a request to the provider, at the last moment")},
+    "device/token_relay/host/http.py": {
+        "_encode_form": (1, "form of a request to the provider, at the last moment"),
+        "_exchange": (1, "its header Authorization, at the last moment"),
+    },
+    "relay/token_relay/provider/client_authentication.py": {
+        "authenticate": (1, "the client's secret into the header Authorization, RFC 6749 §2.3.1"),
+        "_signer": (1, "the client's key is read, to sign an assertion"),
+    },
+    "relay/token_relay/provider/userinfo.py": {
+        "fetch_userinfo": (1, "access token into the header Authorization, to its own provider")
+    },
     "relay/token_relay/provider/id_token.py": {"_verify": (1, "the signature over an id_token is checked")},
     "relay/token_relay/mqtt/connection.py": {"Connection.__init__": (1, "the broker's password into CONNECT")},
     # what a person or a program has asked for

@@ -53,6 +53,7 @@ from token_relay.protocol.pairing import (
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, IdToken, Password
 from token_relay.protocol.topics import MailboxTopic, PeerTopic, mailbox_topic, parse_topic, peer_topic
 from token_relay.provider import id_token, oauth
+from token_relay.provider.discovery import discovery_urls, read_metadata
 from token_relay.provider.http import HttpRequest, HttpResponse
 from token_relay.provider.native_auth import states
 from token_relay.provider.native_auth.service import Service
@@ -166,8 +167,8 @@ def token_answer(data: bytes) -> None:
 def discovery(data: bytes) -> None:
     """A discovery document, and an issuer as a person types it."""
     for url in ("http://127.0.0.1:8400/x", "https://contoso.example/x"):
-        asyncio.run(oauth.read_metadata(_Answers(200, data), url))
-    oauth.discovery_urls("https://contoso.example/" + data[:64].hex())
+        asyncio.run(read_metadata(_Answers(200, data), url))
+    discovery_urls("https://contoso.example/" + data[:64].hex())
 
 
 def jwks(data: bytes) -> None:

@@ -234,6 +234,27 @@ async def test_an_unknown_certificate_is_refused_and_a_given_ca_accepted(http: A
     assert isinstance(accepted, HttpResponse)
 
 
+async def test_a_renewed_ca_counts_from_the_next_request_on_and_a_broken_file_never(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, first_file = certificate(tmp_path / "a", "127.0.0.1")
+    second, second_file = certificate(tmp_path / "b", "127.0.0.1")
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(first_file.read_bytes())
+    http = AioHttp(ca_file=ca_file)
+    async with serve(answering(raw_answer(b"{}")), first) as old, serve(answering(raw_answer(b"{}")), second) as new:
+        assert isinstance(await http.request(post(old, scheme="https")), HttpResponse)
+        assert isinstance(await http.request(post(new, scheme="https")), NotSent)
+        ca_file.write_bytes(b"half copied")
+        assert isinstance(await http.request(post(old, scheme="https")), HttpResponse)
+        ca_file.unlink()
+        assert isinstance(await http.request(post(old, scheme="https")), HttpResponse)
+        ca_file.write_bytes(second_file.read_bytes())
+        assert isinstance(await http.request(post(new, scheme="https")), HttpResponse)
+        assert isinstance(await http.request(post(old, scheme="https")), NotSent)
+    await http.close()
+
+
 async def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     context, cert_file = certificate(tmp_path, "other.example")
     with_ca = AioHttp(ca_file=cert_file)

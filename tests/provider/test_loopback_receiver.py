@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.watchdog import HANG_S
 from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInRefused
 from token_relay.host import loopback_receiver
 from token_relay.host.loopback_receiver import LoopbackReceiver
+from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import Code
 
 pytestmark = pytest.mark.asyncio
@@ -51,6 +53,32 @@ async def test_the_redirect_uri_is_the_literal_loopback_address() -> None:
         assert parts.port
 
 
+async def test_the_first_free_port_of_the_list_is_taken_and_the_path_is_the_registered_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        used, free = taken.getsockname()[1], other.getsockname()[1]
+        other.close()
+        async with LoopbackReceiver(STATE, ports=(used, free), path="/cb") as receiver, asyncio.timeout(HANG_S):
+            assert receiver.redirect_uri == f"http://127.0.0.1:{free}/cb"
+            page = await get(receiver, f"code={CODE}&state={STATE}")
+            assert f"register http://127.0.0.1:{free}/cb as redirect URI".encode() in page
+            refused = await receiver.wait()
+            assert isinstance(refused, NotAccepted)
+            assert "another path than /cb" in refused.why
+            await get(receiver, f"code={CODE}&state={STATE}", path="/cb")
+            assert await receiver.wait() == CodeReceived(Code(CODE))
+        async with LoopbackReceiver(STATE, ports=(free,)) as again:  # free again
+            assert again.redirect_uri == f"http://127.0.0.1:{free}/callback"
+
+
+async def test_ports_that_are_all_taken_are_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalError, match=f"tried {port}$") as caught:
+            async with LoopbackReceiver(STATE, ports=(port,)):
+                pass
+    assert "ss -ltnp" in caught.value.hint
+
+
 async def test_the_code_arrives_and_the_page_does_not_show_it() -> None:
     async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         page = await get(receiver, f"code={CODE}&state={STATE}&session_state=x")
@@ -69,7 +97,7 @@ async def test_the_code_arrives_and_the_page_does_not_show_it() -> None:
 async def test_a_refusal_arrives_as_its_slug() -> None:
     async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         page = await get(receiver, f"error=access_denied&error_description={MARK}&state={STATE}")
-        assert await receiver.wait() == SignInRefused("access_denied")
+        assert await receiver.wait() == SignInRefused("access_denied", MARK)
     assert MARK.encode() not in page
     async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         await get(receiver, f"error=%1b[2J{MARK}&state={STATE}")
@@ -95,7 +123,7 @@ async def test_what_becomes_of_a_request_of_the_field(case: dict[str, Any]) -> N
         if not is_it:
             assert STATE.encode() not in page
             await get(receiver, f"code={CODE}&state={STATE}&iss=https://p.example")  # the wait has gone on
-        expected = {"code": CodeReceived(Code("c")), "error": SignInRefused(words)}
+        expected = {"code": CodeReceived(Code("c")), "error": SignInRefused(words, case.get("description", ""))}
         assert await receiver.wait() == expected.get(verdict, CodeReceived(Code(CODE)))
 
 

@@ -22,6 +22,7 @@ from tests.provider.provider_kit import (
 from token_relay.host.http import AioHttp
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import Code, RefreshToken
+from token_relay.provider.discovery import DiscoveryFailed, ProviderMetadata
 from token_relay.provider.native_auth.endpoints import (
     discover_entra,
     entra_discovery_url,
@@ -31,7 +32,6 @@ from token_relay.provider.native_auth.endpoints import (
 from token_relay.provider.native_auth.service import Service
 from token_relay.provider.native_auth.sign_in import SignInFlow
 from token_relay.provider.native_auth.states import CodeRequired, Completed, Failed, PasswordRequired, Redirect
-from token_relay.provider.oauth import DiscoveryFailed, ProviderMetadata
 from token_relay.provider.profile import ENTRA
 
 pytestmark = pytest.mark.asyncio

@@ -10,19 +10,15 @@ import pytest
 from tests.provider.provider_kit import CODE, GOOD, MARK, REFRESH_TOKEN, ScriptedProvider, assert_no_secret, entra_error
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import Code, RefreshToken
+from token_relay.provider.authorization import authorization_url, pkce_pair
+from token_relay.provider.discovery import DiscoveryFailed, ProviderMetadata, discover, discovery_urls
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.oauth import (
-    DiscoveryFailed,
-    ProviderMetadata,
     RevokeAccepted,
     RevokeOutcome,
     RevokeRefused,
     RevokeUnreachable,
-    authorization_url,
-    discover,
-    discovery_urls,
     exchange_code,
-    pkce_pair,
     refresh,
     revoke,
 )

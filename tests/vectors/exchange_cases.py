@@ -118,6 +118,7 @@ BEHAVIOUR: Case = {
     "absolute_lifetime_s": 0,
     "otp_lifetime_s": 86_400,
     "takes_claims": False,
+    "takes_resource": False,
     "temporary_codes": [50053, 50196],
     "final_codes": [700082],
 }
@@ -136,6 +137,7 @@ GOOD_BEHAVIOUR: dict[str, tuple[Json, ...]] = {
     "absolute_lifetime_s": (1, LIFETIME_MAX),
     "otp_lifetime_s": (0, LIFETIME_MAX),
     "takes_claims": (True,),
+    "takes_resource": (True,),
     "temporary_codes": ([], [0], [2**31 - 1] * 64),
     "final_codes": ([], [0], [2**31 - 1] * 64),
 }
@@ -155,6 +157,7 @@ BAD_BEHAVIOUR: dict[str, tuple[Json, ...]] = {
     "absolute_lifetime_s": _NO_LIFE,
     "otp_lifetime_s": _NO_LIFE,
     "takes_claims": _NO_FLAG,
+    "takes_resource": _NO_FLAG,
     "temporary_codes": _NO_CODES,
     "final_codes": _NO_CODES,
 }

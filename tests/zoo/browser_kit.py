@@ -8,8 +8,9 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 from tests.agents.world_kit import Nobody, SimulatedPhone, World
+from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.person import CodeReceived, RedirectReceiver, SignIn
-from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
+from token_relay.agents.phone.sign_in import ProviderSignIn
 from token_relay.protocol.secret import Code
 from token_relay.provider.http import Http, HttpRequest, HttpResponse
 from token_relay.sandbox.provider.world.model import PASSWORD

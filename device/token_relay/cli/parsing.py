@@ -206,6 +206,14 @@ def text(value: str) -> str:
     return value
 
 
+def name_and_value(value: str) -> tuple[str, str]:
+    """Take NAME=VALUE."""
+    name, equals, rest = text(value).partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError("must be NAME=VALUE")
+    return name, rest
+
+
 def device_name(value: str) -> str:
     """Take what a device is to be called here."""
     if not 0 < len(value) <= NAME_CHARS_MAX or not value.isprintable() or value != value.strip():

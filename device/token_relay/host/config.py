@@ -11,113 +11,37 @@ a setting that would send a password or a token request over a network in clear 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from token_relay.host.config_values import FilePath, Section, Text, printable_name, split_url, table_of
+from token_relay.host.provider_config import ClientConfig, GrantProviderConfig, ProviderConfig
 from token_relay.protocol.handoff import Strategy
 from token_relay.provider.http import is_loopback
-from token_relay.provider.profile import PROFILES, Profile, ProfileName, profile_for
 
 Kind = Literal["phone", "companion"]
 
+CLIENTS_MAX = 16  # a companion has grants of one or two
 LEASE_DAYS_DEFAULT = 90  # one season without a word from the phone
-SCOPE_DEFAULT = "openid profile offline_access"
 MQTT_PORTS = {"mqtt": 1883, "mqtts": 8883}  # IANA service names mqtt and secure-mqtt
-IDLE_DAYS = (
-    "After how many days without use the provider ends a grant, when the provider does not tell: 1 to 3650. The agent "
-    "refreshes before that. Without it, what the profile knows."
-)
-_SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)  # RFC 6749 §3.3
-_TENANT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
 
 # -- Values ------------------------------------------------------------------------------------------------
 
 
-def _split(url: str) -> SplitResult:
-    """Split a URL and read its port, so that every fault is a ValueError in plain words."""
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError("must be a URL of printable ASCII characters without spaces")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError("is not a valid URL: check host and port") from None
-    if not parts.hostname or port == 0:
-        raise ValueError("has no usable host or port")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not carry a user name or password")
-    return parts
-
-
 def _broker_url(url: str) -> str:
-    parts = _split(url)
+    parts = split_url(url)
     if parts.scheme not in MQTT_PORTS:
         raise ValueError("must begin with mqtts:// or mqtt://")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("must end after host and port, as in mqtts://broker.example:8883")
     return url
-
-
-def _provider_url(url: str) -> str:
-    parts = _split(url)
-    if parts.query or parts.fragment:
-        raise ValueError("must not have a query or fragment")
-    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-        return url
-    if parts.scheme == "http":
-        raise ValueError(
-            "plain http is refused except to this machine: refresh tokens would cross the network in clear"
-        )
-    raise ValueError("must begin with https://")
-
-
-def _scope(scope: str) -> str:
-    if not _SCOPE.fullmatch(scope):
-        raise ValueError("must be words of printable ASCII, each pair separated by one space")
-    if "offline_access" not in scope.split(" "):
-        raise ValueError("must contain offline_access: without it the provider gives no refresh token to hand over")
-    return scope
-
-
-def _tenant(tenant: str) -> str:
-    if not _TENANT.fullmatch(tenant):
-        raise ValueError("must be a tenant's name, domain or id: letters, digits, dots and hyphens")
-    return tenant
-
-
-def _name(name: str) -> str:
-    if not name.isprintable() or name != name.strip():
-        raise ValueError("must be printable and without spaces at its ends")
-    return name
-
-
-def _path(value: object, info: ValidationInfo) -> object:
-    """Make a path; a relative one starts at the directory of the configuration file."""
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("must be the path of a file")
-    if value.startswith("~"):
-        raise ValueError("must not begin with ~: write the whole path, or one relative to this file")
-    context = info.context
-    base = context.get("base") if isinstance(context, dict) else None
-    return base / value if isinstance(base, Path) else Path(value)
 
 
 def _route(route: str) -> str:
@@ -133,31 +57,7 @@ def _route(route: str) -> str:
     return route
 
 
-def _provider_host(entry: str) -> str:
-    try:
-        parts = urlsplit(f"//{entry}")
-        is_right = parts.netloc == entry == entry.lower() and bool(parts.hostname) and parts.username is None
-        is_right = is_right and parts.port != 0 and not entry.endswith(":")
-    except ValueError:
-        is_right = False
-    if not is_right or not entry.isascii() or not entry.isprintable() or " " in entry:
-        raise ValueError("must hold hosts in small letters, each HOST or HOST:PORT, as in login.example or [::1]:8400")
-    return entry
-
-
-Text = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_name)]
-IdleDays = Annotated[int, Field(ge=1, le=3650)] | None
-ProviderHost = Annotated[str, Field(max_length=255), AfterValidator(_provider_host)]
-FilePath = Annotated[Path, BeforeValidator(_path)]
-
-
 # -- Settings ----------------------------------------------------------------------------------------------
-
-
-class Section(BaseModel):
-    """A table of the file. It is frozen, accepts no unknown key, and keeps wrong input out of its errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class BrokerConfig(Section):
@@ -216,41 +116,6 @@ class BrokerConfig(Section):
         return self
 
 
-class ProviderConfig(Section):
-    """The identity provider at which the person signs in. RFC 6749, OpenID Connect Discovery 1.0."""
-
-    url: Annotated[str, Field(max_length=512), AfterValidator(_provider_url)] = Field(
-        description="The provider's issuer URL, such as https://contoso.ciamlogin.com or "
-        "https://example.eu.auth0.com/. https, except to this machine."
-    )
-    client_id: Text = Field(
-        description="The application's client id at the provider (a public client; no secret is used)."
-    )
-    profile: ProfileName | None = Field(
-        default=None,
-        description="What the provider does with refresh tokens: entra, auth0, strict, or another profile that the "
-        "sandbox knows. Without it, guessed from url; an unknown provider counts as strict.",
-    )
-    tenant: Annotated[str, AfterValidator(_tenant)] | None = Field(
-        default=None, description="Entra only: the tenant, such as contoso. Without it, taken from url."
-    )
-    scope: Annotated[str, Field(max_length=1024), AfterValidator(_scope)] = Field(
-        default=SCOPE_DEFAULT,
-        description="What the person is asked to grant, separated by spaces; must contain offline_access.",
-    )
-
-    audience: Text | None = Field(
-        default=None,
-        description="Auth0 and the like: the API that access tokens are for. Sent with a browser sign-in only.",
-    )
-    idle_days: IdleDays = Field(default=None, description=IDLE_DAYS)
-
-    @property
-    def resolved_profile(self) -> Profile:
-        """The profile that is set, or the one guessed from the URL."""
-        return PROFILES[self.profile] if self.profile else profile_for(self.url)
-
-
 class HandoffConfig(Section):
     """How the phone gives a grant to a companion, unless the command says otherwise."""
 
@@ -301,7 +166,7 @@ class TokenApiConfig(Section):
 class AgentConfig(Section):
     """The settings that both agents have."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_name)] = Field(
+    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(printable_name)] = Field(
         description="This device's name, as the person at the other device reads it. Up to 64 characters."
     )
     http_route: Annotated[str, Field(max_length=255), AfterValidator(_route)] | None = Field(
@@ -348,6 +213,10 @@ class PhoneConfig(AgentConfig):
         default_factory=HandoffConfig, description="What `phone handoff` does where its options say nothing."
     )
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return one sentence for each setting that is allowed but has a risk."""
+        return (*super().warnings(), *self.provider.warnings())
+
     @model_validator(mode="after")
     def _strategy_is_safe(self) -> Self:
         profile, strategy = self.provider.resolved_profile, self.handoff.strategy
@@ -359,24 +228,17 @@ class PhoneConfig(AgentConfig):
         return self
 
 
-class GrantProviderConfig(Section):
-    """What a companion may know of its provider beyond what arrives with the grant."""
-
-    idle_days: IdleDays = Field(default=None, description=IDLE_DAYS)
-    hosts: Annotated[list[ProviderHost], Field(max_length=64)] = Field(
-        default=[],
-        description="Hosts, each HOST or HOST:PORT, that a phone's grant may send this device to, beside its issuer's "
-        "own host and those that the issuer's discovery names. This machine itself (127.0.0.1, localhost) is refused "
-        "unless it stands here. Read anew at a reload.",
-    )
-
-
 class CompanionConfig(AgentConfig):
     """Configuration of the companion's agent; its provider and scope arrive with the grant."""
 
     provider: GrantProviderConfig = Field(
         default_factory=GrantProviderConfig,
         description="What this device may know of the provider; its address and scope arrive with the grant.",
+    )
+    client: Annotated[list[ClientConfig], Field(max_length=CLIENTS_MAX)] = Field(
+        default=[],
+        description="A confidential client at a provider: this device's own secret or key, which no grant brings. One "
+        "such table for each.",
     )
 
 
@@ -403,8 +265,9 @@ def settings(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
     """Yield every setting as (dotted key, description), in the order of the template."""
     tables = []
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            tables.append((name, field.annotation))
+        table, _ = table_of(field.annotation)
+        if table is not None:
+            tables.append((name, table))
         else:
             yield name, field.description or ""
     for name, table in tables:

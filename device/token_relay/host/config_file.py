@@ -66,7 +66,7 @@ def check_config(model: type[C], text: str, base: Path) -> C | tuple[Problem, ..
 def _problems(model: type[BaseModel], text: str, exc: ValidationError) -> Iterator[Problem]:
     for error in exc.errors(include_input=False, include_url=False, include_context=False)[:PROBLEMS_MAX]:
         # A union adds its member's name to the place ("broker.username.str"); only real settings are shown.
-        place = tuple(str(part) for part in error["loc"])[:2]
+        place = tuple(part for part in error["loc"] if isinstance(part, str))[:2]
         key = ".".join(place)
         message = error["msg"].removeprefix("Value error, ")
         match error["type"]:
@@ -96,7 +96,7 @@ def _line_of(text: str, place: tuple[str, ...]) -> int:
     table, header_line = "", 0
     wanted_table, wanted_key = (place[0], place[1]) if len(place) == 2 else ("", place[0] if place else "")
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+        if header := re.match(r"\s*\[{1,2}\s*([\w.-]+)\s*\]", line):
             table = header[1]
             header_line = number if table in (wanted_table, wanted_key) else header_line
         elif (key := re.match(r"\s*([\w-]+)\s*=", line)) and (table, key[1]) == (wanted_table, wanted_key):
@@ -122,10 +122,14 @@ def load_config(model: type[C], path: Path) -> C:
 
 
 def read_secret_file(path: Path, what: str, *, is_exact: bool = False) -> Password:
-    """Read a password or passphrase: the first line of a file closed to other users.
+    """Read a password or passphrase; a byte order mark belongs to it if ``is_exact``. Raises as the next one."""
+    return Password(read_first_line(path, what, is_exact=is_exact))
+
+
+def read_first_line(path: Path, what: str, *, is_exact: bool = False) -> str:
+    """Read what stands in the first line of a file closed to other users: a secret, which the caller makes one at once.
 
     Its group may read it: systemd gives credentials to a service through an ACL, which shows as mode 0440.
-    ``is_exact``: a byte order mark belongs to it.
 
     Raises:
         ConfigError: it cannot be read, it is open to others, or its first line is empty or too long.
@@ -134,7 +138,7 @@ def read_secret_file(path: Path, what: str, *, is_exact: bool = False) -> Passwo
     line = text.partition("\n")[0].removesuffix("\r")
     if not 0 < len(line) <= SECRET_CHARS_MAX:
         raise ConfigError(f"{path}: {what}: its first line is empty or longer than {SECRET_CHARS_MAX} characters")
-    return Password(line)
+    return line
 
 
 def read_own_text(path: Path, bytes_max: int, *, what: str, forbidden: int, is_exact: bool = False) -> str:

@@ -10,9 +10,10 @@ import json
 import textwrap
 from collections.abc import Mapping
 
-from token_relay.host.config import MODELS, Kind, Section, settings
+from token_relay.host.config import MODELS, Kind, settings
+from token_relay.host.config_values import table_of
 
-Setting = str | int | bool | list[str]
+Setting = str | int | bool | list[str] | list[int] | dict[str, str]
 COMMENT_CHARS_MAX = 98  # readable beside a shell on a small screen
 
 
@@ -27,9 +28,12 @@ def template(kind: Kind, values: Mapping[str, Setting]) -> str:
     ]
     tables: list[str] = []
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            tables += ["", "", *_comment(field.description or ""), f"[{name}]"]
-            for key, setting in field.annotation.model_fields.items():
+        table, is_list = table_of(field.annotation)
+        if table is not None:
+            header = f"[[{name}]]" if is_list else f"[{name}]"
+            is_there = not is_list or any(key.startswith(f"{name}.") for key in values)
+            tables += ["", "", *_comment(field.description or ""), header if is_there else f"# {header}"]
+            for key, setting in table.model_fields.items():
                 tables += [
                     "",
                     *_comment(setting.description or ""),
@@ -49,10 +53,12 @@ def _comment(text: str) -> list[str]:
 def _line(key: str, value: Setting | None, default: object) -> str:
     if value is not None:
         return f"{key} = {_toml(value)}"
-    return f"# {key} = {_toml(default)}" if isinstance(default, str | int | list) else f"# {key} ="
+    return f"# {key} = {_toml(default)}" if isinstance(default, str | int | list | dict) else f"# {key} ="
 
 
 def _toml(value: Setting) -> str:
     # TOML's basic strings take JSON's escapes (TOML 1.0.0, String); DEL, the exception, is not printable
-    # and so refused by every check that a value meets before it gets here.
+    # and so refused by every check that a value meets before it gets here. An array is written alike in both.
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False)

@@ -6,7 +6,8 @@ may have processed one that failed later. Connections are never reused, so no re
 provider closed long before, and none is silently repeated on a new one.
 
 This adapter never uses plain http to another machine, redirects, proxies and netrc from the environment, cookies, or
-TLS without verification. It is one of the few places that reveal secrets: into the form body.
+TLS without verification. It is one of the few places that reveal secrets: into the form body, and into the header
+Authorization.
 
 aiohttp is imported at the first request: the commands that never make one should start quickly on slow hardware.
 """
@@ -17,6 +18,7 @@ import asyncio
 import socket
 import ssl
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
@@ -52,7 +54,7 @@ class AioHttp:
     """The Http port of production. Close it with :meth:`close`; safe to use from many tasks of one loop."""
 
     def __init__(self, *, ca_file: Path | None = None, route: tuple[str, int] | None = None) -> None:
-        """``ca_file`` (PEM) adds a private CA to the system's; it is read at the first request.
+        """``ca_file`` (PEM) adds a private CA to the system's; it is read at a first request, and after it has changed.
 
         ``route`` is the host and port that connections really go to. The URL still decides the rest: whether it is
         refused, the Host header, and the name that the certificate must have.
@@ -60,6 +62,8 @@ class AioHttp:
         self._ca_file = ca_file
         self._route = route
         self._session: ClientSession | None = None
+        self._ca_seen: tuple[int, ...] = ()
+        self._former: list[ClientSession] = []  # a request under way may still need one; it ends with this object
         self._opening = asyncio.Lock()
         self._is_closed = False
 
@@ -92,15 +96,31 @@ class AioHttp:
         """Close all connections; later requests are answered :class:`NotSent`."""
         self._is_closed = True
         async with self._opening:
-            session, self._session = self._session, None
-        if session is not None:
+            sessions = [*self._former, *([self._session] if self._session is not None else [])]
+            self._session, self._former = None, []
+        for session in sessions:
             await session.close()
 
     async def _open(self) -> ClientSession | None:
         async with self._opening:
+            seen = _identity(self._ca_file)
+            if self._session is not None and seen not in ((), self._ca_seen):
+                self._ca_seen = seen
+                with suppress(OSError):  # half copied: it changes once more, and until then the former CA counts
+                    renewed = await _new_session(self._ca_file)
+                    self._former.append(self._session)
+                    self._session = renewed
             if self._session is None and not self._is_closed:
-                self._session = await _new_session(self._ca_file)
+                self._session, self._ca_seen = await _new_session(self._ca_file), seen
             return self._session
+
+
+def _identity(file: Path | None) -> tuple[int, ...]:
+    try:
+        found = file.stat() if file is not None else None
+    except OSError:
+        found = None
+    return () if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 async def _new_session(ca_file: Path | None) -> ClientSession:
@@ -179,6 +199,8 @@ async def _exchange(
     from yarl import URL
 
     headers = {"user-agent": "token-relay", "accept-encoding": "identity", **request.headers}
+    if request.authorization is not None:
+        headers["authorization"] = request.authorization.reveal()
     body: bytes | None = None
     if request.form is not None:
         headers["content-type"] = "application/x-www-form-urlencoded"

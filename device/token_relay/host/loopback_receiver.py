@@ -16,15 +16,16 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInRefused
 from token_relay.host.loopback_peer import owner_of
+from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code
-from token_relay.provider.tokens import slug
+from token_relay.provider.tokens import described, slug
 
 HEAD_BYTES_MAX = 65_536  # request line and headers; browsers keep up to 180 cookies of 4 KiB for 127.0.0.1
 DISCARDED_BYTES_MAX = 1 << 20  # read of a larger head, so that the browser gets to see the answer
@@ -32,7 +33,6 @@ REQUEST_TIMEOUT_S = 10.0  # browsers open connections in advance and send nothin
 OWN_CONNECTIONS_MAX = 16  # of the agent's user, and of root; more than the six that a browser opens
 OTHER_CONNECTIONS_MAX = 8  # of each other uid (a service's person among them), and of those whose uid is not known
 STRANGERS_MAX = 64  # connections of all other uids together
-PATH = "/callback"
 _ROOT_UID = 0
 
 _HEADERS = (
@@ -52,16 +52,25 @@ class LoopbackReceiver:
 
     Use with ``async with``; the port is free again afterwards.
 
-    If the redirect has an ``iss``, it must equal ``issuer``, when that is given. RFC 9207 §2.4. ``owner`` returns the
-    uid of a client by its port and ours.
+    It listens on the first of ``ports`` that is free, on a random one when there are none. If the redirect has an
+    ``iss``, it must equal ``issuer``, when that is given. RFC 9207 §2.4. ``owner`` returns the uid of a client by its
+    port and ours.
     """
 
     def __init__(
-        self, state: str, *, issuer: str | None = None, owner: Callable[[int, int], int | None] = owner_of
+        self,
+        state: str,
+        *,
+        ports: Sequence[int] = (),
+        path: str = "/callback",
+        issuer: str | None = None,
+        owner: Callable[[int, int], int | None] = owner_of,
     ) -> None:
         if len(state) < 22:
             raise ValueError("a state has at least 128 bits: 22 characters of base64url")
         self._state = state.encode()
+        self._ports = ports
+        self._path = path
         self._issuer = issuer
         self._owner = owner
         self._server: asyncio.Server | None = None
@@ -73,9 +82,17 @@ class LoopbackReceiver:
         self._port = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=HEAD_BYTES_MAX)
-        self._port = self._server.sockets[0].getsockname()[1]
-        return self
+        """Begin to listen. Raises LocalError: none of the ports is free."""
+        for port in self._ports or (0,):
+            try:
+                self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, limit=HEAD_BYTES_MAX)
+            except OSError:  # in use, or one that only root may have
+                continue
+            self._port = self._server.sockets[0].getsockname()[1]
+            return self
+        tried = ", ".join(map(str, self._ports)) or "any"
+        hint = "does another sign-in wait, or another program listen there? see: ss -ltnp"
+        raise LocalError(f"no port for the browser to come back to is free on 127.0.0.1: tried {tried}", hint=hint)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -92,7 +109,12 @@ class LoopbackReceiver:
     def redirect_uri(self) -> str:
         """The URI for the authorization request: the literal address, not ``localhost`` (RFC 8252 §8.3)."""
         assert self._port, "not listening yet"
-        return f"http://127.0.0.1:{self._port}{PATH}"
+        return f"http://127.0.0.1:{self._port}{self._path}"
+
+    @property
+    def _registered(self) -> str:
+        """The URI as the provider should have it."""
+        return self.redirect_uri if self._ports else f"http://127.0.0.1{self._path}"
 
     async def wait(self) -> CodeReceived | SignInRefused | NotAccepted:
         """Wait for the redirect of this sign-in, or for one that is not accepted, each reason once.
@@ -186,7 +208,7 @@ class LoopbackReceiver:
         except ValueError:
             return _OTHER
         found = dict(pairs)
-        is_back = parts.path == PATH or not found.keys().isdisjoint(("code", "error", "state"))
+        is_back = parts.path == self._path or not found.keys().isdisjoint(("code", "error", "state"))
         if self._result is not None or parts.scheme or parts.netloc or not version.startswith("HTTP/1.") or not is_back:
             return _OTHER
         hosts = [field[5:].strip() for field in fields if field.lower().startswith("host:")]
@@ -202,9 +224,9 @@ class LoopbackReceiver:
             return "the provider has it send a form: this client must get its code in the query (response_mode=query)"
         # A page elsewhere may point its own host name at 127.0.0.1; then that name stands in Host.
         if hosts != [f"127.0.0.1:{self._port}"]:
-            return f"it came to another name than 127.0.0.1: register http://127.0.0.1{PATH} as redirect URI"
-        if parts.path != PATH:
-            return f"it came to another path than {PATH}: register http://127.0.0.1{PATH} as redirect URI"
+            return f"it came to another name than 127.0.0.1: register {self._registered} as redirect URI"
+        if parts.path != self._path:
+            return f"it came to another path than {self._path}: register {self._registered} as redirect URI"
         if len(set(names)) < len(names):
             return "a parameter came twice"
         if self._issuer is not None and found.get("iss", self._issuer) != self._issuer:
@@ -215,4 +237,6 @@ class LoopbackReceiver:
 
     def _content(self, found: dict[str, str]) -> CodeReceived | SignInRefused:
         error = found.get("error")
-        return SignInRefused(slug(error)) if error else CodeReceived(Code(found["code"]))
+        if error:
+            return SignInRefused(slug(error), described(found.get("error_description")))
+        return CodeReceived(Code(found["code"]))

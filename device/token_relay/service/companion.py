@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.records import PrimaryPhone
+from token_relay.host.client_credentials import AuthenticatedHttp, read_credentials
 from token_relay.host.config import CompanionConfig, Home
 from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import TransientError
@@ -21,9 +23,15 @@ COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget", "forget_phone", "primary")
 
 async def run_companion(home: Home, config: CompanionConfig) -> None:
     """Run the companion's agent until it is cancelled."""
-    async with open_runtime("companion", home, config) as runtime, asyncio.TaskGroup() as tasks:
+    async with (
+        open_runtime("companion", home, config, provider_ca=config.provider.ca) as runtime,
+        asyncio.TaskGroup() as tasks,
+    ):
         await until_at_home(runtime, tasks)
-        http = metrics.MeasuredHttp(runtime.http)
+        authenticated = AuthenticatedHttp(
+            runtime.http, partial(read_credentials, config), clock=runtime.clock, random=runtime.random
+        )
+        http = metrics.MeasuredHttp(authenticated)
         agent = CompanionAgent(
             runtime.ports(http, tasks),
             runtime.identity,
@@ -34,6 +42,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
         )
 
         def reload() -> None:
+            authenticated.reload()
             if home.config_file is not None:
                 agent.endpoints.hosts = load_config(CompanionConfig, home.config_file).provider.hosts
 

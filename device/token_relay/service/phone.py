@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.person import NotSignedIn, SignInOptions
-from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
+from token_relay.agents.phone.sign_in import ProviderSignIn
 from token_relay.agents.records import Grant, PhoneHandoff
+from token_relay.host.client_credentials import AuthenticatedHttp, read_credentials
 from token_relay.host.config import Home, PhoneConfig
 from token_relay.host.loopback_receiver import LoopbackReceiver
 from token_relay.protocol.errors import ConfigError, PersonNeededError
@@ -17,6 +19,7 @@ from token_relay.service import metrics
 from token_relay.service.commands import AgentCommands
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
+from token_relay.service.provider_settings import account_settings
 from token_relay.service.runtime import number_of, open_runtime, text_of
 from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_status
 
@@ -28,26 +31,20 @@ _SIGN_IN: JSON = {"slug": "sign_in", "sentence": ACTIONS["sign_in"]}
 
 async def run_phone(home: Home, config: PhoneConfig) -> None:
     """Run the phone's agent until it is cancelled."""
-    settings = AccountSettings(
-        url=config.provider.url,
-        client_id=config.provider.client_id,
-        tenant=config.provider.tenant,
-        scope=config.provider.scope,
-        profile=config.provider.resolved_profile,
-        audience=config.provider.audience or "",
-        allow_refresh_token_access=config.allow_refresh_token_access,
-        idle_days=config.provider.idle_days,
-    )
-    async with open_runtime("phone", home, config) as runtime, asyncio.TaskGroup() as tasks:
+    settings = account_settings(config)
+    async with (
+        open_runtime("phone", home, config, provider_ca=config.provider.ca) as runtime,
+        asyncio.TaskGroup() as tasks,
+    ):
         await until_at_home(runtime, tasks)
-        http = metrics.MeasuredHttp(runtime.http)
         clock, random = runtime.clock, runtime.random
+        authenticated = AuthenticatedHttp(runtime.http, partial(read_credentials, config), clock=clock, random=random)
+        http = metrics.MeasuredHttp(authenticated)
+        receiver = partial(LoopbackReceiver, ports=config.provider.redirect_ports, path=config.provider.redirect_path)
         agent = PhoneAgent(
             runtime.ports(http, tasks),
             runtime.identity,
-            sign_in=ProviderSignIn(
-                http=http, clock=clock, random=random, settings=settings, new_receiver=LoopbackReceiver
-            ),
+            sign_in=ProviderSignIn(http=http, clock=clock, random=random, settings=settings, new_receiver=receiver),
             name=config.name,
             settings=settings,
             strategy=config.handoff.strategy,
@@ -74,6 +71,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
                 "forget": commands.forget,
             },
             goes_on=COMMANDS_THAT_GO_ON,
+            reload=authenticated.reload,
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -237,7 +238,9 @@ def _channel(
 
 
 @asynccontextmanager
-async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIterator[Runtime]:
+async def open_runtime(
+    kind: Kind, home: Home, config: AgentConfig, *, provider_ca: Path | None
+) -> AsyncIterator[Runtime]:
     """Open the vault and what needs no network; everything is closed again at the end.
 
     Raises:
@@ -249,7 +252,7 @@ async def open_runtime(kind: Kind, home: Home, config: AgentConfig) -> AsyncIter
     clock = SystemClock(boot_id=home.environment.get("TOKEN_RELAY_BOOT_ID", ""))
     now_text = datetime.fromtimestamp(clock.now().wall_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     vault = await open_vault(home.directory, source, kind, now_text)
-    http = AioHttp(route=config.http_address)
+    http = AioHttp(ca_file=provider_ca, route=config.http_address)
     try:
         identity = await vault.run(lambda tx: tx.get(Identity, "self"))
         if identity is None:

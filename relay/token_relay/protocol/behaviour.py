@@ -27,8 +27,8 @@ class Behaviour(BaseModel):
     ``revocation_takes``: what ends when a spent token is used again, and when one is revoked; ``family`` is what came
     of the same sign-in by refreshing, ``session`` all grants of the browser session, ``user`` all of the user.
     ``can_revoke_token``: a public client may ask (RFC 7009). ``otp_lifetime_s`` counts from a sign-in with a one-time
-    code. ``temporary_codes`` are refusals that will pass, ``final_codes`` those that end a token; with none, every
-    ``invalid_grant`` does.
+    code. ``takes_resource``: a refresh names its API by ``resource`` (RFC 8707). ``temporary_codes`` are refusals that
+    will pass, ``final_codes`` those that end a token; with none, every ``invalid_grant`` does.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
@@ -44,5 +44,6 @@ class Behaviour(BaseModel):
     absolute_lifetime_s: Lifetime
     otp_lifetime_s: Lifetime
     takes_claims: bool
+    takes_resource: bool
     temporary_codes: Codes
     final_codes: Codes

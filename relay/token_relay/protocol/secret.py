@@ -40,6 +40,11 @@ class Secret(Generic[T]):
         value: T = self._value  # type: ignore[attr-defined]  # set through object.__setattr__
         return value
 
+    def is_in(self, text: str) -> bool:
+        """Whether a text that comes from outside repeats this secret."""
+        value = self.reveal()
+        return (value.decode("latin-1") if isinstance(value, bytes) else value) in text
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
@@ -118,6 +123,18 @@ class Code(Secret[str]):
 
 class Password(Secret[str]):
     """A person's password, or the passphrase of a vault."""
+
+    __slots__ = ()
+
+
+class ClientSecret(Secret[str]):
+    """The secret of a confidential client. RFC 6749 §2.3.1."""
+
+    __slots__ = ()
+
+
+class ClientKey(Secret[str]):
+    """A confidential client's private key, as its file has it: a JWK or PEM."""
 
     __slots__ = ()
 

@@ -11,24 +11,48 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from token_relay.protocol.secret import Secret
 
 RESPONSE_BYTES_MAX = 262_144  # a discovery document or JWKS is some 10 KiB; a larger answer is neither
+AuthMethod = Literal["none", "client_secret_basic", "client_secret_post", "private_key_jwt"]  # RFC 7591 §2
+SECRET_METHODS = ("client_secret_basic", "client_secret_post")
+KEY_METHODS = ("private_key_jwt",)
 URL_CHARS_MAX = 2_048  # issuers and endpoints are below 200; a longer one is a mistake or an attack
 
 
 @dataclass(frozen=True, slots=True)
+class ClientIdentity:
+    """Whose request it is: a client at an issuer. ``token_endpoint`` is that of the client's grant."""
+
+    issuer: str
+    client_id: str
+    token_endpoint: str
+
+
+class AuthorizationHeader(Secret[str]):
+    """The value of a request's ``Authorization``."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request. ``form`` is sent as application/x-www-form-urlencoded; secrets in it are revealed last."""
+    """One request. ``form`` is sent as application/x-www-form-urlencoded; secrets in it are revealed last.
+
+    ``client``: the device's credentials for this client, where it has any, are added on the way
+    (:mod:`.client_authentication`).
+    """
 
     method: str
     url: str
     form: tuple[tuple[str, str | Secret[str]], ...] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 30.0
+    client: ClientIdentity | None = None
+    authorization: AuthorizationHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)

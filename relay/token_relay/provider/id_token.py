@@ -8,7 +8,7 @@ What is proven wrong is refused: a claim, a signature, an algorithm without a pu
 another kind than the algorithm's. What cannot be judged here (an algorithm that we do not know, no key set, no key of
 that name) is accepted with :attr:`Subject.unverified`: the token came from the token endpoint itself, over TLS or
 loopback, which item 6 of that section allows in place of the signature. Every token endpoint is such a URL:
-:func:`token_relay.provider.oauth.discover` takes no other.
+:func:`token_relay.provider.discovery.discover` takes no other.
 
 The caller brings the wall clock; on a device whose clock is not synced, there is nothing to check it against.
 """

@@ -1,4 +1,4 @@
-"""The OAuth client: discovery, refresh, code exchange, revocation; every outcome is a value.
+"""The OAuth client: refresh, code exchange, revocation; every outcome is a value.
 
 :func:`classify` is the one place where a provider's answer to a token request is judged. Its order matters. First, what
 may be the only live token is taken out of any success. Then the provider's clear "no" is told apart by what the holder
@@ -8,22 +8,19 @@ place, also when its own answer was late, so at a provider that rotates refresh 
 "refused" loses grants.
 
 Nothing here stores, retries, sleeps or logs; callers do, with the intent on disk before they call.
-RFC 6749, RFC 7009, RFC 7636, RFC 8414, OpenID Connect Discovery 1.0, RFC 9700.
+RFC 6749, RFC 7009, RFC 7636, RFC 9700.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import mktime_tz, parsedate_tz
 from typing import assert_never
-from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from token_relay.protocol.secret import Code, RefreshToken, Secret
-from token_relay.provider.http import AnswerLost, Http, HttpRequest, HttpResponse, NotSent, is_loopback, url_problem
+from token_relay.provider.http import AnswerLost, ClientIdentity, Http, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.outcome import DenialKind, Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
 from token_relay.provider.tokens import (
@@ -36,14 +33,6 @@ from token_relay.provider.tokens import (
 )
 
 RETRY_AFTER_S_MAX = 3_600.0  # a provider that asks for more is asked again in an hour, not in a year
-# Lists of the metadata that tell before a sign-in what cannot work in it. RFC 8414 §2, OpenID Connect Discovery §3.
-SUPPORTED = (
-    "code_challenge_methods_supported",
-    "id_token_signing_alg_values_supported",
-    "token_endpoint_auth_methods_supported",
-)
-WORDS_MAX = 64  # of one list; the longest seen, a provider's signing algorithms, has fifteen
-WORD_CHARS_MAX = 64
 RETRY_AFTER_S_DEFAULT = 60.0  # for a date that cannot be turned into a distance
 REVOKE_TIMEOUT_S = 10.0
 
@@ -143,6 +132,7 @@ def _classify_refusal(
         trace_id=error.trace_id,
         correlation_id=error.correlation_id,
         retry_after_s=retry_after_s,
+        description=error.description,
     )
 
 
@@ -219,14 +209,17 @@ async def refresh(
     token_endpoint: str,
     client_id: str,
     refresh_token: RefreshToken,
+    issuer: str = "",
     scope: str | None = None,
+    resource: str = "",
     client_info: bool = False,
     claims: str = "",
 ) -> TokenOutcome:
     """Send one refresh request. The caller has its intent on disk; a cancelled call is an unknown outcome.
 
-    ``scope`` None asks for what the grant has; ``client_info`` is Entra's; ``claims`` is a claims request, OpenID
-    Connect Core §5.5. RFC 6749 §6.
+    ``issuer`` is whose credentials of this client are meant, where the device has any. ``scope`` None asks for what the
+    grant has; ``resource`` is RFC 8707's; ``client_info`` is Entra's; ``claims`` is a claims request, OpenID Connect
+    Core §5.5. RFC 6749 §6.
     """
     form: list[tuple[str, str | Secret[str]]] = [
         ("grant_type", "refresh_token"),
@@ -239,7 +232,10 @@ async def refresh(
         form.append(("client_info", "1"))
     if claims:
         form.append(("claims", claims))
-    return classify(profile, await http.request(post(token_endpoint, tuple(form))))
+    if resource:
+        form.append(("resource", resource))
+    client = ClientIdentity(issuer, client_id, token_endpoint)
+    return classify(profile, await http.request(post(token_endpoint, tuple(form), client=client)))
 
 
 async def exchange_code(
@@ -251,21 +247,32 @@ async def exchange_code(
     code: Code,
     code_verifier: Code,
     redirect_uri: str,
+    issuer: str = "",
+    resource: str = "",
 ) -> TokenOutcome:
-    """Trade an authorization code for tokens, once: a code is single-use. RFC 6749 §4.1.3, RFC 7636 §4.5."""
+    """Trade an authorization code for tokens, once: a code is single-use. RFC 6749 §4.1.3, RFC 7636 §4.5.
+
+    ``issuer`` and ``resource`` as in :func:`refresh`. A description that repeats what was sent is dropped.
+    """
     form: Form = (
         ("grant_type", "authorization_code"),
         ("code", code),
         ("redirect_uri", redirect_uri),
         ("client_id", client_id),
         ("code_verifier", code_verifier),
+        *((("resource", resource),) if resource else ()),
     )
-    return classify(profile, await http.request(post(token_endpoint, form)))
+    client = ClientIdentity(issuer, client_id, token_endpoint)
+    outcome = classify(profile, await http.request(post(token_endpoint, form, client=client)))
+    if isinstance(outcome, Denied) and any(one.is_in(outcome.description) for one in (code, code_verifier)):
+        return replace(outcome, description="")
+    return outcome
 
 
-def post(url: str, form: Form, *, timeout_s: float = 30.0) -> HttpRequest:
+def post(url: str, form: Form, *, timeout_s: float = 30.0, client: ClientIdentity | None = None) -> HttpRequest:
     """Build a form request that asks for JSON. RFC 6749 §3.2."""
-    return HttpRequest("POST", url, form=form, headers={"accept": "application/json"}, timeout_s=timeout_s)
+    headers = {"accept": "application/json"}
+    return HttpRequest("POST", url, form=form, headers=headers, timeout_s=timeout_s, client=client)
 
 
 # -- Revocation --------------------------------------------------------------------------------------------
@@ -302,11 +309,17 @@ async def revoke(
     revocation_endpoint: str,
     client_id: str,
     token: RefreshToken,
+    issuer: str = "",
+    token_endpoint: str = "",
     timeout_s: float = REVOKE_TIMEOUT_S,
 ) -> RevokeOutcome:
-    """Ask the provider to revoke a refresh token, once, within ``timeout_s``. RFC 7009 §2."""
+    """Ask the provider to revoke a refresh token, once, within ``timeout_s``. RFC 7009 §2.
+
+    ``issuer`` and ``token_endpoint`` tell the client's credentials, as in :func:`refresh`.
+    """
     form: Form = (("token", token), ("token_type_hint", "refresh_token"), ("client_id", client_id))
-    answer = await http.request(post(revocation_endpoint, form, timeout_s=timeout_s))
+    client = ClientIdentity(issuer, client_id, token_endpoint)
+    answer = await http.request(post(revocation_endpoint, form, timeout_s=timeout_s, client=client))
     match answer:
         case NotSent(reason) | AnswerLost(reason):
             return RevokeUnreachable(reason)
@@ -320,173 +333,3 @@ async def revoke(
             return RevokeUnreachable(f"HTTP {status}", find_retry_after_s(answer.headers))
         case _:
             assert_never(answer)
-
-
-# -- Authorization request ---------------------------------------------------------------------------------
-
-
-def pkce_pair(random32: bytes) -> tuple[Code, str]:
-    """Return (code_verifier, code_challenge) from 32 fresh random bytes, method S256. RFC 7636 §4.1, §4.2."""
-    if len(random32) != 32:
-        raise ValueError("a code verifier is made of 32 random bytes")
-    verifier = _base64url(random32)
-    return Code(verifier), _base64url(hashlib.sha256(verifier.encode()).digest())
-
-
-def authorization_url(
-    *,
-    authorization_endpoint: str,
-    client_id: str,
-    redirect_uri: str,
-    scope: str,
-    state: str,
-    nonce: str,
-    code_challenge: str,
-    prompt: str | None = None,
-    audience: str | None = None,
-) -> str:
-    """Build the URL for the person's browser. ``audience`` is Auth0's. RFC 6749 §4.1.1, RFC 7636 §4.3."""
-    query = [
-        ("response_type", "code"),
-        ("client_id", client_id),
-        ("redirect_uri", redirect_uri),
-        ("scope", scope),
-        ("state", state),
-        ("nonce", nonce),
-        ("code_challenge", code_challenge),
-        ("code_challenge_method", "S256"),
-    ]
-    query += [("prompt", prompt)] if prompt else []
-    query += [("audience", audience)] if audience else []
-    parts = urlsplit(authorization_endpoint)
-    joined = "&".join(filter(None, (parts.query, urlencode(query))))  # §3.1: the endpoint's own query stays
-    return urlunsplit(parts._replace(query=joined))
-
-
-def _base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-# -- Discovery ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderMetadata:
-    """A provider's issuer and endpoints; every URL is https, or loopback when the document came from loopback.
-
-    ``supported`` holds the document's :data:`SUPPORTED` lists that it has.
-    """
-
-    issuer: str
-    token_endpoint: str
-    authorization_endpoint: str | None = None
-    revocation_endpoint: str | None = None
-    jwks_uri: str | None = None
-    supported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class DiscoveryFailed:
-    """No metadata. ``is_temporary``: asking later may help; otherwise a person must correct something.
-
-    ``issuer`` is what the provider calls itself, where that is the whole trouble. ``status`` is that of the answer
-    which was no document, 0 when none came.
-    """
-
-    reason: str
-    is_temporary: bool
-    issuer: str = ""
-    status: int = 0
-
-
-async def discover(http: Http, issuer: str) -> ProviderMetadata | DiscoveryFailed:
-    """Read the provider's metadata: the OpenID Connect form first, then RFC 8414's.
-
-    The document must name exactly the issuer that was asked for (RFC 8414 §3.3): otherwise one provider
-    could answer in another's name.
-    """
-    if (problem := _issuer_problem(issuer)) != "":
-        return DiscoveryFailed(f"the issuer {problem}", is_temporary=False)
-    found: ProviderMetadata | DiscoveryFailed | None = None
-    for url in discovery_urls(issuer):
-        found = await read_metadata(http, url)
-        if found is not None:
-            break
-    if found is None:
-        return DiscoveryFailed("the provider has no discovery document at either known place", is_temporary=False)
-    if isinstance(found, ProviderMetadata) and found.issuer != issuer:
-        return DiscoveryFailed(
-            f"the provider calls itself {found.issuer}, asked for was {issuer}; they must be equal to the letter",
-            is_temporary=False,
-            issuer=found.issuer,
-        )
-    return found
-
-
-def discovery_urls(issuer: str) -> tuple[str, str]:
-    """Return where the document may be: OpenID Connect appends, RFC 8414 §3 inserts before the path."""
-    parts = urlsplit(issuer)
-    path = parts.path.rstrip("/")
-    return (
-        urlunsplit(parts._replace(path=f"{path}/.well-known/openid-configuration")),
-        urlunsplit(parts._replace(path=f"/.well-known/oauth-authorization-server{path}")),
-    )
-
-
-async def read_metadata(http: Http, url: str) -> ProviderMetadata | DiscoveryFailed | None:
-    """Fetch and check one document, but not its issuer; None when there is none (a 4xx)."""
-    answer = await http.request(HttpRequest("GET", url, headers={"accept": "application/json"}))
-    match answer:
-        case NotSent(reason) | AnswerLost(reason):
-            return DiscoveryFailed(reason, is_temporary=True)
-        case HttpResponse(status=200):
-            return _check_metadata(answer.body, is_local=is_loopback(urlsplit(url).hostname or ""))
-        case HttpResponse(status=status) if status >= 500 or status in (408, 429):
-            reason = f"HTTP {status} instead of a discovery document"
-            return DiscoveryFailed(reason, is_temporary=True, status=status)
-        case HttpResponse(status=status) if status >= 400:
-            return None
-        case HttpResponse(status=status):
-            return DiscoveryFailed(f"HTTP {status} instead of a discovery document", is_temporary=False)
-        case _:
-            assert_never(answer)
-
-
-def _check_metadata(body: bytes, *, is_local: bool) -> ProviderMetadata | DiscoveryFailed:
-    parsed = parse_object(body)
-    if parsed is None or parsed[1]:
-        return DiscoveryFailed("the discovery document is not a JSON object with distinct keys", is_temporary=False)
-    urls: dict[str, str] = {}
-    for name in ("issuer", "token_endpoint", "authorization_endpoint", "revocation_endpoint", "jwks_uri"):
-        value = parsed[0].get(name)
-        if value is None:
-            continue
-        problem = url_problem(value) if isinstance(value, str) else "is not a string"
-        if not problem and isinstance(value, str):
-            urls[name] = value
-            # A document from elsewhere must not point at a port on which any local program may listen.
-            problem = (
-                "" if is_local or urlsplit(value).scheme == "https" else "is plain http in a document from elsewhere"
-            )
-        if problem:
-            return DiscoveryFailed(f"{name} in the discovery document {problem}", is_temporary=False)
-    for name in ("issuer", "token_endpoint"):
-        if name not in urls:
-            return DiscoveryFailed(f"the discovery document has no {name}", is_temporary=False)
-    return ProviderMetadata(
-        issuer=urls["issuer"],
-        token_endpoint=urls["token_endpoint"],
-        authorization_endpoint=urls.get("authorization_endpoint"),
-        revocation_endpoint=urls.get("revocation_endpoint"),
-        jwks_uri=urls.get("jwks_uri"),
-        supported={name: words for name in SUPPORTED if (words := _words(parsed[0].get(name)))},
-    )
-
-
-def _words(value: object) -> tuple[str, ...]:
-    listed = value[:WORDS_MAX] if isinstance(value, list) else []
-    return tuple(word for word in listed if isinstance(word, str) and 0 < len(word) <= WORD_CHARS_MAX)
-
-
-def _issuer_problem(issuer: str) -> str:
-    return "holds a query" if "?" in issuer else url_problem(issuer)

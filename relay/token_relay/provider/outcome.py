@@ -8,7 +8,7 @@ a verdict: on the token, on the person's sign-in, or on the client. :class:`Unav
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from token_relay.protocol.secret import AccessToken, IdToken, RefreshToken
@@ -43,7 +43,8 @@ class Denied:
 
     ``final``: this token is dead, the only kind that erases. ``temporary``: keep it, back off. ``person``: keep it
     sealed, tell the person, ask again slowly. ``client``: the provider refuses the client; keep it, ask again slowly.
-    ``request``: the provider refuses what was asked for (scope, audience, claims), whoever asks.
+    ``request``: the provider refuses what was asked for (scope, audience, claims), whoever asks. ``description`` is the
+    provider's own text, cleaned: for the person who signs in, no part of the verdict, and never logged.
     """
 
     kind: DenialKind
@@ -53,6 +54,7 @@ class Denied:
     trace_id: str = ""
     correlation_id: str = ""
     retry_after_s: float | None = None
+    description: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Profile:
     refresh_gives_new: bool = True  # whether a refresh answers with another refresh token; `branch` needs one
     otp_lifetime_s: float | None = None  # absolute lifetime after an e-mail code sign-in, where it differs
     takes_claims: bool = False  # whether a refresh may carry a claims challenge
+    takes_resource: bool = False  # whether a refresh names its API by ``resource`` (RFC 8707)
     temporary_codes: frozenset[int] = frozenset()  # a refusal that will pass: keep the token, back off
     final_codes: frozenset[int] = frozenset()  # the invalid_grant that ends a token; empty: every one does
 
@@ -86,6 +87,7 @@ class Profile:
             absolute_lifetime_s=int(self.absolute_lifetime_s or 0),
             otp_lifetime_s=int(self.otp_lifetime_s or 0),
             takes_claims=self.takes_claims,
+            takes_resource=self.takes_resource,
             temporary_codes=sorted(self.temporary_codes),
             final_codes=sorted(self.final_codes),
         )
@@ -237,6 +239,7 @@ def profile_that(name: str, behaviour: str) -> Profile:
         refresh_gives_new=said.refresh_gives_new,
         otp_lifetime_s=float(said.otp_lifetime_s) or None,
         takes_claims=said.takes_claims,
+        takes_resource=said.takes_resource,
         temporary_codes=frozenset(said.temporary_codes),
         final_codes=frozenset(said.final_codes),
     )

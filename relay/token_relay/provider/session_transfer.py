@@ -24,7 +24,7 @@ from typing import assert_never
 from urllib.parse import urlsplit
 
 from token_relay.protocol.secret import RefreshToken, Secret, SessionTransferToken
-from token_relay.provider.http import AnswerLost, Http, HttpResponse, NotSent
+from token_relay.provider.http import AnswerLost, ClientIdentity, Http, HttpResponse, NotSent
 from token_relay.provider.oauth import classify, post
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
 from token_relay.provider.profile import Profile
@@ -66,7 +66,14 @@ ExchangeOutcome = Exchanged | ExchangeRefused | Denied | Unavailable | OutcomeUn
 
 
 async def exchange(
-    http: Http, profile: Profile, *, token_endpoint: str, client_id: str, refresh_token: RefreshToken, audience: str
+    http: Http,
+    profile: Profile,
+    *,
+    token_endpoint: str,
+    client_id: str,
+    refresh_token: RefreshToken,
+    audience: str,
+    issuer: str = "",
 ) -> ExchangeOutcome:
     """Send one exchange. The caller has its intent on disk; a cancelled call is an unknown outcome."""
     form: tuple[tuple[str, str | Secret[str]], ...] = (
@@ -75,7 +82,8 @@ async def exchange(
         ("refresh_token", refresh_token),
         ("audience", audience),
     )
-    return classify_exchange(profile, await http.request(post(token_endpoint, form)))
+    client = ClientIdentity(issuer, client_id, token_endpoint)
+    return classify_exchange(profile, await http.request(post(token_endpoint, form, client=client)))
 
 
 def audience_of(issuer: str) -> str:

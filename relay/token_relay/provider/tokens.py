@@ -4,7 +4,7 @@ This module knows shapes, not meanings: :func:`token_relay.provider.oauth.classi
 Three promises hold here. A ``refresh_token`` is found even when everything around it is wrong, because at a provider
 that rotates it is the only live token left. A field beside the tokens that is missing or odd never withholds them: it
 is read as far as it can be, and noted. And no text of a provider reaches a person unfiltered: error codes are reduced
-to slugs, ids to GUIDs, names to printable text; descriptions are read for codes and dropped.
+to slugs, ids to GUIDs, names and descriptions to short printable text without anything that could be a token.
 
 Unknown names are ignored (``extra="ignore"``): providers add fields whenever they like. RFC 6749 §5.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WrapValidator, field_validator
@@ -31,6 +31,8 @@ SECONDS_MAX = 1e12  # 30 000 years; a larger number is no time
 SCOPE_CHARS_MAX = 4_096
 ERROR_CODES_MAX = 16  # Entra sends one, rarely two
 SHOWN_CHARS_MAX = 128
+DESCRIPTION_CHARS_MAX = 200  # two lines of a terminal
+WORD_CHARS_MAX = 30  # the shortest tokens have more; words and parameter names have fewer
 
 _SLUG = re.compile(r"[a-z][a-z0-9_]{0,47}", re.ASCII)  # the shape of every registered code, and of no token
 _VSCHAR = re.compile(r"[\x21-\x7e]+", re.ASCII)  # what may follow "Bearer " in a header: RFC 6750 §2.1, no space
@@ -56,6 +58,16 @@ def shown(text: object, *, chars_max: int = SHOWN_CHARS_MAX) -> str:
     if not isinstance(text, str):
         return ""
     return "".join(char if char.isprintable() else "?" for char in text[:chars_max])
+
+
+def described(text: object) -> str:
+    """Return a provider's description of an error, for the person who signs in: short, on one line.
+
+    A word as long as a token is shown by its beginning alone: some providers repeat what they were sent.
+    """
+    words = shown(text, chars_max=DESCRIPTION_CHARS_MAX * 4).split() if isinstance(text, str) else []
+    short = " ".join(word if len(word) <= WORD_CHARS_MAX or "://" in word else f"{word[:8]}…" for word in words)
+    return short if len(short) <= DESCRIPTION_CHARS_MAX else f"{short[: DESCRIPTION_CHARS_MAX - 1]}…"
 
 
 def parse_object(body: bytes) -> tuple[dict[str, object], frozenset[str]] | None:
@@ -225,12 +237,13 @@ class ErrorAnswer:
     trace_id: str = ""
     correlation_id: str = ""
     continuation_token: Code | None = None
+    description: str = field(default="", repr=False, compare=False)
 
 
 def find_error(answer: dict[str, object]) -> ErrorAnswer | None:
     """Read an error answer; None when there is no ``error`` string. Malformed side fields count as absent.
 
-    Codes come from ``error_codes``, else from ``AADSTSnnnnn:`` in the description, which is not kept.
+    Codes come from ``error_codes``, else from ``AADSTSnnnnn:`` in the description.
     """
     error = answer.get("error")
     if not isinstance(error, str) or not error:
@@ -253,6 +266,7 @@ def find_error(answer: dict[str, object]) -> ErrorAnswer | None:
         trace_id=_guid(answer.get("trace_id"), _TRACE_ID, description),
         correlation_id=_guid(answer.get("correlation_id"), _CORRELATION_ID, description),
         continuation_token=find_code(answer, "continuation_token"),
+        description=described(description),
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from token_relay.agents.records import Grant
-from token_relay.provider import oauth
+from token_relay.provider import discovery
 from token_relay.provider.http import Http, is_loopback
 from token_relay.provider.native_auth.endpoints import CIAM_SUFFIX
 from token_relay.provider.outcome import Unavailable
@@ -43,10 +43,10 @@ class Endpoints:
             return host
         try:
             async with asyncio.timeout(DISCOVERY_S):
-                found = await oauth.discover(self._http, grant.issuer)
+                found = await discovery.discover(self._http, grant.issuer)
         except TimeoutError:
             return Unavailable(f"no discovery document within {DISCOVERY_S:g} s")
-        if isinstance(found, oauth.DiscoveryFailed):
+        if isinstance(found, discovery.DiscoveryFailed):
             return Unavailable(f"no discovery document: {found.reason}") if found.is_temporary else host
         if len(self._named) >= ISSUERS_MAX:
             self._named.clear()

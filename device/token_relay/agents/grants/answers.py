@@ -107,7 +107,8 @@ def refusal(grant: Grant, reauth_action: str) -> TokenRefused:
 
 def check_client(grant: Grant) -> str:
     """Return what a person does when the provider refuses the client."""
-    return f"look at the app registration of client_id {grant.client_id} at the provider"
+    own = "a client with a secret or key needs it in this device's config.toml too"
+    return f"look at the app registration of client_id {grant.client_id} at the provider; {own}"
 
 
 def allow_host(host: str) -> str:

@@ -82,13 +82,16 @@ class RefreshErrand:
 
     async def send(self, http: Http, grant: Grant, refresh_token: RefreshToken, sent: Stamp) -> TokenOutcome:
         """Send the refresh. RFC 6749 §6."""
+        profile = profile_of(grant)
         return await oauth.refresh(
             http,
-            profile_of(grant),
+            profile,
             token_endpoint=grant.token_endpoint,
             client_id=grant.client_id,
             refresh_token=refresh_token,
+            issuer=grant.issuer,
             scope=self.scope or scope_to_ask(grant),
+            resource=grant.audience if profile.takes_resource else "",
             client_info=grant.profile == "entra",
             claims=self.claims,
         )

@@ -30,7 +30,12 @@ def may_ask(grant: Grant, *, is_revoked: bool) -> bool:
 async def ask(http: Http, grant: Grant, refresh_token: RefreshToken) -> ProviderSaid:
     """Ask once; return what the provider said."""
     outcome = await oauth.revoke(
-        http, revocation_endpoint=grant.revocation_endpoint, client_id=grant.client_id, token=refresh_token
+        http,
+        revocation_endpoint=grant.revocation_endpoint,
+        client_id=grant.client_id,
+        token=refresh_token,
+        issuer=grant.issuer,
+        token_endpoint=grant.token_endpoint,
     )
     match outcome:
         case oauth.RevokeAccepted():

@@ -14,7 +14,7 @@ from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import profile_of, state_of
 from token_relay.agents.ports import Clock
 from token_relay.agents.records import Grant
-from token_relay.provider import oauth
+from token_relay.provider import discovery
 from token_relay.provider.http import Http
 
 RETRY_S = 1.0  # between attempts inside a provider's leeway, which is some tens of seconds
@@ -46,10 +46,10 @@ async def wait_for(http: Http, clock: Clock, grant: Grant) -> str:
 async def _silence(http: Http, grant: Grant, timeout_s: float | None) -> str:
     try:
         async with asyncio.timeout(timeout_s):
-            found = await oauth.discover(http, grant.issuer)
+            found = await discovery.discover(http, grant.issuer)
     except TimeoutError:
         return f"no answer within {timeout_s:g} s"
-    if not isinstance(found, oauth.DiscoveryFailed) or not found.is_temporary:
+    if not isinstance(found, discovery.DiscoveryFailed) or not found.is_temporary:
         return ""
     # Inside a leeway an error page counts as silence: the next answer would be one too. Later, waiting gains nothing.
     return found.reason if timeout_s is not None or not found.status else ""

@@ -58,6 +58,7 @@ class TransferExchange:
             client_id=grant.client_id,
             refresh_token=refresh_token,
             audience=session_transfer.audience_of(grant.issuer),
+            issuer=grant.issuer,
         )
         return session_transfer.for_grant(self._outcome)
 

@@ -13,7 +13,7 @@ The refresh token leaves only by :meth:`Accounts.get_access_token`, through two 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from token_relay.agents.elapsed import Stamp
@@ -22,9 +22,12 @@ from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.schedule import columns_of_life
 from token_relay.agents.grants.serving import columns_of, normalise_scope
 from token_relay.agents.grants.tokens import cache_token, delete_grant
+from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.own_grants import is_only
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
-from token_relay.agents.phone.sign_in import AccountSettings, discover, shown_name
+from token_relay.agents.phone.provider_endpoints import asked_scope, discover
+from token_relay.agents.phone.sign_in import shown_name
+from token_relay.agents.phone.sign_in_advice import no_refresh_token_hint
 from token_relay.agents.records import FINISHED, CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
@@ -32,7 +35,7 @@ from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, RelayError, TransientError
 from token_relay.protocol.messages import ProviderSaid
 from token_relay.protocol.secret import RefreshToken
-from token_relay.provider import oauth
+from token_relay.provider import discovery
 from token_relay.provider.http import Http
 from token_relay.provider.native_auth.states import Done, Failed
 from token_relay.provider.outcome import Refreshed
@@ -142,22 +145,30 @@ class Accounts:
             client_id=self.settings.client_id,
             token_endpoint=new.metadata.token_endpoint,
             revocation_endpoint=new.metadata.revocation_endpoint or "",
-            scope=_granted(new.tokens.scope, self.settings.scope, self.settings.profile.name),
-            audience=self.settings.audience,
+            scope=_granted(new.tokens.scope, asked_scope(self.settings, new.metadata), self.settings.profile.name),
+            audience=self.settings.audience or self.settings.resource,
             subject=new.subject,
             account=new.username,
             sid=new.sid,
             is_sole=not is_imported,
             profile=self.settings.profile.name,
+            behaviour=self._behaviour(),
             signed_in_at=turn.wall,
             is_otp=new.is_otp,
             stored_at=turn.wall,
             refresh_token=refresh_token,
         )
 
+    def _behaviour(self) -> str:
+        """Return what the settings add to the profile's behaviour, for the grant that is made; empty: nothing."""
+        if not self.settings.resource:
+            return ""
+        return replace(self.settings.profile, takes_resource=True).behaviour.model_dump_json()
+
     def _store(self, turn: Turn, new: NewGrant) -> Grant:
         if new.tokens.refresh_token is None:
-            raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
+            hint = no_refresh_token_hint(asked_scope(self.settings, new.metadata))
+            raise LocalError("the provider gave no refresh token", hint=hint)
         grant = self.grant_of(turn, new, new.tokens.refresh_token)
         turn.tx.put(grant)
         turn.change(Grant, grant.grant_id, refreshed_at=turn.wall, refreshed=turn.stamp)
@@ -218,7 +229,7 @@ class Accounts:
             return "unsupported"
         return await revocation.ask(self._http, grant, grant.refresh_token)
 
-    async def discover(self) -> oauth.ProviderMetadata:
+    async def discover(self) -> discovery.ProviderMetadata:
         """Return the provider's endpoints. Raises TransientError when a later try may work, else ConfigError."""
         return await discover(self._http, self.settings)
 
@@ -350,11 +361,12 @@ def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str
 
 
 def _granted(answered: str, requested: str, profile: str) -> str:
-    """Return the grant's scope: what the answer says, and those of our words that answers tend to leave out.
+    """Return the grant's scope: what the answer says, which is exact where it says something. RFC 6749 §5.1.
 
-    Entra alone grants ``offline_access`` without a word; a refresh that asks for less gets no refresh token there.
+    Entra alone grants words of OpenID Connect without saying so, and a refresh there without ``offline_access`` gets no
+    refresh token. Elsewhere a word that was not granted would make every refresh of a companion fail.
     """
     if not answered:
         return normalise_scope(requested)
-    tacit = {"openid", "profile", "email"} | ({"offline_access"} if profile == "entra" else set())
+    tacit = {"openid", "profile", "email", "offline_access"} if profile == "entra" else set()
     return normalise_scope(f"{answered} {' '.join(tacit & set(requested.split()))}")

@@ -22,6 +22,7 @@ from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.link import Link
 from token_relay.agents.pairings import pairing_of
 from token_relay.agents.phone.account import Accounts
+from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
 from token_relay.agents.phone.handoff_rows import Terms, check_scope, check_strategy, state_of
 from token_relay.agents.phone.handoffs import Handoffs
@@ -29,7 +30,6 @@ from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.own_grants import OwnGrants
 from token_relay.agents.phone.pairing import PhonePairing
 from token_relay.agents.phone.person import Person, SignIn, SignInOptions
-from token_relay.agents.phone.sign_in import AccountSettings
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Ports
 from token_relay.agents.pulse import Pulse

@@ -14,8 +14,8 @@ from typing import Any, Protocol, Self
 from token_relay.agents.elapsed import Stamp
 from token_relay.protocol.errors import TransientError
 from token_relay.protocol.secret import Code
+from token_relay.provider.discovery import ProviderMetadata
 from token_relay.provider.native_auth.states import Done, Failed
-from token_relay.provider.oauth import ProviderMetadata
 from token_relay.provider.outcome import Refreshed
 
 
@@ -132,9 +132,13 @@ class CodeReceived:
 
 @dataclass(frozen=True, slots=True)
 class SignInRefused:
-    """The provider sent the browser back with an error; ``error`` is its code, reduced to a slug."""
+    """The provider sent the browser back with an error.
+
+    ``error`` is its code, reduced to a slug, ``description`` its own words, cleaned.
+    """
 
     error: str
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from urllib.parse import urlsplit
 
 from token_relay.agents.elapsed import Stamp
+from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.native import Conversation, SignedIn, support
 from token_relay.agents.phone.person import (
     CodeReceived,
@@ -26,34 +28,29 @@ from token_relay.agents.phone.person import (
     SignInOptions,
     SignInRefused,
 )
-from token_relay.agents.phone.sign_in_advice import advice_about, foreseen, hint_for, not_granted
+from token_relay.agents.phone.provider_endpoints import asked_prompt, asked_scope, discover
+from token_relay.agents.phone.sign_in_advice import (
+    error_page_advice,
+    foreseen,
+    hint_for,
+    no_refresh_token_hint,
+    not_granted,
+    refused_sentence,
+)
 from token_relay.agents.ports import Clock, Random
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
 from token_relay.protocol.secret import Code
-from token_relay.provider import oauth
+from token_relay.provider import discovery, oauth
+from token_relay.provider.authorization import authorization_url, pkce_pair
 from token_relay.provider.http import Http
-from token_relay.provider.native_auth.endpoints import discover_entra, native_base
+from token_relay.provider.native_auth.endpoints import native_base
 from token_relay.provider.native_auth.service import CAPABILITIES, Service
 from token_relay.provider.outcome import Denied, OutcomeUnknown, Refreshed, TokenOutcome, Unavailable
-from token_relay.provider.profile import Profile
+from token_relay.provider.userinfo import fetch_userinfo
 
 ACCOUNT_CHARS_MAX = 200
 BROWSER_WAIT_S = 600.0  # a person finds a password, a second device, and comes back
-BROWSER_PATIENCE_S = 60.0  # then a person who looks at an error page in the browser is told what may be wrong
-
-
-@dataclass(frozen=True, slots=True)
-class AccountSettings:
-    """What the configuration says about the provider; see :class:`token_relay.host.config.ProviderConfig`."""
-
-    url: str
-    client_id: str
-    tenant: str | None
-    scope: str
-    profile: Profile
-    allow_refresh_token_access: bool
-    audience: str = ""
-    idle_days: int | None = None
+BROWSER_PATIENCE_S = 20.0  # then a person who looks at an error page in the browser is told what may be wrong
 
 
 class ProviderSignIn:
@@ -97,8 +94,9 @@ class ProviderSignIn:
         if not options.username:
             raise ConfigError("native authentication needs a user name", hint="add --username")
         base = native_base(settings.url, settings.tenant)
-        metadata = _found(await discover_entra(self._http, base), profile)
-        service = Service(self._http, profile, base, settings.client_id, settings.scope, capabilities=CAPABILITIES)
+        metadata = await discover(self._http, settings)
+        scope = asked_scope(settings, metadata)
+        service = Service(self._http, profile, base, settings.client_id, scope, capabilities=CAPABILITIES)
         conversation = Conversation(service, person, options, self._clock)
         try:
             outcome = await talk(conversation)
@@ -113,10 +111,10 @@ class ProviderSignIn:
 
     async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
         metadata = await discover(self._http, self._settings)
-        for sentence in foreseen(metadata, self._settings.scope, self._settings.profile):
+        for sentence in foreseen(metadata, self._settings, asked_scope(self._settings, metadata)):
             await person.progress({"message": f"warning: {sentence}"})
         state, nonce = self._random.bytes(16).hex(), self._random.bytes(16).hex()
-        verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
+        verifier, challenge = pkce_pair(self._random.bytes(32))
         async with self._new_receiver(state) as receiver:
             url = self._url(metadata, receiver.redirect_uri, state=state, nonce=nonce, challenge=challenge)
             shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
@@ -128,12 +126,13 @@ class ProviderSignIn:
             except TimeoutError:
                 raise PersonNeededError("nobody signed in within ten minutes", hint="run the command again") from None
             match answer:
-                case SignInRefused(error=error):
-                    raise PersonNeededError(f"the provider refused the sign-in: {error}", hint=hint_for(error))
+                case SignInRefused(error=error, description=description):
+                    raise PersonNeededError(refused_sentence(error, description), hint=hint_for(error))
                 case CodeReceived(code=code):
                     sent = Stamp.of(self._clock.now())
                     outcome = await self._redeem(metadata, receiver.redirect_uri, code, verifier)
-        return NewGrant(_tokens(outcome), metadata, sent, nonce, is_otp=False, username=options.username)
+        tokens = _tokens(outcome, metadata.token_endpoint)
+        return NewGrant(tokens, metadata, sent, nonce, is_otp=False, username=options.username)
 
     async def _come_back(self, receiver: RedirectReceiver, person: Person) -> CodeReceived | SignInRefused:
         """Wait for this sign-in's redirect, and tell the person about browsers that come with something else."""
@@ -144,31 +143,35 @@ class ProviderSignIn:
                     answer = await receiver.wait()
             except TimeoutError:
                 is_told = True
-                text = "the browser shows an error? the registration of this client must have the redirect URI"
-                await person.progress({"message": f"{text} {receiver.redirect_uri}, with any port"})
+                await person.progress({"message": error_page_advice(receiver.redirect_uri, self._settings)})
                 continue
             if not isinstance(answer, NotAccepted):
                 return answer
             await person.progress({"message": f"a browser came back and was not accepted: {answer.why}"})
 
     def _url(
-        self, metadata: oauth.ProviderMetadata, redirect_uri: str, *, state: str, nonce: str, challenge: str
+        self, metadata: discovery.ProviderMetadata, redirect_uri: str, *, state: str, nonce: str, challenge: str
     ) -> str:
         if metadata.authorization_endpoint is None:
-            raise LocalError("the provider has no authorization endpoint", hint="is the provider's URL right?")
-        return oauth.authorization_url(
+            hint = "is provider.url right? else write provider.authorization_endpoint"
+            raise LocalError("the provider has no authorization endpoint", hint=hint)
+        settings = self._settings
+        return authorization_url(
             authorization_endpoint=metadata.authorization_endpoint,
-            client_id=self._settings.client_id,
+            client_id=settings.client_id,
             redirect_uri=redirect_uri,
-            scope=self._settings.scope,
+            scope=asked_scope(settings, metadata),
             state=state,
             nonce=nonce,
             code_challenge=challenge,
-            audience=self._settings.audience or None,
+            prompt=asked_prompt(settings, metadata),
+            audience=settings.audience,
+            resource=settings.resource,
+            more=settings.authorization_parameters,
         )
 
     async def _redeem(
-        self, metadata: oauth.ProviderMetadata, redirect_uri: str, code: Code, verifier: Code
+        self, metadata: discovery.ProviderMetadata, redirect_uri: str, code: Code, verifier: Code
     ) -> TokenOutcome:
         return await oauth.exchange_code(
             self._http,
@@ -178,6 +181,8 @@ class ProviderSignIn:
             code=code,
             code_verifier=verifier,
             redirect_uri=redirect_uri,
+            issuer=metadata.issuer,
+            resource=self._settings.resource,
         )
 
     async def check(self, new: NewGrant) -> NewGrant:
@@ -185,16 +190,18 @@ class ProviderSignIn:
 
         Raises: as :meth:`SignIn.check`.
         """
+        asked = asked_scope(self._settings, new.metadata)
         if new.tokens.refresh_token is None:
-            raise LocalError("the provider gave no refresh token", hint="scope needs offline_access")
+            raise LocalError("the provider gave no refresh token", hint=no_refresh_token_hint(asked))
         if new.tokens.problem:
             raise LocalError(f"the provider's answer cannot be used: {new.tokens.problem}")
-        if words := not_granted(self._settings.scope, new.tokens.scope):
+        if words := not_granted(asked, new.tokens.scope):
             new = _noted(new, "scope_not_granted", f"the provider did not grant all of the scope: {words} is missing")
         if new.tokens.id_token is None:
-            if "openid" in self._settings.scope.split():
-                raise LocalError("the provider gave no id_token although scope has openid")
-            return new
+            if "openid" in asked.split():
+                hint = "take openid out of provider.scope, if this provider does not know OpenID Connect"
+                raise LocalError("the provider gave no id_token although scope has openid", hint=hint)
+            return await self._named(new, "", new.username)
         from token_relay.provider.id_token import check_id_token, fetch_jwks  # joserfc costs start-up time and memory
 
         subject = check_id_token(
@@ -210,19 +217,25 @@ class ProviderSignIn:
             new = _noted(new, "id_token_unverified", text)
         # The name that was typed is that of the account only at native sign-in, which sends no nonce.
         typed = new.username if new.nonce is None else ""
-        username = subject.username or typed or subject.name or subject.sub
-        return replace(new, subject=subject.sub, sid=subject.sid, username=shown_name(username))
+        return await self._named(replace(new, sid=subject.sid), subject.sub, subject.username or typed or subject.name)
+
+    async def _named(self, new: NewGrant, sub: str, name: str) -> NewGrant:
+        """Return the sign-in with subject and name; the provider is asked for a name that is not known yet.
+
+        Without an id_token, what the provider says of its own access token stands for the subject.
+        """
+        found = None
+        if not name or not sub:
+            endpoint = new.metadata.userinfo_endpoint
+            found = await fetch_userinfo(self._http, endpoint, new.tokens.access_token)
+        if found is not None and found.sub in (sub or found.sub,):
+            sub, name = found.sub, name or found.username
+        host = urlsplit(new.metadata.issuer).hostname
+        return replace(new, subject=sub, username=shown_name(name or sub or f"unnamed account at {host}"))
 
 
 def _noted(new: NewGrant, event: str, text: str) -> NewGrant:
     return replace(new, notes=(*new.notes, SignInNote(event, text)))
-
-
-async def discover(http: Http, settings: AccountSettings) -> oauth.ProviderMetadata:
-    """Return the provider's endpoints. Raises TransientError when a later try may work, else ConfigError."""
-    if settings.profile.name == "entra":
-        return _found(await discover_entra(http, native_base(settings.url, settings.tenant)), settings.profile)
-    return _found(await oauth.discover(http, settings.url), settings.profile)
 
 
 def shown_name(username: str) -> str:
@@ -230,23 +243,15 @@ def shown_name(username: str) -> str:
     return "".join(c for c in username if c.isprintable())[:ACCOUNT_CHARS_MAX]
 
 
-def _found(found: oauth.ProviderMetadata | oauth.DiscoveryFailed, profile: Profile) -> oauth.ProviderMetadata:
-    if isinstance(found, oauth.DiscoveryFailed):
-        hint = advice_about(found, profile)
-        if found.is_temporary:
-            raise TransientError(f"the provider cannot be reached: {found.reason}", hint=hint)
-        raise ConfigError(f"the provider cannot be used: {found.reason}", hint=hint)
-    return found
-
-
-def _tokens(outcome: TokenOutcome) -> Refreshed:
+def _tokens(outcome: TokenOutcome, token_endpoint: str) -> Refreshed:
     match outcome:
         case Refreshed():
             return outcome
         case Denied():
-            said = f"the provider refused the sign-in: {outcome.error}{support(outcome)}"
+            said = f"{refused_sentence(outcome.error, outcome.description)}{support(outcome)}"
             raise PersonNeededError(said, hint=hint_for(outcome.error))
         case Unavailable(reason=reason):
-            raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
+            raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again later")
         case OutcomeUnknown(reason=reason):
-            raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint="sign in again")
+            hint = f"sign in again; if that ends alike, look at what answers at {token_endpoint}"
+            raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint=hint)

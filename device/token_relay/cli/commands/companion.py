@@ -12,9 +12,12 @@ KIND = "companion"
 
 
 def _init(parser: argparse.ArgumentParser) -> None:
-    from token_relay.cli.commands.options import init_options
+    from token_relay.cli.commands.options import client_options, init_options
 
     init_options(parser)
+    client = client_options(parser, "a confidential client: this device's own secret or key, which no grant brings")
+    client.add_argument("--client-issuer", metavar="URL", type=text, help="the provider's issuer")
+    client.add_argument("--client-id", metavar="ID", type=text, help="the client id there")
     parser.add_argument(
         "--provider-host",
         metavar="HOST",

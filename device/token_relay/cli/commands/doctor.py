@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from token_relay.agents.companion.endpoints import host_not_allowed
@@ -110,6 +110,7 @@ def _here(
         yield local.vault_key(home, config.vault, local.CREDENTIAL_STORES)
     yield from broker.certificates(config.broker, now.wall_s)
     yield broker.reach(config.broker)
+    yield from provider.files(config, now.wall_s)
     yield broker.settings(config.broker, broker.confs_here(system=broker.SYSTEM_CONF))
     yield local.sockets(home, search_directories(kind, context.env, home=args.home, socket=args.socket))
     yield from machine.look_at_unit(kind, context.env)
@@ -118,21 +119,22 @@ def _here(
 def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Finding]:
     """Check the provider: the phone's from its settings, the companion's from its grants."""
     if isinstance(config, PhoneConfig):
-        return [provider.discovery(config.provider.url, config.provider)]
+        return provider.metadata(config)
     grants = status.get("grants")
     issuers = (
         {_text(row.get("issuer")) for row in grants if isinstance(row, dict)} if isinstance(grants, list) else set()
     )
     if not issuers - {""}:
         return [Finding("provider", True, "none yet: it arrives with the grant")]
-    return [_issuer(issuer, config.provider.hosts) for issuer in sorted(issuers - {""})[:ISSUERS_MAX]]
+    named = sorted(issuers - {""})[:ISSUERS_MAX]
+    return [finding for issuer in named for finding in _issuer(issuer, config)]
 
 
-def _issuer(issuer: str, hosts: Collection[str]) -> Finding:
+def _issuer(issuer: str, config: CompanionConfig) -> list[Finding]:
     """Ask an issuer that a phone has named, where the agent itself would."""
-    if host := host_not_allowed(issuer, issuer, hosts):
-        return Finding("provider", False, f"{issuer}: not asked, {host} is not allowed here", allow_host(host))
-    return provider.discovery(issuer)
+    if host := host_not_allowed(issuer, issuer, config.provider.hosts):
+        return [Finding("provider", False, f"{issuer}: not asked, {host} is not allowed here", allow_host(host))]
+    return provider.issuer(issuer, config.provider.ca)
 
 
 def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:

@@ -27,6 +27,35 @@ CERTIFICATE_FILE = "device.pem"  # what `certs sign` makes of device.csr
 CA_FILE = "ca.pem"
 NAME_CHARS_MAX = 64
 
+# Options of both agents for how a client proves itself, by setting.
+AUTHENTICATION = {
+    "token_endpoint_auth_method": "--token-endpoint-auth-method",
+    "client_secret_file": "--client-secret-file",
+    "client_key_file": "--client-key-file",
+}
+PROVIDER = {
+    "url": "--provider",
+    "client_id": "--client-id",
+    "profile": "--profile",
+    "tenant": "--tenant",
+    "scope": "--scope",
+    "prompt": "--prompt",
+    "audience": "--audience",
+    "resource": "--resource",
+    "authorization_parameters": "--authorization-parameter",
+    "redirect_ports": "--redirect-port",
+    "redirect_path": "--redirect-path",
+    "discovery": "--no-discovery",
+    "authorization_endpoint": "--authorization-endpoint",
+    "token_endpoint": "--token-endpoint",
+    "revocation_endpoint": "--revocation-endpoint",
+    "userinfo_endpoint": "--userinfo-endpoint",
+    "jwks_uri": "--jwks-uri",
+    "device_authorization_endpoint": "--device-authorization-endpoint",
+    "ca": "--provider-ca",
+    **AUTHENTICATION,
+}
+CLIENT = {"issuer": "--client-issuer", "client_id": "--client-id", **AUTHENTICATION}
 # Which option a person must change when a setting is wrong.
 OPTIONS = {
     "name": "--name",
@@ -38,11 +67,10 @@ OPTIONS = {
     "broker.cert": "--cert",
     "broker.key": "--key",
     "broker": "broker options",
-    "provider.url": "--provider",
-    "provider.client_id": "--client-id",
-    "provider.profile": "--profile",
-    "provider.tenant": "--tenant",
-    "provider.scope": "--scope",
+    "provider": "provider options",
+    "client": "client options",
+    **{f"provider.{name}": option for name, option in PROVIDER.items()},
+    **{f"client.{name}": option for name, option in CLIENT.items()},
     "provider.hosts": "--provider-host",
     "vault.passphrase_file": "--vault-passphrase-file",
     "vault.credential": "--vault-credential",
@@ -82,7 +110,8 @@ def init(args: argparse.Namespace, context: Context) -> int:
     # --force alone keeps the key: a changed setting must not cost the certificate that the CA has signed
     if args.new_key or not csr.exists():
         write_csr(home, device_id, force=args.new_key)
-    _report(context, kind, config, device_id=device_id, home=home, config_path=config_path, csr=csr)
+    looked = _look(config) if isinstance(config, PhoneConfig) and not args.no_look else []
+    _report(context, kind, config, looked, device_id=device_id, home=home, config_path=config_path, csr=csr)
     return DONE
 
 
@@ -113,17 +142,21 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
         chosen["broker.key"] = in_home(KEY_NAME)
         chosen["broker.ca"] = chosen["broker.ca"] or in_home(CA_FILE)
     if kind == "phone":
-        chosen |= {
-            "provider.url": args.provider,
-            "provider.client_id": args.client_id,
-            "provider.profile": args.profile,
-            "provider.tenant": args.tenant,
-            "provider.scope": args.scope,
-            "allow_refresh_token_access": args.allow_refresh_token_access or None,
-        }
-    elif args.provider_host:
+        chosen |= {f"provider.{name}": _chosen(args, option) for name, option in PROVIDER.items()}
+        chosen["provider.authorization_parameters"] = dict(args.authorization_parameter or ()) or None
+        chosen["provider.discovery"] = False if args.no_discovery else None
+        chosen["allow_refresh_token_access"] = args.allow_refresh_token_access or None
+    else:
+        chosen |= {f"client.{name}": _chosen(args, option) for name, option in CLIENT.items()}
+        chosen["provider.ca"] = _chosen(args, PROVIDER["ca"])
         chosen["provider.hosts"] = args.provider_host
     return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _chosen(args: argparse.Namespace, option: str) -> Setting | None:
+    """Return what an option says, None where it is not there; a file's path does not depend on where we are."""
+    value: Setting | None = getattr(args, option.removeprefix("--").replace("-", "_"))
+    return _absolute(value) if isinstance(value, str) and option.endswith(("-file", "-ca")) else value
 
 
 def _absolute(path: str | None) -> str | None:
@@ -148,17 +181,25 @@ def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig
     return result
 
 
+def _look(config: PhoneConfig) -> list[str]:
+    """Ask the provider what cannot work there. That nobody answers is told, and no reason not to make the home."""
+    from token_relay.service.checks import provider
+
+    return [f"{one.detail}; {one.hint}" for one in provider.metadata(config) if one.hint]
+
+
 def _report(
     context: Context,
     kind: Kind,
     config: PhoneConfig | CompanionConfig,
+    looked: list[str],
     *,
     device_id: str,
     home: Path,
     config_path: Path,
     csr: Path,
 ) -> None:
-    warnings = [*config.warnings(), *filter(None, [mounts.warning(home)])]
+    warnings = [*config.warnings(), *filter(None, [mounts.warning(home)]), *looked]
     for warning in warnings:
         context.note(f"warning: {warning}")
     if context.as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from token_relay.cli.parsing import seconds, text, whole
+from token_relay.cli.parsing import name_and_value, seconds, text, whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,93 @@ def profile_option(parser: argparse._ActionsContainer, help: str, *, default: st
 
     choices = get_args(ProfileName)
     parser.add_argument("--profile", metavar="PROFILE", choices=choices, default=default, help=help)
+
+
+def provider_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``phone init`` that say how to sign in at a provider, and where its endpoints are."""
+    group = parser.add_argument_group("provider")
+    group.add_argument("--provider", metavar="URL", type=text, required=True, help="the identity provider's issuer URL")
+    group.add_argument("--client-id", metavar="ID", type=text, required=True, help="the application's client id there")
+    profile_option(
+        group, "what the provider does with refresh tokens, a name that sandbox --profile knows too; else guessed"
+    )
+    group.add_argument("--tenant", metavar="T", type=text, help="Entra: the tenant, such as contoso")
+    group.add_argument(
+        "--scope",
+        metavar="S",
+        type=text,
+        help="what the person is asked to grant; offline_access asks for a refresh token, where the provider knows it",
+    )
+    group.add_argument(
+        "--prompt",
+        metavar="P",
+        type=text,
+        help="what the sign-in page must ask again, such as consent or login, or none; else consent where "
+        "offline_access is asked for",
+    )
+    group.add_argument("--audience", metavar="A", type=text, help="the API that access tokens are for (Auth0)")
+    group.add_argument("--resource", metavar="URL", type=text, help="the API that access tokens are for (RFC 8707)")
+    group.add_argument(
+        "--authorization-parameter",
+        metavar="NAME=VALUE",
+        action="append",
+        type=name_and_value,
+        help="one more parameter for the sign-in page; may be given several times",
+    )
+    group.add_argument(
+        "--redirect-port",
+        metavar="PORT",
+        action="append",
+        type=whole(1, PORT_MAX),
+        help="port that the browser comes back to, where the provider compares it; several are tried in order; else "
+        "a random one",
+    )
+    group.add_argument("--redirect-path", metavar="PATH", type=text, help="path of the redirect URI; else /callback")
+    group.add_argument(
+        "--allow-refresh-token-access",
+        action="store_true",
+        help="let refresh tokens leave the account: `phone handoff` is refused without it",
+    )
+    group.add_argument(
+        "--no-look", action="store_true", help="do not ask the provider now for what cannot work there; doctor does"
+    )
+    group = parser.add_argument_group("the provider's endpoints, where its metadata does not tell")
+    group.add_argument(
+        "--no-discovery",
+        action="store_true",
+        help="read no metadata; needs --authorization-endpoint and --token-endpoint",
+    )
+    for name, what in (
+        ("authorization-endpoint", "where a browser signs in"),
+        ("token-endpoint", "where tokens come from"),
+        ("revocation-endpoint", "where tokens are revoked"),
+        ("userinfo-endpoint", "where the account's name is asked for"),
+        ("jwks-uri", "where the keys are that sign id_tokens"),
+        ("device-authorization-endpoint", "where a device code is asked for"),
+    ):
+        group.add_argument(f"--{name}", metavar="URL", type=text, help=what)
+    client_options(parser, "how this client proves itself at the provider")
+
+
+def client_options(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """Add the options of a confidential client, and of a provider with a private CA."""
+    from typing import get_args
+
+    from token_relay.provider.http import AuthMethod
+
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--token-endpoint-auth-method",
+        metavar="M",
+        choices=get_args(AuthMethod),
+        help=f"{', '.join(get_args(AuthMethod)[:-1])} or {get_args(AuthMethod)[-1]}; else none, a public client",
+    )
+    group.add_argument("--client-secret-file", metavar="F", type=text, help="file with its secret in the first line")
+    group.add_argument("--client-key-file", metavar="F", type=text, help="file with its private key, a JWK or PEM")
+    group.add_argument(
+        "--provider-ca", metavar="F", type=text, help="certificate of a private CA that signed the provider's"
+    )
+    return group
 
 
 def init_options(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from token_relay.cli.commands.options import (
     events_options,
     init_options,
     new_account_options,
-    profile_option,
+    provider_options,
     reset_options,
     sign_in_options,
     wait_option,
@@ -27,21 +27,7 @@ REVOKE_WAIT_S = 10.0  # a companion that is online answers by then; one that is 
 
 
 def _init(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("provider")
-    group.add_argument("--provider", metavar="URL", type=text, required=True, help="the identity provider's issuer URL")
-    group.add_argument("--client-id", metavar="ID", type=text, required=True, help="the application's client id there")
-    profile_option(
-        group, "what the provider does with refresh tokens, a name that sandbox --profile knows too; else guessed"
-    )
-    group.add_argument("--tenant", metavar="T", type=text, help="Entra: the tenant, such as contoso")
-    group.add_argument(
-        "--scope", metavar="S", type=text, help="what the person is asked to grant; must contain offline_access"
-    )
-    group.add_argument(
-        "--allow-refresh-token-access",
-        action="store_true",
-        help="let refresh tokens leave the account: `phone handoff` is refused without it",
-    )
+    provider_options(parser)
     init_options(parser)
 
 

@@ -48,6 +48,7 @@ WANTED = {  # missing, or not readable by this user
     "key": "`init --force --new-key` makes a new one; or make it readable to this user",
 }
 SIGN_AGAIN = "sign device.csr again: token-relay certs sign"
+AGAIN = {"cert": SIGN_AGAIN, "ca": "make a new CA: token-relay certs init --force"}
 
 
 # -- Certificates ------------------------------------------------------------------------------------------
@@ -70,16 +71,16 @@ def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Finding]:
         except OSError as exc:
             yield Finding(f"broker {name}", False, f"{file}: {exc.strerror}", WANTED[name])
         else:
-            yield _dates(f"broker {name}", file, found[name], now)
+            yield dates(f"broker {name}", file, found[name], now, again=AGAIN[name])
     if broker.key is not None:
         yield _key(broker.key, found.get("cert"))
 
 
-def _dates(name: str, file: Path, certificate: x509.Certificate, now: datetime) -> Finding:
+def dates(name: str, file: Path, certificate: x509.Certificate, now: datetime, *, again: str) -> Finding:
+    """Judge the dates of a certificate; ``again`` says how to get another one."""
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now.timestamp() < BUILT_AT:
         return Finding(name, True, f"{file}, {begins:%Y-%m-%d} to {ends:%Y-%m-%d}: not judged by this clock")
-    again = SIGN_AGAIN if name == "broker cert" else "make a new CA: token-relay certs init --force"
     if now < begins:
         return Finding(name, False, f"{file} is valid from {begins:%Y-%m-%d %H:%M}Z", "set the clock of this machine")
     if now > ends:

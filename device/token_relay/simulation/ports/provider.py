@@ -7,7 +7,7 @@ from random import Random
 from urllib.parse import parse_qs
 
 from token_relay.protocol.secret import Password
-from token_relay.provider.oauth import ProviderMetadata
+from token_relay.provider.discovery import ProviderMetadata
 from token_relay.provider.profile import PROFILES
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.faults import Admission

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from token_relay.agents.agent import Agent
 from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.person import SignIn, SignInOptions
-from token_relay.agents.phone.sign_in import AccountSettings, ProviderSignIn
+from token_relay.agents.phone.sign_in import ProviderSignIn
 from token_relay.agents.ports import Ports, Record, Transaction
 from token_relay.agents.records import Grant, Identity, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused

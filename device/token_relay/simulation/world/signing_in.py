@@ -16,10 +16,12 @@ from token_relay.agents.phone.person import (
     SignInLostError,
     SignInOptions,
 )
-from token_relay.agents.phone.sign_in import ProviderSignIn, discover
+from token_relay.agents.phone.provider_endpoints import discover
+from token_relay.agents.phone.sign_in import ProviderSignIn
 from token_relay.protocol.errors import LocalError, TransientError
 from token_relay.protocol.secret import Code, IdToken
-from token_relay.provider import oauth
+from token_relay.provider import discovery, oauth
+from token_relay.provider.authorization import pkce_pair
 from token_relay.provider.http import HttpRequest, HttpResponse
 from token_relay.provider.outcome import OutcomeUnknown, Refreshed, TokenOutcome
 from token_relay.sandbox.provider.core import Provider
@@ -60,8 +62,8 @@ class FormSignIn(ProviderSignIn):
         tokens = await self._fill_in(metadata, options.username)
         return NewGrant(tokens, metadata, sent, NONCE, is_otp=False, username=options.username)
 
-    async def _fill_in(self, metadata: oauth.ProviderMetadata, username: str) -> Refreshed:
-        verifier, challenge = oauth.pkce_pair(self._random.bytes(32))
+    async def _fill_in(self, metadata: discovery.ProviderMetadata, username: str) -> Refreshed:
+        verifier, challenge = pkce_pair(self._random.bytes(32))
         url = self._url(metadata, REDIRECT_URI, state="0123456789abcdef0123", nonce=NONCE, challenge=challenge)
         page = await self._http.request(HttpRequest("GET", url))
         html = page.body.decode() if isinstance(page, HttpResponse) and page.status == 200 else ""
@@ -81,7 +83,7 @@ class FormSignIn(ProviderSignIn):
 class DirectSignIn(ProviderSignIn):
     """Signs in with the provider's core alone: no pages, and no signatures to check. It meets the same faults."""
 
-    def __init__(self, *, metadata: oauth.ProviderMetadata, usual: str, **ports: Any) -> None:
+    def __init__(self, *, metadata: discovery.ProviderMetadata, usual: str, **ports: Any) -> None:
         super().__init__(**ports)
         self._metadata = metadata
         self._usual = usual

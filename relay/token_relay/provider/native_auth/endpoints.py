@@ -6,8 +6,8 @@ import re
 from urllib.parse import urlsplit, urlunsplit
 
 from token_relay.protocol.errors import ConfigError
+from token_relay.provider.discovery import DiscoveryFailed, ProviderMetadata, read_metadata
 from token_relay.provider.http import Http, url_problem
-from token_relay.provider.oauth import DiscoveryFailed, ProviderMetadata, read_metadata
 
 _TENANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _TENANT_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
@@ -75,4 +75,6 @@ async def discover_entra(http: Http, base: str) -> ProviderMetadata | DiscoveryF
         authorization_endpoint=found.authorization_endpoint,
         jwks_uri=found.jwks_uri,
         supported=found.supported,
+        userinfo_endpoint=found.userinfo_endpoint,
+        required=found.required,
     )
