@@ -30,6 +30,7 @@ from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.own_grants import OwnGrants
 from token_relay.agents.phone.pairing import PhonePairing
 from token_relay.agents.phone.person import Person, SignIn, SignInOptions
+from token_relay.agents.phone.sign_in_advice import OWN_CREDENTIAL
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Ports
 from token_relay.agents.pulse import Pulse
@@ -181,6 +182,8 @@ class PhoneAgent:
         check_strategy(strategy, pairing)
         own = await self._own_grant(strategy)
         check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
+        if self.settings.auth_method != "none":
+            await person.progress({"message": OWN_CREDENTIAL})
         issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
         row = await self.turns.run(
             partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)

@@ -210,6 +210,10 @@ def is_session_shared(profile: Profile) -> bool:
     return profile.reuse_takes not in bounded or profile.revocation_takes not in bounded
 
 
+OWN_CREDENTIAL = (
+    "this client proves itself with a secret or key, which no handoff brings: the companion needs one of its own, as "
+    "[[client]] in its config.toml"
+)
 PRIVATE_WINDOW = (
     "use a private browser window: in the session of an earlier sign-in this provider may let both share one grant, "
     "and revoking or losing one device would end the others"
