@@ -108,7 +108,12 @@ async def test_refresh_token_lies_on_no_disk_in_clear_and_the_sealed_one_is_gone
             return found
 
         (before,) = sealed()
-        assert isinstance(before, bytes) and before in (watch.home / "vault.db").read_bytes()
+        assert isinstance(before, bytes)
+        # A long row goes on in another page of the database, so the cell is looked for in pieces.
+        pieces = [before[start : start + 16] for start in range(0, len(before) - 15, 16)]
+        lying = (watch.home / "vault.db").read_bytes()
+        assert sum(piece in lying for piece in pieces) >= len(pieces) - 1
         (await phone("revoke", "watch")).expect(0)
         assert sealed() == [None]
-        assert before not in (watch.home / "vault.db").read_bytes()  # overwritten, not only unlinked
+        left = (watch.home / "vault.db").read_bytes()
+        assert not any(piece in left for piece in pieces)  # overwritten, not only unlinked

@@ -93,7 +93,11 @@ def seeds() -> dict[str, list[bytes]]:
         "topic": [f"relay/v1/{ID}/from/{ID}".encode(), f"relay/v1/pair/{HEX16}".encode(), b"a/+/#"],
         "token_answer": [b"\0" + _json(TOKENS), b"\1" + _json(PROBLEM), b"\x04120\n{}", b"\x05<html>"],
         "discovery": [_json(metadata), _json({**metadata, "jwks_uri": "http://127.0.0.1/keys"})],
-        "jwks": [t._JWKS, _json({"keys": [{"kty": "RSA", "n": "AQAB" * 90, "e": "AQAB"}]})],
+        "jwks": [
+            t._JWKS,
+            _json({"keys": [{"kty": "RSA", "n": "AQAB" * 90, "e": "AQAB"}]}),
+            _json({"keys": [{"kty": "EC", "crv": "", "x": "", "y": ""}]}),
+        ],
         "id_token": [b'{"alg":"ES256","kid":"one"}\n' + _json(claims), b"e30.e30"],
         "native_auth": [
             b"\n".join(

@@ -131,6 +131,7 @@ def test_a_jwk_may_name_its_algorithm() -> None:
         (json.dumps({**KEYS["ES256"].as_dict(private=True), "alg": "RS256"}), "not for this kind of key"),
         (json.dumps({**KEYS["ES256"].as_dict(private=True), "kid": 7}), "neither a JWK nor PEM"),
     ],
+    ids=map(str, range(13)),
 )
 @pytest.mark.filterwarnings("ignore:Key size should be")
 def test_a_key_that_cannot_sign_is_refused_without_a_word_of_it(text: str, words: str) -> None:
@@ -232,7 +233,7 @@ async def test_a_credential_goes_to_its_own_issuer_and_client_alone(
     tmp_path: Path, issuer: str, client_id: str, adds: set[str]
 ) -> None:
     http, below = authenticated(companion(tmp_path))
-    refresh = {"client_id": client_id, "refresh_token": RefreshToken("rt"), "issuer": issuer}
+    refresh: dict[str, Any] = {"client_id": client_id, "refresh_token": RefreshToken("rt"), "issuer": issuer}
     await oauth.refresh(http, STRICT, token_endpoint="https://evil.example/token", **refresh)
     (sent,) = below.sent
     assert set(form_of(sent)) - {"grant_type", "refresh_token", "client_id"} == adds
@@ -244,7 +245,11 @@ async def test_each_request_of_a_grant_is_authenticated_and_each_assertion_is_ne
     at: dict[str, Any] = {"client_id": "relay", "issuer": "https://q.example/"}
     token: dict[str, Any] = {**at, "token_endpoint": "https://q.example/token"}
     await oauth.refresh(http, STRICT, refresh_token=RefreshToken("rt"), **token)
-    code = {"code": Code("c"), "code_verifier": Code("v"), "redirect_uri": "http://127.0.0.1:1/callback"}
+    code: dict[str, Any] = {
+        "code": Code("c"),
+        "code_verifier": Code("v"),
+        "redirect_uri": "http://127.0.0.1:1/callback",
+    }
     await oauth.exchange_code(http, STRICT, **code, **token)
     await session_transfer.exchange(http, AUTH0, refresh_token=RefreshToken("rt"), audience="a", **token)
     await oauth.revoke(http, revocation_endpoint="https://q.example/revoke", token=RefreshToken("rt"), **token)
@@ -284,7 +289,7 @@ async def test_the_phone_proves_itself_at_the_provider_of_its_settings(
     config = check_config(PhoneConfig, PHONE.format(url=url), tmp_path)
     assert isinstance(config, PhoneConfig), config
     http, below = authenticated(config)
-    where = {"token_endpoint": token_endpoint, "client_id": "relay", "issuer": issuer}
+    where: dict[str, Any] = {"token_endpoint": token_endpoint, "client_id": "relay", "issuer": issuer}
     await oauth.refresh(http, STRICT, refresh_token=RefreshToken("rt"), **where)
     assert (below.sent[0].authorization is not None) == is_proven
 

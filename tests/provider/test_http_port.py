@@ -27,9 +27,12 @@ from cryptography.x509.oid import NameOID
 from tests.provider.http_kit import answering, raw_answer, read_request, serve
 from tests.provider.provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
 from tests.watchdog import HANG_S
+from token_relay.agents.phone.sign_in_advice import advice_about
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import Secret
+from token_relay.provider.discovery import DiscoveryFailed
 from token_relay.provider.http import RESPONSE_BYTES_MAX, AnswerLost, HttpRequest, HttpResponse, NotSent, url_problem
+from token_relay.provider.profile import STRICT
 
 pytestmark = pytest.mark.asyncio
 
@@ -231,6 +234,7 @@ async def test_an_unknown_certificate_is_refused_and_a_given_ca_accepted(http: A
         accepted = await with_ca.request(post(port, scheme="https"))
     await with_ca.close()
     assert refused == NotSent("the certificate of 127.0.0.1 is not accepted")
+    assert "provider.ca" in advice_about(DiscoveryFailed(refused.reason, is_temporary=True), STRICT)
     assert isinstance(accepted, HttpResponse)
 
 

@@ -237,6 +237,7 @@ def test_no_text_makes_the_check_raise_anything_else(text: str) -> None:
         {"kty": "RSA", "n": 7, "e": "AQAB"},
         {"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"},  # not on the curve
         {"kty": "EC", "crv": "P-384", "x": "AAAA", "y": "AAAA"},
+        {"kty": "EC", "crv": "", "x": "", "y": ""},
         KEYS["K1"].as_dict(private=False),
         {"kty": "OKP", "crv": "X25519", "x": "AAAA"},
         {"kty": "OKP", "crv": "Ed25519", "x": "AAAA"},

@@ -118,7 +118,7 @@ def _read_key(entry: dict[str, object]) -> PublishedKey | None:
         match entry:
             case {"kty": "RSA", "n": str(n), "e": str(e)} if _bits(n) >= RSA_BITS_MIN:  # the library would only warn
                 kind, key = "RSA", RSAKey.import_key({"kty": "RSA", "n": n, "e": e})
-            case {"kty": "EC", "crv": str(kind), "x": str(x), "y": str(y)}:
+            case {"kty": "EC", "crv": str(kind), "x": str(x), "y": str(y)} if kind in ALGORITHMS.values():
                 key = ECKey.import_key({"kty": "EC", "crv": kind, "x": x, "y": y})
             case {"kty": "OKP", "crv": "Ed25519", "x": str(x)}:
                 kind, key = "Ed25519", OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": x})

@@ -88,6 +88,8 @@ def advice_about(failed: DiscoveryFailed, profile: Profile | None, *, right: str
     """
     if right or (failed.issuer and profile is not None):
         return f'if that is the provider you mean, write provider.url = "{right or failed.issuer}"'
+    if failed.is_temporary and "certificate" in failed.reason:
+        return "is its CA a private one? then write provider.ca; else look at the clock of this machine"
     if failed.is_temporary:
         return "try again later, and look at network and DNS"
     if profile is None:
