@@ -69,10 +69,10 @@ class Branch:
         match self._outcome:
             case outcome if pairing is None:  # the device was forgotten meanwhile
                 is_orphan = isinstance(outcome, Refreshed | OutcomeUnknown)
-            case Refreshed(refresh_token=RefreshToken() as new):
+            case Refreshed(refresh_token=RefreshToken() as new) if grant is None or new != grant.refresh_token:
                 assert pairing is not None
                 is_orphan = grant is None or not self._steps.release(turn, pairing, row.handoff_id, grant, new)
-            case Refreshed():
+            case Refreshed():  # none, or the phone's own once more: one value in two hands
                 self._give_up(turn, "the provider gives no second refresh token: branch cannot work")
             case Denied(kind="final", error=error):
                 self._give_up(turn, f"the provider no longer accepts the phone's own grant: {error}")
