@@ -34,7 +34,10 @@ def resolve_device(word: str, known: Sequence[tuple[str, str]], *, lists: str = 
             return device_id
         case []:
             names = ", ".join(shown(*device) for device in known) or "none"
-            raise LocalError(f"no paired device is called {word!r}; paired: {names}", hint=lists)
+            raise LocalError(
+                f"no paired device is called {word!r}; paired: {names}",
+                hint=lists if known else lists.rpartition(" ")[0] + " pair",
+            )
         case _:
             ways = ", ".join(f"{name} ({_own_prefix(device_id, known)})" for device_id, name in found)
             raise LocalError(f"{word!r} means several devices: {ways}", hint="use what stands in brackets")
