@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from tests.agents.guard_kit import UNKNOWN, an_offer, erasures, say
-from tests.agents.world_kit import SimulatedPhone, World, running
+from tests.agents.world_kit import SimulatedPhone, World, form_value, running
+from token_relay.agents.grants.errand import RefreshErrand
+from token_relay.agents.grants.lanes import LANES, Lanes
 from token_relay.agents.records import (
     AuditEvent,
     CachedToken,
@@ -23,6 +26,8 @@ from token_relay.agents.records import (
 )
 from token_relay.agents.token_source import FittingGrant, NamedPhone, TokenGranted, TokenQuery, TokenRefused
 from token_relay.protocol.errors import LocalError
+from token_relay.protocol.secret import RefreshToken
+from token_relay.provider.http import AnswerLost, Http, HttpRequest, HttpResponse, NotSent
 from token_relay.service.status import Surroundings, companion_status
 
 pytestmark = pytest.mark.asyncio
@@ -281,3 +286,70 @@ async def test_status_names_the_host_to_allow() -> None:
         assert slug == "allow_host" and "127.0.0.1:8088" in sentence and "provider.hosts" in sentence
         (row,) = (await status_of(world))["grants"]
         assert (row["state"], row["reason"]) == ("locked", "configuration") and "127.0.0.1:8088" in row["said"]
+
+
+async def test_no_phone_becomes_primary_because_a_row_was_lost() -> None:
+    async with two_phones() as (world, first, second):
+        (row,) = await world.watch.rows(Pairing, peer_id=first.id)
+        world.watch.disk.store.transact(lambda tx: tx.delete(Pairing, row.pairing_id), lambda: None)
+        await world.pair(second)
+        assert await primary(world) == first.id
+
+
+class _Slow:
+    """The provider, but for one phone's grants: those are never answered until ``released``."""
+
+    def __init__(self, http: Http, slow: set[str]) -> None:
+        self._http, self._slow = http, slow
+        self.released = asyncio.Event()
+        self.under_way = self.most = self.seen = 0
+
+    async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
+        if form_value(request, "refresh_token") not in self._slow:
+            return await self._http.request(request)
+        self.under_way += 1
+        self.seen += 1
+        self.most = max(self.most, self.under_way)
+        await self.released.wait()
+        self.under_way -= 1
+        return NotSent("no connection")
+
+
+async def test_slow_endpoints_of_one_phone_hold_up_its_own_grants_alone() -> None:
+    """Measured: sixty grants of one phone at an address that is silent took every connection of the device."""
+    async with two_phones() as (world, _, second):
+        (theirs,) = await world.watch.rows(Grant, pairing_id=(await second.one(Pairing)).pairing_id)
+        ids = [f"{number:02x}" * 16 for number in range(12)]
+        for grant_id in ids:
+            await world.watch.edit(theirs, grant_id=grant_id, refresh_token=RefreshToken(f"slow {grant_id}"))
+        flights = world.watch.agent.keeper.flights
+        slow = _Slow(world.watch.http, {f"slow {grant_id}" for grant_id in ids})
+        flights._http = slow
+        for grant_id in ids:
+            flights.fly(grant_id, RefreshErrand())
+        await world.clock.advance(5)
+        assert slow.under_way == LANES
+        assert isinstance(await world.watch.token(force_refresh=True), TokenGranted)
+        slow.released.set()
+        await world.clock.advance(5)
+        assert slow.seen >= len(ids) and slow.most == LANES, "each has its turn"
+
+
+async def test_each_pairing_has_lanes_of_its_own_and_leaves_nothing_behind() -> None:
+    lanes, entered, go_on = Lanes(), [], asyncio.Event()
+
+    async def fly(pairing_id: str) -> None:
+        async def work() -> None:
+            entered.append(pairing_id)
+            await go_on.wait()
+
+        await lanes.run(pairing_id, work)
+
+    async with asyncio.TaskGroup() as tasks:
+        for pairing_id in ["one"] * (LANES + 2) + ["two"] + [""] * (LANES + 2):
+            tasks.create_task(fly(pairing_id))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert sorted(entered) == [""] * (LANES + 2) + ["one"] * LANES + ["two"]
+        go_on.set()
+    assert entered.count("one") == LANES + 2 and (lanes._taken, lanes._waiting) == ({}, {})

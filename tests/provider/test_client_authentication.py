@@ -178,6 +178,7 @@ url = "mqtt://127.0.0.1:1884"
 [[client]]
 issuer = "https://p.example"
 client_id = "relay"
+token_endpoint = "https://tokens.example/token"
 token_endpoint_auth_method = "client_secret_post"
 client_secret_file = "secret"
 [[client]]
@@ -219,22 +220,26 @@ def authenticated(config: CompanionConfig | PhoneConfig) -> tuple[AuthenticatedH
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("issuer", "client_id", "adds"),
+    ("issuer", "client_id", "endpoint", "adds"),
     [
-        ("https://p.example", "relay", {"client_secret"}),
-        ("https://q.example/", "relay", {"client_assertion", "client_assertion_type"}),
-        ("https://q.example", "relay", set()),  # to the letter
-        ("https://p.example", "other", set()),
-        ("https://evil.example", "relay", set()),
-        ("", "relay", set()),
+        ("https://p.example", "relay", "https://p.example/token", {"client_secret"}),
+        ("https://q.example/", "relay", "https://q.example/token", {"client_assertion", "client_assertion_type"}),
+        ("https://q.example", "relay", "https://q.example/token", set()),  # to the letter
+        ("https://p.example", "other", "https://p.example/token", set()),
+        ("https://evil.example", "relay", "https://evil.example/token", set()),
+        ("", "relay", "https://p.example/token", set()),
+        # a phone chooses the endpoints of its grant: the secret goes to the issuer's own host, or where configured
+        ("https://p.example", "relay", "http://127.0.0.1:8499/steal", set()),
+        ("https://p.example", "relay", "https://p.example:8499/token", set()),
+        ("https://p.example", "relay", "https://tokens.example/token", {"client_secret"}),
     ],
 )
 async def test_a_credential_goes_to_its_own_issuer_and_client_alone(
-    tmp_path: Path, issuer: str, client_id: str, adds: set[str]
+    tmp_path: Path, issuer: str, client_id: str, endpoint: str, adds: set[str]
 ) -> None:
     http, below = authenticated(companion(tmp_path))
     refresh: dict[str, Any] = {"client_id": client_id, "refresh_token": RefreshToken("rt"), "issuer": issuer}
-    await oauth.refresh(http, STRICT, token_endpoint="https://evil.example/token", **refresh)
+    await oauth.refresh(http, STRICT, token_endpoint=endpoint, **refresh)
     (sent,) = below.sent
     assert set(form_of(sent)) - {"grant_type", "refresh_token", "client_id"} == adds
 

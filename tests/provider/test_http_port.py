@@ -57,6 +57,33 @@ def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+# -- Waiting for a connection ------------------------------------------------------------------------------
+
+
+async def test_the_time_of_a_request_begins_when_a_connection_is_free(http: AioHttp) -> None:
+    """A request that waits has not been sent: it is cut off neither half-way, nor as one whose answer was lost."""
+    http._free = asyncio.Semaphore(1)
+    go_on, arrived = asyncio.Event(), asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        arrived.set()
+        await go_on.wait()
+        writer.write(raw_answer(b"{}"))
+        await writer.drain()
+        writer.close()
+
+    async with serve(slow) as port:
+        first = asyncio.create_task(http.request(post(port, timeout_s=HANG_S)))
+        await arrived.wait()
+        assert await http.request(post(port, timeout_s=0.05)) == NotSent("too many requests are under way")
+        second = asyncio.create_task(http.request(post(port, timeout_s=HANG_S)))
+        await asyncio.sleep(0)
+        go_on.set()
+        for answered in (await first, await second):
+            assert isinstance(answered, HttpResponse) and answered.status == 200
+
+
 # -- A whole answer ----------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,8 @@ def is_name(text: str) -> bool:
 
 def name_problem(device_id: str, name: str, known: Sequence[tuple[str, str]]) -> str:
     """Return why a new device cannot be called so beside those that are known, or an empty string."""
+    if not is_name(name):
+        return f"a name has 1 to {NAME_CHARS_MAX} printable characters, without spaces around it"
     for other_id, other_name in known:
         if other_id != device_id and _can_mean(name, other_id, other_name):
             return f"{name!r} can mean {shown(other_id, other_name)} already"
@@ -73,5 +75,6 @@ def free_name(device_id: str, name: str, known: Sequence[tuple[str, str]]) -> st
 
     For an end where nobody is asked: a phone that was lost is paired anew under the same name.
     """
+    name = name.strip()
     ways = (name, *(f"{name} {device_id[:length]}" for length in range(SHOWN_CHARS, len(device_id) + 1)))
     return next((way for way in ways if not name_problem(device_id, way, known)), device_id)

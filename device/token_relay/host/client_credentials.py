@@ -1,7 +1,9 @@
 """The device's own credentials as a confidential client: read from its files, added to its requests.
 
 A request says whose it is (:class:`~token_relay.provider.http.ClientIdentity`); it gets a credential only when issuer
-and client id are those of the configuration, to the letter, so that no grant can aim a secret at another provider.
+and client id are those of the configuration, to the letter. On a companion a phone chooses the endpoints of a grant, so
+there it also has to go to the issuer's own host and port, or to those of the configured token endpoint: no grant can
+aim a secret at another provider.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from token_relay.agents.ports import Clock, Random
 from token_relay.host.config import CompanionConfig, PhoneConfig
@@ -43,7 +46,23 @@ class _Place:
     client_id: str
 
 
-Credentials = Mapping[_Place, "ClientCredential"]
+Origin = tuple[str, str | None, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A credential, and where it may go; None: wherever the phone's own discovery says."""
+
+    credential: ClientCredential
+    origins: frozenset[Origin] | None
+
+
+Credentials = Mapping[_Place, Bound]
+
+
+def _origin(url: str) -> Origin:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
 
 
 def read_credentials(config: PhoneConfig | CompanionConfig) -> Credentials:
@@ -52,13 +71,20 @@ def read_credentials(config: PhoneConfig | CompanionConfig) -> Credentials:
     Raises:
         ConfigError: a file is missing, open to others, or holds no usable key.
     """
-    found: dict[_Place, ClientCredential] = {}
+    found: dict[_Place, Bound] = {}
     sections = [config.provider] if isinstance(config, PhoneConfig) else config.client
     for section in sections:
         credential = _read(section)
         if credential is not None:
-            found |= {place: credential for place in _places(section)}
+            bound = Bound(credential, _origins(section))
+            found |= {place: bound for place in _places(section)}
     return found
+
+
+def _origins(section: ProviderConfig | ClientConfig) -> frozenset[Origin] | None:
+    if isinstance(section, ProviderConfig):
+        return None
+    return frozenset(map(_origin, filter(None, (section.issuer, section.token_endpoint))))
 
 
 def _places(section: ProviderConfig | ClientConfig) -> list[_Place]:
@@ -114,7 +140,7 @@ class AuthenticatedHttp:
 
     async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         """Send one request, as the port below does."""
-        credential = self._find(request.client)
+        credential = self._find(request.client, request.url)
         if credential is None or request.client is None:
             return await self._http.request(request)
         from token_relay.provider.client_authentication import authenticate
@@ -126,8 +152,11 @@ class AuthenticatedHttp:
         )
         return await self._http.request(proven)
 
-    def _find(self, client: ClientIdentity | None) -> ClientCredential | None:
+    def _find(self, client: ClientIdentity | None, url: str) -> ClientCredential | None:
         if client is None:
             return None
         by_issuer = self._credentials.get(_Place(client.issuer, client.client_id))
-        return by_issuer or self._credentials.get(_Place(client.token_endpoint, client.client_id))
+        found = by_issuer or self._credentials.get(_Place(client.token_endpoint, client.client_id))
+        if found is None or (found.origins is not None and _origin(url) not in found.origins):
+            return None
+        return found.credential

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession, TraceConfig, TraceRequestHeadersSentParams
     from aiohttp.abc import AbstractResolver
 
-CONNECTIONS_MAX = 16
+CONNECTIONS_MAX = 16  # what waits for one has not been sent, and its time has not begun
 # Per line; gateways set up to 64 KiB of cookies, and a good answer must not be lost by them. aiohttp takes 128 lines.
 HEADER_BYTES_MAX = 131_072
 DNS_TTL_S = 10  # an answer may serve the two or three requests of one sign-in; a failure is asked for again
@@ -65,15 +65,27 @@ class AioHttp:
         self._ca_seen: tuple[int, ...] = ()
         self._former: list[ClientSession] = []  # a request under way may still need one; it ends with this object
         self._opening = asyncio.Lock()
+        self._free = asyncio.Semaphore(CONNECTIONS_MAX)
         self._is_closed = False
 
     async def request(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
-        """Send one request and wait at most ``request.timeout_s`` for the whole answer.
+        """Send one request and wait at most ``request.timeout_s`` for the whole answer, from when a connection is free.
 
         Every failure is a value. Cancelling closes the connection; the request may have been processed.
         """
         if (problem := url_problem(request.url)) != "":
             return NotSent(f"refused: the URL {problem}")
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                await self._free.acquire()
+        except TimeoutError:
+            return NotSent("too many requests are under way")
+        try:
+            return await self._send(request)
+        finally:
+            self._free.release()
+
+    async def _send(self, request: HttpRequest) -> HttpResponse | NotSent | AnswerLost:
         try:
             session = await self._open()
         except OSError:  # ssl.SSLError is one
@@ -131,7 +143,7 @@ async def _new_session(ca_file: Path | None) -> ClientSession:
     connector = aiohttp.TCPConnector(
         ssl=context,
         force_close=True,
-        limit=CONNECTIONS_MAX,
+        limit=0,  # AioHttp counts, before the time of a request begins
         ttl_dns_cache=DNS_TTL_S,
         resolver=_resolver(),
     )

@@ -262,6 +262,10 @@ class ClientConfig(ClientSection):
         description="The provider's issuer, to the letter as `companion status` shows it."
     )
     client_id: Text = Field(description="The client id of the grants for which this device authenticates.")
+    token_endpoint: Annotated[str, Field(max_length=512), AfterValidator(_provider_url)] | None = Field(
+        default=None,
+        description="Where the secret or proof may go beside the issuer's own host: a token endpoint elsewhere.",
+    )
     token_endpoint_auth_method: AuthMethod = METHOD
     client_secret_file: FilePath | None = SECRET_FILE
     client_key_file: FilePath | None = KEY_FILE

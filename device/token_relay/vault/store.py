@@ -132,8 +132,8 @@ class SqliteVault:
         """Read every row once, and give up those that are damaged; return their tables, durably noted in ``Damaged``.
 
         A row shows its damage only when it is read, and then it would be an error at each question. Where only a
-        secret does not open, the row stays without it. From now on the same is done when a step meets damage: that
-        step fails, the next one finds the rest.
+        secret does not open, the row stays without it. From now on the same is done when a step meets damage; the step
+        is run once more then, and finds the rest.
 
         Raises:
             CorruptVaultError: a row of these types is damaged; nothing was changed.
@@ -185,6 +185,14 @@ class SqliteVault:
 
     def transact(self, step: Callable[[Transaction], T]) -> T:
         """Run ``step`` as :meth:`run` does, on the calling thread, which must be the one that opened the connection."""
+        try:
+            return self._attempt(step)
+        except CorruptVaultError:
+            if not self._mend():
+                raise
+        return self._attempt(step)  # it finds the rest
+
+    def _attempt(self, step: Callable[[Transaction], T]) -> T:
         if self._is_stopped:
             raise VaultError("the vault has stopped after a disk error", hint="check the disk, restart the agent")
         transaction = _Transaction(self._path, self._connection, self._keys, self._layouts)
@@ -198,21 +206,25 @@ class SqliteVault:
             if transaction.failure is not None:  # the step swallowed it; SQLite may have rolled back already
                 raise transaction.failure
             self._commit()
-        except BaseException as exc:
+        except BaseException:
             self._roll_back()
-            if isinstance(exc, CorruptVaultError) and self._irreplaceable is not None and step != self._give_up:
-                self._mend()
             raise
         finally:
             transaction.end()
         return result
 
-    def _mend(self) -> None:
+    def _mend(self) -> bool:
+        """Give up what is damaged; False: nothing was, or more than rows is, which the next start sets aside."""
+        if self._irreplaceable is None:
+            return False
         try:
-            if self.transact(self._give_up):
-                self._on_damage()
-        except VaultError:  # more than rows is damaged: the next start sets the file aside
+            given_up = self._attempt(self._give_up)
+        except VaultError:
             self._is_stopped = True
+            return False
+        if given_up:
+            self._on_damage()
+        return bool(given_up)
 
     def _give_up(self, tx: Transaction) -> list[str]:
         assert isinstance(tx, _Transaction) and self._irreplaceable is not None

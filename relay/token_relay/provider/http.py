@@ -96,6 +96,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+PLAIN_HTTP = "is plain http to a host that is not this machine"
+
+
 def url_problem(url: str) -> str:
     """Say why no request with a secret may go to ``url``, or return an empty string.
 
@@ -116,5 +119,5 @@ def url_problem(url: str) -> str:
     if "@" in parts.netloc or "#" in url:
         return "holds user info or a fragment"
     if parts.scheme == "http" and not is_loopback(host):
-        return "is plain http to a host that is not this machine"
+        return PLAIN_HTTP
     return ""

@@ -88,7 +88,9 @@ def _classify_success(profile: Profile, response: HttpResponse) -> TokenOutcome:
         return _page(response, problem)
     has_access_token = isinstance(answer.get("access_token"), str) and answer["access_token"] != ""
     # An error object may name its fields: {"error": "invalid_request", "refresh_token": "is missing"} holds no token.
-    if not has_access_token and (refresh_token is None or isinstance(answer.get("error"), str)):
+    # An empty one says nothing. RFC 6749 §3.2
+    is_error = isinstance(answer.get("error"), str) and answer["error"] != ""
+    if not has_access_token and (refresh_token is None or is_error):
         if "error" in answer:
             return _classify_refusal(profile, replace(response, status=400), came_as=response)
         return _page(response, "no token in it")

@@ -23,7 +23,7 @@ from token_relay.agents.grants.tokens import delete_grant
 from token_relay.agents.link import Link
 from token_relay.agents.pairings import delete_pairing
 from token_relay.agents.ports import Ports
-from token_relay.agents.records import CompanionHandoff, Grant, Identity, Pairing, handoff_key
+from token_relay.agents.records import CompanionHandoff, Grant, Identity, Pairing, PrimaryPhone, handoff_key
 from token_relay.agents.token_source import NamedPhone
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -66,6 +66,8 @@ class CompanionAgent:
             pairings = turn.tx.select(Pairing) if pairing else []
             for row in pairings:
                 _delete_pairing(turn, row)
+            if pairing:
+                turn.tx.delete(PrimaryPhone, phones.SELF)
             turn.event("forgotten", detail=f"{len(grants)} grants, {len(pairings)} pairings")
             return {"grants": len(grants), "pairings": len(pairings)}
 

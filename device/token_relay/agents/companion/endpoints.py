@@ -14,9 +14,10 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from token_relay.agents.grants.serving import NO_URL
 from token_relay.agents.records import Grant
 from token_relay.provider import discovery
-from token_relay.provider.http import Http, is_loopback
+from token_relay.provider.http import PLAIN_HTTP, Http, is_loopback, url_problem
 from token_relay.provider.native_auth.endpoints import CIAM_SUFFIX
 from token_relay.provider.outcome import Unavailable
 
@@ -66,6 +67,8 @@ def misfit(grant: Grant, hosts: Collection[str], named: Collection[str] | None) 
 
 def host_not_allowed(url: str, issuer: str, hosts: Collection[str], named: Collection[str] | None = ()) -> str:
     """Return the host of one URL of this issuer's grant, where it is not allowed; see :func:`misfit`."""
+    if {url_problem(url), url_problem(issuer)} - {"", PLAIN_HTTP}:
+        return NO_URL
     parts, issuer_host = urlsplit(url), urlsplit(issuer).hostname or ""
     host = parts.hostname or ""
     name = f"[{host}]" if ":" in host else host

@@ -76,10 +76,10 @@ def choose_oldest(turn: Turn) -> None:
 
 
 def note_activated(turn: Turn, pairing: Pairing) -> None:
-    """A pairing is active: its phone becomes primary when there is no other."""
+    """A pairing is active: its phone becomes primary when none is, and there is no other."""
     primary = turn.tx.get(PrimaryPhone, SELF)
     others = phones_of(turn.tx.select(Pairing), None).keys() - {pairing.peer_id}
-    if primary is None or (primary.peer_id != pairing.peer_id and not others):
+    if primary is None or (not primary.peer_id and not others):
         make_primary(turn, pairing.peer_id)
 
 

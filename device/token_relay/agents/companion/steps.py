@@ -13,6 +13,7 @@ from typing import Literal
 from token_relay.agents.companion.handoff_rows import columns_of, state_of
 from token_relay.agents.grants import lease, lifecycle, revocation
 from token_relay.agents.grants.flight import Gate
+from token_relay.agents.grants.lanes import Lanes
 from token_relay.agents.grants.serving import columns_of_lease
 from token_relay.agents.grants.serving import state_of as grant_state_of
 from token_relay.agents.grants.tokens import access_token_ends_at, end_grant
@@ -64,6 +65,7 @@ class CompanionSteps:
         self._turns = turns
         self._http = http
         self._gate = gate
+        self._lanes = Lanes()
         self._due = due
         self.reauth_action = f"on the phone: token-relay phone handoff {turns.own_id}"
 
@@ -207,7 +209,7 @@ class CompanionSteps:
     async def _revoke_at_provider(self, grant: Grant, refresh_token: RefreshToken) -> None:
         said: ProviderSaid = "unreachable"
         if await self._gate.judge(grant) == "":
-            said = await revocation.ask(self._http, grant, refresh_token)
+            said = await self._lanes.run(grant.pairing_id, partial(revocation.ask, self._http, grant, refresh_token))
 
         def step(turn: Turn) -> None:
             turn.event("revoked_at_provider", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail=said)

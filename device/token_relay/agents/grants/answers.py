@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import assert_never
 
 from token_relay.agents.grants.choice import Candidate, PhoneBook, ambiguous, candidates, choose
 from token_relay.agents.grants.serving import (
+    NO_URL,
     Refresh,
     Serve,
     barred_host,
@@ -113,9 +115,11 @@ def check_client(grant: Grant) -> str:
 
 def allow_host(host: str) -> str:
     """Return what a person does where a grant's endpoint is on a host that nothing vouches for."""
+    if host == NO_URL:
+        return "the phone has named an address that is none; forget that phone if you do not know why"
     return (
         "if you know that this is your provider, set provider.hosts and reload the agent; "
-        f'in config.toml, under [provider]: hosts = ["{host}"]'
+        f"in config.toml, under [provider]: hosts = [{json.dumps(host)}]"
     )
 
 

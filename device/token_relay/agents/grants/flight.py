@@ -24,6 +24,7 @@ from token_relay.agents.failures import until_stored, where
 from token_relay.agents.grants import lifecycle, second_attempt
 from token_relay.agents.grants.answers import allow_host, check_client, event_of, problem_of, words_of
 from token_relay.agents.grants.errand import Errand, RefreshErrand
+from token_relay.agents.grants.lanes import Lanes
 from token_relay.agents.grants.pauses import NETWORK, Pauses
 from token_relay.agents.grants.refusals import Refusals
 from token_relay.agents.grants.schedule import columns_of_life, refused_pause_s
@@ -125,6 +126,7 @@ class Flights:
         self._pauses = pauses
         self._refusals = refusals
         self._landed = landed
+        self.lanes = Lanes()
         self._running: dict[str, asyncio.Task[TokenOutcome | None]] = {}
         self.outcomes: Tally[str] = Tally()
         """Requests since this process started, by outcome."""
@@ -162,7 +164,8 @@ class Flights:
     async def _flight(self, grant_id: str, errand: Errand) -> TokenOutcome | None:
         """Fly one errand to a known end or a pause; return its outcome. Never raises: a task of the agent's group."""
         try:
-            return await self._fly(grant_id, errand)
+            grant = await self._turns.read(lambda tx: tx.get(Grant, grant_id))
+            return await self.lanes.run("" if grant is None else grant.pairing_id, partial(self._fly, grant_id, errand))
         except VaultError as exc:
             self._pauses.fail(grant_id, f"the vault cannot be written: {exc}", None, is_written=False)
             log.error("vault_refused", detail=str(exc))

@@ -163,6 +163,7 @@ def columns_of_lease(lease: LeaseClock) -> GrantColumns:
 
 # Not a word that a provider could have said: its codes hold no spaces. Then the host stands, with its port.
 _BARRED = "endpoint not allowed here: "
+NO_URL = "no URL"  # in place of a host: what the phone named is none
 
 
 def said_of(host: str) -> str:
