@@ -97,6 +97,7 @@ async def test_a_person_measures_a_provider_and_the_phone_goes_by_the_file(
         assert found.items() <= shown["behaviour"].items()
         assert {name for name, source in shown["sources"].items() if source == "file"} >= set(found)
         assert shown["refuted"] == []
+        assert (await phone("status", "--json")).expect(0).json["refuted"] == []
         again = (await (await begin(world, "--write", str(file))).ended()).expect(2)
         assert "exists: nothing was measured" in again.json["error"]["message"]
 

@@ -8,10 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from token_relay.agents.phone.steps import _name_for_version_1
-from token_relay.agents.records import Grant
+from token_relay.agents.records import Grant, PhoneHandoff
 from token_relay.host.provider_behaviour import BehaviourSettings, ProfileFile
 from token_relay.protocol.behaviour import Behaviour
 from token_relay.provider.profile import PROFILES, STRICT, Profile, described, profile_that
+from token_relay.service.status import handoff_row
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -61,6 +62,27 @@ def test_what_is_said_stands_over_what_is_beneath(
 def test_a_leeway_where_nothing_is_invalidated_fits_nothing() -> None:
     with pytest.raises(ValueError, match="leeway_s needs invalidates_on_use"):
         BehaviourSettings(leeway_s=4).over(PROFILES["keycloak"])
+
+
+DONE = PhoneHandoff(
+    handoff_id="", pairing_id="", grant_id="", state="done", reason="", strategy="mint", scope="", lease_days=0,
+    created="", created_at=0, expires_at=0, done_at=1_000, signed_in_at=1_000, profile="strict",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("described_as", "ends_at"),
+    [
+        (None, None),  # by its name: strict, which knows no lives
+        (replace(STRICT, idle_lifetime_s=3_600.0), 2_000 + 3_600),
+        (replace(STRICT, absolute_lifetime_s=3_600.0), 1_000 + 3_600),
+        (replace(PROFILES["hydra"], idle_lifetime_s=3_600.0), None),  # of another profile than the handoff was made by
+    ],
+)
+def test_the_phone_counts_a_companions_grant_by_what_is_described(
+    described_as: Profile | None, ends_at: int | None
+) -> None:
+    assert handoff_row(DONE, 2_000, described_as)["grant_ends_at"] == ends_at
 
 
 def grant(profile: Profile, name: str) -> Grant:
