@@ -24,20 +24,24 @@ from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInOpt
 from token_relay.agents.phone.provider_endpoints import asked_prompt, asked_scope, find_metadata
 from token_relay.agents.phone.sign_in import ProviderSignIn
 from token_relay.agents.phone.sign_in_advice import (
+    ACCOUNT_SHARED,
+    OWN_CLIENT,
+    PRIVATE_WINDOW,
     advice_about,
     foreseen,
-    is_session_shared,
     not_granted,
     revocation_foreseen,
+    sibling_advice,
 )
 from token_relay.agents.records import AuditEvent, Grant
+from token_relay.protocol.behaviour import Takes
 from token_relay.protocol.errors import ConfigError, LocalError, PeerError, PersonNeededError
 from token_relay.protocol.secret import Code
 from token_relay.provider import discovery
 from token_relay.provider.discovery import GivenEndpoints
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.native_auth.endpoints import discover_entra
-from token_relay.provider.profile import PROFILES, ProfileName
+from token_relay.provider.profile import PROFILES, described
 
 pytestmark = pytest.mark.asyncio
 KEY = RSAKey.generate_key(2048, parameters={"kid": "a"})
@@ -257,8 +261,10 @@ async def test_a_sign_in_beside_another_is_revoked_only_where_that_ends_nothing_
 # -- A browser session that two sign-ins share -------------------------------------------------------------
 
 
-async def mint(world: World, provider: Provider) -> None:
+async def mint(world: World, provider: Provider, **settings: Any) -> None:
     put_in(world, provider, provider.browser, "openid offline_access")
+    agent = world.phone.agent
+    agent.settings = agent.accounts.settings = replace(agent.settings, **settings)
     wish = HandoffWish(strategy="mint", sign_in=SignInOptions(method="browser"))
     row = await world.within(world.phone.agent.hand_off("watch", wish, provider.browser), seconds=3_600)
     assert row.state == "done"
@@ -279,13 +285,54 @@ async def test_a_mint_in_the_session_of_the_phone_is_told(sid: str | None, is_sh
         assert any("same browser session" in said for said in provider.browser.said) == is_shared
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-async def test_a_private_window_is_asked_for_unless_a_grant_is_known_to_end_alone(profile: ProfileName) -> None:
-    row = PROFILES[profile]
-    known = {"nothing", "family"}
-    assert is_session_shared(row) == (not {row.reuse_takes, row.revocation_takes} <= known)
-    assert is_session_shared(PROFILES["strict"])
-    assert not is_session_shared(PROFILES["auth0"])
+IN_SESSION = f"{PRIVATE_WINDOW}; {OWN_CLIENT}"
+
+
+async def test_a_client_for_companions_is_asked_for_offered_and_handed_over() -> None:
+    async with running("strict", paired=False) as world:
+        await world.pair()
+        provider = Provider(Browser())
+        provider.claims = {"aud": "watches"}
+        await mint(world, provider, companion_client_id="watches")
+        assert parse_qs(urlsplit(provider.browser.url).query)["client_id"] == ["watches"]
+        assert provider.form["client_id"] == "watches"
+        assert (await world.watch.grant()).client_id == (await world.phone.handoff()).client_id == "watches"
+        assert (await world.watch.grant()).is_sole
+
+
+SIBLINGS = [  # reuse takes, revocation takes, a device can revoke, what a person hears
+    ("nothing", "nothing", True, ""),
+    ("family", "family", True, ""),
+    ("session", "family", True, IN_SESSION),
+    ("family", "session", True, IN_SESSION),
+    ("unknown", "family", True, IN_SESSION),
+    ("family", "unknown", True, IN_SESSION),
+    ("user", "session", True, ACCOUNT_SHARED),
+    ("family", "user", True, ACCOUNT_SHARED),
+    ("nothing", "user", False, ""),  # nobody's revocation by accident
+    ("session", "user", False, IN_SESSION),
+]
+
+
+@pytest.mark.parametrize(
+    ("reuse", "revocation", "can_revoke", "advice"),
+    SIBLINGS,
+    ids=[
+        f"{reuse}-{revocation}-{'asked' if can_revoke else 'unasked'}" for reuse, revocation, can_revoke, _ in SIBLINGS
+    ],
+)
+async def test_the_way_out_is_told_unless_a_grant_is_known_to_end_alone(
+    reuse: Takes, revocation: Takes, can_revoke: bool, advice: str
+) -> None:
+    said = {"reuse_takes": reuse, "revocation_takes": revocation, "can_revoke_token": can_revoke}
+    assert sibling_advice(described(PROFILES["auth0"], PROFILES["auth0"].behaviour.model_copy(update=said))) == advice
+
+
+async def test_a_provider_that_nobody_described_is_one_with_shared_sessions() -> None:
+    assert sibling_advice(PROFILES["strict"]) == IN_SESSION
+    assert sibling_advice(PROFILES["oidc-provider"]) == IN_SESSION
+    assert sibling_advice(PROFILES["google"]) == ACCOUNT_SHARED
+    assert sibling_advice(PROFILES["auth0"]) == sibling_advice(PROFILES["entra"]) == ""
 
 
 # -- What the person hears ---------------------------------------------------------------------------------

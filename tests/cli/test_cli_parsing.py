@@ -92,6 +92,11 @@ companion open-web https://shop.example/login
 companion open-web https://shop.example/login --account A --audience A --browser
 companion open-web https://shop.example/login --print
 companion open-web https://shop.example/login --cookie-jar F --cookie-domain id.shop.example
+provider show
+provider show --home H --json
+provider probe https://id.example --client-id ID
+provider probe https://id.example --client-id ID --username U --password-file F --write F --yes --json
+provider probe https://id.example --client-id ID --browser --no-open --quick --redirect-port 43985 --resource https://api
 certs init
 certs init --host broker.example --host 10.0.0.1 --port 8883 --force --dir D
 certs sign device.csr --out device.pem

@@ -45,7 +45,7 @@ from token_relay.service.status import ACTIONS, grant_row, handoff_row
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "certs" / "README.md", *DOCS.rglob("*.md")], key=str)
-GROUPS = ("phone", "companion", "certs", "vault", "sandbox", "sandbox ctl", "demo")
+GROUPS = ("phone", "companion", "provider", "certs", "vault", "sandbox", "sandbox ctl", "demo")
 BLANK_NOW = Now(wall_s=1e9, is_synced=True, boot_s=1.0, boot_id="0" * 32)
 
 # Every place that the documents may point to. Anything else is a slip of somebody's own machine or service.

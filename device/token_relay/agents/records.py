@@ -340,6 +340,7 @@ class GrantColumns(TypedDict, total=False):
     said: str
     said_at: int
     note: str
+    behaviour: str
     trace_id: str
     correlation_id: str
     sid: str

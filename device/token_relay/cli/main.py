@@ -46,6 +46,7 @@ GROUPS = {
     "sandbox": "run an identity provider and a broker for development",
     "phone": "the phone's agent: sign in, pair, hand off, revoke",
     "companion": "the companion's agent: pair, get access tokens",
+    "provider": "what an identity provider does with refresh tokens",
     "certs": "the broker's private CA",
     "vault": "an agent's vault and its key",
     "service": "the agents as services of this machine",
@@ -133,7 +134,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     for name, help_text in GROUPS.items():
         if name not in named:
             groups.add_parser(name, help=help_text, add_help=False)
-        elif name in AGENTS or name in ("certs", "service", "vault"):
+        elif name in AGENTS or name in ("certs", "provider", "service", "vault"):
             _add_group(groups.add_parser(name, help=help_text, description=_sentence(help_text)), name, named)
         else:
             command = commands_of(name)[name]

@@ -108,7 +108,8 @@ class Prompts:
             case "refresh_token":
                 return self._refresh_token().reveal()
             case "browser":
-                return self._browser(str(ask.get("url") or ""))
+                where = text if ask.get("window") else ""
+                return self._browser(str(ask.get("url") or ""), where, may_open=ask.get("open") is not False)
             case "confirm":
                 return self._confirm(text or "Go on?")
             case "invitation":
@@ -174,15 +175,15 @@ class Prompts:
             raise UsageError("the agent asks for a refresh token: --refresh-token-file is missing")
         return _as_secret(RefreshToken, self._first_line(path, "refresh token file"), "refresh token")
 
-    def _browser(self, url: str) -> str:
+    def _browser(self, url: str, where: str, *, may_open: bool) -> str:
         if not url.startswith(("https://", "http://")) or not url.isprintable() or len(url) > 8_192:
             raise LocalError("the agent gave an address that no browser should open")
         if self._context.as_json:
-            self._context.note(f"open in a browser: {url}")
+            self._context.note(f"{where or 'open in a browser'}: {url}")
         else:
-            self._context.note("open in a browser on this machine:")
+            self._context.note(f"{where or 'open in a browser on this machine'}:")
             self._context.out(url)  # alone on its line, so that a script can take it from here
-        if self._sources.may_open_browser:
+        if self._sources.may_open_browser and may_open:
             self._open_browser(url, self._context.env)
         return "shown"
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from token_relay.host.config import AgentConfig, settings
+from token_relay.host.provider_behaviour import ProfileFile, problem_of
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Password
 
@@ -46,7 +47,10 @@ class Problem:
 
 
 def check_config(model: type[C], text: str, base: Path) -> C | tuple[Problem, ...]:
-    """Parse and check a configuration; relative paths start at ``base``. Faults come back as values."""
+    """Parse and check a configuration; relative paths start at ``base``. Faults come back as values.
+
+    A profile file that it names is read.
+    """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -58,7 +62,7 @@ def check_config(model: type[C], text: str, base: Path) -> C | tuple[Problem, ..
     except ValueError:  # Python's limit for the digits of an integer
         return (Problem("", 0, "not TOML: a number has too many digits"),)
     try:
-        return model.model_validate(data, context={"base": base})
+        return model.model_validate(data, context={"base": base, "read_profile": _profile_setting})
     except ValidationError as exc:
         return tuple(_problems(model, text, exc))
 
@@ -66,7 +70,9 @@ def check_config(model: type[C], text: str, base: Path) -> C | tuple[Problem, ..
 def _problems(model: type[BaseModel], text: str, exc: ValidationError) -> Iterator[Problem]:
     for error in exc.errors(include_input=False, include_url=False, include_context=False)[:PROBLEMS_MAX]:
         # A union adds its member's name to the place ("broker.username.str"); only real settings are shown.
-        place = tuple(part for part in error["loc"] if isinstance(part, str))[:2]
+        place = tuple(part for part in error["loc"] if isinstance(part, str))
+        is_nested = any(key.startswith(f"{'.'.join(place[:2])}.") for key, _ in settings(model))
+        place = place[: 3 if is_nested else 2]
         key = ".".join(place)
         message = error["msg"].removeprefix("Value error, ")
         match error["type"]:
@@ -94,11 +100,11 @@ def _meant(model: type[BaseModel], place: tuple[str, ...]) -> str:
 def _line_of(text: str, place: tuple[str, ...]) -> int:
     """Find the line of a setting: exact for files written like the template, 0 where it cannot be found."""
     table, header_line = "", 0
-    wanted_table, wanted_key = (place[0], place[1]) if len(place) == 2 else ("", place[0] if place else "")
+    wanted_table, wanted_key = ".".join(place[:-1]), place[-1] if place else ""
     for number, line in enumerate(text.splitlines(), start=1):
         if header := re.match(r"\s*\[{1,2}\s*([\w.-]+)\s*\]", line):
             table = header[1]
-            header_line = number if table in (wanted_table, wanted_key) else header_line
+            header_line = number if table in (wanted_table, ".".join(place)) else header_line
         elif (key := re.match(r"\s*([\w-]+)\s*=", line)) and (table, key[1]) == (wanted_table, wanted_key):
             return number
     return header_line
@@ -119,6 +125,24 @@ def load_config(model: type[C], path: Path) -> C:
     if isinstance(result, tuple):
         raise ConfigError("\n".join(problem.in_file(str(path)) for problem in result))
     return result
+
+
+def read_profile_file(path: Path) -> ProfileFile:
+    """Read and check a profile file. Raises ConfigError, which names the file."""
+    text = read_own_text(path, CONFIG_BYTES_MAX, what="profile file", forbidden=0o022)
+    try:
+        return ProfileFile.model_validate(tomllib.loads(text))
+    except ValidationError as exc:
+        raise ConfigError(f"{path}: {problem_of(exc)}") from None
+    except (ValueError, RecursionError):  # TOMLDecodeError is one
+        raise ConfigError(f"{path}: not TOML") from None
+
+
+def _profile_setting(path: Path) -> ProfileFile:
+    try:
+        return read_profile_file(path)
+    except ConfigError as exc:
+        raise ValueError(str(exc).removeprefix(f"{path}: ")) from None  # a fault names the setting, not its value
 
 
 def read_secret_file(path: Path, what: str, *, is_exact: bool = False) -> Password:

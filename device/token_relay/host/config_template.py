@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Mapping
 
 from token_relay.host.config import MODELS, Kind, settings
-from token_relay.host.config_values import table_of
+from token_relay.host.config_values import Section, table_of
 
 Setting = str | int | bool | list[str] | list[int] | dict[str, str]
 COMMENT_CHARS_MAX = 98  # readable beside a shell on a small screen
@@ -30,18 +30,26 @@ def template(kind: Kind, values: Mapping[str, Setting]) -> str:
     for name, field in model.model_fields.items():
         table, is_list = table_of(field.annotation)
         if table is not None:
-            header = f"[[{name}]]" if is_list else f"[{name}]"
-            is_there = not is_list or any(key.startswith(f"{name}.") for key in values)
-            tables += ["", "", *_comment(field.description or ""), header if is_there else f"# {header}"]
-            for key, setting in table.model_fields.items():
-                tables += [
-                    "",
-                    *_comment(setting.description or ""),
-                    _line(key, values.get(f"{name}.{key}"), setting.default),
-                ]
+            tables += _table(name, field.description or "", table, values, is_list=is_list)
         else:
             top += ["", *_comment(field.description or ""), _line(name, values.get(name), field.default)]
     return "\n".join(top + tables) + "\n"
+
+
+def _table(
+    name: str, description: str, table: type[Section], values: Mapping[str, Setting], *, is_list: bool
+) -> list[str]:
+    header = f"[[{name}]]" if is_list else f"[{name}]"
+    is_there = not is_list or any(key.startswith(f"{name}.") for key in values)
+    lines = ["", "", *_comment(description), header if is_there else f"# {header}"]
+    nested: list[str] = []
+    for key, setting in table.model_fields.items():
+        below, _ = table_of(setting.annotation)
+        if below is not None:
+            nested += _table(f"{name}.{key}", setting.description or "", below, values, is_list=False)
+            continue
+        lines += ["", *_comment(setting.description or ""), _line(key, values.get(f"{name}.{key}"), setting.default)]
+    return lines + nested
 
 
 def _comment(text: str) -> list[str]:

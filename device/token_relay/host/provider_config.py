@@ -23,9 +23,11 @@ from token_relay.host.config_values import (
     Text,
     split_url,
 )
+from token_relay.host.provider_behaviour import BehaviourSettings, ProfileFromFile
+from token_relay.protocol.behaviour import Behaviour
 from token_relay.provider.authorization import OWN_PARAMETERS
 from token_relay.provider.http import KEY_METHODS, SECRET_METHODS, AuthMethod, is_loopback
-from token_relay.provider.profile import PROFILES, Profile, ProfileName, profile_for
+from token_relay.provider.profile import PROFILES, STRICT, Profile, ProfileName, profile_for
 
 SCOPE_DEFAULT = "openid profile offline_access"
 PORTS_MAX = 16  # a person registers each at the provider
@@ -147,6 +149,11 @@ class ProviderConfig(ClientSection):
         "https://example.eu.auth0.com/. https, except to this machine."
     )
     client_id: Text = Field(description="The application's client id at the provider.")
+    companion_client_id: Text | None = Field(
+        default=None,
+        description="Another client id there, of a public client, for what companions get by mint. Where the provider "
+        "ends the grants of one session and client together, it keeps this phone's out of that, no other companion's.",
+    )
     token_endpoint_auth_method: AuthMethod = METHOD
     client_secret_file: FilePath | None = SECRET_FILE
     client_key_file: FilePath | None = KEY_FILE
@@ -154,6 +161,11 @@ class ProviderConfig(ClientSection):
         default=None,
         description="What the provider does with refresh tokens: entra, auth0, strict, or another profile that the "
         "sandbox knows. Without it, guessed from url; an unknown provider counts as strict.",
+    )
+    profile_file: ProfileFromFile | None = Field(
+        default=None,
+        description="File that describes the provider, as `token-relay provider probe --write` makes it: what it says "
+        "counts before the profile. Read at a start.",
     )
     tenant: Annotated[str, AfterValidator(_tenant)] | None = Field(
         default=None, description="Entra only: the tenant, such as contoso. Without it, taken from url."
@@ -221,14 +233,38 @@ class ProviderConfig(ClientSection):
     )
     ca: FilePath | None = Field(default=None, description=PROVIDER_CA)
     idle_days: IdleDays = Field(default=None, description=IDLE_DAYS)
+    behaviour: BehaviourSettings = Field(
+        default_factory=BehaviourSettings,
+        description="What the provider does with refresh tokens, where it is known better than profile and "
+        "profile_file say; `token-relay provider show` prints what holds. It travels with each grant.",
+    )
+
+    @property
+    def base_profile(self) -> Profile:
+        """The profile that is named, or the one guessed from the URL."""
+        return PROFILES[self.profile] if self.profile else profile_for(self.url)
 
     @property
     def resolved_profile(self) -> Profile:
-        """The profile that is set, or the one guessed from the URL."""
-        return PROFILES[self.profile] if self.profile else profile_for(self.url)
+        """What holds: what the settings say, over the profile file, over the named or guessed profile."""
+        described = self.profile_file.over(self.base_profile) if self.profile_file else self.base_profile
+        return self.behaviour.over(described)
+
+    def behaviour_sources(self) -> dict[str, str]:
+        """Return where each value of the behaviour comes from."""
+        if self.profile:
+            beneath = f"profile {self.profile}"
+        else:
+            beneath = f"profile {self.base_profile.name}, guessed" if self.base_profile is not STRICT else "default"
+        in_file = self.profile_file.said if self.profile_file else {}
+        return {
+            name: "config" if name in self.behaviour.said else "file" if name in in_file else beneath
+            for name in Behaviour.model_fields
+        }
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
+        _ = self.resolved_profile  # raises where the descriptions do not fit together
         if self.audience is not None and self.resource is not None:
             raise ValueError("audience and resource name the same thing: set the one that the provider takes")
         if not self.discovery and (self.authorization_endpoint is None or self.token_endpoint is None):

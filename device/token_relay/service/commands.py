@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from token_relay.agents.agent import Agent
+from token_relay.agents.grants import refuted
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
 from token_relay.service import metrics, round_trip
@@ -56,12 +57,13 @@ class AgentCommands(Generic[A]):
     ) -> dict[str, JSON]:
         """Read the rows that a status is made of, in one transaction, and have ``show`` make it."""
 
-        def read(tx: Transaction) -> dict[str, Any]:
-            return {name: tx.select(kind) for name, kind in (*SHOWN.items(), *more.items())}
+        def read(tx: Transaction) -> tuple[dict[str, Any], list[dict[str, str | int]]]:
+            rows = {name: tx.select(kind) for name, kind in (*SHOWN.items(), *more.items())}
+            return rows, refuted.listed(tx)
 
-        rows = await self._runtime.vault.run(read)
+        rows, refuted_rows = await self._runtime.vault.run(read)
         problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
-        return show(
+        shown = show(
             self._runtime.surroundings(self._agent.turns.rejects),
             self._runtime.clock.now(),
             problems=problems,
@@ -69,3 +71,4 @@ class AgentCommands(Generic[A]):
             **known,
             **rows,
         )
+        return {**shown, "refuted": [dict(row) for row in refuted_rows]}

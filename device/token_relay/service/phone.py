@@ -80,8 +80,12 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the phone's status."""
-        gate = self._agent.settings.allow_refresh_token_access
-        return await self._stand(phone_status, {"handoffs": PhoneHandoff}, allow_refresh_token_access=gate)
+        said = self._agent.settings
+        known = {"allow_refresh_token_access": said.allow_refresh_token_access, "described": said.profile}
+        return await self._stand(phone_status, {"handoffs": PhoneHandoff}, **known)
+
+    def _row(self, row: PhoneHandoff) -> dict[str, JSON]:
+        return handoff_row(row, described=self._agent.settings.profile)
 
     async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the devices of the status."""
@@ -164,13 +168,13 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         )
         row = await self._agent.hand_off(text_of(args, "device"), wish, exchange)
         if row.state == "done":
-            return {**handoff_row(row), "message": "the companion has the grant on its disk"}
+            return {**self._row(row), "message": "the companion has the grant on its disk"}
         action: JSON = {
             "slug": "bring_device_online",
             "sentence": "bring the device online; the handoff goes on by itself",
         }
         waits = row.problem or "waiting for the companion"
-        return {**handoff_row(row), "pending": True, "message": waits, "action": action}
+        return {**self._row(row), "pending": True, "message": waits, "action": action}
 
     async def cancel(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give up an open handoff."""
@@ -180,7 +184,7 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
             "done": "too late: the companion has it; to take it away: phone revoke",
             "gone": "over: the companion has lost it",
         }.get(row.state, "asked the companion to give it up; its answer decides")
-        return {**handoff_row(row), "pending": row.state == "cancelling", "message": message}
+        return {**self._row(row), "pending": row.state == "cancelling", "message": message}
 
     async def revoke(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Take a device's grants away."""
@@ -191,7 +195,7 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         pending = any(row.state != "gone" for row in rows)
         result: dict[str, JSON] = {
             "device_id": pairing.peer_id,
-            "handoffs": [handoff_row(row) for row in rows],
+            "handoffs": [self._row(row) for row in rows],
             "pending": pending,
             "message": _revocation_message(len(rows), pending=pending),
         }
@@ -223,7 +227,7 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         rows = await self._agent.unpair(text_of(args, "device"))
         pending = any(row.state != "gone" for row in rows)
         message = "unpaired" if not pending else "unpaired here; the device is told when it connects"
-        return {"handoffs": [handoff_row(row) for row in rows], "pending": pending, "message": message}
+        return {"handoffs": [self._row(row) for row in rows], "pending": pending, "message": message}
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give a device up."""

@@ -36,6 +36,8 @@ def account_settings(config: PhoneConfig) -> AccountSettings:
         uses_discovery=said.discovery,
         auth_method=said.token_endpoint_auth_method,
         key_algorithm=_key_algorithm(config),
+        companion_client_id=said.companion_client_id or "",
+        measured_at=said.profile_file.measured_at_s if said.profile_file is not None else 0,
     )
 
 

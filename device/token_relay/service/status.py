@@ -17,7 +17,7 @@ from token_relay.agents.grants.lifecycle import Erased, LastRefusal, Locked, Nee
 from token_relay.agents.grants.serving import barred_host, lease_of, profile_of, remaining_s, state_of
 from token_relay.agents.ports import Now
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing, PhoneHandoff, PrimaryPhone
-from token_relay.provider.profile import PROFILES, STRICT
+from token_relay.provider.profile import PROFILES, STRICT, Profile
 
 Json = dict[str, Any]
 ENDS_SOON_S = 7 * 86_400
@@ -226,9 +226,20 @@ def _end_of(grant: Grant) -> schedule.GrantEnd | None:
     )
 
 
-def companions_grant_end(row: PhoneHandoff, heard_at: int) -> schedule.GrantEnd | None:
-    """Return when the companion's grant ends as far as the phone knows: it was alive when last heard."""
-    profile = PROFILES.get(row.profile, STRICT)
+def _profile_of(row: PhoneHandoff, described: Profile | None) -> Profile:
+    """Return what the settings describe, where the handoff was made under that name."""
+    is_it = described is not None and described.name == row.profile
+    return described if described is not None and is_it else PROFILES.get(row.profile, STRICT)
+
+
+def companions_grant_end(
+    row: PhoneHandoff, heard_at: int, described: Profile | None = None
+) -> schedule.GrantEnd | None:
+    """Return when the companion's grant ends as far as the phone knows: it was alive when last heard.
+
+    ``described``: the profile of the phone's settings.
+    """
+    profile = _profile_of(row, described)
     return schedule.grant_end(
         profile, is_otp=row.is_otp, signed_in_at=row.signed_in_at, refreshed_at=max(row.done_at, heard_at)
     )
@@ -239,10 +250,10 @@ def _ends_soon(end: schedule.GrantEnd, now: Now) -> bool:
     return end.at - now.wall_s < min(ENDS_SOON_S, end.life_s / 4)
 
 
-def handoff_row(row: PhoneHandoff, heard_at: int = 0) -> Json:
+def handoff_row(row: PhoneHandoff, heard_at: int = 0, described: Profile | None = None) -> Json:
     """Return one handoff as the phone's status and commands show it."""
-    profile = PROFILES.get(row.profile, STRICT)
-    end = companions_grant_end(row, heard_at) if row.state == "done" else None
+    profile = _profile_of(row, described)
+    end = companions_grant_end(row, heard_at, described) if row.state == "done" else None
     return {
         "handoff_id": row.handoff_id,
         "state": row.state,
@@ -288,21 +299,26 @@ def phone_status(
     problems: Mapping[str, str],
     allow_refresh_token_access: bool,
     estranged: Collection[str] = (),
+    described: Profile | None = None,
 ) -> Json:
-    """Return the phone's status; ``estranged`` are the peers of :meth:`token_relay.agents.link.Link.estranged`."""
+    """Return the phone's status; ``estranged`` are the peers of :meth:`token_relay.agents.link.Link.estranged`.
+
+    ``described`` is the profile of its settings.
+    """
     own = sorted((grant for grant in grants if not grant.pairing_id), key=lambda grant: grant.stored_at)
     devices = pairing_rows(pairings, outbox)
     for device, pairing in zip(devices, pairings, strict=True):
         mine = [row for row in handoffs if row.pairing_id == pairing.pairing_id]
         mine.sort(key=_begun)
-        device["handoffs"] = [handoff_row(row, pairing.heard_at) for row in mine[-5:]]
+        device["handoffs"] = [handoff_row(row, pairing.heard_at, described) for row in mine[-5:]]
     return {
         **common(here, now),
         "allow_refresh_token_access": allow_refresh_token_access,
         "accounts": [grant_row(grant, tokens, problems.get(grant.grant_id, ""), now) for grant in own],
         "devices": devices,
         "orphans": sum(row.orphans for row in handoffs),
-        "action": _estranged_device(pairings, estranged) or _phone_action(here, pairings, handoffs, own, now),
+        "action": _estranged_device(pairings, estranged)
+        or _phone_action(here, pairings, handoffs, own, now, described=described),
     }
 
 
@@ -317,7 +333,13 @@ def _begun(row: PhoneHandoff) -> float:
 
 
 def _phone_action(
-    here: Surroundings, pairings: list[Pairing], handoffs: list[PhoneHandoff], own: list[Grant], now: Now
+    here: Surroundings,
+    pairings: list[Pairing],
+    handoffs: list[PhoneHandoff],
+    own: list[Grant],
+    now: Now,
+    *,
+    described: Profile | None,
 ) -> Json | None:
     names = {pairing.pairing_id: pairing.peer_name for pairing in pairings if pairing.state == "active"}
     heard = {pairing.pairing_id: pairing.heard_at for pairing in pairings}
@@ -344,7 +366,7 @@ def _phone_action(
             return action("client_refused")
         if row.state == "done" and row.device_state == "locked":
             return action("restored_backup", names[pairing_id])
-        end = companions_grant_end(row, heard[pairing_id]) if row.state == "done" else None
+        end = companions_grant_end(row, heard[pairing_id], described) if row.state == "done" else None
         if end is not None and _ends_soon(end, now):
             return action("grant_ends_soon", names[pairing_id])
     if not live and any(grant.reason not in ("moved", "") for grant in own):

@@ -222,13 +222,18 @@ PROFILES = {
 def profile_that(name: str, behaviour: str) -> Profile:
     """Return the profile of this name and behaviour, which is JSON of a :class:`Behaviour`: what a grant brought.
 
-    How to sign in and which strategies are safe it does not say; only a phone asks, and only its own profile.
+    How to sign in it does not say; only a phone asks, and only its own profile.
     """
-    said = Behaviour.model_validate_json(behaviour)
+    return described(replace(STRICT, name=name), Behaviour.model_validate_json(behaviour))
+
+
+def described(base: Profile, said: Behaviour) -> Profile:
+    """Return ``base``, its name and its way of signing in, with a described behaviour and what is safe with it."""
+    can_branch = not said.invalidates_on_use and said.refresh_gives_new
     return Profile(
-        name=name,
-        sign_in=STRICT.sign_in,
-        strategies=STRICT.strategies,
+        name=base.name,
+        sign_in=base.sign_in,
+        strategies=("branch", "mint", "move") if can_branch else ("mint", "move"),
         old_token_s=float(said.leeway_s) if said.invalidates_on_use else None,
         reuse_takes=said.reuse_takes,
         reuse_kills_access_tokens=said.reuse_kills_access_tokens,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Literal
 
 from token_relay.agents.companion.handoff_rows import columns_of, state_of
-from token_relay.agents.grants import lease, lifecycle, revocation
+from token_relay.agents.grants import lease, lifecycle, refuted, revocation
 from token_relay.agents.grants.flight import Gate
 from token_relay.agents.grants.lanes import Lanes
 from token_relay.agents.grants.serving import columns_of_lease
@@ -49,6 +49,7 @@ from token_relay.protocol.messages import (
 )
 from token_relay.protocol.secret import RefreshToken
 from token_relay.provider.http import Http
+from token_relay.provider.profile import profile_that
 
 ACCEPTS_KEPT = 32  # hashes of the ACCEPTs sent for one OFFER; the phone names the one that reached it
 HANDOFFS_MAX = 4096  # rows of one pairing; a tombstone is small, but a faulty phone must not fill the disk
@@ -178,7 +179,7 @@ class CompanionSteps:
                 signed_in_at=payload.signed_in_at,
                 is_otp=payload.is_otp,
                 is_sole=payload.is_sole,
-                behaviour=payload.behaviour.model_dump_json() if isinstance(payload, GrantPayload2) else "",
+                behaviour=_behaviour_of(turn, payload, pairing.pairing_id),
                 stored_at=turn.wall,
                 refresh_token=payload.refresh_token,
             )
@@ -326,6 +327,17 @@ def _grant_of(row: CompanionHandoff, grant_id: str) -> Grant:
         stored_at=row.created_at,
         refresh_token=None,
     )
+
+
+def _behaviour_of(turn: Turn, payload: GrantPayload | GrantPayload2, pairing_id: str) -> str:
+    """Return the behaviour that a grant brings, or its strict form where this phone's word was refuted before."""
+    if not isinstance(payload, GrantPayload2):
+        return ""
+    behaviour = payload.behaviour.model_dump_json()
+    profile = refuted.believed(
+        turn.tx, profile_that(payload.profile, behaviour), issuer=payload.issuer, pairing_id=pairing_id
+    )
+    return profile.behaviour.model_dump_json()
 
 
 def _revoked(row: CompanionHandoff) -> Revoked:

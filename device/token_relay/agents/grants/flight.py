@@ -21,7 +21,7 @@ import structlog
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.failures import until_stored, where
-from token_relay.agents.grants import lifecycle, second_attempt
+from token_relay.agents.grants import lifecycle, refuted, second_attempt
 from token_relay.agents.grants.answers import allow_host, check_client, event_of, problem_of, words_of
 from token_relay.agents.grants.errand import Errand, RefreshErrand
 from token_relay.agents.grants.lanes import Lanes
@@ -323,6 +323,8 @@ class Flights:
             trace_id=outcome.trace_id if isinstance(outcome, Denied) else "",
             correlation_id=outcome.correlation_id if isinstance(outcome, Denied) else "",
         )
+        if not is_refused_alone:
+            refuted.look(turn, grant, outcome)
         settled = self._change(turn, grant, after)
         errand.settle(turn, settled)
         return settled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
+from token_relay.agents.grants.refuted import forget_branch
 from token_relay.agents.grants.serving import SCOPE_SETS_MAX, columns_of, is_put_away, remaining_s
 from token_relay.agents.records import CachedToken, Grant, GrantEndReason, LockedReason, grant_key
 from token_relay.agents.turn import Turn
@@ -42,6 +43,7 @@ def end_grant(turn: Turn, grant_id: str, reason: GrantEndReason) -> Grant:
 def delete_grant(turn: Turn, grant_id: str) -> None:
     """Destroy a grant's data key, its tokens and its row."""
     _erase_tokens(turn, grant_id)
+    forget_branch(turn, grant_id)
     turn.tx.delete(Grant, grant_id)
     turn.tx.erase_key(grant_key(grant_id))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.grants import lifecycle, revocation
+from token_relay.agents.grants import lifecycle, refuted, revocation
 from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.schedule import columns_of_life
 from token_relay.agents.grants.serving import columns_of, normalise_scope
@@ -28,6 +28,7 @@ from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignI
 from token_relay.agents.phone.provider_endpoints import asked_scope, discover
 from token_relay.agents.phone.sign_in import shown_name
 from token_relay.agents.phone.sign_in_advice import no_refresh_token_hint
+from token_relay.agents.ports import Transaction
 from token_relay.agents.records import FINISHED, CachedToken, Grant
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
@@ -39,6 +40,7 @@ from token_relay.provider import discovery
 from token_relay.provider.http import Http
 from token_relay.provider.native_auth.states import Done, Failed
 from token_relay.provider.outcome import Refreshed
+from token_relay.provider.profile import PROFILES, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Accounts:
             pairing_id="",
             handoff_id="",
             issuer=new.metadata.issuer,
-            client_id=self.settings.client_id,
+            client_id=new.client_id or self.settings.client_id,
             token_endpoint=new.metadata.token_endpoint,
             revocation_endpoint=new.metadata.revocation_endpoint or "",
             scope=_granted(new.tokens.scope, asked_scope(self.settings, new.metadata), self.settings.profile.name),
@@ -152,18 +154,33 @@ class Accounts:
             sid=new.sid,
             is_sole=not is_imported,
             profile=self.settings.profile.name,
-            behaviour=self._behaviour(),
+            behaviour=self._behaviour(turn.tx, new.metadata.issuer),
             signed_in_at=turn.wall,
             is_otp=new.is_otp,
             stored_at=turn.wall,
             refresh_token=refresh_token,
         )
 
-    def _behaviour(self) -> str:
-        """Return what the settings add to the profile's behaviour, for the grant that is made; empty: nothing."""
-        if not self.settings.resource:
-            return ""
-        return replace(self.settings.profile, takes_resource=True).behaviour.model_dump_json()
+    def believed_profile(self, tx: Transaction, issuer: str = "") -> Profile:
+        """Return what the settings say of the provider, or its strict form where the provider has refuted it."""
+        said = self.settings
+        return refuted.believed(tx, said.profile, issuer=issuer, measured_at=said.measured_at)
+
+    def _behaviour(self, tx: Transaction, issuer: str) -> str:
+        """Return the behaviour for a grant of this phone; empty: that of the profile's name."""
+        profile = self.believed_profile(tx, issuer)
+        if self.settings.resource:
+            profile = replace(profile, takes_resource=True)
+        named = PROFILES.get(profile.name)
+        is_named = named is not None and named.behaviour == profile.behaviour
+        return "" if is_named else profile.behaviour.model_dump_json()
+
+    def describe_anew(self, turn: Turn) -> None:
+        """Write into this phone's grants what its settings say now of their provider."""
+        for grant in turn.tx.select(Grant, pairing_id="", client_id=self.settings.client_id):
+            behaviour = self._behaviour(turn.tx, grant.issuer)
+            if grant.profile == self.settings.profile.name and grant.behaviour != behaviour:
+                turn.change(Grant, grant.grant_id, behaviour=behaviour)
 
     def _store(self, turn: Turn, new: NewGrant) -> Grant:
         if new.tokens.refresh_token is None:

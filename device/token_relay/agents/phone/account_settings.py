@@ -15,6 +15,8 @@ class AccountSettings:
     """One client at one provider.
 
     ``prompt`` None: as the scope wants it. ``key_algorithm`` is that of the client's key, empty without one.
+    ``companion_client_id``: the client of what companions get by mint; empty: the phone's own.
+    ``measured_at``: when the profile was measured, Unix seconds; 0: it was not.
     """
 
     url: str
@@ -33,3 +35,5 @@ class AccountSettings:
     uses_discovery: bool = True
     auth_method: AuthMethod = "none"
     key_algorithm: str = ""
+    measured_at: int = 0
+    companion_client_id: str = ""

@@ -39,6 +39,7 @@ from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
 from token_relay.protocol.handoff import PhoneStateName, Strategy, phone_may
+from token_relay.provider.profile import Profile
 
 log = structlog.get_logger()
 
@@ -115,6 +116,7 @@ class PhoneAgent:
             mend(turn, self)
             self.obtaining.resume(turn)
             self.accounts.discard_unjudged(turn)
+            self.accounts.describe_anew(turn)
 
         await self.turns.run(step)
 
@@ -175,7 +177,7 @@ class PhoneAgent:
             PersonNeededError: somebody must sign in. LocalError: no such device, or the handoff failed.
         """
         self.accounts.require_refresh_token_access()
-        strategy = self._choose(wish.strategy)
+        strategy = self._choose(wish.strategy, await self.turns.read(self.accounts.believed_profile))
         pairing = await self.pairing_of(device)
         if pairing.state != "active":
             raise LocalError("this device is being unpaired", hint="pair again: token-relay phone pair")
@@ -209,10 +211,14 @@ class PhoneAgent:
             if (await self._reload(row.at)) == row:
                 await self._clock.wait(changed, left_s)
 
-    def _choose(self, wanted: Strategy | None) -> Strategy:
-        profile = self.settings.profile
+    def _choose(self, wanted: Strategy | None, profile: Profile) -> Strategy:
         strategy = wanted or self._strategy or profile.strategies[0]
         if strategy not in profile.strategies:
+            if strategy in self.settings.profile.strategies:
+                raise PolicyError(
+                    f"strategy {strategy} is refused: the provider has shown that it is not safe there",
+                    hint="see: token-relay phone status; measure it anew: token-relay provider probe",
+                )
             reason = UNSAFE.get(strategy, "it is not safe with profile {name}").format(name=profile.name)
             raise PolicyError(
                 f"strategy {strategy} is refused: {reason}", hint=f"use one of: {', '.join(profile.strategies)}"
@@ -247,7 +253,7 @@ class PhoneAgent:
             scope=normalise_scope(wish.scope),
             lease_days=self._lease_days if wish.lease_days is None else wish.lease_days,
             issuer=issuer,
-            client_id=self.settings.client_id,
+            client_id=(strategy == "mint" and self.settings.companion_client_id) or self.settings.client_id,
             subject=own.subject if own else "",
             account=own.account if own else "",
             profile=self.settings.profile.name,

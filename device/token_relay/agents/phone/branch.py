@@ -13,6 +13,7 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.answers import event_of, problem_of
 from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.refusals import Key
+from token_relay.agents.grants.refuted import note_branch
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
 from token_relay.agents.records import Grant, HandoffKey, Pairing, PhoneHandoff
@@ -72,6 +73,8 @@ class Branch:
             case Refreshed(refresh_token=RefreshToken() as new) if grant is None or new != grant.refresh_token:
                 assert pairing is not None
                 is_orphan = grant is None or not self._steps.release(turn, pairing, row.handoff_id, grant, new)
+                if grant is not None:
+                    note_branch(turn, grant)
             case Refreshed():  # none, or the phone's own once more: one value in two hands
                 self._give_up(turn, "the provider gives no second refresh token: branch cannot work")
             case Denied(kind="final", error=error):

@@ -23,7 +23,7 @@ from token_relay.agents.phone.account import Accounts, tell_notes
 from token_relay.agents.phone.branch import Branch
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.person import NewGrant, Person, SignIn, SignInLostError, SignInNote, SignInOptions
-from token_relay.agents.phone.sign_in_advice import PRIVATE_WINDOW, SESSION_SHARED, is_session_shared
+from token_relay.agents.phone.sign_in_advice import SESSION_SHARED, sibling_advice
 from token_relay.agents.phone.steps import ACCEPTED, PhoneSteps
 from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
@@ -113,7 +113,11 @@ class Obtaining:
         """Obtain once, after every open request for the phone's own grant has ended."""
         await self._flights.landing(row.grant_id)
         grant = await self._turns.read(lambda tx: tx.get(Grant, row.grant_id))
-        if grant is None or not may_be_sent(grant):
+        safe = (await self._turns.read(self._accounts.believed_profile)).strategies
+        if row.strategy == "branch" and "branch" not in safe:
+            problem = "branch is not safe with this provider, by what is known now"
+            await self._turns.run(partial(self._steps.give_up, at=row.at, problem=problem))
+        elif grant is None or not may_be_sent(grant):
             why = "has no token to move any more" if row.strategy == "move" else "is no longer signed in"
             problem = f"the phone {why}"
             await self._turns.run(partial(self._steps.give_up, at=row.at, problem=problem))
@@ -154,10 +158,13 @@ class Obtaining:
             if await self._accepted_row(row.at) is None:
                 return
             chosen = options or SignInOptions(username=await self._accounts.usual_username())
+            if row.client_id != self._accounts.settings.client_id:  # as it was offered
+                chosen = replace(chosen, client_id=row.client_id)
             await self._turns.run(partial(self._begin, at=row.at))
-            profile = self._accounts.settings.profile
-            if (chosen.method or profile.sign_in) == "browser" and is_session_shared(profile):
-                await person.progress({"message": PRIVATE_WINDOW})
+            profile = await self._turns.read(self._accounts.believed_profile)
+            is_browser = (chosen.method or profile.sign_in) == "browser"
+            if is_browser and (advice := sibling_advice(profile)):
+                await person.progress({"message": advice})
             try:
                 new = await self._sign_in.authenticate(person, chosen, self._accounts.note_refusal)
             except BaseException as exc:

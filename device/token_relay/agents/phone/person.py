@@ -36,7 +36,7 @@ class SignInOptions:
     """How the person wants to sign in; ``method`` "" lets the profile choose.
 
     ``mfa_method`` is the second factor's channel, id or masked address; ``contact`` is what to register as one.
-    ``attributes`` and ``with_password`` are for a new account.
+    ``attributes`` and ``with_password`` are for a new account. ``client_id``: another client than the phone's own.
     """
 
     method: str = ""
@@ -46,6 +46,7 @@ class SignInOptions:
     contact: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
     with_password: bool = True
+    client_id: str = ""
 
 
 class SignInLostError(TransientError):
@@ -64,7 +65,8 @@ class SignInNote:
 class NewGrant:
     """Tokens of a sign-in, and their origin. ``subject``, ``sid`` and ``notes`` are empty until it is checked.
 
-    ``sid`` names the browser session at the provider, where it tells. OpenID Connect Back-Channel Logout §2.1.
+    ``client_id`` is empty for the phone's own client. ``sid`` names the browser session at the provider, where it
+    tells. OpenID Connect Back-Channel Logout §2.1.
     """
 
     tokens: Refreshed
@@ -76,6 +78,7 @@ class NewGrant:
     subject: str = ""
     sid: str = ""
     notes: tuple[SignInNote, ...] = ()
+    client_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

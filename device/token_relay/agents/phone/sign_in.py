@@ -96,7 +96,8 @@ class ProviderSignIn:
         base = native_base(settings.url, settings.tenant)
         metadata = await discover(self._http, settings)
         scope = asked_scope(settings, metadata)
-        service = Service(self._http, profile, base, settings.client_id, scope, capabilities=CAPABILITIES)
+        client_id = options.client_id or settings.client_id
+        service = Service(self._http, profile, base, client_id, scope, capabilities=CAPABILITIES)
         conversation = Conversation(service, person, options, self._clock)
         try:
             outcome = await talk(conversation)
@@ -107,7 +108,9 @@ class ProviderSignIn:
             await note(conversation.failure)
             return outcome
         sent, is_otp = outcome.sent, outcome.is_by_code
-        return NewGrant(outcome.tokens, metadata, sent, None, is_otp=is_otp, username=options.username)
+        return NewGrant(
+            outcome.tokens, metadata, sent, None, is_otp=is_otp, username=options.username, client_id=options.client_id
+        )
 
     async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
         metadata = await discover(self._http, self._settings)
@@ -116,7 +119,14 @@ class ProviderSignIn:
         state, nonce = self._random.bytes(16).hex(), self._random.bytes(16).hex()
         verifier, challenge = pkce_pair(self._random.bytes(32))
         async with self._new_receiver(state) as receiver:
-            url = self._url(metadata, receiver.redirect_uri, state=state, nonce=nonce, challenge=challenge)
+            url = self._url(
+                metadata,
+                receiver.redirect_uri,
+                state=state,
+                nonce=nonce,
+                challenge=challenge,
+                client_id=options.client_id,
+            )
             shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
             if shown is None:
                 raise PersonNeededError("nobody is there to sign in with a browser", hint="run the command again")
@@ -130,9 +140,13 @@ class ProviderSignIn:
                     raise PersonNeededError(refused_sentence(error, description), hint=hint_for(error))
                 case CodeReceived(code=code):
                     sent = Stamp.of(self._clock.now())
-                    outcome = await self._redeem(metadata, receiver.redirect_uri, code, verifier)
+                    outcome = await self._redeem(
+                        metadata, receiver.redirect_uri, code, verifier, client_id=options.client_id
+                    )
         tokens = _tokens(outcome, metadata.token_endpoint)
-        return NewGrant(tokens, metadata, sent, nonce, is_otp=False, username=options.username)
+        return NewGrant(
+            tokens, metadata, sent, nonce, is_otp=False, username=options.username, client_id=options.client_id
+        )
 
     async def _come_back(self, receiver: RedirectReceiver, person: Person) -> CodeReceived | SignInRefused:
         """Wait for this sign-in's redirect, and tell the person about browsers that come with something else."""
@@ -150,7 +164,14 @@ class ProviderSignIn:
             await person.progress({"message": f"a browser came back and was not accepted: {answer.why}"})
 
     def _url(
-        self, metadata: discovery.ProviderMetadata, redirect_uri: str, *, state: str, nonce: str, challenge: str
+        self,
+        metadata: discovery.ProviderMetadata,
+        redirect_uri: str,
+        *,
+        state: str,
+        nonce: str,
+        challenge: str,
+        client_id: str = "",
     ) -> str:
         if metadata.authorization_endpoint is None:
             hint = "is provider.url right? else write provider.authorization_endpoint"
@@ -158,7 +179,7 @@ class ProviderSignIn:
         settings = self._settings
         return authorization_url(
             authorization_endpoint=metadata.authorization_endpoint,
-            client_id=settings.client_id,
+            client_id=client_id or settings.client_id,
             redirect_uri=redirect_uri,
             scope=asked_scope(settings, metadata),
             state=state,
@@ -171,13 +192,19 @@ class ProviderSignIn:
         )
 
     async def _redeem(
-        self, metadata: discovery.ProviderMetadata, redirect_uri: str, code: Code, verifier: Code
+        self,
+        metadata: discovery.ProviderMetadata,
+        redirect_uri: str,
+        code: Code,
+        verifier: Code,
+        *,
+        client_id: str = "",
     ) -> TokenOutcome:
         return await oauth.exchange_code(
             self._http,
             self._settings.profile,
             token_endpoint=metadata.token_endpoint,
-            client_id=self._settings.client_id,
+            client_id=client_id or self._settings.client_id,
             code=code,
             code_verifier=verifier,
             redirect_uri=redirect_uri,
@@ -208,7 +235,7 @@ class ProviderSignIn:
             new.tokens.id_token,
             await fetch_jwks(self._http, new.metadata.jwks_uri),
             issuer=new.metadata.issuer,
-            client_id=self._settings.client_id,
+            client_id=new.client_id or self._settings.client_id,
             nonce=new.nonce,
             now_wall_s=self._clock.now().wall_s,
         )

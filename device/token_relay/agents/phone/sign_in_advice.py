@@ -206,10 +206,15 @@ def not_granted(asked: str, answered: str) -> str:
     return " ".join(sorted(missing))
 
 
-def is_session_shared(profile: Profile) -> bool:
-    """Return whether two sign-ins in one browser session may share one grant at the provider, as far as is known."""
-    bounded = ("nothing", "family")
-    return profile.reuse_takes not in bounded or profile.revocation_takes not in bounded
+def sibling_advice(profile: Profile) -> str:
+    """Return what to do so that one device's end is not another's; nothing where a grant ends alone, as far as known.
+
+    A revocation that no device can ask for happens to none by accident.
+    """
+    takes = {profile.reuse_takes, *((profile.revocation_takes,) if profile.can_revoke_token else ())}
+    if "user" in takes:
+        return ACCOUNT_SHARED
+    return f"{PRIVATE_WINDOW}; {OWN_CLIENT}" if not takes <= {"nothing", "family"} else ""
 
 
 OWN_CREDENTIAL = (
@@ -219,6 +224,11 @@ OWN_CREDENTIAL = (
 PRIVATE_WINDOW = (
     "use a private browser window: in the session of an earlier sign-in this provider may let both share one grant, "
     "and revoking or losing one device would end the others"
+)
+OWN_CLIENT = "provider.companion_client_id, a client for companions, keeps this phone's own grant out of that"
+ACCOUNT_SHARED = (
+    "at this provider, revoking or losing one device may end all grants of this account for this client, this phone's "
+    "too; no browser window helps against that, only another account does"
 )
 SESSION_SHARED = (
     "this sign-in came from the same browser session as another one: they may share one grant, so that revoking or "

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 from pydantic import ValidationError
@@ -49,6 +50,7 @@ from token_relay.protocol.messages import (
     plaintext_hash,
 )
 from token_relay.protocol.secret import RefreshToken
+from token_relay.provider.profile import PROFILES, STRICT
 
 ACCEPTED = Offered(is_accepted=True)  # the one state in which a token is obtained and released
 OFFER_LIFETIME_S = 24 * 3600
@@ -276,17 +278,24 @@ def _sealed(turn: Turn, pairing: Pairing, row: PhoneHandoff, grant: Grant, refre
         audience=grant.audience,
         subject=grant.subject,
         account=grant.account,
-        profile=grant.profile,
+        profile=_name_for_version_1(grant),
         signed_in_at=grant.signed_in_at,
         is_otp=grant.is_otp,
     )
     if row.grant_version > 1:
         is_sole = row.strategy != "branch" and is_only(turn.tx, grant, given=row.at)  # of `branch` the phone keeps one
-        more = {"v": 2, "is_sole": is_sole, "behaviour": profile_of(grant).behaviour}
+        more = {"v": 2, "profile": grant.profile, "is_sole": is_sole, "behaviour": profile_of(grant).behaviour}
         sealed = _seal(turn, row, GrantPayload2.model_validate(dict(first) | more))
         if len(sealed) <= SEALED_CHARS_MAX:
             return sealed
     return _seal(turn, row, first)
+
+
+def _name_for_version_1(grant: Grant) -> str:
+    """Return the profile that a companion which knows names alone goes by: ``strict`` where the name says too much."""
+    named = PROFILES.get(grant.profile, STRICT).behaviour
+    is_named = replace(profile_of(grant), takes_resource=named.takes_resource).behaviour == named
+    return grant.profile if is_named or grant.profile == "entra" else STRICT.name
 
 
 def _seal(turn: Turn, row: PhoneHandoff, payload: GrantPayload) -> str:

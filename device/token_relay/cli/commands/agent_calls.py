@@ -100,7 +100,7 @@ def devices(args: argparse.Namespace, context: Context) -> int:
 
 def sign_in(args: argparse.Namespace, context: Context) -> int:
     """``phone sign-in``."""
-    sources = _sign_in_sources(args)
+    sources = sign_in_sources(args)
     result = call(args, context, "sign_in", _sign_in_args(args), sources=sources)
     return finish(context, result)
 
@@ -149,7 +149,7 @@ def phone_pair(args: argparse.Namespace, context: Context) -> int:
 
 def handoff(args: argparse.Namespace, context: Context) -> int:
     """``phone handoff``: returns 0 once the companion has said that the grant is on its disk."""
-    sources = _sign_in_sources(args)
+    sources = sign_in_sources(args)
     if args.username is None and (args.mfa_method or args.register):
         raise UsageError("--mfa-method and --register need --username")
     command_args: JsonObject = {"device": args.device, "wait_s": args.wait}
@@ -192,7 +192,8 @@ def _second_factor_args(args: argparse.Namespace) -> JsonObject:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _sign_in_sources(args: argparse.Namespace) -> Sources:
+def sign_in_sources(args: argparse.Namespace) -> Sources:
+    """Return where the answers of a sign-in come from. Raises UsageError: the options do not fit together."""
     if args.no_open and not args.browser:
         raise UsageError("--no-open needs --browser")
     if args.browser and (args.password_file or args.otp_file or args.otp_command):

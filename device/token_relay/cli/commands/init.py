@@ -36,7 +36,9 @@ AUTHENTICATION = {
 PROVIDER = {
     "url": "--provider",
     "client_id": "--client-id",
+    "companion_client_id": "--companion-client-id",
     "profile": "--profile",
+    "profile_file": "--profile-file",
     "tenant": "--tenant",
     "scope": "--scope",
     "prompt": "--prompt",
@@ -92,7 +94,7 @@ def init(args: argparse.Namespace, context: Context) -> int:
             hint="--force writes the configuration anew; the vault stays as it is",
         )
     text = template(kind, _values(args, kind, home=home, base=config_path.parent))
-    config = _checked(kind, text, config_path.parent)
+    config = checked(kind, text, config_path.parent)
     from token_relay.host.home import HOME_FILES, create_home
 
     was_there = config_path.exists()
@@ -142,14 +144,20 @@ def _values(args: argparse.Namespace, kind: Kind, *, home: Path, base: Path) -> 
         chosen["broker.key"] = in_home(KEY_NAME)
         chosen["broker.ca"] = chosen["broker.ca"] or in_home(CA_FILE)
     if kind == "phone":
-        chosen |= {f"provider.{name}": _chosen(args, option) for name, option in PROVIDER.items()}
-        chosen["provider.authorization_parameters"] = dict(args.authorization_parameter or ()) or None
-        chosen["provider.discovery"] = False if args.no_discovery else None
+        chosen |= provider_values(args)
         chosen["allow_refresh_token_access"] = args.allow_refresh_token_access or None
     else:
         chosen |= {f"client.{name}": _chosen(args, option) for name, option in CLIENT.items()}
         chosen["provider.ca"] = _chosen(args, PROVIDER["ca"])
         chosen["provider.hosts"] = args.provider_host
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def provider_values(args: argparse.Namespace) -> dict[str, Setting]:
+    """Return the settings of the provider that the options chose, by dotted key."""
+    chosen = {f"provider.{name}": _chosen(args, option) for name, option in PROVIDER.items()}
+    chosen["provider.authorization_parameters"] = dict(args.authorization_parameter or ()) or None
+    chosen["provider.discovery"] = False if args.no_discovery else None
     return {key: value for key, value in chosen.items() if value is not None}
 
 
@@ -169,7 +177,7 @@ def _host_name(kind: Kind) -> str:
     return name if name and name.isprintable() else kind
 
 
-def _checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig:
+def checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig:
     """Check the new configuration as the agent will, and name options instead of lines."""
     try:
         text.encode()

@@ -23,13 +23,27 @@ def profile_option(parser: argparse._ActionsContainer, help: str, *, default: st
     parser.add_argument("--profile", metavar="PROFILE", choices=choices, default=default, help=help)
 
 
-def provider_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``phone init`` that say how to sign in at a provider, and where its endpoints are."""
+def provider_options(parser: argparse.ArgumentParser, *, is_probe: bool = False) -> None:
+    """Add the options of ``phone init`` that say how to sign in at a provider, and where its endpoints are.
+
+    ``is_probe``: of ``provider probe``, whose argument is the provider, and which asks it anyway.
+    """
     group = parser.add_argument_group("provider")
-    group.add_argument("--provider", metavar="URL", type=text, required=True, help="the identity provider's issuer URL")
+    if is_probe:
+        parser.add_argument("provider", metavar="URL", type=text, help="the identity provider's issuer URL")
+    else:
+        group.add_argument(
+            "--provider", metavar="URL", type=text, required=True, help="the identity provider's issuer URL"
+        )
     group.add_argument("--client-id", metavar="ID", type=text, required=True, help="the application's client id there")
+    group.add_argument(
+        "--companion-client-id", metavar="ID", type=text, help="another public client there, for companions' grants"
+    )
     profile_option(
         group, "what the provider does with refresh tokens, a name that sandbox --profile knows too; else guessed"
+    )
+    group.add_argument(
+        "--profile-file", metavar="F", type=text, help="file that describes the provider, made by `provider probe`"
     )
     group.add_argument("--tenant", metavar="T", type=text, help="Entra: the tenant, such as contoso")
     group.add_argument(
@@ -63,14 +77,15 @@ def provider_options(parser: argparse.ArgumentParser) -> None:
         "a random one",
     )
     group.add_argument("--redirect-path", metavar="PATH", type=text, help="path of the redirect URI; else /callback")
-    group.add_argument(
-        "--allow-refresh-token-access",
-        action="store_true",
-        help="let refresh tokens leave the account: `phone handoff` is refused without it",
-    )
-    group.add_argument(
-        "--no-look", action="store_true", help="do not ask the provider now for what cannot work there; doctor does"
-    )
+    if not is_probe:
+        group.add_argument(
+            "--allow-refresh-token-access",
+            action="store_true",
+            help="let refresh tokens leave the account: `phone handoff` is refused without it",
+        )
+        group.add_argument(
+            "--no-look", action="store_true", help="do not ask the provider now for what cannot work there; doctor does"
+        )
     group = parser.add_argument_group("the provider's endpoints, where its metadata does not tell")
     group.add_argument(
         "--no-discovery",
@@ -152,9 +167,11 @@ def init_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sign_in_options(parser: argparse.ArgumentParser, *, is_required: bool) -> None:
+def sign_in_options(parser: argparse.ArgumentParser, *, is_required: bool, title: str = "") -> None:
     """Add the options of a sign-in: user name and sources of the secrets, or the browser."""
-    group = parser.add_argument_group("signing in" if is_required else "signing in once more (strategy mint)")
+    group = parser.add_argument_group(
+        title or ("signing in" if is_required else "signing in once more (strategy mint)")
+    )
     method = group.add_mutually_exclusive_group(required=is_required)
     method.add_argument(
         "--username", metavar="U", type=text, help="sign in as U without a browser, where the provider can"

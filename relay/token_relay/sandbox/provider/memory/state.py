@@ -31,7 +31,7 @@ from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.world.auth0_clients import demo_clients
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel, PolicyModel, UserModel, WorldModel
 from token_relay.sandbox.provider.world.network_table import Location, NetworkTable
-from token_relay.sandbox.provider.world.rules import RULES, Rules, Urls, user_id
+from token_relay.sandbox.provider.world.rules import RULES, Rules, Urls, user_id, with_behaviour
 
 TABLE_MAX = 100_000  # sign-ins and their flows: some 100 MB at worst, and only for as many people or tries
 EVENTS_MAX = 10_000  # three to a refresh; some 10 MB
@@ -278,7 +278,7 @@ class State:
         cls, world: WorldModel, urls: Urls, rng: Random, signer: Signer, rules: Rules | None = None
     ) -> State:
         """Return the state at the start; a policy key that the world leaves out is the profile's."""
-        rules = rules or RULES[urls.profile]
+        rules = with_behaviour(rules or RULES[urls.profile], world.behaviour)
         policy = world.policy.over(rules.policy)
         state = cls(urls, rules, policy, rng, signer, token_key=rng.randbytes(32))
         for user in world.users:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Family, Session, State
 from token_relay.sandbox.provider.world.client_settings import SessionTransfer
+from token_relay.sandbox.provider.world.model import Reach
 
 DEFAULTS = SessionTransfer()
 
@@ -56,6 +57,18 @@ def kill_family(state: State, family: Family, trace: Trace, *, reason: str, acce
                 log_revoked(state, child, trace, cause="cascade")
         for session in [one for one in state.sessions.values() if one.parent_family_id == family.family_id]:
             end_session(state, session, trace, reason="cascade")
+
+
+def kill_reached(state: State, family: Family, takes: Reach, trace: Trace, *, reason: str) -> list[Family]:
+    """End what a reuse or a revocation in ``family`` takes along of this client's grants; return what has ended."""
+    ended: list[Family] = []
+    for one in list(state.families.values()):
+        is_alike = one.client_id == family.client_id and one.username == family.username
+        is_reached = takes == "user" or (takes == "session" and one.session_id == family.session_id != "")
+        if takes != "nothing" and not one.is_dead and (one is family or (is_alike and is_reached)):
+            kill_family(state, one, trace, reason=reason)
+            ended.append(one)
+    return ended
 
 
 def end_session(

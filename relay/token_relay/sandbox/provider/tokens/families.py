@@ -27,7 +27,7 @@ from token_relay.sandbox.provider.memory.state import Family, Session, State, re
 from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.actions import carry_out
-from token_relay.sandbox.provider.tokens.cascade import end_session, kill_family, log_revoked
+from token_relay.sandbox.provider.tokens.cascade import end_session, kill_family, kill_reached, log_revoked
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims
 from token_relay.sandbox.provider.tokens.issued import find_access, find_refresh
 from token_relay.sandbox.provider.tokens.rotation import ONLINE, Rotation, issue, rotation_of
@@ -190,6 +190,10 @@ def _end_of(state: State, now: float, asked: SignInRequest, rotation: Rotation) 
 def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     """Answer RFC 7009: revoking a refresh token ends its family; ``strict`` also revokes single access tokens."""
     value = params.need("token")
+    if state.rules.revocation == "refused":
+        raise Refusal("unauthorized_client", "This client may not revoke.", status=401)
+    if state.rules.revocation == "ignored":
+        return Response(200)
     refresh_entry, access_entry = find_refresh(state, value), find_access(state, value)
     known = refresh_entry or access_entry
     family = state.families.get(known.family_id) if known is not None else None
@@ -220,10 +224,12 @@ def revoke(state: State, client: ClientModel, params: Params, trace: Trace) -> R
 
 def revoke_family(state: State, family: Family, trace: Trace) -> None:
     """Revoke a grant for its holder or an administrator; with ``revoking_deletes_grant`` also those like it."""
-    meant = [family]
+    for one in kill_reached(state, family, state.rules.revocation_takes, trace, reason="revoked"):
+        log_revoked(state, one, trace, cause="revoked")
+    meant: list[Family] = []
     if state.policy.revoking_deletes_grant and state.rules.has_sessions:
         whose = (family.username, family.client_id, family.audience)
-        meant += [one for one in state.families.values() if (one.username, one.client_id, one.audience) == whose]
+        meant = [one for one in state.families.values() if (one.username, one.client_id, one.audience) == whose]
     for one in meant:
         if not one.is_dead:
             kill_family(state, one, trace, reason="revoked")

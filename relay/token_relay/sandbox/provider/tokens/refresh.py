@@ -19,7 +19,7 @@ from token_relay.sandbox.provider.memory.state import Family, RefreshEntry, Stat
 from token_relay.sandbox.provider.memory.verdicts import Verdict
 from token_relay.sandbox.provider.tokens import conditional_access, multi_resource, session_transfer
 from token_relay.sandbox.provider.tokens.actions import ask, carry_out, denial
-from token_relay.sandbox.provider.tokens.cascade import is_offline, kill_family, log_revoked
+from token_relay.sandbox.provider.tokens.cascade import is_offline, kill_family, kill_reached, log_revoked
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims, asked_claims
 from token_relay.sandbox.provider.tokens.families import asked_audience, check_scope
 from token_relay.sandbox.provider.tokens.issued import find_refresh, token_id
@@ -166,8 +166,7 @@ def _is_reuse(state: State, request: RefreshRequest) -> bool:
         generation=entry.generation,
         latest_generation=family.generation,
     )
-    if state.rules.reuse_kills_family:
-        kill_family(state, family, trace, reason="reuse")
+    kill_reached(state, family, state.rules.reuse_takes, trace, reason="reuse")
     return True
 
 
@@ -236,6 +235,8 @@ def _target(state: State, request: RefreshRequest) -> multi_resource.Target:
     if not is_transfer and audience not in {"", family.audience}:
         raise Refusal("access_denied", "This grant has no tokens for another audience.", status=403)
     scope, allowed = asked or family.scope, {*family.scope}
+    if not state.rules.narrows and {*scope} != allowed:
+        raise Refusal("invalid_scope", "The scope of a refresh must be that of the grant.")
     if state.urls.profile == "entra":  # registered scopes have consent, those of other resources too
         allowed |= {*OIDC_SCOPES, *(client.scopes or ())}
     check_scope(scope, allowed)

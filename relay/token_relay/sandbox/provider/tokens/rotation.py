@@ -16,15 +16,18 @@ from token_relay.sandbox.provider.world.model import ClientModel
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """How one client's refresh tokens live. Seconds; None: no limit."""
+    """How one client's refresh tokens live. Seconds; None: no limit. ``keeps``: a refresh issues no other one."""
 
     rotates: bool
     leeway_s: float
     idle_s: float | None
     absolute_s: float | None
+    keeps: bool
 
 
-ONLINE = Rotation(rotates=False, leeway_s=0.0, idle_s=None, absolute_s=None)  # lives and ends with its session
+ONLINE = Rotation(
+    rotates=False, leeway_s=0.0, idle_s=None, absolute_s=None, keeps=True
+)  # lives and ends with its session
 
 
 def rotation_of(state: State, client: ClientModel | None, family: Family | None = None) -> Rotation:
@@ -39,8 +42,10 @@ def rotation_of(state: State, client: ClientModel | None, family: Family | None 
             policy.leeway_s,
             policy.refresh_idle_lifetime_s,
             policy.refresh_absolute_lifetime_s,
+            keeps=not state.rules.invalidates_on_use and state.rules.answers != "successor",
         )
-    return Rotation(setting.rotation_type == "rotating", float(setting.leeway), setting.idle_s, setting.absolute_s)
+    rotates = setting.rotation_type == "rotating"
+    return Rotation(rotates, float(setting.leeway), setting.idle_s, setting.absolute_s, keeps=not rotates)
 
 
 def may_be_used(state: State, family: Family, entry: RefreshEntry, rotation: Rotation, now: float) -> bool:
@@ -68,8 +73,7 @@ def use(state: State, family: Family, entry: RefreshEntry, rotation: Rotation, t
     family.used_generation = max(family.used_generation, entry.generation)
     family.last_exchanged_at = trace.now
     family.last_place = trace.place
-    is_kept = not rotation.rotates and (state.rules.has_sessions or state.rules.answers != "successor")
-    if is_kept:
+    if rotation.keeps:
         entry.idle_expires_at = None if rotation.idle_s is None else trace.now + rotation.idle_s
         return ""
     if state.rules.branches_in_grace:

@@ -67,6 +67,8 @@ def token_answer(
         body["client_info"] = base64.urlsafe_b64encode(info).rstrip(b"=").decode()
     if refresh_token:
         body["refresh_token"] = refresh_token
+    if state.rules.tells_life and (life_s := _refresh_token_life_s(state, family, trace.now)) is not None:
+        body["refresh_token_expires_in"] = life_s
     if "openid" in scope or (is_entra and is_refresh):
         if claims.wants_login_hint:
             common["login_hint"] = user.username
@@ -74,6 +76,13 @@ def token_answer(
             common["nonce"] = nonce  # OpenID Connect Core §3.1.2.1
         body["id_token"] = _id_token(state, family, user, scope, common=common, commands=commands)
     return json_response(body)
+
+
+def _refresh_token_life_s(state: State, family: Family, now: float) -> int | None:
+    """Return how long the family's newest refresh token lives if nobody uses it."""
+    left_s = None if family.expires_at is None else family.expires_at - now
+    known = [one for one in (left_s, state.policy.refresh_idle_lifetime_s) if one is not None]
+    return int(min(known)) if known else None
 
 
 def identity_token(state: State, family: Family, user: User, scope: tuple[str, ...], trace: Trace) -> str:

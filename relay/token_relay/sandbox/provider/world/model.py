@@ -89,6 +89,7 @@ Mfa = Literal["none", "required", "register"]
 AppType = Literal["native", "spa", "regular_web", "non_interactive"]
 ClientAuthMethod = Literal["none", "client_secret_post", "client_secret_basic"]
 AttributeType = Literal["String", "Int64", "Boolean"]
+Reach = Literal["nothing", "family", "session", "user"]  # what ends with a token
 ConditionalAccess = Literal[50076, 50142, 53003, 70043]  # see token_relay.sandbox.provider.tokens.conditional_access
 
 
@@ -323,6 +324,28 @@ class FaultModel(BaseModel):
         return self
 
 
+class BehaviourModel(BaseModel):
+    """What the provider does with refresh tokens, in place of its profile's rules.
+
+    ``refresh``: what a refresh does to them. ``spends``: another one each time, the old one works for the policy's
+    leeway. ``keeps``: another one, and the old one stays. ``repeats``: the same one for good, in each answer;
+    ``hides``: the same one, in no answer. ``branches``: within the leeway any spent one works, not only the previous.
+    What a reuse and a revocation take along: ``session`` needs a profile that has sessions. ``revocation``: whether the
+    endpoint works, says yes and does nothing, refuses, or is not there. ``narrows``: a refresh may ask for less scope.
+    ``tells_life``: each answer says how long the refresh token lives.
+    """
+
+    model_config = _CLOSED
+    refresh: Literal["spends", "keeps", "repeats", "hides"] = "spends"
+    branches: bool = False
+    reuse_takes: Reach = "family"
+    reuse_kills_access_tokens: bool = False
+    revocation: Literal["works", "ignored", "refused", "absent"] = "works"
+    revocation_takes: Reach = "family"
+    narrows: bool = True
+    tells_life: bool = False
+
+
 class WorldModel(BaseModel):
     """The whole world. A key that a world file leaves out stays as in the default world."""
 
@@ -331,6 +354,7 @@ class WorldModel(BaseModel):
     users: Annotated[list[UserModel], Field(max_length=USERS_MAX)] = []
     clients: Annotated[list[ClientModel], Field(min_length=1, max_length=CLIENTS_MAX)] = []
     policy: PolicyModel = PolicyModel()
+    behaviour: BehaviourModel | None = None
     faults: Annotated[list[FaultModel], Field(max_length=FAULTS_MAX)] = []
 
 

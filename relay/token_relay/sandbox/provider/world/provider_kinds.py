@@ -65,14 +65,14 @@ IMITATIONS: dict[str, Imitation] = {
         "ReUse: one refresh token for good, repeated in each answer",
     ),
     "duende-one-time": Imitation(
-        replace(_STRICT, imitates="duende-one-time", reuse_kills_family=False, reuse_kills_access_tokens=False),
+        replace(_STRICT, imitates="duende-one-time", reuse_takes="nothing", reuse_kills_access_tokens=False),
         "OneTimeOnly: a used token is refused, its successor stays good",
     ),
     "cognito": Imitation(
         replace(
             _STRICT,
             imitates="cognito",
-            reuse_kills_family=False,  # whether the family ends is not known
+            reuse_takes="nothing",  # whether the family ends is not known
             reuse_kills_access_tokens=False,
             policy=PolicyModel(leeway_s=30.0, refresh_absolute_lifetime_s=30 * DAY_S),
         ),

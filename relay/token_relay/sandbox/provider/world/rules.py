@@ -11,7 +11,14 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal
 
-from token_relay.sandbox.provider.world.model import DAY_S, EndpointName, PolicyModel, ProfileName
+from token_relay.sandbox.provider.world.model import (
+    DAY_S,
+    BehaviourModel,
+    EndpointName,
+    PolicyModel,
+    ProfileName,
+    Reach,
+)
 
 DOCUMENTED_TENANT_ID = "aaaabbbb-0000-cccc-1111-dddd2222eeee"  # as in Microsoft's documentation examples
 OIDC_SCOPES = frozenset({"openid", "profile", "email", "offline_access"})
@@ -22,7 +29,7 @@ class Rules:
     """One profile.
 
     ``name`` is the profile whose paths and answers it has. ``invalidates_on_use``: a refresh token is spent by its use
-    (rotation). ``reuse_kills_family``: reuse of a spent token ends its family; otherwise the token is only refused.
+    (rotation). ``reuse_takes``: what ends with a spent token that is used again; ``nothing``: it is only refused.
     ``branches_in_grace``: within the leeway each use of *any* spent token begins another branch, which lives on.
     ``has_revocation``: there is an endpoint for RFC 7009.
     """
@@ -35,7 +42,11 @@ class Rules:
     is_native: bool
     policy: PolicyModel
     imitates: str = ""  # the name of its row in token_relay.sandbox.provider.world.provider_kinds
-    reuse_kills_family: bool = True
+    reuse_takes: Reach = "family"
+    revocation_takes: Reach = "family"
+    revocation: Literal["works", "ignored", "refused"] = "works"
+    narrows: bool = True  # a refresh may ask for less scope
+    tells_life: bool = False  # each answer says how long the refresh token lives
     branches_in_grace: bool = False
     has_sessions: bool = False  # and with them session transfer, the management API, Actions and the tenant's log
     answers: Literal["successor", "same", "nothing"] = "successor"  # the refresh token in the answer to a refresh
@@ -81,6 +92,27 @@ RULES: dict[ProfileName, Rules] = {
     ),
 }
 
+
+def with_behaviour(rules: Rules, said: BehaviourModel | None) -> Rules:
+    """Return the rules with a described behaviour in place of their own; nothing else tells of it."""
+    if said is None:
+        return rules
+    answers: dict[str, Literal["successor", "same", "nothing"]] = {"repeats": "same", "hides": "nothing"}
+    return replace(
+        rules,
+        invalidates_on_use=said.refresh == "spends",
+        answers=answers.get(said.refresh, "successor"),
+        branches_in_grace=said.branches,
+        reuse_takes=said.reuse_takes,
+        reuse_kills_access_tokens=said.reuse_kills_access_tokens,
+        has_revocation=said.revocation != "absent",
+        revocation=said.revocation if said.revocation != "absent" else "works",
+        revocation_takes=said.revocation_takes,
+        narrows=said.narrows,
+        tells_life=said.tells_life,
+    )
+
+
 Kind = Literal["entra", "auth0", "strict", "rotates", "grace"]
 
 
@@ -99,7 +131,7 @@ KINDS: dict[Kind, KindOfProvider] = {
     "strict": KindOfProvider(RULES["strict"], "strict"),
     # Duende IdentityServer, OneTimeOnly: a spent token is refused, its successor stays good
     "rotates": KindOfProvider(
-        replace(RULES["strict"], reuse_kills_family=False, reuse_kills_access_tokens=False), "strict"
+        replace(RULES["strict"], reuse_takes="nothing", reuse_kills_access_tokens=False), "strict"
     ),
     # Ory Hydra, rotation_grace_period: within it each use gives another pair, and the branches live on independently
     "grace": KindOfProvider(
