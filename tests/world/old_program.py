@@ -28,13 +28,20 @@ class NoHistoryError(AssertionError):
     """The old program cannot be made."""
 
 
+def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, check=False)
+
+
 def unpack(into: Path) -> tuple[str, ...]:
     """Write the old program into a directory; returns the command that starts it.
 
     Raises:
         NoHistoryError: the commit is not here; it says what to do.
     """
-    archive = subprocess.run(["git", "-C", str(ROOT), "archive", OLD_COMMIT, *HALVES], capture_output=True, check=False)
+    archive = _git("archive", OLD_COMMIT, *HALVES)
+    if archive.returncode != 0:  # a clone of the newest commit alone: ask where it came from
+        _git("fetch", "--quiet", "--depth=1", "origin", OLD_COMMIT)
+        archive = _git("archive", OLD_COMMIT, *HALVES)
     if archive.returncode != 0:
         raise NoHistoryError(f"{WITHOUT_HISTORY} ({archive.stderr.decode(errors='replace').strip()})")
     into.mkdir(parents=True, exist_ok=True)
