@@ -15,6 +15,7 @@ from typing import Protocol
 
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.serving import columns_of, is_put_away
+from token_relay.agents.pairings import delete_pairing
 from token_relay.agents.records import (
     AuditEvent,
     Board,
@@ -83,13 +84,9 @@ def _mend_counter(turn: Turn) -> None:
 def _drop_unpaired(turn: Turn) -> None:
     """No message reaches what hangs on a lost pairing: lock its grants, forget its numbers and its open requests."""
     known = {pairing.pairing_id for pairing in turn.tx.select(Pairing)} | {""}
-    for row in turn.tx.select(Outgoing):
-        if row.pairing_id not in known:
-            turn.tx.delete(Outgoing, row.pairing_id, row.seq)
-            turn.settled.append(row)
-    for seen in turn.tx.select(Seen):
-        if seen.pairing_id not in known:
-            turn.tx.delete(Seen, seen.pairing_id, seen.seq)
+    hanging = {row.pairing_id for row in turn.tx.select(Outgoing)} | {row.pairing_id for row in turn.tx.select(Seen)}
+    for pairing_id in sorted(hanging - known):
+        delete_pairing(turn, pairing_id)
     for grant in turn.tx.select(Grant):
         if grant.pairing_id not in known and not is_put_away(grant):
             turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, "damaged")))

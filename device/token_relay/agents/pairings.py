@@ -42,9 +42,9 @@ def give_up_old(turn: Turn, pairing: Pairing) -> None:
             turn.event("request_given_up", device=pairing.peer_id, handoff_id=row.handoff_id, detail=row.type)
 
 
-def delete_pairing(turn: Turn, pairing: Pairing) -> None:
-    """Delete a pairing with its window and its open requests."""
-    turn.settle(pairing.pairing_id)
-    for row in turn.tx.select(Seen, pairing_id=pairing.pairing_id):
+def delete_pairing(turn: Turn, pairing_id: str) -> None:
+    """Delete a pairing, if it is there, with its window and its open requests."""
+    turn.settle(pairing_id)
+    for row in turn.tx.select(Seen, pairing_id=pairing_id):
         turn.tx.delete(Seen, row.pairing_id, row.seq)
-    turn.tx.delete(Pairing, pairing.pairing_id)
+    turn.tx.delete(Pairing, pairing_id)

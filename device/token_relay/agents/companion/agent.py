@@ -135,7 +135,7 @@ class CompanionAgent:
 
 def _delete_pairing(turn: Turn, pairing: Pairing) -> None:
     """Delete a pairing with its handoffs and their keys."""
-    delete_pairing(turn, pairing)
+    delete_pairing(turn, pairing.pairing_id)
     for handoff in turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id):
         turn.tx.delete(CompanionHandoff, *handoff.at)
         turn.tx.erase_key(handoff_key(*handoff.at))

@@ -129,7 +129,7 @@ class Invitations:
 
         def step(turn: Turn) -> str:
             for old in turn.tx.select(Pairing, state="pending"):
-                delete_pairing(turn, old)
+                delete_pairing(turn, old.pairing_id)
             turn.box(peer_key)  # refuses a low-order point before it is stored
             name = free_name(peer_id, fields.name, names_of(turn.tx))
             turn.tx.put(

@@ -11,8 +11,9 @@ from dataclasses import replace
 from token_relay.agents.companion.invitations import Invitations
 from token_relay.agents.companion.steps import CompanionSteps
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.grants import lease, lifecycle
-from token_relay.agents.grants.serving import columns_of, columns_of_lease, is_put_away, lease_of
+from token_relay.agents.grants import lease
+from token_relay.agents.grants.serving import columns_of_lease, lease_of
+from token_relay.agents.grants.tokens import lock_grants
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PrimaryPhone, RestoredEnd
 from token_relay.agents.turn import Turn
@@ -223,11 +224,8 @@ class CompanionMessages:
             for row in turn.tx.select(CompanionHandoff, pairing_id=of.pairing_id, state="ready"):
                 # Its TOKEN may have come already, and have been taken away again.
                 self._steps.step(turn, of, row.handoff_id, "replaced")
-        for grant in turn.tx.select(Grant) if is_primary else turn.tx.select(Grant, pairing_id=pairing.pairing_id):
-            if not is_put_away(grant):
-                locked = lifecycle.Locked(grant.generation, "rollback")
-                turn.change(Grant, grant.grant_id, **columns_of(locked))
-                turn.event("grant_locked", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail="rollback")
+        reached = turn.tx.select(Grant) if is_primary else turn.tx.select(Grant, pairing_id=pairing.pairing_id)
+        lock_grants(turn, reached, "rollback")
 
     def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
         """Return whether a grant of this pairing has a lease that its phone can renew."""

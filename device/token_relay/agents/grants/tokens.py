@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lifecycle
 from token_relay.agents.grants.refuted import forget_branch
@@ -53,12 +55,12 @@ def _erase_tokens(turn: Turn, grant_id: str) -> None:
         turn.tx.delete(CachedToken, token.grant_id, token.scope)
 
 
-def lock_grants(turn: Turn, reason: LockedReason) -> None:
-    """Lock the phone's own grants, whatever the provider: another device may have them."""
-    for grant in turn.tx.select(Grant, pairing_id=""):
+def lock_grants(turn: Turn, grants: Iterable[Grant], reason: LockedReason) -> None:
+    """Lock those of these grants that are not put away: another device may have them, or may have spent them."""
+    for grant in grants:
         if not is_put_away(grant):
             turn.change(Grant, grant.grant_id, **columns_of(lifecycle.Locked(grant.generation, reason)))
-            turn.event("grant_locked", grant_id=grant.grant_id, detail=reason)
+            turn.event("grant_locked", handoff_id=grant.handoff_id, grant_id=grant.grant_id, detail=reason)
 
 
 def access_token_ends_at(turn: Turn, grant_id: str) -> int:

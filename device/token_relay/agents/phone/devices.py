@@ -36,7 +36,7 @@ def forget_device(turn: Turn, steps: PhoneSteps, device_id: str) -> int:
             if row.state in LIVE:
                 steps.step(turn, pairing, row.handoff_id, "forget")
                 count += 1
-        delete_pairing(turn, pairing)
+        delete_pairing(turn, pairing.pairing_id)
     turn.event("device_forgotten", device=device_id)
     return count
 
@@ -71,11 +71,11 @@ def clear_up(turn: Turn, steps: PhoneSteps) -> float:
     for pairing in turn.tx.select(Pairing, state="pending"):
         age_s = elapsed_s(Stamp.from_text(pairing.created), turn.now)
         if age_s is None or age_s > INVITATION_LIFETIME_S:
-            delete_pairing(turn, pairing)
+            delete_pairing(turn, pairing.pairing_id)
     for pairing in turn.tx.select(Pairing, state="retired"):
         rows = turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id)
         if all(row.state not in LIVE for row in rows):
-            delete_pairing(turn, pairing)
+            delete_pairing(turn, pairing.pairing_id)
     _forget_old(turn)
     return _expire_offers(turn, steps)
 

@@ -17,7 +17,7 @@ from token_relay.agents.phone.renewals import renewal_refusal
 from token_relay.agents.phone.steps import UNKNOWN_MAX, PhoneSteps
 from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
-from token_relay.agents.records import Outgoing, Pairing, PhoneHandoff, RestoredEnd, handoff_key
+from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff, RestoredEnd, handoff_key
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
 from token_relay.protocol.envelope import shared_key
@@ -235,7 +235,8 @@ class Handoffs:
         for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="offered"):
             # Only the companion knows what became of it in the lost future.
             self._steps.step(turn, pairing, row.handoff_id, "cancel")
-        lock_grants(turn, "rollback")  # whatever the provider: what was moved in the lost future is the companion's
+        # Whatever the provider: what was moved in the lost future is the companion's.
+        lock_grants(turn, turn.tx.select(Grant, pairing_id=""), "rollback")
 
     def is_leased(self, tx: Transaction, pairing: Pairing) -> bool:
         """Return False: the phone gives leases."""

@@ -143,7 +143,7 @@ class PhonePairing:
 
         def step(turn: Turn) -> None:
             for old in turn.tx.select(Pairing, state="pending"):
-                delete_pairing(turn, old)
+                delete_pairing(turn, old.pairing_id)
             before = turn.tx.get(Pairing, answer.pairing_id)
             if before is not None or turn.tx.select(PhoneHandoff, pairing_id=answer.pairing_id):
                 raise PeerError("pairing_id_reused")  # or it would inherit the handoffs of a device that was forgotten
