@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutants.catalogue import ROOT, Edit, apply
+from tests.watchdog import HANG_S
 
-TIMEOUT_S = 120.0  # the slowest killer takes some seconds; a mutant that loops proves nothing, however it ends
+TIMEOUT_S = 1.5 * HANG_S  # a killer that waits for what never comes has a verdict by then; a mutant that loops has none
 
 
 @dataclass(frozen=True, slots=True)
