@@ -31,6 +31,7 @@ sandbox ctl heal all
 sandbox ctl slow phone-broker --latency 2 --rate 1000
 sandbox ctl fault drop_after_commit --times 2 --endpoint token
 sandbox ctl faults --clear
+sandbox ctl lenient userinfo-openid
 sandbox ctl clock +36h
 sandbox ctl revoke password@contoso.example
 sandbox ctl events --trace-id T --follow --url http://127.0.0.1:8401

@@ -78,7 +78,7 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
     """
     world = world_of(options)
     rules = rules_of(options.profile)
-    if options.actions is not None and not rules.has_sessions:
+    if options.actions is not None and not rules.is_managed:
         raise ConfigError(f"profile {options.profile} runs no Actions", hint="--actions goes with --profile auth0")
     server = SandboxServer(
         world,

@@ -89,6 +89,15 @@ def faults(args: argparse.Namespace, context: Context) -> int:
     return _show(context, _ask(args, "DELETE" if args.clear else "GET", "faults"))
 
 
+def lenient(args: argparse.Namespace, context: Context) -> int:
+    """``sandbox ctl lenient``."""
+    if args.name is not None and args.clear:
+        raise UsageError("NAME or --clear, not both")
+    if args.name is not None:
+        return _show(context, _ask(args, "POST", "lenient", {"name": args.name}))
+    return _show(context, _ask(args, "DELETE" if args.clear else "GET", "lenient"))
+
+
 def clock(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl clock``."""
     if args.advance is None:

@@ -75,6 +75,11 @@ def _faults(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clear", action="store_true", help="disarm all, and let held requests go on")
 
 
+def _lenient(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", type=text, nargs="?", help="the rule to switch off; left out: list all")
+    parser.add_argument("--clear", action="store_true", help="keep all rules again")
+
+
 def _clock(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "advance",
@@ -132,6 +137,13 @@ _OWN = {
         "  token-relay sandbox ctl fault answer tests/zoo/animals/nginx-502.toml --commit",
     ),
     "faults": Command("list the faults that are armed, and the names of all", "sandbox_ctl:faults", _faults),
+    "lenient": Command(
+        "switch off a rule that the real service has, or list the rules",
+        "sandbox_ctl:lenient",
+        _lenient,
+        examples="  token-relay sandbox ctl lenient\n  token-relay sandbox ctl lenient userinfo-openid\n"
+        "  token-relay sandbox ctl lenient --clear",
+    ),
     "clock": Command(
         "put the provider's clock forward",
         "sandbox_ctl:clock",

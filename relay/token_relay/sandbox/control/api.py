@@ -37,6 +37,7 @@ from token_relay.sandbox.provider.world.model import (
     UserModel,
     problems_of,
 )
+from token_relay.sandbox.provider.world.strictness import RULE_NAMES, SENTENCES, RuleName
 
 PREFIX = "/sandbox/"
 WAIT_S_MAX = 60.0  # one long poll; the caller asks again
@@ -57,6 +58,13 @@ class KeysModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
     keep_old: bool = True
+
+
+class LenientModel(BaseModel):
+    """A rule that is switched off."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    name: RuleName
 
 
 class ClockModel(BaseModel):
@@ -121,6 +129,8 @@ def control(
         body: dict[str, JsonValue] = {"error": refusal.error, "detail": refusal.description}
         if path == "faults":
             body["faults"] = [*FAULT_NAMES]
+        if path == "lenient":
+            body["rules"] = [*RULE_NAMES]
         return ControlAnswer(json_response(body, refusal.status))
 
 
@@ -191,6 +201,23 @@ def _list_faults(provider: Provider, request: Request, now: float) -> Response:
 def _clear_faults(provider: Provider, request: Request, now: float) -> Response:
     provider.faults.clear()
     return json_response({"armed": 0})
+
+
+def _lenient(provider: Provider, request: Request, now: float) -> Response:
+    provider.state.lenient.add(_read(LenientModel, request).name)
+    return _list_rules(provider, request, now)
+
+
+def _list_rules(provider: Provider, request: Request, now: float) -> Response:
+    rules: list[JsonValue] = [
+        {"name": name, "is_kept": provider.state.keeps(name), "rule": SENTENCES[name]} for name in RULE_NAMES
+    ]
+    return json_response({"rules": rules})
+
+
+def _keep_rules(provider: Provider, request: Request, now: float) -> Response:
+    provider.state.lenient.clear()
+    return _list_rules(provider, request, now)
 
 
 def _revoke(provider: Provider, request: Request, now: float) -> Response:
@@ -336,6 +363,9 @@ _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]]
     ("POST", "animals"): _animals,
     ("GET", "faults"): _list_faults,
     ("DELETE", "faults"): _clear_faults,
+    ("POST", "lenient"): _lenient,
+    ("GET", "lenient"): _list_rules,
+    ("DELETE", "lenient"): _keep_rules,
     ("POST", "revoke"): _revoke,
     ("POST", "keys"): _keys,
     ("POST", "clock"): _clock,

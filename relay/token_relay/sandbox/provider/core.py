@@ -185,7 +185,7 @@ class Provider:
             response = refusals.render(profile, refusal, trace, refused_grant_status=status)
             if refusal.status == 405:
                 response = response.with_headers(("Allow", "GET" if endpoint in GETS else "POST"))
-        if self.state.rules.has_sessions and "dpop" in request.headers:  # RFC 9449 §8.2
+        if self.state.rules.is_managed and "dpop" in request.headers:  # RFC 9449 §8.2
             return response.with_headers(("DPoP-Nonce", dpop.nonce(self.state, trace.now)))
         if profile != "entra":
             return response
@@ -210,7 +210,7 @@ class Provider:
             case "resource" | "userinfo":
                 look = look_at_access_token if endpoint == "resource" else account_pages.userinfo
                 shown: str | Response = request.headers.get("authorization", "")
-                if state.rules.has_sessions:
+                if state.rules.is_managed:
                     shown = dpop.shown_token(state, request, trace)
                 return shown if isinstance(shown, Response) else look(state, shown, trace)
             case "authorize":
@@ -235,7 +235,7 @@ class Provider:
                 client = state.clients.get(params.get("client_id"))
                 if trace.verdict is None:  # else it was counted when the Action was asked for
                     count_request(state, params.get("client_id"), trace.now)
-                if state.rules.has_sessions and endpoint == "token":
+                if state.rules.is_managed and endpoint == "token":
                     thumbprint = dpop.prove(state, request, trace, client=client)
                     trace = replace(trace, key_thumbprint=thumbprint, place=self._told_place(request, client, trace))
                 return token_endpoint.form(endpoint, state, params, trace)

@@ -38,14 +38,14 @@ def discovery(state: State) -> Response:
     if rules.has_revocation:
         document["revocation_endpoint"] = urls.url("revoke")
         document["revocation_endpoint_auth_methods_supported"] = methods
-    if rules.has_sessions:
+    if rules.is_managed:
         grants += ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]
         grants.append("urn:ietf:params:oauth:grant-type:device_code")
         document["device_authorization_endpoint"] = urls.url("device_code")
         document["dpop_signing_alg_values_supported"] = [*ALGORITHMS]
         document["scopes_supported"] = ["openid", "profile", "email", "offline_access", "online_access"]
         document["userinfo_endpoint"] = urls.url("userinfo")
-    if rules.has_sessions or rules.is_native:
+    if rules.is_managed or rules.is_native:
         document["end_session_endpoint"] = urls.url("logout")
     return json_response(document)
 

@@ -49,11 +49,11 @@ def token(state: State, params: Params, trace: Trace) -> Response:
         return sign_in.token(Call(state, client, params, trace))
     if state.rules.has_password_grant and grant_type == "password":
         return _password(state, client, params, trace)
-    if state.rules.has_sessions and grant_type == "client_credentials":
+    if state.rules.is_managed and grant_type == "client_credentials":
         return management_token(state, client, params, trace)
-    if state.rules.has_sessions and grant_type == delegation.GRANT_TYPE:
+    if state.rules.is_managed and grant_type == delegation.GRANT_TYPE:
         return delegation.exchange(state, client, params, trace)
-    if state.rules.has_sessions and grant_type == device_code.GRANT_TYPE:
+    if state.rules.is_managed and grant_type == device_code.GRANT_TYPE:
         return device_code.redeem(state, client, params, trace)
     raise Refusal("unsupported_grant_type", "The grant type is not supported here.", code=70003)
 

@@ -32,6 +32,7 @@ from token_relay.sandbox.provider.world.auth0_clients import demo_clients
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel, PolicyModel, UserModel, WorldModel
 from token_relay.sandbox.provider.world.network_table import Location, NetworkTable
 from token_relay.sandbox.provider.world.rules import RULES, Rules, Urls, user_id, with_behaviour
+from token_relay.sandbox.provider.world.strictness import RuleName
 
 TABLE_MAX = 100_000  # sign-ins and their flows: some 100 MB at worst, and only for as many people or tries
 EVENTS_MAX = 10_000  # three to a refresh; some 10 MB
@@ -272,6 +273,7 @@ class State:
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
     next_event_id: int = 1
     clock_offset_s: float = 0.0
+    lenient: set[RuleName] = field(default_factory=set)  # rules that are switched off
 
     @classmethod
     def from_world(
@@ -280,17 +282,21 @@ class State:
         """Return the state at the start; a policy key that the world leaves out is the profile's."""
         rules = with_behaviour(rules or RULES[urls.profile], world.behaviour)
         policy = world.policy.over(rules.policy)
-        state = cls(urls, rules, policy, rng, signer, token_key=rng.randbytes(32))
+        state = cls(urls, rules, policy, rng, signer, token_key=rng.randbytes(32), lenient={*world.lenient})
         for user in world.users:
             state.put_user(user)
         clients = (
             demo_clients(urls.base_url)
-            if state.rules.has_sessions and world.clients == DEFAULT_WORLD.clients
+            if state.rules.is_managed and world.clients == DEFAULT_WORLD.clients
             else world.clients
         )
         for client in clients:
             state.clients[client.client_id] = client
         return state
+
+    def keeps(self, rule: RuleName) -> bool:
+        """Return whether this rule is kept, as it is unless somebody has switched it off."""
+        return rule not in self.lenient
 
     def put_user(self, user: UserModel) -> None:
         """Add a person, or replace the one of that name; tokens already issued stay as they are."""
@@ -309,7 +315,7 @@ class State:
 
     def log(self, kind: LogType, trace: Trace, *, client_id: str = "", username: str = "", **fields: JsonValue) -> None:
         """Write a record of the tenant's log, under the one profile that keeps one. Empty texts are left out."""
-        if not self.rules.has_sessions:
+        if not self.rules.is_managed:
             return
         client = self.clients.get(client_id)
         known: dict[str, JsonValue] = {

@@ -45,7 +45,7 @@ def kill_family(state: State, family: Family, trace: Trace, *, reason: str, acce
         username=family.username,
         reason=reason,
     )
-    if not state.rules.has_sessions:
+    if not state.rules.is_managed:
         return
     own = state.sessions.get(family.session_id) if family.is_online else None
     if own is not None:

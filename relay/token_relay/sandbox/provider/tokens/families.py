@@ -227,7 +227,7 @@ def revoke_family(state: State, family: Family, trace: Trace) -> None:
     for one in kill_reached(state, family, state.rules.revocation_takes, trace, reason="revoked"):
         log_revoked(state, one, trace, cause="revoked")
     meant: list[Family] = []
-    if state.policy.revoking_deletes_grant and state.rules.has_sessions:
+    if state.policy.revoking_deletes_grant and state.rules.is_managed:
         whose = (family.username, family.client_id, family.audience)
         meant = [one for one in state.families.values() if (one.username, one.client_id, one.audience) == whose]
     for one in meant:

@@ -28,7 +28,7 @@ class Target:
 
 def target(state: State, client: ClientModel, family: Family, audience: str, asked: tuple[str, ...]) -> Target | None:
     """Return what this refresh is for, or None if no policy applies."""
-    setting = client.refresh_token if state.rules.has_sessions and client.is_first_party else None
+    setting = client.refresh_token if state.rules.is_managed and client.is_first_party else None
     policies = {one.audience: tuple(one.scope) for one in (setting.policies if setting else None) or ()}
     if not policies or not audience:
         return None

@@ -124,7 +124,7 @@ def _is_switched_off(state: State, request: RefreshRequest) -> bool:
     off: a family that was made with rotation ends.
     """
     family, rotates, trace = request.family, request.rotation.rotates, request.trace
-    if not state.rules.has_sessions or family.is_rotating == rotates:
+    if not state.rules.is_managed or family.is_rotating == rotates:
         return False
     if family.is_rotating:
         kill_family(state, family, trace, reason="rotation_switched_off")
@@ -221,7 +221,7 @@ def _check_transfer(state: State, request: RefreshRequest) -> None:
 
 
 def _is_transfer(state: State, request: RefreshRequest) -> bool:
-    return state.rules.has_sessions and session_transfer.domain_of(request.audience) != ""
+    return state.rules.is_managed and session_transfer.domain_of(request.audience) != ""
 
 
 def _target(state: State, request: RefreshRequest) -> multi_resource.Target:

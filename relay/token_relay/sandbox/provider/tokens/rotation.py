@@ -34,7 +34,7 @@ def rotation_of(state: State, client: ClientModel | None, family: Family | None 
     """Return the present rotation of this client, or of this grant."""
     if family is not None and family.is_online:
         return ONLINE
-    setting = client.refresh_token if client is not None and state.rules.has_sessions else None
+    setting = client.refresh_token if client is not None and state.rules.is_managed else None
     if setting is None:
         policy = state.policy
         return Rotation(

@@ -36,7 +36,7 @@ def userinfo(state: State, authorization: str, trace: Trace) -> Response:
 
 def logout(state: State, params: Params, cookies: Mapping[str, str], trace: Trace) -> Response:
     """End the browser's session and send the browser where its client allows. The native grant stays."""
-    names = (COOKIE,) if state.rules.has_sessions else ()
+    names = (COOKIE,) if state.rules.is_managed else ()
     session = session_of(state, cookies.get(COOKIE, ""), trace.now)
     if session is not None:
         state.log("slo", trace, client_id=params.get("client_id"), username=session.username)

@@ -81,11 +81,11 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
     is_without = client.is_confidential and not challenge and not params.get("code_challenge_method")
     if not has_challenge and not is_without:
         return refused("invalid_request", "PKCE with S256 is required")
-    if params.get("prompt") == "none" and not state.rules.has_sessions:
+    if params.get("prompt") == "none" and not state.rules.is_managed:
         return refused("login_required", "nobody is signed in")
     if len(params.get("nonce")) > STATE_CHARS_MAX:
         return refused("invalid_request", "the nonce is too long")
-    thumbprint = params.get("dpop_jkt") if state.rules.has_sessions else ""
+    thumbprint = params.get("dpop_jkt") if state.rules.is_managed else ""
     if thumbprint and not _CHALLENGE.fullmatch(thumbprint):
         return refused("invalid_request", "dpop_jkt is not a thumbprint")
     try:
@@ -107,7 +107,7 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         key_thumbprint=thumbprint,
         prompts=params.words("prompt"),
     )
-    if state.rules.has_sessions:
+    if state.rules.is_managed:
         return arrive(Visit(state, client, authorization, cookies, trace, finish), params)
     ticket = state.token("lt")
     remember(state.logins, digest(ticket), authorization)
@@ -159,7 +159,7 @@ def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace
             error_description=f"AADSTS{problem.code}: {problem.description}",
         )
     authorization.username = username
-    if state.rules.has_sessions:
+    if state.rules.is_managed:
         client = state.clients.get(authorization.client_id)
         if client is None:
             return error_page("This client is not known here.")

@@ -39,7 +39,7 @@ def is_needed(state: State, user: User, session: Session | None = None) -> bool:
     """Return whether a second factor is needed; ``session``: where this person may have passed it before."""
     if user.method != "password":
         return False
-    if state.rules.has_sessions:
+    if state.rules.is_managed:
         return user.mfa == "required" and not (session is not None and session.has_second_factor)
     return state.rules.is_native and conditional_access.wants_second_factor(state, user)
 

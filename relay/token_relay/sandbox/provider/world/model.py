@@ -17,6 +17,7 @@ from token_relay.protocol.secret import Password
 from token_relay.sandbox.provider.world.answer import AnswerModel
 from token_relay.sandbox.provider.world.client_settings import RefreshTokenSetting, SessionTransfer
 from token_relay.sandbox.provider.world.contacts import Channel, contact
+from token_relay.sandbox.provider.world.strictness import RULE_NAMES, RuleName
 
 DAY_S = 86_400.0
 SECONDS_MAX = 10 * 365 * DAY_S
@@ -355,6 +356,7 @@ class WorldModel(BaseModel):
     clients: Annotated[list[ClientModel], Field(min_length=1, max_length=CLIENTS_MAX)] = []
     policy: PolicyModel = PolicyModel()
     behaviour: BehaviourModel | None = None
+    lenient: Annotated[list[RuleName], Field(max_length=len(RULE_NAMES))] = []  # rules that are switched off
     faults: Annotated[list[FaultModel], Field(max_length=FAULTS_MAX)] = []
 
 

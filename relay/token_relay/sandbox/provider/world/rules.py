@@ -48,7 +48,8 @@ class Rules:
     narrows: bool = True  # a refresh may ask for less scope
     tells_life: bool = False  # each answer says how long the refresh token lives
     branches_in_grace: bool = False
-    has_sessions: bool = False  # and with them session transfer, the management API, Actions and the tenant's log
+    has_sessions: bool = False  # a browser stays signed in
+    is_managed: bool = False  # session transfer, the management API, Actions and the tenant's log
     answers: Literal["successor", "same", "nothing"] = "successor"  # the refresh token in the answer to a refresh
     reuse_count_max: int | None = None  # grace by count: how many more times a token may be used while it is newest
     use_kills_issued: bool = False  # using a token revokes the access tokens that came with it
@@ -67,6 +68,7 @@ RULES: dict[ProfileName, Rules] = {
         is_native=True,
         # 90 days, sliding; 24 hours after a sign-in by e-mail code, which the sandbox counts from the sign-in
         policy=PolicyModel(refresh_idle_lifetime_s=90 * DAY_S, otp_refresh_lifetime_s=DAY_S),
+        has_sessions=True,
     ),
     "auth0": Rules(
         name="auth0",
@@ -79,6 +81,7 @@ RULES: dict[ProfileName, Rules] = {
             leeway_s=30.0, refresh_idle_lifetime_s=30 * DAY_S, refresh_absolute_lifetime_s=30 * DAY_S
         ),  # Auth0's defaults under rotation, but for the leeway, which is 0 until somebody sets it
         has_sessions=True,
+        is_managed=True,
         grants_max=200,
     ),
     "strict": Rules(
