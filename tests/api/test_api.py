@@ -6,6 +6,7 @@ import json
 import random
 import re
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp import ClientSession
@@ -21,6 +22,7 @@ HINT = "docs/api is not what the models say: make openapi"
 DOCUMENT: dict[str, Any] = make.openapi()
 STATUS = re.compile(r'pm\.test\("status \d+", \(\) => pm\.response\.to\.have\.status\((\d+)\)\);')
 SAVE = re.compile(r'pm\.collectionVariables\.set\("(\w+)", pm\.response\.json\(\)\.([\w.\[\]]+)\);')
+FRESH = re.compile(r'pm\.collectionVariables\.set\("(\w+)", pm\.variables\.replaceIn\("([^"]+)"\)\);')
 SAVE_TEXT = re.compile(r'pm\.collectionVariables\.set\("(\w+)", pm\.response\.text\(\)\);')
 
 
@@ -66,42 +68,55 @@ def test_a_form_has_no_null_and_says_what_is_required(path: str) -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_requests_of_the_collection_run_against_a_sandbox() -> None:
+async def test_the_requests_of_the_collection_run_against_a_sandbox_and_run_again() -> None:
     collection = json.loads((make.ROOT / "docs" / "api" / make.POSTMAN).read_text(encoding="utf-8"))
-    models = {endpoint.request.path: make.answer_of(endpoint) for endpoint in wire.ENDPOINTS}
     server = SandboxServer(DEFAULT_WORLD, "entra", rng=random.Random(7), signer=SharedKeySigner(b"s" * 32))
     async with server, ClientSession() as session:
-        variables = {one["key"]: one["value"] for one in collection["variable"]} | {"base_url": server.base_url}
+        for _ in range(2):
+            count = await run_collection(session, server.base_url, collection)
+            assert count == sum(len(folder["item"]) for folder in collection["item"]) > 35
 
-        def filled(text: str) -> str:
-            return re.sub(r"\{\{(\w+)\}\}", lambda found: variables[found[1]], text)
 
-        count = 0
-        for folder in collection["item"]:
-            for item in folder["item"]:
-                where = f"{folder['name']}: {item['name']}"
-                request = item["request"]
-                form = {one["key"]: filled(one["value"]) for one in request.get("body", {}).get("urlencoded", [])}
-                assert all(form.values()), where  # nothing that an earlier answer should have brought is missing
-                async with session.request(
-                    request["method"], filled(request["url"]["raw"]), data=form or None
-                ) as answer:
-                    text = await answer.text()
-                for line in item["event"][0]["script"]["exec"]:
-                    if found := STATUS.fullmatch(line):
-                        assert answer.status == int(found[1]), f"{where}: {text}"
-                    elif found := SAVE_TEXT.fullmatch(line):
-                        variables[found[1]] = text
-                    elif found := SAVE.fullmatch(line):
-                        variables[found[1]] = str(picked(json.loads(text), found[2]))
-                    else:
-                        raise AssertionError(f"{where}: a script that nobody runs: {line}")
-                if request["method"] == "POST":
-                    path = request["url"]["raw"].partition("{{tenant}}")[2]
-                    model = models[path] if answer.status == 200 else wire.NativeRefusal
-                    model.model_validate(json.loads(text))
-                count += 1
-    assert count == sum(len(folder["item"]) for folder in collection["item"]) > 35
+async def run_collection(session: ClientSession, base_url: str, collection: dict[str, Any]) -> int:
+    """Do what Postman does with the collection; return how many requests were sent."""
+    models = {endpoint.request.path: make.answer_of(endpoint) for endpoint in wire.ENDPOINTS}
+    variables = {one["key"]: one["value"] for one in collection["variable"]} | {"base_url": base_url}
+
+    def filled(text: str) -> str:
+        known = {**variables, "$guid": str(uuid4())}
+        return re.sub(r"\{\{([$\w]+)\}\}", lambda found: known[found[1]], text)
+
+    count = 0
+    for folder in collection["item"]:
+        for item in folder["item"]:
+            where = f"{folder['name']}: {item['name']}"
+            request, scripts = item["request"], {one["listen"]: one["script"]["exec"] for one in item["event"]}
+            for line in scripts.pop("prerequest", ()):
+                found = FRESH.fullmatch(line)
+                assert found, f"{where}: a script that nobody runs: {line}"
+                variables[found[1]] = filled(found[2])
+            body = request.get("body", {})
+            form = {one["key"]: filled(one["value"]) for one in body.get("urlencoded", [])}
+            assert all(form.values()), where  # nothing that an earlier answer should have brought is missing
+            sent = {"json": json.loads(filled(body["raw"]))} if "raw" in body else {"data": form or None}
+            async with session.request(request["method"], filled(request["url"]["raw"]), **sent) as answer:
+                text = await answer.text()
+            for line in scripts.pop("test"):
+                if found := STATUS.fullmatch(line):
+                    assert answer.status == int(found[1]), f"{where}: {text}"
+                elif found := SAVE_TEXT.fullmatch(line):
+                    variables[found[1]] = text
+                elif found := SAVE.fullmatch(line):
+                    variables[found[1]] = str(picked(json.loads(text), found[2]))
+                else:
+                    raise AssertionError(f"{where}: a script that nobody runs: {line}")
+            assert not scripts, where
+            if form:
+                path = request["url"]["raw"].partition("{{tenant}}")[2]
+                model = models[path] if answer.status == 200 else wire.NativeRefusal
+                model.model_validate(json.loads(text))
+            count += 1
+    return count
 
 
 def picked(value: Any, place: str) -> Any:
