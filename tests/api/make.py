@@ -377,9 +377,9 @@ def postman() -> Json:
     return {
         "info": {
             "name": "Native authentication, version 1",
-            "description": "Every flow from its first call to its tokens, in `token-relay sandbox`, as often as you like. "
-            "With the real service leave out what is the sandbox's alone, and put the code that came into the variable "
-            "`code`.",
+            "description": "Every flow from its first call to its tokens, in `token-relay sandbox`, as often as you "
+            "like. With the real service leave out what is the sandbox's alone, and put the code that came into the "
+            "variable `code`.",
             "schema": "https://schema.getpostman.com/json/collection/v2.1.0/collection.json",
         },
         "variable": [{"key": name, "value": value} for name, value in VARIABLES.items()],

@@ -29,9 +29,16 @@ def newman() -> Path:
 async def test_the_collection_can_be_run_again_in_the_same_sandbox(newman: Path, tmp_path: Path) -> None:
     requests = sum(len(folder["item"]) for folder in json.loads(COLLECTION.read_text(encoding="utf-8"))["item"])
     async with SandboxServer(DEFAULT_WORLD, "entra", rng=Random(7)) as server:
-        for iterations in (1, 2):  # the second run starts from the file; its second round from the first one's variables
+        for iterations in (1, 2):  # a second run starts from the file, a second round from the first one's variables
             report = tmp_path / f"{iterations}.json"
-            words = ["run", COLLECTION, "--env-var", f"base_url={server.base_url}", "-n", str(iterations)]
+            words: list[str | Path] = [
+                "run",
+                COLLECTION,
+                "--env-var",
+                f"base_url={server.base_url}",
+                "-n",
+                str(iterations),
+            ]
             words += ["--reporters", "json", "--reporter-json-export", report]
             process = await asyncio.create_subprocess_exec(node_packages.program(), newman, *words)
             try:
