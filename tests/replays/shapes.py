@@ -8,10 +8,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
+
+_MILLISECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 
 
 def claims_of(jwt: object) -> dict[str, Any]:
@@ -55,9 +58,9 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "object": lambda value: isinstance(value, dict),
     "list": lambda value: isinstance(value, list),
     "strings": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-    "string or strings": lambda value: TYPES["string"](value) or TYPES["strings"](value),
     "jwt": _is_jwt,
     "time": _is_time,  # RFC 3339
+    "time with milliseconds": lambda value: isinstance(value, str) and _MILLISECONDS.fullmatch(value) is not None,
     "url": lambda value: isinstance(value, str) and bool(urlsplit(value).scheme and urlsplit(value).netloc),
 }
 
