@@ -48,7 +48,7 @@ def test_an_authorization_begins_with_a_401_that_holds_a_token_and_three_links(c
 REFUSED_AT_ONCE = [
     ({"client_id": "nobody"}, ("unauthorized_client", "", 700016)),
     ({"client_id": ""}, ("invalid_request", "", 90100)),
-    ({"client_id": "off"}, ("invalid_client", "nativeauthapi_disabled", 7000218)),
+    ({"client_id": "off"}, ("invalid_client", "nativeauthapi_disabled", 550022)),
     ({"scope": "a\\b"}, ("invalid_scope", "", 70011)),
     ({"claims": "no JSON"}, ("invalid_request", "", 90100)),
     ({"continuation_token": "x"}, ("invalid_request", "", 55200)),

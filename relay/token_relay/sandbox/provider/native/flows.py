@@ -42,7 +42,7 @@ def check_native(client: ClientModel) -> None:
     """Refuse a client whose registration does not have native authentication switched on."""
     if not client.native_auth:
         text = "Native authentication is not enabled for this application."
-        raise Refusal("invalid_client", text, code=7000218, suberror="nativeauthapi_disabled", status=401)
+        raise Refusal("invalid_client", text, code=550022, suberror="nativeauthapi_disabled", status=401)
 
 
 def asked_challenge_types(params: Params) -> tuple[str, ...]:

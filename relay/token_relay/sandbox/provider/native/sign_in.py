@@ -5,7 +5,7 @@ The account decides the method, not the client; when the client does not support
 ``mfa_required`` or ``registration_required`` with the continuation token of the next step, or ``redirect`` for a client
 that did not declare that capability. Whoever signed in with an e-mail code is not asked for a second one.
 
-The numbers 50181 (wrong code) and 7000218, and the order of the checks, are not documented and so ours.
+The order of the checks is not documented and so ours.
 """
 
 from __future__ import annotations
