@@ -162,20 +162,16 @@ def wanted_more(call: Call, user: User, *, first: FirstFactor, has_second_factor
 
 
 def issue(call: Call, user: User, *, first: FirstFactor, has_second_factor: bool) -> Response:
-    """Use the request's token up and issue tokens."""
+    """Use the request's token up and issue tokens. Raises Refusal."""
+    asked = SignInRequest(
+        call.client.client_id,
+        asked_scope(call.client, call.params),
+        first,
+        has_second_factor=has_second_factor,
+        claims=asked_claims(call.params),
+    )
     end(call)
-    return sign_in(
-        call.state,
-        user,
-        call.trace,
-        SignInRequest(
-            call.client.client_id,
-            asked_scope(call.client, call.params),
-            first,
-            has_second_factor=has_second_factor,
-            claims=asked_claims(call.params),
-        ),
-    )[1]
+    return sign_in(call.state, user, call.trace, asked)[1]
 
 
 def _ask_for_more(call: Call, flow: NativeFlow, user: User, wanted: str) -> Response:

@@ -75,8 +75,11 @@ from token_relay.sandbox.provider.world.rules import NATIVE_STEPS
 JOURNEYS = ("sign_in", "sign_up", "reset_password")
 CODE_LIFETIME_S = 600.0  # as for the codes of a browser, RFC 6749 §4.1.2
 _ERROR = "invalid_request"
-_NAMES = {  # version 1's names of what the steps send
+_NAMES = {  # what the steps may send, and version 1's names of it
     "continuationToken": "continuation_token",
+    "username": "username",
+    "password": "password",
+    "attributes": "attributes",
     "otp": "oob",
     "newPassword": "new_password",
     "email": "challenge_target",
@@ -172,7 +175,7 @@ def _call(state: State, params: Params, trace: Trace) -> Call:
 
 
 def _fields(request: Request) -> Params:
-    """Decode a JSON object; a value that is no text stays JSON. Raises Refusal."""
+    """Decode a JSON object; a value that is no text stays JSON, and unknown names are ignored. Raises Refusal."""
     if len(request.body) > BODY_BYTES_MAX:
         raise Refusal(_ERROR, f"the body is longer than {BODY_BYTES_MAX} bytes", code=90100, status=413)
     try:
@@ -182,7 +185,7 @@ def _fields(request: Request) -> Params:
         spelled = [(str(name), one if isinstance(one, str) else json.dumps(one)) for name, one in found.items()]
     except (ValueError, RecursionError):
         raise Refusal(_ERROR, "The body must be a JSON object.", code=90100) from None
-    return Params((_NAMES.get(name, name), one) for name, one in spelled)
+    return Params((_NAMES[name], one) for name, one in spelled if name in _NAMES)
 
 
 def _step(call: Call, flow: NativeFlow, where: str, verb: str) -> Response:
