@@ -61,6 +61,7 @@ WORLD = (
     "tests/world",
     "tests/sdk_js",
     "tests/web_js",
+    "tests/clients",
     "tests/sandbox/test_sandbox_msal.py",
     "tests/sandbox/test_transfer_msal.py",
     "tests/sandbox/test_transfer_sdk_python.py",
