@@ -27,7 +27,7 @@ def certificate(sandbox: Sandbox) -> Certificate | None:
 async def clicked(page: Page, origin: str) -> Page:
     """Open the page, click, and return the popup."""
     await page.goto(f"{origin}/")
-    await page.wait_for_function("document.onclick")
+    await page.wait_for_function("document.onclick !== null")
     async with page.expect_popup() as popup:
         await page.click("html", position={"x": 1, "y": 1})
     return await popup.value
@@ -67,7 +67,7 @@ async def test_msal_js_says_why_it_wants_https(plain_entra: Sandbox, packages: P
     async with AppServer(packages, scripts) as app, chromium() as browser, new_profile(browser) as profile:
         page = await profile.new_page()
         async with page.expect_event("pageerror") as thrown:
-            await page.goto(f"{app.origin}/")
+            await clicked(page, app.origin)
         assert "authority_uri_insecure" in str(await thrown.value)
 
 
