@@ -24,6 +24,7 @@ SNIPPETS: dict[str, str] = dict(
 )
 START = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
 PLAIN = re.findall(r"^`(token-relay sandbox --http-host localhost)`", PAGE, re.MULTILINE)[0]
+REFUSALS = dict(re.findall(r"^\| (MSAL[^|]*) \| `([^`]+)` \|$", PAGE, re.MULTILINE))  # of plain HTTP
 PORT, APP_PORT = "8400", "3000"  # of the page
 CA_VARIABLES = ("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 PROGRAMS = Path(sys.executable).parent

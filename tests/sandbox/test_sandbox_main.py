@@ -144,6 +144,7 @@ def test_the_ca_is_the_one_that_signed_the_certificate_and_is_found_beside_it(tm
     chain = tmp_path / "with blanks" / "chain.pem"
     chain.parent.mkdir()
     chain.write_bytes(made.broker.path.read_bytes() + made.ca_certificate.read_bytes())
+    assert trust_lines(tmp_path / "absent.pem") == trust_lines(made.broker.path.with_name("broker.key")) == {}
     assert trust_lines(chain)["curl"] == f"export CURL_CA_BUNDLE='{chain}'"
 
 

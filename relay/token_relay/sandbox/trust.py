@@ -14,24 +14,27 @@ import shlex
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 CA_NAME = "ca.pem"
 
 
 def trust_lines(certificate: Path) -> dict[str, str]:
-    """Return the lines by client; none without a CA. ``certificate`` is one that was served already.
+    """Return the lines by client; none without a CA, and none where OpenSSL takes a file that is no plain PEM.
 
     Chromium has no file for this: it is told the one key, in a profile that ends with it, as it heeds that option in
     a profile of its own only.
     """
-    chain = x509.load_pem_x509_certificates(certificate.read_bytes())
+    try:
+        chain = x509.load_pem_x509_certificates(certificate.read_bytes())
+        key = chain[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (OSError, ValueError, UnsupportedAlgorithm):
+        return {}
     ca = _ca_of(certificate.absolute(), chain)
     if ca is None:
         return {}
     path = shlex.quote(str(ca))
-    key = chain[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
     return {
         "node": f"export NODE_EXTRA_CA_CERTS={path}",
