@@ -63,7 +63,7 @@ def test_msal_for_python(entra: Sandbox) -> None:
 def test_auth0_python(auth0: Sandbox) -> None:
     pytest.importorskip("auth0", reason="auth0-python is not installed: it was not run")
     done = auth0.run("python", [sys.executable, str(auth0.write("auth0_python.py", auth0.snippet("auth0-python")))])
-    assert done.stdout == "3600\n", done.stdout + done.stderr
+    assert done.stdout == "openid offline_access\n", done.stdout + done.stderr
 
 
 def test_node_auth0(auth0: Sandbox, packages: Path) -> None:
