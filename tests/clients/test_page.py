@@ -41,6 +41,13 @@ def test_no_snippet_has_more_than_five_lines_and_each_is_for_a_test() -> None:
         assert len(text.splitlines()) <= 5, text
 
 
+def test_every_version_is_pinned_and_no_lock_file_names_a_registry() -> None:
+    here = PERSON.parent
+    wanted = json.loads((here / "package.json").read_text())["dependencies"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in wanted.values())
+    assert not [*here.glob("*lock*"), *here.glob("*shrinkwrap*")]
+
+
 def test_the_table_of_clients_is_what_the_sandbox_says(entra: Sandbox, auth0: Sandbox) -> None:
     rows = re.findall(r"^\| `(entra|auth0)` \| `([\w-]+)` \| [^|]+ \|(?: `([\w-]+)` | )\|$", PAGE, re.MULTILINE)
     said = {
