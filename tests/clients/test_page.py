@@ -12,14 +12,14 @@ import pytest
 
 from tests import node_packages
 from tests.clients.page_kit import PAGE, REFUSALS, ROOT, SNIPPETS, Sandbox, environment
-from tests.needs import find
+from tests.needs import missing
 from tests.watchdog import HANG_S
 from tests.web_js.web_kit import free_port
 from token_relay.sandbox.provider.world.model import CLIENT_ID
 
 USER = "password@contoso.example"
 PERSON = Path(__file__).with_name("person.py")
-CURL = pytest.mark.skipif(find("curl") is None, reason="curl is not installed: its lines were not run")
+CURL = pytest.mark.skipif(bool(missing("curl")), reason=missing("curl"))
 
 
 def node_script(sandbox: Sandbox, packages: Path, name: str, text: str) -> Path:
