@@ -22,8 +22,9 @@ NOWHERE = Location("")
 class Trace:
     """What identifies a request in answers and logs. ``now`` is the provider's time, Unix seconds; ids are GUIDs.
 
-    ``place`` is where it came from, ``host`` its Host header; ``verdict`` is the answer of an Action, once one was
-    asked; ``key_thumbprint`` is of the key that the client has proven to hold (RFC 9449).
+    ``place`` is where it came from, ``host`` its Host header, ``origin`` that of the foreign web page that sent it,
+    if one did; ``verdict`` is the answer of an Action, once one was asked; ``key_thumbprint`` is of the key that the
+    client has proven to hold (RFC 9449).
     """
 
     trace_id: str
@@ -33,6 +34,7 @@ class Trace:
     grant_type: str = ""
     place: Location = NOWHERE
     host: str = ""
+    origin: str = ""
     verdict: Verdict | None = None
     key_thumbprint: str = ""
 
