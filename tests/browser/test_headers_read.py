@@ -31,18 +31,23 @@ def headers_read(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(func=ast.Attribute(attr="get" | "getall" | "getone", value=place), args=[name, *_]):
-                pass
+                names = [name]
             case ast.Subscript(value=place, slice=name, ctx=ast.Load()):
+                names = [name]
+            case ast.Compare(
+                left=ast.Set(elts=names), comparators=[ast.Call(func=ast.Attribute(attr="keys", value=place))]
+            ):
                 pass
             case ast.Compare(ops=[ast.In() | ast.NotIn()], comparators=[place], left=name):
-                pass
+                names = [name]
             case _:
                 continue
         if (
             isinstance(place, ast.Attribute | ast.Name)
             and getattr(place, "attr", getattr(place, "id", "")) == "headers"
         ):
-            yield name.value.lower() if isinstance(name, ast.Constant) and isinstance(name.value, str) else "?"
+            for name in names:
+                yield name.value.lower() if isinstance(name, ast.Constant) and isinstance(name.value, str) else "?"
 
 
 def test_every_header_that_is_read_is_a_documented_one_of_any_client() -> None:
@@ -57,6 +62,7 @@ def test_every_header_that_is_read_is_a_documented_one_of_any_client() -> None:
 def test_a_new_way_to_read_one_is_seen() -> None:
     source = (
         'request.headers.get("X-Client-SKU")\n"Auth0-Client" in headers\nheaders["x-a"]\nrequest.headers.get(name)\n'
+        '{"x-b", "x-c"} <= request.headers.keys()\n'
         'headers["Location"] = url\nbody.get("x")\n'
     )
-    assert sorted(headers_read(source)) == ["?", "auth0-client", "x-a", "x-client-sku"]
+    assert sorted(headers_read(source)) == ["?", "auth0-client", "x-a", "x-b", "x-c", "x-client-sku"]
