@@ -62,6 +62,8 @@ WORLD = (
     "tests/world",
     "tests/sdk_js",
     "tests/web_js",
+    "tests/api/test_newman.py",
+    "tests/api/test_schemathesis.py",
     "tests/sandbox/test_sandbox_msal.py",
     "tests/sandbox/test_transfer_msal.py",
     "tests/sandbox/test_transfer_sdk_python.py",

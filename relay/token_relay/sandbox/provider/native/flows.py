@@ -20,6 +20,7 @@ from token_relay.sandbox.provider.world.contacts import Channel, masked
 from token_relay.sandbox.provider.world.model import ClientModel
 
 CHALLENGE_TYPES = frozenset({"password", "oob", "redirect"})
+CAPABILITIES = frozenset({"mfa_required", "registration_required"})  # all that documentation and SDKs know
 CODES_MAX = 10  # codes sent in one flow; more means guessing, or a loop
 RESEND_AFTER_S = 300  # ``interval``: the JavaScript SDK's default
 USERNAME_CHARS_MAX = 254
@@ -57,9 +58,12 @@ def asked_challenge_types(params: Params) -> tuple[str, ...]:
     return tuple(dict.fromkeys(types))
 
 
-def asked_capabilities(params: Params) -> frozenset[str]:
-    """Return the declared capabilities, under either name that documentation uses; unknown ones mean nothing."""
-    return frozenset({*params.words("capabilities"), *params.words("capability")})
+def declared(call: Call) -> tuple[str, ...]:
+    """Return the challenge types of a flow's first request, after a look at its capabilities. Raises Refusal."""
+    types = asked_challenge_types(call.params)
+    if call.state.keeps("capabilities") and not CAPABILITIES.issuperset(_capabilities(call.params)):
+        raise Refusal("invalid_request", "capabilities parameter is empty or not valid.", code=90100)
+    return types
 
 
 def asked_username(params: Params) -> str:
@@ -84,7 +88,7 @@ def begin(call: Call, username: str, stage: Stage) -> str:
         client_id=call.client.client_id,
         username=username,
         challenge_types=asked_challenge_types(call.params),
-        capabilities=asked_capabilities(call.params),
+        capabilities=_capabilities(call.params),
         expires_at=call.trace.now + call.state.policy.continuation_lifetime_s,
         stage=stage,
     )
@@ -167,6 +171,11 @@ def redirect(call: Call, reason: str) -> Response:
     """Send the person to the browser; an answer like any other, not an error. The flow stays where it is."""
     call.state.note("redirected", call.trace.now, trace_id=call.trace.trace_id, endpoint=call.trace.endpoint)
     return json_response({"challenge_type": "redirect", "redirect_reason": reason})
+
+
+def _capabilities(params: Params) -> frozenset[str]:
+    """Return the declared capabilities, under either name that documentation uses."""
+    return frozenset({*params.words("capabilities"), *params.words("capability")})
 
 
 def _name(call: Call) -> str:

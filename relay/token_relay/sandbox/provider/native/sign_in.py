@@ -27,10 +27,10 @@ from token_relay.sandbox.provider.native.codes import send_code, take_code
 from token_relay.sandbox.provider.native.flows import (
     Call,
     advance,
-    asked_challenge_types,
     asked_username,
     begin,
     count_code,
+    declared,
     end,
     find,
     find_user,
@@ -51,7 +51,7 @@ NATIVE_GRANTS = ("password", "oob", "mfa_oob", "continuation_token")
 
 def initiate(call: Call) -> Response:
     """Begin a sign-in. Raises Refusal."""
-    types = asked_challenge_types(call.params)
+    types = declared(call)
     username = known_as(call, asked_username(call.params))
     if username not in call.state.users:
         raise Refusal("user_not_found", "The user account does not exist in the directory.", code=50034)

@@ -31,10 +31,10 @@ from token_relay.sandbox.provider.native.flows import (
     USERNAME_TEXT,
     Call,
     advance,
-    asked_challenge_types,
     asked_username,
     begin,
     count_code,
+    declared,
     find,
     misplaced,
     oob_answer,
@@ -48,7 +48,7 @@ from token_relay.sandbox.provider.world.model import USERS_MAX
 
 def start(call: Call) -> Response:
     """Begin a sign-up with whatever the person has given already. Raises Refusal."""
-    types = asked_challenge_types(call.params)
+    types = declared(call)
     username = asked_username(call.params)
     if contact("email", username) is None:
         raise Refusal("invalid_request", USERNAME_TEXT, code=90100)
