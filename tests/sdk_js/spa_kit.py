@@ -37,6 +37,13 @@ async def nobody(page: Page) -> None:
     """Look on: the browser comes back without anybody's doing."""
 
 
+class Told(dict[str, Any]):
+    """What MSAL told the page; who looks for what is not in it sees the rest, which is often an error."""
+
+    def __missing__(self, key: str) -> Any:
+        raise AssertionError(f"no {key} in {dict(self)}")
+
+
 @dataclass
 class Spa:
     """One tab in which the application runs."""
@@ -44,25 +51,22 @@ class Spa:
     page: Page
     url: str
 
-    async def open(self) -> dict[str, Any]:
+    async def open(self) -> Told:
         """Load the page; returns what it found of a redirect."""
         await self.page.goto(self.url)
         return await self.returned()
 
-    async def returned(self) -> dict[str, Any]:
+    async def returned(self) -> Told:
         """Return what the page was told about a redirect, once it has loaded."""
         found = await self.page.wait_for_function("window.returned")
-        told: dict[str, Any] = await found.json_value()
-        return told
+        return Told(await found.json_value())
 
-    async def call(self, method: str, **request: Any) -> dict[str, Any]:
+    async def call(self, method: str, **request: Any) -> Told:
         """Call MSAL; returns the tokens, or the error as MSAL names it."""
-        told: dict[str, Any] = await self.page.evaluate(
-            "([method, request]) => call(method, request)", [method, request]
-        )
-        return told
+        told = await self.page.evaluate("([method, request]) => call(method, request)", [method, request])
+        return Told(told)
 
-    async def popup(self, method: str, person: Person, **request: Any) -> dict[str, Any]:
+    async def popup(self, method: str, person: Person, **request: Any) -> Told:
         """Call MSAL, which opens a window; ``person`` is who sits before it."""
         async with self.page.expect_popup() as opened:
             answer = asyncio.ensure_future(self.call(method, **request))
@@ -72,7 +76,7 @@ class Spa:
             raise AssertionError(await answer) from exc
         return await answer
 
-    async def leave(self, method: str, person: Person, **request: Any) -> dict[str, Any]:
+    async def leave(self, method: str, person: Person, **request: Any) -> Told:
         """Call MSAL, which leaves the page; returns what the page is told when ``person`` has brought it back."""
         await self.page.evaluate("([method, request]) => leave(method, request)", [method, request])
         await person(self.page)

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
 async def test_a_person_signs_in_in_a_popup(spa: SpaWorld) -> None:
     tab = await spa.tab()
     tokens = await tab.popup("loginPopup", sign_in)
-    assert tokens["username"] == PASSWORD_USER, tokens
+    assert tokens["username"] == PASSWORD_USER
     assert await tab.accounts() == [PASSWORD_USER]
     again = await tab.call("acquireTokenSilent", scopes=["openid"], forceRefresh=True)
     assert again["accessToken"] != tokens["accessToken"] and not again["fromCache"]
