@@ -58,6 +58,7 @@ def pytest_words(given: Sequence[str]) -> list[str]:
 # Whole, and with what nothing else needs: `make test` has the same of today, in the environment of everything else.
 WORLD = (
     "tests/providers",
+    "tests/browser",
     "tests/world",
     "tests/sdk_js",
     "tests/web_js",

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests import node_packages
+from tests.sdk_js.spa_kit import VERSIONS
 from tests.watchdog import HANG_S
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD
 from token_relay.sandbox.server import SandboxServer, tls_context
@@ -48,8 +49,8 @@ def test_the_javascript_sdk(problems: dict[str, str], name: str) -> None:
 
 def test_every_version_is_pinned_and_no_lock_file_names_a_registry() -> None:
     wanted = json.loads((HERE / "package.json").read_text())["dependencies"]
-    assert set(wanted) == {"@azure/msal-browser", "jsdom"}
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in wanted.values())
+    assert set(wanted) == {"jsdom", *(version["library"] for version in VERSIONS.values())}
+    assert all(re.fullmatch(r"(npm:@azure/msal-browser@)?\d+\.\d+\.\d+", version) for version in wanted.values())
     assert not [*HERE.glob("*lock*"), *HERE.glob("*shrinkwrap*")]
 
 
