@@ -72,7 +72,7 @@ TABLE = (
     Need(("libtss2-mu.so.0",), ("libtss2-mu-4.0.1-0t64", "libtss2-mu0"), "vault (TPM)"),
     Need(("chromium", "chromium-browser", "google-chrome"), ("chromium",), "browser, sdk_js, web_js, providers"),
     Need(("groff",), ("groff-base",), "docs"),
-    Need(("curl",), ("curl",), "web_js"),
+    Need(("curl",), ("curl",), "web_js, clients"),
 )
 
 

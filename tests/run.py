@@ -62,6 +62,7 @@ WORLD = (
     "tests/world",
     "tests/sdk_js",
     "tests/web_js",
+    "tests/clients",
     "tests/api/test_newman.py",
     "tests/api/test_schemathesis.py",
     "tests/sandbox/test_sandbox_msal.py",

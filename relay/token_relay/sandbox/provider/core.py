@@ -38,6 +38,7 @@ from token_relay.sandbox.provider.memory.signing import Signer
 from token_relay.sandbox.provider.memory.state import Assertions, Event, State
 from token_relay.sandbox.provider.memory.tenant_logs import LogRecord
 from token_relay.sandbox.provider.memory.verdicts import Verdict
+from token_relay.sandbox.provider.native import version_2
 from token_relay.sandbox.provider.throttle import count_request
 from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.resource import look_at_access_token
@@ -179,7 +180,7 @@ class Provider:
             if endpoint is None:
                 return self._nowhere(request)
             allowed = "GET" if endpoint in GETS else "POST"
-            is_other = request.method != allowed and endpoint != "management"
+            is_other = request.method != allowed and endpoint not in {"management", "native_step"}
             if is_other and not (endpoint in FORMS and request.method == "POST"):
                 text = f"The endpoint only accepts {allowed} requests. Received a {_shown_method(request)} request."
                 raise Refusal("invalid_request", text, code=900561, status=405)
@@ -223,6 +224,10 @@ class Provider:
                 return browser.login(state, body_params(request, takes_json=False), request.cookies, trace)
             case "logout":
                 return account_pages.logout(state, _asked(request), request.cookies, trace)
+            case "authorize_challenge":
+                return version_2.authorize_challenge(state, body_params(request, takes_json=False), trace)
+            case "native_step":
+                return version_2.step(state, request, trace)
             case "management":
                 return manage(state, request, MANAGEMENT_ROUTES, trace)
             case "activate":

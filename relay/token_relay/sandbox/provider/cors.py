@@ -70,7 +70,7 @@ def preflight(request: Request) -> Response:
     """Allow the headers that the page wants to send."""
     wanted = request.headers.get("access-control-request-headers", "")
     return Response(204).with_headers(
-        ("Access-Control-Allow-Methods", "GET, POST, OPTIONS"),
+        ("Access-Control-Allow-Methods", "GET, POST, PUT, OPTIONS"),
         ("Access-Control-Allow-Headers", wanted if _HEADER_NAMES.fullmatch(wanted) else _KNOWN_HEADERS),
         ("Access-Control-Max-Age", PREFLIGHT_S),
     )

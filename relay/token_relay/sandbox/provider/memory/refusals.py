@@ -1,9 +1,8 @@
 """How each profile answers a refusal.
 
 ``entra`` answers with AADSTS bodies: number, trace id, correlation id, timestamp, and where there is one a
-``suberror``. The numbers that Microsoft documents are used where they are documented; 50181 (wrong code) and 7000218
-with ``nativeauthapi_disabled`` are ours, since no SDK looks at them. The other profiles answer as RFC 6749 §5.2
-says, except that ``auth0`` uses status 403 for a refused grant.
+``suberror``. The numbers that Microsoft documents, or that were seen in the field, are used; SDKs look at few of them.
+The other profiles answer as RFC 6749 §5.2 says, except that ``auth0`` uses status 403 for a refused grant.
 """
 
 from __future__ import annotations

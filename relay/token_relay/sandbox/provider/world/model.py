@@ -61,6 +61,8 @@ EndpointName = Literal[
     "resetpassword_continue",
     "resetpassword_submit",
     "resetpassword_poll_completion",
+    "authorize_challenge",
+    "native_step",
     "revoke",
     "authorize",
     "login",
