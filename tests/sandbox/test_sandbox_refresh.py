@@ -242,6 +242,7 @@ async def test_scope_may_be_narrowed_for_one_access_token_and_comes_back(each: S
 
 
 async def test_scope_beyond_the_grant_is_refused_and_rotates_nothing(each: SandboxClient) -> None:
+    await each.ordered("clients", client_id=CLIENT_ID, scopes=["read"])
     token = (await each.sign_in(scope="read offline_access"))["refresh_token"]
     for scope in ("read write", 'a"b', "\u00e9"):
         reply = await each.refresh(token, scope=scope)

@@ -7,8 +7,8 @@ services:
 * **Refresh tokens** carry family, generation and idle end under a keyed MAC; nobody can make or change one without
   the key, and each is the only one of its generation. A row in the table is kept only while a use would still change
   it (:mod:`token_relay.sandbox.provider.tokens.rotation`). A token without a row was superseded long ago.
-* **Access tokens and id_tokens** are signed anyway. Their ``jti`` names family, generation and the event after which
-  they were made. The provider remembers only which of them were revoked one by one.
+* **Access tokens and id_tokens** are signed anyway. Their ``jti`` (``uti`` under ``entra``) names family, generation
+  and the event after which they were made. The provider remembers only which of them were revoked one by one.
 
 A token signed with a key that is no longer published is unknown.
 """
@@ -76,7 +76,7 @@ def find_access(state: State, value: str, kind: Literal["at", "id"] = "at") -> A
     if claims is None:
         return None
     scope = claims.get("scp") or claims.get("scope") or ""
-    match claims.get("jti"), claims.get("exp"), scope:
+    match claims.get("jti") or claims.get("uti"), claims.get("exp"), scope:
         case str(name), int(expires_at), str(words) if name.startswith(f"{MARK}-{kind}."):
             _, family_id, generation, seq, _ = name.split(".")  # ours: the signature is right
             is_cae = state.urls.profile == "entra" and "xms_cc" in claims
