@@ -311,6 +311,8 @@ def _exchange(
         return session_transfer.answer(state, family, transfer, refresh_token, trace)
     if not refresh_token and state.rules.answers == "same":
         refresh_token = request.params.need("refresh_token")
+    if state.rules.is_native and state.policy.refresh_needs_offline_access and "offline_access" not in target.scope:
+        refresh_token = ""
     return token_answer(
         state,
         family,

@@ -240,6 +240,7 @@ class PolicyModel(BaseModel):
     refresh_absolute_lifetime_s: Seconds | None = None  # counted from the sign-in
     otp_refresh_lifetime_s: Seconds | None = None  # after an e-mail code sign-in
     otp_refresh_mode: Literal["fixed", "sliding"] = "fixed"  # from the sign-in, or anew with each refresh token
+    refresh_needs_offline_access: bool = False  # entra: a refresh without that scope gets no refresh token
     code_length: Annotated[int, Field(ge=4, le=20)] = 8
     code_lifetime_s: Seconds = 600.0
     code_tries_max: Annotated[int, Field(ge=1, le=100)] = 5
