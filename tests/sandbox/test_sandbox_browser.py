@@ -41,7 +41,7 @@ async def keys_at(client: SandboxClient, url: str) -> KeySet:
 async def test_tokens_verify_against_what_discovery_says(each: SandboxClient) -> None:
     document = (await each.request("GET", discovery_url(each))).json
     keys = await keys_at(each, document["jwks_uri"])
-    tokens = await each.sign_in(scope="openid profile email offline_access")
+    tokens = await each.sign_in(scope="openid profile email offline_access", audience="https://api.example")
     rules = JWTClaimsRegistry(
         now=lambda: int(NOON),
         iss={"essential": True, "value": document["issuer"]},

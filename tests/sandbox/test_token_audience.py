@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.sandbox.native_kit import PASSWORD_USER, App, claims_of
-from tests.sandbox.sandbox_client import SandboxClient
-from tests.sandbox.transfer_kit import BASE, CLIENT_ID, Desk, desk
+from tests.sandbox.sandbox_client import NOON, SandboxClient
+from tests.sandbox.transfer_kit import BASE, CLIENT_ID, Browser, Desk, desk
 from token_relay.sandbox.provider.world.model import PASSWORD
 
 GRAPH = "00000003-0000-0000-c000-000000000000"
@@ -164,6 +166,63 @@ def access_token(one: Desk, scope: str, **more: str) -> str:
     reply = one.token(**fields)
     assert reply.status == 200, reply.text
     return str(reply.json["access_token"])
+
+
+def shown(one: Desk, token: str, path: str = "/userinfo") -> int:
+    return one.send("GET", path, headers={"authorization": f"Bearer {token}"}).status
+
+
+def test_without_an_audience_the_token_of_auth0_is_opaque_and_good_where_the_provider_reads_it() -> None:
+    one = desk()
+    token = access_token(one, "openid profile read")
+    assert re.fullmatch(r"at\.SANDBOXMARK\.[0-9a-f]+", token)
+    seen = one.send("GET", "/sandbox/resource", headers={"authorization": f"Bearer {token}"}).json
+    assert (seen["username"], seen["scope"]) == (PASSWORD_USER, "openid profile read")
+    assert shown(one, token) == 200
+    one.now = NOON + 3_600
+    assert shown(one, token) == shown(one, token, "/sandbox/resource") == 401
+
+
+def test_each_opaque_token_is_another_and_a_changed_or_foreign_one_is_unknown() -> None:
+    one, other = desk(), desk()
+    token = access_token(one, "openid")
+    assert token != access_token(one, "openid")
+    other.provider.state.token_key = b"another key"
+    assert shown(other, token) == 401
+    head, tail = token.rsplit(".", 1)
+    flipped = "1" if tail[-1] == "0" else "0"
+    for wrong in (
+        f"{head}.{tail[:-1]}{flipped}",
+        f"{head}.{tail[2:]}",
+        f"{head}.{tail.upper()}",
+        f"rt.SANDBOXMARK.{tail}",
+    ):
+        assert shown(one, wrong) == 401, wrong
+    refresh_token = one.sign_in()
+    assert shown(one, f"at.SANDBOXMARK.{refresh_token.rsplit('.', 1)[1]}") == 401
+    assert shown(one, token) == 200
+
+
+def test_opaque_tokens_end_with_their_code_s_reuse_and_are_not_revoked_one_by_one() -> None:
+    one = desk()
+    token = access_token(one, "openid")
+    refused = one.revoke(token)
+    assert (refused.status, refused.json["error"]) == (400, "unsupported_token_type")  # as a signed one
+    browser = Browser(one)
+    browser.form_sign_in()
+    code = browser.authorize().code
+    born = browser.redeem(code).json["access_token"]
+    assert shown(one, born) == 200
+    assert browser.redeem(code).status == 403
+    assert shown(one, born) == 401 and shown(one, token) == 200
+
+
+def test_without_the_rule_every_token_of_auth0_is_signed() -> None:
+    one = desk()
+    one.provider.state.lenient.add("opaque-token")
+    token = access_token(one, "openid")
+    assert claims_of(token)["aud"] == [f"{BASE}/sandbox/resource", f"{BASE}/userinfo"]
+    assert shown(one, token) == shown(one, token, "/sandbox/resource") == 200
 
 
 def test_a_token_of_auth0_with_openid_is_for_userinfo_too() -> None:

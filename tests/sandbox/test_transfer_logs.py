@@ -25,7 +25,7 @@ def test_every_documented_type_is_known_and_described() -> None:
 
 def test_a_refresh_names_the_access_token_that_came_of_it_and_an_exchange_names_none() -> None:
     one = desk()
-    reply = one.refresh(one.sign_in())
+    reply = one.refresh(one.sign_in(audience="https://api.example"))
     one.exchange(reply.json["refresh_token"])
     plain, transfer = one.logs("sertft")
     jti = claims_of(reply.json["access_token"])["jti"]

@@ -239,7 +239,7 @@ def test_a_delegated_session_says_who_acts_has_no_refresh_token_and_ends_after_t
     one = desk()
     stt = delegated(one, delegation={"allow_delegated_access": True}, allow_refresh_token=True)
     browser = Browser(one)
-    tokens = browser.web_tokens(stt)
+    tokens = browser.web_tokens(stt, audience="https://api.example")
     assert "refresh_token" not in tokens
     assert claims_of(tokens["id_token"])["act"]["sub"] == claims_of(tokens["access_token"])["act"]["sub"]
     assert claims_of(tokens["id_token"])["act"]["sub"] != claims_of(tokens["id_token"])["sub"]

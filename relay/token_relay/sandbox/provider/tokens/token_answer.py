@@ -13,7 +13,7 @@ from token_relay.sandbox.provider.memory.state import Family, State
 from token_relay.sandbox.provider.memory.verdicts import Command, SetClaim
 from token_relay.sandbox.provider.tokens.audience import audience_of
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims
-from token_relay.sandbox.provider.tokens.issued import token_id
+from token_relay.sandbox.provider.tokens.issued import opaque_access, token_id
 from token_relay.sandbox.provider.world.rules import guid_of, user_id
 
 
@@ -34,14 +34,16 @@ def token_answer(
 ) -> Response:
     """Issue an access token (and id_token) of the family; answer with them and ``refresh_token``, if there is one.
 
-    ``audience``: an API other than the grant's own. If the request proved a key, the access token is bound to it.
+    ``audience``: an API other than the grant's own. Under ``auth0`` a token for no API is opaque. If the request proved
+    a key, the access token is bound to it.
     """
     is_entra = state.urls.profile == "entra"
     issued_at = int(trace.now)
     is_cae = is_entra and state.policy.cae and claims.can_be_challenged
     lifetime_s = int(state.policy.cae_access_token_lifetime_s if is_cae else state.policy.access_token_lifetime_s)
     client = state.clients.get(family.client_id)
-    target = audience_of(state, audience or family.audience, scope, None if client is None else client.scopes)
+    api = audience or family.audience
+    target = audience_of(state, api, scope, None if client is None else client.scopes)
     common = _common_claims(state, family, user, issued_at, lifetime_s)
     access: dict[str, JsonValue] = {
         **common,
@@ -55,7 +57,8 @@ def token_answer(
     access |= _of_session(family) | custom_claims(commands, "access_token", taken=access)
     if is_cae:
         access["xms_cc"] = ["CP1"]
-    access_token = state.signer.sign(access)
+    is_opaque = state.rules.is_managed and not api and state.keeps("opaque-token")
+    access_token = opaque_access(state, access) if is_opaque else state.signer.sign(access)
     body: dict[str, JsonValue] = {
         "token_type": "DPoP" if trace.key_thumbprint else "Bearer",
         "scope": target.answer,
