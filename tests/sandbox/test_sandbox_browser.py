@@ -51,7 +51,7 @@ async def test_tokens_verify_against_what_discovery_says(each: SandboxClient) ->
     )
     id_token = jwt.decode(tokens["id_token"], keys, algorithms=["RS256"])
     rules.validate(id_token.claims)
-    assert id_token.claims["preferred_username"] == PASSWORD_USER
+    assert id_token.claims["email"] == PASSWORD_USER
     access_token = jwt.decode(tokens["access_token"], keys, algorithms=["RS256"])
     assert access_token.claims["iss"] == document["issuer"]
     name = "uti" if each.server.provider.state.urls.profile == "entra" else "jti"

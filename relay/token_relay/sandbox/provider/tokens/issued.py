@@ -105,9 +105,16 @@ def find_access(state: State, value: str, kind: Literal["at", "id"] = "at") -> A
     match claims.get("jti") or claims.get("uti"), claims.get("exp"), scope:
         case str(name), int(expires_at), str(words) if name.startswith(f"{MARK}-{kind}."):
             _, family_id, generation, seq, _ = name.split(".")  # ours: the signature is right
-            is_cae = state.urls.profile == "entra" and "xms_cc" in claims
+            aud = claims.get("aud")
             return AccessEntry(
-                name.removeprefix(f"{MARK}-"), family_id, words, expires_at, int(seq), is_cae, int(generation)
+                name.removeprefix(f"{MARK}-"),
+                family_id,
+                words,
+                expires_at,
+                int(seq),
+                is_cae=state.urls.profile == "entra" and "xms_cc" in claims,
+                generation=int(generation),
+                is_for_userinfo=aud is None or (isinstance(aud, list) and state.urls.url("userinfo") in aud),
             )
         case _:
             return None

@@ -14,6 +14,7 @@ from token_relay.sandbox.provider.memory.verdicts import Command, SetClaim
 from token_relay.sandbox.provider.tokens.audience import audience_of
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims
 from token_relay.sandbox.provider.tokens.issued import opaque_access, token_id
+from token_relay.sandbox.provider.tokens.person_claims import person_claims
 from token_relay.sandbox.provider.world.rules import guid_of, user_id
 
 
@@ -53,7 +54,7 @@ def token_answer(
     }
     if trace.key_thumbprint:
         access["cnf"] = {"jkt": trace.key_thumbprint}  # RFC 9449 §6.1
-    access |= {"scp": target.claim, "azpacr": "0"} if is_entra else {"scope": target.claim}
+    access |= {"scp": target.claim, "azpacr": "0", "oid": user.oid} if is_entra else {"scope": target.claim}
     access |= _of_session(family) | custom_claims(commands, "access_token", taken=access)
     if is_cae:
         access["xms_cc"] = ["CP1"]
@@ -112,7 +113,7 @@ def _common_claims(state: State, family: Family, user: User, issued_at: int, lif
         "exp": issued_at + lifetime_s,
     }
     if state.urls.profile == "entra":
-        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.urls.tenant_id, "ver": "2.0"}
+        common |= {"nbf": issued_at, "tid": state.urls.tenant_id, "ver": "2.0"}
     return common
 
 
@@ -135,10 +136,8 @@ def _id_token(
     commands: Sequence[Command] = (),
 ) -> str:
     claims = {**common, "aud": family.client_id, _name_claim(state): token_id(state, family, "id")}
-    claims |= {"name": user.name, "preferred_username": user.username}
-    if "email" in scope or state.urls.profile != "entra":
-        claims["email"] = user.username
-    if family.session_id:
+    claims |= person_claims(state.urls.profile, family, user, scope)
+    if family.session_id and state.urls.profile != "entra":  # there they are optional claims
         claims["sid"] = family.session_id
         claims["auth_time"] = int(family.authenticated_at)
     if family.organization:
