@@ -144,6 +144,7 @@ def test_a_device_that_is_declined_expired_unknown_or_anothers_gets_nothing_and_
     assert "too old" in Browser(one).send("GET", f"/activate?user_code={late['user_code']}").text
     assert poll(one, late["device_code"])[1]["error"] == "expired_token"
     assert poll(one, "never-issued")[1]["error"] == "invalid_grant"
+    one.set(WEB_ID, grant_types=["urn:ietf:params:oauth:grant-type:device_code"])
     others = begin(one, WEB_ID, client_secret=WEB_SECRET)
     assert poll(one, others["device_code"])[1]["error"] == "invalid_grant"
     assert [record["description"] for record in one.logs("fede")] == [

@@ -72,7 +72,12 @@ def test_a_client_is_created_read_changed_and_deleted() -> None:
     made = one.manage(
         "POST",
         "clients",
-        {"name": "new", "app_type": "native", "session_transfer": {"can_create_session_transfer_token": True}},
+        {
+            "name": "new",
+            "app_type": "native",
+            "grant_types": ["password", "refresh_token"],
+            "session_transfer": {"can_create_session_transfer_token": True},
+        },
     )
     assert made.status == 201
     assert made.json["client_secret"]
