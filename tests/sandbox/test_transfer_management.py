@@ -97,6 +97,15 @@ def test_a_client_is_created_read_changed_and_deleted() -> None:
     assert one.manage("GET", f"clients/{name}").status == 404
 
 
+def test_a_doubled_slash_in_a_path_changes_nothing() -> None:
+    one = desk()
+    setting = {"session_transfer": {"allowed_authentication_methods": ["cookie", "query"]}}
+    changed = one.manage("PATCH", f"clients//{WEB_ID}", setting)
+    assert (changed.status, changed.json["client_id"]) == (200, WEB_ID)
+    assert one.manage("GET", f"clients//{WEB_ID}").json == changed.json
+    assert one.manage("GET", "users//refresh-tokens").status == 404
+
+
 def test_session_transfer_shows_every_field_with_its_default() -> None:
     one = desk()
     one.set(WEB_ID, session_transfer={})
