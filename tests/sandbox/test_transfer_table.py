@@ -162,6 +162,17 @@ def test_a_token_is_accepted_only_by_an_allowed_way(allowed: list[str] | None, b
         assert ("auth0_session_transfer_token" in browser.cookies) is not works  # a used one is taken away
 
 
+def test_at_authorize_only_the_cookie_of_the_documents_counts() -> None:
+    one = desk()
+    stt, _ = one.transfer(one.sign_in())
+    browser = Browser(one, cookies={"session_transfer_token": stt})
+    assert browser.authorize().is_login_page
+    assert Browser(one, cookies={"auth0_session_transfer_token": stt}).authorize().code  # it was not used up
+    stt, _ = one.transfer(one.sign_in())
+    one.provider.state.lenient.add("transfer-cookie")
+    assert Browser(one, cookies={"session_transfer_token": stt}).authorize().code
+
+
 def test_silent_authentication_works_with_a_token_and_is_login_required_without_a_good_one() -> None:
     one = desk()
     stt, _ = one.transfer(one.sign_in())
