@@ -15,7 +15,18 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-PURE = ("agents", "core", "fuzz", "probe", "properties", "provider", "sandbox", "simulation", "test_elapsed.py")
+PURE = (
+    "agents",
+    "core",
+    "fuzz",
+    "probe",
+    "properties",
+    "provider",
+    "replays",
+    "sandbox",
+    "simulation",
+    "test_elapsed.py",
+)
 IMPURE = (  # of these: files that start processes or use sockets, and one test
     "core/test_needs.py",
     "core/test_not_run.py",

@@ -79,13 +79,15 @@ async def test_each_answer_counts_only_in_the_pairing_of_its_handoff() -> None:
         await world.pair(world.phone, watch2)
         deafen(world, world.watch)
         row = await world.phone.hand_off(world.watch.id, wait_s=0)
+        renew = m.Renew(handoff_id=row.handoff_id, reason="uncertain", generation=2)
         for body in (
+            renew,  # while the phone has no handoff of this name in the pairing that says so
             accept(row),
             m.Stored(handoff_id=row.handoff_id),
             m.Lost(handoff_id=row.handoff_id),
             m.CancelConfirmed(handoff_id=row.handoff_id),
             m.Reject(handoff_id=row.handoff_id, reason="gone"),
-            m.Renew(handoff_id=row.handoff_id, reason="uncertain", generation=2),
+            renew,  # and when it has one
         ):
             await say(watch2, body)
         (after,) = await world.phone.rows(PhoneHandoff, pairing_id=row.pairing_id)

@@ -183,3 +183,22 @@ async def test_an_answer_for_a_grant_that_died_meanwhile_is_not_served() -> None
         watch.http.gate.set()
         answer = await asked
         assert isinstance(answer, TokenRefused) and answer.error == "reauth_required"
+
+
+async def test_an_answer_for_a_grant_that_was_replaced_meanwhile_is_not_served() -> None:
+    async with running("auth0") as world:
+        watch = await handed_over(world)
+        replaced = await watch.grant()
+        watch.http.gate.clear()
+        asked = asyncio.ensure_future(transfer(watch, timeout_s=30))
+        await settle()
+        assert len(exchanges(watch)) == 1
+        await world.phone.hand_off()
+        await settle()
+        watch.http.gate.set()
+        answer = await asked
+        assert isinstance(answer, TokenRefused) and answer.error == "offline"
+        assert "late_answer_dropped" in [event.name for event in await watch.rows(AuditEvent)]
+        (grant,) = [grant for grant in await watch.rows(Grant) if grant.state != "dead"]
+        assert (grant.state, grant.grant_id != replaced.grant_id) == ("held", True)
+        assert isinstance(await transfer(watch), TransferGranted)  # the new grant gives one

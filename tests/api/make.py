@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -23,6 +23,7 @@ from token_relay.protocol.secret import Code, Password, RefreshToken, Secret  # 
 from token_relay.provider.native_auth import wire  # noqa: E402
 from token_relay.provider.native_auth.service import CAPABILITIES  # noqa: E402
 from token_relay.provider.tokens import TokenResponse  # noqa: E402
+from token_relay.sandbox.provider.http_values import BODY_BYTES_MAX  # noqa: E402
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD  # noqa: E402
 
 Json = dict[str, Any]
@@ -45,6 +46,13 @@ class Tokens(TokenResponse):
     ext_expires_in: float | None = None
 
 
+class TooLong(BaseModel):
+    """The sandbox's alone: a body that was not read. It has no AADSTS number and no trace id."""
+
+    error: Literal["invalid_request"]
+    detail: str
+
+
 def sentence(model: type[BaseModel]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0]
 
@@ -64,7 +72,7 @@ def answer_of(endpoint: wire.Endpoint) -> type[BaseModel]:
 
 def openapi() -> Json:
     """Return the OpenAPI document."""
-    models: list[type[BaseModel]] = [wire.Redirected, wire.NativeRefusal]
+    models: list[type[BaseModel]] = [wire.Redirected, wire.NativeRefusal, TooLong]
     for endpoint in wire.ENDPOINTS:
         models += [one for one in (endpoint.request, answer_of(endpoint)) if one not in models]
     _, found = models_json_schema(
@@ -108,6 +116,7 @@ def operation(endpoint: wire.Endpoint) -> Json:
         "responses": {
             "200": reply("The next step, or a redirect to the browser.", {"oneOf": [answer, ref(wire.Redirected)]}),
             "400": reply(f"One of: {', '.join(sorted(endpoint.errors))}.", ref(wire.NativeRefusal)),
+            "413": reply(f"The body is longer than {BODY_BYTES_MAX:,} bytes.", ref(TooLong)),
             "429": {
                 **reply("Too many requests.", ref(wire.NativeRefusal)),
                 "headers": {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}},
@@ -151,30 +160,42 @@ VARIABLES = {
     "tenant": "contoso.onmicrosoft.com",
     "client_id": CLIENT_ID,
     "password": PASSWORD,
-    "new_password": "Wrong-Horse-8",
+    "new_password": "",
+    "new_username": "",
     "continuation_token": "",
     "code": "",
     "method_id": "",
     "refresh_token": "",
 }
+SANDBOX_ALONE = "The sandbox's alone."
 TOKEN = Code("{{continuation_token}}")
 CODE = Code("{{code}}")
+NEW_USERNAME = "{{new_username}}"
 RIGHT, NEW = Password("{{password}}"), Password("{{new_password}}")
+FRESH_PASSWORD = {"new_password": "Wrong-Horse-{{$guid}}"}
 CLIENT = "{{client_id}}"
 SAVE_TOKEN = {"continuation_token": "continuation_token"}
 SAVE_TOKENS = {"refresh_token": "refresh_token"}
 
 
-def call(request: wire.NativeRequest, status: int = 200, saves: dict[str, str] | None = None) -> Json:
-    """Return one item: a request, the status that is expected, and what of its answer the next one needs."""
+def call(
+    request: wire.NativeRequest,
+    status: int = 200,
+    saves: dict[str, str] | None = None,
+    fresh: dict[str, str] | None = None,
+) -> Json:
+    """Return one item: a request, the status that is expected, and what of its answer the next one needs.
+
+    ``fresh``: variables that get a new value before the request is sent, so that the collection can be run again.
+    """
     fields = [(name, value.reveal() if isinstance(value, Secret) else value) for name, value in request.form()]
-    checks = [f'pm.test("status {status}", () => pm.response.to.have.status({status}));']
+    checks = [expected(status)]
     for variable, place in (SAVE_TOKEN if saves is None else saves).items():
         checks.append(f'pm.collectionVariables.set("{variable}", pm.response.json().{place});')
     path = request.path.strip("/").split("/")
     return {
         "name": f"{path[0]} {path[-1]}",
-        "event": [{"listen": "test", "script": {"type": "text/javascript", "exec": checks}}],
+        "event": [*renewed(fresh or {}), script("test", checks)],
         "request": {
             "method": "POST",
             "description": described(type(request)),
@@ -188,27 +209,48 @@ def call(request: wire.NativeRequest, status: int = 200, saves: dict[str, str] |
     }
 
 
+def script(listen: str, lines: list[str]) -> Json:
+    return {"listen": listen, "script": {"type": "text/javascript", "exec": lines}}
+
+
+def expected(status: int) -> str:
+    return f'pm.test("status {status}", () => pm.response.to.have.status({status}));'
+
+
+def renewed(variables: dict[str, str]) -> list[Json]:
+    """Return the script that gives each variable a new value; in a value ``{{$guid}}`` is another one each time."""
+    lines = [
+        f'pm.collectionVariables.set("{name}", pm.variables.replaceIn("{value}"));' for name, value in variables.items()
+    ]
+    return [script("prerequest", lines)] if lines else []
+
+
 def mailbox(address: str) -> Json:
     """Return the item that takes the code out of the sandbox's mailbox; with the real service a person types it."""
     return {
         "name": f"mailbox of {address}",
-        "event": [
-            {
-                "listen": "test",
-                "script": {
-                    "type": "text/javascript",
-                    "exec": [
-                        'pm.test("status 200", () => pm.response.to.have.status(200));',
-                        'pm.collectionVariables.set("code", pm.response.text());',
-                    ],
-                },
-            }
-        ],
+        "event": [script("test", [expected(200), 'pm.collectionVariables.set("code", pm.response.text());'])],
         "request": {
             "method": "GET",
-            "description": "The sandbox's alone.",
+            "description": SANDBOX_ALONE,
             "header": [],
             "url": url("{{base_url}}/sandbox/mailbox/" + address),
+        },
+    }
+
+
+def unregistered() -> Json:
+    """Return the item that makes a person who has no second factor yet, and whom nobody else has met."""
+    person = {"username": NEW_USERNAME, "password": "{{password}}", "mfa": "register"}
+    return {
+        "name": "a person without a second factor",
+        "event": [*renewed({"new_username": "register-{{$guid}}@contoso.example"}), script("test", [expected(201)])],
+        "request": {
+            "method": "POST",
+            "description": SANDBOX_ALONE,
+            "header": [],
+            "body": {"mode": "raw", "raw": json.dumps(person), "options": {"raw": {"language": "json"}}},
+            "url": url("{{base_url}}/sandbox/users"),
         },
     }
 
@@ -266,11 +308,12 @@ def folders() -> Iterator[tuple[str, list[Json]]]:
             token("mfa_oob", oob=CODE),
         ],
     )
-    register, contact = "register@contoso.example", "second@contoso.example"
+    contact = "second@contoso.example"
     yield (
         "Registration of a second factor",
         [
-            *sign_in(register),
+            unregistered(),
+            *sign_in(NEW_USERNAME),
             token("password", 400, SAVE_TOKEN, password=RIGHT),
             call(wire.RegisterIntrospect(client_id=CLIENT, continuation_token=TOKEN)),
             call(
@@ -283,27 +326,27 @@ def folders() -> Iterator[tuple[str, list[Json]]]:
             token("continuation_token"),
         ],
     )
-    new = "new@contoso.example"
     yield (
         "Sign-up",
         [
             call(
                 wire.SignUpStart(
                     client_id=CLIENT,
-                    username=new,
+                    username=NEW_USERNAME,
                     challenge_type=wire.CHALLENGE_TYPES,
                     attributes='{"displayName":"Ann"}',
                     capabilities=" ".join(CAPABILITIES),
-                )
+                ),
+                fresh={"new_username": "new-{{$guid}}@contoso.example", **FRESH_PASSWORD},
             ),
             call(wire.SignUpChallenge(client_id=CLIENT, continuation_token=TOKEN, challenge_type=wire.CHALLENGE_TYPES)),
-            mailbox(new),
+            mailbox(NEW_USERNAME),
             call(
                 wire.SignUpContinue(client_id=CLIENT, continuation_token=TOKEN, grant_type="oob", oob=CODE), status=400
             ),
             call(wire.SignUpChallenge(client_id=CLIENT, continuation_token=TOKEN, challenge_type=wire.CHALLENGE_TYPES)),
             call(wire.SignUpContinue(client_id=CLIENT, continuation_token=TOKEN, grant_type="password", password=NEW)),
-            token("continuation_token", username=new),
+            token("continuation_token", username=NEW_USERNAME),
         ],
     )
     reset = "reset@contoso.example"
@@ -316,7 +359,8 @@ def folders() -> Iterator[tuple[str, list[Json]]]:
                     username=reset,
                     challenge_type=wire.CHALLENGE_TYPES,
                     capabilities=" ".join(CAPABILITIES),
-                )
+                ),
+                fresh=FRESH_PASSWORD,
             ),
             call(wire.ResetChallenge(client_id=CLIENT, continuation_token=TOKEN, challenge_type=wire.CHALLENGE_TYPES)),
             mailbox(reset),
@@ -333,8 +377,9 @@ def postman() -> Json:
     return {
         "info": {
             "name": "Native authentication, version 1",
-            "description": "Every flow from its first call to its tokens, in a fresh `token-relay sandbox`. With the "
-            "real service leave the mailbox requests out and put the code that came into the variable `code`.",
+            "description": "Every flow from its first call to its tokens, in `token-relay sandbox`, as often as you "
+            "like. With the real service leave out what is the sandbox's alone, and put the code that came into the "
+            "variable `code`.",
             "schema": "https://schema.getpostman.com/json/collection/v2.1.0/collection.json",
         },
         "variable": [{"key": name, "value": value} for name, value in VARIABLES.items()],

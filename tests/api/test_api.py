@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
+from itertools import product
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 
 from tests.api import make
+from tests.api.collection import Runner, path_of
 from token_relay.provider.native_auth import wire
 from token_relay.sandbox.provider.memory.signing import SharedKeySigner
-from token_relay.sandbox.provider.world.model import DEFAULT_WORLD
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD
 from token_relay.sandbox.provider.world.rules import Urls
 from token_relay.sandbox.server import SandboxServer
 
 HINT = "docs/api is not what the models say: make openapi"
 DOCUMENT: dict[str, Any] = make.openapi()
-STATUS = re.compile(r'pm\.test\("status \d+", \(\) => pm\.response\.to\.have\.status\((\d+)\)\);')
-SAVE = re.compile(r'pm\.collectionVariables\.set\("(\w+)", pm\.response\.json\(\)\.([\w.\[\]]+)\);')
-SAVE_TEXT = re.compile(r'pm\.collectionVariables\.set\("(\w+)", pm\.response\.text\(\)\);')
 
 
 @pytest.mark.parametrize("name", [make.OPENAPI, make.POSTMAN])
@@ -52,7 +52,7 @@ def test_every_native_endpoint_of_the_sandbox_is_described_and_no_other() -> Non
     paths = set(DOCUMENT["paths"])
     for path in paths:
         assert urls.endpoint(f"/contoso.onmicrosoft.com{path}"), path
-    used = {item["request"]["url"]["raw"].partition("{{tenant}}")[2] for _, items in make.folders() for item in items}
+    used = {path_of(item) for _, items in make.folders() for item in items}
     assert used - {""} == paths  # the collection makes every call at least once
 
 
@@ -66,48 +66,65 @@ def test_a_form_has_no_null_and_says_what_is_required(path: str) -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_requests_of_the_collection_run_against_a_sandbox() -> None:
+async def test_the_requests_of_the_collection_run_against_a_sandbox_and_run_again() -> None:
     collection = json.loads((make.ROOT / "docs" / "api" / make.POSTMAN).read_text(encoding="utf-8"))
+    server = SandboxServer(DEFAULT_WORLD, "entra", rng=random.Random(7), signer=SharedKeySigner(b"s" * 32))
+    async with server:
+        for _ in range(2):
+            assert await asyncio.to_thread(run_all, Runner(collection, server.base_url)) > 35
+
+
+def run_all(runner: Runner) -> int:
+    """Run every request; each answer must be one that the models have. Returns how many there were."""
     models = {endpoint.request.path: make.answer_of(endpoint) for endpoint in wire.ENDPOINTS}
+    items = [item for folder in runner.collection["item"] for item in folder["item"]]
+    for item in items:
+        answer = runner.send(item)
+        if path := path_of(item):
+            model = models[path] if answer.status_code == 200 else wire.NativeRefusal
+            model.model_validate(answer.json())
+    return len(items)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", DOCUMENT["paths"])
+async def test_a_body_that_is_too_long_is_told_so(path: str) -> None:
+    assert DOCUMENT["paths"][path]["post"]["responses"]["413"]["content"]["application/json"]["schema"] == make.ref(
+        make.TooLong
+    )
     server = SandboxServer(DEFAULT_WORLD, "entra", rng=random.Random(7), signer=SharedKeySigner(b"s" * 32))
     async with server, ClientSession() as session:
-        variables = {one["key"]: one["value"] for one in collection["variable"]} | {"base_url": server.base_url}
-
-        def filled(text: str) -> str:
-            return re.sub(r"\{\{(\w+)\}\}", lambda found: variables[found[1]], text)
-
-        count = 0
-        for folder in collection["item"]:
-            for item in folder["item"]:
-                where = f"{folder['name']}: {item['name']}"
-                request = item["request"]
-                form = {one["key"]: filled(one["value"]) for one in request.get("body", {}).get("urlencoded", [])}
-                assert all(form.values()), where  # nothing that an earlier answer should have brought is missing
-                async with session.request(
-                    request["method"], filled(request["url"]["raw"]), data=form or None
-                ) as answer:
-                    text = await answer.text()
-                for line in item["event"][0]["script"]["exec"]:
-                    if found := STATUS.fullmatch(line):
-                        assert answer.status == int(found[1]), f"{where}: {text}"
-                    elif found := SAVE_TEXT.fullmatch(line):
-                        variables[found[1]] = text
-                    elif found := SAVE.fullmatch(line):
-                        variables[found[1]] = str(picked(json.loads(text), found[2]))
-                    else:
-                        raise AssertionError(f"{where}: a script that nobody runs: {line}")
-                if request["method"] == "POST":
-                    path = request["url"]["raw"].partition("{{tenant}}")[2]
-                    model = models[path] if answer.status == 200 else wire.NativeRefusal
-                    model.model_validate(json.loads(text))
-                count += 1
-    assert count == sum(len(folder["item"]) for folder in collection["item"]) > 35
+        url = f"{server.base_url}/contoso.onmicrosoft.com{path}"
+        for length, status in ((65_536, 400), (65_537, 413)):
+            form = b"client_id=".ljust(length, b"x")
+            async with session.post(url, data=form, headers={"Content-Type": make.FORM}) as answer:
+                body = await answer.json()
+                assert (answer.status, answer.content_type) == (status, "application/json"), body
+    assert make.TooLong.model_validate(body, extra="forbid").detail == "the body is longer than 65536 bytes"
 
 
-def picked(value: Any, place: str) -> Any:
-    """Return what a path such as ``methods[0].id`` means."""
-    for name, index in re.findall(r"(\w+)(?:\[(\d+)\])?", place):
-        value = value[name]
-        if index:
-            value = value[int(index)]
-    return value
+WORDS = ("mfa_required", "registration_required", "browser_required", "cp1", "MFA_required")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("schema", ["Initiate", "ResetStart", "SignUpStart"])
+async def test_the_document_and_the_sandbox_know_the_same_capabilities(schema: str, is_kept: bool) -> None:
+    described = DOCUMENT["components"]["schemas"][schema]["properties"]["capabilities"]
+    [path] = [endpoint.request.path for endpoint in wire.ENDPOINTS if endpoint.request.__name__ == schema]
+    world = DEFAULT_WORLD.model_copy(update={"lenient": [] if is_kept else ["capabilities"]})
+    server = SandboxServer(world, "entra", rng=random.Random(7), signer=SharedKeySigner(b"s" * 32))
+    asked = [*WORDS, *map(" ".join, product(WORDS, WORDS))]
+    async with server, ClientSession() as session:
+        for number, words in enumerate(asked):
+            form = {
+                "client_id": CLIENT_ID,
+                "username": f"{number}@contoso.example" if schema == "SignUpStart" else "reset@contoso.example",
+                "challenge_type": wire.CHALLENGE_TYPES,
+                "capabilities": words,
+            }
+            async with session.post(f"{server.base_url}/contoso.onmicrosoft.com{path}", data=form) as answer:
+                body = await answer.json()
+            is_described = re.search(described["pattern"], words) is not None
+            assert answer.status == (200 if is_described or not is_kept else 400), (words, body)
+            assert body.get("error_codes", [90100]) == [90100]

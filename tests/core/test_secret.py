@@ -338,7 +338,9 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
         "Prompts.answer": (4, "what the person typed goes to the agent over its own socket")
     },
     # the sandbox: its people and codes are made up, and showing them is its purpose
-    "relay/token_relay/sandbox/main.py": {"announcement": (2, "the sandbox's made-up users, as text and as JSON")},
+    "relay/token_relay/sandbox/main.py": {
+        "announcement": (3, "the sandbox's made-up users, as text and as JSON, and clients")
+    },
     "relay/token_relay/sandbox/provider/management/clients.py": {
         "_create": (1, "a new client's secret, to whoever may create clients"),
         "_shown": (1, "a client's secret, to whoever may read client keys"),

@@ -57,7 +57,7 @@ ROOTS = {
     "opt", "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",  # of the file system
     ".well-known", "authorize", "callback", "contoso.onmicrosoft.com", "discovery", "login", "oauth", "oauth2",  # URLs
     "activate", "api", "oidc", "register", "resetpassword", "samlp", "sandbox", "signup", "userinfo", "users", "v1",
-    "v2", "v2.0", "wsfed",
+    "v2", "v2.0", "wsfed", "redirect.html",
 }  # fmt: skip
 
 

@@ -623,6 +623,37 @@ async def test_methods_out_of_shape_end_the_flow(body: object, core: Core) -> No
     assert step.again is None and step.detail
 
 
+NEWER_METHODS = [
+    {"id": "1", "challenge_type": "passkey", "challenge_channel": "device"},
+    {"id": "2", "challenge_type": "oob", "challenge_channel": "sms", "login_hint": "+1****0"},
+    {"id": "3", "challenge_channel": "email"},
+]
+
+
+@pytest.mark.parametrize(
+    ("username", "suberror", "code"),
+    [(MFA_USER, "mfa_required", 50076), (REGISTER_USER, "registration_required", 50079)],
+)
+async def test_methods_of_a_kind_that_is_not_known_are_left_out(
+    username: str, suberror: str, code: int, core: Core
+) -> None:
+    flow, state = await core.at_password(username)
+    core.instead(400, entra_error("invalid_grant", code, suberror=suberror, continuation_token="x"))
+    core.instead(200, {"continuation_token": "y", "methods": NEWER_METHODS})
+    step = await flow.submit_password(state, RIGHT)
+    assert isinstance(step, MfaRequired | RegistrationRequired)
+    assert [method.id for method in step.methods] == ["2", "3"]
+
+
+async def test_methods_that_are_all_of_unknown_kinds_end_the_flow(core: Core) -> None:
+    flow, state = await core.at_password(MFA_USER)
+    core.instead(400, entra_error("invalid_grant", 50076, suberror="mfa_required", continuation_token="x"))
+    core.instead(200, {"continuation_token": "y", "methods": NEWER_METHODS[:1]})
+    step = await flow.submit_password(state, RIGHT)
+    assert isinstance(step, Failed) and step.error == "bad_answer"
+    assert "kind that is not known" in step.detail
+
+
 async def test_a_next_step_without_its_token_ends_the_flow(core: Core) -> None:
     flow, state = await core.at_password(PASSWORD_USER)
     core.instead(400, entra_error("invalid_grant", 50076, suberror="mfa_required"))

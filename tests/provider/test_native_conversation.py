@@ -509,7 +509,7 @@ class Canned:
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 async def test_how_a_sign_in_of_the_field_ends(case: dict[str, Any], core: Core) -> None:
     http = Canned(case["answers"])
-    person = Person({"password": [PASSWORD] * 9})
+    person = Person({"password": [PASSWORD] * 9, "code": case.get("codes", [])})
     options = SignInOptions(username="ann@contoso.example", mfa_method=case.get("mfa_method", ""))
     service = Service(http, ENTRA, "https://contoso.ciamlogin.com/contoso", "app", capabilities=CAPABILITIES)
     kind, words, hint = case["ends"]

@@ -25,6 +25,8 @@ MFA_USER, REGISTER_USER = "mfa@contoso.example", "register@contoso.example"
 PREVERIFIED_USER, RESET_USER = "preverified@contoso.example", "reset@contoso.example"
 SMS = "+14255550100"
 FORM = {"content-type": "application/x-www-form-urlencoded"}
+JSON = {"content-type": "application/json"}
+AUTHORITY = "/contoso.onmicrosoft.com"
 
 
 @dataclass
@@ -82,7 +84,7 @@ class App:
     def post(self, path: str, /, **fields: str) -> Answer:
         """Post a form below the authority; an empty value leaves a field out."""
         form = {name: value for name, value in {"client_id": CLIENT_ID, **fields}.items() if value}
-        return self.send("POST", f"/contoso.onmicrosoft.com/{path}", urlencode(form).encode())
+        return self.send("POST", f"{AUTHORITY}/{path}", urlencode(form).encode())
 
     def initiate(self, username: str, types: str = TYPES, capabilities: str = CAPABILITIES, **more: str) -> Answer:
         fields = {"username": username, "challenge_type": types, "capabilities": capabilities, **more}
@@ -165,6 +167,66 @@ class App:
     def kinds(self) -> list[str]:
         """The kinds of all events, in order."""
         return [event.kind for event in self.provider.state.events]
+
+
+@dataclass
+class Journey:
+    """A client of version 2: its latest answer, and the continuation token in it."""
+
+    app: App = field(default_factory=App)
+    token: str = ""
+    last: Answer = field(default_factory=lambda: Answer(0, {}, {}))
+
+    def begin(self, **more: str) -> Journey:
+        self.last = self.app.post(
+            "oauth2/v2.0/authorize-challenge", **{"scope": "openid profile offline_access", **more}
+        )
+        self.token = self.last.token
+        return self
+
+    def follow(self, href: str, method: str = "POST", **fields: Any) -> Journey:
+        """Send one step; the token is the latest that an answer brought."""
+        body = json.dumps({"continuationToken": self.token, **fields}).encode()
+        self.last = self.app.send(method, f"{AUTHORITY}{href}", body, JSON)
+        self.token = str(self.last.json.get("continuationToken", self.token))
+        return self
+
+    def go(self, relation: str, method: str = "POST", **fields: Any) -> Journey:
+        return self.follow(self.last.json["_links"][relation]["href"], method, **fields)
+
+    def start(self, journey: str, username: str) -> Journey:
+        return self.follow(self.begin().last.json[journey], username=username)
+
+    def choose(self, kind: str = "", relation: str = "challenge", **fields: Any) -> Journey:
+        """Follow the link of a method that was offered."""
+        methods = self.last.json["_embedded"]["methods"]
+        chosen = next(one for one in methods if kind in ("", one["type"]))
+        return self.follow(chosen["_links"][relation]["href"], **fields)
+
+    def sign_in(self, username: str, password: str = PASSWORD) -> Journey:
+        """A sign-in by password up to the answer to it."""
+        return self.start("sign_in", username).choose().go("verify", password=password)
+
+    def code(self) -> str:
+        """End the authorization and return its code."""
+        assert (self.last.status, self.last.json["state"]) == (200, "continue")
+        found = self.app.post("oauth2/v2.0/authorize-challenge", client_id="", continuation_token=self.token)
+        assert set(found.json) == {"code"}
+        return str(found.json["code"])
+
+    def redeem(self, code: str, **more: str) -> Answer:
+        return self.app.post("oauth2/v2.0/token", grant_type="authorization_code", code=code, **more)
+
+    def tokens(self) -> Answer:
+        answer = self.redeem(self.code())
+        assert answer.has_tokens
+        return answer
+
+    @property
+    def why(self) -> tuple[str, str]:
+        """Code and inner code of a refusal."""
+        error = self.last.json["error"]
+        return error["code"], error.get("innerError", {}).get("code", "")
 
 
 def claims_of(jwt: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class SandboxClient:
         self.session = session
         self.base = server.base_url
         self.authority = server.provider.state.urls.authority
+        self.origin = ""  # of the web page that the app is, if it is one
 
     async def request(self, method: str, url: str, **more: Any) -> Reply:
         target = url if url.startswith("http") else self.base + url
@@ -68,7 +69,8 @@ class SandboxClient:
         return self.authority + ("/oauth2/v2.0/token" if entra else "/oauth/token")
 
     async def token(self, **fields: str) -> Reply:
-        return await self.request("POST", self.token_url, data={"client_id": CLIENT_ID, **fields})
+        headers = {"Origin": self.origin} if self.origin else {}
+        return await self.request("POST", self.token_url, data={"client_id": CLIENT_ID, **fields}, headers=headers)
 
     async def native(self, step: str, **fields: str) -> Reply:
         url = f"{self.authority}/oauth2/v2.0/{step}"

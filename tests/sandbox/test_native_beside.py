@@ -49,6 +49,7 @@ async def test_a_blocked_person_comes_back_from_the_browser_with_the_reason(entr
 @pytest.mark.asyncio
 async def test_a_single_page_app_s_grant_ends_after_a_day_whatever_it_does(entra: SandboxClient) -> None:
     await entra.ordered("clients", client_id=CLIENT_ID, spa=True)
+    entra.origin = "http://localhost:3000"
     token = (await entra.redeem(await entra.browser_code())).json["refresh_token"]
     await entra.ordered("clock", advance_s=86_399)
     token = (await entra.refresh(token)).json["refresh_token"]

@@ -52,7 +52,7 @@ def test_every_endpoint_needs_a_client_that_is_known_switched_on_and_native(app:
     app.order("clients", client_id="gone", disabled=True)
     assert app.post(path, **{**FULL, "client_id": ""}).why == ("invalid_request", "", 90100)
     assert app.post(path, **{**FULL, "client_id": "nobody"}).why == ("unauthorized_client", "", 700016)
-    assert app.post(path, **{**FULL, "client_id": "off"}).why == ("invalid_client", "nativeauthapi_disabled", 7000218)
+    assert app.post(path, **{**FULL, "client_id": "off"}).why == ("invalid_client", "nativeauthapi_disabled", 550022)
     assert app.post(path, **{**FULL, "client_id": "gone"}).why == ("unauthorized_client", "", 7000112)
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.sandbox.native_kit import CAPABILITIES, NEW_PASSWORD, TYPES, Answer, App
+from tests.sandbox.native_kit import CAPABILITIES, NEW_PASSWORD, TYPES, Answer, App, Journey
 from token_relay.sandbox.control.api import control
 from token_relay.sandbox.provider.http_values import Request
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD
@@ -275,3 +277,47 @@ def test_the_same_seed_and_clock_give_the_same_history() -> None:
             walker.step()
         histories.append([event.as_json() for event in walker.app.provider.state.events])
     assert histories[0] == histories[1]
+
+
+# -- version 2 ---------------------------------------------------------------------------------------------------------
+
+STEPS = [
+    *("sign_in/start", "sign_up/start", "reset_password/start", "1/challenge", "resend", "verify"),
+    *("enroll", "activate", "submitAttributes", "update", "poll", "fly"),
+]
+JUNK: list[Any] = ["", "x", 7, None, True, [], ["a"], {}, {"password": NEW_PASSWORD}, "a" * 17_000, "\x00", "\ud800"]
+
+
+def walk_version_2(seed: int) -> set[str]:
+    """Send 120 steps without knowing a secret; return the kinds of what happened."""
+    rng, client = random.Random(seed), Journey(App(seed=seed))
+    known = [client.begin().token]
+    for _ in range(120):
+        fields = {
+            "username": rng.choice(PEOPLE),
+            "password": "wrong",
+            "otp": "wrong",
+            "email": "thief@contoso.example",
+            "newPassword": NEW_PASSWORD,
+            "attributes": {"password": NEW_PASSWORD},
+        }
+        sent = {name: rng.choice(JUNK) if rng.random() < 0.2 else value for name, value in fields.items()}
+        step = rng.choice(STEPS)
+        client.token = known[-1] if rng.random() < 0.7 else rng.choice(known)
+        client.follow(f"/api/v2.0/{step}", "PUT" if step == "update" else "POST", **sent)
+        assert client.last.status in {200, 400}
+        assert client.last.json.get("state") != "continue"
+        known.append(client.token if rng.random() < 0.9 else client.begin().token)
+        answer = client.app.post("oauth2/v2.0/authorize-challenge", continuation_token=client.token)
+        assert "code" not in answer.json
+    return {*client.app.kinds()}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_knows_no_secret_gets_no_code_of_version_2_and_breaks_nothing(seed: int) -> None:
+    assert not {"signed_in", "signed_up", "password_reset", "method_registered"} & walk_version_2(seed)
+
+
+def test_the_walks_of_version_2_get_somewhere() -> None:
+    kinds = [walk_version_2(seed) for seed in range(20, 30)]
+    assert all(sum(kind in one for one in kinds) >= 3 for kind in ("code_sent", "sign_in_denied"))

@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,12 +24,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.sandbox.sandbox_client import OTP_USER, PASSWORD_USER, SandboxClient
+from token_relay.ca import store as certs
 from token_relay.protocol.errors import ConfigError
 from token_relay.provider.http import is_loopback
 from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.main import SandboxOptions, run, world_of
+from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, SPA_ID, WEB_ID, WEB_SECRET
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer, tls_context
+from token_relay.sandbox.trust import trust_lines
 
 
 async def running(options: SandboxOptions, said: asyncio.Queue[str]) -> None:
@@ -75,6 +79,73 @@ async def test_it_speaks_to_persons_too_and_ends_when_cancelled() -> None:
         assert f"{OTP_USER} (code by e-mail)" in text and f"{PASSWORD_USER} (password {PASSWORD})" in text
         task.cancel()
     assert task.cancelled()
+
+
+async def announced(options: SandboxOptions) -> str:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(running(options, said))
+        text = await said.get()
+        task.cancel()
+    return text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("profile", ["entra", "auth0", "strict"])
+async def test_every_client_is_named_with_its_kind_and_its_secret(profile: str) -> None:
+    facts = json.loads(await announced(SandboxOptions(http_port=0, mqtt_port=None, profile=profile, as_json=True)))
+    text = await announced(SandboxOptions(http_port=0, mqtt_port=None, profile=profile))
+    assert facts["clients"][0] == {"client_id": CLIENT_ID, "kind": "native"}
+    secrets = {one["client_id"]: one["client_secret"] for one in facts["clients"] if "client_secret" in one}
+    assert secrets == ({WEB_ID: WEB_SECRET, MANAGER_ID: MANAGER_SECRET} if profile == "auth0" else {})
+    lines = text.splitlines()
+    for client in facts["clients"]:
+        how = client["kind"] + (f", secret {client['client_secret']}" if "client_secret" in client else "")
+        assert f"client     {client['client_id']} ({how})" in lines
+    if profile == "auth0":
+        assert {"client_id": SPA_ID, "kind": "spa"} in facts["clients"]
+
+
+@pytest.mark.asyncio
+async def test_a_world_files_clients_are_named_and_no_others(tmp_path: Path) -> None:
+    file = tmp_path / "world.toml"
+    file.write_text('[[clients]]\nclient_id = "page"\nspa = true\n')
+    facts = json.loads(await announced(SandboxOptions(http_port=0, mqtt_port=None, world=file, as_json=True)))
+    assert facts["clients"] == [{"client_id": "page", "kind": "spa"}]
+
+
+@pytest.mark.asyncio
+async def test_over_tls_it_says_how_clients_come_to_trust_it(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    options = SandboxOptions(http_port=0, mqtt_port=None, tls_cert=cert, tls_key=key)
+    text = await announced(options)
+    assert "http       https://127.0.0.1:" in text
+    lines = trust_lines(cert)
+    assert list(lines) == ["node", "python", "curl", "chromium"]
+    assert "\n".join(["clients that trust its certificate:", *lines.values()]) in text
+    assert json.loads(await announced(replace(options, as_json=True)))["trust"] == lines
+    plain = await announced(SandboxOptions(http_port=0, mqtt_port=None))
+    assert "trust" not in plain
+
+
+def test_the_ca_is_the_one_that_signed_the_certificate_and_is_found_beside_it(tmp_path: Path) -> None:
+    made = certs.init(tmp_path / "ca", hosts=("localhost",))
+    other = certs.init(tmp_path / "other", hosts=("localhost",))
+    assert made.broker is not None and other.broker is not None
+    beside = made.broker.path.with_name("ca.pem")
+    assert f"={beside}" in trust_lines(made.broker.path)["node"]
+    # A foreign ca.pem, none, or one that is none: nobody is told to trust it.
+    for content in (other.ca_certificate.read_bytes(), b"", b"-----BEGIN CERTIFICATE-----\n"):
+        beside.write_bytes(content)
+        assert trust_lines(made.broker.path) == {}
+    beside.unlink()
+    assert trust_lines(made.broker.path) == {}
+    # A chain that ends with its CA is a CA file itself.
+    chain = tmp_path / "with blanks" / "chain.pem"
+    chain.parent.mkdir()
+    chain.write_bytes(made.broker.path.read_bytes() + made.ca_certificate.read_bytes())
+    assert trust_lines(tmp_path / "absent.pem") == trust_lines(made.broker.path.with_name("broker.key")) == {}
+    assert trust_lines(chain)["curl"] == f"export CURL_CA_BUNDLE='{chain}'"
 
 
 @pytest.mark.asyncio

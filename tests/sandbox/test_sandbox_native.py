@@ -91,7 +91,7 @@ INITIATE_REFUSALS = [
     ({"challenge_type": ""}, "invalid_request", 90100, ""),
     ({"challenge_type": "password oob"}, "unsupported_challenge_type", 901007, ""),
     ({"challenge_type": "carrier_pigeon redirect"}, "invalid_request", 901007, ""),
-    ({"client_id": "no-native"}, "invalid_client", 7000218, "nativeauthapi_disabled"),
+    ({"client_id": "no-native"}, "invalid_client", 550022, "nativeauthapi_disabled"),
 ]
 
 

@@ -160,8 +160,9 @@ def test_a_device_that_polls_too_fast_is_told_to_slow_down_for_good() -> None:
     errors = []
     for wait in (0, 1, 9, 10):
         one.now += wait - 5
-        errors.append(poll(one, told["device_code"])[1]["error"])
-    assert errors == ["authorization_pending", "slow_down", "slow_down", "slow_down"]
+        status, answer = poll(one, told["device_code"])
+        errors.append((status, answer["error"]))
+    assert errors == [(403, "authorization_pending"), *[(429, "slow_down")] * 3]
     assert one.now < NOON + 60
 
 

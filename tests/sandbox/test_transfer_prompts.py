@@ -256,7 +256,7 @@ def test_form_post_brings_code_and_errors_in_a_form_and_no_address() -> None:
     refused = Browser(one).authorize(prompt="none", response_mode="form_post")
     assert 'value="login_required"' in refused.text
     assert 'value="invalid_scope"' in Browser(one).authorize(scope='"', response_mode="form_post").text
-    assert Browser(one).authorize(response_mode="fragment").location["error"] == "invalid_request"
+    assert Browser(one).authorize(response_mode="smoke").location["error"] == "invalid_request"
 
 
 # -- for whom a server asks -------------------------------------------------------------------------------------------

@@ -459,4 +459,106 @@ test("the account is there for the next page, until signed out", async () => {
   assert.ok((await application()).getCurrentAccount().isFailed());
 });
 
+// -- version 2 (preview) ------------------------------------------------------------------------------------------------
+
+const is = (result, wanted) => {
+  assert.equal(good(result).state.stateType, wanted);
+  return result.state;
+};
+
+test("version 2: password, wrong once, then a refresh", async () => {
+  const username = await person({ password: PASSWORD });
+  const app = await application();
+  const asked = is(await app.signInV2({ username, scopes: ["api://orders/Orders.Read"] }), "passwordRequired");
+  bad(await asked.submitPassword("wrong"), "isInvalidPassword");
+  const done = await asked.submitPassword(PASSWORD);
+  is(done, "completed");
+  assert.equal(done.data.getAccount().username, username);
+  assert.deepEqual(steps().slice(-3), ["api/v2.0/verify", "oauth2/v2.0/authorize-challenge", "oauth2/v2.0/token"]);
+  const scopes = ["api://orders/Orders.Read"];
+  assert.ok(good(await done.data.getAccessToken({ forceRefresh: true, scopes })).data.accessToken);
+  good(await done.data.signOut());
+  bad(await app.signInV2({ username: "nobody@contoso.example" }), "isUserNotFound");
+});
+
+test("version 2: code by e-mail, wrong once, resent, then right", async () => {
+  const username = await person();
+  const sent = is(await (await application()).signInV2({ username }), "codeRequired");
+  assert.deepEqual([sent.channel, sent.codeLength], ["email", 8]);
+  bad(await sent.submitCode(other(await mail(username))), "isInvalidCode");
+  const resent = is(await sent.resendCode(), "codeRequired");
+  is(await resent.submitCode(await mail(username)), "completed");
+});
+
+test("version 2: second factor by SMS, and none where the first was a code", async () => {
+  const username = await person({ password: PASSWORD, mfa: "required", methods: METHODS });
+  const asked = is(await (await application()).signInV2({ username }), "passwordRequired");
+  const wanted = is(await asked.submitPassword(PASSWORD), "authMethodSelectionRequired");
+  const sent = is(await wanted.selectAuthMethod(wanted.methods.find(({ type }) => type === "sms")), "mfaVerificationRequired");
+  bad(await sent.submitChallenge(other(await mail("+14255550199"))), "isInvalidChallenge");
+  const resent = is(await sent.resendChallenge(), "mfaVerificationRequired");
+  is(await resent.submitChallenge(await mail("+14255550199")), "completed");
+});
+
+test("version 2: methods registered, by e-mail and by phone", async () => {
+  for (const [type, contact] of [["email", "other@contoso.example"], ["phone", "+14255550143"]]) {
+    const username = await person({ password: PASSWORD, mfa: "register" });
+    const asked = is(await (await application()).signInV2({ username }), "passwordRequired");
+    const wanted = is(await asked.submitPassword(PASSWORD), "authMethodRegistrationRequired");
+    const sent = is(
+      await wanted.selectAuthMethod(wanted.methods.find((one) => one.type === type), contact),
+      "authMethodVerificationRequired",
+    );
+    bad(await sent.submitChallenge(other(await mail(contact))), "isInvalidChallenge");
+    const resent = is(await sent.resendChallenge(), "authMethodVerificationRequired");
+    const done = await resent.submitChallenge(await mail(contact));
+    is(done, "completed");
+    await done.data.signOut();
+  }
+});
+
+test("version 2: sign-up, attributes and password afterwards; a name that is taken signs in", async () => {
+  const username = newcomer();
+  await order("policy", { required_attributes: ["displayName", { name: "postalCode", regex: "[0-9]{5}" }] });
+  try {
+    const app = await application();
+    const sent = is(await app.signUpV2({ username, attributes: { displayName: "New Comer" } }), "codeRequired");
+    bad(await sent.submitCode(other(await mail(username))), "isInvalidCode");
+    const asked = is(await sent.submitCode(await mail(username)), "passwordRequired");
+    bad(await asked.submitPassword("short1!"), "isInvalidPassword");
+    const more = is(await asked.submitPassword("Wrong-Horse-8"), "attributesRequired");
+    bad(await more.submitAttributes({ postalCode: "x" }), "isInvalidAttributes");
+    const ended = is(await more.submitAttributes({ postalCode: "98052" }), "signInContinuation");
+    const done = await ended.signIn();
+    is(done, "completed");
+    assert.equal(done.data.getClaims().name, "New Comer");
+    await done.data.signOut();
+    const known = is(await app.signUpV2({ username }), "existingAccountPasswordRequired");
+    is(await known.submitPassword("Wrong-Horse-8"), "completed");
+  } finally {
+    await order("policy", { required_attributes: [] });
+  }
+});
+
+test("version 2: password reset, then a second factor", async () => {
+  const username = await person({ password: PASSWORD, mfa: "required", methods: METHODS });
+  const app = await application();
+  const sent = is(await app.resetPasswordV2({ username }), "codeRequired");
+  const proven = is(await sent.submitCode(await mail(username)), "newPasswordRequired");
+  bad(await proven.submitNewPassword("short1!"), "isInvalidPassword");
+  const wanted = is(await proven.submitNewPassword("Wrong-Horse-8"), "authMethodSelectionRequired");
+  const asked = is(await wanted.selectAuthMethod(wanted.methods[0]), "mfaVerificationRequired");
+  const ended = is(await asked.submitChallenge(await mail("second@contoso.example")), "signInContinuation");
+  is(await ended.signIn(), "completed");
+});
+
+test("version 2: the service wants a browser", async () => {
+  const username = await person({ password: PASSWORD });
+  const fault = { name: "refuse", error: "invalid_grant", suberror: "web_redirect_required", code: 50076 };
+  for (const endpoint of ["authorize_challenge", "native_step"]) {
+    await order("faults", { ...fault, endpoint });
+    bad(await (await application()).signInV2({ username }), "isBrowserRequired");
+  }
+});
+
 await runAll();

@@ -24,8 +24,10 @@ from token_relay.provider import oauth
 from token_relay.provider.outcome import OutcomeUnknown, TokenOutcome
 from token_relay.provider.profile import Profile
 from token_relay.simulation.histories import runner
-from token_relay.simulation.histories.plan import ENDPOINTS, NAMES, make_plan
+from token_relay.simulation.histories.history import History
+from token_relay.simulation.histories.plan import ENDPOINTS, NAMES, Plan, make_plan
 from token_relay.simulation.histories.schedule import Outcome, run_schedule
+from token_relay.simulation.histories.step import Step
 from token_relay.simulation.histories.tally import Failure, Progress, Tally
 from token_relay.simulation.ports.http_faults import PAGES
 from token_relay.simulation.promises import coverage
@@ -77,6 +79,26 @@ def test_a_chunk_holds_every_promise_and_counts_what_happened() -> None:
     # 11 needs a program of another uid, 12 a lease that is renewed, 2 a provider that notices
     assert {1, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14} <= set(tally.checks)
     assert tally.reached["phone", "released", "stored"] > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "becomes"),
+    [("lost_after", "needs_handoff uncertain generation 2"), ("502", "uncertain  generation 2")],
+    ids=["lost", "page"],
+)
+def test_what_is_no_verdict_breaks_no_promise(fault: str, becomes: str) -> None:
+    """A few drawn plans may bring neither: an answer to a companion's refresh that is lost, or is a gateway's page."""
+    steps = (
+        Step(10.0, "hand_off", "phone", ("watch", "mint")),
+        Step(100.0, "http", "watch", (fault, 1, 0, 0.0, 0, "token"), is_fault=True),
+        Step(100.1, "token", "watch", ("force", 0)),
+        Step(300.0, "token", "watch", ("force", 0)),
+    )
+    plan = Plan(0, "strict", 1, 1, 0, has_latency=False, pairs_live=False, settles_long=False, steps=steps)
+    history = History()
+    with runner.quiet():
+        assert run_schedule(0, plan=plan, history=history).problem == ""
+    assert any("watch " in line and becomes in line for line in history.lines)
 
 
 def take_back_when_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ const config = {
   clientSecret: CLIENT_SECRET,
   secret: SECRET,
   authRequired: false,
-  authorizationParams: { response_type: "code", scope: "openid profile" },
+  authorizationParams: { response_type: "code", scope: "openid profile email" },
 };
 
 const app = express();

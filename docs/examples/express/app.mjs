@@ -3,13 +3,14 @@
 //   npm install express express-openid-connect
 //   ISSUER=https://example.eu.auth0.com CLIENT_ID=... CLIENT_SECRET=... SECRET=... PORT=3000 node app.mjs
 //
+// With the sandbox: README.md says which client and which secret.
 // At the provider: initiate_login_uri is https://APP/login, allowed_authentication_methods has "query".
 
 import express from "express";
 import openid from "express-openid-connect";
 
 const { ISSUER, CLIENT_ID, CLIENT_SECRET, SECRET, BASE_URL, PORT = "3000" } = process.env;
-const authorizationParams = Object.freeze({ response_type: "code", scope: "openid profile" });
+const authorizationParams = Object.freeze({ response_type: "code", scope: "openid profile email" });
 
 const app = express();
 app.use((req, res, next) => {
@@ -43,4 +44,4 @@ app.get("/", (req, res) => {
   res.type("text").send(name ? `signed in as ${name}\n` : "not signed in: /login\n");
 });
 
-const server = app.listen(Number(PORT), "127.0.0.1", () => console.log(`listening on ${server.address().port}`));
+const server = app.listen(Number(PORT), "127.0.0.1", () => console.log(`listening on http://127.0.0.1:${server.address().port}`));

@@ -38,6 +38,7 @@ from token_relay.sandbox.provider.world.network_table import TABLE_BYTES_MAX, Ne
 from token_relay.sandbox.provider.world.provider_kinds import IMITATIONS
 from token_relay.sandbox.provider.world.rules import Rules
 from token_relay.sandbox.server import SandboxServer, tls_context
+from token_relay.sandbox.trust import trust_lines
 
 STOP_S_MAX = 2.0
 PORT_MAX = 65_535
@@ -116,7 +117,8 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
             network = await _start_links(broker_place, _place_of(server, options), is_fixed=options.http_port != 0)
             server.links = network
             stack.push_async_callback(_within, network.stop)
-        (write or _print)(announcement(server, world, mqtt=mqtt, as_json=options.as_json))
+        trust = {} if options.tls_cert is None else trust_lines(options.tls_cert)
+        (write or _print)(announcement(server, world, mqtt=mqtt, trust=trust, as_json=options.as_json))
         await stop.wait()
 
 
@@ -191,9 +193,16 @@ def world_of(options: SandboxOptions) -> WorldModel:
     return world
 
 
-def announcement(server: SandboxServer, world: WorldModel, *, mqtt: str, as_json: bool) -> str:
-    """Say where everything is. The passwords shown are the sandbox's own and open nothing else."""
+def announcement(
+    server: SandboxServer, world: WorldModel, *, mqtt: str, trust: Mapping[str, str], as_json: bool
+) -> str:
+    """Say where everything is. The passwords and secrets shown are the sandbox's own and open nothing else."""
     state = server.provider.state
+    clients: list[dict[str, JsonValue]] = []
+    for client in state.clients.values():
+        kind = client.app_type if state.rules.is_managed else "spa" if client.spa else "native"
+        secret = {} if client.client_secret is None else {"client_secret": client.client_secret.reveal()}
+        clients.append({"client_id": client.client_id, "kind": kind, **secret})
     users: list[JsonValue] = []
     for user in state.users.values():
         shown = described(user)
@@ -213,15 +222,21 @@ def announcement(server: SandboxServer, world: WorldModel, *, mqtt: str, as_json
     addresses = {} if server.links is None else {link.name: link.address for link in server.links.status()}
     init = init_lines(facts, addresses)
     if as_json:
-        return json.dumps({**facts, "users": users, "links": {**addresses}, "init": {**init}}) + "\n"
-    lines = [f"{name:10} {value or 'none'}" for name, value in facts.items()]
+        more: dict[str, JsonValue] = {"clients": [*clients], "users": users, "links": {**addresses}, "init": {**init}}
+        return json.dumps({**facts, **more, "trust": {**trust}}) + "\n"
+    lines = [f"{name:10} {value or 'none'}" for name, value in facts.items() if name != "client_id"]
     lines[-1] += " (codes: GET /sandbox/mailbox/ADDRESS)"
+    for shown in clients:
+        how = f"{shown['kind']}, secret {shown['client_secret']}" if "client_secret" in shown else shown["kind"]
+        lines.append(f"{'client':10} {shown['client_id']} ({how})")
     for entry in state.users.values():
         how = "code by e-mail" if entry.password is None else f"password {entry.password.reveal()}"
         if state.rules.is_native and entry.password is not None:
             how += {"none": "", "required": ", then a code", "register": ", registers a method"}[entry.mfa]
         lines.append(f"{'user':10} {entry.username} ({how})")
     lines += [f"{'link':10} {name} {address}" for name, address in addresses.items()]
+    if trust:
+        lines += ["", "clients that trust its certificate:", *trust.values()]
     if init:
         through = ", through the links (token-relay sandbox ctl cut LINK)" if addresses else ""
         lines += ["", f"agents that use it{through}:", *init.values()]

@@ -204,7 +204,7 @@ class Conversation:
             if isinstance(step, CodeRequired):
                 await self._person.progress({"message": "a new code was sent; the older one is void"})
             return step
-        if len(typed) != state.code_length:
+        if state.code_length and len(typed) != state.code_length:
             self._said = f"a code has {state.code_length} characters"  # and no try is wasted on this one
             return state
         return await self._timed(flow.submit_code(state, Code(typed)))

@@ -133,13 +133,16 @@ class Flow:
             answer = await self.service.call(request, Methods, None)
         if not isinstance(answer, Methods):
             return judged(answer, None)
-        methods = tuple(Method(one.id, one.challenge_channel, one.login_hint) for one in answer.methods)
+        # A list may hold newer kinds, such as passkeys: only codes can be handled here.
+        codes = [one for one in answer.methods if one.challenge_type in (None, "oob")]
+        methods = tuple(Method(one.id, one.challenge_channel, one.login_hint) for one in codes)
+        if wanted != "mfa_required":
+            methods = tuple(method for method in methods if method.channel in ("email", "sms"))
+        if not methods:
+            return bad_answer("the provider asks for a second factor of a kind that is not known here")
         if wanted == "mfa_required":
             return MfaRequired(methods, answer.continuation_token)
-        usable = tuple(method for method in methods if method.channel in ("email", "sms"))
-        if not usable:
-            return bad_answer("the provider asks to register something that is not known here")
-        return RegistrationRequired(usable, answer.continuation_token)
+        return RegistrationRequired(methods, answer.continuation_token)
 
     async def _challenge_second(self, token: Code, method: Method | None, again: MfaRequired | CodeRequired) -> Step:
         request = Challenge(
@@ -245,11 +248,11 @@ def code_required(
     answer: Challenged, purpose: Purpose, *, method: Method | None = None, contact: str = ""
 ) -> CodeRequired | Failed:
     """Return the state after a code was sent."""
-    if answer.challenge_type != "oob" or answer.code_length is None:
+    if answer.challenge_type != "oob":
         return bad_answer("the provider asks for a way of signing in that is not known here")
     return CodeRequired(
         target_label=answer.challenge_target_label or answer.challenge_target,
-        code_length=answer.code_length,
+        code_length=answer.code_length or 0,
         channel=answer.challenge_channel,
         continuation_token=answer.continuation_token,
         resend_after_s=answer.interval,

@@ -24,6 +24,7 @@ from token_relay.provider.tokens import ErrorAnswer, find_error, parse_object
 
 A = TypeVar("A", bound=BaseModel)
 CAPABILITIES = ("mfa_required", "registration_required")
+WEB_REDIRECT = "web_redirect_required"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,10 @@ def _read(response: HttpResponse) -> tuple[dict[str, object] | None, ErrorAnswer
 
 
 def _redirect(response: HttpResponse, body: dict[str, object] | None) -> Redirect | None:
-    """Recognise the answer with which every step may send the person to a browser."""
-    if response.status != 200 or body is None or body.get("challenge_type") != "redirect":
+    """Recognise the answer with which every step may send the person to a browser; the error is version 2's."""
+    if body is None:
+        return None
+    if (response.status, body.get("challenge_type")) != (200, "redirect") and body.get("suberror") != WEB_REDIRECT:
         return None
     said = body.get("redirect_reason")
     words = [word for word in CAPABILITIES if isinstance(said, str) and word in said]

@@ -47,7 +47,7 @@ class NewPasswordRequired:
 
 @dataclass(frozen=True, slots=True)
 class CodeRequired:
-    """A code of ``code_length`` characters is on its way to ``target_label`` (masked) by ``channel``.
+    """A code is on its way to ``target_label`` (masked) by ``channel``; its ``code_length`` is 0 if it was not told.
 
     ``resend_after_s`` is how long the provider wants a person to wait before asking for another, 0 if it did not say.
     ``method`` and ``contact`` say where it went, so that it can be sent again.

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from token_relay.protocol.secret import Code, Password, RefreshToken, Secret
 from token_relay.provider.tokens import SCOPE_CHARS_MAX, Dropped, TokenResponse, shown, slug
@@ -270,14 +270,8 @@ class Challenged(NativeAnswer):
     challenge_channel: Channel = "email"
     challenge_target_label: Label = ""
     challenge_target: Label = ""  # of a registration, in place of the label
-    code_length: Annotated[int, Field(gt=0, le=CODE_LENGTH_MAX)] | None = None
+    code_length: Annotated[Annotated[int, Field(gt=0, le=CODE_LENGTH_MAX)] | None, Dropped] = None
     interval: Annotated[float, _seconds(0.0, INTERVAL_S_MAX, 0.0)] = 0.0
-
-    @model_validator(mode="after")
-    def _has_length(self) -> Challenged:
-        if self.challenge_type == "oob" and self.code_length is None:
-            raise ValueError("a code has a length")
-        return self
 
 
 class MethodAnswer(NativeAnswer):

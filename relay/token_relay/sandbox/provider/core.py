@@ -20,6 +20,7 @@ from token_relay.sandbox.provider.faults import Admission, FaultBook, wrong_answ
 from token_relay.sandbox.provider.http_values import (
     GUID,
     JsonValue,
+    Params,
     Refusal,
     Request,
     Response,
@@ -37,6 +38,7 @@ from token_relay.sandbox.provider.memory.signing import Signer
 from token_relay.sandbox.provider.memory.state import Assertions, Event, State
 from token_relay.sandbox.provider.memory.tenant_logs import LogRecord
 from token_relay.sandbox.provider.memory.verdicts import Verdict
+from token_relay.sandbox.provider.native import version_2
 from token_relay.sandbox.provider.throttle import count_request
 from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.resource import look_at_access_token
@@ -49,6 +51,7 @@ from token_relay.sandbox.provider.world.rules import Rules, Urls
 GETS: frozenset[EndpointName] = frozenset(
     {"authorize", "discovery", "jwks", "resource", "userinfo", "logout", "samlp", "wsfed", "activate"}
 )
+FORMS: frozenset[EndpointName] = frozenset({"authorize", "logout"})  # by GET or, from a form, by POST
 HOST_CHARS_MAX = 300
 USER_AGENT_CHARS_MAX = 500
 MANAGEMENT_ROUTES = (*management_clients.ROUTES, *management_grants.ROUTES)
@@ -112,8 +115,9 @@ class Provider:
             grant_type=grant_type,
             place=self._place(request),
             host=request.headers.get("host", "")[:HOST_CHARS_MAX],
+            origin=self._foreign_origin(request),
         )
-        if endpoint is None or cors.is_preflight(self._cors_origins, request):
+        if endpoint is None or self._is_preflight(request):
             return Admission(trace, None)
         if endpoint == "token":
             received: dict[str, str | int] = {"grant_type": grant_type, "client_id": client_id}
@@ -146,7 +150,7 @@ class Provider:
             self._note(admission, now, "answer_lost")
         if admission.wait_after is not None:
             self._note(admission, now, "request_held", when="after_commit")
-        response = cors.with_leave(self._cors_origins, request, response)
+        response = cors.with_leave(response, self._leave(request, trace.grant_type))
         logs = tuple(self.state.logs_after(first_log - 1))
         return Answer(response, tuple(self.state.events_after(first - 1)), logs)
 
@@ -171,13 +175,14 @@ class Provider:
 
     def _dispatch(self, request: Request, endpoint: EndpointName | None, trace: Trace) -> Response:
         profile = self.state.urls.profile
-        if cors.is_preflight(self._cors_origins, request):
+        if self._is_preflight(request):
             return cors.preflight(request)
         try:
             if endpoint is None:
                 return self._nowhere(request)
             allowed = "GET" if endpoint in GETS else "POST"
-            if request.method != allowed and endpoint != "management":
+            is_other = request.method != allowed and endpoint not in {"management", "native_step"}
+            if is_other and not (endpoint in FORMS and request.method == "POST"):
                 text = f"The endpoint only accepts {allowed} requests. Received a {_shown_method(request)} request."
                 raise Refusal("invalid_request", text, code=900561, status=405)
             response = self._answer(request, endpoint, trace)
@@ -215,11 +220,15 @@ class Provider:
                     shown = dpop.shown_token(state, request, trace)
                 return shown if isinstance(shown, Response) else look(state, shown, trace)
             case "authorize":
-                return browser.authorize(state, query_params(request), request.cookies, trace)
+                return browser.authorize(state, _asked(request), request.cookies, trace)
             case "login":
                 return browser.login(state, body_params(request, takes_json=False), request.cookies, trace)
             case "logout":
-                return account_pages.logout(state, query_params(request), request.cookies, trace)
+                return account_pages.logout(state, _asked(request), request.cookies, trace)
+            case "authorize_challenge":
+                return version_2.authorize_challenge(state, body_params(request, takes_json=False), trace)
+            case "native_step":
+                return version_2.step(state, request, trace)
             case "management":
                 return manage(state, request, MANAGEMENT_ROUTES, trace)
             case "activate":
@@ -241,6 +250,17 @@ class Provider:
                     trace = replace(trace, key_thumbprint=thumbprint, place=self._told_place(request, client, trace))
                 return token_endpoint.form(endpoint, state, params, trace)
 
+    def _leave(self, request: Request, grant_type: str = "") -> str:
+        endpoint, origin = self.state.urls.endpoint(request.path), request.headers.get("origin", "")
+        return cors.leave(self.state, self._cors_origins, origin, endpoint, grant_type)
+
+    def _is_preflight(self, request: Request) -> bool:
+        return cors.is_preflight(request) and self._leave(request) != ""
+
+    def _foreign_origin(self, request: Request) -> str:
+        origin = request.headers.get("origin", "")[:HOST_CHARS_MAX]
+        return "" if origin == self.state.urls.base_url else origin
+
     def _told_place(self, request: Request, client: ClientModel | None, trace: Trace) -> Location:
         """Return where a request counts as coming from; a trusted client, which is authenticated next, may say for
         whom."""
@@ -252,6 +272,11 @@ class Provider:
     def _place(self, request: Request) -> Location:
         ip = client_address(request.peer, request.headers.get("x-forwarded-for", ""))
         return self.state.networks.place(ip, request.headers.get("user-agent", "")[:USER_AGENT_CHARS_MAX])
+
+
+def _asked(request: Request) -> Params:
+    """Return what a browser was sent with. OpenID Connect Core §3.1.2.1."""
+    return query_params(request) if request.method == "GET" else body_params(request, takes_json=False)
 
 
 def _correlation_id(request: Request) -> str:

@@ -10,6 +10,7 @@ from token_relay.sandbox.provider.http_values import JsonValue, Response, json_r
 from token_relay.sandbox.provider.memory.signing import published
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.sandbox.provider.tokens.dpop import ALGORITHMS
+from token_relay.sandbox.provider.web.browser import response_modes
 
 
 def discovery(state: State) -> Response:
@@ -24,7 +25,7 @@ def discovery(state: State) -> Response:
         "token_endpoint": urls.url("token"),
         "jwks_uri": urls.url("jwks"),
         "response_types_supported": ["code"],
-        "response_modes_supported": ["query", "form_post"],
+        "response_modes_supported": [*response_modes(state)],
         "grant_types_supported": grants,
         "subject_types_supported": ["pairwise" if urls.profile == "entra" else "public"],
         "id_token_signing_alg_values_supported": [state.signer.algorithm],
@@ -45,7 +46,7 @@ def discovery(state: State) -> Response:
         document["dpop_signing_alg_values_supported"] = [*ALGORITHMS]
         document["scopes_supported"] = ["openid", "profile", "email", "offline_access", "online_access"]
         document["userinfo_endpoint"] = urls.url("userinfo")
-    if rules.is_managed or rules.is_native:
+    if rules.has_sessions:
         document["end_session_endpoint"] = urls.url("logout")
     return json_response(document)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from token_relay.sandbox.provider.http_values import JsonValue, Params, Refusal, Response
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import State
-from token_relay.sandbox.provider.native import password_reset, registration, second_factor, sign_in, sign_up
+from token_relay.sandbox.provider.native import password_reset, registration, second_factor, sign_in, sign_up, version_2
 from token_relay.sandbox.provider.native.flows import Call, check_native
 from token_relay.sandbox.provider.native.passwords import check_password
 from token_relay.sandbox.provider.tokens import delegation, families
@@ -40,6 +40,8 @@ def token(state: State, params: Params, trace: Trace) -> Response:
     _check_grant_type(state, client, grant_type)
     if grant_type == "refresh_token":
         return refresh(state, client, params, trace)
+    if grant_type == "authorization_code" and version_2.is_code(params.get("code")):
+        return version_2.redeem(Call(state, client, params, trace, version=2))
     if grant_type == "authorization_code":
         return browser.redeem(state, client, params, trace)
     if state.rules.is_native and grant_type in sign_in.NATIVE_GRANTS:

@@ -12,6 +12,7 @@ come next. The chains, as calls lead along them:
                         continue; at the end Proven -> token
     resetpassword start: ResetBegun -> challenge: ResetCodeSent -> continue: ResetProven -> submit: ResetSubmitted ->
                         poll_completion: Proven -> token
+    version 2: Entered -> start, then the same stages -> authorize-challenge: Authorized -> token
 """
 
 from __future__ import annotations
@@ -116,6 +117,19 @@ class Proven:
 
 
 @dataclass(frozen=True, slots=True)
+class Entered:
+    """Version 2: an authorization was begun; no journey is chosen and nobody named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorized:
+    """Version 2: what leads here is no continuation token but the code for the token endpoint."""
+
+    first: FirstFactor
+    has_second_factor: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SignUpForm:
     """What a person who signs up has given so far. ``by_password``: the account is to have a password."""
 
@@ -199,6 +213,8 @@ Stage = (
     | RegistrationCodeSent
     | Preverified
     | Proven
+    | Entered
+    | Authorized
     | SignUpBegun
     | SignUpCodeSent
     | SignUpPasswordWanted
@@ -213,7 +229,10 @@ Stage = (
 
 @dataclass(frozen=True, slots=True)
 class NativeFlow:
-    """A native flow under way. ``expires_at`` counts anew with each token; ``codes_sent`` is bounded."""
+    """A native flow under way. ``expires_at`` counts anew with each token; ``codes_sent`` is bounded.
+
+    ``scope`` and ``claims``: what a flow of version 2 was begun with; in version 1 the last request has them.
+    """
 
     client_id: str
     username: str
@@ -222,3 +241,6 @@ class NativeFlow:
     expires_at: float
     stage: Stage
     codes_sent: int = 0
+    version: int = 1
+    scope: str = ""
+    claims: str = ""

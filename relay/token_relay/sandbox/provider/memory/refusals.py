@@ -1,9 +1,8 @@
 """How each profile answers a refusal.
 
 ``entra`` answers with AADSTS bodies: number, trace id, correlation id, timestamp, and where there is one a
-``suberror``. The numbers that Microsoft documents are used where they are documented; 50181 (wrong code) and 7000218
-with ``nativeauthapi_disabled`` are ours, since no SDK looks at them. The other profiles answer as RFC 6749 §5.2
-says, except that ``auth0`` uses status 403 for a refused grant.
+``suberror``. The numbers that Microsoft documents, or that were seen in the field, are used; SDKs look at few of them.
+The other profiles answer as RFC 6749 §5.2 says, except that ``auth0`` uses status 403 for a refused grant.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ NOWHERE = Location("")
 class Trace:
     """What identifies a request in answers and logs. ``now`` is the provider's time, Unix seconds; ids are GUIDs.
 
-    ``place`` is where it came from, ``host`` its Host header; ``verdict`` is the answer of an Action, once one was
-    asked; ``key_thumbprint`` is of the key that the client has proven to hold (RFC 9449).
+    ``place`` is where it came from, ``host`` its Host header, ``origin`` that of the foreign web page that sent it,
+    if one did; ``verdict`` is the answer of an Action, once one was asked; ``key_thumbprint`` is of the key that the
+    client has proven to hold (RFC 9449).
     """
 
     trace_id: str
@@ -33,6 +33,7 @@ class Trace:
     grant_type: str = ""
     place: Location = NOWHERE
     host: str = ""
+    origin: str = ""
     verdict: Verdict | None = None
     key_thumbprint: str = ""
 

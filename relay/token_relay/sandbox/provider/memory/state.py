@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from token_relay.protocol.secret import Code
 from token_relay.sandbox.marked_tokens import MARK
@@ -29,7 +29,14 @@ from token_relay.sandbox.provider.memory.signing import Signer
 from token_relay.sandbox.provider.memory.tenant_logs import DESCRIPTIONS, LOGS_MAX, LogRecord, LogType
 from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.world.auth0_clients import demo_clients
-from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel, PolicyModel, UserModel, WorldModel
+from token_relay.sandbox.provider.world.model import (
+    DEFAULT_WORLD,
+    SINGLE_PAGE,
+    ClientModel,
+    PolicyModel,
+    UserModel,
+    WorldModel,
+)
 from token_relay.sandbox.provider.world.network_table import Location, NetworkTable
 from token_relay.sandbox.provider.world.rules import RULES, Rules, Urls, user_id, with_behaviour
 from token_relay.sandbox.provider.world.strictness import RuleName
@@ -38,6 +45,11 @@ TABLE_MAX = 100_000  # sign-ins and their flows: some 100 MB at worst, and only 
 EVENTS_MAX = 10_000  # three to a refresh; some 10 MB
 K = TypeVar("K")
 V = TypeVar("V")
+ResponseMode = Literal["query", "fragment", "form_post", "web_message"]
+
+
+# Who redeemed its code: a single-page application, or another client; empty after a sign-in without a code.
+Redeemer = Literal["", "spa", "other"]
 
 
 @dataclass(slots=True)
@@ -68,6 +80,7 @@ class Family:
     is_rotating: bool = True  # as it was at the latest exchange
     is_online: bool = False  # of the scope online_access: one with its session
     key_thumbprint: str = ""  # of the key that its refresh tokens are bound to, RFC 9449 §5
+    redeemer: Redeemer = ""
     used_generation: int = 0  # of the youngest refresh token that was used
     last_exchanged_at: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
@@ -197,13 +210,13 @@ class Authorization:
     is_proven: bool = False  # the credential was right, and an Action is being asked
     login_hint: str = ""
     protocol: str = "oidc-basic-profile"  # or samlp, wsfed, oauth2-device-code
-    response_mode: str = "query"  # or form_post
+    response_mode: ResponseMode = "query"
     key_thumbprint: str = ""  # ``dpop_jkt``, RFC 9449 §10
     is_delegated: bool = False
     transfer: str = ""  # digest of the session transfer token that stood for the first factor
     device: str = ""  # user code of the device that waits for it
     prompts: tuple[str, ...] = ()
-    is_consenting: bool = False  # the person is signed in, and is being asked whether the client may have this
+    question: Literal["", "consent", "account"] = ""  # what a signed-in person is being asked
 
 
 @dataclass(slots=True)
@@ -286,11 +299,11 @@ class State:
         state = cls(urls, rules, policy, rng, signer, token_key=rng.randbytes(32), lenient={*world.lenient})
         for user in world.users:
             state.put_user(user)
-        clients = (
-            demo_clients(urls.base_url)
-            if state.rules.is_managed and world.clients == DEFAULT_WORLD.clients
-            else world.clients
-        )
+        clients = world.clients
+        if clients == DEFAULT_WORLD.clients and state.rules.is_managed:
+            clients = demo_clients(urls.base_url)
+        elif clients == DEFAULT_WORLD.clients and state.rules.is_native:
+            clients = [*clients, SINGLE_PAGE]
         for client in clients:
             state.clients[client.client_id] = client
         return state

@@ -54,12 +54,13 @@ def asked_attributes(policy: PolicyModel, params: Params) -> dict[str, str]:
     return kept
 
 
-def missing_attributes(policy: PolicyModel, given: dict[str, str]) -> list[JsonValue]:
-    """Return, as the API describes them, the attributes that are demanded and not given."""
-    return [_described(one) for one in policy.required_attributes if one.required and not given.get(one.name)]
+def missing_attributes(policy: PolicyModel, given: dict[str, str]) -> list[AttributeModel]:
+    """Return the attributes that are demanded and not given."""
+    return [one for one in policy.required_attributes if one.required and not given.get(one.name)]
 
 
-def _described(attribute: AttributeModel) -> JsonValue:
+def described(attribute: AttributeModel) -> JsonValue:
+    """Return an attribute as version 1 of the API tells it."""
     body: dict[str, JsonValue] = {
         "name": attribute.name,
         "type": attribute.type,

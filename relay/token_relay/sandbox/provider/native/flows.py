@@ -20,6 +20,7 @@ from token_relay.sandbox.provider.world.contacts import Channel, masked
 from token_relay.sandbox.provider.world.model import ClientModel
 
 CHALLENGE_TYPES = frozenset({"password", "oob", "redirect"})
+CAPABILITIES = frozenset({"mfa_required", "registration_required"})  # all that documentation and SDKs know
 CODES_MAX = 10  # codes sent in one flow; more means guessing, or a loop
 RESEND_AFTER_S = 300  # ``interval``: the JavaScript SDK's default
 USERNAME_CHARS_MAX = 254
@@ -28,19 +29,20 @@ USERNAME_TEXT = "username parameter is empty or not valid."  # SDKs look for thi
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to a native endpoint, and the memory that it works on."""
+    """One request to a native endpoint of this version of the API, and the memory that it works on."""
 
     state: State
     client: ClientModel
     params: Params
     trace: Trace
+    version: int = 1
 
 
 def check_native(client: ClientModel) -> None:
     """Refuse a client whose registration does not have native authentication switched on."""
     if not client.native_auth:
         text = "Native authentication is not enabled for this application."
-        raise Refusal("invalid_client", text, code=7000218, suberror="nativeauthapi_disabled", status=401)
+        raise Refusal("invalid_client", text, code=550022, suberror="nativeauthapi_disabled", status=401)
 
 
 def asked_challenge_types(params: Params) -> tuple[str, ...]:
@@ -57,9 +59,12 @@ def asked_challenge_types(params: Params) -> tuple[str, ...]:
     return tuple(dict.fromkeys(types))
 
 
-def asked_capabilities(params: Params) -> frozenset[str]:
-    """Return the declared capabilities, under either name that documentation uses; unknown ones mean nothing."""
-    return frozenset({*params.words("capabilities"), *params.words("capability")})
+def declared(call: Call) -> tuple[str, ...]:
+    """Return the challenge types of a flow's first request, after a look at its capabilities. Raises Refusal."""
+    types = asked_challenge_types(call.params)
+    if call.state.keeps("capabilities") and not CAPABILITIES.issuperset(_capabilities(call.params)):
+        raise Refusal("invalid_request", "capabilities parameter is empty or not valid.", code=90100)
+    return types
 
 
 def asked_username(params: Params) -> str:
@@ -84,11 +89,18 @@ def begin(call: Call, username: str, stage: Stage) -> str:
         client_id=call.client.client_id,
         username=username,
         challenge_types=asked_challenge_types(call.params),
-        capabilities=asked_capabilities(call.params),
+        capabilities=_capabilities(call.params),
         expires_at=call.trace.now + call.state.policy.continuation_lifetime_s,
         stage=stage,
     )
-    return _keep(call.state, flow)
+    return keep(call.state, flow)
+
+
+def keep(state: State, flow: NativeFlow) -> str:
+    """Remember a flow, and return the token that leads to it."""
+    value = state.token("ct")
+    remember(state.flows, digest(value), flow)
+    return value
 
 
 def find(call: Call, *, error: str = "invalid_grant") -> NativeFlow:
@@ -97,7 +109,7 @@ def find(call: Call, *, error: str = "invalid_grant") -> NativeFlow:
     Raises Refusal.
     """
     flow = call.state.flows.get(_name(call))
-    if flow is None or flow.client_id != call.client.client_id:
+    if flow is None or flow.client_id != call.client.client_id or flow.version != call.version:
         raise misplaced(error)
     if call.trace.now >= flow.expires_at:
         raise Refusal("expired_token", "The continuation token has expired; start again.", code=552003)
@@ -125,7 +137,7 @@ def advance(call: Call, flow: NativeFlow, stage: Stage, *, lifetime_s: float | N
     """Use the request's token up, put the flow at a new stage and return the new token."""
     end(call)
     lasts_s = call.state.policy.continuation_lifetime_s if lifetime_s is None else lifetime_s
-    return _keep(call.state, replace(flow, stage=stage, expires_at=call.trace.now + lasts_s))
+    return keep(call.state, replace(flow, stage=stage, expires_at=call.trace.now + lasts_s))
 
 
 def end(call: Call) -> None:
@@ -169,11 +181,10 @@ def redirect(call: Call, reason: str) -> Response:
     return json_response({"challenge_type": "redirect", "redirect_reason": reason})
 
 
+def _capabilities(params: Params) -> frozenset[str]:
+    """Return the declared capabilities, under either name that documentation uses."""
+    return frozenset({*params.words("capabilities"), *params.words("capability")})
+
+
 def _name(call: Call) -> str:
     return digest(call.params.need("continuation_token", code=90100))
-
-
-def _keep(state: State, flow: NativeFlow) -> str:
-    value = state.token("ct")
-    remember(state.flows, digest(value), flow)
-    return value

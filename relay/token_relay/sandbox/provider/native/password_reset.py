@@ -19,10 +19,10 @@ from token_relay.sandbox.provider.native.codes import send_code, take_code
 from token_relay.sandbox.provider.native.flows import (
     Call,
     advance,
-    asked_challenge_types,
     asked_username,
     begin,
     count_code,
+    declared,
     find,
     find_user,
     misplaced,
@@ -39,7 +39,7 @@ _ERROR = "invalid_request"  # these endpoints' error code for a bad continuation
 
 def start(call: Call) -> Response:
     """Begin a reset. Raises Refusal."""
-    types = asked_challenge_types(call.params)
+    types = declared(call)
     username = asked_username(call.params)
     user = call.state.users.get(username)
     if user is None:

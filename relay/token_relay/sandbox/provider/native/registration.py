@@ -59,7 +59,7 @@ def challenge(call: Call) -> Response:
     if "oob" not in call.params.words("challenge_type"):
         text = "The challenge_type list parameter contains an unsupported challenge type."
         raise Refusal("invalid_request", text, code=901007)
-    channel, target = _asked_contact(call)
+    channel, target = asked_contact(call)
     if channel == "email" and target == user.username and user.email_proven:
         token = advance(call, flow, Preverified(first, channel, target))
         return json_response(
@@ -71,14 +71,9 @@ def challenge(call: Call) -> Response:
                 "challenge_target": target,
             }
         )
-    flow = count_code(call, flow)
-    sent = send_code(
-        call.state, target, call.trace, client_id=call.client.client_id, username=user.username, channel=channel
-    )
-    token = advance(call, flow, RegistrationCodeSent(first, channel, target, sent))
     return json_response(
         {
-            "continuation_token": token,
+            "continuation_token": send_new(call, flow, first=first, channel=channel, target=target),
             "challenge_type": "oob",
             "binding_method": "prompt",
             "challenge_channel": channel,
@@ -86,6 +81,15 @@ def challenge(call: Call) -> Response:
             "code_length": call.state.policy.code_length,
         }
     )
+
+
+def send_new(call: Call, flow: NativeFlow, *, first: FirstFactor, channel: Channel, target: str) -> str:
+    """Send a code to the address that is to be registered, and return the new token. Raises Refusal."""
+    flow = count_code(call, flow)
+    sent = send_code(
+        call.state, target, call.trace, client_id=call.client.client_id, username=flow.username, channel=channel
+    )
+    return advance(call, flow, RegistrationCodeSent(first, channel, target, sent))
 
 
 def continue_(call: Call) -> Response:
@@ -121,7 +125,7 @@ def _register(
     return json_response({"continuation_token": advance(call, flow, stage)})
 
 
-def _asked_contact(call: Call) -> tuple[Channel, str]:
+def asked_contact(call: Call) -> tuple[Channel, str]:
     """Return where the code is to go; the channel may be left out, an address shows what it is. Raises Refusal."""
     target, named = call.params.need("challenge_target", code=901001), call.params.get("challenge_channel")
     known: tuple[Channel, ...] = ("email", "sms")

@@ -5,7 +5,7 @@ The account decides the method, not the client; when the client does not support
 ``mfa_required`` or ``registration_required`` with the continuation token of the next step, or ``redirect`` for a client
 that did not declare that capability. Whoever signed in with an e-mail code is not asked for a second one.
 
-The numbers 50181 (wrong code) and 7000218, and the order of the checks, are not documented and so ours.
+The order of the checks is not documented and so ours.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from token_relay.sandbox.provider.native.codes import send_code, take_code
 from token_relay.sandbox.provider.native.flows import (
     Call,
     advance,
-    asked_challenge_types,
     asked_username,
     begin,
     count_code,
+    declared,
     end,
     find,
     find_user,
@@ -52,7 +52,7 @@ NATIVE_GRANTS = ("password", "oob", "mfa_oob", "continuation_token")
 
 def initiate(call: Call) -> Response:
     """Begin a sign-in. Raises Refusal."""
-    types = asked_challenge_types(call.params)
+    types = declared(call)
     username = known_as(call, asked_username(call.params))
     if username not in call.state.users:
         raise Refusal("user_not_found", "The user account does not exist in the directory.", code=50034)
@@ -139,6 +139,14 @@ def _finish(
     has_second_factor: bool = False,
 ) -> Response:
     """Issue tokens, unless a rule of the tenant or a missing second factor prevents it. Raises Refusal."""
+    wanted = wanted_more(call, user, first=first, has_second_factor=has_second_factor)
+    if wanted:
+        return _ask_for_more(call, flow, user, wanted)
+    return issue(call, user, first=first, has_second_factor=has_second_factor)
+
+
+def wanted_more(call: Call, user: User, *, first: FirstFactor, has_second_factor: bool) -> str:
+    """Return the capability that the rest of this sign-in takes, empty if nothing is missing. Raises Refusal."""
     problem = conditional_access.at_sign_in(call.state, user, method=first)
     if problem is not None:
         call.state.note(
@@ -150,24 +158,26 @@ def _finish(
         )
         raise problem
     if first == "password" and not has_second_factor and conditional_access.wants_second_factor(call.state, user):
-        return _ask_for_more(call, flow, user)
+        return "mfa_required" if user.methods else "registration_required"
+    return ""
+
+
+def issue(call: Call, user: User, *, first: FirstFactor, has_second_factor: bool) -> Response:
+    """Use the request's token up and issue tokens. Raises Refusal."""
+    scope = asked_scope(call.client, call.params)
+    check_resources(call.state, scope)
+    asked = SignInRequest(
+        call.client.client_id,
+        scope,
+        first,
+        has_second_factor=has_second_factor,
+        claims=asked_claims(call.params),
+    )
     end(call)
-    return sign_in(
-        call.state,
-        user,
-        call.trace,
-        SignInRequest(
-            call.client.client_id,
-            asked_scope(call.client, call.params),
-            first,
-            has_second_factor=has_second_factor,
-            claims=asked_claims(call.params),
-        ),
-    )[1]
+    return sign_in(call.state, user, call.trace, asked)[1]
 
 
-def _ask_for_more(call: Call, flow: NativeFlow, user: User) -> Response:
-    wanted = "mfa_required" if user.methods else "registration_required"
+def _ask_for_more(call: Call, flow: NativeFlow, user: User, wanted: str) -> Response:
     if wanted not in flow.capabilities:
         return redirect(call, f"The client does not declare the {wanted} capability.")
     if user.methods:

@@ -25,16 +25,16 @@ from token_relay.sandbox.provider.memory.flow_states import (
     SignUpPasswordWanted,
 )
 from token_relay.sandbox.provider.memory.state import State
-from token_relay.sandbox.provider.native.attributes import asked_attributes, missing_attributes
+from token_relay.sandbox.provider.native.attributes import asked_attributes, described, missing_attributes
 from token_relay.sandbox.provider.native.codes import send_code, take_code
 from token_relay.sandbox.provider.native.flows import (
     USERNAME_TEXT,
     Call,
     advance,
-    asked_challenge_types,
     asked_username,
     begin,
     count_code,
+    declared,
     find,
     misplaced,
     oob_answer,
@@ -48,7 +48,7 @@ from token_relay.sandbox.provider.world.model import USERS_MAX
 
 def start(call: Call) -> Response:
     """Begin a sign-up with whatever the person has given already. Raises Refusal."""
-    types = asked_challenge_types(call.params)
+    types = declared(call)
     username = asked_username(call.params)
     if contact("email", username) is None:
         raise Refusal("invalid_request", USERNAME_TEXT, code=90100)
@@ -59,7 +59,7 @@ def start(call: Call) -> Response:
     needed = {"oob", "password"} if by_password else {"oob"}
     if not needed.issubset(types):
         return redirect(call, f"Signing up takes {' and '.join(sorted(needed))}, which the client does not offer.")
-    _check_is_new(call.state, username)
+    check_is_new(call.state, username)
     password = None
     if call.params.get("password"):
         if not by_password:
@@ -97,7 +97,7 @@ def continue_(call: Call) -> Response:
     flow = find(call, error="invalid_request")
     match (call.params.need("grant_type"), flow.stage):
         case ("oob", SignUpCodeSent(form, sent)):
-            _check_is_new(call.state, flow.username)
+            check_is_new(call.state, flow.username)
             take_code(call.state, sent, call.params, call.trace, username=flow.username)
         case ("password", SignUpPasswordAsked(form)):
             password = call.params.need("password", code=90100)
@@ -123,13 +123,17 @@ def _go_on(call: Call, flow: NativeFlow, form: SignUpForm) -> Response:
             call.params.get("continuation_token") if is_repeated else advance(call, flow, SignUpAttributesWanted(form))
         )
         text = "The user needs to supply required attributes."
-        more: dict[str, JsonValue] = {"continuation_token": token, "required_attributes": missing}
+        more: dict[str, JsonValue] = {
+            "continuation_token": token,
+            "required_attributes": [described(one) for one in missing],
+        }
         raise Refusal("attributes_required", text, code=55106, more=more)
-    return _create(call, flow, form)
+    return create(call, flow, form)
 
 
-def _create(call: Call, flow: NativeFlow, form: SignUpForm) -> Response:
-    _check_is_new(call.state, flow.username)
+def create(call: Call, flow: NativeFlow, form: SignUpForm) -> Response:
+    """Create the account. Raises Refusal."""
+    check_is_new(call.state, flow.username)
     if len(call.state.users) >= USERS_MAX:
         raise Refusal("temporarily_unavailable", "The directory is full.", code=90055, status=429, retry_after_s=60)
     user = User(
@@ -155,6 +159,7 @@ def _create(call: Call, flow: NativeFlow, form: SignUpForm) -> Response:
     return json_response({"continuation_token": advance(call, flow, stage)})
 
 
-def _check_is_new(state: State, username: str) -> None:
+def check_is_new(state: State, username: str) -> None:
+    """Refuse a name that is taken. Raises Refusal."""
     if username in state.users:
         raise Refusal("user_already_exists", "The user already exists in the directory.", code=1003037)

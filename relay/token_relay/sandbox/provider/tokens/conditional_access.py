@@ -33,7 +33,7 @@ def at_sign_in(state: State, user: User, *, method: str) -> Refusal | None:
 def at_refresh(state: State, family: Family, now: float) -> Refusal | None:
     """Return the refusal of a refresh, or None."""
     match state.policy.conditional_access:
-        case 70043 if now - family.born_at >= state.policy.sign_in_frequency_s:
+        case 70043 if is_too_old(state, family.authenticated_at or family.born_at, now):
             text = "The refresh token has expired or is invalid due to sign-in frequency checks by conditional access."
             return Refusal("invalid_grant", text, code=70043, suberror="bad_token")
         case 53003:
@@ -46,6 +46,12 @@ def at_refresh(state: State, family: Family, now: float) -> Refusal | None:
             return Refusal("invalid_grant", text, code=50142, suberror="user_password_expired")
         case _:
             return None
+
+
+def is_too_old(state: State, authenticated_at: float, now: float) -> bool:
+    """Return whether the person has to prove anew who they are."""
+    policy = state.policy
+    return policy.conditional_access == 70043 and now - authenticated_at >= policy.sign_in_frequency_s
 
 
 def wants_second_factor(state: State, user: User) -> bool:

@@ -23,7 +23,7 @@ from token_relay.protocol.secret import Password
 from token_relay.sandbox.provider.http_values import Params, Refusal, Response, split_scope
 from token_relay.sandbox.provider.memory.accounts import REVOKES, AccountEvent, User
 from token_relay.sandbox.provider.memory.refusals import Trace
-from token_relay.sandbox.provider.memory.state import Family, Session, State, remember
+from token_relay.sandbox.provider.memory.state import Family, Redeemer, Session, State, remember
 from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.actions import carry_out
@@ -114,7 +114,7 @@ class SignInRequest:
     nonce: str = ""
     has_second_factor: bool = False
     claims: Claims = NO_CLAIMS
-    is_spa: bool = False
+    redeemer: Redeemer = ""
     organization: str = ""
     token_scope: tuple[str, ...] | None = None  # of the first tokens, where it is less than the whole
 
@@ -135,7 +135,8 @@ def sign_in(
     client = state.clients.get(asked.client_id)
     is_online = "online_access" in asked.scope and session is not None
     rotation = ONLINE if is_online else rotation_of(state, client)
-    family = _new_family(state, user, trace, asked, rotation, is_online=is_online)
+    since = trace.now if session is None else session.authenticated_at
+    family = _new_family(state, user, trace, asked, rotation, since=since, is_online=is_online)
     if session is not None:
         family.session_id, family.parent_family_id = session.session_id, session.parent_family_id
         family.authenticated_at, family.actor = session.authenticated_at, session.actor
@@ -161,7 +162,14 @@ def sign_in(
 
 
 def _new_family(
-    state: State, user: User, trace: Trace, asked: SignInRequest, rotation: Rotation, *, is_online: bool
+    state: State,
+    user: User,
+    trace: Trace,
+    asked: SignInRequest,
+    rotation: Rotation,
+    *,
+    since: float,
+    is_online: bool,
 ) -> Family:
     family_id = f"family-{state.rng.randbytes(8).hex()}"
     born_at_seq = state.note(
@@ -173,7 +181,7 @@ def _new_family(
         family=family_id,
         method=asked.method,
     )
-    expires_at, expired_code = _end_of(state, trace.now, asked, rotation)
+    expires_at, expired_code = _end_of(state, trace.now, asked, rotation, since=since)
     return Family(
         family_id=family_id,
         client_id=asked.client_id,
@@ -186,6 +194,7 @@ def _new_family(
         expires_at=expires_at,
         expired_code=expired_code,
         has_second_factor=asked.has_second_factor,
+        redeemer=asked.redeemer,
         organization=asked.organization,
         is_rotating=rotation.rotates,
         is_online=is_online,
@@ -194,14 +203,19 @@ def _new_family(
     )
 
 
-def _end_of(state: State, now: float, asked: SignInRequest, rotation: Rotation) -> tuple[float | None, int]:
-    """Return when the family of this sign-in ends (None: never), and the AADSTS number of a refusal after that."""
+def _end_of(
+    state: State, now: float, asked: SignInRequest, rotation: Rotation, *, since: float
+) -> tuple[float | None, int]:
+    """Return when the family of this sign-in ends (None: never), and the AADSTS number of a refusal after that.
+
+    ``since``: when the person proved who they are, which a session may have done for it.
+    """
     policy = state.policy
     is_fixed_otp = asked.method == "oob" and policy.otp_refresh_mode == "fixed"
-    lifetimes = [rotation.absolute_s, policy.otp_refresh_lifetime_s if is_fixed_otp else None]
-    end = min((now + lifetime for lifetime in lifetimes if lifetime is not None), default=None)
+    lifetimes = [(now, rotation.absolute_s), (since, policy.otp_refresh_lifetime_s if is_fixed_otp else None)]
+    end = min((start + lifetime for start, lifetime in lifetimes if lifetime is not None), default=None)
     spa_end = now + SPA_LIFETIME_S
-    if asked.is_spa and (end is None or spa_end <= end):
+    if asked.redeemer == "spa" and state.rules.is_native and (end is None or spa_end <= end):
         return spa_end, 700084
     return end, 70008
 
@@ -258,8 +272,8 @@ def revoke_family(state: State, family: Family, trace: Trace) -> None:
 def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEvent = "revoke_all") -> bool:
     """Apply an event to an account, by default an administrator's revocation; False when there is no such person.
 
-    Under ``entra`` the event marks the person, and later answers are 50173; elsewhere the families end. Access tokens
-    stay valid until they expire, except under ``strict`` and continuous access evaluation.
+    Under ``entra`` the event marks the person, and later answers are 50173; elsewhere the families end. Browsers are
+    signed out. Access tokens stay valid until they expire, except under ``strict`` and continuous access evaluation.
     """
     user = state.users.get(username.lower())
     if user is None:
@@ -276,9 +290,9 @@ def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEven
             if is_meant and family.username == user.username and not family.is_dead:
                 kill_family(state, family, trace, reason="user_revoked")
                 log_revoked(state, family, trace, cause="user_revoked")
-        if of_password or of_others:
-            for session in [one for one in state.sessions.values() if one.username == user.username]:
-                end_session(state, session, trace, reason="user_revoked")
+    if of_password or of_others or event == "single_sign_out":
+        for session in [one for one in state.sessions.values() if one.username == user.username]:
+            end_session(state, session, trace, reason="user_revoked")
     return True
 
 

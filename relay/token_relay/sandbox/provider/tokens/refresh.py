@@ -17,7 +17,7 @@ from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Family, RefreshEntry, State
 from token_relay.sandbox.provider.memory.verdicts import Verdict
-from token_relay.sandbox.provider.tokens import conditional_access, multi_resource, session_transfer
+from token_relay.sandbox.provider.tokens import conditional_access, multi_resource, origins, session_transfer
 from token_relay.sandbox.provider.tokens.actions import ask, carry_out, denial
 from token_relay.sandbox.provider.tokens.cascade import is_offline, kill_family, kill_reached, log_revoked
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims, asked_claims
@@ -60,6 +60,7 @@ _EXPIRED = "The provided authorization code or refresh token has expired."
 def refresh(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     """Carry out ``grant_type=refresh_token``. Raises Refusal."""
     request = _find(state, client, params, trace)
+    origins.check(state, request.family.redeemer, trace)
     family, audience = request.family, request.audience
     for holds, because in CHECKS:
         if holds(state, request):

@@ -7,19 +7,26 @@ cookie ends with the browser.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from token_relay.sandbox.provider.http_values import Response
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Family, Session, State, digest, remember
 from token_relay.sandbox.provider.tokens.cascade import setting_of
 from token_relay.sandbox.provider.world.model import ClientModel
 
-COOKIE = "auth0"
 TRANSFER_COOKIES = ("auth0_session_transfer_token", "session_transfer_token")  # the second: SAML documents
 DELEGATED_S = 7_200.0
 
 
-def session_of(state: State, cookie: str, now: float) -> Session | None:
-    """Return the live session of this cookie."""
+def cookie_name(state: State) -> str:
+    """Return what the session's cookie is called; ports share cookies, so each profile has a name of its own."""
+    return "ESTSAUTH" if state.rules.is_native else "auth0"
+
+
+def session_of(state: State, cookies: Mapping[str, str], now: float) -> Session | None:
+    """Return the live session of this browser."""
+    cookie = cookies.get(cookie_name(state), "")
     session = state.sessions.get(state.session_cookies.get(digest(cookie), "")) if cookie else None
     return session if session is not None and session.is_alive(now) else None
 
@@ -96,7 +103,7 @@ def with_cookie(state: State, response: Response, value: str, session: Session, 
     """Set the session's cookie."""
     end = session.expires_at
     lasts = "" if session.is_delegated or end is None else f"; Max-Age={max(0, int(end - now))}"
-    return response.with_headers(("Set-Cookie", f"{COOKIE}={value}; Path=/; HttpOnly{lasts}{_site(state)}"))
+    return response.with_headers(("Set-Cookie", f"{cookie_name(state)}={value}; Path=/; HttpOnly{lasts}{_site(state)}"))
 
 
 def without_cookies(state: State, response: Response, *names: str) -> Response:

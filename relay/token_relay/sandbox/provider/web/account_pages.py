@@ -8,15 +8,15 @@ from token_relay.sandbox.provider.http_values import Params, Response, html_resp
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.sandbox.provider.tokens.cascade import end_session
-from token_relay.sandbox.provider.tokens.sessions import COOKIE, session_of, without_cookies
+from token_relay.sandbox.provider.tokens.sessions import cookie_name, session_of, without_cookies
 from token_relay.sandbox.provider.web.browser import is_redirect_uri
-from token_relay.sandbox.provider.web.pages import error_page, page
+from token_relay.sandbox.provider.web.pages import error_page, joined, page, redirect
 
 
 def logout(state: State, params: Params, cookies: Mapping[str, str], trace: Trace) -> Response:
     """End the browser's session and send the browser where its client allows. The native grant stays."""
-    names = (COOKIE,) if state.rules.is_managed else ()
-    session = session_of(state, cookies.get(COOKIE, ""), trace.now)
+    names = (cookie_name(state),)
+    session = session_of(state, cookies, trace.now)
     if session is not None:
         state.log("slo", trace, client_id=params.get("client_id"), username=session.username)
         end_session(state, session, trace, reason="logout")
@@ -27,6 +27,5 @@ def logout(state: State, params: Params, cookies: Mapping[str, str], trace: Trac
     clients = [asked] if asked is not None else list(state.clients.values())
     if not any(back in client.allowed_logout_urls or is_redirect_uri(client, back) for client in clients):
         return without_cookies(state, error_page("The address to return to is not allowed."), *names)
-    query = params.get("state")
-    location = f"{back}{'&' if '?' in back else '?'}state={query}" if query.isalnum() else back
-    return without_cookies(state, html_response("", 303).with_headers(("Location", location)), *names)
+    given = params.get("state")  # RP-Initiated Logout 1.0 §3: it goes back as it came
+    return without_cookies(state, redirect(joined(back, {"state": given} if given else {})), *names)

@@ -10,11 +10,12 @@ is a page (RFC 6749 §4.1.2.1). Only S256 is accepted (RFC 7636 §4.2, RFC 9700 
 the loopback interface, any port and path (RFC 8252 §7.3), or registered exactly. An authorization code works once; a
 second use ends the grant of the first (RFC 6749 §4.1.2), and a wrong verifier burns the code.
 
-``response_mode`` is ``query`` or ``form_post``.
+``response_mode`` is ``query``, ``fragment`` or ``form_post``, under ``auth0`` also ``web_message``, which goes to web
+origins of the client only.
 
-Limits: only ``auth0`` keeps sessions (:mod:`token_relay.sandbox.provider.web.session_login`). Elsewhere every request
-shows the page, and ``prompt=none`` gets ``login_required``. An unguessable ticket binds the form to its request, not a
-cookie.
+Limits: ``entra`` and ``auth0`` keep sessions (:mod:`token_relay.sandbox.provider.web.session_login`). Elsewhere every
+request shows the page, and ``prompt=none`` gets ``login_required``. An unguessable ticket binds the form to its
+request, not a cookie.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from urllib.parse import urlsplit
 from token_relay.sandbox.provider.http_values import Params, Refusal, Response
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
-from token_relay.sandbox.provider.memory.state import Authorization, Session, State, digest, remember
+from token_relay.sandbox.provider.memory.state import Authorization, ResponseMode, Session, State, digest, remember
 from token_relay.sandbox.provider.memory.tenant_logs import LogType
-from token_relay.sandbox.provider.tokens import conditional_access
+from token_relay.sandbox.provider.tokens import origins
 from token_relay.sandbox.provider.tokens.cascade import kill_family
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, asked_claims
 from token_relay.sandbox.provider.tokens.families import (
@@ -41,10 +42,10 @@ from token_relay.sandbox.provider.tokens.families import (
     scope_of_use,
     sign_in,
 )
-from token_relay.sandbox.provider.tokens.sessions import COOKIE, granted_scope, session_of
+from token_relay.sandbox.provider.tokens.sessions import granted_scope, session_of
 from token_relay.sandbox.provider.web import consent, device_code, saml, second_step
-from token_relay.sandbox.provider.web.pages import back, error_page, login_page
-from token_relay.sandbox.provider.web.session_login import Finish, Visit, arrive, signed_in
+from token_relay.sandbox.provider.web.pages import LOOPBACK, back, error_page, login_page, origin_of
+from token_relay.sandbox.provider.web.session_login import Finish, Visit, arrive, go_on, signed_in
 from token_relay.sandbox.provider.world.model import ClientModel
 from token_relay.sandbox.provider.world.rules import OIDC_SCOPES
 
@@ -53,7 +54,8 @@ CODE_LIFETIME_S = 600.0  # RFC 6749 §4.1.2 recommends ten minutes at most
 LOGIN_TRIES_MAX = 10
 STATE_CHARS_MAX = 2_048
 ORGANIZATION_CHARS_MAX = 100
-RESPONSE_MODES = frozenset({"query", "form_post"})
+# create and consent mean what they say at the real services; signing up in the browser is not played.
+ENTRA_PROMPTS = frozenset({"login", "none", "consent", "select_account"})
 REDIRECT_URI_CHARS_MAX = 2_048
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # base64url of SHA-256, RFC 7636 §4.2
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}", re.ASCII)  # RFC 7636 §4.1
@@ -71,24 +73,31 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
     if len(answer_state) > STATE_CHARS_MAX:
         return error_page("The state is too long.")
 
-    mode = params.get("response_mode") or "query"
-    shown_mode = mode if mode in RESPONSE_MODES else "query"
+    known = response_modes(state)
+    mode = next((one for one in known if one == (params.get("response_mode") or "query")), None)
+    if mode == "web_message" and not _is_web_origin(client, redirect_uri):
+        return error_page("The origin of this redirect_uri is not among the client's web_origins.", 403)
 
     def refused(error: str, description: str) -> Response:
         return back(
-            state, redirect_uri, answer_state, response_mode=shown_mode, error=error, error_description=description
+            state, redirect_uri, answer_state, response_mode=mode or "query", error=error, error_description=description
         )
 
     if params.get("response_type") != "code":
         return refused("unsupported_response_type", "only response_type=code is supported")
-    if mode not in RESPONSE_MODES:
-        return refused("invalid_request", "response_mode must be query or form_post")
+    if mode is None:
+        return refused("invalid_request", f"response_mode must be one of {', '.join(known)}")
+    prompts = params.words("prompt")
+    if "none" in prompts and len(prompts) > 1:  # OpenID Connect Core §3.1.2.1
+        return refused("invalid_request", "prompt=none goes with no other prompt")
+    if state.rules.is_native and not ENTRA_PROMPTS.issuperset(prompts):
+        return refused("invalid_request", f"AADSTS90023: prompt must be one of {', '.join(sorted(ENTRA_PROMPTS))}.")
     challenge = params.get("code_challenge")
     has_challenge = params.get("code_challenge_method") == "S256" and _CHALLENGE.fullmatch(challenge)
     is_without = client.is_confidential and not challenge and not params.get("code_challenge_method")
     if not has_challenge and not is_without:
         return refused("invalid_request", "PKCE with S256 is required")
-    if params.get("prompt") == "none" and not state.rules.is_managed:
+    if "none" in prompts and not state.rules.has_sessions:
         return refused("login_required", "nobody is signed in")
     if len(params.get("nonce")) > STATE_CHARS_MAX:
         return refused("invalid_request", "the nonce is too long")
@@ -112,9 +121,9 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         login_hint=params.get("login_hint"),
         response_mode=mode,
         key_thumbprint=thumbprint,
-        prompts=params.words("prompt"),
+        prompts=prompts,
     )
-    if state.rules.is_managed:
+    if state.rules.has_sessions:
         return arrive(Visit(state, client, authorization, cookies, trace, finish), params)
     ticket = state.token("lt")
     remember(state.logins, digest(ticket), authorization)
@@ -138,8 +147,8 @@ def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace
     authorization = state.logins.get(digest(ticket))
     if authorization is None or trace.now >= authorization.expires_at:
         return error_page("This login page is too old; go back to the app and start again.")
-    if authorization.is_consenting:
-        return _consented(state, authorization, ticket, params, cookies, trace=trace)
+    if authorization.question:
+        return _answered(state, authorization, ticket, params, cookies, trace=trace)
     username, credential = params.get("username").strip().lower(), params.get("password")
     user = state.users.get(username)
     is_proven = authorization.is_proven and authorization.username == username
@@ -154,19 +163,8 @@ def login(state: State, params: Params, cookies: Mapping[str, str], trace: Trace
     if not authorization.is_second_factor and second_step.is_needed(state, user):
         authorization.is_second_factor = True
         return second_step.ask(state, authorization, user, ticket, trace)
-    problem = conditional_access.at_sign_in(state, user, method=user.method) if state.rules.is_native else None
-    if problem is not None:
-        del state.logins[digest(ticket)]
-        return back(
-            state,
-            authorization.redirect_uri,
-            authorization.state,
-            response_mode=authorization.response_mode,
-            error="access_denied",
-            error_description=f"AADSTS{problem.code}: {problem.description}",
-        )
     authorization.username = username
-    if state.rules.is_managed:
+    if state.rules.has_sessions:
         client = state.clients.get(authorization.client_id)
         if client is None:
             return error_page("This client is not known here.")
@@ -192,13 +190,20 @@ def finish(visit: Visit, user: User, session: Session) -> Response:
     return consent.ask(state, visit.client, authorization, session, question)
 
 
-def _consented(
+def _answered(
     state: State, authorization: Authorization, ticket: str, params: Params, cookies: Mapping[str, str], *, trace: Trace
 ) -> Response:
-    """Take the answer to a consent page, from the browser that is signed in as the person who was asked."""
-    session = session_of(state, cookies.get(COOKIE, ""), trace.now)
-    if session is None or session.session_id != authorization.session_id:
+    """Take the answer to a question, from the browser that is signed in as the person who was asked."""
+    session = session_of(state, cookies, trace.now)
+    client = state.clients.get(authorization.client_id)
+    if session is None or session.session_id != authorization.session_id or client is None:
         return error_page("You are not signed in here any more; go back to the app and start again.")
+    if authorization.question == "account":
+        authorization.question = ""
+        if params.get("action") != "continue":
+            return login_page(state, ticket, username="")
+        del state.logins[digest(ticket)]
+        return go_on(Visit(state, client, authorization, cookies, trace, FINISHES[authorization.protocol]), session)
     del state.logins[digest(ticket)]
     is_yes = params.get("action") == "accept"
     if authorization.device:
@@ -246,6 +251,7 @@ def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> R
 
 def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
     code, redirect_uri, verifier = params.need("code"), params.need("redirect_uri"), params.get("code_verifier")
+    origins.check(state, origins.redeemer_of(client), trace)
     if not client.is_confidential:
         params.need("code_verifier")
     bad = Refusal("invalid_grant", "Invalid authorization code.", code=70000)
@@ -290,9 +296,9 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
             user.method,
             authorization.audience,
             nonce=authorization.nonce,
-            has_second_factor=authorization.is_second_factor,
+            has_second_factor=authorization.is_second_factor or (session is not None and session.has_second_factor),
             claims=asked_claims(params) if state.rules.is_native else NO_CLAIMS,
-            is_spa=client.spa and state.rules.is_native,
+            redeemer=origins.redeemer_of(client),
             organization=authorization.organization,
             token_scope=token_scope,
         ),
@@ -322,6 +328,8 @@ def is_redirect_uri(client: ClientModel, uri: str) -> bool:
     """Return whether codes of this client may be sent to ``uri``."""
     if not uri or len(uri) > REDIRECT_URI_CHARS_MAX or not uri.isascii() or not uri.isprintable() or " " in uri:
         return False
+    if "#" in uri:  # RFC 6749 §3.1.2
+        return False
     if uri in client.redirect_uris:
         return True
     try:
@@ -329,6 +337,15 @@ def is_redirect_uri(client: ClientModel, uri: str) -> bool:
         port = parts.port
     except ValueError:
         return False
-    if "\\" in uri or "#" in uri or "@" in parts.netloc or port == 0:
+    if "\\" in uri or "@" in parts.netloc or port == 0:
         return False
-    return parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
+    return parts.scheme == "http" and parts.hostname in LOOPBACK
+
+
+def response_modes(state: State) -> tuple[ResponseMode, ...]:
+    """Return the ways in which this profile sends an answer back."""
+    return ("query", "fragment", "form_post", *(("web_message",) if state.rules.is_managed else ()))
+
+
+def _is_web_origin(client: ClientModel, uri: str) -> bool:
+    return urlsplit(uri).hostname in LOOPBACK or origin_of(uri) in client.web_origins

@@ -27,7 +27,7 @@ def is_needed(state: State, client: ClientModel, authorization: Authorization, u
 
 def ask(state: State, client: ClientModel, authorization: Authorization, session: Session, question: str) -> Response:
     """Show the page; the answer to it comes to the login address."""
-    authorization.is_consenting, authorization.session_id = True, session.session_id
+    authorization.question, authorization.session_id = "consent", session.session_id
     ticket = state.token("lt")
     remember(state.logins, digest(ticket), authorization)
     return consent_page(state, ticket, question=question, scope=authorization.scope)

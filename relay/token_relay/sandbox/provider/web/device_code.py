@@ -3,7 +3,8 @@
 The device asks at ``/oauth/device/code`` and polls the token endpoint; the person opens ``/activate``, signs in (or is
 signed in already), and accepts the code that device and browser both show. The refresh token is an offline one:
 ``online_access`` has no effect here. A device that a transferred session approved depends on that session's parent,
-as any grant born there does.
+as any grant born there does. A device that must wait reads 403, or 429 if it asks too often, as at Auth0; RFC 8628 says
+400.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> R
         if denied.error != "authorization_pending" and denied.is_final:
             state.devices.pop(name, None)
             state.log("fede", trace, client_id=client.client_id, description=denied.description)
-        raise Refusal(denied.error, denied.description)
+        raise Refusal(denied.error, denied.description, status=429 if denied.error == "slow_down" else 403)
     del state.devices[name]
     scope = granted_scope(state, client, session, device.scope)
     family, response = sign_in(

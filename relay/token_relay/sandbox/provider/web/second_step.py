@@ -1,7 +1,7 @@
 """The login form's second step: a code, for a person without a password or one who needs a second factor.
 
 A session transfer token stands for the first factor only, so a person with ``mfa = "required"`` who arrives with one
-sees this step alone. Under ``auth0`` a session remembers that the step was passed.
+sees this step alone. A session remembers that the step was passed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def is_right(state: State, authorization: Authorization, user: User, credential:
 
 def is_needed(state: State, user: User, session: Session | None = None) -> bool:
     """Return whether a second factor is needed; ``session``: where this person may have passed it before."""
-    if user.method != "password":
+    if user.method != "password" or (session is not None and session.has_second_factor):
         return False
-    if state.rules.is_managed:
-        return user.mfa == "required" and not (session is not None and session.has_second_factor)
-    return state.rules.is_native and conditional_access.wants_second_factor(state, user)
+    if state.rules.is_native:
+        return conditional_access.wants_second_factor(state, user)
+    return state.rules.is_managed and user.mfa == "required"
 
 
 def ask(state: State, authorization: Authorization, user: User, ticket: str, trace: Trace) -> Response:

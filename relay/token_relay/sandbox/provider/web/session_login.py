@@ -5,6 +5,10 @@ person then passes the second step, if they need one (a session transfer token s
 the Actions. A session opens only after the Actions have answered, so a denied login opens none, although it uses up
 the token.
 
+``prompt=select_account`` lets a signed-in person choose another account. Under ``entra`` a session also serves nobody
+but the person of ``login_hint``, and the tenant's rules (:mod:`token_relay.sandbox.provider.tokens.conditional_access`)
+are asked each time.
+
 Ours: ``prompt=login`` shows the form and leaves a token untouched. A token of the person who is signed in already
 leaves that session and its parent as they are. A delegated session serves only clients that allow delegated access.
 """
@@ -27,7 +31,7 @@ from token_relay.sandbox.provider.memory.state import (
     remember,
 )
 from token_relay.sandbox.provider.memory.tenant_logs import LogType
-from token_relay.sandbox.provider.tokens import session_transfer
+from token_relay.sandbox.provider.tokens import conditional_access, session_transfer
 from token_relay.sandbox.provider.tokens.actions import ask, carry_out, denial
 from token_relay.sandbox.provider.tokens.cascade import end_session
 from token_relay.sandbox.provider.tokens.session_transfer import (
@@ -40,8 +44,8 @@ from token_relay.sandbox.provider.tokens.session_transfer import (
     Rejected,
 )
 from token_relay.sandbox.provider.tokens.sessions import (
-    COOKIE,
     TRANSFER_COOKIES,
+    cookie_name,
     open_session,
     session_of,
     touch,
@@ -49,7 +53,7 @@ from token_relay.sandbox.provider.tokens.sessions import (
     without_cookies,
 )
 from token_relay.sandbox.provider.web import second_step
-from token_relay.sandbox.provider.web.pages import back, error_page, login_page
+from token_relay.sandbox.provider.web.pages import account_page, back, error_page, login_page
 from token_relay.sandbox.provider.world.client_settings import accepts
 from token_relay.sandbox.provider.world.model import ClientModel
 
@@ -75,7 +79,7 @@ def arrive(visit: Visit, params: Params) -> Response:
     authorization, cookies = visit.authorization, visit.cookies
     prompts = params.words("prompt")
     is_silent = "none" in prompts
-    session = session_of(state, cookies.get(COOKIE, ""), trace.now)
+    session = session_of(state, cookies, trace.now)
     judgement: Judgement = NoToken()
     if "login" not in prompts:
         arrival = Arrival(
@@ -104,7 +108,7 @@ def arrive(visit: Visit, params: Params) -> Response:
             session_transfer.spend(judgement)
             _warn(visit, judgement.token, judgement.warning)
             end_session(state, judgement.session, trace, reason="other_user")
-            session, gone = None, (COOKIE,)
+            session, gone = None, (cookie_name(state),)
         case Rejected():
             session_transfer.spend(judgement)
             _warn(visit, judgement.token, judgement.warning)
@@ -113,16 +117,17 @@ def arrive(visit: Visit, params: Params) -> Response:
     if not isinstance(judgement, NoToken):
         gone += tuple(name for name in TRANSFER_COOKIES if name in cookies)
     if session is not None and "login" not in prompts and _is_usable(visit, session, params):
-        user = state.users[session.username]
-        if second_step.is_needed(state, user, session) and not session.is_delegated:
-            return without_cookies(state, _second_step(visit, user, None, is_silent=is_silent), *gone)
-        response = _enter(visit, user, session, None, is_silent=is_silent)
-        return without_cookies(state, response, *gone)
+        if "select_account" in prompts:
+            return _ask_for_account(visit, session)
+        return without_cookies(state, go_on(visit, session, is_silent=is_silent), *gone)
     if is_silent:
         is_delegated = session is not None and session.is_delegated
-        error = "interaction_required" if is_delegated else "login_required"
         answer = _silent_failure(
-            visit, error, "Login required", by_token=not isinstance(judgement, NoToken), is_delegated=is_delegated
+            visit,
+            "interaction_required" if is_delegated else "login_required",
+            "AADSTS50058: Nobody is signed in here." if state.rules.is_native else "Login required",
+            by_token=not isinstance(judgement, NoToken),
+            is_delegated=is_delegated,
         )
         return without_cookies(state, answer, *gone)
     ticket = state.token("lt")
@@ -130,9 +135,24 @@ def arrive(visit: Visit, params: Params) -> Response:
     return without_cookies(state, login_page(state, ticket, username=authorization.login_hint), *gone)
 
 
+def go_on(visit: Visit, session: Session, *, is_silent: bool = False) -> Response:
+    """Answer a person who is signed in here already: single sign-on."""
+    user = visit.state.users[session.username]
+    if second_step.is_needed(visit.state, user, session) and not session.is_delegated:
+        return _second_step(visit, user, None, is_silent=is_silent)
+    return _enter(visit, user, session, None, is_silent=is_silent)
+
+
+def _ask_for_account(visit: Visit, session: Session) -> Response:
+    visit.authorization.question, visit.authorization.session_id = "account", session.session_id
+    ticket = visit.state.token("lt")
+    remember(visit.state.logins, digest(ticket), visit.authorization)
+    return account_page(visit.state, ticket, session.username)
+
+
 def signed_in(visit: Visit, user: User) -> Response:
     """Answer a person who has filled in the form; a session of somebody else in this browser ends."""
-    session = session_of(visit.state, visit.cookies.get(COOKIE, ""), visit.trace.now)
+    session = session_of(visit.state, visit.cookies, visit.trace.now)
     same = session if session is not None and session.username == user.username and not session.is_delegated else None
     accepted: Accepted | None = None
     if visit.authorization.transfer:  # the token stood for the first factor, and was used up then
@@ -193,7 +213,10 @@ def _enter(
     gone = tuple(name for name in TRANSFER_COOKIES if name in visit.cookies) if transfer is not None else ()
     if accepted is not None:
         session_transfer.spend(accepted)
+    barred = conditional_access.at_sign_in(state, user, method=user.method) if state.rules.is_native else None
     problem, cookie = denial(verdict), ""
+    if barred is not None:
+        problem = f"AADSTS{barred.code}: {barred.description}"
     if not problem:
         session, cookie = _session(visit, user, session, accepted, is_fresh=is_fresh)
         try:
@@ -211,7 +234,7 @@ def _enter(
             description=problem,
             details={**details, **failure},
         )
-        return without_cookies(state, _denied(visit, problem), *gone)
+        return without_cookies(state, _denied(visit, problem, is_silent=is_silent), *gone)
     details["session_id"] = session.session_id
     succeeded = _SUCCEEDED[is_silent, session.is_delegated]
     state.log(succeeded, trace, client_id=client.client_id, username=user.username, details=details)
@@ -250,7 +273,14 @@ def _session(
 
 def _is_usable(visit: Visit, session: Session, params: Params) -> bool:
     """Return whether single sign-on may use this session here."""
-    if session.username not in visit.state.users:
+    user = visit.state.users.get(session.username)
+    if user is None or (user.is_disabled and visit.state.rules.is_native):
+        return False
+    hint = visit.authorization.login_hint.strip().lower()
+    if visit.state.rules.is_native and (
+        hint not in {"", user.username, user.alias}
+        or conditional_access.is_too_old(visit.state, session.authenticated_at, visit.trace.now)
+    ):
         return False
     if session.is_delegated and not accepts(visit.client.session_transfer).allows_delegated_access:
         return False
@@ -260,11 +290,11 @@ def _is_usable(visit: Visit, session: Session, params: Params) -> bool:
     return visit.trace.now - session.authenticated_at <= float(max_age[:12])
 
 
-def _denied(visit: Visit, problem: str) -> Response:
-    authorization = visit.authorization
-    if authorization.protocol != "oidc-basic-profile":
+def _denied(visit: Visit, problem: str, *, is_silent: bool) -> Response:
+    if visit.authorization.protocol != "oidc-basic-profile":
         return error_page(problem)
-    return _answer(visit, error="access_denied", error_description=problem)
+    error = "interaction_required" if is_silent and visit.state.rules.is_native else "access_denied"
+    return _answer(visit, error=error, error_description=problem)
 
 
 def _second_step(visit: Visit, user: User, accepted: Accepted | None, *, is_silent: bool) -> Response:
@@ -280,7 +310,9 @@ def _second_step(visit: Visit, user: User, accepted: Accepted | None, *, is_sile
         answer = _silent_failure(
             visit,
             "interaction_required",
-            "Multifactor authentication required",
+            "AADSTS50076: Multifactor authentication is required."
+            if state.rules.is_native
+            else "Multifactor authentication required",
             by_token=accepted is not None,
             is_delegated=is_delegated,
         )

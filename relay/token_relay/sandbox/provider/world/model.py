@@ -61,6 +61,8 @@ EndpointName = Literal[
     "resetpassword_continue",
     "resetpassword_submit",
     "resetpassword_poll_completion",
+    "authorize_challenge",
+    "native_step",
     "revoke",
     "authorize",
     "login",
@@ -169,6 +171,7 @@ class ClientModel(BaseModel):
     description: Annotated[str, StringConstraints(max_length=140)] = ""
     initiate_login_uri: Name | None = None
     allowed_logout_urls: Annotated[list[Name], Field(max_length=100)] = []
+    web_origins: Annotated[list[Name], Field(max_length=100)] = []  # those of loopback and of this list get web_message
     metadata: Annotated[dict[Name, Text], Field(max_length=10)] = {}
     api_scopes: Annotated[list[Name], Field(max_length=100)] = []
     session_transfer: SessionTransfer | None = None
@@ -393,6 +396,8 @@ DEFAULT_USERS = (
     ),
     UserModel(username="reset@contoso.example", password=_PASSWORD, name="Rory Reset"),
 )
+# Under entra the default world has this one too. Its id is of the same kind as the other's.
+SINGLE_PAGE = ClientModel(client_id="11112222-bbbb-3333-cccc-4444dddd5555", name="Single-page application", spa=True)
 DEFAULT_WORLD = WorldModel(users=list(DEFAULT_USERS), clients=[ClientModel(client_id=CLIENT_ID)])
 
 

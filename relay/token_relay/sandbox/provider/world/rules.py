@@ -199,6 +199,8 @@ class Urls:
             if prefix.lower() not in {self.tenant, f"{self.tenant}.onmicrosoft.com", self.tenant_id}:
                 return None
             path = f"/{tail}"
+            if path.startswith(NATIVE_STEPS):
+                return "native_step"
         if self.profile == "auth0":
             for prefix, name in _AUTH0_PREFIXES:
                 if path.startswith(prefix):
@@ -219,6 +221,7 @@ class Urls:
 
 
 _AUTHORIZATION_SERVER = "/.well-known/oauth-authorization-server"  # RFC 8414 §3: before the issuer's path
+NATIVE_STEPS = "/api/v2.0/"  # of version 2 of the native API; below the authority
 _ENTRA_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/oauth2/v2.0/initiate", "initiate"),
     ("/oauth2/v2.0/challenge", "challenge"),
@@ -235,6 +238,7 @@ _ENTRA_PATHS: tuple[tuple[str, EndpointName], ...] = (
     ("/resetpassword/v1.0/continue", "resetpassword_continue"),
     ("/resetpassword/v1.0/submit", "resetpassword_submit"),
     ("/resetpassword/v1.0/poll_completion", "resetpassword_poll_completion"),
+    ("/oauth2/v2.0/authorize-challenge", "authorize_challenge"),
     ("/oauth2/v2.0/authorize", "authorize"),
     ("/oauth2/v2.0/logout", "logout"),
     ("/login", "login"),
