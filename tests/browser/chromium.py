@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from playwright.async_api import BrowserContext, Frame, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Frame, Page, async_playwright
 
 from tests import needs
 from tests.watchdog import HANG_S
@@ -29,7 +30,7 @@ QUIET = (
     *("--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",  # a name that leads away fails
 )
-# Cookies of a provider in a frame of another site are let through, as Chrome does: Debian's patch keeps them away.
+# Cookies of a provider in a frame of another site are let through, as in Chrome; Debian's Chromium keeps them away.
 PREFERENCES = {"profile": {"cookie_controls_mode": 0}}
 PASSWORD_USER = "password@contoso.example"
 
@@ -61,24 +62,36 @@ def certificate(directory: Path) -> Certificate:
 
 
 @asynccontextmanager
-async def chromium(profile: Path, trusted: Certificate | None = None) -> AsyncIterator[BrowserContext]:
-    """Start the browser, headless; ``trusted`` is the one key that it takes without knowing its CA.
-
-    ``profile`` is a directory to be made, and the window a person's usual one: in a private one, as Playwright's other
-    contexts are, a frame of another site has no cookies either. Only a hang meets its bound.
-    """
-    (profile / "Default").mkdir(parents=True)
-    (profile / "Default/Preferences").write_text(json.dumps(PREFERENCES))
+async def chromium(trusted: Certificate | None = None) -> AsyncIterator[Browser]:
+    """Start the browser, headless; ``trusted`` is the one key that it takes without knowing its CA."""
     trust = [f"--ignore-certificate-errors-spki-list={trusted.spki_hash}"] if trusted else []
-    async with async_playwright() as playwright:
-        context = await playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, chromium_sandbox=False, args=[*QUIET, *trust], timeout=HANG_S * 1000
-        )
-        context.set_default_timeout(HANG_S * 1000)
-        try:
-            yield context
-        finally:
-            await context.close()
+    with tempfile.TemporaryDirectory(prefix="chromium") as directory:
+        (Path(directory) / "Default").mkdir()
+        (Path(directory) / "Default/Preferences").write_text(json.dumps(PREFERENCES))
+        async with async_playwright() as playwright:
+            window = await playwright.chromium.launch_persistent_context(
+                directory,
+                executable_path=CHROMIUM,
+                chromium_sandbox=False,
+                args=[*QUIET, *trust],
+                timeout=HANG_S * 1000,
+            )
+            try:
+                assert window.browser is not None
+                yield window.browser
+            finally:
+                await window.close()
+
+
+@asynccontextmanager
+async def new_profile(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """Open a window without cookies and storage; only a hang meets its bound."""
+    context = await browser.new_context()
+    context.set_default_timeout(HANG_S * 1000)
+    try:
+        yield context
+    finally:
+        await context.close()
 
 
 async def sign_in(page: Page | Frame, username: str = PASSWORD_USER, password: str = PASSWORD) -> None:

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Error
 
 from tests.browser.app_server import AppServer, import_map
-from tests.browser.chromium import NEEDS_CHROMIUM, certificate, chromium
+from tests.browser.chromium import NEEDS_CHROMIUM, certificate, chromium, new_profile
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD
 from token_relay.sandbox.server import SandboxServer, tls_context
 
@@ -46,9 +46,9 @@ async def test_a_page_of_the_app_runs_its_packages_and_reads_its_settings(tmp_pa
         'import { name } from "@vendor/sdk";\n'
         'window.told = { name, ...(await (await fetch("/settings.json")).json()) };\n'
     )
-    async with AppServer(tmp_path, {"/": script}) as app, chromium(tmp_path / "profile") as browser:
+    async with AppServer(tmp_path, {"/": script}) as app, chromium() as browser, new_profile(browser) as profile:
         app.settings["clientId"] = "x"
-        page = await browser.new_page()
+        page = await profile.new_page()
         await page.goto(f"{app.origin}/")
         told = await page.wait_for_function("window.told")
         assert await told.json_value() == {"name": f"{app.origin}/node_modules/@vendor/sdk/main.mjs", "clientId": "x"}
@@ -64,9 +64,10 @@ async def test_one_key_is_trusted_and_no_other(tmp_path: Path) -> None:
     async with (
         SandboxServer(DEFAULT_WORLD, "entra", rng=random.Random(1), host="localhost", tls=tls["own"]) as trusted,
         SandboxServer(DEFAULT_WORLD, "entra", rng=random.Random(1), host="localhost", tls=tls["foreign"]) as unknown,
-        chromium(tmp_path / "profile", own) as browser,
+        chromium(own) as browser,
+        new_profile(browser) as profile,
     ):
-        page = await browser.new_page()
+        page = await profile.new_page()
         found = await page.goto(f"{trusted.provider.state.urls.issuer}/.well-known/openid-configuration")
         assert found is not None and found.status == 200
         with pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID"):

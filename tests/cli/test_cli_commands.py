@@ -307,7 +307,18 @@ def test_inspect_prints_header_and_claims_and_never_the_signature(shell: Shell, 
 
 @pytest.mark.parametrize(
     "token",
-    ["opaque", "a.b", "a.b.c.d", "..", "e30.e30", "Zm9v.Zm9v.c2ln", "W10.W10.c2ln", "\u00e9.e30.x", "e.e30.x"],
+    [
+        "opaque",
+        "a.b",
+        "a.b.c.d",
+        "..",
+        "e30.e30",
+        "Zm9v.Zm9v.c2ln",
+        "W10.W10.c2ln",
+        "\u00e9.e30.x",
+        "e.e30.x",
+        "at.SANDBOXMARK.7b7d",
+    ],
 )
 def test_opaque_token_is_not_inspected_nor_shown(token: str) -> None:
     with pytest.raises(ClientError, match="not a JWT") as caught:

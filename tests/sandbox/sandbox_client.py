@@ -82,10 +82,10 @@ class SandboxClient:
         assert first.status == 200, first.text
         return await self.native("challenge", continuation_token=first.json["continuation_token"], challenge_type=types)
 
-    async def sign_in(self, username: str = PASSWORD_USER, scope: str = SCOPE) -> dict[str, Any]:
-        """Sign in in the profile's own way and return the tokens."""
+    async def sign_in(self, username: str = PASSWORD_USER, scope: str = SCOPE, **more: str) -> dict[str, Any]:
+        """Sign in in the profile's own way and return the tokens; a browser asks for ``more``."""
         if self.server.provider.state.urls.profile != "entra":
-            code = await self.browser_code(username, scope=scope)
+            code = await self.browser_code(username, scope=scope, **more)
             reply = await self.redeem(code)
         else:
             challenged = await self.begin(username)

@@ -101,6 +101,21 @@ def test_another_resource_may_be_asked_for_where_the_client_has_registered_it(ap
     assert app.refresh(first.json["refresh_token"], scope="api://three/read").why == ("invalid_scope", "", 70011)
 
 
+def test_a_client_that_may_ask_for_any_scope_may_do_so_at_a_refresh(app: App) -> None:
+    token = app.by_password(PASSWORD_USER).json["refresh_token"]
+    assert app.refresh(token, scope="openid offline_access api://orders/Orders.Read").has_tokens
+
+
+def test_a_refresh_without_offline_access_gets_a_refresh_token_unless_the_policy_withholds_it(app: App) -> None:
+    token = app.by_password(PASSWORD_USER).json["refresh_token"]
+    assert "refresh_token" in app.refresh(token, scope="openid").json
+    app.order("policy", refresh_needs_offline_access=True)
+    without = app.refresh(token, scope="openid")
+    assert without.has_tokens and "refresh_token" not in without.json
+    for scope in ("", "openid offline_access"):  # the grant's own scope has it
+        assert "refresh_token" in app.refresh(token, scope=scope).json
+
+
 def test_after_an_e_mail_code_the_grant_lives_a_day_fixed_or_sliding(app: App) -> None:
     fixed = app.by_code().json["refresh_token"]
     app.order("policy", otp_refresh_mode="sliding")

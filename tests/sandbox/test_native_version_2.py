@@ -82,7 +82,7 @@ def test_scope_and_claims_may_stand_at_either_end(client: Journey, where: str) -
     client.begin(**begun).follow(client.last.json["sign_in"], username=PASSWORD_USER).choose()
     answer = client.redeem(client.go("verify", password=PASSWORD).code(), **redeemed)
     claims = claims_of(answer.json["access_token"])
-    assert "api://orders/Orders.Read" in claims["scp"].split()
+    assert (claims["aud"], claims["scp"]) == ("api://orders", "Orders.Read")
     assert "xms_cc" in claims
     assert "refresh_token" not in answer.json
 

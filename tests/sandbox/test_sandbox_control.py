@@ -200,7 +200,7 @@ username = "bob@fabrikam.example"
 [[clients]]
 client_id = "watch"
 redirect_uris = ["com.example.watch:/cb"]
-
+grant_types = ["password", "refresh_token"]
 [[faults]]
 name = "error_503"
 endpoint = "token"

@@ -242,6 +242,7 @@ async def test_scope_may_be_narrowed_for_one_access_token_and_comes_back(each: S
 
 
 async def test_scope_beyond_the_grant_is_refused_and_rotates_nothing(each: SandboxClient) -> None:
+    await each.ordered("clients", client_id=CLIENT_ID, scopes=["read"])
     token = (await each.sign_in(scope="read offline_access"))["refresh_token"]
     for scope in ("read write", 'a"b', "\u00e9"):
         reply = await each.refresh(token, scope=scope)
@@ -255,7 +256,7 @@ async def test_without_offline_access_there_is_no_refresh_token(each: SandboxCli
 
 
 async def test_a_client_gets_no_scope_that_it_is_not_allowed(auth0: SandboxClient) -> None:
-    await auth0.ordered("clients", client_id="small", scopes=["read"])
+    await auth0.ordered("clients", client_id="small", scopes=["read"], grant_types=["password"])
     given = {"client_id": "small", "grant_type": "password", "username": PASSWORD_USER, "password": PASSWORD}
     assert (await auth0.token(**given, scope="read openid offline_access")).status == 200
     refused = await auth0.token(**given, scope="read write")

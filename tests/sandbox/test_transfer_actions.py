@@ -111,7 +111,7 @@ def on_execute_post_login(event, api):
     state = one.provider.state
     assert state.families[one.family_of(refresh_token)].metadata == {"device": "watch"}
     browser = Browser(one)
-    tokens = browser.web_tokens(stt)
+    tokens = browser.web_tokens(stt, audience="https://api.example")
     assert claims_of(tokens["id_token"])["https://example/role"] == "guest"
     assert claims_of(tokens["access_token"])["sub"].startswith("auth0|")
     assert state.families[one.family_of(refresh_token)].expires_at == NOON + 30 * 86_400  # it can only shorten

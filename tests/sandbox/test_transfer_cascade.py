@@ -156,6 +156,8 @@ class Histories(RuleBasedStateMachine):
         self.one = desk()
         self.one.set(WEB_ID, session_transfer=web(allow_refresh_token=True))
         self.one.set(SPA_ID, session_transfer=web(allow_refresh_token=True, enforce_online_refresh_tokens=False))
+        kinds = ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"]
+        self.one.set(SPA_ID, grant_types=kinds)
         self.browsers = [Browser(self.one), Browser(self.one)]
         self.token = self.one.manager()
 

@@ -64,8 +64,8 @@ class Holder:
                 return reply
             self.nonce = fresh
 
-    def sign_in(self, scope: str = "openid profile offline_access") -> dict[str, Any]:
-        reply = self.token(grant_type="password", username=PASSWORD_USER, password=PASSWORD, scope=scope)
+    def sign_in(self, scope: str = "openid profile offline_access", **more: str) -> dict[str, Any]:
+        reply = self.token(grant_type="password", username=PASSWORD_USER, password=PASSWORD, scope=scope, **more)
         assert reply.status == 200, reply.text
         return dict(reply.json)
 
@@ -85,7 +85,7 @@ def test_a_public_client_is_told_a_nonce_first_and_then_gets_tokens_bound_to_its
     assert (refused.status, refused.json["error"]) == (400, "use_dpop_nonce")
     assert refused.json["error_description"] == DESCRIPTION
     holder.nonce = dict(refused.headers)["DPoP-Nonce"]
-    reply = holder.token(**form)
+    reply = holder.token(**form, audience="https://api.example")
     assert (reply.status, reply.json["token_type"]) == (200, "DPoP")
     assert claims_of(reply.json["access_token"])["cnf"] == {"jkt": holder.thumbprint}
     assert "DPoP-Nonce" in dict(reply.headers)
@@ -203,10 +203,11 @@ def test_an_action_that_is_asked_sees_one_request_and_the_proof_counts_once() ->
     assert holder.token(grant_type="refresh_token", refresh_token=token).status == 200
 
 
-def test_a_bound_access_token_is_good_with_a_proof_for_it_only() -> None:
+@pytest.mark.parametrize("asked", [{}, {"audience": "https://api.example"}], ids=["opaque", "signed"])
+def test_a_bound_access_token_is_good_with_a_proof_for_it_only(asked: dict[str, str]) -> None:
     one = desk()
     holder = Holder(one)
-    token = holder.sign_in()["access_token"]
+    token = holder.sign_in(**asked)["access_token"]
     for path in ("/userinfo", "/sandbox/resource"):
         assert holder.look(token, path).status == 200
         assert holder.look(token, path, kind="Bearer").status == 401

@@ -38,7 +38,7 @@ def test_the_exchange_answers_with_an_opaque_token_that_is_no_access_token() -> 
         "N_A",
         60,
     )
-    assert claims_of(reply.json["id_token"])["email"] == PASSWORD_USER
+    assert claims_of(reply.json["id_token"])["nickname"] == "password"
     assert one.refresh(reply.json["refresh_token"]).status == 200
     headers = {"authorization": f"Bearer {reply.json['access_token']}"}
     assert one.send("GET", "/userinfo", headers=headers).status == 401

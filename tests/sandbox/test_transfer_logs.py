@@ -25,7 +25,7 @@ def test_every_documented_type_is_known_and_described() -> None:
 
 def test_a_refresh_names_the_access_token_that_came_of_it_and_an_exchange_names_none() -> None:
     one = desk()
-    reply = one.refresh(one.sign_in())
+    reply = one.refresh(one.sign_in(audience="https://api.example"))
     one.exchange(reply.json["refresh_token"])
     plain, transfer = one.logs("sertft")
     jti = claims_of(reply.json["access_token"])["jti"]
@@ -144,6 +144,7 @@ def test_a_device_that_is_declined_expired_unknown_or_anothers_gets_nothing_and_
     assert "too old" in Browser(one).send("GET", f"/activate?user_code={late['user_code']}").text
     assert poll(one, late["device_code"])[1]["error"] == "expired_token"
     assert poll(one, "never-issued")[1]["error"] == "invalid_grant"
+    one.set(WEB_ID, grant_types=["urn:ietf:params:oauth:grant-type:device_code"])
     others = begin(one, WEB_ID, client_secret=WEB_SECRET)
     assert poll(one, others["device_code"])[1]["error"] == "invalid_grant"
     assert [record["description"] for record in one.logs("fede")] == [

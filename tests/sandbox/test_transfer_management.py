@@ -72,7 +72,12 @@ def test_a_client_is_created_read_changed_and_deleted() -> None:
     made = one.manage(
         "POST",
         "clients",
-        {"name": "new", "app_type": "native", "session_transfer": {"can_create_session_transfer_token": True}},
+        {
+            "name": "new",
+            "app_type": "native",
+            "grant_types": ["password", "refresh_token"],
+            "session_transfer": {"can_create_session_transfer_token": True},
+        },
     )
     assert made.status == 201
     assert made.json["client_secret"]
@@ -90,6 +95,15 @@ def test_a_client_is_created_read_changed_and_deleted() -> None:
     assert "client_secret" not in without.json
     assert one.manage("DELETE", f"clients/{name}").status == 204
     assert one.manage("GET", f"clients/{name}").status == 404
+
+
+def test_a_doubled_slash_in_a_path_changes_nothing() -> None:
+    one = desk()
+    setting = {"session_transfer": {"allowed_authentication_methods": ["cookie", "query"]}}
+    changed = one.manage("PATCH", f"clients//{WEB_ID}", setting)
+    assert (changed.status, changed.json["client_id"]) == (200, WEB_ID)
+    assert one.manage("GET", f"clients//{WEB_ID}").json == changed.json
+    assert one.manage("GET", "users//refresh-tokens").status == 404
 
 
 def test_session_transfer_shows_every_field_with_its_default() -> None:

@@ -103,7 +103,7 @@ async def test_msal_signs_a_device_in_by_its_code(desk: Desk) -> None:
     done = await desk.fill_in(f"{flow['verification_uri']}?user_code={flow['user_code']}", action="accept")
     assert "signed in on your device" in done.text
     tokens = await desk.ask(lambda: desk.app.acquire_token_by_device_flow(flow))
-    assert tokens["id_token_claims"]["email"] == PASSWORD_USER
+    assert tokens["id_token_claims"]["nickname"] == "password"
 
 
 async def test_msals_refresh_token_is_traded_for_a_web_session(desk: Desk) -> None:

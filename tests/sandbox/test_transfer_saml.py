@@ -35,20 +35,22 @@ def posted(page: Reply) -> tuple[str, dict[str, str]]:
     return unescape(action[1]), {name: unescape(value) for name, value in fields}
 
 
-def arrive(one: Desk, protocol: str, *, ip: str = HOME, by: str = "query") -> Reply:
+def arrive(one: Desk, protocol: str, *, ip: str = HOME, by: str = "query", slash: str = "/") -> Reply:
     stt, _ = one.transfer(one.sign_in())
     browser = Browser(one, ip)
     if by == "query":
-        return browser.send("GET", f"/{protocol}/{SAML_ID}?session_transfer_token={stt}&RelayState=back")
+        return browser.send("GET", f"/{protocol}{slash}{SAML_ID}?session_transfer_token={stt}&RelayState=back")
     browser.cookies[by] = stt
-    return browser.send("GET", f"/{protocol}/{SAML_ID}?RelayState=back")
+    return browser.send("GET", f"/{protocol}{slash}{SAML_ID}?RelayState=back")
 
 
 @pytest.mark.parametrize("by", ["query", "auth0_session_transfer_token", "session_transfer_token"])
-@pytest.mark.parametrize("protocol", ["samlp", "wsfed"])
-def test_a_token_signs_a_person_in_at_the_service_provider(signer: Assertions, protocol: str, by: str) -> None:
+@pytest.mark.parametrize(("protocol", "slash"), [("samlp", "/"), ("wsfed", "/"), ("samlp", "//"), ("wsfed", "//")])
+def test_a_token_signs_a_person_in_at_the_service_provider(
+    signer: Assertions, protocol: str, slash: str, by: str
+) -> None:
     one = desk(assertions=signer)
-    page = arrive(one, protocol, by=by)
+    page = arrive(one, protocol, by=by, slash=slash)
     url, fields = posted(page)
     assert url == BASE + SP
     assert fields.get("RelayState", fields.get("wctx")) == "back"

@@ -162,6 +162,17 @@ def test_a_token_is_accepted_only_by_an_allowed_way(allowed: list[str] | None, b
         assert ("auth0_session_transfer_token" in browser.cookies) is not works  # a used one is taken away
 
 
+def test_at_authorize_only_the_cookie_of_the_documents_counts() -> None:
+    one = desk()
+    stt, _ = one.transfer(one.sign_in())
+    browser = Browser(one, cookies={"session_transfer_token": stt})
+    assert browser.authorize().is_login_page
+    assert Browser(one, cookies={"auth0_session_transfer_token": stt}).authorize().code  # it was not used up
+    stt, _ = one.transfer(one.sign_in())
+    one.provider.state.lenient.add("transfer-cookie")
+    assert Browser(one, cookies={"session_transfer_token": stt}).authorize().code
+
+
 def test_silent_authentication_works_with_a_token_and_is_login_required_without_a_good_one() -> None:
     one = desk()
     stt, _ = one.transfer(one.sign_in())
@@ -239,7 +250,7 @@ def test_a_delegated_session_says_who_acts_has_no_refresh_token_and_ends_after_t
     one = desk()
     stt = delegated(one, delegation={"allow_delegated_access": True}, allow_refresh_token=True)
     browser = Browser(one)
-    tokens = browser.web_tokens(stt)
+    tokens = browser.web_tokens(stt, audience="https://api.example")
     assert "refresh_token" not in tokens
     assert claims_of(tokens["id_token"])["act"]["sub"] == claims_of(tokens["access_token"])["act"]["sub"]
     assert claims_of(tokens["id_token"])["act"]["sub"] != claims_of(tokens["id_token"])["sub"]

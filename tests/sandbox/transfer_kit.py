@@ -229,9 +229,9 @@ class Browser:
         fields = {"grant_type": "refresh_token", "client_id": WEB_ID, "client_secret": WEB_SECRET}
         return self.desk.send("POST", "/oauth/token", form={**fields, "refresh_token": refresh_token}, ip=self.ip)
 
-    def web_tokens(self, stt: str) -> dict[str, Any]:
+    def web_tokens(self, stt: str, **more: str) -> dict[str, Any]:
         """Arrive with a token and come away with the web application's tokens."""
-        reply = self.redeem(self.authorize(stt=stt).code)
+        reply = self.redeem(self.authorize(stt=stt, **more).code)
         assert reply.status == 200, reply.text
         return dict(reply.json)
 

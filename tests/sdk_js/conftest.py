@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser
 
-from tests.browser.chromium import Certificate, certificate
+from tests.browser.chromium import Certificate, certificate, chromium
 from tests.node_packages import installed
 from tests.sdk_js.spa_kit import SpaWorld, spa_world
 from token_relay.sandbox.provider.memory.signing import RsaSigner
@@ -37,10 +38,17 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return certificate(tmp_path_factory.mktemp("ca") / "ca")
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser(trusted: Certificate) -> AsyncIterator[Browser]:
+    """One Chromium for a module; each test has a profile of its own."""
+    async with chromium(trusted) as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def spa(
-    request: pytest.FixtureRequest, packages: Path, tmp_path: Path, trusted: Certificate, signer: RsaSigner
+    request: pytest.FixtureRequest, browser: Browser, packages: Path, trusted: Certificate, signer: RsaSigner
 ) -> AsyncIterator[SpaWorld]:
     """A world with the newest version of MSAL, or with the one that the test names as a parameter."""
-    async with spa_world(packages, tmp_path / "profile", trusted, signer, getattr(request, "param", "5")) as world:
+    async with spa_world(browser, packages, trusted, signer, getattr(request, "param", "5")) as world:
         yield world

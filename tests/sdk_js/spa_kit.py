@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import ClientSession, TCPConnector
-from playwright.async_api import BrowserContext, Error, Page, Request
+from playwright.async_api import Browser, BrowserContext, Error, Page, Request
 
 from tests.browser.app_server import AppServer
-from tests.browser.chromium import Certificate, chromium
+from tests.browser.chromium import Certificate, new_profile
 from tests.sandbox.sandbox_client import SandboxClient
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD
@@ -94,7 +94,7 @@ class SpaWorld:
 
     server: SandboxServer
     app: AppServer
-    browser: BrowserContext
+    profile: BrowserContext
     sandbox: SandboxClient
     version: dict[str, str]
     requests: list[Request]
@@ -113,7 +113,7 @@ class SpaWorld:
                 "redirectUri": self.app.origin + self.version["redirect"],
             },
         }
-        spa = Spa(await self.browser.new_page(), f"{self.app.origin}/")
+        spa = Spa(await self.profile.new_page(), f"{self.app.origin}/")
         assert await spa.open() == {"nothing": True}
         return spa
 
@@ -126,7 +126,7 @@ class SpaWorld:
 
 @asynccontextmanager
 async def spa_world(
-    packages: Path, profile: Path, trusted: Certificate, signer: RsaSigner, version: str
+    browser: Browser, packages: Path, trusted: Certificate, signer: RsaSigner, version: str
 ) -> AsyncIterator[SpaWorld]:
     """Start all of it."""
     tls = tls_context(trusted.cert, trusted.key)
@@ -136,7 +136,7 @@ async def spa_world(
         await stack.enter_async_context(server)
         trusting = TCPConnector(ssl=ssl.create_default_context(cafile=str(trusted.ca)))
         session = await stack.enter_async_context(ClientSession(connector=trusting))
-        browser = await stack.enter_async_context(chromium(profile, trusted))
+        profile = await stack.enter_async_context(new_profile(browser))
         requests: list[Request] = []
-        browser.on("request", lambda request: requests.append(request))
-        yield SpaWorld(server, app, browser, SandboxClient(server, session), VERSIONS[version], requests)
+        profile.on("request", lambda request: requests.append(request))
+        yield SpaWorld(server, app, profile, SandboxClient(server, session), VERSIONS[version], requests)

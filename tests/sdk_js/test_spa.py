@@ -7,7 +7,7 @@ import pytest
 from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, sign_in
 from tests.sdk_js.spa_kit import SpaWorld
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 
 
 async def test_a_person_signs_in_in_a_popup(spa: SpaWorld) -> None:

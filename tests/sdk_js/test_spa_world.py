@@ -8,7 +8,7 @@ from playwright.async_api import Page, expect
 from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, sign_in
 from tests.sdk_js.spa_kit import ORDERS, SECOND_CLIENT_ID, VERSIONS, Spa, SpaWorld, nobody
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 every_version = pytest.mark.parametrize("spa", VERSIONS, indirect=True)
 DAY_S = 86_400
 LOSE_REFRESH_TOKEN = """() => {

@@ -1,8 +1,8 @@
 """Finds marked tokens in bytes: logs, files, memory dumps, packets.
 
 Every refresh token of the sandbox begins with ``rt.`` and :data:`MARK`, every access and id token carries it in its
-``jti``, so that a search for one word finds any of them. A JWT is base64url itself, so an access token in clear text
-shows up here as base64, and an encoded one as base64 in something else; both are looked for.
+``jti`` or ``uti``, so that a search for one word finds any of them. A JWT is base64url itself, so an access token in
+clear text shows up here as base64, and an encoded one as base64 in something else; both are looked for.
 
 Limits: it does not find tokens that were compressed, encrypted, hashed, broken over lines, or cut so that the mark is
 missing.

@@ -25,7 +25,7 @@ from token_relay.provider.authorization import pkce_pair
 from token_relay.provider.http import HttpRequest, HttpResponse
 from token_relay.provider.outcome import OutcomeUnknown, Refreshed, TokenOutcome
 from token_relay.sandbox.provider.core import Provider
-from token_relay.sandbox.provider.world.model import PASSWORD
+from token_relay.sandbox.provider.world.model import DEFAULT_USERS, PASSWORD
 from token_relay.simulation.ports.tiers import claims_of
 
 NONCE = "nonce"  # the id_token's; one is enough, since sign-ins are not replayed here
@@ -71,7 +71,9 @@ class FormSignIn(ProviderSignIn):
         action = re.search(r'action="([^"]+)"', html)
         if ticket is None or action is None:
             raise TransientError("the sign-in page did not come")
-        fields = (("ticket", ticket[1]), ("username", username), ("password", PASSWORD))
+        # An id_token may tell a person's name only; a person types their user name all the same.
+        typed = next((user.username for user in DEFAULT_USERS if user.name == username), username)
+        fields = (("ticket", ticket[1]), ("username", typed), ("password", PASSWORD))
         sent = await self._http.request(HttpRequest("POST", urljoin(url, action[1]), form=fields))
         if not isinstance(sent, HttpResponse) or sent.status not in (302, 303):
             raise TransientError("the sign-in was not accepted")

@@ -42,6 +42,7 @@ from token_relay.sandbox.provider.native import version_2
 from token_relay.sandbox.provider.throttle import count_request
 from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.resource import look_at_access_token
+from token_relay.sandbox.provider.tokens.userinfo import userinfo
 from token_relay.sandbox.provider.web import account_pages, browser, saml
 from token_relay.sandbox.provider.world.model import ClientModel, EndpointName, WorldModel
 from token_relay.sandbox.provider.world.network_table import Location, NetworkTable, address_of, client_address
@@ -213,7 +214,7 @@ class Provider:
             case "jwks":
                 return metadata.jwks(state)
             case "resource" | "userinfo":
-                look = look_at_access_token if endpoint == "resource" else account_pages.userinfo
+                look = look_at_access_token if endpoint == "resource" else userinfo
                 shown: str | Response = request.headers.get("authorization", "")
                 if state.rules.is_managed:
                     shown = dpop.shown_token(state, request, trace)

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
 BODY_BYTES_MAX = 65_536  # the longest honest token request is a few KiB
@@ -187,6 +188,13 @@ def json_response(value: Mapping[str, JsonValue], status: int = 200) -> Response
     """Return a JSON answer that no cache keeps. RFC 6749 §5.1."""
     body = json.dumps(value, separators=(",", ":")).encode()
     return Response(status, body, headers=(("Cache-Control", "no-store"), ("Pragma", "no-cache")))
+
+
+def stamp(at: float | None) -> str | None:
+    """Return a moment as ISO 8601 text in UTC, or None."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def html_response(text: str, status: int = 200) -> Response:

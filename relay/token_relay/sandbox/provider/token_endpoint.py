@@ -37,9 +37,7 @@ def token(state: State, params: Params, trace: Trace) -> Response:
     """Answer a token request. Raises Refusal. RFC 6749 §3.2."""
     client = families.find_client(state, params)
     grant_type = params.need("grant_type")
-    if client.grant_types is not None and grant_type not in client.grant_types:
-        text = f"Grant type '{grant_type}' not allowed for the client."
-        raise Refusal("unauthorized_client", text, status=403)
+    _check_grant_type(state, client, grant_type)
     if grant_type == "refresh_token":
         return refresh(state, client, params, trace)
     if grant_type == "authorization_code" and version_2.is_code(params.get("code")):
@@ -58,6 +56,20 @@ def token(state: State, params: Params, trace: Trace) -> Response:
     if state.rules.is_managed and grant_type == device_code.GRANT_TYPE:
         return device_code.redeem(state, client, params, trace)
     raise Refusal("unsupported_grant_type", "The grant type is not supported here.", code=70003)
+
+
+def _check_grant_type(state: State, client: ClientModel, grant_type: str) -> None:
+    """Refuse a grant type that the client does not have. Raises Refusal.
+
+    No setting of a client names session delegation's; unknown ones are refused as such.
+    """
+    is_open = client.grant_types is None and not (state.rules.is_managed and state.keeps("grant-types"))
+    if is_open or grant_type not in GRANT_TYPES - {delegation.GRANT_TYPE}:
+        return
+    if grant_type not in client.allowed_grant_types:
+        text = f"Grant type '{grant_type}' not allowed for the client."
+        more: dict[str, JsonValue] = {"error_uri": "https://auth0.com/docs/clients/client-grant-types"}
+        raise Refusal("unauthorized_client", text, status=403, more=more)
 
 
 def revoke(state: State, params: Params, trace: Trace) -> Response:
@@ -101,7 +113,9 @@ def form(endpoint: EndpointName, state: State, params: Params, trace: Trace) -> 
     if endpoint == "revoke":
         return revoke(state, params, trace)
     if endpoint == "device_code":
-        return device_code.begin(state, families.find_client(state, params), params, trace)
+        client = families.find_client(state, params)
+        _check_grant_type(state, client, device_code.GRANT_TYPE)
+        return device_code.begin(state, client, params, trace)
     client = families.find_client(state, params)
     check_native(client)
     return NATIVE[endpoint](Call(state, client, params, trace))

@@ -154,7 +154,8 @@ def manage(state: State, request: Request, routes: Sequence[Route], trace: Trace
     """Answer a call."""
     try:
         token = _token(state, request, trace)
-        path = tuple(request.path.removeprefix(PREFIX).strip("/").split("/"))
+        # Documented calls have doubled slashes, as in ``clients//{id}``.
+        path = tuple(part for part in request.path.removeprefix(PREFIX).split("/") if part)
         here = [one for one in routes if _fits(one.path, path)]
         if not here:
             raise ManagementProblem(404, "not_found", "Nothing is at this path.")

@@ -186,13 +186,12 @@ def shown_client(client: ClientModel) -> dict[str, JsonValue]:
         "allowed_logout_urls": [*client.allowed_logout_urls],
         "token_endpoint_auth_method": client.token_endpoint_auth_method,
         "client_metadata": dict(client.metadata),
+        "grant_types": [*client.allowed_grant_types],
         "session_transfer": None,
         "refresh_token": None,
     }
     if client.initiate_login_uri is not None:
         shown["initiate_login_uri"] = client.initiate_login_uri
-    if client.grant_types is not None:
-        shown["grant_types"] = [*client.grant_types]
     if client.session_transfer is not None:
         shown["session_transfer"] = client.session_transfer.model_dump(mode="json")
     if client.refresh_token is not None:

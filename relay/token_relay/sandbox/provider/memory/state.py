@@ -150,6 +150,7 @@ class AccessEntry:
     born_at_seq: int = 0
     is_cae: bool = False  # called back as soon as something happens to the account
     generation: int = 0  # of the refresh token that it came with
+    is_for_userinfo: bool = False  # auth0: opaque, or ``aud`` lists that endpoint
 
 
 class Assertions(Protocol):

@@ -7,10 +7,9 @@ first, and the driver repeats each as a structlog event.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from token_relay.sandbox.provider.http_values import JsonValue
+from token_relay.sandbox.provider.http_values import JsonValue, stamp
 
 LOGS_MAX = 10_000
 LogType = Literal[
@@ -74,5 +73,4 @@ class LogRecord:
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the record as ``/api/v2/logs`` shows it."""
-        date = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return {"date": date, "type": self.type, **self.fields, "log_id": self.log_id, "_id": self.log_id}
+        return {"date": stamp(self.at), "type": self.type, **self.fields, "log_id": self.log_id, "_id": self.log_id}

@@ -43,6 +43,7 @@ from token_relay.sandbox.provider.native.flows import (
 from token_relay.sandbox.provider.native.passwords import check_password
 from token_relay.sandbox.provider.native.second_factor import challenge_method
 from token_relay.sandbox.provider.tokens import conditional_access
+from token_relay.sandbox.provider.tokens.audience import check_resources
 from token_relay.sandbox.provider.tokens.claims import asked_claims
 from token_relay.sandbox.provider.tokens.families import SignInRequest, asked_scope, sign_in
 
@@ -125,7 +126,7 @@ def _is_named(call: Call, user: User) -> bool:
 def _check_rest(call: Call) -> None:
     """Look at the other parameters before a proof is used up. Raises Refusal."""
     call.params.need("scope")
-    asked_scope(call.client, call.params)
+    check_resources(call.state, asked_scope(call.client, call.params))
     asked_claims(call.params)
 
 
@@ -163,9 +164,11 @@ def wanted_more(call: Call, user: User, *, first: FirstFactor, has_second_factor
 
 def issue(call: Call, user: User, *, first: FirstFactor, has_second_factor: bool) -> Response:
     """Use the request's token up and issue tokens. Raises Refusal."""
+    scope = asked_scope(call.client, call.params)
+    check_resources(call.state, scope)
     asked = SignInRequest(
         call.client.client_id,
-        asked_scope(call.client, call.params),
+        scope,
         first,
         has_second_factor=has_second_factor,
         claims=asked_claims(call.params),

@@ -8,9 +8,8 @@ that fails denies: nobody is signed in, and the tenant's log holds the cause.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
-from token_relay.sandbox.provider.http_values import JsonValue, Refusal
+from token_relay.sandbox.provider.http_values import JsonValue, Refusal, stamp
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Family, IssuedTransferToken, Session, State
@@ -194,10 +193,3 @@ def _device(of: Session | Family) -> dict[str, JsonValue]:
         found[f"{when}_asn"] = None if place.asn is None else str(place.asn)
         found[f"{when}_user_agent"] = place.user_agent
     return found
-
-
-def stamp(at: float | None) -> str | None:
-    """Return a moment as ISO 8601 text in UTC, or None."""
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

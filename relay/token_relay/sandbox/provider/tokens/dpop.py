@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import json
 from dataclasses import dataclass
 from hashlib import sha256
 from urllib.parse import urlsplit
@@ -25,6 +24,7 @@ from joserfc.jwk import ECKey, RSAKey
 from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Request, Response, json_response
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import State, remember
+from token_relay.sandbox.provider.tokens.issued import claims_of
 from token_relay.sandbox.provider.world.model import ClientModel
 
 ALGORITHMS = ("ES256", "RS256", "PS256")
@@ -71,7 +71,7 @@ def shown_token(state: State, request: Request, trace: Trace) -> str | Response:
     """Return a resource request's ``Authorization`` in bearer form, or the refusal of a token without its proof."""
     authorization = request.headers.get("authorization", "")
     kind, _, token = authorization.partition(" ")
-    bound_to = _bound_to(token.strip())
+    bound_to = _bound_to(state, token.strip())
     if kind.lower() != "dpop":
         return _refused("invalid_token", "the access token is bound to a key") if bound_to else authorization
     try:
@@ -139,14 +139,9 @@ def _verified(value: str) -> Proof | None:
     return Proof(thumbprint, claims)
 
 
-def _bound_to(token: str) -> str:
-    """Return the thumbprint inside an access token. It decides nothing by itself: the token is looked up later."""
-    try:
-        part = token.split(".")[1]
-        claims: object = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    except (IndexError, ValueError, RecursionError):
-        return ""
-    bound = claims.get("cnf") if isinstance(claims, dict) else None
+def _bound_to(state: State, token: str) -> str:
+    """Return the thumbprint inside an access token of ours, else nothing: an unknown token is refused later."""
+    bound = (claims_of(state, token) or {}).get("cnf")
     thumbprint = bound.get("jkt") if isinstance(bound, dict) else None
     return thumbprint if isinstance(thumbprint, str) else ""
 

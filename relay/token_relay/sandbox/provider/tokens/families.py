@@ -27,6 +27,7 @@ from token_relay.sandbox.provider.memory.state import Family, Redeemer, Session,
 from token_relay.sandbox.provider.memory.verdicts import Command
 from token_relay.sandbox.provider.tokens import dpop
 from token_relay.sandbox.provider.tokens.actions import carry_out
+from token_relay.sandbox.provider.tokens.audience import check_resources, covers
 from token_relay.sandbox.provider.tokens.cascade import end_session, kill_family, kill_reached, log_revoked
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims
 from token_relay.sandbox.provider.tokens.issued import find_access, find_refresh
@@ -73,8 +74,25 @@ def asked_scope(client: ClientModel, params: Params) -> tuple[str, ...]:
 
 def check_scope(scope: tuple[str, ...], allowed: set[str] | None) -> None:
     """Refuse a scope that goes beyond what is allowed; None allows everything. Raises Refusal."""
-    if allowed is not None and not allowed.issuperset(scope):
+    if allowed is not None and not all(covers(allowed, word) for word in scope):
         raise Refusal("invalid_scope", "The requested scope goes beyond what was granted.", code=70011)
+
+
+def scope_of_use(state: State, client: ClientModel, params: Params, granted: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the scope that a use of a grant asks for under ``entra``: a part of it, or what else is registered.
+
+    Registered scopes have consent, those of other APIs too. Raises Refusal.
+    """
+    asked = split_scope(params.get("scope")) if params.get("scope") else granted
+    check_scope(asked, None if client.scopes is None else {*granted, *OIDC_SCOPES, *client.scopes})
+    try:
+        check_resources(state, asked)
+    except Refusal as refusal:
+        if params.get("scope") or refusal.code != 28000:
+            raise
+        text = "Provided value for the input parameter scope cannot be empty when requesting an access token using the "
+        raise Refusal("invalid_request", f"{text}provided grant. Please specify a valid scope.", code=28003) from None
+    return asked
 
 
 def asked_audience(params: Params) -> str:
@@ -98,6 +116,7 @@ class SignInRequest:
     claims: Claims = NO_CLAIMS
     redeemer: Redeemer = ""
     organization: str = ""
+    token_scope: tuple[str, ...] | None = None  # of the first tokens, where it is less than the whole
 
 
 def sign_in(
@@ -133,7 +152,7 @@ def sign_in(
         family,
         user,
         trace,
-        asked.scope,
+        asked.scope if asked.token_scope is None else asked.token_scope,
         refresh_token=refresh_token,
         nonce=asked.nonce,
         claims=asked.claims,

@@ -21,12 +21,11 @@ from token_relay.sandbox.provider.tokens import conditional_access, multi_resour
 from token_relay.sandbox.provider.tokens.actions import ask, carry_out, denial
 from token_relay.sandbox.provider.tokens.cascade import is_offline, kill_family, kill_reached, log_revoked
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims, asked_claims
-from token_relay.sandbox.provider.tokens.families import asked_audience, check_scope
+from token_relay.sandbox.provider.tokens.families import asked_audience, check_scope, scope_of_use
 from token_relay.sandbox.provider.tokens.issued import find_refresh, token_id
 from token_relay.sandbox.provider.tokens.rotation import Rotation, may_be_used, rotation_of, use
 from token_relay.sandbox.provider.tokens.token_answer import token_answer
 from token_relay.sandbox.provider.world.model import ClientModel
-from token_relay.sandbox.provider.world.rules import OIDC_SCOPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +237,10 @@ def _target(state: State, request: RefreshRequest) -> multi_resource.Target:
     scope, allowed = asked or family.scope, {*family.scope}
     if not state.rules.narrows and {*scope} != allowed:
         raise Refusal("invalid_scope", "The scope of a refresh must be that of the grant.")
-    if state.urls.profile == "entra":  # registered scopes have consent, those of other resources too
-        allowed |= {*OIDC_SCOPES, *(client.scopes or ())}
-    check_scope(scope, allowed)
+    if state.urls.profile == "entra":
+        scope = scope_of_use(state, client, params, family.scope)
+    else:
+        check_scope(scope, allowed)
     return multi_resource.Target(audience if is_transfer else "", scope, "refresh_token_user_grant")
 
 
@@ -312,6 +312,8 @@ def _exchange(
         return session_transfer.answer(state, family, transfer, refresh_token, trace)
     if not refresh_token and state.rules.answers == "same":
         refresh_token = request.params.need("refresh_token")
+    if state.rules.is_native and state.policy.refresh_needs_offline_access and "offline_access" not in target.scope:
+        refresh_token = ""
     return token_answer(
         state,
         family,

@@ -102,9 +102,11 @@ def domain_of(audience: str) -> str:
     return match[1] if match else ""
 
 
-def cookie_token(cookies: Mapping[str, str]) -> str:
-    """Return the token that came as a cookie, or an empty string."""
-    return next((cookies[name] for name in TRANSFER_COOKIES if cookies.get(name)), "")
+def cookie_token(state: State, cookies: Mapping[str, str], protocol: str) -> str:
+    """Return the token that came as a cookie, or an empty string. The documents have two names only for SAML."""
+    has_both = protocol in {"samlp", "wsfed"} or not state.keeps("transfer-cookie")
+    names = TRANSFER_COOKIES if has_both else TRANSFER_COOKIES[:1]
+    return next((cookies[name] for name in names if cookies.get(name)), "")
 
 
 def check_may_create(state: State, client: ClientModel, family: Family, params: Params, trace: Trace) -> None:

@@ -11,8 +11,10 @@ from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Family, State
 from token_relay.sandbox.provider.memory.verdicts import Command, SetClaim
+from token_relay.sandbox.provider.tokens.audience import audience_of
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, Claims
-from token_relay.sandbox.provider.tokens.issued import token_id
+from token_relay.sandbox.provider.tokens.issued import opaque_access, token_id
+from token_relay.sandbox.provider.tokens.person_claims import person_claims
 from token_relay.sandbox.provider.world.rules import guid_of, user_id
 
 
@@ -33,31 +35,34 @@ def token_answer(
 ) -> Response:
     """Issue an access token (and id_token) of the family; answer with them and ``refresh_token``, if there is one.
 
-    ``audience``: an API other than the grant's own. If the request proved a key, the access token is bound to it.
+    ``audience``: an API other than the grant's own. Under ``auth0`` a token for no API is opaque. If the request proved
+    a key, the access token is bound to it.
     """
     is_entra = state.urls.profile == "entra"
     issued_at = int(trace.now)
     is_cae = is_entra and state.policy.cae and claims.can_be_challenged
     lifetime_s = int(state.policy.cae_access_token_lifetime_s if is_cae else state.policy.access_token_lifetime_s)
-    # The real service leaves offline_access out of the answer's scope.
-    shown = " ".join(word for word in scope if not (is_entra and word == "offline_access"))
+    client = state.clients.get(family.client_id)
+    api = audience or family.audience
+    target = audience_of(state, api, scope, None if client is None else client.scopes)
     common = _common_claims(state, family, user, issued_at, lifetime_s)
     access: dict[str, JsonValue] = {
         **common,
-        "aud": audience or family.audience or f"{state.urls.base_url}/sandbox/resource",
+        "aud": target.aud,
         "azp": family.client_id,
-        "jti": jti or token_id(state, family),
+        _name_claim(state): jti or token_id(state, family),
     }
     if trace.key_thumbprint:
         access["cnf"] = {"jkt": trace.key_thumbprint}  # RFC 9449 §6.1
-    access |= {"scp": shown, "azpacr": "0"} if is_entra else {"scope": shown}
+    access |= {"scp": target.claim, "azpacr": "0", "oid": user.oid} if is_entra else {"scope": target.claim}
     access |= _of_session(family) | custom_claims(commands, "access_token", taken=access)
     if is_cae:
         access["xms_cc"] = ["CP1"]
-    access_token = state.signer.sign(access)
+    is_opaque = state.rules.is_managed and not api and state.keeps("opaque-token")
+    access_token = opaque_access(state, access) if is_opaque else state.signer.sign(access)
     body: dict[str, JsonValue] = {
         "token_type": "DPoP" if trace.key_thumbprint else "Bearer",
-        "scope": shown,
+        "scope": target.answer,
         "expires_in": lifetime_s,
         "access_token": access_token,
     }
@@ -108,8 +113,13 @@ def _common_claims(state: State, family: Family, user: User, issued_at: int, lif
         "exp": issued_at + lifetime_s,
     }
     if state.urls.profile == "entra":
-        common |= {"nbf": issued_at, "oid": user.oid, "tid": state.urls.tenant_id, "ver": "2.0"}
+        common |= {"nbf": issued_at, "tid": state.urls.tenant_id, "ver": "2.0"}
     return common
+
+
+def _name_claim(state: State) -> str:
+    """Return the claim that holds a token's own name; Microsoft's tokens have no ``jti``."""
+    return "uti" if state.urls.profile == "entra" else "jti"
 
 
 def _of_session(family: Family) -> dict[str, JsonValue]:
@@ -131,11 +141,9 @@ def _id_token(
     common: dict[str, JsonValue],
     commands: Sequence[Command] = (),
 ) -> str:
-    claims = {**common, "aud": family.client_id, "jti": token_id(state, family, "id")}
-    claims |= {"name": user.name, "preferred_username": user.username}
-    if "email" in scope or state.urls.profile != "entra":
-        claims["email"] = user.username
-    if family.session_id:
+    claims = {**common, "aud": family.client_id, _name_claim(state): token_id(state, family, "id")}
+    claims |= person_claims(state.urls.profile, family, user, scope)
+    if family.session_id and state.urls.profile != "entra":  # there they are optional claims
         claims["sid"] = family.session_id
         claims["auth_time"] = int(family.authenticated_at)
     claims |= _of_session(family)

@@ -35,12 +35,19 @@ from token_relay.sandbox.provider.memory.tenant_logs import LogType
 from token_relay.sandbox.provider.tokens import origins
 from token_relay.sandbox.provider.tokens.cascade import kill_family
 from token_relay.sandbox.provider.tokens.claims import NO_CLAIMS, asked_claims
-from token_relay.sandbox.provider.tokens.families import SignInRequest, asked_audience, asked_scope, sign_in
+from token_relay.sandbox.provider.tokens.families import (
+    SignInRequest,
+    asked_audience,
+    asked_scope,
+    scope_of_use,
+    sign_in,
+)
 from token_relay.sandbox.provider.tokens.sessions import granted_scope, session_of
 from token_relay.sandbox.provider.web import consent, device_code, saml, second_step
 from token_relay.sandbox.provider.web.pages import LOOPBACK, back, error_page, login_page, origin_of
 from token_relay.sandbox.provider.web.session_login import Finish, Visit, arrive, go_on, signed_in
 from token_relay.sandbox.provider.world.model import ClientModel
+from token_relay.sandbox.provider.world.rules import OIDC_SCOPES
 
 LOGIN_LIFETIME_S = 600.0
 CODE_LIFETIME_S = 600.0  # RFC 6749 §4.1.2 recommends ten minutes at most
@@ -275,6 +282,10 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         scope = granted_scope(state, client, session, scope)
     if "online_access" in scope and session is not None and not client.is_confidential and not trace.key_thumbprint:
         raise Refusal("invalid_request", "online_access of a public client needs a DPoP proof.")
+    token_scope = None
+    if state.rules.is_native:  # the scopes of one API of those that were consented to
+        asked = scope_of_use(state, client, params, scope)
+        token_scope = tuple(dict.fromkeys((*(word for word in scope if word in OIDC_SCOPES), *asked)))
     family, response = sign_in(
         state,
         user,
@@ -289,6 +300,7 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
             claims=asked_claims(params) if state.rules.is_native else NO_CLAIMS,
             redeemer=origins.redeemer_of(client),
             organization=authorization.organization,
+            token_scope=token_scope,
         ),
         session=session,
         commands=authorization.commands,

@@ -17,11 +17,10 @@ from html import escape
 from xml.sax.saxutils import escape as xml_escape
 from xml.sax.saxutils import quoteattr
 
-from token_relay.sandbox.provider.http_values import Params, Refusal, Response, html_response
+from token_relay.sandbox.provider.http_values import Params, Refusal, Response, html_response, stamp
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Authorization, Session, State, VerifiedAssertion, remember
-from token_relay.sandbox.provider.tokens.actions import stamp
 from token_relay.sandbox.provider.web.pages import error_page, page, posting_page
 from token_relay.sandbox.provider.web.session_login import Visit, arrive
 from token_relay.sandbox.provider.world.model import ClientModel

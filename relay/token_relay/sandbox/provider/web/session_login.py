@@ -85,7 +85,7 @@ def arrive(visit: Visit, params: Params) -> Response:
         arrival = Arrival(
             client=client,
             query=params.get(session_transfer.PARAM),
-            cookie=session_transfer.cookie_token(cookies),
+            cookie=session_transfer.cookie_token(state, cookies, authorization.protocol),
             session=session,
             organization=authorization.organization,
             place=trace.place,

@@ -13,6 +13,7 @@ WEB_ID, SPA_ID, SAML_ID, MANAGER_ID = "sandbox-web", "sandbox-spa", "sandbox-sam
 WEB_SECRET = "sandbox-web-secret-not-for-real-use"  # noqa: S105  # documented on purpose
 MANAGER_SECRET = "sandbox-manager-secret-not-for-real-use"  # noqa: S105  # documented on purpose
 SERVICE_PROVIDER = "urn:sandbox:service-provider"
+DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 _ACTIONS = ("read", "create", "update", "delete")
 MANAGER_SCOPES = [
     *(f"{action}:clients" for action in _ACTIONS),
@@ -30,6 +31,7 @@ def demo_clients(base_url: str) -> list[ClientModel]:
         ClientModel(
             client_id=CLIENT_ID,
             name="Native app",
+            grant_types=["authorization_code", "refresh_token", "password", DEVICE_CODE],
             session_transfer=SessionTransfer(can_create_session_transfer_token=True),
         ),
         ClientModel(

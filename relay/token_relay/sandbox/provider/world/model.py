@@ -167,7 +167,7 @@ class ClientModel(BaseModel):
     app_type: AppType = "native"
     client_secret: Password | None = None
     token_endpoint_auth_method: ClientAuthMethod = "none"  # noqa: S105  # a method's name
-    grant_types: Annotated[list[Name], Field(max_length=20)] | None = None  # None: all grant types
+    grant_types: Annotated[list[Name], Field(max_length=20)] | None = None  # None: those of its app_type
     description: Annotated[str, StringConstraints(max_length=140)] = ""
     initiate_login_uri: Name | None = None
     allowed_logout_urls: Annotated[list[Name], Field(max_length=100)] = []
@@ -184,6 +184,14 @@ class ClientModel(BaseModel):
     def is_confidential(self) -> bool:
         """Whether the client proves itself at the token endpoint."""
         return self.token_endpoint_auth_method != "none"  # noqa: S105  # a method's name
+
+    @property
+    def allowed_grant_types(self) -> list[str]:
+        """Its own, or those that Auth0 gives to an application of this type."""
+        if self.grant_types is not None:
+            return [*self.grant_types]
+        is_public = self.app_type in {"native", "spa"}
+        return ["implicit", "authorization_code", "refresh_token", *([] if is_public else ["client_credentials"])]
 
     @model_validator(mode="after")
     def _can_prove_itself(self) -> ClientModel:
@@ -243,6 +251,7 @@ class PolicyModel(BaseModel):
     refresh_absolute_lifetime_s: Seconds | None = None  # counted from the sign-in
     otp_refresh_lifetime_s: Seconds | None = None  # after an e-mail code sign-in
     otp_refresh_mode: Literal["fixed", "sliding"] = "fixed"  # from the sign-in, or anew with each refresh token
+    refresh_needs_offline_access: bool = False  # entra: a refresh without that scope gets no refresh token
     code_length: Annotated[int, Field(ge=4, le=20)] = 8
     code_lifetime_s: Seconds = 600.0
     code_tries_max: Annotated[int, Field(ge=1, le=100)] = 5

@@ -1,0 +1,81 @@
+"""Grant types under auth0: a client has those that it names, else those of its kind of application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.sandbox.native_kit import App
+from tests.sandbox.sandbox_client import PASSWORD_USER
+from tests.sandbox.transfer_kit import CLIENT_ID, SPA_ID, WEB_ID, Desk, Reply, desk
+from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, WEB_SECRET
+from token_relay.sandbox.provider.world.model import PASSWORD, ClientModel
+
+DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
+PUBLIC = ["implicit", "authorization_code", "refresh_token"]
+CONFIDENTIAL = [*PUBLIC, "client_credentials"]
+PASSWORD_GRANT = {"grant_type": "password", "username": PASSWORD_USER, "password": PASSWORD, "scope": "openid"}
+
+
+def ask(one: Desk, client_id: str, **fields: str) -> Reply:
+    secret = {"client_secret": WEB_SECRET} if client_id == WEB_ID else {}
+    return one.send("POST", "/oauth/token", form={"client_id": client_id, **secret, **fields})
+
+
+@pytest.mark.parametrize(
+    ("app_type", "expected"),
+    [("native", PUBLIC), ("spa", PUBLIC), ("regular_web", CONFIDENTIAL), ("non_interactive", CONFIDENTIAL)],
+)
+def test_the_kind_of_application_decides_and_the_management_api_says_so(app_type: Any, expected: list[str]) -> None:
+    one = desk()
+    made = one.manage("POST", "clients", {"name": "x", "app_type": app_type}).json
+    assert made["grant_types"] == expected
+    client_id = made["client_id"]
+    assert one.manage("GET", f"clients/{client_id}").json["grant_types"] == expected
+    one.set(client_id, grant_types=["password"])
+    assert one.manage("GET", f"clients/{client_id}").json["grant_types"] == ["password"]
+    one.set(client_id, grant_types=None)
+    assert one.manage("GET", f"clients/{client_id}").json["grant_types"] == expected
+
+
+@pytest.mark.parametrize("client_id", [SPA_ID, WEB_ID])
+@pytest.mark.parametrize("fields", [PASSWORD_GRANT, {"grant_type": DEVICE_CODE, "device_code": "x"}])
+def test_a_grant_type_that_a_client_does_not_have_is_refused(client_id: str, fields: dict[str, str]) -> None:
+    one = desk()
+    refused = ask(one, client_id, **fields)
+    assert (refused.status, refused.json["error"]) == (403, "unauthorized_client")
+    text = f"Grant type '{fields['grant_type']}' not allowed for the client."
+    assert refused.json["error_description"] == text
+    one.provider.state.lenient.add("grant-types")
+    assert ask(one, client_id, **fields).json.get("error") in {None, "invalid_grant"}
+
+
+def test_a_device_code_is_given_only_to_a_client_that_may_redeem_it() -> None:
+    one = desk()
+    for client_id, status in ((SPA_ID, 403), (CLIENT_ID, 200)):
+        assert one.send("POST", "/oauth/device/code", form={"client_id": client_id}).status == status
+    one.provider.state.lenient.add("grant-types")
+    assert one.send("POST", "/oauth/device/code", form={"client_id": SPA_ID}).status == 200
+
+
+def test_grant_types_that_a_client_names_are_all_that_it_has() -> None:
+    one = desk()
+    token = one.sign_in()
+    one.set(CLIENT_ID, grant_types=["password"])
+    one.provider.state.lenient.add("grant-types")  # what a client names counts all the same
+    assert one.refresh(token).json["error"] == "unauthorized_client"
+    assert ask(one, CLIENT_ID, **PASSWORD_GRANT).status == 200
+
+
+def test_the_clients_of_the_default_world_have_what_the_pages_use_them_for() -> None:
+    clients = desk().provider.state.clients
+    assert clients[CLIENT_ID].allowed_grant_types == ["authorization_code", "refresh_token", "password", DEVICE_CODE]
+    assert clients[SPA_ID].allowed_grant_types == PUBLIC
+    assert clients[MANAGER_ID].allowed_grant_types == CONFIDENTIAL
+
+
+def test_an_unknown_grant_type_is_unsupported_and_other_services_have_no_such_rule() -> None:
+    assert ask(desk(), SPA_ID, grant_type="magic").json["error"] == "unsupported_grant_type"
+    assert ClientModel(client_id="x").allowed_grant_types == PUBLIC
+    assert App().by_password(PASSWORD_USER).has_tokens
