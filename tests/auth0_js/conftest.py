@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser
 
 from tests.auth0_js.single_page import Bench, bench
+from tests.browser.chromium import chromium
 from tests.node_packages import installed
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 
@@ -33,8 +35,15 @@ def signer() -> RsaSigner:
     return RsaSigner()
 
 
-@pytest_asyncio.fixture
-async def spa(packages: Path, tmp_path: Path, signer: RsaSigner) -> AsyncIterator[Bench]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """Start one browser for a file; each test has a window without cookies."""
+    async with chromium() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def spa(browser: Browser, packages: Path, signer: RsaSigner) -> AsyncIterator[Bench]:
     """Serve the application, and the sandbox as ``token-relay sandbox --profile auth0`` starts it."""
-    async with bench(packages, tmp_path, signer) as one:
+    async with bench(browser, packages, signer) as one:
         yield one

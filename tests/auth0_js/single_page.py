@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.browser.app_server import AppServer
-from tests.browser.chromium import PASSWORD_USER, Certificate, chromium, sign_in
+from tests.browser.chromium import PASSWORD_USER, Certificate, new_profile, sign_in
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.auth0_clients import SPA_ID
 from token_relay.sandbox.provider.world.contacts import mailbox
@@ -109,20 +109,20 @@ async def popup(
 
 @asynccontextmanager
 async def bench(
+    browser: Browser,
     packages: Path,
-    directory: Path,
     signer: RsaSigner,
     *,
     world: WorldModel = DEFAULT_WORLD,
     host: str = "localhost",
     trusted: Certificate | None = None,
 ) -> AsyncIterator[Bench]:
-    """Start both servers and a browser; ``directory`` is for its profile, ``trusted`` for a sandbox over TLS."""
+    """Start both servers and open a window; ``trusted``: the sandbox is reached over TLS."""
     tls = None if trusted is None else tls_context(trusted.cert, trusted.key)
     async with (
         AppServer(packages, SCRIPTS) as app,
         SandboxServer(world, "auth0", rng=random.Random(7), host=host, signer=signer, tls=tls) as server,
-        chromium(directory / "profile", trusted) as profile,
+        new_profile(browser) as profile,
     ):
         yield Bench(server, app, profile)
 

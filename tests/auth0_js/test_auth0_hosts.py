@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
 from tests.auth0_js.single_page import Bench, bench, by_redirect, leave, popup, returned, silently
-from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, certificate, sign_in
+from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, certificate, chromium, sign_in
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 
 
 async def use(spa: Bench) -> None:
@@ -31,13 +32,14 @@ async def use(spa: Bench) -> None:
 
 
 async def test_over_tls(packages: Path, tmp_path: Path, signer: RsaSigner) -> None:
-    async with bench(packages, tmp_path, signer, trusted=certificate(tmp_path / "ca")) as spa:
+    trusted = certificate(tmp_path / "ca")
+    async with chromium(trusted) as browser, bench(browser, packages, signer, trusted=trusted) as spa:
         await use(spa)
 
 
 async def test_at_the_address_that_the_sandbox_has_unless_told_otherwise(
-    packages: Path, tmp_path: Path, signer: RsaSigner
+    browser: Browser, packages: Path, signer: RsaSigner
 ) -> None:
     """``http://127.0.0.1`` is another site than ``http://localhost``: it needs a cookie for frames of other sites."""
-    async with bench(packages, tmp_path, signer, host="127.0.0.1") as spa:
+    async with bench(browser, packages, signer, host="127.0.0.1") as spa:
         await use(spa)

@@ -7,7 +7,7 @@ import pytest
 from tests.auth0_js.single_page import Bench, call, popup
 from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, sign_in
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 
 
 async def test_a_popup_signs_in(spa: Bench) -> None:

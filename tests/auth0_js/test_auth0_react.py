@@ -12,7 +12,7 @@ from tests.auth0_js.single_page import Bench
 from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, sign_in
 from token_relay.sandbox.provider.world.rules import user_id
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 
 
 async def user(page: Page) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser
 
 from tests.auth0_js.single_page import (
     Bench,
@@ -24,7 +25,7 @@ from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel
 from token_relay.sandbox.provider.world.rules import user_id
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 MFA_USER, OTP_USER = "mfa@contoso.example", "otp@contoso.example"
 THIRD_PARTY = "somebody-elses-app"
 WORLD = DEFAULT_WORLD.model_copy(
@@ -161,8 +162,8 @@ async def test_max_age_has_its_proof(spa: Bench) -> None:
 # -- an application of somebody else ----------------------------------------------------------------------------------
 
 
-async def test_a_third_party_application_asks_for_consent(packages: Path, tmp_path: Path, signer: RsaSigner) -> None:
-    async with bench(packages, tmp_path, signer, world=WORLD) as spa:
+async def test_a_third_party_application_asks_for_consent(browser: Browser, packages: Path, signer: RsaSigner) -> None:
+    async with bench(browser, packages, signer, world=WORLD) as spa:
         page = await spa.open()
         await by_redirect(page)
         page = await spa.open(clientId=THIRD_PARTY)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.async_api import Browser
 
 from tests.auth0_js.single_page import Bench, bench, by_redirect, claims_of, popup, returned, silently
 from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, sign_in
@@ -15,7 +16,7 @@ from token_relay.sandbox.provider.world.auth0_clients import SPA_ID
 from token_relay.sandbox.provider.world.client_settings import RefreshTokenSetting, ResourcePolicy
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ClientModel
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 ORDERS, WATCHES = "https://orders.example/", "https://watches.example/"
 MODES = [
     {},
@@ -124,11 +125,11 @@ async def test_two_tabs_share_a_refresh_token_and_use_it_one_after_the_other(spa
     assert not family.is_dead and family.generation == 5
 
 
-async def test_one_refresh_token_for_two_apis(packages: Path, tmp_path: Path, signer: RsaSigner) -> None:
+async def test_one_refresh_token_for_two_apis(browser: Browser, packages: Path, signer: RsaSigner) -> None:
     policies = [ResourcePolicy(audience=WATCHES, scope=["read:watches"])]
     setting = RefreshTokenSetting(rotation_type="rotating", expiration_type="expiring", policies=policies)
     client = ClientModel(client_id=SPA_ID, app_type="spa", refresh_token=setting)
-    async with bench(packages, tmp_path, signer, world=DEFAULT_WORLD.model_copy(update={"clients": [client]})) as spa:
+    async with bench(browser, packages, signer, world=DEFAULT_WORLD.model_copy(update={"clients": [client]})) as spa:
         page = await spa.open(useRefreshTokens=True, useMrrt=True, authorizationParams={"audience": ORDERS})
         await by_redirect(page)
         words = {"authorizationParams": {"audience": WATCHES, "scope": "read:watches"}}

@@ -10,7 +10,7 @@ import pytest
 from tests.auth0_js.single_page import FIRST_LINE, Bench, by_redirect, call, leave, popup, returned
 from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, sign_in
 
-pytestmark = [pytest.mark.asyncio, NEEDS_CHROMIUM]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
 SECOND_LINE = "auth0-spa-js-2.1"
 ANEW: dict[str, dict[str, Any]] = {FIRST_LINE: {"ignoreCache": True}, SECOND_LINE: {"cacheMode": "off"}}
 MODES = [{}, {"useRefreshTokens": True}, {"useRefreshTokens": True, "cacheLocation": "localstorage"}]
