@@ -70,7 +70,9 @@ TABLE = (
     Need(("libtss2-esys.so.0",), ("libtss2-esys-3.0.2-0t64", "libtss2-esys-3.0.2-0"), "vault (TPM)"),
     Need(("libtss2-rc.so.0",), ("libtss2-rc0t64", "libtss2-rc0"), "vault (TPM)"),
     Need(("libtss2-mu.so.0",), ("libtss2-mu-4.0.1-0t64", "libtss2-mu0"), "vault (TPM)"),
-    Need(("chromium", "chromium-browser", "google-chrome"), ("chromium",), "browser, sdk_js, web_js, providers"),
+    Need(
+        ("chromium", "chromium-browser", "google-chrome"), ("chromium",), "auth0_js, browser, sdk_js, web_js, providers"
+    ),
     Need(("groff",), ("groff-base",), "docs"),
     Need(("curl",), ("curl",), "web_js, clients"),
 )

@@ -60,6 +60,7 @@ WORLD = (
     "tests/providers",
     "tests/browser",
     "tests/world",
+    "tests/auth0_js",
     "tests/sdk_js",
     "tests/web_js",
     "tests/clients",

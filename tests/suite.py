@@ -29,6 +29,7 @@ DEAR = (
     "bench",
     "simulation",
     "systemd",
+    "auth0_js",
     "sdk_js",
     "web_js",
     "certs",

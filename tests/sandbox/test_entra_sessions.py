@@ -270,7 +270,7 @@ def test_signing_out_ends_the_session_and_no_grant(browser: EntraBrowser) -> Non
 
 def test_two_sandboxes_on_one_host_do_not_share_a_cookie(browser: EntraBrowser) -> None:
     browser.sign_in()
-    assert list(browser.cookies) == ["ESTSAUTH"]
+    assert list(browser.cookies) == ["ESTSAUTH", "ESTSAUTH_frames"]
 
 
 # -- Who may redeem --------------------------------------------------------------------------------------------------

@@ -81,10 +81,11 @@ async def test_the_cookies_are_bound_to_the_path_closed_to_scripts_and_taken_awa
     url = f"{auth0.base}/authorize"
     async with auth0.session.get(url, params=ASKED, headers=headers, allow_redirects=False) as reply:
         assert reply.status == 303
-        session, gone = reply.headers.getall("Set-Cookie")
-    assert session.startswith("auth0=")
-    for part in ("Path=/", "HttpOnly", "Max-Age=604800", "SameSite=Lax"):
-        assert part in session
+        session, framed, gone = reply.headers.getall("Set-Cookie")
+    shared = "; Path=/; HttpOnly; Max-Age=604800"
+    value = session.removeprefix("auth0=").partition(";")[0]
+    assert session == f"auth0={value}{shared}; SameSite=Lax"
+    assert framed == f"auth0_frames={value}{shared}; Secure; SameSite=None"
     assert gone.startswith("auth0_session_transfer_token=; ")
     assert "Max-Age=0" in gone
 

@@ -23,6 +23,7 @@ from tests.sandbox.transfer_kit import (
     Browser,
     Desk,
     Reply,
+    claims_of,
     desk,
     web,
 )
@@ -124,11 +125,12 @@ def test_who_signs_in_instead_at_that_page_gets_a_session_of_his_own() -> None:
     assert one.logs("s")[-1]["details"]["triggered_by_session_transfer_token"] is False
 
 
-def test_where_no_page_may_be_shown_a_second_factor_is_interaction_required() -> None:
+def test_where_no_page_may_be_shown_a_second_factor_is_login_required_and_the_text_says_why() -> None:
     one = desk()
     stt, _ = one.transfer(one.sign_in())
     needs_two(one)
-    assert Browser(one).authorize(stt=stt, prompt="none").location["error"] == "interaction_required"
+    answer = Browser(one).authorize(stt=stt, prompt="none").location
+    assert (answer["error"], answer["error_description"]) == ("login_required", "Multifactor authentication required")
     assert one.logs("fsa")[0]["details"]["triggered_by_session_transfer_token"] is True
 
 
@@ -153,7 +155,7 @@ def test_the_form_asks_for_the_second_factor_too_and_a_session_without_it_is_ask
     other.form_sign_in()
     needs_two(one)
     assert "A code was sent" in other.authorize().text
-    assert other.authorize(prompt="none").location["error"] == "interaction_required"
+    assert other.authorize(prompt="none").location["error_description"] == "Multifactor authentication required"
 
 
 def test_a_password_alone_is_mfa_required_at_the_token_endpoint() -> None:
@@ -307,6 +309,22 @@ def test_a_server_that_is_not_trusted_is_where_it_is_and_a_public_client_cannot_
     assert exchanged_at(one, {"auth0-forwarded-for": ABROAD}) == HOME
     reply = one.manage("PATCH", f"clients/{CLIENT_ID}", {"is_token_endpoint_ip_header_trusted": True})
     assert (reply.status, reply.json["errorCode"]) == (400, "invalid_body")
+
+
+# -- an organization --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "name"), [("org_9ybsU1dN2dKfDkBi", None), ("Contoso-Watches", "contoso-watches")])
+def test_both_tokens_name_the_organization_by_its_id_and_by_the_name_that_was_asked_for(
+    asked: str, name: str | None
+) -> None:
+    browser = Browser(desk())
+    page = browser.authorize(organization=asked, audience="https://orders.example/")
+    answer = browser.redeem(browser.submit(page).code).json
+    found = [claims_of(answer[token]) for token in ("id_token", "access_token")]
+    assert [claims.get("org_name") for claims in found] == [name, name]
+    ids = {claims["org_id"] for claims in found}
+    assert ids == {asked} if name is None else len(ids) == 1 and ids.pop().startswith("org_")
 
 
 # -- a narrow grant ---------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Sessions at the provider: a cookie tells who has signed in with a browser.
 
 The cookie's value is random; only its digest is kept. Over HTTPS it is ``Secure; SameSite=None``, as at the real
-service; over plain HTTP, where browsers refuse that, ``SameSite=Lax``. Delegated sessions last two hours and their
-cookie ends with the browser.
+service. Over plain HTTP, which is for loopback addresses only, not every client takes that, so there is one with
+``SameSite=Lax`` and a second one for hidden frames of another site: browsers that count loopback as secure, Chrome and
+Firefox, keep it (to a browser ``127.0.0.1`` and ``localhost`` are two sites). Delegated sessions last two hours and
+their cookies end with the browser.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from token_relay.sandbox.provider.world.model import ClientModel
 
 TRANSFER_COOKIES = ("auth0_session_transfer_token", "session_transfer_token")  # the second: SAML documents
 DELEGATED_S = 7_200.0
+_FOR_FRAMES = "_frames"  # the end of the second cookie's name
 
 
 def cookie_name(state: State) -> str:
@@ -26,7 +29,8 @@ def cookie_name(state: State) -> str:
 
 def session_of(state: State, cookies: Mapping[str, str], now: float) -> Session | None:
     """Return the live session of this browser."""
-    cookie = cookies.get(cookie_name(state), "")
+    name = cookie_name(state)
+    cookie = cookies.get(name) or cookies.get(name + _FOR_FRAMES, "")
     session = state.sessions.get(state.session_cookies.get(digest(cookie), "")) if cookie else None
     return session if session is not None and session.is_alive(now) else None
 
@@ -103,15 +107,21 @@ def with_cookie(state: State, response: Response, value: str, session: Session, 
     """Set the session's cookie."""
     end = session.expires_at
     lasts = "" if session.is_delegated or end is None else f"; Max-Age={max(0, int(end - now))}"
-    return response.with_headers(("Set-Cookie", f"{cookie_name(state)}={value}; Path=/; HttpOnly{lasts}{_site(state)}"))
+    return _with(state, response, cookie_name(state), f"{value}; Path=/; HttpOnly{lasts}")
 
 
 def without_cookies(state: State, response: Response, *names: str) -> Response:
     """Take cookies away."""
     for name in names:
-        response = response.with_headers(("Set-Cookie", f"{name}=; Path=/; HttpOnly; Max-Age=0{_site(state)}"))
+        response = _with(state, response, name, "; Path=/; HttpOnly; Max-Age=0")
     return response
 
 
-def _site(state: State) -> str:
-    return "; Secure; SameSite=None" if state.urls.base_url.startswith("https:") else "; SameSite=Lax"
+def _with(state: State, response: Response, name: str, value: str) -> Response:
+    abroad = "; Secure; SameSite=None"
+    if state.urls.base_url.startswith("https:"):
+        return response.with_headers(("Set-Cookie", f"{name}={value}{abroad}"))
+    response = response.with_headers(("Set-Cookie", f"{name}={value}; SameSite=Lax"))
+    if name != cookie_name(state):
+        return response
+    return response.with_headers(("Set-Cookie", f"{name}{_FOR_FRAMES}={value}{abroad}"))

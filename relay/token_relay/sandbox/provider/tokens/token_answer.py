@@ -123,7 +123,13 @@ def _name_claim(state: State) -> str:
 
 
 def _of_session(family: Family) -> dict[str, JsonValue]:
-    return {"act": {"sub": family.actor}} if family.actor else {}
+    claims: dict[str, JsonValue] = {"act": {"sub": family.actor}} if family.actor else {}
+    if family.organization.startswith("org_"):
+        claims["org_id"] = family.organization
+    elif family.organization:  # it was asked for by its name, which Auth0 keeps in small letters
+        name = family.organization.lower()
+        claims |= {"org_id": f"org_{guid_of('organization', name).replace('-', '')[:16]}", "org_name": name}
+    return claims
 
 
 def _id_token(
@@ -140,8 +146,6 @@ def _id_token(
     if family.session_id and state.urls.profile != "entra":  # there they are optional claims
         claims["sid"] = family.session_id
         claims["auth_time"] = int(family.authenticated_at)
-    if family.organization:
-        claims["org_id"] = family.organization
     claims |= _of_session(family)
     claims |= custom_claims(commands, "id_token", taken=claims)
     return state.signer.sign(claims)

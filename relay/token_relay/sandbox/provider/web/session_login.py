@@ -309,7 +309,7 @@ def _second_step(visit: Visit, user: User, accepted: Accepted | None, *, is_sile
     if is_silent or is_delegated:
         answer = _silent_failure(
             visit,
-            "interaction_required",
+            "interaction_required" if state.rules.is_native or is_delegated else "login_required",  # the text says why
             "AADSTS50076: Multifactor authentication is required."
             if state.rules.is_native
             else "Multifactor authentication required",
