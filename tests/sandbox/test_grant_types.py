@@ -9,7 +9,7 @@ import pytest
 from tests.sandbox.native_kit import App
 from tests.sandbox.sandbox_client import PASSWORD_USER
 from tests.sandbox.transfer_kit import CLIENT_ID, SPA_ID, WEB_ID, Desk, Reply, desk
-from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, WEB_SECRET
+from token_relay.sandbox.provider.world.auth0_clients import CONNECTION, MANAGER_ID, PASSWORD_REALM, WEB_SECRET
 from token_relay.sandbox.provider.world.model import PASSWORD, ClientModel
 
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -70,9 +70,21 @@ def test_grant_types_that_a_client_names_are_all_that_it_has() -> None:
 
 def test_the_clients_of_the_default_world_have_what_the_pages_use_them_for() -> None:
     clients = desk().provider.state.clients
-    assert clients[CLIENT_ID].allowed_grant_types == ["authorization_code", "refresh_token", "password", DEVICE_CODE]
+    native = ["authorization_code", "refresh_token", "password", PASSWORD_REALM, DEVICE_CODE]
+    assert clients[CLIENT_ID].allowed_grant_types == native
     assert clients[SPA_ID].allowed_grant_types == PUBLIC
     assert clients[MANAGER_ID].allowed_grant_types == CONFIDENTIAL
+
+
+@pytest.mark.parametrize(
+    ("realm", "error"), [(CONNECTION, None), ("Elsewhere", "invalid_request"), ("", "invalid_request")]
+)
+def test_the_password_of_one_connection_is_a_grant_type_of_its_own(realm: str, error: str | None) -> None:
+    one = desk()
+    fields = {"grant_type": PASSWORD_REALM, "username": PASSWORD_USER, "password": PASSWORD, "realm": realm}
+    assert one.token(**fields).json.get("error") == error
+    one.set(CLIENT_ID, grant_types=["password"])
+    assert one.token(**fields).json["error"] == "unauthorized_client"
 
 
 def test_an_unknown_grant_type_is_unsupported_and_other_services_have_no_such_rule() -> None:

@@ -183,7 +183,8 @@ REDIRECT_URIS = [
     ("http://localhost:8080/cb?x=1", True),
     ("com.example.app:/callback", True),  # registered below
     ("com.example.app:/callback2", False),
-    ("https://127.0.0.1/", False),
+    ("https://localhost:8443/", True),  # a page with TLS
+    ("https://localhost.evil.example/", False),
     ("http://127.0.0.1:99999/", False),
     ("http://127.0.0.1:1/#fragment", False),
     ("http://user@127.0.0.1/", False),

@@ -15,6 +15,7 @@ from token_relay.sandbox.provider.tokens.actions import ask, denial
 from token_relay.sandbox.provider.tokens.management_token import management_token
 from token_relay.sandbox.provider.tokens.refresh import refresh
 from token_relay.sandbox.provider.web import browser, device_code, second_step
+from token_relay.sandbox.provider.world.auth0_clients import CONNECTION, PASSWORD_REALM
 from token_relay.sandbox.provider.world.model import ClientModel, EndpointName
 
 GRANT_TYPES = frozenset(  # the names that an event may hold
@@ -27,6 +28,7 @@ GRANT_TYPES = frozenset(  # the names that an event may hold
         "continuation_token",
         "attributes",
         "client_credentials",
+        PASSWORD_REALM,
         delegation.GRANT_TYPE,
         device_code.GRANT_TYPE,
     }
@@ -47,6 +49,10 @@ def token(state: State, params: Params, trace: Trace) -> Response:
     if state.rules.is_native and grant_type in sign_in.NATIVE_GRANTS:
         check_native(client)
         return sign_in.token(Call(state, client, params, trace))
+    if state.rules.is_managed and grant_type == PASSWORD_REALM:
+        if params.need("realm") != CONNECTION:
+            raise Refusal("invalid_request", "There is no such connection.")
+        return _password(state, client, params, trace)
     if state.rules.has_password_grant and grant_type == "password":
         return _password(state, client, params, trace)
     if state.rules.is_managed and grant_type == "client_credentials":

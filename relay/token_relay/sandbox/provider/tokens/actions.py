@@ -28,6 +28,7 @@ from token_relay.sandbox.provider.memory.verdicts import (
 from token_relay.sandbox.provider.tokens import session_transfer
 from token_relay.sandbox.provider.tokens.cascade import end_session, kill_family, log_revoked
 from token_relay.sandbox.provider.tokens.rotation import rotation_of
+from token_relay.sandbox.provider.world.auth0_clients import CONNECTION
 from token_relay.sandbox.provider.world.model import ClientModel
 from token_relay.sandbox.provider.world.rules import user_id
 
@@ -65,7 +66,7 @@ def ask(
         },
         "request": {**trace.place.as_json(), "hostname": trace.host},
         "tenant": {"id": state.urls.tenant},
-        "connection": {"name": "Username-Password-Authentication", "strategy": "auth0"},
+        "connection": {"name": CONNECTION, "strategy": "auth0"},
         "transaction": {"protocol": protocol, "requested_scopes": list(scope), "redirect_uri": redirect_uri},
         "secrets": {},
     }

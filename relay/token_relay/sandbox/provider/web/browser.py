@@ -6,9 +6,9 @@ field, a code that was sent to the first registered method (to the user name, if
 ``ticket``, ``username`` and ``password``, so a script can fill in the form.
 
 An error goes back to the client's redirect URI only once client and URI are known to belong together; before that it
-is a page (RFC 6749 §4.1.2.1). Only S256 is accepted (RFC 7636 §4.2, RFC 9700 §2.1.1). Redirect URIs: plain HTTP on
-the loopback interface, any port and path (RFC 8252 §7.3), or registered exactly. An authorization code works once; a
-second use ends the grant of the first (RFC 6749 §4.1.2), and a wrong verifier burns the code.
+is a page (RFC 6749 §4.1.2.1). Only S256 is accepted (RFC 7636 §4.2, RFC 9700 §2.1.1). Redirect URIs: HTTP or
+HTTPS on the loopback interface, any port and path (RFC 8252 §7.3), or registered exactly. An authorization code works
+once; a second use ends the grant of the first (RFC 6749 §4.1.2), and a wrong verifier burns the code.
 
 ``response_mode`` is ``query``, ``fragment`` or ``form_post``, under ``auth0`` also ``web_message``, which goes to web
 origins of the client only.
@@ -339,7 +339,7 @@ def is_redirect_uri(client: ClientModel, uri: str) -> bool:
         return False
     if "\\" in uri or "@" in parts.netloc or port == 0:
         return False
-    return parts.scheme == "http" and parts.hostname in LOOPBACK
+    return parts.scheme in {"http", "https"} and parts.hostname in LOOPBACK
 
 
 def response_modes(state: State) -> tuple[ResponseMode, ...]:

@@ -13,6 +13,8 @@ WEB_ID, SPA_ID, SAML_ID, MANAGER_ID = "sandbox-web", "sandbox-spa", "sandbox-sam
 WEB_SECRET = "sandbox-web-secret-not-for-real-use"  # noqa: S105  # documented on purpose
 MANAGER_SECRET = "sandbox-manager-secret-not-for-real-use"  # noqa: S105  # documented on purpose
 SERVICE_PROVIDER = "urn:sandbox:service-provider"
+CONNECTION = "Username-Password-Authentication"  # the one that everybody is in
+PASSWORD_REALM = "http://auth0.com/oauth/grant-type/password-realm"  # noqa: S105  # the grant of Auth0's own SDKs
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 _ACTIONS = ("read", "create", "update", "delete")
 MANAGER_SCOPES = [
@@ -31,7 +33,7 @@ def demo_clients(base_url: str) -> list[ClientModel]:
         ClientModel(
             client_id=CLIENT_ID,
             name="Native app",
-            grant_types=["authorization_code", "refresh_token", "password", DEVICE_CODE],
+            grant_types=["authorization_code", "refresh_token", "password", PASSWORD_REALM, DEVICE_CODE],
             session_transfer=SessionTransfer(can_create_session_transfer_token=True),
         ),
         ClientModel(
