@@ -8,7 +8,7 @@ import pytest
 
 from tests.sandbox.native_kit import App
 from tests.sandbox.sandbox_client import PASSWORD_USER, Start
-from tests.sandbox.transfer_kit import CLIENT_ID, SPA_ID, WEB_ID, Desk, Reply, desk
+from tests.sandbox.transfer_kit import BASE, CLIENT_ID, SPA_ID, WEB_ID, Desk, Reply, desk
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, WEB_SECRET
 from token_relay.sandbox.provider.world.model import PASSWORD, ClientModel
 
@@ -67,6 +67,14 @@ def test_grant_types_that_a_client_names_are_all_that_it_has() -> None:
     one.provider.state.lenient.add("grant-types")  # what a client names counts all the same
     assert one.refresh(token).json["error"] == "unauthorized_client"
     assert ask(one, CLIENT_ID, **PASSWORD_GRANT).status == 200
+
+
+def test_a_client_that_cannot_prove_itself_gets_no_token_in_its_own_name() -> None:
+    one = desk()
+    more = {"api_scopes": ["read:clients"], "grant_types": ["client_credentials"]}
+    one.provider.state.clients["open"] = ClientModel.model_validate({"client_id": "open", **more})
+    refused = ask(one, "open", grant_type="client_credentials", audience=f"{BASE}/api/v2/")
+    assert (refused.status, refused.json["error"]) == (403, "unauthorized_client")
 
 
 def test_the_clients_of_the_default_world_have_what_the_pages_use_them_for() -> None:
