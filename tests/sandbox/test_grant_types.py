@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from tests.sandbox.native_kit import App
-from tests.sandbox.sandbox_client import PASSWORD_USER
-from tests.sandbox.transfer_kit import CLIENT_ID, SPA_ID, WEB_ID, Desk, Reply, desk
+from tests.sandbox.sandbox_client import PASSWORD_USER, Start
+from tests.sandbox.transfer_kit import BASE, CLIENT_ID, SPA_ID, WEB_ID, Desk, Reply, desk
 from token_relay.sandbox.provider.world.auth0_clients import CONNECTION, MANAGER_ID, PASSWORD_REALM, WEB_SECRET
 from token_relay.sandbox.provider.world.model import PASSWORD, ClientModel
 
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 PUBLIC = ["implicit", "authorization_code", "refresh_token"]
 CONFIDENTIAL = [*PUBLIC, "client_credentials"]
@@ -68,6 +69,14 @@ def test_grant_types_that_a_client_names_are_all_that_it_has() -> None:
     assert ask(one, CLIENT_ID, **PASSWORD_GRANT).status == 200
 
 
+def test_a_client_that_cannot_prove_itself_gets_no_token_in_its_own_name() -> None:
+    one = desk()
+    more = {"api_scopes": ["read:clients"], "grant_types": ["client_credentials"]}
+    one.provider.state.clients["open"] = ClientModel.model_validate({"client_id": "open", **more})
+    refused = ask(one, "open", grant_type="client_credentials", audience=f"{BASE}/api/v2/")
+    assert (refused.status, refused.json["error"]) == (403, "unauthorized_client")
+
+
 def test_the_clients_of_the_default_world_have_what_the_pages_use_them_for() -> None:
     clients = desk().provider.state.clients
     native = ["authorization_code", "refresh_token", "password", PASSWORD_REALM, DEVICE_CODE]
@@ -85,6 +94,18 @@ def test_the_password_of_one_connection_is_a_grant_type_of_its_own(realm: str, e
     assert one.token(**fields).json.get("error") == error
     one.set(CLIENT_ID, grant_types=["password"])
     assert one.token(**fields).json["error"] == "unauthorized_client"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("profile", ["entra", "strict"])
+@pytest.mark.parametrize("grant_type", ["client_credentials", DEVICE_CODE, TOKEN_EXCHANGE])
+async def test_what_auth0_alone_grants_is_unsupported_elsewhere(start: Start, profile: Any, grant_type: str) -> None:
+    machine = {"client_id": "m", "client_secret": "s", "token_endpoint_auth_method": "client_secret_post"}
+    async with start(profile) as client:
+        await client.ordered("clients", **machine, api_scopes=["read:clients"], app_type="non_interactive")
+        asked = {"audience": f"{client.base}/api/v2/", "device_code": "x", "subject_token": "x", "actor_token": "x"}
+        refused = await client.token(grant_type=grant_type, **asked, client_id="m", client_secret="s")
+        assert (refused.status, refused.json["error"]) == (400, "unsupported_grant_type")
 
 
 def test_an_unknown_grant_type_is_unsupported_and_other_services_have_no_such_rule() -> None:

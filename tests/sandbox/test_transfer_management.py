@@ -13,6 +13,7 @@ from tests.sandbox.sandbox_client import PASSWORD_USER
 from tests.sandbox.transfer_kit import AUDIENCE, BASE, CLIENT_ID, WEB_ID, Browser, desk, user_id, web
 from token_relay.sandbox.provider.core import MANAGEMENT_ROUTES
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_SECRET
+from token_relay.sandbox.provider.world.model import CLIENTS_MAX
 
 OWNER = user_id(PASSWORD_USER)
 
@@ -95,6 +96,62 @@ def test_a_client_is_created_read_changed_and_deleted() -> None:
     assert "client_secret" not in without.json
     assert one.manage("DELETE", f"clients/{name}").status == 204
     assert one.manage("GET", f"clients/{name}").status == 404
+
+
+def test_a_call_needs_a_bearer_token_and_a_body_of_json() -> None:
+    one = desk()
+    for headers in ({}, {"authorization": "Bearer"}, {"authorization": f"Basic {one.manager()}"}):
+        refused = one.send("GET", "/api/v2/clients", headers=headers)
+        assert (refused.status, refused.json["errorCode"]) == (401, "missing_token")
+    form = {"name": "new"}
+    headers = {"authorization": f"Bearer {one.manager()}"}
+    refused = one.send("POST", "/api/v2/clients", form=form, headers=headers)
+    assert (refused.status, refused.json["errorCode"]) == (400, "invalid_body")
+    assert "content type" in refused.json["message"]
+
+
+@pytest.mark.parametrize("name", ["name", "app_type", "callbacks", "is_first_party", "client_metadata"])
+def test_a_setting_that_every_client_has_cannot_be_null(name: str) -> None:
+    refused = desk().manage("PATCH", f"clients/{WEB_ID}", {name: None})
+    assert refused.status == 400
+    assert refused.json["message"] == f"Payload validation error: {name} must not be null"
+
+
+def test_a_client_is_not_created_over_another_one() -> None:
+    one = desk()
+    before = one.provider.state.clients[WEB_ID]
+    refused = one.manage("POST", "clients", {"name": "new", "client_id": WEB_ID})
+    assert (refused.status, refused.json["errorCode"]) == (400, "invalid_body")
+    assert one.provider.state.clients[WEB_ID] is before
+
+
+def test_there_is_a_limit_to_clients() -> None:
+    one = desk()
+    clients = one.provider.state.clients
+    clients.update({f"more-{number}": clients[WEB_ID] for number in range(CLIENTS_MAX - len(clients) - 1)})
+    assert one.manage("POST", "clients", {"name": "the last"}).status == 201
+    refused = one.manage("POST", "clients", {"name": "one too many"})
+    assert (refused.status, refused.json["errorCode"]) == (403, "too_many_entities")
+
+
+@pytest.mark.parametrize("more", [{"client_id": CLIENT_ID}, {"client_id": CLIENT_ID, "audience": "https://a.example"}])
+def test_refresh_tokens_are_revoked_by_id_or_by_whose_they_are_not_both(more: dict[str, str]) -> None:
+    one = desk()
+    token = one.sign_in()
+    refused = one.manage("POST", "refresh-tokens/revoke", {"ids": [one.family_of(token)], **more})
+    assert (refused.status, refused.json["errorCode"]) == (400, "invalid_body")
+    assert one.refresh(token).status == 200
+
+
+@pytest.mark.parametrize("what", ["refresh-tokens", "sessions"])
+@pytest.mark.parametrize("paging", ["page=0", "per_page=1", "include_totals=false"])
+def test_what_belongs_to_a_person_is_listed_by_pages_too(what: str, paging: str) -> None:
+    one = desk()
+    one.sign_in()
+    Browser(one).form_sign_in()
+    path = f"users/{user_id(PASSWORD_USER).replace('|', '%7C')}/{what}"
+    (name,) = one.manage("GET", path).json
+    assert one.manage("GET", f"{path}?{paging}").json == one.manage("GET", path).json[name]
 
 
 def test_a_doubled_slash_in_a_path_changes_nothing() -> None:
