@@ -103,3 +103,18 @@ def test_entra_tells_what_was_granted_and_no_more(scope: str, told: set[str]) ->
     known = {"name": "Pat Password", "preferred_username": PASSWORD_USER, "email": PASSWORD_USER}
     assert {name: claims[name] for name in told & set(known)} == {name: known[name] for name in told & set(known)}
     assert native_claims(tokens["access_token"])["oid"] == app.provider.state.users[PASSWORD_USER].oid
+
+
+def test_discovery_names_the_claims_that_id_tokens_have() -> None:
+    one, scope = desk(), "openid profile email"
+    browser = Browser(one)
+    browser.form_sign_in()
+    known = one.send("GET", "/.well-known/openid-configuration").json["claims_supported"]
+    assert {*claims_of(browser.redeem(browser.authorize(scope=scope, nonce="n").code).json["id_token"])} - {"jti"} == {
+        *known
+    }
+    app = App()
+    known = app.send("GET", "/contoso/v2.0/.well-known/openid-configuration").json["claims_supported"]
+    token = app.by_password(PASSWORD_USER).json["refresh_token"]
+    found = native_claims(app.refresh(token, scope=scope).json["id_token"])
+    assert {*found} - {"nbf", "uti"} == {*known} - {"nonce"}

@@ -11,6 +11,13 @@ from token_relay.sandbox.provider.memory.signing import published
 from token_relay.sandbox.provider.memory.state import State
 from token_relay.sandbox.provider.tokens.dpop import ALGORITHMS
 from token_relay.sandbox.provider.web.browser import response_modes
+from token_relay.sandbox.provider.world.model import ProfileName
+
+_CLAIMS: dict[ProfileName, tuple[str, ...]] = {  # beside those that all have
+    "entra": ("preferred_username", "oid", "tid", "ver"),
+    "auth0": ("nickname", "picture", "updated_at", "email_verified", "auth_time", "sid"),
+    "strict": ("preferred_username",),
+}
 
 
 def discovery(state: State) -> Response:
@@ -32,7 +39,7 @@ def discovery(state: State) -> Response:
         "scopes_supported": ["openid", "profile", "email", "offline_access"],
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": True,
-        "claims_supported": ["iss", "sub", "aud", "exp", "iat", "nonce", "name", "preferred_username", "email"],
+        "claims_supported": ["iss", "sub", "aud", "exp", "iat", "nonce", "name", "email", *_CLAIMS[urls.profile]],
     }
     methods: list[JsonValue] = ["none"] if rules.is_native else ["none", "client_secret_post", "client_secret_basic"]
     document["token_endpoint_auth_methods_supported"] = methods
