@@ -22,7 +22,7 @@ from token_relay.protocol.errors import LocalError, TransientError
 from token_relay.protocol.secret import Code, IdToken
 from token_relay.provider import discovery, oauth
 from token_relay.provider.authorization import pkce_pair
-from token_relay.provider.http import HttpRequest, HttpResponse
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.provider.outcome import OutcomeUnknown, Refreshed, TokenOutcome
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.world.model import DEFAULT_USERS, PASSWORD
@@ -66,20 +66,28 @@ class FormSignIn(ProviderSignIn):
         verifier, challenge = pkce_pair(self._random.bytes(32))
         url = self._url(metadata, REDIRECT_URI, state="0123456789abcdef0123", nonce=NONCE, challenge=challenge)
         page = await self._http.request(HttpRequest("GET", url))
-        html = page.body.decode() if isinstance(page, HttpResponse) and page.status == 200 else ""
-        ticket = re.search(r'name="ticket" value="([^"]+)"', html)
-        action = re.search(r'action="([^"]+)"', html)
-        if ticket is None or action is None:
-            raise TransientError("the sign-in page did not come")
         # An id_token may tell a person's name only; a person types their user name all the same.
         typed = next((user.username for user in DEFAULT_USERS if user.name == username), username)
-        fields = (("ticket", ticket[1]), ("username", typed), ("password", PASSWORD))
-        sent = await self._http.request(HttpRequest("POST", urljoin(url, action[1]), form=fields))
+        sent = await self._answer(url, page, ("username", typed), ("password", PASSWORD))
+        if isinstance(sent, HttpResponse) and sent.status == 200:
+            sent = await self._answer(url, sent, ("action", "accept"))  # the person is asked for consent
         if not isinstance(sent, HttpResponse) or sent.status not in (302, 303):
             raise TransientError("the sign-in was not accepted")
         code = parse_qs(urlsplit(sent.headers["location"]).query)["code"][0]
         outcome = await self._redeem(metadata, REDIRECT_URI, Code(code), verifier)
         return _tokens(outcome, "the code was not redeemed")
+
+    async def _answer(self, url: str, page: object, *typed: tuple[str, str]) -> HttpResponse | NotSent | AnswerLost:
+        """Fill the form of a page in and send it."""
+        cookie, html = "", ""
+        if isinstance(page, HttpResponse) and page.status == 200:
+            cookie, html = page.headers.get("set-cookie", "").partition(";")[0], page.body.decode()
+        ticket, action = re.search(r'name="ticket" value="([^"]+)"', html), re.search(r'action="([^"]+)"', html)
+        if ticket is None or action is None:
+            raise TransientError("the sign-in page did not come")
+        headers = {"cookie": cookie} if cookie else {}
+        form = (("ticket", ticket[1]), *typed)
+        return await self._http.request(HttpRequest("POST", urljoin(url, action[1]), form=form, headers=headers))
 
 
 class DirectSignIn(ProviderSignIn):
