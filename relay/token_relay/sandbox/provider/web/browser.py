@@ -74,7 +74,8 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         return error_page("The state is too long.")
 
     known = response_modes(state)
-    mode = next((one for one in known if one == (params.get("response_mode") or "query")), None)
+    usual = "fragment" if "token" in params.get("response_type") else "query"  # OAuth 2.0 Multiple Response Types §3
+    mode = next((one for one in known if one == (params.get("response_mode") or usual)), None)
     if mode == "web_message" and not _is_web_origin(client, redirect_uri):
         return error_page("The origin of this redirect_uri is not among the client's web_origins.", 403)
 
@@ -92,6 +93,8 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         return refused("invalid_request", "prompt=none goes with no other prompt")
     if state.rules.is_native and not ENTRA_PROMPTS.issuperset(prompts):
         return refused("invalid_request", f"AADSTS90023: prompt must be one of {', '.join(sorted(ENTRA_PROMPTS))}.")
+    if state.rules.is_native and not params.get("scope"):
+        return refused("invalid_request", "AADSTS900144: The request must contain the parameter 'scope'.")
     challenge = params.get("code_challenge")
     has_challenge = params.get("code_challenge_method") == "S256" and _CHALLENGE.fullmatch(challenge)
     is_without = client.is_confidential and not challenge and not params.get("code_challenge_method")
@@ -122,6 +125,7 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         response_mode=mode,
         key_thumbprint=thumbprint,
         prompts=prompts,
+        tells_auth_time=params.get("max_age") != "",
     )
     if state.rules.has_sessions:
         return arrive(Visit(state, client, authorization, cookies, trace, finish), params)
@@ -301,6 +305,7 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
             redeemer=origins.redeemer_of(client),
             organization=authorization.organization,
             token_scope=token_scope,
+            tells_auth_time=authorization.tells_auth_time,
         ),
         session=session,
         commands=authorization.commands,
