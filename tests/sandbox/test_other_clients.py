@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+import re
+from html import unescape
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
@@ -11,8 +13,9 @@ from tests.sandbox.native_kit import claims_of as native_claims
 from tests.sandbox.sandbox_client import NOON, PASSWORD_USER, REDIRECT_URI, VERIFIER, SandboxClient
 from tests.sandbox.test_cors import leave
 from tests.sandbox.test_entra_sessions import AUTHORITY, EntraBrowser, told
-from tests.sandbox.transfer_kit import SPA_ID, Browser, claims_of, desk, user_id
-from token_relay.sandbox.provider.world.model import CLIENT_ID, SINGLE_PAGE
+from tests.sandbox.transfer_kit import BASE, SPA_ID, WEB_ID, Browser, Reply, claims_of, desk, user_id
+from token_relay.sandbox.provider.world.auth0_clients import demo_clients
+from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_WORLD, SINGLE_PAGE, ClientModel
 
 # -- /userinfo: the three ways of RFC 6750; passport-auth0 has the token in the query ---------------------------------
 
@@ -99,3 +102,58 @@ def test_a_page_can_read_that_its_authority_names_no_tenant(tenant: str) -> None
     app, origin = App(), "http://localhost:3000"
     assert leave(app, "GET", f"/{tenant}/v2.0/.well-known/openid-configuration", origin) == "*"
     assert leave(app, "POST", f"/{tenant}/oauth2/v2.0/token", origin, client_id="x") is None
+
+
+# -- response_type=id_token: what express-openid-connect does unless it is told otherwise -----------------------------
+
+
+IMPLICIT = {"response_type": "id_token", "response_mode": "form_post", "nonce": "n", "scope": "openid email"}
+NO_PKCE = {"code_challenge": "", "code_challenge_method": ""}
+
+
+def posted(reply: Reply) -> dict[str, str]:
+    return {name: unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', reply.text)}
+
+
+def test_an_id_token_comes_back_by_itself_at_auth0() -> None:
+    one = desk()
+    browser = Browser(one)
+    answer = posted(browser.submit(browser.authorize(**IMPLICIT, **NO_PKCE)))
+    claims = claims_of(answer["id_token"])
+    assert (claims["aud"], claims["nonce"], claims["email"]) == (WEB_ID, "n", PASSWORD_USER)
+    assert (claims["sid"], answer["state"]) == (one.live_sessions()[0], "s")
+    assert not {"code", "access_token", "refresh_token"} & answer.keys()
+    again = browser.authorize(**{**IMPLICIT, "response_mode": "", "scope": "openid offline_access", "prompt": "none"})
+    fragment = dict(parse_qsl(urlsplit(dict(again.headers)["Location"]).fragment))
+    assert claims_of(fragment["id_token"])["sub"] == claims["sub"] and "code" not in fragment
+    assert not any(family.generation for family in one.provider.state.families.values())  # no refresh token was made
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"nonce": ""}, "invalid_request"),
+        ({"scope": "email"}, "invalid_request"),
+        ({"response_type": "id_token token"}, "unsupported_response_type"),
+        ({"client_id": "no-implicit"}, "unauthorized_client"),
+    ],
+)
+def test_an_id_token_is_refused_as_the_standard_says(change: dict[str, str], error: str) -> None:
+    client = ClientModel(client_id="no-implicit", app_type="spa", grant_types=["authorization_code"])
+    browser = Browser(desk(DEFAULT_WORLD.model_copy(update={"clients": [*demo_clients(BASE), client]})))
+    assert posted(browser.authorize(**{**IMPLICIT, **change}))["error"] == error
+
+
+def test_an_id_token_never_stands_in_the_query() -> None:
+    assert Browser(desk()).authorize(**{**IMPLICIT, "response_mode": "query"}).location["error"] == "invalid_request"
+
+
+def test_an_action_is_asked_before_an_id_token_goes_out() -> None:
+    said = {"do": "set_claim", "of": "id_token", "name": "https://app.example/role", "value": "buyer"}
+    one = desk(action=lambda _: {"commands": [said]})
+    browser = Browser(one)
+    claims = claims_of(posted(browser.submit(browser.authorize(**IMPLICIT)))["id_token"])
+    assert claims["https://app.example/role"] == "buyer"
+    one.action = lambda _: {"commands": [{"do": "deny", "reason": "not today"}]}
+    refused = posted(browser.authorize(**IMPLICIT))
+    assert (refused["error_description"], "id_token" in refused) == ("not today", False)

@@ -217,6 +217,7 @@ class Authorization:
     transfer: str = ""  # digest of the session transfer token that stood for the first factor
     device: str = ""  # user code of the device that waits for it
     prompts: tuple[str, ...] = ()
+    is_implicit: bool = False  # it is answered by an id_token, not by a code
     tells_auth_time: bool = False  # max_age was asked for: OpenID Connect Core §2
     question: Literal["", "consent", "account"] = ""  # what a signed-in person is being asked
 
