@@ -131,7 +131,7 @@ async def test_a_wrong_password_shows_the_form_again_and_ten_end_it(auth0: Sandb
 
 
 ERRORS_SENT_BACK = [
-    ({"response_type": "token"}, "unsupported_response_type"),
+    ({"response_type": "token", "response_mode": "query"}, "unsupported_response_type"),
     ({"code_challenge": ""}, "invalid_request"),
     ({"code_challenge": "too-short"}, "invalid_request"),
     ({"code_challenge_method": "plain"}, "invalid_request"),

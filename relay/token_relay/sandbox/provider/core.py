@@ -51,7 +51,7 @@ from token_relay.sandbox.provider.world.rules import Rules, Urls
 GETS: frozenset[EndpointName] = frozenset(
     {"authorize", "discovery", "jwks", "resource", "userinfo", "logout", "samlp", "wsfed", "activate"}
 )
-FORMS: frozenset[EndpointName] = frozenset({"authorize", "logout"})  # by GET or, from a form, by POST
+FORMS: frozenset[EndpointName] = frozenset({"authorize", "logout", "userinfo"})  # by GET or, from a form, by POST
 HOST_CHARS_MAX = 300
 USER_AGENT_CHARS_MAX = 500
 MANAGEMENT_ROUTES = (*management_clients.ROUTES, *management_grants.ROUTES)
@@ -215,9 +215,10 @@ class Provider:
                 return metadata.jwks(state)
             case "resource" | "userinfo":
                 look = look_at_access_token if endpoint == "resource" else userinfo
-                shown: str | Response = request.headers.get("authorization", "")
-                if state.rules.is_managed:
-                    shown = dpop.shown_token(state, request, trace)
+                given = request.headers.get("authorization", "")
+                if endpoint == "userinfo" and not given:  # RFC 6750 §2.2 and §2.3; passport-auth0 asks like this
+                    given = f"Bearer {_asked(request).get('access_token')}"
+                shown = dpop.shown_token(state, request, given, trace) if state.rules.is_managed else given
                 return shown if isinstance(shown, Response) else look(state, shown, trace)
             case "authorize":
                 return browser.authorize(state, _asked(request), request.cookies, trace)
@@ -252,6 +253,8 @@ class Provider:
 
     def _leave(self, request: Request, grant_type: str = "") -> str:
         endpoint, origin = self.state.urls.endpoint(request.path), request.headers.get("origin", "")
+        if request.method == "GET" and self.state.urls.is_in_other_tenant(request.path):
+            return "*"  # so that a page can read that its authority names no tenant
         return cors.leave(self.state, self._cors_origins, origin, endpoint, grant_type)
 
     def _is_preflight(self, request: Request) -> bool:

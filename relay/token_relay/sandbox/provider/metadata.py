@@ -31,7 +31,7 @@ def discovery(state: State) -> Response:
         "authorization_endpoint": urls.url("authorize"),
         "token_endpoint": urls.url("token"),
         "jwks_uri": urls.url("jwks"),
-        "response_types_supported": ["code"],
+        "response_types_supported": ["code", *(("id_token",) if rules.is_managed else ())],
         "response_modes_supported": [*response_modes(state)],
         "grant_types_supported": grants,
         "subject_types_supported": ["pairwise" if urls.profile == "entra" else "public"],
@@ -47,7 +47,7 @@ def discovery(state: State) -> Response:
         document["revocation_endpoint"] = urls.url("revoke")
         document["revocation_endpoint_auth_methods_supported"] = methods
     if rules.is_managed:
-        grants += ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]
+        grants += ["implicit", "client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]
         grants.append("urn:ietf:params:oauth:grant-type:device_code")
         document["device_authorization_endpoint"] = urls.url("device_code")
         document["dpop_signing_alg_values_supported"] = [*ALGORITHMS]

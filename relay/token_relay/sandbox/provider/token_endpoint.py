@@ -38,6 +38,9 @@ GRANT_TYPES = frozenset(  # the names that an event may hold
 def token(state: State, params: Params, trace: Trace) -> Response:
     """Answer a token request. Raises Refusal. RFC 6749 §3.2."""
     client = families.find_client(state, params)
+    if state.rules.is_native and not client.is_confidential and _proves_itself(params):
+        text = "Client is public so neither 'client_assertion' nor 'client_secret' should be presented."
+        raise Refusal("invalid_client", text, code=700025)
     grant_type = params.need("grant_type")
     _check_grant_type(state, client, grant_type)
     if grant_type == "refresh_token":
@@ -62,6 +65,10 @@ def token(state: State, params: Params, trace: Trace) -> Response:
     if state.rules.is_managed and grant_type == device_code.GRANT_TYPE:
         return device_code.redeem(state, client, params, trace)
     raise Refusal("unsupported_grant_type", "The grant type is not supported here.", code=70003)
+
+
+def _proves_itself(params: Params) -> bool:
+    return any(params.get(name) for name in ("client_secret", "client_assertion"))
 
 
 def _check_grant_type(state: State, client: ClientModel, grant_type: str) -> None:

@@ -79,6 +79,7 @@ class Family:
     actor: str = ""  # who acts in the person's name
     is_rotating: bool = True  # as it was at the latest exchange
     is_online: bool = False  # of the scope online_access: one with its session
+    tells_auth_time: bool = False  # in id_tokens, under every profile
     key_thumbprint: str = ""  # of the key that its refresh tokens are bound to, RFC 9449 §5
     redeemer: Redeemer = ""
     used_generation: int = 0  # of the youngest refresh token that was used
@@ -216,6 +217,8 @@ class Authorization:
     transfer: str = ""  # digest of the session transfer token that stood for the first factor
     device: str = ""  # user code of the device that waits for it
     prompts: tuple[str, ...] = ()
+    is_implicit: bool = False  # it is answered by an id_token, not by a code
+    tells_auth_time: bool = False  # max_age was asked for: OpenID Connect Core §2
     question: Literal["", "consent", "account"] = ""  # what a signed-in person is being asked
 
 

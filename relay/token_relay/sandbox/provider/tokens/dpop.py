@@ -67,9 +67,8 @@ def prove(state: State, request: Request, trace: Trace, *, client: ClientModel |
     return proof.key_thumbprint
 
 
-def shown_token(state: State, request: Request, trace: Trace) -> str | Response:
+def shown_token(state: State, request: Request, authorization: str, trace: Trace) -> str | Response:
     """Return a resource request's ``Authorization`` in bearer form, or the refusal of a token without its proof."""
-    authorization = request.headers.get("authorization", "")
     kind, _, token = authorization.partition(" ")
     bound_to = _bound_to(state, token.strip())
     if kind.lower() != "dpop":

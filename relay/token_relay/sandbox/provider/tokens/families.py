@@ -117,6 +117,7 @@ class SignInRequest:
     redeemer: Redeemer = ""
     organization: str = ""
     token_scope: tuple[str, ...] | None = None  # of the first tokens, where it is less than the whole
+    tells_auth_time: bool = False
 
 
 def sign_in(
@@ -198,6 +199,7 @@ def _new_family(
         organization=asked.organization,
         is_rotating=rotation.rotates,
         is_online=is_online,
+        tells_auth_time=asked.tells_auth_time,
         initial_place=trace.place,
         last_place=trace.place,
     )

@@ -146,6 +146,8 @@ def _id_token(
     if family.session_id and state.urls.profile != "entra":  # there they are optional claims
         claims["sid"] = family.session_id
         claims["auth_time"] = int(family.authenticated_at)
+    if family.tells_auth_time:  # ours: without a session it is when the code was redeemed
+        claims["auth_time"] = int(family.authenticated_at or family.born_at)
     claims |= _of_session(family)
     claims |= custom_claims(commands, "id_token", taken=claims)
     return state.signer.sign(claims)

@@ -10,6 +10,8 @@ is a page (RFC 6749 §4.1.2.1). Only S256 is accepted (RFC 7636 §4.2, RFC 9700 
 HTTPS on the loopback interface, any port and path (RFC 8252 §7.3), or registered exactly. An authorization code works
 once; a second use ends the grant of the first (RFC 6749 §4.1.2), and a wrong verifier burns the code.
 
+Of the implicit grant ``auth0`` has ``response_type=id_token``, the default of express-openid-connect.
+
 ``response_mode`` is ``query``, ``fragment`` or ``form_post``, under ``auth0`` also ``web_message``, which goes to web
 origins of the client only.
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
 import re
 from collections.abc import Mapping
 from hashlib import sha256
@@ -74,7 +77,8 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         return error_page("The state is too long.")
 
     known = response_modes(state)
-    mode = next((one for one in known if one == (params.get("response_mode") or "query")), None)
+    usual = "fragment" if "token" in params.get("response_type") else "query"  # OAuth 2.0 Multiple Response Types §3
+    mode = next((one for one in known if one == (params.get("response_mode") or usual)), None)
     if mode == "web_message" and not _is_web_origin(client, redirect_uri):
         return error_page("The origin of this redirect_uri is not among the client's web_origins.", 403)
 
@@ -83,8 +87,14 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
             state, redirect_uri, answer_state, response_mode=mode or "query", error=error, error_description=description
         )
 
-    if params.get("response_type") != "code":
+    is_implicit = params.get("response_type") == "id_token" and state.rules.is_managed
+    if not is_implicit and params.get("response_type") != "code":
         return refused("unsupported_response_type", "only response_type=code is supported")
+    if is_implicit and "implicit" not in client.allowed_grant_types:
+        return refused("unauthorized_client", "Grant type 'implicit' not allowed for the client.")
+    if is_implicit and (mode == "query" or not params.get("nonce") or "openid" not in params.words("scope")):
+        text = "an id_token needs the scope openid and a nonce, and does not come back in the query"
+        return refused("invalid_request", text)  # OpenID Connect Core §3.2.2.1, OAuth 2.0 Multiple Response Types §5
     if mode is None:
         return refused("invalid_request", f"response_mode must be one of {', '.join(known)}")
     prompts = params.words("prompt")
@@ -92,10 +102,12 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         return refused("invalid_request", "prompt=none goes with no other prompt")
     if state.rules.is_native and not ENTRA_PROMPTS.issuperset(prompts):
         return refused("invalid_request", f"AADSTS90023: prompt must be one of {', '.join(sorted(ENTRA_PROMPTS))}.")
+    if state.rules.is_native and not params.get("scope"):
+        return refused("invalid_request", "AADSTS900144: The request must contain the parameter 'scope'.")
     challenge = params.get("code_challenge")
     has_challenge = params.get("code_challenge_method") == "S256" and _CHALLENGE.fullmatch(challenge)
     is_without = client.is_confidential and not challenge and not params.get("code_challenge_method")
-    if not has_challenge and not is_without:
+    if not has_challenge and not is_without and not is_implicit:
         return refused("invalid_request", "PKCE with S256 is required")
     if "none" in prompts and not state.rules.has_sessions:
         return refused("login_required", "nobody is signed in")
@@ -122,6 +134,8 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         response_mode=mode,
         key_thumbprint=thumbprint,
         prompts=prompts,
+        is_implicit=is_implicit,
+        tells_auth_time=params.get("max_age") != "",
     )
     if state.rules.has_sessions:
         return arrive(Visit(state, client, authorization, cookies, trace, finish), params)
@@ -231,10 +245,31 @@ def _answer(state: State, authorization: Authorization, **params: str) -> Respon
 
 
 def _with_code(state: State, authorization: Authorization, trace: Trace) -> Response:
+    if authorization.is_implicit:
+        return _with_id_token(state, authorization, trace)
     authorization.expires_at = trace.now + CODE_LIFETIME_S
     code = state.token("ac")
     remember(state.codes, digest(code), authorization)
     return _answer(state, authorization, code=code)
+
+
+def _with_id_token(state: State, authorization: Authorization, trace: Trace) -> Response:
+    """Answer ``response_type=id_token``: who has signed in, and no token to call anything with."""
+    user = state.users[authorization.username]
+    asked = SignInRequest(
+        authorization.client_id,
+        tuple(word for word in authorization.scope if word in {"openid", "profile", "email"}),
+        user.method,
+        nonce=authorization.nonce,
+        organization=authorization.organization,
+        tells_auth_time=authorization.tells_auth_time,
+    )
+    session = state.sessions[authorization.session_id]
+    try:
+        response = sign_in(state, user, trace, asked, session=session, commands=authorization.commands)[1]
+    except Refusal as refusal:  # an Action has revoked the grant
+        return _answer(state, authorization, error=refusal.error, error_description=refusal.description)
+    return _answer(state, authorization, id_token=str(json.loads(response.body)["id_token"]))
 
 
 def redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> Response:
@@ -301,6 +336,7 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
             redeemer=origins.redeemer_of(client),
             organization=authorization.organization,
             token_scope=token_scope,
+            tells_auth_time=authorization.tells_auth_time,
         ),
         session=session,
         commands=authorization.commands,
