@@ -27,8 +27,12 @@ from token_relay.protocol.topics import mailbox_topic
 
 pytestmark = pytest.mark.asyncio
 RSS_GROWTH_BYTES_MAX = 12_000_000  # the allocator's play; 2000 kept envelopes alone would be 8 to 33 MB
-# Numbers of the protocol, which move with each answer; what they count is in the other columns and tables.
-NUMBERS = {"seq_sent", "seq_high", "peer_accepted", "heard_at", "heard", "challenge", "challenged", "row_mac"}
+# What moves with each answer and each greeting; what it counts is in the other columns and tables. A lease goes on with
+# a greeting, and each write seals the row anew: the generation tells whether the token is another one.
+MOVING = {
+    "pairings": {"seq_sent", "seq_high", "peer_accepted", "heard_at", "heard", "challenge", "challenged", "row_mac"},
+    "grants": {"lease_used_s", "lease_marked", "lease_wall", "refresh_token", "row_mac"},
+}
 
 
 def disk(agent: Agent) -> dict[str, list[tuple[object, ...]]]:
@@ -38,7 +42,7 @@ def disk(agent: Agent) -> dict[str, list[tuple[object, ...]]]:
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=HANG_S)) as connection:
         for table in ("identity", "pairings", "outbox", "phone_handoffs", "companion_handoffs", "grants"):
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-            kept = [f'"{name}"' for name in columns if not (table == "pairings" and name in NUMBERS)]
+            kept = [f'"{name}"' for name in columns if name not in MOVING.get(table, ())]
             found[table] = sorted(connection.execute(f"SELECT {', '.join(kept)} FROM {table}"), key=repr)
     return found
 
