@@ -285,6 +285,13 @@ def test_a_binding_holds_the_token_to_its_place(binding: str, place: str, works:
         assert one.warnings() == [f"device binding validation failed ({binding.upper()})"]
 
 
+def test_two_addresses_that_nobody_knows_are_two_places() -> None:
+    one = desk()
+    one.set(WEB_ID, session_transfer=web(enforce_device_binding="asn"))
+    stt, _ = one.transfer(one.sign_in(), ip="192.0.2.1")
+    assert not Browser(one, "192.0.2.2").authorize(stt=stt).code
+
+
 @pytest.mark.parametrize(("native", "web_side"), list(product((None, "ip", "asn", "none"), repeat=2)))
 def test_of_two_bindings_the_stricter_counts_and_ip_where_nobody_set_one(
     native: str | None, web_side: str | None
