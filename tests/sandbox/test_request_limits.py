@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import logging
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from aiohttp import web
 
 from tests.sandbox.native_kit import AUTHORITY, OTP_USER, App
 from tests.sandbox.sandbox_client import PASSWORD_USER, SandboxClient
 from tests.sandbox.transfer_kit import CLIENT_ID, FORM, SPA_ID, WEB_ID, Desk, Reply, desk
+from tests.watchdog import HANG_S
+from token_relay.sandbox import server
+from token_relay.sandbox.control import api
 from token_relay.sandbox.provider.http_values import BODY_BYTES_MAX, PARAM_CHARS_MAX, PARAMS_MAX, Request
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_SECRET
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, PASSWORD, PolicyModel
@@ -242,15 +248,16 @@ def test_a_used_code_leaves_its_mailbox() -> None:
 
 @pytest.mark.asyncio
 async def test_only_this_machine_gives_orders(entra: SandboxClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiohttp import web
-
-    from token_relay.sandbox import server
-
     assert (await entra.request("GET", "/sandbox/state")).status == 200
     monkeypatch.setattr(web.BaseRequest, "remote", "203.0.113.7")
     assert (await entra.request("GET", "/sandbox/state")).status == 403
     assert (await entra.request("GET", f"/{entra.authority.rpartition('/')[2]}/discovery/v2.0/keys")).status == 200
-    assert server.is_loopback("127.0.0.1")
+
+
+@pytest.mark.asyncio
+async def test_it_listens_to_this_machine_only(entra: SandboxClient) -> None:
+    assert entra.server._runner is not None
+    assert entra.server._runner.addresses == [("127.0.0.1", entra.server.port)]
 
 
 @pytest.mark.asyncio
@@ -258,10 +265,31 @@ async def test_only_this_machine_gives_orders(entra: SandboxClient, monkeypatch:
 async def test_people_and_clients_are_bounded(
     entra: SandboxClient, monkeypatch: pytest.MonkeyPatch, path: str, name: str
 ) -> None:
-    from token_relay.sandbox.control import api
-
     table: dict[str, Any] = getattr(entra.server.provider.state, path)
     monkeypatch.setattr(api, name, len(table) + 1)
     key = "username" if path == "users" else "client_id"
     for value, status in (("one@x.example", 201), ("two@x.example", 400), ("one@x.example", 201)):
         assert (await entra.order(path, **{key: value})).status == status
+
+
+@pytest.mark.asyncio
+async def test_a_body_that_does_not_arrive_is_not_waited_for(
+    entra: SandboxClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "BODY_TIMEOUT_S", 0.01)
+    reader, writer = await asyncio.open_connection("127.0.0.1", entra.server.port)
+    try:
+        writer.write(b"POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nhalf")
+        async with asyncio.timeout(HANG_S):
+            assert b" 408 " in await reader.readline()
+    finally:
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_no_line_of_a_log_has_an_address_with_a_code_in_it(
+    auth0: SandboxClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    await auth0.request("GET", "/authorize?session_transfer_token=hunter2&code=hunter2")
+    assert "hunter2" not in caplog.text

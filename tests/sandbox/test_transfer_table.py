@@ -19,6 +19,7 @@ from tests.sandbox.transfer_kit import (
     desk,
     web,
 )
+from token_relay.sandbox.provider.memory.state import digest
 from token_relay.sandbox.provider.world.client_settings import Binding, SessionTransfer, effective_binding
 
 NOT_FOUND = "session transfer token not found or expired"
@@ -256,6 +257,55 @@ def test_a_delegated_session_says_who_acts_has_no_refresh_token_and_ends_after_t
     assert claims_of(tokens["id_token"])["act"]["sub"] != claims_of(tokens["id_token"])["sub"]
     one.now += 7_200
     assert browser.authorize(prompt="none").location["error"] == "login_required"
+
+
+def test_a_delegated_session_is_not_continued_as_the_person_s_own() -> None:
+    one = desk()
+    browser = Browser(one)
+    browser.authorize(stt=delegated(one, delegation={"allow_delegated_access": True}))
+    (acting,) = [each for each in one.provider.state.sessions.values() if each.is_delegated]
+    assert browser.authorize().code
+    assert browser.authorize(SPA_ID, prompt="none").location["error"] == "interaction_required"
+    assert browser.submit(browser.authorize(prompt="login")).code
+    assert acting.session_id not in one.provider.state.sessions
+    stt, _ = one.transfer(one.sign_in())
+    again = Browser(one)
+    again.authorize(stt=delegated(one, delegation={"allow_delegated_access": True}))
+    assert again.authorize(stt=stt).code
+    own = one.provider.state.session_cookies[digest(again.cookies["auth0"])]
+    assert not one.provider.state.sessions[own].is_delegated
+
+
+@pytest.mark.parametrize("why", ["used", "somebody else's"])
+def test_a_cookie_that_was_looked_at_is_taken_away(why: str) -> None:
+    one = desk()
+    stt, _ = one.transfer(one.sign_in())
+    browser = Browser(one)
+    if why == "used":
+        Browser(one).authorize(stt=stt)
+    else:
+        browser.form_sign_in(OTHER_USER)
+    browser.cookies["auth0_session_transfer_token"] = stt
+    assert browser.authorize().is_login_page
+    assert "auth0_session_transfer_token" not in browser.cookies
+
+
+def test_a_token_that_met_somebody_else_s_session_is_used_up() -> None:
+    for is_delegated in (False, True):
+        one = desk()
+        stt = delegated(one, delegation={"allow_delegated_access": True}) if is_delegated else ""
+        stt = stt or one.transfer(one.sign_in())[0]
+        browser = Browser(one)
+        browser.form_sign_in(OTHER_USER)
+        assert not browser.authorize(stt=stt).code
+        assert Browser(one).authorize(stt=stt).is_login_page
+
+
+def test_the_cookie_of_a_delegated_session_ends_with_the_browser() -> None:
+    one = desk()
+    reply = Browser(one).authorize(stt=delegated(one, delegation={"allow_delegated_access": True}))
+    cookies = [value for name, value in reply.headers if name == "Set-Cookie" and value.startswith("auth0")]
+    assert len(cookies) == 2 and not any("Max-Age" in value for value in cookies)
 
 
 # -- binding ------------------------------------------------------------------------------------------------------

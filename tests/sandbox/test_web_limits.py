@@ -49,6 +49,13 @@ def test_a_login_form_works_once(browser: EntraBrowser) -> None:
     assert browser.submit(page, username=PASSWORD_USER, password=PASSWORD).status == 400
 
 
+def test_without_sessions_a_login_form_works_once_too() -> None:
+    browser = Browser(desk(rules=RULES["strict"]))
+    page = browser.authorize(CLIENT_ID)
+    assert browser.submit(page).code
+    assert browser.submit(page).status == 400
+
+
 def test_the_choice_of_an_account_counts_once_and_only_when_it_was_made(browser: EntraBrowser) -> None:
     browser.sign_in()
     page = browser.authorize(prompt="select_account")
