@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from tests.sandbox.native_kit import AUTHORITY, OTP_USER, App
-from tests.sandbox.sandbox_client import PASSWORD_USER, SandboxClient
-from tests.sandbox.transfer_kit import CLIENT_ID, FORM, SPA_ID, WEB_ID, Desk, Reply, desk
+from tests.sandbox.sandbox_client import CHALLENGE, PASSWORD_USER, REDIRECT_URI, SandboxClient
+from tests.sandbox.transfer_kit import CLIENT_ID, FORM, SPA_ID, WEB_ID, Browser, Desk, Reply, desk
 from tests.watchdog import HANG_S
 from token_relay.sandbox import server
 from token_relay.sandbox.control import api
@@ -74,9 +75,17 @@ def test_a_body_beyond_all_measure_is_413(content_type: str) -> None:
     assert raw(desk(), b"x" * (BODY_BYTES_MAX + 1), content_type).status == 413
 
 
-@pytest.mark.parametrize("path", ["/login", "/authorize", "/sandbox/service-provider"])
-def test_what_only_forms_of_browsers_send_is_no_json(path: str) -> None:
-    assert raw(desk(), b'{"client_id": "x"}', "application/json", path).status in {400, 501}
+def test_what_only_forms_of_browsers_send_is_no_json() -> None:
+    one = desk()
+    ticket = re.search(r'name="ticket" value="([^"]+)"', Browser(one).authorize().text)
+    assert ticket is not None
+    form = {"ticket": ticket[1], "username": PASSWORD_USER, "password": PASSWORD}
+    assert raw(one, json.dumps(form).encode(), "application/json", "/login").status == 400
+    assert raw(one, urlencode(form).encode(), FORM, "/login").code
+    asked = {"response_type": "code", "client_id": SPA_ID, "redirect_uri": REDIRECT_URI, "scope": "openid"}
+    asked |= {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
+    assert raw(one, json.dumps(asked).encode(), "application/json", "/authorize").status == 400
+    assert raw(one, urlencode(asked).encode(), FORM, "/authorize").is_login_page
 
 
 @pytest.mark.parametrize("step", ["token", "initiate", "authorize-challenge", "authorize"])
