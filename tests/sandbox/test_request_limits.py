@@ -98,6 +98,20 @@ def test_microsoft_s_endpoints_take_no_json(step: str) -> None:
     assert (answer.status, answer.why) == (400, ("invalid_request", "", 900144))
 
 
+@pytest.mark.parametrize("tenant", ["common", "organizations", "contosox", "contoso.example", "fabrikam", "consumers"])
+def test_a_tenant_is_spelled_in_three_ways_and_no_other(tenant: str) -> None:
+    app = App()
+    for path in ("discovery/v2.0/keys", "v2.0/.well-known/openid-configuration"):
+        assert app.send("GET", f"/Contoso/{path}").status == 200
+        assert app.send("GET", f"/{tenant}/{path}").why == ("invalid_tenant", "", 90002)
+
+
+def test_a_wrong_name_and_a_wrong_password_are_answered_alike() -> None:
+    names = (PASSWORD_USER, OTP_USER, "nobody@contoso.example")
+    answers = [desk().token(**{**GRANT, "username": name, "password": "wrong"}) for name in names]
+    assert len({(answer.status, answer.text) for answer in answers}) == 1
+
+
 @pytest.mark.parametrize("scope", ['a"b', "a\\b", "a  b", " a", "a\tb", "é"])
 def test_a_scope_has_the_form_of_the_rfc(scope: str) -> None:
     refused = desk().token(**{**GRANT, "scope": scope})
@@ -264,6 +278,14 @@ async def test_only_this_machine_gives_orders(entra: SandboxClient, monkeypatch:
 
 
 @pytest.mark.asyncio
+async def test_events_come_so_many_at_a_time(entra: SandboxClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    await entra.sign_in()
+    monkeypatch.setattr(api, "EVENTS_PER_ANSWER_MAX", 2)
+    assert [event["id"] for event in await entra.events()] == [1, 2]
+    assert [event["id"] for event in await entra.events(after=2)] == [3]
+
+
+@pytest.mark.asyncio
 async def test_it_listens_to_this_machine_only(entra: SandboxClient) -> None:
     assert entra.server._runner is not None
     assert entra.server._runner.addresses == [("127.0.0.1", entra.server.port)]
@@ -302,3 +324,52 @@ async def test_no_line_of_a_log_has_an_address_with_a_code_in_it(
     caplog.set_level(logging.DEBUG)
     await auth0.request("GET", "/authorize?session_transfer_token=hunter2&code=hunter2")
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_what_somebody_mistyped_is_in_no_event_and_no_log(each: SandboxClient) -> None:
+    page = await each.authorize()
+    for username, credential in ((PASSWORD_USER, "hunter2"), (OTP_USER, ""), (OTP_USER, "hunter2"), ("x@y", "hunter2")):
+        page = await each.submit(page, username, credential)
+    await each.token(grant_type="password", username=PASSWORD_USER, password="hunter2", client_secret="hunter2")
+    code = await each.code(OTP_USER)
+    state = (await each.request("GET", "/sandbox/state")).json
+    shown = json.dumps(await each.events()) + repr([one.as_json() for one in each.server.provider.state.logs])
+    assert "hunter2" not in shown and code not in shown
+    assert set(state) == {
+        *("profile", "issuer", "users", "clients", "families", "families_alive", "refresh_tokens"),
+        *("last_event_id", "faults_armed"),
+    }
+
+
+# -- what is announced -----------------------------------------------------------------------------------------------
+
+PUBLIC = ["authorization_code", "refresh_token"]
+SECRETS = ["none", "client_secret_post", "client_secret_basic"]
+MORE = [
+    "client_credentials",
+    "urn:ietf:params:oauth:grant-type:token-exchange",
+    "urn:ietf:params:oauth:grant-type:device_code",
+]
+ANNOUNCED: list[tuple[Rules | None, list[str], list[str]]] = [
+    (None, [*PUBLIC, "password", *MORE], ["query", "fragment", "form_post", "web_message"]),
+    (RULES["strict"], PUBLIC, ["query", "fragment", "form_post"]),
+]
+
+
+@pytest.mark.parametrize(("rules", "grants", "modes"), ANNOUNCED, ids=["auth0", "strict"])
+def test_discovery_announces_what_is_there_and_no_more(
+    rules: Rules | None, grants: list[str], modes: list[str]
+) -> None:
+    found = desk(rules=rules).send("GET", "/.well-known/openid-configuration").json
+    assert (found["grant_types_supported"], found["response_modes_supported"]) == (grants, modes)
+    assert (found["response_types_supported"], found["code_challenge_methods_supported"]) == (["code"], ["S256"])
+    assert found["token_endpoint_auth_methods_supported"] == SECRETS
+
+
+def test_discovery_of_microsoft_s_announces_public_clients_alone() -> None:
+    found = App().send("GET", "/contoso/v2.0/.well-known/openid-configuration").json
+    assert found["grant_types_supported"] == PUBLIC
+    assert found["token_endpoint_auth_methods_supported"] == ["none"]
+    assert (found["response_types_supported"], found["code_challenge_methods_supported"]) == (["code"], ["S256"])
+    assert found["response_modes_supported"] == ["query", "fragment", "form_post"]

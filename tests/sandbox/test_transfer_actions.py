@@ -206,7 +206,7 @@ def test_a_verdict_counts_only_for_the_event_that_the_action_saw() -> None:
         b'{"commands": [{"do": "set_metadata", "key": "a b", "value": "c"}]}',
         b'{"more": 1}',
         b'{"commands": [' + b'{"do": "deny", "reason": ""},' * 101 + b"]}",
-        b" " * (ANSWER_BYTES_MAX + 1),
+        b'{"commands": []}' + b" " * ANSWER_BYTES_MAX,
     ],
 )
 def test_an_answer_that_does_not_fit_is_a_failure_and_denies(raw: bytes) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.sandbox.sandbox_client import PASSWORD_USER
 from tests.sandbox.transfer_kit import AUDIENCE, BASE, CLIENT_ID, WEB_ID, Browser, desk, user_id, web
 from token_relay.sandbox.provider.core import MANAGEMENT_ROUTES
-from token_relay.sandbox.provider.management import clients
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.management import clients, grants
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_SECRET
 
 OWNER = user_id(PASSWORD_USER)
@@ -292,10 +293,12 @@ def test_a_call_that_changes_something_is_json_by_a_bearer_who_still_exists_and_
         headers = {"authorization": f"{kind} {token}"}
         assert one.send("GET", "/api/v2/clients", headers=headers).status == 401
     headers = {"authorization": f"Bearer {token}"}
-    for form in ({"name": "x"}, {'{"name": "x"}': ""}):
-        assert one.send("PATCH", f"/api/v2/clients/{WEB_ID}", form=form, headers=headers).status == 400
-    assert one.logs("sapi") == []
-    one.set(WEB_ID, name="y")
+    assert one.send("PATCH", f"/api/v2/clients/{WEB_ID}", form={"name": "x"}, headers=headers).status == 400
+    for content_type, status in (("text/plain", 400), ("", 400), ("application/json; charset=utf-8", 200)):
+        sent = {**headers, "content-type": content_type}
+        request = Request("PATCH", f"/api/v2/clients/{WEB_ID}", b'{"name": "x"}', sent)
+        admission = one.provider.admit(request, one.now)
+        assert one.provider.commit(request, admission, one.now).response.status == status
     assert [record["description"] for record in one.logs("sapi")] == ["PATCH /api/v2/clients/*"]
     assert one.manage("DELETE", f"clients/{MANAGER_ID}", token=token).status == 204
     assert one.manage("GET", "clients", token=token).status == 401
@@ -346,6 +349,20 @@ def test_a_session_that_has_expired_is_shown_to_nobody_and_an_online_grant_is_no
     for method, path in (("GET", f"sessions/{session}"), ("DELETE", f"sessions/{session}")):
         assert one.manage(method, path).status == 404
     assert one.manage("POST", f"sessions/{session}/revoke", {}).status == 404
+
+
+def test_no_list_is_longer_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = desk()
+    for _ in range(3):
+        one.sign_in()
+    assert len(one.manage("GET", "logs?take=2").json) == 2
+    assert len(one.manage("GET", "logs?per_page=2").json) == 2
+    assert len(one.manage("GET", f"refresh-tokens?user_id={OWNER}&take=2").json["refresh_tokens"]) == 2
+    assert len(one.manage("GET", f"users/{OWNER}/refresh-tokens?per_page=2").json) == 2
+    monkeypatch.setattr(grants, "CREDENTIALS_MAX", 1)
+    assert len(one.manage("GET", "device-credentials?type=rotating_refresh_token").json) == 1
+    for number in ("101", "-1", "x", "1e1", "٣"):
+        assert one.manage("GET", f"logs?{urlencode({'per_page': number})}").status == 400
 
 
 PLACES = [

@@ -259,6 +259,16 @@ def test_a_delegated_session_says_who_acts_has_no_refresh_token_and_ends_after_t
     assert browser.authorize(prompt="none").location["error"] == "login_required"
 
 
+def test_whoever_came_with_a_token_has_proven_themselves_when_the_native_grant_began() -> None:
+    one = desk()
+    refresh_token = one.sign_in()
+    one.now += 100
+    browser = Browser(one)
+    assert browser.authorize(stt=one.transfer(refresh_token)[0]).code
+    assert browser.authorize(max_age="100").code
+    assert browser.authorize(max_age="99").is_login_page
+
+
 def test_a_delegated_session_is_not_continued_as_the_person_s_own() -> None:
     one = desk()
     browser = Browser(one)

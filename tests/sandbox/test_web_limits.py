@@ -56,6 +56,13 @@ def test_without_sessions_a_login_form_works_once_too() -> None:
     assert browser.submit(page).status == 400
 
 
+def test_the_form_does_not_say_whether_it_knows_a_name() -> None:
+    browser = Browser(desk())
+    pages = [browser.submit(browser.authorize(), name, "wrong").text for name in (PASSWORD_USER, "x@contoso.example")]
+    known, unknown = (re.sub(r'value="[^"]*"', "", page) for page in pages)
+    assert known == unknown and "Wrong user name" in known
+
+
 def test_the_choice_of_an_account_counts_once_and_only_when_it_was_made(browser: EntraBrowser) -> None:
     browser.sign_in()
     page = browser.authorize(prompt="select_account")
