@@ -305,6 +305,7 @@ def test_of_two_cookies_of_one_name_the_first_counts() -> None:
         "javascript://localhost/%0aalert(1)",
         "http://127.1.2.3/",
         "http://app.localhost/",
+        "http://localhost/\\evil.example",
     ],
 )
 def test_a_registered_address_is_registered_to_the_letter(uri: str) -> None:
