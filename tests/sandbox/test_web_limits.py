@@ -58,6 +58,7 @@ def test_without_sessions_a_login_form_works_once_too() -> None:
 
 def test_the_form_does_not_say_whether_it_knows_a_name() -> None:
     browser = Browser(desk())
+    assert 'name="password" type="password"' in browser.authorize().text
     pages = [browser.submit(browser.authorize(), name, "wrong").text for name in (PASSWORD_USER, "x@contoso.example")]
     known, unknown = (re.sub(r'value="[^"]*"', "", page) for page in pages)
     assert known == unknown and "Wrong user name" in known
