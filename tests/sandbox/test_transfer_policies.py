@@ -108,3 +108,10 @@ def test_a_setting_that_names_no_idle_life_has_thirty_days_or_its_whole_life_whe
         token = one.refresh(token).json["refresh_token"]
         one.now += idle_s
         assert one.refresh(token).status == 403
+
+
+def test_an_action_may_deny_a_refresh() -> None:
+    denies = {"commands": [{"do": "deny", "reason": "not from there"}]}
+    one = desk(action=lambda event: denies if "refresh_token" in event else {"commands": []})
+    reply = one.refresh(one.sign_in())
+    assert (reply.status, reply.json) == (403, {"error": "access_denied", "error_description": "not from there"})
