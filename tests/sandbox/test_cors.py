@@ -78,9 +78,26 @@ def test_at_auth0_the_pages_of_registered_applications_may_call(origin: str, is_
     assert (leave(one, "GET", "/userinfo", origin) == origin) is is_let
     assert leave(one, "GET", "/.well-known/jwks.json", origin) == "*"
     assert leave(one, "GET", "/sandbox/resource", origin) == "*"
-    assert leave(one, "GET", "/api/v2/clients", origin) is None
+    for method, path in (("GET", "/api/v2/clients"), ("POST", "/oauth/device/code"), ("GET", "/authorize")):
+        assert leave(one, method, path, origin) is None
+    for method, path in (("POST", "/login"), ("GET", "/v2/logout"), ("GET", "/activate")):
+        assert leave(one, method, path, origin) is None
     lift(one, "cors")
     assert leave(one, "POST", "/oauth/token", origin, client_id="shop") == origin
+
+
+@pytest.mark.parametrize("wanted", ["x y", "a;b", "x" * 65, ", ".join(["a"] * 51), "a\r\nb", ""])
+def test_a_preflight_allows_names_of_headers_and_nothing_else(wanted: str) -> None:
+    asks = {"origin": PAGE, "access-control-request-method": "POST", "access-control-request-headers": wanted}
+    assert "authorization, " in request(desk(), "OPTIONS", "/oauth/token", asks)["access-control-allow-headers"]
+
+
+def test_an_answer_that_depends_on_the_origin_says_so_to_caches() -> None:
+    one = desk(DEFAULT_WORLD.model_copy(update={"clients": [SHOP_CLIENT]}))
+    for origin in (SHOP, STRANGER, ""):
+        sent = {"origin": origin} if origin else {}
+        assert request(one, "POST", "/oauth/token", {**FORM, **sent}, client_id="shop")["vary"] == "Origin"
+    assert "vary" not in request(one, "GET", "/.well-known/jwks.json", {"origin": SHOP})
 
 
 # -- web_message -----------------------------------------------------------------------------------------------------

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from tests.sandbox.native_kit import MFA_USER, NEW_PASSWORD, PASSWORD_USER, REGISTER_USER, App
+from tests.sandbox.native_kit import (
+    MFA_USER,
+    NEW_PASSWORD,
+    OTP_USER,
+    PASSWORD_USER,
+    REGISTER_USER,
+    RESET_USER,
+    App,
+    Journey,
+)
 from tests.sandbox.sandbox_client import SandboxClient, Start, query_of
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.main import SandboxOptions, run
+from token_relay.sandbox.provider.native import sign_up
 from token_relay.sandbox.provider.world.model import CLIENT_ID, PASSWORD, parse_world
 
 # -- the browser -------------------------------------------------------------------------------------------------------
@@ -195,3 +206,125 @@ def test_a_mistake_in_a_world_file_has_its_line() -> None:
 async def test_the_command_refuses_what_is_no_origin() -> None:
     with pytest.raises(ConfigError, match="--cors localhost is not of the form"):
         await run(SandboxOptions(http_port=0, mqtt_port=None, cors=("localhost",)))
+
+
+# -- what a lenient service would let pass -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+def test_a_code_that_was_right_is_used_up_even_if_the_sign_in_was_refused_after_it(app: App) -> None:
+    token = app.begin(OTP_USER).token
+    code = app.mail(OTP_USER)
+    app.order("policy", conditional_access=53003)
+    assert app.token("oob", token, oob=code).why[2] == 53003
+    app.order("policy", conditional_access=None)
+    assert app.token("oob", token, oob=code).why == ("invalid_grant", "invalid_oob_value", 50181)
+
+
+def test_a_flow_that_asked_for_too_many_codes_is_over(app: App) -> None:
+    token = app.begin(OTP_USER).token
+    for _ in range(9):
+        token = app.challenge(token).token
+    code = app.mail(OTP_USER)
+    assert app.challenge(token).why == ("expired_token", "", 552003)
+    assert app.token("oob", token, oob=code).why == ("invalid_grant", "", 55200)
+
+
+def test_a_method_is_chosen_among_those_that_were_listed(app: App) -> None:
+    required = app.by_password(MFA_USER)
+    method = app.provider.state.users[MFA_USER].methods[0].method_id
+    assert app.challenge(required.token, id=method).why == ("invalid_grant", "", 55200)
+    listed = app.introspect(required.token)
+    assert app.challenge(listed.token, id="unknown").why == ("invalid_request", "", 90100)
+
+
+def test_a_second_factor_is_no_code_for_a_client_that_cannot_take_one(app: App) -> None:
+    listed = app.introspect(app.by_password(MFA_USER).token)
+    assert app.challenge(listed.token, challenge_type="password redirect").is_redirect
+    assert "code_sent" not in app.kinds()
+
+
+def test_a_user_name_that_is_given_though_not_needed_must_be_right(app: App) -> None:
+    more = {"challenge_type": "oob", "challenge_target": REGISTER_USER}
+    listed = app.register("introspect", app.by_password(REGISTER_USER).token)
+    asked = app.register("challenge", listed.token, **more)
+    done = app.register("continue", asked.token, grant_type="oob", oob=app.mail(REGISTER_USER))
+    assert app.token("continuation_token", done.token, username=MFA_USER).why == ("invalid_grant", "", 55200)
+    assert app.token("continuation_token", done.token, username=REGISTER_USER).has_tokens
+
+
+def test_after_a_reset_the_client_says_the_user_name(app: App) -> None:
+    begun = app.reset("start", username=RESET_USER, challenge_type="oob redirect")
+    asked = app.reset("challenge", begun.token, challenge_type="oob redirect")
+    proven = app.reset("continue", asked.token, grant_type="oob", oob=app.mail(RESET_USER))
+    done = app.reset("poll_completion", app.reset("submit", proven.token, new_password=NEW_PASSWORD).token)
+    assert app.token("continuation_token", done.token).why == ("invalid_request", "", 90100)
+    assert app.token("continuation_token", done.token, username=MFA_USER).why == ("invalid_grant", "", 55200)
+    assert app.token("continuation_token", done.token, username=RESET_USER).has_tokens
+
+
+def test_an_address_that_nobody_has_proven_is_registered_with_a_code(app: App) -> None:
+    listed = app.register("introspect", app.by_password(REGISTER_USER).token)
+    for types in ("", "password redirect"):
+        refused = app.register("challenge", listed.token, challenge_type=types, challenge_target=REGISTER_USER)
+        assert refused.why == ("invalid_request", "", 901007)
+    more = {"challenge_type": "oob", "challenge_target": "a@contoso.example", "challenge_channel": "pigeon"}
+    assert app.register("challenge", listed.token, **more).why == ("invalid_request", "", 901001)
+    asked = app.register("challenge", listed.token, challenge_type="oob", challenge_target=REGISTER_USER)
+    assert asked.json["challenge_type"] == "oob"
+    assert app.register("continue", asked.token, grant_type="continuation_token").why[2] == 55200
+
+
+def test_a_name_that_is_taken_between_two_steps_of_a_sign_up_is_refused(app: App) -> None:
+    name = "late@contoso.example"
+    asked = app.begin_signup(name)
+    wanted = app.signup("continue", asked.token, grant_type="oob", oob=app.mail(name))
+    given = app.signup("challenge", wanted.token, challenge_type="password oob redirect")
+    app.order("users", username=name)
+    refused = app.signup("continue", given.token, grant_type="password", password=NEW_PASSWORD)
+    assert refused.why[0] == "user_already_exists"
+    assert app.provider.state.users[name].password is None
+
+
+def test_a_taken_name_costs_no_code(app: App) -> None:
+    name = "late@contoso.example"
+    asked = app.begin_signup(name, password=NEW_PASSWORD)
+    code = app.mail(name)
+    app.order("users", username=name)
+    for _ in range(2):
+        refused = app.signup("continue", asked.token, grant_type="oob", oob=code)
+        assert refused.why[0] == "user_already_exists"
+
+
+def test_version_2_too_tells_where_a_code_went_and_not_the_whole_address() -> None:
+    chosen = Journey().sign_in(MFA_USER)
+    hints = [one["hint"] for one in chosen.last.json["_embedded"]["methods"]]
+    assert hints and all("*" in hint for hint in hints) and MFA_USER not in hints
+    assert "*" in Journey().start("sign_up", "new@contoso.example").last.json["hint"]
+    enrolled = Journey().sign_in(REGISTER_USER).choose("email", "enroll", email="else@contoso.example")
+    assert "*" in enrolled.last.json["hint"]
+    assert "*" in Journey().start("sign_in", OTP_USER).last.json["_embedded"]["methods"][0]["hint"]
+
+
+def test_a_full_directory_takes_nobody(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sign_up, "USERS_MAX", len(app.provider.state.users))
+    asked = app.begin_signup("new@contoso.example", password=NEW_PASSWORD)
+    full = app.signup("continue", asked.token, grant_type="oob", oob=app.mail("new@contoso.example"))
+    assert (full.status, full.json["error"]) == (429, "temporarily_unavailable")
+
+
+@pytest.mark.parametrize(
+    "attributes", ['{"shoe": "x44x"}', '{"shoe": ""}', json.dumps({"shoe": "44", **{f"a{n}": "b" for n in range(50)}})]
+)
+def test_attributes_fit_whole_and_in_bounds(app: App, attributes: str) -> None:
+    app.order("policy", required_attributes=[{"name": "shoe", "regex": "[0-9]{2}"}])
+    asked = app.begin_signup("new@contoso.example", password=NEW_PASSWORD)
+    wanted = app.signup("continue", asked.token, grant_type="oob", oob=app.mail("new@contoso.example"))
+    refused = app.signup("continue", wanted.token, grant_type="attributes", attributes=attributes)
+    assert refused.status == 400 and "new@contoso.example" not in app.provider.state.users
+    done = app.signup("continue", wanted.token, grant_type="attributes", attributes='{"shoe": "44"}')
+    assert done.status == 200

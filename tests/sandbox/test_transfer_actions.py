@@ -21,6 +21,7 @@ from token_relay.sandbox.actions.worker import run, view
 from token_relay.sandbox.provider.http_values import JsonValue
 from token_relay.sandbox.provider.memory.signing import RsaSigner
 from token_relay.sandbox.provider.memory.verdicts import ANSWER_BYTES_MAX, Question
+from token_relay.sandbox.provider.tokens.issued import find_refresh
 from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, PASSWORD
 from token_relay.sandbox.server import SandboxServer
 
@@ -120,6 +121,43 @@ def on_execute_post_login(event, api):
     assert one.refresh(refresh_token).status == 403
 
 
+def test_an_action_lengthens_no_life_and_labels_a_token_with_so_much_only() -> None:
+    far = (NOON + 1e9) * 1000
+    commands: list[dict[str, object]] = [
+        {"do": do, "of": of, "at_ms": far}
+        for do in ("set_expires_at", "set_idle_expires_at")
+        for of in ("session", "refresh_token")
+    ]
+    commands += [{"do": "set_metadata", "key": f"k{number}", "value": "v"} for number in range(26)]
+    one = desk(action=lambda event: {"commands": commands})
+    browser = Browser(one)
+    browser.form_sign_in()
+    (session,) = one.provider.state.sessions.values()
+    assert (session.expires_at, session.idle_expires_at) == (NOON + 7 * 86_400, NOON + 3 * 86_400)
+    token = one.sign_in()
+    entry = find_refresh(one.provider.state, token)
+    family = one.provider.state.families[one.family_of(token)]
+    assert entry is not None and entry.idle_expires_at == family.expires_at == NOON + 30 * 86_400
+    assert list(family.metadata) == [f"k{number}" for number in range(25)]
+
+
+def test_an_action_is_asked_again_if_the_login_has_changed_meanwhile() -> None:
+    one = desk(action=lambda event: {"commands": []})
+    browser = Browser(one)
+    browser.form_sign_in()
+    (session,) = one.provider.state.sessions.values()
+    before = len(one.asked)
+
+    def meanwhile(event: object) -> dict[str, list[object]]:
+        session.clients.append(f"application {len(one.asked)}") if len(one.asked) == before + 1 else None
+        return {"commands": []}
+
+    one.action = meanwhile
+    assert browser.authorize(prompt="none").code
+    assert len(one.asked) == before + 2
+    assert one.asked[-1].event != one.asked[-2].event
+
+
 def test_an_action_that_revokes_a_refresh_token_refuses_the_exchange_for_good() -> None:
     source = """
 def on_execute_post_login(event, api):
@@ -168,7 +206,7 @@ def test_a_verdict_counts_only_for_the_event_that_the_action_saw() -> None:
         b'{"commands": [{"do": "set_metadata", "key": "a b", "value": "c"}]}',
         b'{"more": 1}',
         b'{"commands": [' + b'{"do": "deny", "reason": ""},' * 101 + b"]}",
-        b" " * (ANSWER_BYTES_MAX + 1),
+        b'{"commands": []}' + b" " * ANSWER_BYTES_MAX,
     ],
 )
 def test_an_answer_that_does_not_fit_is_a_failure_and_denies(raw: bytes) -> None:

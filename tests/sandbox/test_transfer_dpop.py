@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey
+from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from tests.sandbox.sandbox_client import NOON, PASSWORD_USER, REDIRECT_URI, VERIFIER
 from tests.sandbox.transfer_kit import (
@@ -30,6 +30,10 @@ from token_relay.sandbox.provider.world.model import PASSWORD
 
 TOKEN = f"{BASE}/oauth/token"
 DESCRIPTION = "Authorization server requires nonce in DPoP proof"
+
+
+def ath_of(token: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 
 class Holder:
@@ -70,8 +74,7 @@ class Holder:
         return dict(reply.json)
 
     def look(self, token: str, path: str = "/userinfo", *, kind: str = "DPoP", **more: Any) -> Reply:
-        ath = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
-        proof = self.proof(f"{BASE}{path}", "GET", **{"ath": ath, **more})
+        proof = self.proof(f"{BASE}{path}", "GET", **{"ath": ath_of(token), **more})
         return self.one.send("GET", path, headers={"authorization": f"{kind} {token}", "dpop": proof})
 
 
@@ -127,6 +130,9 @@ def test_a_confidential_clients_refresh_token_is_not_bound_and_needs_no_nonce() 
     redeemed = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT_URI}
     reply = holder.token(**fields, **redeemed, code_verifier=VERIFIER)
     assert (reply.status, reply.json["token_type"], holder.nonce) == (200, "DPoP", "")
+    refresh = {"grant_type": "refresh_token", "refresh_token": reply.json["refresh_token"]}
+    stale = holder.token(proof=holder.proof(nonce="stale"), **fields, **refresh)
+    assert stale.json["error"] == "use_dpop_nonce"  # it needs none, but a wrong one is wrong
     assert browser.web_refresh(reply.json["refresh_token"]).json["token_type"] == "Bearer"
 
 
@@ -151,7 +157,12 @@ def spoiled(change: Callable[[Holder], str]) -> Reply:
         lambda one: one.proof(iat=int(NOON) - 301),
         lambda one: one.proof(iat=int(NOON) + 301),
         lambda one: one.proof(iat="now"),
+        lambda one: one.proof(f"{BASE}/oauth/token/else"),
+        lambda one: one.proof(iat=True),
         lambda one: one.proof(jti=None),
+        lambda one: one.proof(jti=""),
+        lambda one: one.proof(more="x" * 8_192),
+        lambda one: by_rsa(one, 1_024),
         lambda one: one.proof(jti="x" * 257),
         lambda one: one.proof(header={"typ": "JWT"}),
         lambda one: one.proof(header={"jwk": one.key.as_dict(private=True)}),
@@ -161,9 +172,25 @@ def spoiled(change: Callable[[Holder], str]) -> Reply:
         lambda one: one.proof()[:-4] + "AAAA",
     ],
 )
+@pytest.mark.filterwarnings("ignore:Key size should be")  # the library's own word about a small key
 def test_a_proof_that_is_not_right_is_refused_and_spends_nothing(change: Callable[[Holder], str]) -> None:
     reply = spoiled(change)
     assert (reply.status, reply.json["error"]) == (400, "invalid_dpop_proof")
+
+
+def by_rsa(holder: Holder, bits: int, algorithm: str = "RS256") -> str:
+    key = RSAKey.generate_key(bits)
+    header = {"typ": "dpop+jwt", "alg": algorithm, "jwk": key.as_dict(private=False)}
+    claims = {"jti": "a", "htm": "POST", "htu": TOKEN, "iat": int(NOON), "nonce": holder.nonce}
+    return jwt.encode(header, claims, key, algorithms=[algorithm])
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "PS256"])
+def test_a_proof_by_an_rsa_key_of_the_usual_size_is_taken(algorithm: str) -> None:
+    holder = Holder(desk())
+    holder.sign_in()
+    fields = {"grant_type": "refresh_token", "refresh_token": holder.one.sign_in()}
+    assert holder.token(proof=by_rsa(holder, 2_048, algorithm), **fields).json["token_type"] == "DPoP"
 
 
 def shared_key(holder: Holder) -> str:
@@ -192,6 +219,9 @@ def test_a_nonce_lives_between_five_and_ten_minutes_and_the_provider_clock_that_
     assert holder.token(proof=holder.proof(), **fields).status == 200
     one.now += 601
     assert holder.token(proof=holder.proof(), **fields).json["error"] == "use_dpop_nonce"
+    holder.sign_in()
+    one.now = (one.now // 300 + 2) * 300
+    assert holder.token(proof=holder.proof(), **fields).json["error"] == "use_dpop_nonce"
     one.provider.state.clock_offset_s = 36 * 3_600
     assert holder.sign_in()
 
@@ -215,6 +245,9 @@ def test_a_bound_access_token_is_good_with_a_proof_for_it_only(asked: dict[str, 
         assert holder.look(token, path, ath="other").status == 401
         assert holder.look(token, path, htm="POST").status == 401
         assert one.send("GET", path, headers={"authorization": f"DPoP {token}"}).status == 401
+        proof = holder.proof(f"{BASE}{path}", "GET", ath=ath_of(token))
+        sent = {"authorization": f"DPoP {token}", "dpop": proof}
+        assert [one.send("GET", path, headers=sent).status for _ in range(2)] == [200, 401]
     unbound = one.refresh(one.sign_in()).json["access_token"]
     assert holder.look(unbound).status == 401
     assert 'DPoP error="invalid_token"' in dict(holder.look(unbound).headers)["WWW-Authenticate"]

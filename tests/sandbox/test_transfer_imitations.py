@@ -168,3 +168,13 @@ def test_google_gives_no_refresh_token_in_refreshes_drops_the_oldest_and_revokes
     assert me.one.revoke(last["access_token"]).status == 200
     assert me.one.refresh(last["refresh_token"]).status == 400
     assert not me.works(last["access_token"])
+
+
+def test_the_grace_of_a_branching_provider_counts_from_the_first_use() -> None:
+    me = holder("hydra")
+    token = me.refresh_token
+    assert me.one.refresh(token).status == 200
+    me.one.now += 30
+    assert me.one.refresh(token).status == 200
+    me.one.now += 1
+    assert me.one.refresh(token).status == 400

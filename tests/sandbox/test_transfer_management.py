@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tests.sandbox.sandbox_client import PASSWORD_USER
 from tests.sandbox.transfer_kit import AUDIENCE, BASE, CLIENT_ID, WEB_ID, Browser, desk, user_id, web
 from token_relay.sandbox.provider.core import MANAGEMENT_ROUTES
+from token_relay.sandbox.provider.http_values import Request
+from token_relay.sandbox.provider.management import clients, grants
 from token_relay.sandbox.provider.world.auth0_clients import MANAGER_ID, MANAGER_SECRET, WEB_SECRET
 from token_relay.sandbox.provider.world.model import CLIENTS_MAX
 
@@ -286,7 +288,11 @@ def test_the_refresh_tokens_of_a_person_are_listed_both_ways_and_ended_together(
 
 
 @pytest.mark.parametrize(
-    "body", [{}, {"ids": []}, {"ids": ["a"], "user_id": "b"}, {"user_id": "a", "audience": "b"}, {"ids": ["a"] * 101}]
+    "body",
+    [
+        *({}, {"ids": []}, {"ids": ["a"], "user_id": "b"}, {"user_id": "a", "audience": "b"}, {"ids": ["a"] * 101}),
+        *({"ids": ["a"], "client_id": "b"}, {"ids": ["a"], "audience": "b"}, {"client_id": "a"}, {"user_id": None}),
+    ],
 )
 def test_a_bulk_revocation_says_whose(body: dict[str, Any]) -> None:
     assert desk().manage("POST", "refresh-tokens/revoke", body).status == 400
@@ -335,6 +341,85 @@ def test_the_log_is_read_newest_first_by_checkpoint_and_by_query() -> None:
     assert one.manage("GET", "logs?q=type:nonsense").status == 400
     assert one.manage("GET", "logs?q=anything").status == 400
     assert one.manage("GET", "logs/none").status == 404
+
+
+def test_a_call_that_changes_something_is_json_by_a_bearer_who_still_exists_and_is_logged() -> None:
+    one = desk()
+    token = one.manager()
+    for kind in ("Basic", "DPoP", "Token"):
+        headers = {"authorization": f"{kind} {token}"}
+        assert one.send("GET", "/api/v2/clients", headers=headers).status == 401
+    headers = {"authorization": f"Bearer {token}"}
+    assert one.send("PATCH", f"/api/v2/clients/{WEB_ID}", form={"name": "x"}, headers=headers).status == 400
+    for content_type, status in (("text/plain", 400), ("", 400), ("application/json; charset=utf-8", 200)):
+        sent = {**headers, "content-type": content_type}
+        request = Request("PATCH", f"/api/v2/clients/{WEB_ID}", b'{"name": "x"}', sent)
+        admission = one.provider.admit(request, one.now)
+        assert one.provider.commit(request, admission, one.now).response.status == status
+    assert [record["description"] for record in one.logs("sapi")] == ["PATCH /api/v2/clients/*"]
+    assert one.manage("DELETE", f"clients/{MANAGER_ID}", token=token).status == 204
+    assert one.manage("GET", "clients", token=token).status == 401
+
+
+def test_a_route_with_two_scopes_takes_both() -> None:
+    one = desk()
+    Browser(one).form_sign_in()
+    (session,) = one.live_sessions()
+    for scope in ("delete:sessions", "delete:refresh_tokens"):
+        reply = one.manage("POST", f"sessions/{session}/revoke", {}, token=one.manager(scope))
+        assert (reply.status, reply.json["errorCode"]) == (403, "insufficient_scope")
+    both = one.manager("delete:sessions delete:refresh_tokens")
+    assert one.manage("POST", f"sessions/{session}/revoke", {}, token=both).status == 202
+
+
+def test_clients_have_names_of_their_own_in_bounds_and_web_applications_a_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = desk()
+    assert one.manage("POST", "clients", {"name": "again", "client_id": WEB_ID}).status == 400
+    assert one.manage("GET", f"clients/{WEB_ID}").json["name"] == "Web application"
+    made = one.manage("POST", "clients", {"name": "web", "app_type": "regular_web"}).json
+    assert made["token_endpoint_auth_method"] == "client_secret_post"
+    asked = {"grant_type": "refresh_token", "refresh_token": "x", "client_id": made["client_id"]}
+    assert one.token(**asked).status == 401
+    assert one.token(**asked, client_secret=made["client_secret"]).status == 403
+    monkeypatch.setattr(clients, "CLIENTS_MAX", len(one.provider.state.clients))
+    assert one.manage("POST", "clients", {"name": "one too many"}).status == 403
+
+
+@pytest.mark.parametrize("name", ["callbacks", "app_type", "allowed_logout_urls", "is_first_party", "client_metadata"])
+def test_what_has_no_null_is_not_set_to_it(name: str) -> None:
+    one = desk()
+    assert name in one.manage("PATCH", f"clients/{WEB_ID}", {name: None}).json["message"]
+
+
+def test_a_session_that_has_expired_is_shown_to_nobody_and_an_online_grant_is_no_credential() -> None:
+    one = desk()
+    browser = Browser(one)
+    browser.form_sign_in()
+    (session,) = one.live_sessions()
+    grant = browser.redeem(browser.authorize(scope="openid online_access").code).json["refresh_token"]
+    assert one.manage("DELETE", f"device-credentials/{one.family_of(grant)}").status == 204
+    assert browser.web_refresh(grant).status == 200
+    one.now += 3 * 86_400
+    assert one.manage("GET", f"users/{OWNER}/sessions").json["sessions"] == []
+    for method, path in (("GET", f"sessions/{session}"), ("DELETE", f"sessions/{session}")):
+        assert one.manage(method, path).status == 404
+    assert one.manage("POST", f"sessions/{session}/revoke", {}).status == 404
+
+
+def test_no_list_is_longer_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = desk()
+    for _ in range(3):
+        one.sign_in()
+    assert len(one.manage("GET", "logs?take=2").json) == 2
+    assert len(one.manage("GET", "logs?per_page=2").json) == 2
+    assert len(one.manage("GET", f"refresh-tokens?user_id={OWNER}&take=2").json["refresh_tokens"]) == 2
+    assert len(one.manage("GET", f"users/{OWNER}/refresh-tokens?per_page=2").json) == 2
+    monkeypatch.setattr(grants, "CREDENTIALS_MAX", 1)
+    assert len(one.manage("GET", "device-credentials?type=rotating_refresh_token").json) == 1
+    for number in ("101", "-1", "x", "1e1", "٣"):
+        assert one.manage("GET", f"logs?{urlencode({'per_page': number})}").status == 400
 
 
 PLACES = [

@@ -96,3 +96,22 @@ def test_policies_are_for_first_party_clients_and_lives_without_end_neither_for_
         reply = one.manage("PATCH", f"clients/{CLIENT_ID}", body)
         assert (reply.status, reply.json["errorCode"]) == (400, "invalid_body")
         assert named in reply.json["message"]
+
+
+def test_a_setting_that_names_no_idle_life_has_thirty_days_or_its_whole_life_where_that_is_less() -> None:
+    for life_s, idle_s in ((31_557_600, 2_592_000), (60, 60)):
+        one = desk()
+        setting = {"rotation_type": "rotating", "expiration_type": "expiring", "token_lifetime": life_s}
+        one.set(CLIENT_ID, refresh_token=setting)
+        token = one.sign_in()
+        one.now += idle_s - 1
+        token = one.refresh(token).json["refresh_token"]
+        one.now += idle_s
+        assert one.refresh(token).status == 403
+
+
+def test_an_action_may_deny_a_refresh() -> None:
+    denies = {"commands": [{"do": "deny", "reason": "not from there"}]}
+    one = desk(action=lambda event: denies if "refresh_token" in event else {"commands": []})
+    reply = one.refresh(one.sign_in())
+    assert (reply.status, reply.json) == (403, {"error": "access_denied", "error_description": "not from there"})

@@ -203,6 +203,23 @@ def test_a_token_does_not_stand_for_consent_which_is_asked_once() -> None:
     assert "asks for:" in browser.authorize(scope="openid more").text
 
 
+def test_consent_is_for_one_api_and_one_client() -> None:
+    one = desk()
+    for client_id in (WEB_ID, SPA_ID):
+        one.set(client_id, is_first_party=False)
+    browser = Browser(one)
+    page = browser.submit(browser.authorize(audience="https://a.example"))
+    ticket = re.search(r'name="ticket" value="([^"]+)"', page.text)
+    assert ticket is not None
+    assert browser.send("POST", "/login", form={"ticket": unescape(ticket[1]), "action": "accept"}).code
+    assert browser.authorize(audience="https://a.example").code
+    for client_id, asked in ((WEB_ID, {"audience": "https://b.example"}), (SPA_ID, {"audience": "https://a.example"})):
+        assert "asks for" in browser.authorize(client_id, **asked).text
+    assert (
+        "asks for" in browser.authorize(audience="https://a.example", scope="openid profile offline_access more").text
+    )
+
+
 def test_who_declines_sends_the_application_away_and_stays_signed_in() -> None:
     one = desk()
     one.set(WEB_ID, is_first_party=False)

@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 
 from tests.sandbox.sandbox_client import PASSWORD_USER
-from tests.sandbox.transfer_kit import ABROAD, BASE, HOME, Browser, Desk, Reply, desk
+from tests.sandbox.transfer_kit import ABROAD, BASE, HOME, WEB_ID, Browser, Desk, Reply, desk, web
 from token_relay.sandbox.provider.memory.state import Assertions
 from token_relay.sandbox.provider.world.auth0_clients import SAML_ID
 
@@ -152,6 +152,27 @@ def test_other_requests_are_refused_in_words(signer: Assertions) -> None:
     assert one.send("GET", f"/samlp/{SAML_ID}?SAMLRequest=x").status == 400
     assert one.send("GET", f"/wsfed/{SAML_ID}?wa=wsignout1.0").status == 400
     assert one.send("POST", SP, form={"SAMLResponse": "%%%"}).status == 400
+
+
+def test_an_assertion_for_another_service_provider_is_not_taken_here(signer: Assertions) -> None:
+    one = desk(assertions=signer)
+    one.set(
+        WEB_ID, session_transfer=web(), addons={"samlp": {"audience": "urn:w", "destination": "https://w.example/"}}
+    )
+    stt, _ = one.transfer(one.sign_in())
+    page = Browser(one).send("GET", f"/samlp/{WEB_ID}?session_transfer_token={stt}")
+    url, fields = posted(page)
+    assert url == "https://w.example/"
+    assert "for somebody else" in one.send("POST", SP, form=fields).text
+
+
+def test_a_relay_state_comes_back_as_text_and_within_bounds(signer: Assertions) -> None:
+    one = desk(assertions=signer)
+    for chars, status in ((2_048, 200), (2_049, 400)):
+        assert one.send("GET", f"/samlp/{SAML_ID}?RelayState={'x' * chars}").status == status
+    stt, _ = one.transfer(one.sign_in())
+    page = Browser(one).send("GET", f"/samlp/{SAML_ID}?session_transfer_token={stt}&RelayState=%22%3E%3Cb%3E")
+    assert "<b>" not in page.text and posted(page)[1]["RelayState"] == '"><b>'
 
 
 def test_without_the_library_the_page_says_what_to_install() -> None:

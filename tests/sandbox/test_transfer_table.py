@@ -19,6 +19,7 @@ from tests.sandbox.transfer_kit import (
     desk,
     web,
 )
+from token_relay.sandbox.provider.memory.state import digest
 from token_relay.sandbox.provider.world.client_settings import Binding, SessionTransfer, effective_binding
 
 NOT_FOUND = "session transfer token not found or expired"
@@ -258,6 +259,65 @@ def test_a_delegated_session_says_who_acts_has_no_refresh_token_and_ends_after_t
     assert browser.authorize(prompt="none").location["error"] == "login_required"
 
 
+def test_whoever_came_with_a_token_has_proven_themselves_when_the_native_grant_began() -> None:
+    one = desk()
+    refresh_token = one.sign_in()
+    one.now += 100
+    browser = Browser(one)
+    assert browser.authorize(stt=one.transfer(refresh_token)[0]).code
+    assert browser.authorize(max_age="100").code
+    assert browser.authorize(max_age="99").is_login_page
+
+
+def test_a_delegated_session_is_not_continued_as_the_person_s_own() -> None:
+    one = desk()
+    browser = Browser(one)
+    browser.authorize(stt=delegated(one, delegation={"allow_delegated_access": True}))
+    (acting,) = [each for each in one.provider.state.sessions.values() if each.is_delegated]
+    assert browser.authorize().code
+    assert browser.authorize(SPA_ID, prompt="none").location["error"] == "interaction_required"
+    assert browser.submit(browser.authorize(prompt="login")).code
+    assert acting.session_id not in one.provider.state.sessions
+    stt, _ = one.transfer(one.sign_in())
+    again = Browser(one)
+    again.authorize(stt=delegated(one, delegation={"allow_delegated_access": True}))
+    assert again.authorize(stt=stt).code
+    own = one.provider.state.session_cookies[digest(again.cookies["auth0"])]
+    assert not one.provider.state.sessions[own].is_delegated
+
+
+@pytest.mark.parametrize("why", ["used", "somebody else's"])
+def test_a_cookie_that_was_looked_at_is_taken_away(why: str) -> None:
+    one = desk()
+    stt, _ = one.transfer(one.sign_in())
+    browser = Browser(one)
+    if why == "used":
+        Browser(one).authorize(stt=stt)
+    else:
+        browser.form_sign_in(OTHER_USER)
+    browser.cookies["auth0_session_transfer_token"] = stt
+    assert browser.authorize().is_login_page
+    assert "auth0_session_transfer_token" not in browser.cookies
+
+
+def test_a_token_that_met_somebody_else_s_session_is_used_up() -> None:
+    for is_delegated in (False, True):
+        one = desk()
+        stt = delegated(one, delegation={"allow_delegated_access": True}) if is_delegated else ""
+        stt = stt or one.transfer(one.sign_in())[0]
+        browser = Browser(one)
+        browser.form_sign_in(OTHER_USER)
+        assert not browser.authorize(stt=stt).code
+        assert Browser(one).authorize(stt=stt).is_login_page
+
+
+def test_the_cookie_of_a_delegated_session_ends_with_the_browser() -> None:
+    one = desk()
+    reply = Browser(one).authorize(stt=delegated(one, delegation={"allow_delegated_access": True}))
+    cookies = [value for name, value in reply.headers if name == "Set-Cookie" and value.startswith("auth0")]
+    assert len(cookies) == 2 and not any("Max-Age" in value for value in cookies)
+
+
 # -- binding ------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +343,13 @@ def test_a_binding_holds_the_token_to_its_place(binding: str, place: str, works:
     assert bool(Browser(one, place).authorize(stt=stt).code) is works
     if not works:
         assert one.warnings() == [f"device binding validation failed ({binding.upper()})"]
+
+
+def test_two_addresses_that_nobody_knows_are_two_places() -> None:
+    one = desk()
+    one.set(WEB_ID, session_transfer=web(enforce_device_binding="asn"))
+    stt, _ = one.transfer(one.sign_in(), ip="192.0.2.1")
+    assert not Browser(one, "192.0.2.2").authorize(stt=stt).code
 
 
 @pytest.mark.parametrize(("native", "web_side"), list(product((None, "ip", "asn", "none"), repeat=2)))

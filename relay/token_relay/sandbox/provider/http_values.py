@@ -224,10 +224,10 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 def _json_pairs(body: bytes) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     try:
-        top = json.loads(body.decode(), object_pairs_hook=lambda found: found)
+        top = json.loads(body.decode(), object_pairs_hook=tuple)  # an array is a list
     except (ValueError, RecursionError) as exc:
         raise Refusal("invalid_request", "the body is not JSON") from exc
-    if not isinstance(top, list) or len(top) > PARAMS_MAX:
+    if not isinstance(top, tuple) or len(top) > PARAMS_MAX:
         raise Refusal("invalid_request", "the body must be a flat JSON object")
     for item in top:
         match item:

@@ -15,6 +15,7 @@ from token_relay.sandbox.provider.tokens.actions import ask, denial
 from token_relay.sandbox.provider.tokens.management_token import management_token
 from token_relay.sandbox.provider.tokens.refresh import refresh
 from token_relay.sandbox.provider.web import browser, device_code, second_step
+from token_relay.sandbox.provider.web.session_login import BLOCKED
 from token_relay.sandbox.provider.world.auth0_clients import CONNECTION, PASSWORD_REALM
 from token_relay.sandbox.provider.world.model import ClientModel, EndpointName
 
@@ -98,6 +99,9 @@ def _password(state: State, client: ClientModel, params: Params, trace: Trace) -
     if user is None or user.password is None or check_password(state, user, password, trace) is not None:
         state.log("fepft", trace, client_id=client.client_id, description="Wrong email or password.")
         raise Refusal("invalid_grant", "Wrong email or password.")
+    if user.is_disabled:
+        state.log("fepft", trace, client_id=client.client_id, username=user.username, description=BLOCKED)
+        raise Refusal("unauthorized", BLOCKED, status=403)
     if second_step.is_needed(state, user):
         text = "Multifactor authentication required"
         state.log("fepft", trace, client_id=client.client_id, username=user.username, description=text)

@@ -32,6 +32,8 @@ PROOF_CHARS_MAX = 8_192
 JTI_CHARS_MAX = 256
 AGE_S_MAX = 300.0
 NONCE_S = 300.0
+PROOFS = jws.JWSRegistry(algorithms=ALGORITHMS)
+PROOFS.max_header_length = PROOF_CHARS_MAX  # an RSA key alone is longer than the library's 512
 RSA_BITS = range(2_048, 4_097)  # a smaller key proves nothing, a larger one takes the provider's time
 
 
@@ -119,7 +121,7 @@ def _verified(value: str) -> Proof | None:
     if not value.isascii() or len(value) > PROOF_CHARS_MAX:
         return None
     try:
-        header = jws.extract_compact(value.encode()).protected
+        header = jws.extract_compact(value.encode(), registry=PROOFS).protected
         raw = header.get("jwk")
         if header.get("typ") != "dpop+jwt" or header.get("alg") not in ALGORITHMS or not isinstance(raw, dict):
             return None
@@ -128,7 +130,7 @@ def _verified(value: str) -> Proof | None:
         key = ECKey.import_key(raw) if raw.get("kty") == "EC" else RSAKey.import_key(raw)
         if isinstance(key, RSAKey) and key.raw_value.key_size not in RSA_BITS:
             return None
-        claims: dict[str, object] = jwt.decode(value, key, algorithms=list(ALGORITHMS)).claims
+        claims: dict[str, object] = jwt.decode(value, key, registry=PROOFS).claims
         thumbprint = key.thumbprint()
     except (JoseError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -96,8 +96,8 @@ def _find(state: State, client: ClientModel, params: Params, trace: Trace) -> Re
 # -- The checks of a grant ---------------------------------------------------------------------------------
 
 
-def _user_is_disabled(state: State, request: RefreshRequest) -> bool:
-    return state.urls.profile == "entra" and request.user.is_disabled  # elsewhere disabling has ended the grants
+def _user_is_disabled(_: State, request: RefreshRequest) -> bool:
+    return request.user.is_disabled
 
 
 def _user_was_revoked(state: State, request: RefreshRequest) -> bool:
@@ -181,7 +181,7 @@ def _has_expired(_: State, request: RefreshRequest) -> bool:
 
 
 CHECKS: tuple[tuple[Callable[[State, RefreshRequest], bool], GrantDenial], ...] = (
-    # Entra looks at the account when a token is used.
+    # The account is looked at when a token is used.
     (_user_is_disabled, GrantDenial("disabled", 50057, "The user account is disabled.")),
     (_user_was_revoked, GrantDenial("revoked", 50173, _REVOKED)),
     # RFC 7009 §2.1 and RFC 9700 §4.14.2: a grant that was revoked, or ended by a reuse, stays ended.

@@ -70,6 +70,8 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
     redirect_uri = params.get("redirect_uri")
     if client is None:
         return error_page("This client is not known here.")
+    if client.disabled and state.rules.is_native:
+        return error_page("AADSTS7000112: The application is disabled.")
     if not is_redirect_uri(client, redirect_uri):
         return error_page("This redirect_uri is neither registered for the client nor on the loopback interface.")
     answer_state = params.get("state")
@@ -299,6 +301,8 @@ def _redeem(state: State, client: ClientModel, params: Params, trace: Trace) -> 
         if family is not None and not family.is_dead:
             kill_family(state, family, trace, reason="code_reuse", access_tokens=True)
         raise bad
+    if user.is_disabled:
+        raise Refusal("invalid_grant", "The user account is disabled.", code=50057)
     if trace.now >= authorization.expires_at:
         raise Refusal("invalid_grant", "The authorization code has expired.", code=70008)
     if authorization.redirect_uri != redirect_uri:

@@ -18,7 +18,7 @@ from token_relay.sandbox.provider.world.model import ClientModel
 
 def is_needed(state: State, client: ClientModel, authorization: Authorization, user: User) -> bool:
     """Return whether the person has to be asked."""
-    if authorization.device or "consent" in authorization.prompts:
+    if "consent" in authorization.prompts:
         return True
     if client.is_first_party or authorization.protocol != "oidc-basic-profile":
         return False

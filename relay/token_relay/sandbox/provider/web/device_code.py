@@ -151,7 +151,7 @@ def _problem(
         return _Denied("expired_token", "The device code has expired.")
     if device.outcome == "denied":
         return _Denied("access_denied", "The person has said no.")
-    if device.outcome and (user is None or (device.is_transferred and session is None)):
+    if device.outcome and (user is None or user.is_disabled or (device.is_transferred and session is None)):
         return _Denied("access_denied", "The session that approved the device has ended.")
     if device.outcome:
         return None

@@ -20,7 +20,7 @@ from token_relay.sandbox.provider.world.contacts import Channel
 
 def is_right(state: State, authorization: Authorization, user: User, credential: str, trace: Trace) -> bool:
     """Return whether this is the expected password or code; a right code is used up."""
-    if not credential.strip() or (user.is_disabled and state.rules.is_native):
+    if not credential.strip() or (user.is_disabled and not state.rules.is_managed):
         return False
     if user.method == "password" and not authorization.is_second_factor:
         return check_password(state, user, credential, trace) is None

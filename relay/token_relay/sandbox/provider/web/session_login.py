@@ -57,6 +57,8 @@ from token_relay.sandbox.provider.web.pages import account_page, back, error_pag
 from token_relay.sandbox.provider.world.client_settings import accepts
 from token_relay.sandbox.provider.world.model import ClientModel
 
+BLOCKED = "user is blocked"  # Auth0's words for a person whose account is disabled
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -217,6 +219,8 @@ def _enter(
     problem, cookie = denial(verdict), ""
     if barred is not None:
         problem = f"AADSTS{barred.code}: {barred.description}"
+    elif user.is_disabled:  # auth0: elsewhere the form and the session have refused
+        problem = BLOCKED
     if not problem:
         session, cookie = _session(visit, user, session, accepted, is_fresh=is_fresh)
         try:
@@ -294,6 +298,7 @@ def _denied(visit: Visit, problem: str, *, is_silent: bool) -> Response:
     if visit.authorization.protocol != "oidc-basic-profile":
         return error_page(problem)
     error = "interaction_required" if is_silent and visit.state.rules.is_native else "access_denied"
+    error = "unauthorized" if problem == BLOCKED else error
     return _answer(visit, error=error, error_description=problem)
 
 
