@@ -162,7 +162,7 @@ def leased(watch: Companion) -> list[tuple[object, ...]]:
 async def greeted(phone: Phone, watch: Companion, before: list[tuple[object, ...]]) -> None:
     """Wait until both have heard each other: the phone knows the generation, the companion has another lease.
 
-    Not until no challenge is open: of two that follow each other within two seconds the phone answers one.
+    Not until no challenge is open: another greeting may open one at any time.
     """
     await phone.until("generation known", lambda s: s["devices"][0]["handoffs"][0]["generation"] == 2)
 

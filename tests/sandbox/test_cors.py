@@ -141,3 +141,15 @@ def test_logout_gives_the_state_back_to_the_letter() -> None:
     query = urlencode({"post_logout_redirect_uri": f"{REDIRECT_URI}?a=b", "state": state})
     reply = Browser(desk()).send("GET", f"/oidc/logout?{query}")
     assert reply.location == {"a": "b", "state": state}
+
+
+def test_the_address_to_sign_out_to_is_that_of_the_client_who_asks() -> None:
+    clients = [SHOP_CLIENT.model_copy(update={"allowed_logout_urls": [f"{SHOP}/bye"]}), ClientModel(client_id="other")]
+    one = desk(DEFAULT_WORLD.model_copy(update={"clients": clients}))
+    browser = Browser(one)
+    code = browser.submit(browser.authorize("other")).code
+    id_token = browser.redeem(code, "other").json["id_token"]
+    hints = [({}, 303), ({"client_id": "shop"}, 303), ({"client_id": "other"}, 400), ({"client_id": "nobody"}, 400)]
+    for hint, status in [*hints, ({"id_token_hint": id_token}, 400), ({"id_token_hint": "x"}, 303)]:
+        query = urlencode({"post_logout_redirect_uri": f"{SHOP}/bye", **hint})
+        assert browser.send("GET", f"/oidc/logout?{query}").status == status, hint

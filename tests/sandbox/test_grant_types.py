@@ -8,7 +8,7 @@ import pytest
 
 from tests.sandbox.native_kit import App
 from tests.sandbox.sandbox_client import PASSWORD_USER, Start
-from tests.sandbox.transfer_kit import BASE, CLIENT_ID, SPA_ID, WEB_ID, Desk, Reply, desk
+from tests.sandbox.transfer_kit import BASE, CLIENT_ID, SPA_ID, WEB_ID, Browser, Desk, Reply, desk
 from token_relay.sandbox.provider.world.auth0_clients import CONNECTION, MANAGER_ID, PASSWORD_REALM, WEB_SECRET
 from token_relay.sandbox.provider.world.model import PASSWORD, ClientModel
 
@@ -66,6 +66,7 @@ def test_grant_types_that_a_client_names_are_all_that_it_has() -> None:
     one.set(CLIENT_ID, grant_types=["password"])
     one.provider.state.lenient.add("grant-types")  # what a client names counts all the same
     assert one.refresh(token).json["error"] == "unauthorized_client"
+    assert Browser(one).authorize(CLIENT_ID).location["error"] == "unauthorized_client"
     assert ask(one, CLIENT_ID, **PASSWORD_GRANT).status == 200
 
 

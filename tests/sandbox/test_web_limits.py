@@ -435,7 +435,7 @@ def test_a_confidential_client_does_pkce_right_or_not_at_all(change: dict[str, s
     ("change", "error"),
     [
         ({"response_type": ""}, "unsupported_response_type"),
-        ({"response_type": "code id_token"}, "unsupported_response_type"),
+        ({"response_type": "code id_token", "response_mode": "query"}, "unsupported_response_type"),
         ({"response_mode": "okay"}, "invalid_request"),
         ({"audience": "a" * 513}, "invalid_request"),
         ({"code_challenge": "", "code_challenge_method": ""}, "invalid_request"),

@@ -57,7 +57,7 @@ CODE_LIFETIME_S = 600.0  # RFC 6749 §4.1.2 recommends ten minutes at most
 LOGIN_TRIES_MAX = 10
 STATE_CHARS_MAX = 2_048
 ORGANIZATION_CHARS_MAX = 100
-# create and consent mean what they say at the real services; signing up in the browser is not played.
+# Those of the real service but for create: signing up in the browser is not played.
 ENTRA_PROMPTS = frozenset({"login", "none", "consent", "select_account"})
 REDIRECT_URI_CHARS_MAX = 2_048
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # base64url of SHA-256, RFC 7636 §4.2
@@ -92,8 +92,9 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
     is_implicit = params.get("response_type") == "id_token" and state.rules.is_managed
     if not is_implicit and params.get("response_type") != "code":
         return refused("unsupported_response_type", "only response_type=code is supported")
-    if is_implicit and "implicit" not in client.allowed_grant_types:
-        return refused("unauthorized_client", "Grant type 'implicit' not allowed for the client.")
+    grant_type = "implicit" if is_implicit else "authorization_code"
+    if state.rules.is_managed and grant_type not in client.allowed_grant_types:
+        return refused("unauthorized_client", f"Grant type '{grant_type}' not allowed for the client.")
     if is_implicit and (mode == "query" or not params.get("nonce") or "openid" not in params.words("scope")):
         text = "an id_token needs the scope openid and a nonce, and does not come back in the query"
         return refused("invalid_request", text)  # OpenID Connect Core §3.2.2.1, OAuth 2.0 Multiple Response Types §5
