@@ -33,7 +33,14 @@ from token_relay.sandbox.control.links import LinkBook
 from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Answer, Provider
 from token_relay.sandbox.provider.faults import Admission, DriverWait
-from token_relay.sandbox.provider.http_values import BODY_BYTES_MAX, JsonValue, Request, Response, json_response
+from token_relay.sandbox.provider.http_values import (
+    BODY_BYTES_MAX,
+    LOOPBACK_NAMES,
+    JsonValue,
+    Request,
+    Response,
+    json_response,
+)
 from token_relay.sandbox.provider.memory.signing import RsaSigner, Signer
 from token_relay.sandbox.provider.memory.state import Assertions
 from token_relay.sandbox.provider.memory.verdicts import ASKED_MAX, ActionWanted, Verdict
@@ -45,7 +52,6 @@ from token_relay.sandbox.provider.world.rules import Rules, Urls
 BODY_TIMEOUT_S = 10.0  # for a whole body to arrive
 STOP_TIMEOUT_S = 0.5  # for open requests at the end; a test or a demo should not wait for its sandbox
 log = structlog.get_logger()
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:

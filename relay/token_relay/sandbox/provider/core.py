@@ -253,7 +253,7 @@ class Provider:
 
     def _leave(self, request: Request, grant_type: str = "") -> str:
         endpoint, origin = self.state.urls.endpoint(request.path), request.headers.get("origin", "")
-        if request.method == "GET" and self.state.urls.is_in_other_tenant(request.path):
+        if endpoint is None and request.method == "GET" and self.state.urls.is_in_other_tenant(request.path):
             return "*"  # so that a page can read that its authority names no tenant
         return cors.leave(self.state, self._cors_origins, origin, endpoint, grant_type)
 

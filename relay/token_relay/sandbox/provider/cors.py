@@ -15,9 +15,9 @@ import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from token_relay.sandbox.provider.http_values import Request, Response
+from token_relay.sandbox.provider.http_values import LOOPBACK_NAMES, Request, Response
 from token_relay.sandbox.provider.memory.state import State
-from token_relay.sandbox.provider.web.pages import LOOPBACK, origin_of
+from token_relay.sandbox.provider.web.pages import origin_of
 from token_relay.sandbox.provider.world.model import EndpointName
 
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9-]{1,64}(?: *, *[A-Za-z0-9-]{1,64}){0,49}", re.ASCII)
@@ -87,6 +87,6 @@ def with_leave(response: Response, origin: str) -> Response:
 
 def _is_registered(state: State, origin: str) -> bool:
     """Return whether this is an origin of some client's pages."""
-    if not origin_problem(origin) and urlsplit(origin).hostname in LOOPBACK:
+    if not origin_problem(origin) and urlsplit(origin).hostname in LOOPBACK_NAMES:
         return True
     return any(origin in {*one.web_origins, *map(origin_of, one.redirect_uris)} for one in state.clients.values())

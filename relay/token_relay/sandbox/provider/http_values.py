@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, unquote_plus
 BODY_BYTES_MAX = 65_536  # the longest honest token request is a few KiB
 PARAMS_MAX = 100  # fields of one form; the JavaScript SDK sends about a dozen
 PARAM_CHARS_MAX = 16_384  # one value: a refresh token, or a claims request
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "::1", "localhost"})  # as a URL or a Host header spells this machine
 JsonScalar = str | int | float | bool | None
 JsonValue = JsonScalar | list["JsonValue"] | dict[str, "JsonValue"]
 GUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", re.ASCII)

@@ -81,9 +81,7 @@ def _check_grant_type(state: State, client: ClientModel, grant_type: str) -> Non
     if is_open or grant_type not in GRANT_TYPES - {delegation.GRANT_TYPE}:
         return
     if grant_type not in client.allowed_grant_types:
-        text = f"Grant type '{grant_type}' not allowed for the client."
-        more: dict[str, JsonValue] = {"error_uri": "https://auth0.com/docs/clients/client-grant-types"}
-        raise Refusal("unauthorized_client", text, status=403, more=more)
+        raise families.grant_type_refused(grant_type)
 
 
 def revoke(state: State, params: Params, trace: Trace) -> Response:

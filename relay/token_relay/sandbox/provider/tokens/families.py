@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from token_relay.protocol.secret import Password
-from token_relay.sandbox.provider.http_values import Params, Refusal, Response, split_scope
+from token_relay.sandbox.provider.http_values import JsonValue, Params, Refusal, Response, split_scope
 from token_relay.sandbox.provider.memory.accounts import REVOKES, AccountEvent, User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Family, Redeemer, Session, State, remember
@@ -61,6 +61,13 @@ def check_secret(client: ClientModel, params: Params) -> None:
     given = params.get("client_secret")
     if client.is_confidential and (not given or client.client_secret != Password(given)):
         raise Refusal("invalid_client", "Client authentication failed.", status=401)
+
+
+def grant_type_refused(grant_type: str) -> Refusal:
+    """Return the refusal of a grant type that the client does not have."""
+    more: dict[str, JsonValue] = {"error_uri": "https://auth0.com/docs/clients/client-grant-types"}
+    text = f"Grant type '{grant_type}' not allowed for the client."
+    return Refusal("unauthorized_client", text, status=403, more=more)
 
 
 def asked_scope(client: ClientModel, params: Params) -> tuple[str, ...]:

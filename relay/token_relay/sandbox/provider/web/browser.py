@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from urllib.parse import urlsplit
 
-from token_relay.sandbox.provider.http_values import Params, Refusal, Response
+from token_relay.sandbox.provider.http_values import LOOPBACK_NAMES, Params, Refusal, Response
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import Authorization, ResponseMode, Session, State, digest, remember
@@ -42,12 +42,13 @@ from token_relay.sandbox.provider.tokens.families import (
     SignInRequest,
     asked_audience,
     asked_scope,
+    grant_type_refused,
     scope_of_use,
     sign_in,
 )
 from token_relay.sandbox.provider.tokens.sessions import granted_scope, session_of
 from token_relay.sandbox.provider.web import consent, device_code, saml, second_step
-from token_relay.sandbox.provider.web.pages import LOOPBACK, back, error_page, login_page, origin_of
+from token_relay.sandbox.provider.web.pages import back, error_page, login_page, origin_of
 from token_relay.sandbox.provider.web.session_login import Finish, Visit, arrive, go_on, signed_in
 from token_relay.sandbox.provider.world.model import ClientModel
 from token_relay.sandbox.provider.world.rules import OIDC_SCOPES
@@ -94,7 +95,8 @@ def authorize(state: State, params: Params, cookies: Mapping[str, str], trace: T
         return refused("unsupported_response_type", "only response_type=code is supported")
     grant_type = "implicit" if is_implicit else "authorization_code"
     if state.rules.is_managed and grant_type not in client.allowed_grant_types:
-        return refused("unauthorized_client", f"Grant type '{grant_type}' not allowed for the client.")
+        barred = grant_type_refused(grant_type)
+        return refused(barred.error, barred.description)
     if is_implicit and (mode == "query" or not params.get("nonce") or "openid" not in params.words("scope")):
         text = "an id_token needs the scope openid and a nonce, and does not come back in the query"
         return refused("invalid_request", text)  # OpenID Connect Core §3.2.2.1, OAuth 2.0 Multiple Response Types §5
@@ -380,7 +382,7 @@ def is_redirect_uri(client: ClientModel, uri: str) -> bool:
         return False
     if "\\" in uri or "@" in parts.netloc or port == 0:
         return False
-    return parts.scheme in {"http", "https"} and parts.hostname in LOOPBACK
+    return parts.scheme in {"http", "https"} and parts.hostname in LOOPBACK_NAMES
 
 
 def response_modes(state: State) -> tuple[ResponseMode, ...]:
@@ -389,4 +391,4 @@ def response_modes(state: State) -> tuple[ResponseMode, ...]:
 
 
 def _is_web_origin(client: ClientModel, uri: str) -> bool:
-    return urlsplit(uri).hostname in LOOPBACK or origin_of(uri) in client.web_origins
+    return urlsplit(uri).hostname in LOOPBACK_NAMES or origin_of(uri) in client.web_origins

@@ -17,7 +17,6 @@ from token_relay.sandbox.provider.http_values import Response, html_response
 from token_relay.sandbox.provider.memory.state import ResponseMode, State
 
 _PORTS = {"http": 80, "https": 443}
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SUBMIT = "document.forms[0].submit()"
 _TELL = (
     "const told=JSON.parse(document.getElementById('told').textContent);"
