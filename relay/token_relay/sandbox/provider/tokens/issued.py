@@ -120,6 +120,17 @@ def find_access(state: State, value: str, kind: Literal["at", "id"] = "at") -> A
             return None
 
 
+def live_access(state: State, value: str, now: float) -> tuple[AccessEntry, Family] | str:
+    """Return what is known of a good access token and its grant, or what is wrong with it."""
+    entry = find_access(state, value)
+    family = state.families.get(entry.family_id) if entry is not None else None
+    if entry is None or family is None:
+        return "the access token is unknown"
+    if is_revoked(state, entry, family):
+        return "the access token was revoked"
+    return "the access token is expired" if now >= entry.expires_at else (entry, family)
+
+
 def is_revoked(state: State, entry: AccessEntry, family: Family) -> bool:
     """Return whether an access token was revoked: with its family, by itself, or by the next use of its grant."""
     if family.access_tokens_dead or entry.token_id in state.revoked_access_tokens:

@@ -10,7 +10,7 @@ from token_relay.sandbox.provider.http_values import Response, json_response
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.state import AccessEntry, Family, State
 from token_relay.sandbox.provider.tokens.claims import challenge_header
-from token_relay.sandbox.provider.tokens.issued import find_access, is_revoked
+from token_relay.sandbox.provider.tokens.issued import live_access
 from token_relay.sandbox.provider.tokens.token_answer import subject
 
 
@@ -19,19 +19,10 @@ def look_at_access_token(state: State, authorization: str, trace: Trace) -> Resp
     kind, _, value = authorization.partition(" ")
     if kind.lower() != "bearer" or not value:
         return json_response({"error": "missing_token"}, 401).with_headers(("WWW-Authenticate", "Bearer"))
-    entry = find_access(state, value.strip())
-    family = state.families.get(entry.family_id) if entry is not None else None
-    problem = ""
-    if entry is None or family is None:
-        problem = "the access token is unknown"
-    elif is_revoked(state, entry, family):
-        problem = "the access token was revoked"
-    elif trace.now >= entry.expires_at:
-        problem = "the access token is expired"
-    if problem or entry is None or family is None:
-        challenge = f'Bearer error="invalid_token", error_description="{problem}"'
-        refused = json_response({"error": "invalid_token", "error_description": problem}, 401)
-        return refused.with_headers(("WWW-Authenticate", challenge))
+    found = live_access(state, value.strip(), trace.now)
+    if isinstance(found, str):
+        return invalid_token(found)
+    entry, family = found
     not_before = _called_back_at(state, entry, family)
     if not_before is not None:
         text = "the account has changed; a token issued since then is needed"
@@ -53,6 +44,12 @@ def look_at_access_token(state: State, authorization: str, trace: Trace) -> Resp
             "exp": entry.expires_at,
         }
     )
+
+
+def invalid_token(text: str) -> Response:
+    """Refuse an access token. RFC 6750 §3.1."""
+    refused = json_response({"error": "invalid_token", "error_description": text}, 401)
+    return refused.with_headers(("WWW-Authenticate", f'Bearer error="invalid_token", error_description="{text}"'))
 
 
 def _called_back_at(state: State, entry: AccessEntry, family: Family) -> int | None:
