@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 
 from token_relay.cli.commands.options import PORT_MAX, profile_option
-from token_relay.cli.parsing import Command, json_option, seconds, text, whole
+from token_relay.cli.parsing import HTTP_PORT, MQTT_PORT, Command, json_option, seconds, text, whole
 
 PROFILES = ("entra", "auth0", "strict")
-HTTP_PORT = 8400
-MQTT_PORT = 1884  # not 1883: a real broker may run beside the sandbox
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
