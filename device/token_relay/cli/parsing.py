@@ -167,7 +167,7 @@ def agent_options(parser: argparse.ArgumentParser, kind: str) -> None:
         metavar="DIR",
         type=text,
         default=argparse.SUPPRESS,
-        help="home of the agent; else $TOKEN_RELAY_HOME, $STATE_DIRECTORY, "
+        help=f"home of the agent; else $TOKEN_RELAY_HOME, $TOKEN_RELAY_HOMES/{kind}, $STATE_DIRECTORY, "
         f"$XDG_STATE_HOME/token-relay/{kind} (~/.local/state/token-relay/{kind})",
     )
     group.add_argument(
