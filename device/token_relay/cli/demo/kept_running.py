@@ -23,8 +23,6 @@ from token_relay.cli.demo.stage import Stage
 from token_relay.cli.parsing import DONE, FAILED, HTTP_PORT, MQTT_PORT, Context
 from token_relay.cli.render import clean
 
-LIFETIME_S = 3_600  # of access tokens; read by steps of the demo that are not part of this
-
 
 def run_try(context: Context, *, profile: str, home: Path | None) -> int:
     """Set everything up, say what to type, and stay until a stop signal; return the exit code. For the main thread.
@@ -34,7 +32,7 @@ def run_try(context: Context, *, profile: str, home: Path | None) -> int:
     """
     began_at = time.monotonic()
     with Interrupts() as interrupts, Programs(context.env, interrupts, home) as programs:
-        stage = Stage(programs, profile, LIFETIME_S)
+        stage = Stage(programs, profile)
         try:
             running = _set_up(stage, context)
         except StepFailedError as exc:
@@ -43,15 +41,18 @@ def run_try(context: Context, *, profile: str, home: Path | None) -> int:
                 _show_log(context, name, lines)
             return FAILED
         took_s = time.monotonic() - began_at
-        if context.as_json:
-            context.out(json.dumps({**_facts(stage), "took_s": round(took_s, 2)}))
-        else:
-            for line in _told(stage, took_s, is_kept=home is not None):
-                context.out(line)
         try:
+            if context.as_json:
+                context.out(json.dumps({**_facts(stage), "took_s": round(took_s, 2)}))
+            else:
+                for line in _told(stage, took_s, is_kept=home is not None):
+                    context.out(line)
             return _stay(programs, running, context)
-        except (KeyboardInterrupt, SystemExit):  # the stop signals, and a closed terminal
-            return DONE
+        except KeyboardInterrupt:
+            context.note("stopping")
+        except SystemExit:  # SIGTERM, or a terminal that was closed
+            pass
+        return DONE
 
 
 def _set_up(stage: Stage, context: Context) -> dict[Program, str]:
@@ -146,7 +147,7 @@ def _lines(stage: Stage) -> Iterator[tuple[str, str]]:
     url = "" if http == f"http://127.0.0.1:{HTTP_PORT}" else f" --url {http}"
     yield "What the companion's access token says", "token-relay companion token --inspect"
     yield "The phone's devices", "token-relay phone devices"
-    yield "Cut the companion off from the provider", f"token-relay sandbox ctl cut companion-provider{url}"
-    yield "It has a token still; a fresh one it cannot get", "token-relay companion token --force-refresh"
-    yield "Undo that", f"token-relay sandbox ctl heal all{url}"
+    yield "The phone goes away", f"token-relay sandbox ctl cut phone-broker{url}"
+    yield "The companion gets fresh tokens all the same", "token-relay companion token --force-refresh --inspect"
+    yield "The phone comes back", f"token-relay sandbox ctl heal all{url}"
     yield "Take the grant back", f"token-relay phone revoke {stage.companion.name}"

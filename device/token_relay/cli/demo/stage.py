@@ -163,11 +163,11 @@ class Stage:
 
     sandbox: Sandbox  # step 1 starts it
 
-    def __init__(self, programs: Programs, profile: str, lifetime_s: int) -> None:
+    def __init__(self, programs: Programs, profile: str, lifetime_s: int = 0) -> None:
         self.programs = programs
         self.profile = profile
         self.strategy = "branch" if profile == "entra" else "mint"  # how the companion's token comes about
-        self.lifetime_s = lifetime_s  # of access tokens, seconds
+        self.lifetime_s = lifetime_s  # of access tokens, seconds; the steps that wait for their end need it
         self.phone = DemoAgent(programs, "phone", "phone")
         self.companion = DemoAgent(programs, "companion", "watch")
         self.agents = (self.phone, self.companion)
