@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias, Union
@@ -50,12 +51,11 @@ def locate(
     name: str = paths.CONTROL_SOCKET,
     home: str | Path | None = None,
     socket_directory: str | Path | None = None,
-    note: Callable[[str], object] = lambda _text: None,
 ) -> Path:
     """Return the path of the socket where the agent listens, best place first.
 
     A place counts only if a connection is accepted there, so a file that a killed agent left does not hide another.
-    Waits for an agent that is starting, and tells ``note`` so.
+    Waits for an agent that is starting, and says so on standard error.
 
     Raises:
         ClientError: ``not_running``, or ``no_access`` when a socket (or its directory) is there but closed to us.
@@ -65,7 +65,7 @@ def locate(
     for directory in directories:
         error = _refusal(directory / name)
         if error is not None and error.code == "not_running" and os.path.isdir(directory):  # noqa: PTH112  # no raise
-            _wait_for_start(kind, directory, name, note)
+            _wait_for_start(kind, directory, name)
             error = _refusal(directory / name)
         if error is None or error.code == "busy":
             return directory / name
@@ -91,7 +91,7 @@ def _refusal(path: Path) -> ClientError | None:
     return None
 
 
-def _wait_for_start(kind: paths.Kind, directory: Path, name: str, note: Callable[[str], object]) -> None:
+def _wait_for_start(kind: paths.Kind, directory: Path, name: str) -> None:
     """Wait while an agent is starting there. Raises ClientError: it does not listen in time."""
     # Imported late: a running agent answers at once.
     from token_relay.cli import starting
@@ -100,9 +100,10 @@ def _wait_for_start(kind: paths.Kind, directory: Path, name: str, note: Callable
         error = _refusal(directory / name)
         return error is not None and error.code == "not_running"
 
-    is_late = starting.wait(
-        is_absent, lambda: starting.agent(kind, directory), lambda: note(f"the {kind} agent is starting ...")
-    )
+    def say() -> None:
+        sys.stderr.write(f"the {kind} agent is starting ...\n")  # line-buffered
+
+    is_late = starting.wait(is_absent, lambda: starting.agent(kind, directory), say)
     if is_late:
         raise ClientError(
             "not_running",

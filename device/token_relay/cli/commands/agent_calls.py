@@ -36,7 +36,7 @@ def call(
         ClientError: it does not run, or refused; the error carries the exit code.
     """
     answers = Prompts(context, sources or Sources())
-    path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket, note=context.note)
+    path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket)
     return control_call(
         path,
         command,
@@ -250,7 +250,7 @@ def companion_pair(args: argparse.Namespace, context: Context) -> int:
         else:
             _show_progress(context, step)
 
-    path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket, note=context.note)
+    path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket)
     answers = Prompts(context, Sources())
     result = control_call(path, "pair", {"wait": not args.no_wait}, on_progress=on_progress, on_ask=answers.answer)
     if isinstance(result.get("invitation"), str) and "invitation" not in shown:

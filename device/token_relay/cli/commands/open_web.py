@@ -47,14 +47,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     check_url(args.url)
     if args.cookie_domain is not None and (args.cookie_jar is None or not _HOST.fullmatch(args.cookie_domain)):
         raise UsageError("--cookie-domain is a host name in lower case, and goes with --cookie-jar")
-    path = locate(
-        agent_kind(args),
-        context.env,
-        name=TOKEN_SOCKET,
-        home=args.home,
-        socket_directory=args.socket,
-        note=context.note,
-    )
+    path = locate(agent_kind(args), context.env, name=TOKEN_SOCKET, home=args.home, socket_directory=args.socket)
     wish: JsonObject = {name: value for name in WISHES if (value := getattr(args, name, None)) is not None}
 
     def ask() -> tuple[int, JsonObject]:

@@ -108,7 +108,7 @@ def _refuted(args: argparse.Namespace, context: Context) -> list[dict[str, objec
     from token_relay.cli.client import ClientError, control_call, locate
 
     try:
-        socket = locate("phone", context.env, home=args.home, socket_directory=args.socket, note=context.note)
+        socket = locate("phone", context.env, home=args.home, socket_directory=args.socket)
         found = control_call(socket, "status", None, silence_s=30).get("refuted")
     except ClientError as exc:
         if exc.code == "not_running":

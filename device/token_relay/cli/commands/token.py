@@ -40,14 +40,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
         query["claims"] = args.claims
     if args.force_refresh:
         query["force_refresh"] = "true"
-    path = locate(
-        agent_kind(args),
-        context.env,
-        name=TOKEN_SOCKET,
-        home=args.home,
-        socket_directory=args.socket,
-        note=context.note,
-    )
+    path = locate(agent_kind(args), context.env, name=TOKEN_SOCKET, home=args.home, socket_directory=args.socket)
     status, body = get_token(path, query, timeout_s=AGENT_TIMEOUT_S + TOKEN_GRACE_S)
     token = body.get("access_token")
     if status != 200 or not isinstance(token, str) or not _is_clean(token):
