@@ -76,7 +76,7 @@ async def test_the_readmes_lines_by_hand_lead_to_a_handoff_without_a_pause(place
             for line in [lines[0], *second.splitlines()[1:]]:
                 await two.types(line)
                 if "sign-in" in line:
-                    await two.sees(r"(?i)password[^\n]*: ")
+                    await two.sees(r"password of [^\n]*: ")
                     await two.types(PASSWORD)
                 elif "phone pair" in line:
                     await two.sees(r"(?i)invitation[^\n]*: ")
