@@ -22,6 +22,7 @@ import pytest
 from tests import needs
 from tests.watchdog import HANG_S
 from token_relay.cli import main as cli
+from token_relay.cli.commands.docs import directory, documents
 
 ROOT = Path(__file__).parents[2]
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
@@ -154,13 +155,20 @@ def test_every_document_is_listed_with_a_line_and_printed_by_its_name(environmen
     lines = run(command, "docs", cwd=environment).splitlines()
     assert [line.split(maxsplit=1) for line in lines] == [[one["name"], one["about"]] for one in listed]
     names = [one["name"] for one in listed]
-    files = {path for path in place.rglob("*") if path.is_file()}
+    files = {path for path in (*place.rglob("*"), place.parent / "certs/README.md") if path.is_file()}
     assert len(names) == len(set(names)) == len(files) > 30
-    assert {"troubleshooting", "sandbox", "native-auth.postman_collection", "grafana-dashboard", "examples"} <= set(
-        names
-    )
+    assert {
+        "troubleshooting",
+        "sandbox",
+        "native-auth.postman_collection",
+        "grafana-dashboard",
+        "examples",
+        "certs",
+    } <= set(names)
     found = {json.loads(run(command, "docs", name, "--json", cwd=environment))["path"] for name in names[::6]}
-    assert {Path(path) for path in found} <= files and len(found) == len(names[::6])
+    assert {Path(path).resolve() for path in found} <= {path.resolve() for path in files} and len(found) == len(
+        names[::6]
+    )
     assert run(command, "docs", "zoo", cwd=environment) == (ROOT / "docs/zoo.md").read_text()
 
 
@@ -169,10 +177,12 @@ def test_what_ships_is_all_but_what_is_for_changing_the_program(wheel: Path) -> 
         shipped = {
             name.removeprefix("token_relay/") for name in packed.namelist() if name.startswith("token_relay/docs/")
         }
-    left_out = ("completion", "decisions", "img", "man")
+    left_out = ("completion", "decisions", "img", "man", "mutants.md")
     paths = (path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*") if path.is_file())
     expected = {str(path) for path in paths if path.parts[1] not in left_out and "node_modules" not in path.parts}
     assert shipped == expected and len(shipped) > 30
+    in_checkout = documents(directory())
+    assert {f"docs/{path}" for path in in_checkout} == expected | {"docs/../certs/README.md"}
 
 
 def test_an_unknown_document_is_refused_with_the_nearest(environment: Path, command: str) -> None:

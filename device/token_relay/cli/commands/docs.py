@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from token_relay.cli.client import JsonObject
 
 INDEX = "README.md"
-LEFT_OUT = frozenset({"completion", "decisions", "img", "man"})  # for who changes the program; not in the wheel
+BESIDE = "../certs/"  # the one page that lies elsewhere
+LEFT_OUT = frozenset(
+    {"completion", "decisions", "img", "man", "mutants.md"}
+)  # for who changes the program; not in the wheel
 LINK = re.compile(r"\[([^]]+)\]\(([^)#]+)\)")
 
 
@@ -94,7 +97,11 @@ def documents(place: Path) -> dict[str, str]:
         relative = path.relative_to(place)
         if path.is_file() and relative.parts[0] not in LEFT_OUT and "node_modules" not in relative.parts:
             found.setdefault(str(relative), _title(path))
-    return {path: line for path, line in found.items() if (place / path).is_file() and ".." not in path}
+    return {
+        path: line
+        for path, line in found.items()
+        if (place / path).is_file() and Path(path).parts[0] not in LEFT_OUT and (path[0] != "." or BESIDE in path)
+    }
 
 
 def _title(path: Path) -> str:
