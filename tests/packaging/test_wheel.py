@@ -145,6 +145,29 @@ def test_completion_is_where_shells_look(environment: Path, command: str) -> Non
     )
 
 
+def test_a_service_is_installed_from_the_wheel_as_from_the_checkout(
+    environment: Path, command: str, tmp_path: Path
+) -> None:
+    where = ("--program", "/opt/token-relay", "--json")
+    run(command, "service", "install", "--root", tmp_path / "wheel", *where, cwd=tmp_path)
+    checkout = (sys.executable, "-m", "token_relay.cli", "service", "install", "--root", tmp_path / "checkout", *where)
+    run(*checkout, cwd=tmp_path)
+    trees = []
+    for root in (tmp_path / "wheel", tmp_path / "checkout"):
+        trees.append({path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()})
+    assert trees[0] == trees[1]
+    share = Path("usr/local/share")
+    for name in (
+        "man/man1/token-relay.1",
+        "bash-completion/completions/token-relay",
+        "zsh/site-functions/_token-relay",
+    ):
+        assert share / name in trees[0]
+    run(command, "service", "install", "--user", cwd=tmp_path, HOME=str(tmp_path / "home"), XDG_CONFIG_HOME="")
+    unit = (tmp_path / "home/.config/systemd/user/token-relay-phone.service").read_text()
+    assert f"ExecStart={environment}/bin/token-relay phone run" in unit
+
+
 # -- Documents ---------------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,7 @@ mount -t tmpfs none /run
 mkdir -p /run/systemd/system
 systemd --user --log-target=console &
 until systemctl --user daemon-reload 2>/dev/null; do kill -0 $! || exit 1; done
+touch "$HOME/manager-runs"
 """
 STORY = """\
 token-relay service install --user
@@ -183,6 +184,8 @@ def test_a_users_manager_starts_reloads_and_stops_all_three(machine: Path) -> No
         timeout=HANG_S,
         check=False,
     )
+    if not (machine / "home/manager-runs").exists():  # before anything of ours was asked
+        pytest.skip(f"no service manager runs in a namespace here: {ran.stderr.strip().rpartition(chr(10))[2]}")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     said = [json.loads(line) for line in (machine / "home/said").read_text().splitlines()]
     assert [Path(status["home"]) for status in said] == [
