@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DONE, FAILED, USAGE, NOT_RUNNING, PERSON, REFUSED, PENDING = range(7)
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+HTTP_PORT = 8400  # of the sandbox's provider
+MQTT_PORT = 1884  # of its broker; not 1883: a real broker may run beside the sandbox
 
 EXIT_CODES = """\
 exit codes:
@@ -36,8 +38,6 @@ exit codes:
 HELP_COLUMNS = 78  # as argparse wraps the rest on a terminal of 80
 SECONDS_MAX = 86_400.0  # no wait or validity on the command line is longer than a day
 NAME_CHARS_MAX = 64  # as a device's own name in PAIR1 and PAIR2
-HTTP_PORT = 8400  # of the sandbox's provider
-MQTT_PORT = 1884  # of its broker; not 1883: a real broker may run beside the sandbox
 TEXT_CHARS_MAX = 2_048  # an argument is a name, a scope, a path or an invitation; all are shorter
 
 

@@ -113,7 +113,10 @@ def init(args: argparse.Namespace, context: Context) -> int:
     # --force alone keeps the key: a changed setting must not cost the certificate that the CA has signed
     if args.new_key or not csr.exists():
         write_csr(home, device_id, force=args.new_key)
-    looked = _look(config, context) if isinstance(config, PhoneConfig) and not args.no_look else []
+    looked: list[str] = []
+    if isinstance(config, PhoneConfig) and not args.no_look:
+        starting.wait_for_sandbox(config.provider.url, context.note)
+        looked = _look(config)
     _report(context, kind, config, looked, device_id=device_id, home=home, config_path=config_path, csr=csr)
     return DONE
 
@@ -190,11 +193,10 @@ def checked(kind: Kind, text: str, base: Path) -> PhoneConfig | CompanionConfig:
     return result
 
 
-def _look(config: PhoneConfig, context: Context) -> list[str]:
+def _look(config: PhoneConfig) -> list[str]:
     """Ask the provider what cannot work there. That nobody answers is told, and no reason not to make the home."""
     from token_relay.service.checks import provider
 
-    starting.wait_for_sandbox(config.provider.url, context.note)
     return [f"{one.detail}; {one.hint}" for one in provider.metadata(config) if one.hint]
 
 
