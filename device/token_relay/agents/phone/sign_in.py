@@ -30,6 +30,7 @@ from token_relay.agents.phone.person import (
 )
 from token_relay.agents.phone.provider_endpoints import asked_prompt, asked_scope, discover
 from token_relay.agents.phone.sign_in_advice import (
+    AGAIN,
     error_page_advice,
     foreseen,
     hint_for,
@@ -38,6 +39,7 @@ from token_relay.agents.phone.sign_in_advice import (
     refused_sentence,
 )
 from token_relay.agents.ports import Clock, Random
+from token_relay.agents.provider_failures import action_for
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
 from token_relay.protocol.secret import Code
 from token_relay.provider import discovery, oauth
@@ -278,7 +280,9 @@ def _tokens(outcome: TokenOutcome, token_endpoint: str) -> Refreshed:
             said = f"{refused_sentence(outcome.error, outcome.description)}{support(outcome)}"
             raise PersonNeededError(said, hint=hint_for(outcome.error))
         case Unavailable(reason=reason):
-            raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again later")
+            raise TransientError(
+                f"the provider did not answer the sign-in: {reason}", hint=action_for(reason, is_phone=True) or AGAIN
+            )
         case OutcomeUnknown(reason=reason):
             hint = f"sign in again; if that ends alike, look at what answers at {token_endpoint}"
             raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint=hint)
