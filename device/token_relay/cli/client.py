@@ -107,17 +107,36 @@ def connect(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socke
 
 def _connect_error(path: Path, exc: OSError) -> ClientError:
     if exc.errno in (errno.EACCES, errno.EPERM):
-        return ClientError(
-            "no_access",
-            f"{path} is closed to this user: the agent runs as a service",
-            hint="use sudo or join group token-relay",
-            exit_code=EXIT_POLICY,
-        )
+        message, hint = _closed(path)
+        return ClientError("no_access", message, hint=hint, exit_code=EXIT_POLICY)
     if exc.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
         return ClientError("not_running", f"no agent listens at {path}", exit_code=EXIT_NOT_RUNNING)
     if exc.errno == errno.EAGAIN or isinstance(exc, TimeoutError):
-        return ClientError("busy", f"the agent at {path} does not accept connections", hint="try again")
+        return ClientError("busy", f"the agent at {path} does not accept connections", hint="try again in 10 s")
     return ClientError("failed", f"cannot connect to {path}: {exc.strerror}")
+
+
+def _closed(path: Path) -> tuple[str, str]:
+    """Say to whom a socket that this user may not open belongs, and what to do."""
+    if paths.SYSTEM_SOCKET_DIRECTORY in path.parents:
+        return f"{path} is closed to this user: the agent runs as a service", "use sudo or join group token-relay"
+    import pwd  # only here: the fast path has no error
+
+    place, what = path, "the socket"
+    while True:
+        try:
+            uid = place.stat().st_uid
+            break
+        except OSError:
+            place, what = place.parent, "the directory"
+    try:
+        owner = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        owner = f"uid {uid}"
+    message = f"{what} {place} is closed to this user: it belongs to {owner}"
+    if path.name == paths.TOKEN_SOCKET and place != path:
+        return message, f"let {owner} start the agent with --socket DIR, a directory that this user may enter"
+    return message, f"run the command as {owner}, or with sudo"
 
 
 # -- Control -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ this module read them and load the X.509 library.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +32,7 @@ WAITS = "the agent tries again by itself, at least once a minute"
 
 
 def advice(reason: str, broker: BrokerConfig, now_s: float) -> str:
-    """Return one sentence: what to do about this reason. Blocks while it reads the broker's three files."""
+    """Return one sentence: what to do about this reason. Blocks: it reads three files and may ask the broker."""
     if reason.startswith("certificate"):
         return _about_certificates(reason, broker, now_s)
     return next((hint for beginning, hint in OTHERS.items() if reason.startswith(beginning)), WAITS)
@@ -47,7 +48,7 @@ def _about_certificates(reason: str, broker: BrokerConfig, now_s: float) -> str:
     if now_s < BUILT_AT:
         return f"the clock says {datetime.fromtimestamp(now_s, UTC):%Y-%m-%d}: set it, or wait until the network has"
     if reason != REFUSED:
-        return trust_hint(reason)
+        return trust_hint(reason, broker, now_s)
     if _is_of_another_ca(broker):
         return f"{broker.cert} is of another CA than {broker.ca}: sign device.csr with the broker's CA"
     return "revoked, or the broker trusts another CA: `token-relay certs list` on the CA's machine says"
@@ -80,12 +81,13 @@ class Adviser:
         self._wall_s = wall_s
         self._said = ""
 
-    def failed(self, reason: str) -> None:
+    async def failed(self, reason: str) -> None:
         """Log what to do about this reason, unless the last failure had the same one."""
         if reason and reason != self._said:
             self._said = reason
             told: Any = log.error if reason.startswith("certificate") else log.warning
-            told("broker_unreachable", reason=reason, hint=advice(reason, self._broker, self._wall_s()))
+            hint = await asyncio.to_thread(advice, reason, self._broker, self._wall_s())
+            told("broker_unreachable", reason=reason, hint=hint)
 
     def connected(self) -> None:
         """Forget the last reason, so that the next failure is logged again."""

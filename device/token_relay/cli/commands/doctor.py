@@ -109,7 +109,7 @@ def _here(
         yield machine.look_at_disk(home)
         yield local.vault_key(home, config.vault, local.CREDENTIAL_STORES)
     yield from broker.certificates(config.broker, now.wall_s)
-    yield broker.reach(config.broker)
+    yield broker.reach(config.broker, now.wall_s)
     yield from provider.files(config, now.wall_s)
     yield broker.settings(config.broker, broker.confs_here(system=broker.SYSTEM_CONF))
     yield local.sockets(home, search_directories(kind, context.env, home=args.home, socket=args.socket))
