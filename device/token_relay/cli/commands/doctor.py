@@ -12,8 +12,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from token_relay.agents.companion.endpoints import host_not_allowed
-from token_relay.agents.grants.answers import allow_host
 from token_relay.cli.client import JSON, ClientError, JsonObject
 from token_relay.cli.commands.agent_calls import call
 from token_relay.cli.parsing import DONE, FAILED, NOT_RUNNING, Context
@@ -27,10 +25,9 @@ from token_relay.service.checks import broker, local, machine, provider
 from token_relay.service.checks.finding import Finding
 
 SERVICE_HOMES = Path("/var/lib/token-relay")
-SILENCE_S = 30.0  # the agent's checks may include one question to the broker
+SILENCE_S = 60.0  # the agent asks the broker five times and the provider once
 UNKNOWN_COMMAND = "unknown_command"
 LOCKED = frozenset({"copied"})  # until a person has done one of these actions, the agent does nothing at all
-ISSUERS_MAX = 4  # a companion has one or two grants; more lines than this hide the others
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
@@ -49,8 +46,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
         is_running = exc.code != "not_running"
         checks = [check for check in checks if check.name != "agent"]
         checks.append(Finding("agent", False, str(exc), exc.hint))
-    if config is not None:
-        checks += _provider(config, status)
+    if config is not None and all(check.name != "provider" for check in checks):
+        checks += provider.without_agent(config, _issuers(status))
     is_fine = all(check.is_ok for check in checks)
     if context.as_json:
         show(context, {"ok": is_fine, "checks": [check.as_json() for check in checks]})
@@ -116,25 +113,11 @@ def _here(
     yield from machine.look_at_unit(kind, context.env)
 
 
-def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Finding]:
-    """Check the provider: the phone's from its settings, the companion's from its grants."""
-    if isinstance(config, PhoneConfig):
-        return provider.metadata(config)
+def _issuers(status: JsonObject) -> set[str]:
+    """Return the issuers of a companion's grants."""
     grants = status.get("grants")
-    issuers = (
-        {_text(row.get("issuer")) for row in grants if isinstance(row, dict)} if isinstance(grants, list) else set()
-    )
-    if not issuers - {""}:
-        return [Finding("provider", True, "none yet: it arrives with the grant")]
-    named = sorted(issuers - {""})[:ISSUERS_MAX]
-    return [finding for issuer in named for finding in _issuer(issuer, config)]
-
-
-def _issuer(issuer: str, config: CompanionConfig) -> list[Finding]:
-    """Ask an issuer that a phone has named, where the agent itself would."""
-    if host := host_not_allowed(issuer, issuer, config.provider.hosts):
-        return [Finding("provider", False, f"{issuer}: not asked, {host} is not allowed here", allow_host(host))]
-    return provider.issuer(issuer, config.provider.ca)
+    rows = [row for row in grants if isinstance(row, dict)] if isinstance(grants, list) else []
+    return {_text(row.get("issuer")) for row in rows} - {""}
 
 
 def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:
