@@ -289,7 +289,7 @@ def test_a_fault_turns_exactly_its_own_line_red(device: Device, fault: str) -> N
 
 def test_what_the_running_agent_says_of_the_provider_counts(device: Device) -> None:
     """Its environment may have a CA that this shell's has not."""
-    row = {"name": "provider", "ok": True, "detail": "it answers the agent", "hint": ""}
+    row: dict[str, JSON] = {"name": "provider", "ok": True, "detail": "it answers the agent", "hint": ""}
     device.agent.replies("doctor", {"checks": [row]})
     setattr(device.provider, "is_broken", True)  # noqa: B010
     assert device.red() == set()

@@ -19,14 +19,15 @@ from token_relay.host.config import BrokerConfig
 log = structlog.get_logger()
 
 REFUSED = "certificate not accepted by the broker"
+TWICE = "stop the other agent with this vault: it runs twice, as on a copied disk"
 OTHERS = {  # beginnings of the channel's reasons; docs/troubleshooting.md has all of them
-    "user name or password": "check broker.username and broker.password_file",
-    "not authorized": "check the broker's access list, and this device's name in it",
-    "client id not accepted": "does the same vault run twice, on a copied disk?",
-    "another connection uses this client id": "does the same vault run twice, on a copied disk?",
+    "user name or password": "correct broker.username or the password in broker.password_file",
+    "not authorized": "write this device's id into the broker's access list",
+    "client id not accepted": TWICE,
+    "another connection uses this client id": TWICE,
     "the broker does not speak": 'set protocol = "3.1.1" under [broker]',
-    "host name": "check the name in broker.url, and this machine's DNS",
-    "TLS failed": "is the port in broker.url the one for TLS?",
+    "host name": "correct the host in broker.url, or bring this machine's DNS up",
+    "TLS failed": "correct the port in broker.url: this one does not speak TLS",
 }
 WAITS = "the agent tries again by itself, at least once a minute"
 

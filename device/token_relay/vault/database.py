@@ -129,7 +129,7 @@ def _mapped(exc: sqlite3.Error, path: Path) -> VaultError:
         case sqlite3.SQLITE_BUSY:
             return VaultError(f"another program holds {path}", hint="close the program that reads it")
         case sqlite3.SQLITE_READONLY:
-            return VaultError(f"{path} cannot be written", hint="is its file system mounted read-only?")
+            return VaultError(f"{path} cannot be written", hint="make its file system writable: mount -o remount,rw")
         case _:
             return VaultError(f"cannot use {path}: {exc}")
 
@@ -230,7 +230,7 @@ def _examine(
     if version > schema_version:
         raise VaultError(
             f"{path} was written by a newer program (schema {version}, this one knows {schema_version})",
-            hint="install the newer version again; a vault cannot go back (docs/updating.md)",
+            hint="install the newer version again; a vault cannot go back",
         )
     return kek, version
 

@@ -105,7 +105,7 @@ class GrantKeeper:
         What the provider rotated is on disk before a token is returned. A flight outlives its caller.
         """
         if self._waiters >= WAITERS_MAX:
-            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", retry_after_s=1.0)
+            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", "ask again in 1 s", 1.0)
         self._waiters += 1
         try:
             return await self._get_token(query)
@@ -208,7 +208,7 @@ class GrantKeeper:
         does not end the exchange; nobody gets its token then.
         """
         if self._waiters >= WAITERS_MAX:
-            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", retry_after_s=1.0)
+            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", "ask again in 1 s", 1.0)
         self._waiters += 1
         try:
             async with asyncio.timeout(query.timeout_s):

@@ -132,15 +132,15 @@ class Conversation:
         self.failure = failure
         again = failure.again
         if again is None or failure.error == "outcome_unknown":
-            raise error_of(failure)
+            raise error_of(failure, self._options.username)
         if isinstance(again, CodeRequired) and again.tries_left < 1:
             raise PersonNeededError(f"three wrong codes{support(failure)}", hint="run the command again for a new code")
         if failure.error == "unavailable" or LOCKED in failure.codes:  # the next password would be refused unread
-            raise error_of(failure)
+            raise error_of(failure, self._options.username)
         if self._service.profile.temporary_codes & set(failure.codes):
             raise TransientError(text_of(failure), hint=_when(failure))
         if isinstance(again, MfaRequired) and len(again.methods) == 1:
-            raise error_of(failure)  # there is nothing else to choose
+            raise error_of(failure, self._options.username)  # there is nothing else to choose
         await self._person.progress({"message": text_of(failure)})
         self._said = failure.detail or "not accepted"
         return again
@@ -319,26 +319,29 @@ class Conversation:
         return support(self.failure) if self.failure is not None else ""
 
 
-def error_of(failure: Failed) -> RelayError:
+def error_of(failure: Failed, username: str) -> RelayError:
     """Return the error that ends the command: what the person has to do depends on the kind."""
     text = text_of(failure)
     if failure.may_have_lost_tokens:
         return SignInLostError(text, hint=_when(failure))
     if failure.error in ("unavailable", "outcome_unknown"):
         return TransientError(text, hint=action_for(failure.detail, is_phone=True) or _when(failure))
-    if failure.error in ("unauthorized_client", "invalid_client", "invalid_scope"):
-        return ConfigError(text, hint="check provider.client_id and scope, and that native authentication is on")
+    if failure.error == "invalid_scope":
+        return ConfigError(text, hint="correct provider.scope in config.toml")
+    if failure.error in ("unauthorized_client", "invalid_client"):
+        return ConfigError(text, hint="switch native authentication on in the app registration of provider.client_id")
     if LOCKED in failure.codes:
-        hint = "wait until the lock ends, or: token-relay phone reset-password --username U"
-        return PersonNeededError(text, hint=hint)
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
     if failure.error == "user_not_found":
-        return PersonNeededError(text, hint="check the name, or: token-relay phone sign-up --username U")
+        return PersonNeededError(
+            text, hint=f"correct the name; a new account: token-relay phone sign-up --username {username}"
+        )
     if failure.error == "user_already_exists":
-        return PersonNeededError(text, hint="token-relay phone sign-in --username U")
+        return PersonNeededError(text, hint=f"token-relay phone sign-in --username {username}")
     if failure.error == "interaction_required":
         return PersonNeededError(text, hint="use: token-relay phone sign-in --browser")
     if {50142, 50055} & set(failure.codes):
-        return PersonNeededError(text, hint="token-relay phone reset-password --username U")
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
     return PersonNeededError(text, hint="run the command again" if failure.retryable else "")
 
 

@@ -176,7 +176,7 @@ class ProviderSignIn:
         client_id: str = "",
     ) -> str:
         if metadata.authorization_endpoint is None:
-            hint = "is provider.url right? else write provider.authorization_endpoint"
+            hint = "write provider.authorization_endpoint in config.toml"
             raise LocalError("the provider has no authorization endpoint", hint=hint)
         settings = self._settings
         return authorization_url(

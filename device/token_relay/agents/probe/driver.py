@@ -179,7 +179,9 @@ class Probe:
                     if attempt + 1 < REQUEST_TRIES_MAX:
                         await self._clock.sleep(min(retry_after_s or RETRY_S, RETRY_S_MAX))
                         continue
-                    raise TransientError(f"the provider cannot be asked now: {reason}", hint="run it again later")
+                    raise TransientError(
+                        f"the provider cannot be asked now: {reason}", hint="run the command again in a minute"
+                    )
                 case Denied(error=error):
                     raise LocalError(f"the provider refuses the client at a refresh: {error}")
                 case OutcomeUnknown(reason=reason):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from token_relay.cli.client import JSON, ClientError, JsonObject
@@ -19,8 +20,9 @@ from token_relay.cli.render import clean, show
 from token_relay.host.clock import SystemClock
 from token_relay.host.config import CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import load_config
-from token_relay.host.paths import agent_home, config_file, search_directories
+from token_relay.host.paths import agent_home, config_file, search_directories, with_path
 from token_relay.protocol.errors import ConfigError
+from token_relay.service.broker_advice import advice
 from token_relay.service.checks import broker, local, machine, provider
 from token_relay.service.checks.finding import Finding
 
@@ -41,13 +43,16 @@ def run(args: argparse.Namespace, context: Context) -> int:
     try:
         checks.append(Finding("agent", True, "running"))
         status = call(args, context, "status", silence_s=SILENCE_S)
-        checks += [*_from_status(status), *_own_checks(args, context)]
+        checks += [*_from_status(status, config), *_own_checks(args, context)]
     except ClientError as exc:
         is_running = exc.code != "not_running"
         checks = [check for check in checks if check.name != "agent"]
         checks.append(Finding("agent", False, str(exc), exc.hint))
     if config is not None and all(check.name != "provider" for check in checks):
         checks += provider.without_agent(config, _issuers(status))
+    if config is not None:
+        path = config_file(kind, context.env, home=args.home, config=args.config)
+        checks = [replace(check, hint=with_path(check.hint, path)) for check in checks]
     is_fine = all(check.is_ok for check in checks)
     if context.as_json:
         show(context, {"ok": is_fine, "checks": [check.as_json() for check in checks]})
@@ -134,16 +139,12 @@ def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:
     ]
 
 
-def _from_status(status: JsonObject) -> Iterator[Finding]:
+def _from_status(status: JsonObject, config: PhoneConfig | CompanionConfig | None) -> Iterator[Finding]:
     connection, action = _table(status, "broker"), _table(status, "action")
     if connection:
-        error = _text(connection.get("last_error"))
-        yield Finding(
-            "connection",
-            connection.get("connected") is True,
-            error or _text(connection.get("url")),
-            "" if connection.get("connected") is True else "not connected yet: ask again, or see `status`",
-        )
+        error, is_up = _text(connection.get("last_error")), connection.get("connected") is True
+        hint = "" if is_up or config is None else advice(error, config.broker, SystemClock().now().wall_s)
+        yield Finding("connection", is_up, error or _text(connection.get("url")), hint)
     if action:
         slug = _text(action.get("slug"))
         yield Finding("action", slug not in LOCKED, slug, _text(action.get("sentence")))

@@ -44,10 +44,10 @@ SETTINGS = {
     "autosave_on_changes": ("true", "kill -9 of the broker loses what it had acknowledged"),
     "autosave_interval": ("1", "kill -9 of the broker loses what it had acknowledged"),
 }
-WANTED = {  # missing, or not readable by this user
-    "ca": "bring ca.pem from the CA's directory and make it readable to this user",
-    "cert": "`token-relay certs sign` makes it of device.csr; bring it and make it readable to this user",
-    "key": "`init --force --new-key` makes a new one; or make it readable to this user",
+WANTED = {  # missing, or not what it should be
+    "ca": "bring ca.pem from the CA's directory",
+    "cert": "sign device.csr and bring the certificate: token-relay certs sign",
+    "key": "make a new one: init --force --new-key",
 }
 SIGN_AGAIN = "sign device.csr again: token-relay certs sign"
 AGAIN = {"cert": SIGN_AGAIN, "ca": "make a new CA: token-relay certs init --force"}
@@ -71,11 +71,16 @@ def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Finding]:
         except RelayError as exc:
             yield Finding(f"broker {name}", False, str(exc), WANTED[name])
         except OSError as exc:
-            yield Finding(f"broker {name}", False, f"{file}: {exc.strerror}", WANTED[name])
+            yield Finding(f"broker {name}", False, f"{file}: {exc.strerror}", unreadable(exc, file, WANTED[name]))
         else:
             yield dates(f"broker {name}", file, found[name], now, again=AGAIN[name])
     if broker.key is not None:
         yield _key(broker.key, found.get("cert"))
+
+
+def unreadable(error: OSError, file: Path, missing: str) -> str:
+    """Return what to do about a file that cannot be read; ``missing`` where it is not there."""
+    return f"make {file} readable to the agent's user" if isinstance(error, PermissionError) else missing
 
 
 def dates(name: str, file: Path, certificate: x509.Certificate, now: datetime, *, again: str) -> Finding:
@@ -99,7 +104,7 @@ def _key(file: Path, certificate: x509.Certificate | None) -> Finding:
     except RelayError as exc:
         return Finding("broker key", False, str(exc), WANTED["key"])
     except OSError as exc:
-        return Finding("broker key", False, f"{file}: {exc.strerror}", WANTED["key"])
+        return Finding("broker key", False, f"{file}: {exc.strerror}", unreadable(exc, file, WANTED["key"]))
     if mode & 0o077:
         return Finding("broker key", False, f"{file} is open to others (mode {mode & 0o777:o})", f"chmod 600 {file}")
     certified = None if certificate is None else certificate.public_key()

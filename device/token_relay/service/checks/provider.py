@@ -19,14 +19,14 @@ from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import ConfigError, RelayError
 from token_relay.provider import discovery
 from token_relay.provider.http import Http
-from token_relay.service.checks.broker import PEM_BYTES_MAX, dates
+from token_relay.service.checks.broker import PEM_BYTES_MAX, dates, unreadable
 from token_relay.service.checks.finding import Finding
 from token_relay.service.provider_settings import account_settings
 
 DISCOVERY_S_MAX = 15.0
 ISSUERS_MAX = 4  # a companion has one or two grants; more lines than this hide the others
 REGISTRATION = "a sign-in may fail: look at the registration of provider.client_id"
-ANOTHER_CA = "bring the certificate of the provider's CA, and make it readable to this user"
+ANOTHER_CA = "bring the certificate of the provider's CA"
 
 
 def files(config: PhoneConfig | CompanionConfig, now_s: float) -> Iterator[Finding]:
@@ -38,7 +38,7 @@ def files(config: PhoneConfig | CompanionConfig, now_s: float) -> Iterator[Findi
         except RelayError as exc:
             yield Finding("provider ca", False, str(exc), ANOTHER_CA)
         except OSError as exc:
-            yield Finding("provider ca", False, f"{ca}: {exc.strerror}", ANOTHER_CA)
+            yield Finding("provider ca", False, f"{ca}: {exc.strerror}", unreadable(exc, ca, ANOTHER_CA))
         else:
             yield dates("provider ca", ca, certificate, datetime.fromtimestamp(now_s, UTC), again=ANOTHER_CA)
     try:
