@@ -210,13 +210,13 @@ def sign(ca_dir: Path, csr_path: Path, out: Path | None = None, *, now: datetime
                 continue
             if entry.revoked_at is not None and entry.key_sha256 == key_sha256:
                 raise PolicyError(
-                    f"the key of {entry.name} was revoked at {entry.revoked_at:%Y-%m-%d %H:%M} UTC",
-                    hint="make a new key on the device (init --force) and sign that request",
+                    f"the key of {entry.name} was revoked at {entry.revoked_at:%Y-%m-%d %H:%M}Z",
+                    hint="make a new key on the device (init --force --new-key) and sign that request",
                 )
             if entry.revoked_at is None and entry.key_sha256 != key_sha256:
                 raise PolicyError(
                     f"{entry.name} has a certificate for another key",
-                    hint=f"if the device really has a new key: certs revoke {entry.name}, then sign again",
+                    hint=f"if the device really has a new key: token-relay certs revoke {entry.name} --dir {ca_dir}, then sign",
                 )
         certificate = pki.sign_device(authority, request, serial=_new_serial(), now=now)
         entry = _entry(certificate, request.device_id, "device", (), key_sha256)
