@@ -216,7 +216,7 @@ def sign(ca_dir: Path, csr_path: Path, out: Path | None = None, *, now: datetime
             if entry.revoked_at is None and entry.key_sha256 != key_sha256:
                 raise PolicyError(
                     f"{entry.name} has a certificate for another key",
-                    hint=f"if the device really has a new key: token-relay certs revoke {entry.name} --dir {ca_dir}, then sign",
+                    hint=f"if the key is really new: token-relay certs revoke {entry.name} --dir {ca_dir}, then sign",
                 )
         certificate = pki.sign_device(authority, request, serial=_new_serial(), now=now)
         entry = _entry(certificate, request.device_id, "device", (), key_sha256)
