@@ -127,7 +127,7 @@ START = b"\x01" + COMPANION.public_key + bytes(16)
     [
         ("empty", ""),
         ("prefix alone", "RTR1:"),
-        ("another prefix", "RTR2:" + INVITATION.text()[5:]),
+        ("another prefix", "RTX1:" + INVITATION.text()[5:]),
         ("no prefix", INVITATION.text()[5:]),
         ("a URL", "https://example.com/"),
         ("too long", INVITATION.text() + "A" * 256),
@@ -183,6 +183,9 @@ def test_an_invitation_of_another_version_says_so(version: int) -> None:
         Invitation.from_text(text_of(bytes([version]) + START[1:] + b"\x00"))
     assert caught.value.reason == "unsupported"
     assert caught.value.hint
+    with pytest.raises(PeerError, match=rf"another version, RTR{version + 2}") as caught:
+        Invitation.from_text(f"RTR{version + 2}:" + INVITATION.text()[5:])
+    assert caught.value.reason == "unsupported"
 
 
 def test_a_broker_address_that_does_not_fit_is_our_own_bug() -> None:
