@@ -51,12 +51,12 @@ SHOWN: dict[str, JSON] = {"state": "shown", "invitation": INVITATION, "expires_i
 PAIRED: dict[str, JSON] = {"state": "paired", "device_name": "pocket", "message": "paired with pocket"}
 
 
-def on_a_terminal(agent: Agent, *words: str, columns: int = 80, **env: str) -> tuple[str, int]:
+def on_a_terminal(agent: Agent, *words: str, columns: int = 80, env: dict[str, str] | None = None) -> tuple[str, int]:
     """Run ``companion pair`` on a terminal of its own; returns all that it wrote, and its exit code."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     command = [sys.executable, "-m", "token_relay.cli", "companion", "pair", *words, "--home", str(agent.directory)]
-    environment = {**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm-256color", **env}
+    environment = {**{k: v for k, v in os.environ.items() if k != "NO_COLOR"}, "TERM": "xterm-256color", **(env or {})}
     said: list[bytes] = []
 
     def read() -> None:
@@ -158,7 +158,7 @@ def test_without_colours_it_is_read_on_the_ground_that_is_said(
 ) -> None:
     agent.handlers["pair"] = Answering([SHOWN], PAIRED).pair
     with agent.running():
-        said, _ = on_a_terminal(agent, *words, **env)
+        said, _ = on_a_terminal(agent, *words, env=env)
     assert not re.search(r"\x1b\[[0-9;]*m", said)
     assert scan(said, theme, tmp_path) == INVITATION
     ground = "light text on a dark ground" if theme is DARK_THEME else "dark text on a light ground"

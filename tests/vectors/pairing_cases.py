@@ -136,8 +136,8 @@ def pairings() -> Case:
         "transcripts": list(transcripts),
         "pair1": list(_bad_pair1(octets)),
         "pair2": list(_bad_pair2(octets, wire1, wire2)),
-        "ended": _bad_endings(b"RTE1", transcript(octets + wire1), transcript(octets + wire1 + wire2), wire2),
-        "declined": _bad_endings(b"RTD1", transcript(octets + wire1 + wire2), transcript(octets + wire1), wire2),
+        "ended": list(_bad_endings(b"RTE1", transcript(octets + wire1), transcript(octets + wire1 + wire2), wire2)),
+        "declined": list(_bad_endings(b"RTD1", transcript(octets + wire1 + wire2), transcript(octets + wire1), wire2)),
     }
 
 
