@@ -232,6 +232,6 @@ def _ended(ended: wire.Ended) -> PersonNeededError:
 
 def _span(seconds: int) -> str:
     """Return a time in its largest unit; the other end's clock counted it."""
-    if seconds < 120:
-        return f"{seconds} s"
+    if seconds < 60:
+        return "less than a minute"
     return f"{seconds // 60} min" if seconds < 2 * 3600 else f"{seconds // 3600} h"
