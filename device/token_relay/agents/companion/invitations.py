@@ -189,7 +189,9 @@ class Invitations:
         reason, since_s = shown.reason or "used", shown.ended_boot_s if shown.reason else shown.used_boot_s
         ended = wire.Ended(reason, int(self._clock.now().boot_s - since_s))
         await self._channel.publish(shown.topic, wire.seal_ended(shown.invitation, payload, ended))
-        raise PeerError("invitation_expired" if reason == "expired" else "invitation_used")
+        if reason == "expired":
+            raise PeerError("invitation_expired")
+        raise PeerError("invitation_used")
 
     async def _declined(self, shown: _Shown, payload: bytes) -> None:
         transcript = wire.transcript_hash(shown.invitation, shown.pair1, shown.pair2)
