@@ -12,8 +12,10 @@ import pytest
 from tests.e2e.kit import Agent, Companion, Phone, World, pair
 from tests.watchdog import HANG_S
 from tests.world import old_program
+from token_relay.agents.phone.pairing import PAIR1_WAIT_S
 from token_relay.cli.client import ClientError, JsonObject, control_call
 from token_relay.protocol import pairing as wire
+from token_relay.protocol.identity import KeyPair
 
 pytestmark = pytest.mark.asyncio
 
@@ -133,6 +135,46 @@ async def test_a_broker_that_is_down_is_the_cause_and_the_doctor_the_thing_to_do
             assert error["hint"] == f"token-relay {agent.kind} doctor"
 
 
+@pytest.mark.parametrize("cause", ["another broker", "no agent", "no broker"])
+async def test_where_nobody_answers_the_likely_cause_is_named(tmp_path: Path, cause: str) -> None:
+    command, shift = shifted_clock(tmp_path)
+    async with World(broker="mosquitto", commands={"phone": command}) as world:
+        phone = await world.phone()
+        assert world.mosquitto is not None
+        own = f"mqtt://127.0.0.1:{world.broker_port}"
+        address = "mqtts://broker.example:8883" if cause == "another broker" else own
+        key = KeyPair.from_random(bytes(range(32))).public_key
+        text = wire.Invitation(key, wire.PairingSecret(bytes(16)), address).text()
+        trying = await phone.begin("pair", text, "--json")
+        await trying.find("waiting for the companion")
+        if cause == "no broker":
+            await world.mosquitto.kill()
+            await phone.until("the broker is gone", lambda s: not s["broker"]["connected"])
+        shift.write_text(str(PAIR1_WAIT_S))  # the minute is over at its next look at the clock
+        error = (await trying.ended()).expect(1).json["error"]
+        match cause:
+            case "another broker":
+                assert error["message"].endswith(f": its broker is {address}, this phone's is {own}"), error
+                assert "config.toml" in error["hint"]
+            case "no agent":
+                assert error["message"] == "the companion did not answer"
+                assert "token-relay companion status" in error["hint"]
+            case _:
+                assert error["message"].startswith("the broker is not connected: ")
+                assert error["hint"] == "token-relay phone doctor"
+
+
+async def test_an_agent_that_has_just_started_waits_for_its_broker_by_itself() -> None:
+    async with World(broker="mosquitto") as world:
+        phone, watch = await asyncio.gather(world.phone(), world.companion("watch"))
+        await watch.stop()
+        await watch.run(is_connected=False)
+        invitation = await watch.invitation()
+        await phone.stop()
+        await phone.run(is_connected=False)
+        (await phone("pair", "--yes", invitation)).expect(0)
+
+
 async def test_an_invitation_is_taken_as_people_paste_it() -> None:
     async with World() as world:
         phone, watch = await asyncio.gather(world.phone(), world.companion("watch"))
@@ -142,6 +184,17 @@ async def test_an_invitation_is_taken_as_people_paste_it() -> None:
             lambda text: ["invitation:", text],
         ):
             (await phone("pair", "--yes", *paste(await watch.invitation()))).expect(0)
+        text = await watch.invitation()
+        lines = iter([f"the invitation: {text[:30]}", text[30:60], text[60:]])
+        asked: list[str] = []
+
+        def typed(ask: JsonObject) -> str:
+            asked.append(str(ask["text"]))
+            return next(lines)
+
+        args: JsonObject = {"yes": True}
+        await asyncio.to_thread(control_call, phone.home / "control.sock", "pair", args, on_ask=typed, silence_s=HANG_S)
+        assert len(asked) == 3 and asked[1] == "the invitation is incomplete or mistyped; the rest of it, or nothing"
         text = await watch.invitation()
         (await phone("pair", "--yes", "-", stdin=f"valid for 10 min\n{text[:50]}\n{text[50:]}\n")).expect(0)
 
