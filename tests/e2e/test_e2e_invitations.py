@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import signal
 import sys
 from pathlib import Path
@@ -87,6 +88,31 @@ async def test_a_declined_invitation_is_said_at_both_ends() -> None:
         assert (await watch.status())["phones"] == []
         await is_told(phone, invitation, "this invitation was declined on a phone")
         await pair(phone, watch)
+
+
+async def test_a_fresh_invitation_follows_one_that_came_to_nothing_so_often_and_no_more() -> None:
+    async with World() as world:
+        phone, watch = await asyncio.gather(world.phone(), world.companion("watch"))
+        steps: queue.SimpleQueue[JsonObject] = queue.SimpleQueue()
+        path, args = watch.home / "control.sock", JsonObject({"fresh": 1})
+        showing = asyncio.create_task(
+            asyncio.to_thread(control_call, path, "pair", args, on_progress=steps.put, silence_s=HANG_S)
+        )
+        invitations: list[str] = []
+        for _ in range(2):
+            shown = await asyncio.to_thread(steps.get, timeout=HANG_S)
+            assert shown["state"] == "shown"
+            invitations.append(str(shown["invitation"]))
+            await says_no(phone, invitations[-1])
+            answered = await asyncio.to_thread(steps.get, timeout=HANG_S)
+            assert answered["state"] == "answered" and answered["device_name"] == "phone"
+            if len(invitations) == 1:
+                ended = await asyncio.to_thread(steps.get, timeout=HANG_S)
+                assert (ended["state"], ended["reason"]) == ("ended", "declined")
+        assert invitations[0] != invitations[1]
+        with pytest.raises(ClientError, match="the phone declined") as over:
+            await showing
+        assert over.value.exit_code == 4
 
 
 async def test_a_command_that_is_interrupted_declines() -> None:

@@ -95,7 +95,7 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
             try:
                 return await self._follow(text, exchange, tick_s)
             except InvitationEndedError as exc:
-                if not fresh or exc.reason == "replaced":
+                if not fresh or exc.reason in ("replaced", "used"):  # another command shows one
                     raise
                 fresh -= 1
                 await exchange.progress({"state": "ended", "reason": exc.reason, "message": str(exc)})

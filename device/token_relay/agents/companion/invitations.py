@@ -111,7 +111,8 @@ class Invitations:
         """Make a new invitation, which ends the old one, and listen in its mailbox; returns its text."""
         if present := self._present:
             self._expire(present)
-            present.end("used" if present.pair1 else "replaced", self._clock.now().boot_s)
+            reason: wire.EndReason = "used" if present.pair1 else "replaced"  # to the phone that comes too late
+            present.end(reason, self._clock.now().boot_s, WHY["replaced"])
         secret = wire.PairingSecret(self._random.bytes(wire.SECRET_BYTES))
         invitation = wire.Invitation(self._turns.own.public_key, secret, self._broker_url)
         shown = self._shown[invitation.mailbox_id] = _Shown(invitation, self._clock.now().boot_s)

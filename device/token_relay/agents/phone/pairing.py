@@ -145,11 +145,10 @@ class PhonePairing:
         )
         pair1 = wire.seal_pair1(invitation, fresh=fresh, nonce=self._random.bytes(24), fields=fields)
         topic = mailbox_topic(invitation.mailbox_id)
-        await waiting()
         self._mailbox = invitation.mailbox_id
         await channel.subscribe(topic)
         try:
-            pair2, answer = await self._await_pair2(topic, invitation, pair1, fresh)
+            pair2, answer = await self._await_pair2(invitation, pair1, fresh, waiting)
         finally:
             self._mailbox = b""
             while not self._inbox.empty():
@@ -158,9 +157,11 @@ class PhonePairing:
         return answer, wire.transcript_hash(invitation, pair1, pair2)
 
     async def _await_pair2(
-        self, topic: str, invitation: wire.Invitation, pair1: bytes, fresh: KeyPair
+        self, invitation: wire.Invitation, pair1: bytes, fresh: KeyPair, waiting: Waiting
     ) -> tuple[bytes, wire.Pair2Fields]:
+        topic = mailbox_topic(invitation.mailbox_id)
         ends_at = self._clock.now().boot_s + PAIR1_WAIT_S
+        await waiting()
         while self._clock.now().boot_s < ends_at:
             await self._channel.publish(topic, pair1)
             try:
