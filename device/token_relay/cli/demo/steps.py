@@ -22,7 +22,7 @@ from token_relay.protocol.identity import DEVICE_ID_CHARS
 from token_relay.protocol.topics import inbox_filter
 
 GATE = "allow_refresh_token_access"
-CHECK_NUMBER = r"check number: (\d{3} \d{3})"
+CHECK_NUMBER = r"check number:? (\d{3} \d{3})"
 ID_SHOWN = 4  # characters of a device id, enough to tell two apart
 ROUNDS = 2
 REAUTH_EXIT = 4
