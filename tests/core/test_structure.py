@@ -70,6 +70,7 @@ PURE_IMPORTS = (
     "pydantic",
     "pydantic_core",
     "re",
+    "shlex",
     "tomllib",
     "types",
     "typing",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.person import NotSignedIn, SignInOptions
 from token_relay.agents.phone.sign_in import ProviderSignIn
-from token_relay.agents.records import Grant, PhoneHandoff
+from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.host.client_credentials import AuthenticatedHttp, read_credentials
 from token_relay.host.config import Home, PhoneConfig
 from token_relay.host.loopback_receiver import LoopbackReceiver
@@ -16,17 +17,20 @@ from token_relay.protocol.errors import ConfigError, PersonNeededError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.service import metrics
+from token_relay.service.actions import action
 from token_relay.service.commands import AgentCommands
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
+from token_relay.service.device_list import DeviceList
+from token_relay.service.devices import Json, handoff_row
 from token_relay.service.provider_settings import account_settings
-from token_relay.service.runtime import number_of, open_runtime, text_of
-from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_status
+from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
+from token_relay.service.status import grant_row, phone_status
 
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
 WAIT_S_MAX = 86_400.0
 ATTRIBUTES_MAX = 50
-_SIGN_IN: JSON = {"slug": "sign_in", "sentence": ACTIONS["sign_in"]}
+_SIGN_IN: JSON = action("sign_in")
 
 
 async def run_phone(home: Home, config: PhoneConfig) -> None:
@@ -78,18 +82,30 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
 class _PhoneCommands(AgentCommands[PhoneAgent]):
     """The phone's control commands."""
 
+    def __init__(self, runtime: Runtime, agent: PhoneAgent, http: metrics.MeasuredHttp) -> None:
+        super().__init__(runtime, agent, http)
+        self._devices = DeviceList(agent)
+
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the phone's status."""
         said = self._agent.settings
         known = {"allow_refresh_token_access": said.allow_refresh_token_access, "described": said.profile}
-        return await self._stand(phone_status, {"handoffs": PhoneHandoff}, **known)
+
+        def show(*here: Any, pairings: list[Pairing], **rows: Any) -> dict[str, JSON]:
+            return phone_status(*here, pairings=pairings, presence=self._agent.roll_call.of(pairings), **rows)
+
+        return await self._stand(show, {"handoffs": PhoneHandoff}, **known)
 
     def _row(self, row: PhoneHandoff) -> dict[str, JSON]:
         return handoff_row(row, described=self._agent.settings.profile)
 
     async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Return the devices of the status."""
-        return {"devices": (await self.status(args, exchange))["devices"]}
+        """Return a page of the devices, or one of them whole."""
+        return await self._devices.answer(args)
+
+    async def device_rows(self) -> list[Json]:
+        """Return the rows of all devices."""
+        return await self._devices.rows()
 
     async def sign_in(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Sign in, asking for what the provider wants."""
@@ -166,15 +182,12 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
             wait_s=number_of(args, "wait_s", 60.0, low=0, high=WAIT_S_MAX),
             sign_in=_sign_in_options(sign_in) if isinstance(sign_in, dict) else None,
         )
-        row = await self._agent.hand_off(text_of(args, "device"), wish, exchange)
+        device = text_of(args, "device")
+        row = await self._agent.hand_off(device, wish, exchange)
         if row.state == "done":
             return {**self._row(row), "message": "the companion has the grant on its disk"}
-        action: JSON = {
-            "slug": "bring_device_online",
-            "sentence": "bring the device online; the handoff goes on by itself",
-        }
         waits = row.problem or "waiting for the companion"
-        return {**self._row(row), "pending": True, "message": waits, "action": action}
+        return {**self._row(row), "pending": True, "message": waits, "action": action("bring_device_online", device)}
 
     async def cancel(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give up an open handoff."""

@@ -45,7 +45,7 @@ class CompanionAgent:
         self.turns = turns = Turns(ports, identity)
         due = asyncio.Event()
         self.endpoints = Endpoints(ports.http, provider_hosts)
-        self.steps = CompanionSteps(turns, http=ports.http, gate=self.endpoints, due=due)
+        self.steps = CompanionSteps(turns, name=name, http=ports.http, gate=self.endpoints, due=due)
         self.keeper = GrantKeeper(
             ports, turns, watcher=self.steps, due=due, idle_days=idle_days, book=Phones(), gate=self.endpoints
         )
