@@ -42,8 +42,9 @@ class DeviceList:
         shown, _ = devices.page(_only(rows, only), after=after, limit=limit)
         await self._ask({row["device_id"] for row in shown}, wait_s)
         rows = await self.rows()
+        now = int(self._agent.turns.clock.now().wall_s)
         shown, place = devices.page(_only(rows, only), after=after, limit=limit)
-        return {"devices": list(shown), "summary": dict(devices.summary(rows)), "next": place}
+        return {"devices": list(shown), "summary": dict(devices.summary(rows)), "next": place, "now": now}
 
     async def rows(self) -> list[devices.Json]:
         """Return the rows of all devices, in order, by what is known without asking them."""

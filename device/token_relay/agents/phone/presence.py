@@ -16,7 +16,7 @@ from token_relay.agents.records import Pairing
 PresenceName = Literal["online", "silent", "unknown"]
 
 ANSWER_S = 1.0  # an answer takes milliseconds, on a slow network more; who looks may wait longer before this counts
-ONLINE_S = 360.0  # since it was heard; a list that is watched asks again before (roll_call.ASKS)
+ONLINE_S = 180.0  # since it was heard; a list that is watched asks again before (roll_call.ASKS)
 
 
 def presence(pairing: Pairing, now: Now, *, connected_at: float) -> PresenceName:

@@ -22,8 +22,8 @@ from token_relay.agents.records import Pairing
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 
-AGAIN_S = 30.0  # between two greetings of one device
-ASKS = Rate(10, 300.0)  # five minutes of a list that is watched, then once each five minutes
+AGAIN_S = 10.0  # between two greetings of one device
+ASKS = Rate(20, 120.0)  # three minutes of a list that is watched, then once each two minutes
 AT_ONCE = 16  # greetings on their way to the broker
 
 
