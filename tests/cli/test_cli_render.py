@@ -61,12 +61,10 @@ def test_status_is_laid_out_with_its_action_last() -> None:
     show(context(out), STATUS)
     assert out.getvalue() == (
         "device id  " + "a" * 26 + "\n"
-        "accounts   -\n"
         "\n"
         "broker:\n"
-        "  url         mqtts://b\n"
-        "  connected   yes\n"
-        "  last error  -\n"
+        "  url        mqtts://b\n"
+        "  connected  yes\n"
         "\n"
         "grants:\n"
         "  issuer         state   lease left  since\n"

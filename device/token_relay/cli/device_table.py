@@ -1,4 +1,4 @@
-"""The list of devices as a person reads it: one line each, cut to the width of the terminal. Pure."""
+"""The list of devices as a person reads it: one line each, cut to the width of the terminal. It prints nothing."""
 
 from __future__ import annotations
 

@@ -159,7 +159,8 @@ def _table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:
         column = [value_text(key, row.get(key)) for row in rows[:ROWS_MAX]]
         if not texts or set(column) != {EMPTY}:
             texts[key] = column
-    return Table(title, tuple(map(label, texts)), tuple(zip(*texts.values(), strict=True)))
+    lines = (tuple(column[place] for column in texts.values()) for place in range(len(rows[:ROWS_MAX])))
+    return Table(title, tuple(map(label, texts)), tuple(lines))
 
 
 def plain(parts: Sequence[Block]) -> Iterator[str]:

@@ -154,10 +154,10 @@ _OWN = {
         "agent_calls:status",
         status_options,
         examples="  token-relay phone status\n  token-relay phone status --json | jq -r .action.slug\n"
-        "  token-relay phone status --exit-code > /dev/null || echo 'look at token-relay phone status'",
+        "  token-relay phone status --exit-code",
     ),
     "devices": Command(
-        "list the paired companions, one line each; those that need a person first",
+        "list the paired companions, those that need a person first",
         "devices:run",
         _devices,
         description="List the paired companions: state, name, account, last heard, lease left, and what to do. What "
