@@ -168,9 +168,7 @@ class _Page:
         yield counted("refreshes", "Refreshes by outcome.", "outcome", seen.refreshes)
         to_do = {seen.action: 1} if seen.action else {}
         yield from _of_devices(seen.devices[:DEVICES_MAX], by)
-        yield by(
-            "action", "1 for what a person must do, as in status.", "slug", {seen.action: 1} if seen.action else {}
-        )
+        yield by("action", "1 for what a person must do, as in status.", "slug", to_do)
         if seen.certificate_ends_at is not None:
             yield GaugeMetricFamily(
                 "token_relay_certificate_end_timestamp_seconds",

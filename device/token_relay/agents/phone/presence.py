@@ -22,7 +22,7 @@ ONLINE_S = 180.0  # since it was heard; a list that is watched asks again before
 def presence(pairing: Pairing, now: Now, *, connected_at: float) -> PresenceName:
     """Judge a device by when it was heard and when it was last greeted, in the connection that began then."""
     heard_s, asked_s = ages_s(pairing, now, connected_at)
-    if heard_s is not None and heard_s < asked_s:
+    if heard_s is not None and heard_s <= asked_s:
         return "online" if heard_s <= ONLINE_S else "unknown"
     return "silent" if asked_s >= ANSWER_S else "unknown"
 

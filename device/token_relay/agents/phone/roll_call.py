@@ -102,6 +102,6 @@ class RollCall:
         for row in rows:
             if row is not None and row.state == "active" and since is not None:
                 heard_s, asked_s = ages_s(row, now, since)
-                if asked_s < wait_s and (heard_s is None or heard_s >= asked_s):
+                if asked_s < wait_s and (heard_s is None or heard_s > asked_s):
                     return True
         return False
