@@ -34,20 +34,10 @@ def pairing(name: str, *, heard_s: float = 10.0, **more: Any) -> Pairing:
 
 
 def handoff(to: Pairing, state: str = "done", *, age_s: float = 100.0, **more: Any) -> PhoneHandoff:
-    values: dict[str, Any] = {
-        "strategy": "branch",
-        "scope": "",
-        "lease_days": 90,
-        "profile": "strict",
-        "account": "ann@x",
-    }
-    values |= {
-        "account": "ann@x",
-        "reason": "",
-        "device_state": "held" if state == "done" else "",
-        "done_at": int(NOW.wall_s - age_s),
-    }
-    at = {"created": stamp(age_s), "created_at": int(NOW.wall_s - age_s), "expires_at": 0}
+    done_at = int(NOW.wall_s - age_s)
+    values: dict[str, Any] = {"strategy": "branch", "scope": "", "lease_days": 90, "profile": "strict"}
+    values |= {"account": "ann@x", "reason": "", "device_state": "held" if state == "done" else "", "done_at": done_at}
+    at = {"created": stamp(age_s), "created_at": done_at, "expires_at": 0}
     return PhoneHandoff(f"h-{to.peer_name}-{age_s}", to.pairing_id, "g", state, **at, **(values | more))  # type: ignore[arg-type]
 
 

@@ -72,7 +72,7 @@ def _identity(file: Path) -> tuple[int, int, int] | None:
 
 def certificate_end(file: Path | None) -> int | None:
     """Return when a certificate ends, in Unix seconds; None where there is none that can be read."""
-    from token_relay.pki import certificates as pki  # x509 is loaded for who asks
+    from token_relay.pki import certificates as pki  # x509 is loaded at the first question
 
     if file is None:
         return None

@@ -15,7 +15,7 @@ from token_relay.agents.records import Pairing
 
 PresenceName = Literal["online", "silent", "unknown"]
 
-ANSWER_S = 1.0  # an answer takes milliseconds, on a slow network more; who looks may wait longer before this counts
+ANSWER_S = 1.0  # an answer takes milliseconds, on a slow network more; a person may wait longer for it
 ONLINE_S = 180.0  # since it was heard; a list that is watched asks again before (roll_call.ASKS)
 
 

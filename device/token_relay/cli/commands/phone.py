@@ -96,7 +96,11 @@ def _ask_about(parser: argparse.ArgumentParser) -> None:
 
 def _devices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "device", metavar="DEVICE", nargs="?", type=text, help="show this one whole: its id, name, or begin of its id"
+        "device",
+        metavar="DEVICE",
+        nargs="?",
+        type=text,
+        help="show this one whole: its id, its name, or the beginning of its id",
     )
     parser.add_argument("--only", choices=("needs-me",), help="only those that need a person")
     parser.add_argument("--watch", action="store_true", help="show the list again whenever it changes, until Ctrl-C")
