@@ -98,7 +98,7 @@ async def test_a_broker_that_takes_no_greeting_says_nothing_of_a_device() -> Non
             await world.phone.clock.sleep(3_600)  # neither taken nor refused
             return False
 
-        world.phone.agent.turns.channel.publish = publish  # type: ignore[method-assign]  # a broker that hangs
+        world.phone.agent.turns.channel.publish = publish
         assert set((await states(world.phone)).values()) == {"unknown"}
         assert set((await states(world.phone, wait_s=0)).values()) == {"unknown"}
 

@@ -139,7 +139,11 @@ def test_one_device_is_no_list(shell: Shell, option: str) -> None:
 
 
 def test_status_says_how_many_devices_in_a_line_and_json_has_them_whole(shell: Shell, agent: Agent) -> None:
-    whole = {"name": "phone", "summary": {"devices": 2, "fine": 2}, "devices": [{"name": "a"}, {"name": "b"}]}
+    whole: dict[str, JSON] = {
+        "name": "phone",
+        "summary": {"devices": 2, "fine": 2},
+        "devices": [{"name": "a"}, {"name": "b"}],
+    }
     agent.replies("status", {**whole, "action": None})
     with agent.running():
         home = ("--home", str(agent.directory))
@@ -161,7 +165,7 @@ def test_exit_code_tells_a_timer_whether_a_person_must_act(
 
 
 def test_events_name_a_device_for_people_and_have_both_in_json(shell: Shell, agent: Agent) -> None:
-    event = {"number": 1, "name": "paired", "device": "a" * 26, "device_name": "kitchen", "generation": 0}
+    event: JSON = {"number": 1, "name": "paired", "device": "a" * 26, "device_name": "kitchen", "generation": 0}
     agent.replies("events", {"events": [event]})
     with agent.running():
         home = ("--home", str(agent.directory))

@@ -102,7 +102,7 @@ def _devices(parser: argparse.ArgumentParser) -> None:
         type=text,
         help="show this one whole: its id, its name, or the beginning of its id",
     )
-    parser.add_argument("--only", choices=("needs-me",), help="only those that need a person")
+    parser.add_argument("--only", choices=("needs-me",), metavar="needs-me", help="only those that need a person")
     parser.add_argument("--watch", action="store_true", help="show the list again whenever it changes, until Ctrl-C")
     parser.add_argument(
         "--limit",
