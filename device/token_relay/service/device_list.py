@@ -40,8 +40,9 @@ class DeviceList:
         limit = int(number_of(args, "limit", LIMIT, low=1, high=devices.ROWS_MAX))
         rows = await self.rows()
         shown, _ = devices.page(_only(rows, only), after=after, limit=limit)
-        await self._ask({row["device_id"] for row in shown}, wait_s)
-        rows = await self.rows()
+        if wait_s:
+            await self._ask({row["device_id"] for row in shown}, wait_s)
+            rows = await self.rows()
         now = int(self._agent.turns.clock.now().wall_s)
         shown, place = devices.page(_only(rows, only), after=after, limit=limit)
         return {"devices": list(shown), "summary": dict(devices.summary(rows)), "next": place, "now": now}

@@ -24,6 +24,7 @@ Json = dict[str, Any]
 ENDS_SOON_S = 7 * 86_400
 HANDOFFS_SHOWN = 5
 ROWS_MAX = 500  # of one page; a row has half a kilobyte
+WHOLE_MAX = 200  # pairings in one status, with their handoffs; one has up to 6 kilobytes
 OPEN = ("offered", "released", "cancelling", "revoking")  # an undecided handoff counts as the latest, whatever its time
 SHORT: Mapping[str, str] = {  # what to do, in the words of a column
     "sign_in": "sign in",
@@ -44,16 +45,11 @@ _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PairedDevice:
-    """One paired device with its handoffs, oldest first."""
+    """One paired device with the handoff that counts: the open one, else the newest."""
 
     pairing: Pairing
-    handoffs: Sequence[PhoneHandoff]
+    latest: PhoneHandoff | None
     presence: PresenceName
-
-    @property
-    def latest(self) -> PhoneHandoff | None:
-        """The handoff that counts: the open one, else the newest."""
-        return max(self.handoffs, key=lambda row: (row.state in OPEN, begun(row)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +78,9 @@ def devices_of(
     for pairing in sorted(pairings, key=lambda row: (row.state == "active", row.paired_at)):
         if pairing.state != "pending":
             peers[pairing.peer_id] = pairing
-    rows: dict[str, list[PhoneHandoff]] = {}
-    for row in sorted(handoffs, key=begun):
-        rows.setdefault(row.pairing_id, []).append(row)
+    latest = {row.pairing_id: row for row in sorted(handoffs, key=lambda row: (row.state in OPEN, begun(row)))}
     devices = [
-        PairedDevice(pairing, rows.get(pairing.pairing_id, ()), presence.get(pairing.pairing_id, "unknown"))
-        for pairing in peers.values()
+        PairedDevice(row, latest.get(row.pairing_id), presence.get(row.pairing_id, "unknown")) for row in peers.values()
     ]
     return sorted(devices, key=lambda device: _by_name(device.pairing.peer_name, device.pairing.peer_id))
 

@@ -200,12 +200,12 @@ def phone_status(
 ) -> Json:
     """Return the phone's status; ``estranged`` and ``described`` as in :class:`token_relay.service.devices.PhoneSide`.
 
-    ``devices`` are the first ``devices.ROWS_MAX`` pairings by name; ``summary`` counts all devices.
+    ``devices`` are the first ``devices.WHOLE_MAX`` pairings by name; ``summary`` counts all devices.
     """
     own = sorted((grant for grant in grants if not grant.pairing_id), key=lambda grant: grant.stored_at)
     phone = devices.PhoneSide(now, own, estranged, described)
     known = devices.devices_of(pairings, handoffs, presence)
-    shown = sorted(pairings, key=lambda row: (row.peer_name, row.peer_id, row.pairing_id))[: devices.ROWS_MAX]
+    shown = sorted(pairings, key=lambda row: (row.peer_name, row.peer_id, row.pairing_id))[: devices.WHOLE_MAX]
     return {
         **common(here, now),
         "allow_refresh_token_access": allow_refresh_token_access,
@@ -228,7 +228,7 @@ def _phone_action(here: Surroundings, known: list[devices.PairedDevice], phone: 
         return asked
     if not phone.is_signed_in and any(grant.reason not in ("moved", "") for grant in own):
         return sign_in
-    if not phone.is_signed_in and not any(device.handoffs for device in active):
+    if not phone.is_signed_in and not any(device.latest for device in active):
         return sign_in
     if (asked := _broker_action(here)) is not None:
         return asked
