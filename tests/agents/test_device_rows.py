@@ -131,6 +131,12 @@ def test_nobody_signed_in_is_said_where_a_handoff_needs_it() -> None:
     assert one(replace(KITCHEN, rollback="self"), again, phone=locked) == ("needs_me", "restored_phone", "sign in")
 
 
+def test_a_device_with_grants_of_two_people_shows_the_latest_and_counts_both() -> None:
+    given = [handoff(KITCHEN, age_s=9, account="bob@x"), handoff(KITCHEN, age_s=5), handoff(KITCHEN, age_s=50)]
+    (row,) = device_rows(devices_of([KITCHEN], given, {}), SIGNED_IN)
+    assert (row["account"], row["accounts"]) == ("ann@x", 2)
+
+
 def test_a_device_that_is_being_unpaired_needs_nobody() -> None:
     row = pairing("kitchen", state="retired")
     assert one(row, handoff(row, "revoking"), presence="silent") == ("leaving", "", "waiting")

@@ -34,7 +34,7 @@ def test_the_list_says_state_name_account_heard_lease_and_next() -> None:
     result = answer(
         row("car 13", "needs_me", next="bring online", heard_at=NOW - 93_600, action=to_do),
         row("hall", "silent", heard_at=0, lease_left_s=None),
-        row("kitchen"),
+        row("kitchen", account="ann@x", accounts=2),
         place="2." + "a" * 26,
         needs_me=1,
         silent=1,
@@ -44,7 +44,7 @@ def test_the_list_says_state_name_account_heard_lease_and_next() -> None:
         "  state      name     account              heard  lease  next",
         "! needs you  car 13   otp@contoso.example  1 d    90 d   bring online",
         "○ silent     hall     otp@contoso.example  never",
-        "● online     kitchen  otp@contoso.example  4 s    90 d",
+        "● online     kitchen  ann@x +1             4 s    90 d",
         "3 devices: 1 needs you, 1 silent, 1 fine",
         "more: token-relay phone devices --after 2." + "a" * 26,
         f"next: {sentence} [bring_device_online]",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kit import World, eventually, pair
+from tests.e2e.kit import World, pair
+from tests.e2e.terminal import Terminal
 
 pytestmark = pytest.mark.asyncio
 
@@ -27,13 +28,14 @@ async def test_a_killed_companion_is_silent_the_others_are_online_and_each_hint_
         assert {name: row["state"] for name, row in (await rows()).items()} == {"hall": "online", "car 13": "online"}
         assert (await phone("status", "--exit-code")).expect(0).out.startswith("2 devices: 2 fine\n")
 
-        await car.kill()
-
-        async def is_silent() -> bool:  # it is asked again ten seconds after the last question
-            found = await rows()
-            return (found["car 13"]["state"], found["hall"]["state"]) == ("silent", "online")
-
-        await eventually("a silent car", is_silent)
+        words = ("phone", "devices", "--watch", "--home", str(phone.home))
+        async with Terminal(*words, env=world.env, cwd=world.directory) as screen:
+            await screen.sees("2 devices: 2 fine")
+            await car.kill()
+            await screen.sees(r"silent +car 13 .*\n.*online +hall ")  # asked again ten seconds after the last question
+            await screen.sees("2 devices: 1 silent, 1 fine")
+            await screen.types("\x03")
+            assert await screen.ended() == 0
         lines = (await phone("devices")).expect(0).out.splitlines()
         assert lines[1].startswith("○ silent") and "car 13" in lines[1]
         assert lines[3] == "2 devices: 1 silent, 1 fine"

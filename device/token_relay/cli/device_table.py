@@ -49,11 +49,12 @@ def _table(rows: Sequence[Row], now: int, width: int | None, *, in_ascii: bool) 
 
 def _cells(row: Row, now: int, *, in_ascii: bool) -> tuple[str, ...]:
     mark, plain_mark, word = STATES.get(str(row.get("state")), ("·", ".", clean(str(row.get("state")))))
+    others = _whole(row.get("accounts")) - 1
     heard_at, left_s = _whole(row.get("heard_at")), row.get("lease_left_s")
     return (
         f"{plain_mark if in_ascii else mark} {word}",
         clean(str(row.get("name") or row.get("device_id"))),
-        clean(str(row.get("account") or "")),
+        clean(str(row.get("account") or "")) + (f" +{others}" if others > 0 else ""),
         _about(now - heard_at) if heard_at else "never",
         _about(left_s) if isinstance(left_s, int) else "",
         clean(str(row.get("next") or "")),

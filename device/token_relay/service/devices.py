@@ -45,11 +45,15 @@ _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PairedDevice:
-    """One paired device with the handoff that counts: the open one, else the newest."""
+    """One paired device with the handoff that counts: the open one, else the newest.
+
+    ``accounts``: how many it has a grant of.
+    """
 
     pairing: Pairing
     latest: PhoneHandoff | None
     presence: PresenceName
+    accounts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,16 @@ def devices_of(
     for pairing in sorted(pairings, key=lambda row: (row.state == "active", row.paired_at)):
         if pairing.state != "pending":
             peers[pairing.peer_id] = pairing
-    latest = {row.pairing_id: row for row in sorted(handoffs, key=lambda row: (row.state in OPEN, begun(row)))}
+    latest: dict[str, PhoneHandoff] = {}
+    accounts: dict[str, set[str]] = {}
+    for row in sorted(handoffs, key=lambda row: (row.state in OPEN, begun(row))):
+        latest[row.pairing_id] = row
+        if row.state == "done":
+            accounts.setdefault(row.pairing_id, set()).add(row.account)
     devices = [
-        PairedDevice(row, latest.get(row.pairing_id), presence.get(row.pairing_id, "unknown")) for row in peers.values()
+        PairedDevice(row, latest.get(at), presence.get(at, "unknown"), len(accounts.get(at, ())))
+        for row in peers.values()
+        if (at := row.pairing_id)
     ]
     return sorted(devices, key=lambda device: _by_name(device.pairing.peer_name, device.pairing.peer_id))
 
@@ -213,6 +224,7 @@ def _row(device: PairedDevice, phone: PhoneSide, sign_in: Json) -> Json:
         "state": state,
         "presence": device.presence,
         "account": latest.account if latest is not None else "",
+        "accounts": device.accounts,
         "handoff": latest.state if latest is not None else "",
         "grant": done.device_state if done is not None else "",
         "heard_at": pairing.heard_at,
