@@ -84,15 +84,14 @@ def devices_of(
             peers[pairing.peer_id] = pairing
     latest: dict[str, PhoneHandoff] = {}
     accounts: dict[str, set[str]] = {}
-    for row in sorted(handoffs, key=lambda row: (row.state in OPEN, begun(row))):
-        latest[row.pairing_id] = row
-        if row.state == "done":
-            accounts.setdefault(row.pairing_id, set()).add(row.account)
-    devices = [
-        PairedDevice(row, latest.get(at), presence.get(at, "unknown"), len(accounts.get(at, ())))
-        for row in peers.values()
-        if (at := row.pairing_id)
-    ]
+    for handoff in sorted(handoffs, key=lambda row: (row.state in OPEN, begun(row))):
+        latest[handoff.pairing_id] = handoff
+        if handoff.state == "done":
+            accounts.setdefault(handoff.pairing_id, set()).add(handoff.account)
+    devices = []
+    for row in peers.values():
+        at = row.pairing_id
+        devices.append(PairedDevice(row, latest.get(at), presence.get(at, "unknown"), len(accounts.get(at, ()))))
     return sorted(devices, key=lambda device: _by_name(device.pairing.peer_name, device.pairing.peer_id))
 
 
