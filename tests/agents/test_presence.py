@@ -84,8 +84,9 @@ async def test_a_device_switched_off_a_minute_ago_is_silent_at_the_first_look() 
 async def test_without_the_broker_nobody_is_called_silent() -> None:
     async with with_companions(2) as world:
         await world.clock.advance(600)
+        await world.companions[1].crash()
+        assert set((await states(world.phone)).values()) == {"online", "silent"}
         world.broker.go_down()
-        await world.clock.advance(60)
         assert set((await states(world.phone)).values()) == {"unknown"}
 
 
