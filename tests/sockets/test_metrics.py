@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.channel.certificates import Authority
 from tests.needs import find, missing
 from tests.watchdog import HANG_S
 from token_relay.agents.elapsed import Stamp
@@ -22,6 +24,7 @@ from token_relay.cli.main import commands_of
 from token_relay.protocol.secret import AccessToken, RefreshToken
 from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
 from token_relay.service import metrics
+from token_relay.service.certificate_watch import certificate_end
 from token_relay.service.metrics import Latency, MeasuredHttp, ProcessFigures, VaultFigures
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -229,3 +232,10 @@ def test_promtool_takes_the_alert_rules_and_they_say_what_they_should(tmp_path: 
         assert ran.returncode == 0, ran.stdout + ran.stderr
     tested = set(re.findall(r"alertname: (\w+)", CASES.read_text(encoding="utf-8")))
     assert tested == set(re.findall(r"alert: (\w+)", ALERTS.read_text(encoding="utf-8")))
+
+
+def test_the_end_of_the_certificate_is_read_from_its_file(tmp_path: Path) -> None:
+    cert, key = Authority(tmp_path / "ca").issue("a" * 26)
+    ends_at = x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+    assert certificate_end(cert) == int(ends_at.timestamp())
+    assert [certificate_end(file) for file in (None, key, tmp_path / "absent.pem")] == [None, None, None]
