@@ -73,8 +73,8 @@ def one(
         ([handoff(KITCHEN, device_state="dead")], "silent", ("needs_me", "hand_off_again", "hand off")),
         ([handoff(KITCHEN, device_state="locked")], "online", ("needs_me", "restored_backup", "hand off")),
         ([handoff(KITCHEN, device_state="refused")], "online", ("needs_me", "client_refused", "see status")),
-        ([handoff(KITCHEN, "offered")], "online", ("online", "", "waiting")),
-        ([handoff(KITCHEN, "released")], "unknown", ("unknown", "", "waiting")),
+        ([handoff(KITCHEN, "offered")], "online", ("waiting", "", "")),
+        ([handoff(KITCHEN, "released")], "unknown", ("waiting", "", "")),
         ([handoff(KITCHEN, "offered")], "silent", ("needs_me", "bring_device_online", "bring online")),
         ([handoff(KITCHEN, "revoking")], "silent", ("needs_me", "bring_device_online", "bring online")),
         ([handoff(KITCHEN, "gone", reason="revoked")], "online", ("online", "", "")),  # a person took it away
@@ -86,7 +86,7 @@ def one(
             ("needs_me", "finish_handoff", "hand off"),
         ),
         # an open one counts, whatever is newer; then the newest
-        ([handoff(KITCHEN, age_s=5), handoff(KITCHEN, "offered", age_s=50)], "online", ("online", "", "waiting")),
+        ([handoff(KITCHEN, age_s=5), handoff(KITCHEN, "offered", age_s=50)], "online", ("waiting", "", "")),
         ([handoff(KITCHEN, age_s=5), handoff(KITCHEN, device_state="dead", age_s=50)], "online", ("online", "", "")),
         # e-mail code at Entra: 24 hours, of which a quarter is left
         (
@@ -139,7 +139,7 @@ def test_a_device_with_grants_of_two_people_shows_the_latest_and_counts_both() -
 
 def test_a_device_that_is_being_unpaired_needs_nobody() -> None:
     row = pairing("kitchen", state="retired")
-    assert one(row, handoff(row, "revoking"), presence="silent") == ("leaving", "", "waiting")
+    assert one(row, handoff(row, "revoking"), presence="silent") == ("leaving", "", "")
 
 
 def test_of_several_pairings_with_a_device_the_active_one_counts_and_pending_ones_are_none() -> None:
@@ -168,7 +168,7 @@ def test_what_needs_a_person_comes_first_then_what_is_silent_then_the_rest_by_na
     rows = many({"Zoo": "needs_me", "car 10": "silent", "car 2": "silent"}, seed=seed)
     first = ["Zoo", "car 2", "car 10"]
     assert [row["name"] for row in rows] == first + [name for name in BY_NAME if name not in first]
-    counts = {"devices": 8, "needs_me": 1, "silent": 2, "unknown": 0, "leaving": 0, "fine": 5}
+    counts = {"devices": 8, "needs_me": 1, "silent": 2, "waiting": 0, "unknown": 0, "leaving": 0, "fine": 5}
     assert summary(rows) == counts
 
 

@@ -58,7 +58,10 @@ def test_the_list_says_state_name_account_heard_lease_and_next() -> None:
     [
         ({"devices": 20, "needs_me": 1, "silent": 1, "fine": 18}, "20 devices: 1 needs you, 1 silent, 18 fine"),
         ({"devices": 1, "fine": 1}, "1 device: 1 fine"),
-        ({"devices": 3, "needs_me": 2, "unknown": 1, "fine": 0}, "3 devices: 2 need you, 1 unknown"),
+        (
+            {"devices": 4, "needs_me": 2, "waiting": 1, "unknown": 1, "fine": 0},
+            "4 devices: 2 need you, 1 waiting, 1 unknown",
+        ),
         ({"devices": 0}, "no device is paired: token-relay phone pair"),
         (None, "no device is paired: token-relay phone pair"),
     ],

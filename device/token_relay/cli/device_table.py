@@ -12,6 +12,7 @@ STATES: Mapping[str, tuple[str, str, str]] = {  # a mark, the same in ASCII, and
     "needs_me": ("!", "!", "needs you"),
     "silent": ("○", "-", "silent"),
     "online": ("●", "*", "online"),
+    "waiting": ("◦", "+", "waiting"),
     "unknown": ("·", ".", "unknown"),
     "leaving": ("·", ".", "leaving"),
 }
@@ -82,7 +83,7 @@ def summary_text(summary: object) -> str:
     if not total:
         return "no device is paired: token-relay phone pair"
     parts = [f"{asking} {'needs' if asking == 1 else 'need'} you"] if asking else []
-    parts += [f"{counts[key]} {key}" for key in ("silent", "unknown", "leaving", "fine") if counts.get(key)]
+    parts += [f"{counts[key]} {key}" for key in ("silent", "waiting", "unknown", "leaving", "fine") if counts.get(key)]
     return f"{total} device{'' if total == 1 else 's'}: {', '.join(parts)}"
 
 

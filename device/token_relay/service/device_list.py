@@ -10,6 +10,7 @@ from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
 from token_relay.protocol.errors import ConfigError, LocalError
 from token_relay.service import devices
+from token_relay.service.actions import action
 from token_relay.service.control import JSON
 from token_relay.service.runtime import number_of, text_of
 
@@ -81,7 +82,8 @@ class DeviceList:
         if row is None:
             raise LocalError("the device was forgotten meanwhile")
         shown = [{key: value for key, value in other.items() if key not in HEADED} for other in whole]
-        return {"device": {**row, "pairings": shown}, "action": row["action"]}
+        waits = action("bring_device_online", row["name"]) if row["state"] == "waiting" else None  # as status says
+        return {"device": {**row, "pairings": shown}, "action": row["action"] or waits}
 
 
 def _only(rows: list[devices.Json], only: str) -> list[devices.Json]:

@@ -39,6 +39,7 @@ SHORT: Mapping[str, str] = {  # what to do, in the words of a column
     "device_lease_ends": "bring online",
     "client_refused": "see status",
 }
+STATES = ("needs_me", "silent", "waiting", "unknown", "leaving")  # all but online, in the order of the summary
 _PLACE = re.compile(r"([0-2])\.([a-z2-7]{26})", re.ASCII)
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
@@ -215,8 +216,9 @@ def _row(device: PairedDevice, phone: PhoneSide, sign_in: Json) -> Json:
     pairing, latest, to_do = device.pairing, device.latest, _to_do(device, phone, sign_in)
     done = latest if latest is not None and latest.state == "done" else None
     end = companions_grant_end(done, pairing.heard_at, phone.described) if done is not None else None
-    state = "needs_me" if to_do else "leaving" if pairing.state == "retired" else str(device.presence)
-    waits = "waiting" if latest is not None and latest.state in OPEN else ""
+    is_waited_for = latest is not None and latest.state in OPEN
+    state: str = "waiting" if is_waited_for else device.presence
+    state = "needs_me" if to_do else "leaving" if pairing.state == "retired" else state
     return {
         "device_id": pairing.peer_id,
         "name": pairing.peer_name,
@@ -230,7 +232,7 @@ def _row(device: PairedDevice, phone: PhoneSide, sign_in: Json) -> Json:
         "lease_left_s": lease_left_s(device, phone.now),
         "grant_ends_at": end.at if end is not None else None,
         "grant_life_s": end.life_s if end is not None else None,
-        "next": SHORT[to_do["slug"]] if to_do else waits,
+        "next": SHORT[to_do["slug"]] if to_do else "",
         "action": to_do,
     }
 
@@ -249,8 +251,8 @@ def _by_name(name: str, device_id: str) -> tuple[Any, ...]:
 def summary(rows: Iterable[Json]) -> dict[str, int]:
     """Count the devices by state; ``fine`` are those that are online."""
     states = [row["state"] for row in rows]
-    names = {"needs_me": "needs_me", "silent": "silent", "unknown": "unknown", "leaving": "leaving", "fine": "online"}
-    return {"devices": len(states)} | {shown: states.count(state) for shown, state in names.items()}
+    counts = {state: states.count(state) for state in STATES}
+    return {"devices": len(states), **counts, "fine": states.count("online")}
 
 
 def page(rows: Sequence[Json], *, after: str, limit: int) -> tuple[list[Json], str | None]:

@@ -72,7 +72,7 @@ def _look(args: argparse.Namespace, context: Context) -> JsonObject:
 
 
 def _lines(context: Context, result: JsonObject) -> list[str]:
-    return lines_of(result, width=width_of(context), in_ascii=not can_draw(context.stdout, "●○·…"))
+    return lines_of(result, width=width_of(context), in_ascii=not can_draw(context.stdout, "●○◦·…"))
 
 
 def _print(context: Context, lines: list[str]) -> None:
