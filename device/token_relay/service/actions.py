@@ -32,7 +32,7 @@ ACTIONS: Mapping[str, str] = {
     "allow_host": "a grant is not used: its endpoint is on {host}; if that is right, set provider.hosts and reload",
     "client_refused": "the provider refuses this client: look at the app registration; it is asked again by itself",
     "check_disk": "the vault cannot be written: see the log, and what doctor says of the disk",
-    "check_broker": "the broker cannot be reached: check its address, certificates and network",
+    "check_broker": "the broker cannot be reached; see why: token-relay {device} doctor",
 }
 
 

@@ -149,7 +149,7 @@ def _broker_action(here: Surroundings) -> Json | None:
         return None
     if "VaultError" in here.broker_error:  # it was reached, and its messages could not be kept
         return action("check_disk")
-    return action("check_broker")
+    return action("check_broker", here.kind)
 
 
 def _grant_action(here: Surroundings, newest: Grant, row: Json, now: Now) -> Json | None:
