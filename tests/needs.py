@@ -75,6 +75,7 @@ TABLE = (
     ),
     Need(("groff",), ("groff-base",), "docs"),
     Need(("promtool",), ("prometheus",), "sockets (alert rules)"),
+    Need(("zbarimg",), ("zbar-tools",), "cli"),
     Need(("curl",), ("curl",), "web_js, clients"),
     Need(("/usr/share/bash-completion/bash_completion",), ("bash-completion",), "cli"),
     Need(("zsh",), ("zsh",), "cli"),
