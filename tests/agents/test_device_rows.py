@@ -137,9 +137,18 @@ def test_a_device_with_grants_of_two_people_shows_the_latest_and_counts_both() -
     assert (row["account"], row["accounts"]) == ("ann@x", 2)
 
 
-def test_a_device_that_is_being_unpaired_needs_nobody() -> None:
+def test_a_device_that_is_being_unpaired_needs_nobody_while_it_is_not_silent() -> None:
     row = pairing("kitchen", state="retired")
-    assert one(row, handoff(row, "revoking"), presence="silent") == ("leaving", "", "")
+    assert one(row, handoff(row, "revoking"), presence="online") == ("leaving", "", "")
+    assert one(row, handoff(row, "revoking"), presence="silent")[1] == "bring_device_online"
+
+
+def test_a_replacement_that_was_begun_is_to_be_finished() -> None:
+    new = pairing("new")
+    old = replace(KITCHEN, replaced_by=new.peer_id)
+    rows = device_rows(devices_of([old, new], [handoff(old), handoff(new)], {}), SIGNED_IN)
+    assert [(row["name"], row["next"]) for row in rows] == [("kitchen", "replace"), ("new", "")]
+    assert one(old, handoff(old))[1] == ""  # the other one is gone
 
 
 def test_of_several_pairings_with_a_device_the_active_one_counts_and_pending_ones_are_none() -> None:

@@ -75,6 +75,7 @@ PURE_IMPORTS = (
     "tomllib",
     "types",
     "typing",
+    "unicodedata",
     "urllib.parse",
     "warnings",
 )

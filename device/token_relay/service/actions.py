@@ -16,6 +16,7 @@ ACTIONS: Mapping[str, str] = {
     "pair_again": "{name} or this device lost their pairing; pair again: token-relay companion pair, "
     "token-relay phone pair",
     "hand_off": "on the phone: token-relay phone handoff {device}",
+    "finish_replacement": "go on with what was begun: token-relay phone replace {device}",
     "finish_handoff": "the handoff to {name} waits for the person to sign in: token-relay phone handoff {device}",
     "hand_off_again": "the grant of {name} needs the person; on the phone: token-relay phone handoff {device}",
     "bring_device_online": "bring {name} online; the handoff goes on by itself when it is",

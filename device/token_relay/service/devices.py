@@ -35,6 +35,7 @@ SHORT: Mapping[str, str] = {  # what to do, in the words of a column
     "restored_backup": "hand off",
     "grant_ends_soon": "hand off",
     "finish_handoff": "hand off",
+    "finish_replacement": "replace",
     "bring_device_online": "bring online",
     "device_lease_ends": "bring online",
     "client_refused": "see status",
@@ -127,8 +128,22 @@ def urgent(device: PairedDevice, phone: PhoneSide, sign_in: Json) -> Json | None
 def waiting(device: PairedDevice) -> Json | None:
     """Return ``bring_device_online`` where an open handoff waits for the device's answer."""
     row = device.latest
-    is_open = row is not None and row.state in OPEN and device.pairing.state == "active"
+    is_open = row is not None and row.state in OPEN and (device.pairing.state == "active" or row.state == "revoking")
     return action("bring_device_online", device.pairing.peer_name) if is_open else None
+
+
+def unconfirmed(pairings: Iterable[Pairing], handoffs: Iterable[PhoneHandoff]) -> Json | None:
+    """Return ``bring_device_online`` where an unpaired device has not confirmed that it erased a grant."""
+    unpaired = {row.pairing_id: row.peer_name for row in pairings if row.state == "retired"}
+    names = (unpaired[row.pairing_id] for row in handoffs if row.state == "revoking" and row.pairing_id in unpaired)
+    name = next(names, None)
+    return None if name is None else action("bring_device_online", name)
+
+
+def half_replaced(device: PairedDevice, active: Collection[str]) -> Json | None:
+    """Return ``finish_replacement`` where the device that takes this one's place is paired, and has not done so yet."""
+    is_it = device.pairing.state == "active" and device.pairing.replaced_by in active
+    return action("finish_replacement", device.pairing.peer_name) if is_it else None
 
 
 def lacking(device: PairedDevice, now: Now) -> Json | None:
@@ -157,9 +172,10 @@ def sign_in_again(phone: PhoneSide, devices: Iterable[PairedDevice]) -> Json:
     return action("sign_in")
 
 
-def _to_do(device: PairedDevice, phone: PhoneSide, sign_in: Json) -> Json | None:
+def _to_do(device: PairedDevice, phone: PhoneSide, sign_in: Json, active: Collection[str]) -> Json | None:
+    first = estranged(device, phone) or half_replaced(device, active) or urgent(device, phone, sign_in)
     waits = waiting(device) if device.presence == "silent" else None
-    return estranged(device, phone) or urgent(device, phone, sign_in) or waits or lacking(device, phone.now)
+    return first or waits or lacking(device, phone.now)
 
 
 # -- Ends --------------------------------------------------------------------------------------------------
@@ -208,12 +224,13 @@ def lease_left_s(device: PairedDevice, now: Now) -> int | None:
 def device_rows(devices: Sequence[PairedDevice], phone: PhoneSide) -> list[Json]:
     """Return one row a device, in the order of the list."""
     sign_in = sign_in_again(phone, devices)
-    rows = [_row(device, phone, sign_in) for device in devices]
+    active = {device.pairing.peer_id for device in devices if device.pairing.state == "active"}
+    rows = [_row(device, phone, _to_do(device, phone, sign_in, active)) for device in devices]
     return sorted(rows, key=_order)
 
 
-def _row(device: PairedDevice, phone: PhoneSide, sign_in: Json) -> Json:
-    pairing, latest, to_do = device.pairing, device.latest, _to_do(device, phone, sign_in)
+def _row(device: PairedDevice, phone: PhoneSide, to_do: Json | None) -> Json:
+    pairing, latest = device.pairing, device.latest
     done = latest if latest is not None and latest.state == "done" else None
     end = companions_grant_end(done, pairing.heard_at, phone.described) if done is not None else None
     is_waited_for = latest is not None and latest.state in OPEN
@@ -288,6 +305,7 @@ def pairing_rows(pairings: Iterable[Pairing], outbox: Iterable[Outgoing]) -> lis
         {
             "device_id": row.peer_id,
             "name": row.peer_name,
+            "calls_itself": row.own_name,
             "state": row.state,
             "paired_at": row.paired_at,
             "heard_at": row.heard_at,

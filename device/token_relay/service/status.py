@@ -213,13 +213,18 @@ def phone_status(
         "summary": devices.summary(devices.device_rows(known, phone)),
         "devices": devices.whole_rows(shown, outbox, handoffs, described),
         "orphans": sum(row.orphans for row in handoffs),
-        "action": _phone_action(here, known, phone),
+        "action": _phone_action(here, known, phone, devices.unconfirmed(pairings, handoffs)),
     }
 
 
-def _phone_action(here: Surroundings, known: list[devices.PairedDevice], phone: devices.PhoneSide) -> Json | None:
+def _phone_action(
+    here: Surroundings, known: list[devices.PairedDevice], phone: devices.PhoneSide, unconfirmed: Json | None
+) -> Json | None:
     own, active = phone.own, [device for device in known if device.pairing.state == "active"]
+    ids = {device.pairing.peer_id for device in active}
     if asked := _first(devices.estranged(device, phone) for device in active):
+        return asked
+    if asked := _first(devices.half_replaced(device, ids) for device in active):
         return asked
     if not phone.is_signed_in and any(grant.reason == "configuration" for grant in own):
         return action("client_refused")  # a sign-in would be refused likewise
@@ -234,9 +239,8 @@ def _phone_action(here: Surroundings, known: list[devices.PairedDevice], phone: 
         return asked
     if not active:
         return action("pair")
-    return _first(devices.waiting(device) for device in active) or _first(
-        devices.lacking(device, phone.now) for device in active
-    )
+    waits = _first(devices.waiting(device) for device in active)
+    return waits or unconfirmed or _first(devices.lacking(device, phone.now) for device in active)
 
 
 def _first(asked: Iterable[Json | None]) -> Json | None:
