@@ -31,3 +31,11 @@ async def test_the_companion_says_its_own_name_to_apps_and_not_its_id() -> None:
         refused = await world.watch.token()
         assert isinstance(refused, TokenRefused)
         assert refused.action == f"on the phone: token-relay phone handoff {world.watch.name}"
+        await world.watch.agent.rename("car 13")
+        again = [await world.watch.token()]
+        await world.watch.stop()
+        await world.watch.start()
+        again.append(await world.watch.token())
+        for refused in again:
+            assert isinstance(refused, TokenRefused)
+            assert refused.action == "on the phone: token-relay phone handoff 'car 13'"

@@ -69,6 +69,11 @@ class CompanionSteps:
         self._gate = gate
         self._lanes = Lanes()
         self._due = due
+        self.reauth_action = ""
+        self.is_called(name)
+
+    def is_called(self, name: str) -> None:
+        """Take this device's name, for what a person is told to type."""
         self.reauth_action = f"on the phone: token-relay phone handoff {shlex.quote(name)}"
 
     def is_full(self, turn: Turn, pairing: Pairing) -> bool:
