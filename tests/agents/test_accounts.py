@@ -11,9 +11,10 @@ from tests.agents.test_browser_sign_in import Browser, Provider, put_in, sign_in
 from tests.agents.world_kit import Nobody, World, running
 from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.phone.person import SignInOptions
-from token_relay.agents.records import Grant, PhoneHandoff
+from token_relay.agents.records import AuditEvent, Grant, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError
+from token_relay.provider.http import HttpRequest
 from token_relay.sandbox.provider.world.model import PASSWORD
 
 pytestmark = pytest.mark.asyncio
@@ -74,9 +75,10 @@ async def test_two_accounts_of_one_name_are_shown_apart() -> None:
         first = await world.phone.one(Grant)
         other = replace(first, grant_id="f" * 32, subject="another person")
         await world.phone.vault.run(lambda tx: tx.put(other))
-        person = Chooser(f"{FIRST} ({first.subject})")
+        texts = [f"{FIRST} ({subject} at {first.issuer})" for subject in (first.subject, "another person")]
+        person = Chooser(texts[0])
         assert (await hand_off(world, person)).subject == first.subject
-        assert sorted(person.offered) == sorted([f"{FIRST} ({first.subject})", f"{FIRST} (another person)"])
+        assert sorted(person.offered) == sorted(texts)
         with pytest.raises(PersonNeededError):  # the name alone says too little
             await hand_off(world, account=FIRST)
 
@@ -151,6 +153,41 @@ async def test_a_mint_in_the_browser_goes_to_the_account_that_was_named_and_to_n
         put_in(world, again, again.browser, "openid offline_access")
         row = await world.within(world.phone.agent.hand_off("watch", wish, again.browser), seconds=3_600)
         assert (row.state, row.subject) == ("done", "ann")
+        bobs = replace(wish, account="bob@contoso.example")  # who has never signed in here
+        stranger.browser = Browser()
+        put_in(world, stranger, stranger.browser, "openid offline_access")
+        row = await world.within(world.phone.agent.hand_off("watch", bobs, stranger.browser), seconds=3_600)
+        assert (row.state, row.subject) == ("done", "bob")
+
+
+async def test_a_mint_in_the_browser_that_names_nobody_asks_for_nobody() -> None:
+    async with running("strict", paired=False) as world:
+        await world.pair()
+        for name in ("ann", "bob"):
+            provider = Provider(Browser())
+            provider.claims = {"preferred_username": f"{name}@contoso.example", "sub": name}
+            await sign_in(world, provider)
+        assert len(await world.phone.rows(Grant)) == 2
+        provider.browser = Browser()
+        put_in(world, provider, provider.browser, "openid offline_access")
+        wish = HandoffWish(strategy="mint")
+        row = await world.within(world.phone.agent.hand_off("watch", wish, provider.browser), seconds=3_600)
+        assert (row.state, row.subject) == ("done", "bob") and "login_hint" not in provider.browser.url
+
+
+async def test_a_subject_of_another_provider_names_nobody_here() -> None:
+    async with running("strict", paired=False) as world:
+        await world.pair()
+        provider = Provider(Browser())
+        provider.claims = {"preferred_username": "bob@contoso.example", "sub": "7"}
+        own = await sign_in(world, provider)
+        ann = replace(own, grant_id="f" * 32, issuer="https://other.example", account="ann@contoso.example")
+        await world.phone.vault.run(lambda tx: tx.put(ann))
+        provider.browser = Browser()
+        put_in(world, provider, provider.browser, "openid offline_access")
+        wish = HandoffWish(strategy="mint", account="ann@contoso.example")
+        with pytest.raises(LocalError, match=r"bob@contoso\.example signed in, not ann@contoso\.example"):
+            await world.within(world.phone.agent.hand_off("watch", wish, provider.browser), seconds=3_600)
 
 
 async def test_sign_out_ends_the_account_that_is_meant() -> None:
@@ -177,8 +214,105 @@ async def test_what_was_moved_comes_back_to_nobody_who_signed_out_and_to_those_w
         accounts = world.phone.agent.accounts
         for name in (FIRST, SECOND):
             assert (await hand_off(world, strategy="move", account=name)).state == "done"
-        await accounts.sign_out(SECOND, Nobody())
+        assert await accounts.sign_out(SECOND, Nobody()) == [], "its token is the companion's"
+        assert "signed_out" not in {row.name for row in await world.phone.rows(AuditEvent)}
         assert [row.account for row in await world.phone.rows(Grant)] == [FIRST]
+
+
+async def test_who_moved_a_grant_and_signed_in_again_is_one_account_and_signs_out_of_both() -> None:
+    async with running() as world:
+        accounts = world.phone.agent.accounts
+        assert (await hand_off(world, strategy="move")).state == "done"
+        for name in (FIRST, SECOND):
+            await world.clock.advance(5)
+            await world.phone.sign_in(name)
+        person = Chooser(FIRST)
+        assert [one["account"] for one in await accounts.sign_out("", person)] == [FIRST]
+        assert person.offered == [FIRST, SECOND, "all of them"]
+        assert [row.account for row in await world.phone.rows(Grant)] == [SECOND]
+
+
+async def test_what_was_moved_is_gone_before_the_provider_is_asked_about_anything() -> None:
+    async with running("strict") as world:
+        await world.phone.sign_in(SECOND)
+        await world.clock.advance(5)
+        assert (await hand_off(world, strategy="move", account=FIRST)).state == "done"
+        (moved,) = await world.phone.rows(Grant, reason="moved")
+        await world.phone.edit(moved, stored_at=moved.stored_at + 100)
+        left: list[list[str]] = []
+
+        class Watching:
+            async def request(self, request: HttpRequest) -> Any:
+                left.append([row.reason for row in await world.phone.rows(Grant)])
+                return await world.phone.http.request(request)
+
+        world.phone.agent.accounts._http = Watching()
+        person = Chooser("all of them")
+        assert len(await world.phone.agent.accounts.sign_out("", person)) == 1
+        assert left == [[]]
+
+
+async def test_who_is_signed_out_is_not_asked_about_and_a_name_that_nobody_has_is_refused_even_then() -> None:
+    async with running() as world:
+        accounts = world.phone.agent.accounts
+        dead = replace(await world.phone.one(Grant), grant_id="d" * 32, state="dead", reason="denied", subject="x")
+        await world.phone.vault.run(lambda tx: tx.put(replace(dead, account=SECOND, refresh_token=None)))
+        assert [one["account"] for one in await accounts.sign_out("", Nobody())] == [FIRST]
+        assert [row.account for row in await world.phone.rows(Grant)] == [SECOND]
+        with pytest.raises(LocalError, match="signed in: nobody") as refused:
+            await accounts.sign_out(FIRST, Nobody())
+        assert "sign-in" in refused.value.hint
+
+
+async def test_one_subject_at_two_providers_is_two_people() -> None:
+    async with running() as world:
+        first = await world.phone.one(Grant)
+        other = replace(first, grant_id="f" * 32, issuer="https://other.example")
+        await world.phone.vault.run(lambda tx: tx.put(other))
+        person = Chooser(f"{FIRST} ({first.subject} at https://other.example)")
+        await world.phone.agent.accounts.sign_out("", person)
+        assert [row.issuer for row in await world.phone.rows(Grant)] == [first.issuer]
+
+
+async def test_a_grant_that_cannot_be_handed_off_is_nobody_elses_turn() -> None:
+    async with running() as world:
+        await world.phone.sign_in(SECOND)
+        (first,) = await world.phone.rows(Grant, account=FIRST)
+        await world.phone.edit(first, state="locked", reason="configuration")
+        with pytest.raises(PersonNeededError, match="no account was chosen"):
+            await hand_off(world, strategy="branch")
+        with pytest.raises(PersonNeededError) as refused:
+            await hand_off(world, Chooser(FIRST), strategy="branch")
+        assert "no account was chosen" not in str(refused.value) and await world.phone.rows(PhoneHandoff) == []
+        assert (await hand_off(world, Chooser(SECOND), strategy="branch")).account == SECOND
+
+
+@pytest.mark.parametrize("earlier", [{"client_id": "an earlier one"}, {"profile": "strict"}])
+async def test_a_grant_of_an_earlier_configuration_is_not_handed_off(earlier: dict[str, str]) -> None:
+    async with running() as world:
+        await world.phone.edit(await world.phone.one(Grant), **earlier)
+        with pytest.raises(PersonNeededError, match="nobody is signed in on this phone"):
+            await hand_off(world, account=FIRST)
+        assert await world.phone.rows(PhoneHandoff) == []
+
+
+async def test_the_options_of_a_sign_in_are_heeded_by_an_open_mint_that_is_joined() -> None:
+    async with running() as world:
+        await world.watch.crash()
+        row = await hand_off(world, strategy="mint", wait_s=0)
+        joined = await hand_off(world, sign_in=SignInOptions(username=FIRST), wait_s=0)
+        assert joined.handoff_id == row.handoff_id
+
+
+async def test_an_access_token_of_the_phone_is_of_the_account_that_is_named() -> None:
+    async with running() as world:
+        await world.phone.sign_in(SECOND)
+        for name in (FIRST, SECOND):
+            (own,) = await world.phone.rows(Grant, account=name)
+            got = await world.phone.agent.accounts.get_access_token(account=name, return_refresh_token=True)
+            assert got.refresh_token == own.refresh_token
+        with pytest.raises(PersonNeededError):
+            await world.phone.agent.accounts.get_access_token()
 
 
 # -- The companion's default -------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 
 from tests.agents.world_kit import running
 from token_relay.agents.token_source import TokenRefused
+from token_relay.protocol.errors import LocalError
 from token_relay.service.actions import ACTIONS, action
 
 
@@ -39,3 +40,18 @@ async def test_the_companion_says_its_own_name_to_apps_and_not_its_id() -> None:
         for refused in again:
             assert isinstance(refused, TokenRefused)
             assert refused.action == "on the phone: token-relay phone handoff 'car 13'"
+
+
+@pytest.mark.asyncio
+async def test_a_refusal_about_an_open_handoff_names_the_device_as_one_word() -> None:
+    async with running("entra") as world:
+        await world.phone.agent.rename("watch", "car 13")
+        await world.watch.crash()
+        await world.phone.hand_off("car 13", wait_s=0)
+        with pytest.raises(LocalError, match="is open") as refused:
+            await world.phone.hand_off("car 13", strategy="move")
+        assert refused.value.hint == "token-relay phone cancel 'car 13'"
+        await world.phone.edit(await world.phone.handoff(), state="cancelling")
+        with pytest.raises(LocalError, match="did not come about") as refused:
+            await world.phone.hand_off("car 13")
+        assert refused.value.hint == "token-relay phone devices 'car 13'"

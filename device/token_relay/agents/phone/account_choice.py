@@ -46,14 +46,15 @@ async def choose(grants: Sequence[Grant], word: str, person: Person, question: s
         LocalError: nobody of that name is signed in. PersonNeededError: several are, and nobody says which.
     """
     fitting = called(grants, word) if word else grants
-    if len({(grant.issuer, grant.subject or grant.account) for grant in fitting}) == 1:
+    newest = {(grant.issuer, grant.subject or grant.account): grant for grant in fitting}
+    if len(newest) == 1:
         return fitting[-1].grant_id
-    fitting = sorted(fitting, key=lambda grant: (name_of(grant), grant.subject))
+    fitting = sorted(newest.values(), key=lambda grant: (name_of(grant), grant.subject, grant.issuer))
     names = [name_of(grant) for grant in fitting]
     choices = [
         {
             "value": grant.grant_id,
-            "text": name if names.count(name) == 1 else f"{name} ({grant.subject or grant.issuer})",
+            "text": name if names.count(name) == 1 else f"{name} ({grant.subject or 'no subject'} at {grant.issuer})",
         }
         for grant, name in zip(fitting, names, strict=True)
     ]
