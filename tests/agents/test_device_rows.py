@@ -9,12 +9,24 @@ from typing import Any
 import pytest
 
 from token_relay.agents.elapsed import Stamp
+from token_relay.agents.grants.schedule import GrantEnd
 from token_relay.agents.phone.presence import PresenceName
 from token_relay.agents.ports import Now
 from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import RefreshToken
-from token_relay.service.devices import PhoneSide, device_rows, devices_of, page, summary
+from token_relay.service.actions import action
+from token_relay.service.devices import (
+    PhoneSide,
+    companions_grant_end,
+    device_rows,
+    devices_of,
+    ends_soon,
+    page,
+    sign_in_again,
+    summary,
+    unconfirmed,
+)
 from token_relay.service.status import Surroundings, phone_status
 
 NOW = Now("boot", 40_000_000.0, 1_800_000_000.0, True)
@@ -85,6 +97,8 @@ def one(
             "online",
             ("needs_me", "finish_handoff", "hand off"),
         ),
+        ([handoff(KITCHEN, "offered", strategy="mint")], "online", ("waiting", "", "")),  # the companion's turn
+        ([handoff(KITCHEN, "offered", reason="accepted")], "online", ("waiting", "", "")),
         # an open one counts, whatever is newer; then the newest
         ([handoff(KITCHEN, age_s=5), handoff(KITCHEN, "offered", age_s=50)], "online", ("waiting", "", "")),
         ([handoff(KITCHEN, age_s=5), handoff(KITCHEN, device_state="dead", age_s=50)], "online", ("online", "", "")),
@@ -121,6 +135,17 @@ def test_lease_left_counts_from_when_the_device_was_last_heard(
     assert (shown["action"]["slug"] if shown["action"] else "") == slug
 
 
+def test_an_open_handoff_has_no_lease_yet() -> None:
+    (shown,) = device_rows(devices_of([KITCHEN], [handoff(KITCHEN, "offered")], {}), SIGNED_IN)
+    assert shown["lease_left_s"] is None
+
+
+@pytest.mark.parametrize(("heard_s", "left_d"), [(0.0, 90), (30.0 * DAY, 60), (200.0 * DAY, 10)])
+def test_a_grant_that_ends_unused_was_alive_when_its_device_was_last_heard(heard_s: float, left_d: int) -> None:
+    end = companions_grant_end(handoff(KITCHEN, profile="entra", age_s=80 * DAY), int(NOW.wall_s - heard_s))
+    assert end is not None and end.at == int(NOW.wall_s) + left_d * DAY
+
+
 def test_nobody_signed_in_is_said_where_a_handoff_needs_it() -> None:
     out = PhoneSide(NOW, [])
     again = handoff(KITCHEN, device_state="needs_handoff")
@@ -133,6 +158,7 @@ def test_nobody_signed_in_is_said_where_a_handoff_needs_it() -> None:
 
 def test_a_device_with_grants_of_two_people_shows_the_latest_and_counts_both() -> None:
     given = [handoff(KITCHEN, age_s=9, account="bob@x"), handoff(KITCHEN, age_s=5), handoff(KITCHEN, age_s=50)]
+    given.append(handoff(KITCHEN, "gone", age_s=70, account="eve@x"))
     (row,) = device_rows(devices_of([KITCHEN], given, {}), SIGNED_IN)
     assert (row["account"], row["accounts"]) == ("ann@x", 2)
 
@@ -140,7 +166,24 @@ def test_a_device_with_grants_of_two_people_shows_the_latest_and_counts_both() -
 def test_a_device_that_is_being_unpaired_needs_nobody_while_it_is_not_silent() -> None:
     row = pairing("kitchen", state="retired")
     assert one(row, handoff(row, "revoking"), presence="online") == ("leaving", "", "")
-    assert one(row, handoff(row, "revoking"), presence="silent")[1] == "bring_device_online"
+    assert one(row, handoff(row, "revoking"), presence="silent")[:2] == ("needs_me", "bring_device_online")
+    assert one(row, handoff(row, device_state="needs_handoff")) == ("leaving", "", "")
+    assert one(row, handoff(row, "offered"), presence="silent") == ("leaving", "", "")
+
+
+@pytest.mark.parametrize(
+    ("life_d", "left_d", "is_soon"),
+    [(90, 8, False), (90, 6.9, True), (28, 6.9, True), (8, 5, False), (8, 1.9, True), (1, 0.3, False), (1, 0.2, True)],
+)
+def test_a_grant_ends_soon_in_its_last_week_or_its_last_quarter(life_d: float, left_d: float, is_soon: bool) -> None:
+    assert ends_soon(GrantEnd(int(NOW.wall_s + left_d * DAY), life_d * DAY), NOW) is is_soon
+
+
+def test_of_two_pairings_that_are_over_the_newest_counts() -> None:
+    older, newer = (replace(KITCHEN, pairing_id=f"p{at}", state="retired", paired_at=at) for at in (5, 6))
+    for rows in ([older, newer], [newer, older]):
+        (device,) = devices_of(rows, [], {})
+        assert device.pairing == newer
 
 
 def test_a_replacement_that_was_begun_is_to_be_finished() -> None:
@@ -149,6 +192,27 @@ def test_a_replacement_that_was_begun_is_to_be_finished() -> None:
     rows = device_rows(devices_of([old, new], [handoff(old), handoff(new)], {}), SIGNED_IN)
     assert [(row["name"], row["next"]) for row in rows] == [("kitchen", "replace"), ("new", "")]
     assert one(old, handoff(old))[1] == ""  # the other one is gone
+    over = replace(old, state="retired")  # it is done
+    assert [row["next"] for row in device_rows(devices_of([over, new], [handoff(new)], {}), SIGNED_IN)] == ["", ""]
+
+
+def test_only_an_unpaired_device_that_has_not_confirmed_is_waited_for() -> None:
+    over = pairing("over", state="retired")
+    rows = [handoff(KITCHEN, "revoking"), handoff(over, "gone")]
+    assert unconfirmed([KITCHEN, over], rows) is None
+    assert unconfirmed([KITCHEN, over], [*rows, handoff(over, "revoking")]) == action("bring_device_online", "over")
+
+
+def test_a_lost_pairing_comes_before_what_cannot_be_done_without_it_and_is_nothing_where_it_is_over() -> None:
+    phone = replace(SIGNED_IN, estranged={KITCHEN.peer_id})
+    assert one(KITCHEN, handoff(KITCHEN, device_state="dead"), phone=phone)[1] == "pair_again"
+    assert one(replace(KITCHEN, state="retired"), phone=phone) == ("leaving", "", "")
+
+
+def test_the_device_that_says_so_is_named_when_this_disk_is_an_older_image() -> None:
+    phone = PhoneSide(NOW, [grant(state="locked", reason="rollback")])
+    known = devices_of([pairing("attic"), replace(KITCHEN, rollback="self")], [], {})
+    assert sign_in_again(phone, known) == action("restored_phone", "kitchen")
 
 
 def test_of_several_pairings_with_a_device_the_active_one_counts_and_pending_ones_are_none() -> None:
@@ -190,6 +254,9 @@ def test_pages_go_on_where_the_last_one_ended_even_when_devices_have_moved() -> 
     assert [row["name"] for row in shown] == ["car 2", "car 10", "Zoo"] and place is not None
     shown, place = page(moved, after=place, limit=3)
     assert [row["name"] for row in shown] == ["Äther", "厨房"] and place is None
+    _, place = page(rows, after="", limit=3)
+    moved = many({"car 10": "silent", "bath": "needs_me"})  # the last one itself: it goes on where that one stood
+    assert [row["name"] for row in page(moved, after=str(place), limit=2)[0]] == ["car 1", "car 2"]
 
 
 @pytest.mark.parametrize("after", ["x", "2.", "3." + "a" * 26, "2." + "b" * 26, "2." + "A" * 26, "²." + "a" * 26])

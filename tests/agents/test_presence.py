@@ -14,6 +14,7 @@ from token_relay.agents.phone.roll_call import AGAIN_S, ASKS
 from token_relay.agents.ports import Now
 from token_relay.agents.records import Pairing
 from token_relay.cli.device_table import lines_of
+from token_relay.protocol.errors import ConfigError
 from token_relay.service.device_list import DeviceList
 
 NOW = Now("boot", 10_000.0, 1_800_000_000.0, True)
@@ -36,6 +37,7 @@ def stamp(age_s: float | None) -> str:
         (300.0, 400.0, 0.5, "unknown"),  # in a connection before this one: all are greeted at its begin
         (300.0, 400.0, 30.0, "silent"),
         (20.0, 400.0, 30.0, "online"),
+        (30.2, 30.5, 30.0, "online"),  # the greeting at the begin of a connection is made just before it is there
     ],
 )
 def test_presence_follows_from_three_moments(
@@ -105,6 +107,71 @@ async def test_a_broker_that_takes_no_greeting_says_nothing_of_a_device() -> Non
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("how", ["taken late", "connected anew"])
+async def test_a_broker_that_takes_greetings_again_is_believed_again(how: str) -> None:
+    async with with_companions(2) as world:
+        await world.clock.advance(600)
+        channel = world.phone.agent.turns.channel
+        publish = channel.publish
+
+        async def late(topic: str, payload: bytes) -> bool:
+            await world.phone.clock.sleep(20 if how == "taken late" else 3_600)
+            return bool(await publish(topic, payload))
+
+        channel.publish = late
+        assert set((await states(world.phone)).values()) == {"unknown"}
+        channel.publish = publish
+        if how == "connected anew":
+            world.broker.go_down()
+            await world.clock.advance(5)
+            world.broker.come_up([end.channel for end in world.ends if end.is_on])
+        await world.clock.advance(60)
+        assert set((await states(world.phone, wait_s=0)).values()) == {"online"}
+
+
+@pytest.mark.asyncio
+async def test_a_slow_broker_gets_the_greetings_side_by_side() -> None:
+    async with with_companions(3) as world:
+        await world.clock.advance(600)
+        channel = world.phone.agent.turns.channel
+        publish = channel.publish
+
+        async def slow(topic: str, payload: bytes) -> bool:
+            await world.phone.clock.sleep(1.5)
+            return bool(await publish(topic, payload))
+
+        channel.publish = slow
+        assert set((await states(world.phone, wait_s=4.0)).values()) == {"online"}
+
+
+@pytest.mark.asyncio
+async def test_nobody_is_greeted_without_a_broker_or_in_a_pairing_that_is_over() -> None:
+    async with with_companions(1) as world:
+        await world.clock.advance(600)
+        world.broker.go_down()
+        row = await world.phone.one(Pairing)
+        await look(world.phone)
+        assert (await world.phone.one(Pairing)).challenged == row.challenged
+        world.broker.come_up([end.channel for end in world.ends if end.is_on])
+        await world.clock.advance(60)
+        await world.phone.edit(await world.phone.one(Pairing), state="retired")
+        row = await world.phone.one(Pairing)
+        await world.phone.agent.roll_call.ask([row.pairing_id], 2.0)
+        assert (await world.phone.one(Pairing)).challenged == row.challenged
+
+
+@pytest.mark.asyncio
+async def test_a_device_that_has_not_answered_is_waited_for_once() -> None:
+    async with with_companions(1) as world:
+        await world.clock.advance(600)
+        await world.watch.crash()
+        assert set((await states(world.phone)).values()) == {"silent"}
+        now_s = world.phone.clock.now().boot_s
+        assert set((await states(world.phone)).values()) == {"silent"}
+        assert world.phone.clock.now().boot_s == now_s
+
+
+@pytest.mark.asyncio
 async def test_looking_without_end_costs_commits_only_now_and_then() -> None:
     async with with_companions(2) as world:
         await world.clock.advance(600)
@@ -130,6 +197,7 @@ async def test_looking_without_waiting_asks_nobody() -> None:
         await world.clock.advance(600)
         row = (await world.phone.rows(Pairing))[0]
         await look(world.phone, wait_s=0)
+        await look(world.phone, wait_s=0, device=row.peer_name)
         assert (await world.phone.rows(Pairing))[0].seq_sent == row.seq_sent
 
 
@@ -162,6 +230,19 @@ async def test_a_list_of_many_comes_in_pages_that_miss_nobody() -> None:
             seen += [row["name"] for row in page["devices"]]
             place = page["next"]
         assert len(seen) == 5 and set(seen) == {companion.name for companion in world.companions}
+
+
+@pytest.mark.asyncio
+async def test_only_those_that_need_a_person_are_shown_where_only_they_are_asked_for() -> None:
+    async with with_companions(3) as world:
+        wanting = world.companions[1]
+        await wanting.agent.forget(pairing=False)
+        await world.clock.advance(5)
+        page = await look(world.phone, only="needs-me")
+        assert [row["name"] for row in page["devices"]] == [wanting.name]
+        assert page["summary"]["devices"] == 3 and page["summary"]["fine"] == 2, "all are counted"
+        with pytest.raises(ConfigError, match="needs-me"):
+            await look(world.phone, only="silent")
 
 
 @pytest.mark.asyncio
