@@ -71,7 +71,7 @@ def _at_the_provider(row: PhoneHandoff) -> str:
         case "entra":  # an id_token's subject names the person to its client alone, and Graph wants their object id
             return (
                 f"end all sessions of {row.account}: "
-                f"POST https://graph.microsoft.com/v1.0/users/OBJECT-ID/revokeSignInSessions"
+                f"POST https://graph.microsoft.com/v1.0/users/{row.user_id or 'OBJECT-ID'}/revokeSignInSessions"
             )
         case "auth0":
             user = quote(row.subject, safe="") or "USER-ID"
