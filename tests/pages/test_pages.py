@@ -103,7 +103,8 @@ async def test_a_new_companion_for_an_old_one() -> None:
         await phone.hand_off(watch)
         await Walk(world, {"phone": phone, "new companion": new}).page("replace-companion.md")
         (await watch("token")).expect(4)
-        assert [row["name"] for row in (await phone.status())["devices"]] == ["new-watch"]
+        devices = (await phone.status())["devices"]
+        assert [(row["device_id"], row["name"]) for row in devices] == [(new.device_id, "watch")]
         await new.gets_in()
 
 
