@@ -252,3 +252,16 @@ async def test_one_device_is_shown_whole() -> None:
         whole = (await look(world.phone, device=name))["device"]
         assert (whole["name"], whole["state"], whole["device_id"]) == (name, "online", world.companions[1].id)
         assert [row["state"] for row in whole["pairings"][0]["handoffs"]] == ["done"]
+        await world.clock.advance(600)
+        await world.companions[1].crash()
+        assert (await look(world.phone, device=name))["device"]["state"] == "silent", "it is asked too"
+
+
+@pytest.mark.asyncio
+async def test_only_the_devices_of_the_page_are_asked() -> None:
+    async with with_companions(2) as world:
+        await world.clock.advance(600)
+        before = {row.peer_id: row.challenged for row in await world.phone.rows(Pairing)}
+        (shown,) = (await look(world.phone, limit=1))["devices"]
+        asked = [row.peer_id for row in await world.phone.rows(Pairing) if row.challenged != before[row.peer_id]]
+        assert asked == [shown["device_id"]]

@@ -217,3 +217,39 @@ async def test_what_is_no_name_is_refused_before_anything_is_said(name: str) -> 
             await world.phone.agent.rename("watch", name)
         assert (await world.watch.one(OwnName)).called == "watch" and len(world.broker.seen) == before
         assert await renames(world.phone) == []
+
+
+async def test_who_pairs_is_told_the_name_of_now_and_a_name_that_nobody_gave_is_not_a_persons() -> None:
+    async with running() as world:
+        await world.watch.agent.rename("wrist")
+        await restart(world.phone, "anna's phone")
+        await world.clock.advance(2)
+        heard: list[str] = []
+
+        async def agree(number: str, name: str) -> bool:
+            progress = world.watch.agent.invitations.progress
+            heard.extend([name, progress.device_name if progress else ""])
+            return True
+
+        invitation = await world.watch.agent.invitations.show()
+        await world.within(world.phone.agent.pairing.pair(invitation, agree))
+        assert heard == ["wrist", "anna's phone"]
+        for end in (world.phone, world.watch):
+            row = await end.one(Pairing, state="active")
+            assert (row.own_name, row.is_name_given) == (row.peer_name, False)
+
+
+async def test_a_name_of_before_names_were_said_that_a_person_gave_stays_theirs() -> None:
+    async with running() as world:
+        await world.phone.stop()
+        await world.phone.edit(await world.phone.one(Pairing), own_name="", is_name_given=True)
+        await world.phone.start()
+        await world.clock.advance(2)
+        row = await world.phone.one(Pairing)
+        assert (row.peer_name, row.own_name, row.is_name_given) == ("watch", "watch", True)
+
+
+async def test_the_same_name_once_more_is_no_event_and_by_now_a_persons() -> None:
+    async with running() as world:
+        await world.phone.agent.rename("watch", "watch")
+        assert await renames(world.phone) == [] and (await world.phone.one(Pairing)).is_name_given

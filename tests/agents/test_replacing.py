@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +12,10 @@ import pytest
 
 from tests.agents.world_kit import World, running
 from token_relay.agents.phone.agent import HandoffWish
+from token_relay.agents.phone.person import SignInOptions
 from token_relay.agents.records import Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
-from token_relay.protocol.errors import LocalError, PersonNeededError
+from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, PolicyError
 from token_relay.protocol.messages import decode
 from token_relay.sandbox.provider.world.model import PASSWORD
 from token_relay.service.phone import PhoneCommands
@@ -46,7 +50,7 @@ class Person:
 
 
 async def replaces(
-    world: World, *, person: Person | None = None, called: str = "", wait_s: float = 60.0, yes: bool = False
+    world: World, *, person: Person | None = None, called: str = "", wait_s: float = 60.0, yes: Any = False
 ) -> dict[str, Any]:
     """Run the command on the phone with an invitation of the newest companion."""
     invitation = await world.companions[-1].call(world.companions[-1].agent.invitations.show())
@@ -145,22 +149,141 @@ async def test_another_name_may_be_given_and_one_that_means_a_third_is_refused_a
         }
 
 
+@pytest.mark.parametrize(
+    ("name", "called", "is_given"), [("watch", "watch", True), ("watch2", "watch2", False), ("WATCH3", "watch2", False)]
+)
+async def test_the_name_that_is_given_away_is_a_persons_unless_the_device_calls_itself_so(
+    name: str, called: str, is_given: bool
+) -> None:
+    async with running("entra", companions=3) as world:
+        old, new, third = world.companions
+        for watch in (new, third):
+            await world.pair(watch=watch)
+        assert (new.name, third.name) == ("watch2", "watch3")
+        await world.phone.call(world.phone.agent.replace(old_id=old.id, new_id=new.id, name=name, wait_s=5.0))
+        row = await world.phone.one(Pairing, peer_id=new.id)
+        assert (row.peer_name, row.is_name_given) == (called, is_given), "a third one's name stays the third one's"
+
+
 async def test_a_person_who_does_not_agree_has_replaced_nothing() -> None:
     async with running("entra", companions=2) as world:
         await world.phone.hand_off()
         before = await world.phone.rows(Pairing)
-        with pytest.raises(PersonNeededError):
-            await replaces(world, person=Person(agrees=False))
+        for yes in (False, "true", 1):
+            with pytest.raises(PersonNeededError):
+                await replaces(world, person=Person(agrees=False), yes=yes)
         assert (
             [row.replaced_by for row in await world.phone.rows(Pairing)] == [row.replaced_by for row in before] == [""]
         )
         assert isinstance(await world.watch.token(), TokenGranted)
 
 
+async def test_a_new_one_that_calls_itself_as_the_old_one_does_is_asked_about_no_more_than_another() -> None:
+    async with running("entra", companions=2) as world:
+        await world.phone.hand_off()
+        new, person = world.companions[1], Person()
+        await new.agent.rename("watch")
+        await replaces(world, person=person)
+        assert [kind for kind, _ in person.asked] == ["confirm"]
+        assert await devices(world) == {new.id: ("watch", "active")}
+
+
 async def test_nothing_is_paired_where_nothing_could_be_handed_off() -> None:
     async with running("entra", companions=2) as world:
         await world.phone.hand_off(strategy="move")
         with pytest.raises(PersonNeededError, match="nobody is signed in"):
+            await replaces(world)
+        assert len(await devices(world)) == 1
+
+
+# -- What was begun ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def half_done(*, has_grant: bool) -> AsyncIterator[World]:
+    """The new companion is paired, and the command was cut off then, or when it had the grant."""
+    async with running("entra", companions=2) as world:
+        old, new = world.companions
+        await world.phone.hand_off()
+        await world.pair(watch=new)
+        if has_grant:
+            await world.phone.hand_off(new.name)
+        await world.phone.edit(await world.phone.one(Pairing, peer_id=old.id), replaced_by=new.id)
+        yield world
+
+
+async def test_going_on_is_asked_too_and_says_what_follows() -> None:
+    async with half_done(has_grant=False) as world:
+        new = world.companions[1]
+        before, person = await devices(world), Person(agrees=False)
+        with pytest.raises(PersonNeededError, match="nothing was changed"):
+            await replaces(world, person=person)
+        ((kind, text),) = person.asked
+        assert kind == "confirm" and "go on with watch2" in text and "watch" in text and "is unpaired" in text
+        assert await devices(world) == before and isinstance(await new.token(), TokenRefused)
+        done = await replaces(world, called=new.name)  # the name that it has by now is free for it
+        assert (done["device_name"], done["pending"]) == (new.name, False)
+        assert await devices(world) == {new.id: (new.name, "active")}
+
+
+async def test_a_grant_that_the_new_one_has_is_not_given_twice_and_one_that_it_lost_is_given_again() -> None:
+    for is_lost in (False, True):
+        async with half_done(has_grant=True) as world:
+            new = world.companions[1]
+            if is_lost:
+                await new.agent.forget(pairing=False)
+                await world.clock.advance(5)
+            await replaces(world)
+            pairing_id = (await world.phone.one(Pairing, peer_id=new.id)).pairing_id
+            assert len(await world.phone.rows(PhoneHandoff, pairing_id=pairing_id)) == (2 if is_lost else 1)
+            assert isinstance(await new.token(), TokenGranted)
+
+
+async def test_a_new_one_that_was_unpaired_meanwhile_is_paired_again() -> None:
+    async with half_done(has_grant=False) as world:
+        new = world.companions[1]
+        await world.phone.edit(await world.phone.one(Pairing, peer_id=new.id), state="retired")
+        assert (await replaces(world))["device_id"] == new.id
+        assert isinstance(await new.token(), TokenGranted)
+
+
+async def test_one_whose_own_successor_is_only_paired_may_take_another_ones_place_no_less() -> None:
+    async with running("entra", companions=3) as world:
+        await world.phone.hand_off()
+        other = world.companions[1]
+        await world.pair(watch=other)
+        await world.phone.edit(await world.phone.one(Pairing, peer_id=other.id), replaced_by=world.watch.id)
+        assert (await replaces(world))["pending"] is False
+
+
+async def test_one_that_is_being_unpaired_is_not_replaced() -> None:
+    async with running("entra", companions=2) as world:
+        await world.phone.hand_off()
+        await world.watch.stop()
+        await world.phone.call(world.phone.agent.unpair("watch"))
+        with pytest.raises(LocalError, match="is being unpaired"):
+            await replaces(world)
+
+
+async def test_the_new_one_gets_a_grant_of_the_account_that_the_old_one_has() -> None:
+    async with running("entra", companions=2) as world:
+        row = await world.phone.hand_off()
+        await world.phone.sign_in("reset@contoso.example")
+        later = replace(row, handoff_id="f" * 32, state="cancelled", account="reset@contoso.example", subject="other")
+        await world.phone.vault.run(lambda tx: tx.put(replace(later, created_at=row.created_at + 9)))
+        await replaces(world)
+        assert (await world.companions[1].grant()).account == row.account
+
+
+async def test_what_is_left_undone_is_checked_before_the_invitation_is_used_up() -> None:
+    async with running("entra", companions=2) as world:
+        await world.phone.hand_off()
+        agent = world.phone.agent
+        wish = HandoffWish(sign_in=SignInOptions(username="password@contoso.example"))
+        with pytest.raises(ConfigError, match="does not sign in"):
+            await agent.check_wish(wish, Person())
+        agent.settings = agent.accounts.settings = replace(agent.settings, allow_refresh_token_access=False)
+        with pytest.raises(PolicyError):
             await replaces(world)
         assert len(await devices(world)) == 1
 
