@@ -9,6 +9,7 @@ import pytest
 from tests.agents.world_kit import World, running
 from token_relay.agents.companion import invitations as companions
 from token_relay.agents.companion.invitations import Invitations, Paired
+from token_relay.agents.device_names import is_name
 from token_relay.agents.phone.pairing import PAIR1_WAIT_S, NoAnswerError
 from token_relay.agents.records import Pairing
 from token_relay.protocol import pairing as wire
@@ -351,3 +352,122 @@ async def test_an_invitation_of_this_very_device_says_so() -> None:
         with pytest.raises(LocalError, match="of this very device") as told:
             await world.within(world.phone.agent.pairing.pair(own.text(), yes))
         assert "token-relay companion pair" in told.value.hint
+
+
+def told_last(world: World, text: str, payload: bytes) -> wire.Ended:
+    return wire.open_ended(wire.Invitation.from_text(text), payload, answers(world)[-1])
+
+
+async def test_the_time_since_its_end_is_counted_from_its_first_phone_or_from_when_it_ran_out() -> None:
+    async with running("entra", paired=False) as world:
+        text = await taken(world)
+        await world.clock.advance(60)
+        assert await ask(world, text, question(text, 2)) == "invitation_used"
+        assert told_last(world, text, question(text, 2)) == wire.Ended("used", 60)
+        text = await shows(world).show()
+        await world.clock.advance(wire.INVITATION_LIFETIME_S + 120)
+        await shows(world).show()  # nobody looked until now, and it ran out before
+        assert await ask(world, text, question(text)) == "invitation_expired"
+        assert told_last(world, text, question(text)) == wire.Ended("expired", 120)
+
+
+async def test_one_that_has_its_phone_is_used_to_all_others_also_when_a_newer_one_is_shown() -> None:
+    async with running("entra", paired=False) as world:
+        text = await taken(world)
+        waiting = shows(world).wait(text)
+        await shows(world).show()
+        assert await ask(world, text, question(text, 2)) == "invitation_used"
+        assert told_last(world, text, question(text, 2)).reason == "used"
+        assert await ask(world, text, question(text)) == "invitation_used", "nor does its own phone get PAIR2 again"
+        with pytest.raises(companions.InvitationEndedError, match="replaced by a newer one"):
+            await waiting
+
+
+async def test_its_own_words_that_the_broker_brings_back_are_no_questions() -> None:
+    async with running("entra", paired=False) as world:
+        text = await taken(world)
+        assert await ask(world, text, question(text, 2)) == "invitation_used"
+        own = [p.payload for p in world.broker.seen if p.sender == "watch" and p.topic.startswith(topic_of(text))]
+        assert [payload[:4] for payload in own] == [wire.PAIR_MAGIC, wire.ENDED_MAGIC]
+        for payload in own * companions.LOOKS_MAX:
+            assert await ask(world, text, payload) == ""
+        assert await ask(world, text, question(text, 3)) == "invitation_used", "they are not counted"
+        fresh = await shows(world).show()
+        assert [await ask(world, fresh, b"") for _ in range(3)] == ["bad_length"] * 3
+        assert await ask(world, fresh, question(fresh)) == "invitation_used", "an empty message is a bad try"
+
+
+def topic_of(text: str) -> str:
+    return mailbox_topic(wire.Invitation.from_text(text).mailbox_id)
+
+
+async def test_only_the_newest_exchange_is_pending_and_a_name_that_nobody_can_read_is_not_kept() -> None:
+    async with running("entra", paired=False) as world:
+        await taken(world)
+        (first,) = await world.watch.rows(Pairing)
+        text = await shows(world).show()
+        fields = wire.Pair1Fields(v=1, type="PAIR1", static_key="ef" * 32, name="\u3164", nonce=NONCE)
+        fresh = KeyPair.from_random((7).to_bytes(32, "big"))
+        invitation = wire.Invitation.from_text(text)
+        assert await ask(world, text, wire.seal_pair1(invitation, fresh=fresh, nonce=bytes(24), fields=fields)) == ""
+        (second,) = await world.watch.rows(Pairing)
+        assert second.pairing_id != first.pairing_id
+        assert second.own_name == "" and is_name(second.peer_name) and second.peer_id[:6] in second.peer_name
+
+
+async def test_a_phone_that_a_person_named_here_keeps_that_name() -> None:
+    async with running("entra") as world:
+        await world.watch.edit(await world.watch.one(Pairing), peer_name="hers", is_name_given=True)
+        await world.pair()
+        row = await world.watch.one(Pairing, state="active")
+        assert (row.peer_name, row.is_name_given, row.own_name) == ("hers", True, "phone")
+
+
+async def test_a_pairing_that_completes_late_is_told_to_who_waits_for_it_and_uses_up_what_is_shown() -> None:
+    async with running("entra", paired=False) as world:
+        older = await shows(world).show()
+
+        async def show_another(number: str, name: str) -> bool:
+            await shows(world).show()
+            return True
+
+        pairing = await world.within(world.phone.agent.pairing.pair(older, show_another))
+        for text in (older, ""):
+            paired = await shows(world).wait(text)
+            assert paired is not None and paired.is_active and paired.device_id == world.phone.id
+        assert pairing.state == "active" and shows(world).left_s() == 0
+
+
+async def test_nobody_waits_longer_than_the_invitation_is_valid() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        ends_at = world.watch.clock.now().boot_s + wire.INVITATION_LIFETIME_S
+        await world.clock.advance(wire.INVITATION_LIFETIME_S - 10)
+        with pytest.raises(companions.InvitationEndedError, match="expired"):
+            await shows(world).wait(text)
+        assert world.watch.clock.now().boot_s == pytest.approx(ends_at) and shows(world).left_s() == 0
+
+
+@pytest.mark.parametrize("reason", companions.WHY)
+async def test_a_fresh_one_follows_unless_another_command_showed_one_or_it_served_its_purpose(
+    reason: wire.EndReason,
+) -> None:
+    ended = companions.InvitationEndedError(reason, "over")
+    assert ended.is_others_doing is (reason in ("replaced", "used")) and ended.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "said"), [(59, "less than a minute"), (60, "1 min"), (7199, "119 min"), (7200, "2 h"), (80_000, "22 h")]
+)
+async def test_how_long_ago_is_said_in_one_unit(ago_s: int, said: str) -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        await world.clock.advance(wire.INVITATION_LIFETIME_S + ago_s)
+        with pytest.raises(PersonNeededError, match=f"expired {said} ago"):
+            await world.within(world.phone.agent.pairing.pair(text, yes))
+
+
+async def test_a_pairing_without_any_trouble_counts_no_refusal_at_either_end() -> None:
+    async with running("entra") as world:
+        await world.pair()
+        assert [end.agent.turns.rejects.total() for end in (world.phone, world.watch)] == [0, 0]
