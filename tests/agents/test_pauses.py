@@ -8,6 +8,8 @@ import pytest
 
 from tests.agents.world_kit import World, running
 from token_relay.agents.grants import schedule
+from token_relay.agents.grants.pauses import Pause, shown_s
+from token_relay.agents.ports import Now
 from token_relay.agents.records import Grant
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 
@@ -134,3 +136,19 @@ async def test_the_owner_may_have_a_paused_provider_tried_at_once_and_the_pauses
         before = len(world.phone.http.requests)
         await world.phone.token(force_refresh=True)
         assert len(world.phone.http.requests) == before  # it is the provider that asked for this one
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(-1, "0 s"), (0.2, "1 s"), (119, "119 s"), (120, "2 min"), (121, "3 min"), (7199, "120 min"), (7201, "3 h")],
+)
+async def test_a_time_to_wait_is_rounded_up_so_that_who_waits_it_is_not_too_early(seconds: float, said: str) -> None:
+    assert shown_s(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("age_s", "said"), [(3.0, "next try in 7 s"), (10.0, "the next question tries"), (12.0, "the next question tries")]
+)
+async def test_a_pause_that_is_over_names_no_time(age_s: float, said: str) -> None:
+    pause = Pause(1, 100.0, 110.0, 110.0, "no network", "")
+    assert f"last tried {shown_s(age_s)} ago, {said}" in pause.told(Now("boot", 100.0 + age_s, 0.0, True))

@@ -253,3 +253,29 @@ async def test_the_same_name_once_more_is_no_event_and_by_now_a_persons() -> Non
     async with running() as world:
         await world.phone.agent.rename("watch", "watch")
         assert await renames(world.phone) == [] and (await world.phone.one(Pairing)).is_name_given
+
+
+async def test_a_pairing_that_is_over_brings_no_name_and_is_told_none() -> None:
+    async with running() as world:
+        await world.clock.advance(1)
+        await world.phone.edit(await world.phone.one(Pairing), state="retired")
+        await says(world, world.watch, "wrist")
+        row = await world.phone.one(Pairing)
+        assert (row.peer_name, row.own_name) == ("watch", "watch")
+        await world.watch.edit(await world.watch.one(Pairing), state="retired")
+        before = len(world.broker.seen)
+        await world.watch.agent.rename("left wrist")
+        await world.clock.advance(1)
+        assert len(world.broker.seen) == before
+
+
+async def test_a_peer_that_greets_in_an_older_version_than_it_speaks_is_answered_in_what_it_speaks() -> None:
+    async with running() as world:
+        await world.clock.advance(1)
+        number = (await world.watch.one(Pairing)).seq_sent + 1
+        hello = m.Hello2(
+            challenge="ab" * 16, seq_accepted=0, handoffs=[], seq_sent=number, speaks=3, strategies=["branch"]
+        )
+        await say(world.watch, hello)
+        answered = last(world, world.phone, world.watch, m.Hello)
+        assert isinstance(answered, m.Hello3) and answered.name == world.phone.name

@@ -73,6 +73,25 @@ def test_a_wait_ends_with_what_it_is_for_with_its_absence_or_after_ten_seconds(
     assert clock.pauses <= starting.WAIT_S_MAX / starting.POLL_S + 1
 
 
+@pytest.mark.parametrize(
+    ("signs", "is_starting"),
+    [
+        (["nothing", "nothing", "nothing"], False),
+        (["mark"], True),
+        (["nothing", "process"], True),
+        (["nothing", "nothing", "mark"], True),  # it hid itself between the two looks, and has the mark by then
+    ],
+)
+def test_an_agent_that_hides_itself_while_it_is_looked_for_is_seen(
+    signs: list[str], is_starting: bool, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter(signs)
+    monkeypatch.setattr(starting, "_is_marked", lambda directory: next(looks) == "mark")
+    monkeypatch.setattr(starting, "_has_young_process", lambda kind, directory: next(looks) == "process")
+    assert starting.agent("companion", short_path) is is_starting
+    assert list(looks) == [], "in this order, and no look more than it takes"
+
+
 # -- Real programs -----------------------------------------------------------------------------------------
 
 
