@@ -92,6 +92,81 @@ def test_an_agent_that_hides_itself_while_it_is_looked_for_is_seen(
     assert list(looks) == [], "in this order, and no look more than it takes"
 
 
+def test_two_clients_that_look_at_the_mark_do_not_take_each_other_for_an_agent(short_path: Path) -> None:
+    looking = os.open(short_path, os.O_RDONLY)
+    try:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not starting.agent("companion", short_path)
+        fcntl.flock(looking, fcntl.LOCK_EX)
+        assert starting.agent("companion", short_path)
+    finally:
+        os.close(looking)
+
+
+def test_an_agent_takes_the_mark_as_soon_as_a_client_has_looked(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = os.open(short_path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr("token_relay.cli.starting.time.sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+    with starting.marked(short_path):
+        assert starting.agent("companion", short_path)
+    os.close(looking)
+    assert not starting.agent("companion", short_path)
+
+
+@contextlib.contextmanager
+def process_called(place: Path, *command: str) -> Iterator[None]:
+    """A process that waits and has this command line."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=place, env=environment(place)
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"\n"
+            yield
+        finally:
+            process.kill()
+
+
+PYTHON = (sys.executable, "-c", "print(flush=True), input()", "token_relay.cli")
+SHELL = ("/bin/sh", "-c", "echo; read line", "token_relay.cli")  # as timeout 9 token-relay
+
+
+@pytest.mark.parametrize(
+    ("words", "is_starting"),
+    [
+        ((*PYTHON, "companion", "run", "--socket", "here"), True),  # from where it was started
+        ((*PYTHON, "companion", "run", "--socket", "elsewhere"), False),
+        ((*PYTHON, "companion", "rename", "run", "--socket", "here"), False),
+        ((*PYTHON, "phone", "run", "--socket", "here"), False),
+        ((*SHELL, "companion", "run", "--socket", "here"), False),
+    ],
+)
+def test_a_young_process_is_an_agent_by_its_command_and_its_directory(
+    words: tuple[str, ...], is_starting: bool, short_path: Path
+) -> None:
+    (short_path / "here").mkdir()
+    with process_called(short_path, *words):
+        assert starting.agent("companion", short_path / "here") is is_starting
+
+
+@pytest.mark.parametrize(
+    ("words", "is_starting"),
+    [
+        (("sandbox", "--http-port", "PORT"), True),
+        (("sandbox", "--http-port", "1"), False),
+        (("sandbox", "ctl", "--http-port", "PORT"), False),
+        (("demo", "--http-port", "PORT"), False),
+    ],
+)
+def test_a_process_is_a_sandbox_by_its_command_and_its_port(
+    words: tuple[str, ...], is_starting: bool, short_path: Path
+) -> None:
+    port = free_port()
+    with process_called(short_path, *PYTHON, *(word.replace("PORT", str(port)) for word in words)):
+        assert starting.sandbox(port) is is_starting
+
+
 # -- Real programs -----------------------------------------------------------------------------------------
 
 
