@@ -167,6 +167,37 @@ def test_a_process_is_a_sandbox_by_its_command_and_its_port(
         assert starting.sandbox(port) is is_starting
 
 
+@pytest.mark.parametrize(
+    ("url", "is_waited_for"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://[::1]:8080/x", True),
+        ("http://sandbox.example:8080", False),
+        ("http://127.0.0.1", False),
+    ],
+)
+def test_only_a_sandbox_on_this_machine_is_waited_for(
+    url: str, is_waited_for: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[str] = []
+    monkeypatch.setattr(starting, "wait", lambda *looks: waits.append(url))
+    starting.wait_for_sandbox(url, lambda text: None)
+    assert bool(waits) is is_waited_for
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_refused"), [(ConnectionRefusedError(), True), (TimeoutError(), False), (OSError(101, "x"), False)]
+)
+def test_only_a_refused_connection_is_a_sign_of_a_start(
+    failure: OSError, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(address: tuple[str, int], timeout: float) -> None:
+        raise failure
+
+    monkeypatch.setattr("token_relay.cli.starting.socket.create_connection", connect)
+    assert starting._is_refused("127.0.0.1", 8080) is is_refused
+
+
 # -- Real programs -----------------------------------------------------------------------------------------
 
 
