@@ -41,6 +41,7 @@ class Answering:
 )
 def test_an_account_is_meant_by_its_address_or_its_subject(word: str, is_meant: bool) -> None:
     assert is_called(word, account="Ann@x", subject="sub-ann") is is_meant
+    assert not is_called(word, account="", subject=""), "an account without a name has none"
 
 
 @pytest.mark.parametrize("grants", [[ANN, AGAIN], [BOB, ANN, AGAIN]])

@@ -193,6 +193,24 @@ def test_a_hostile_name_is_a_label_and_nothing_else(name: str, shown: str) -> No
     assert ("token_relay_action", "x") not in samples(page)
 
 
+def test_a_lease_that_is_over_and_a_device_never_heard_are_zeros_and_no_gaps() -> None:
+    shown = samples(page_with_devices(device("kitchen", "silent", lease_left_s=0, heard_at=0)))
+    assert shown[("token_relay_device_lease_left_seconds", "k" * 26)] == 0
+    assert shown[("token_relay_device_last_heard_timestamp_seconds", "k" * 26)] == 0
+
+
+def test_nothing_to_do_and_no_certificate_are_no_series() -> None:
+    seen = ProcessFigures(NOW, True, {}, {}, {})
+    names = {name for name, *_ in samples(metrics.text(VaultFigures([], [], [], {}), seen))}
+    assert not names & {"token_relay_action", "token_relay_certificate_end_timestamp_seconds", "token_relay_devices"}
+
+
+def test_a_page_has_so_many_devices_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "DEVICES_MAX", 2)
+    page = page_with_devices(*(device(name, "online") for name in ("attic", "bath", "cellar")))
+    assert [key[2] for key in samples(page) if key[0] == "token_relay_device_info"] == ["attic", "bath"]
+
+
 def exported() -> set[str]:
     pages = (page(), page_with_devices(WHOLE))
     names = {
