@@ -135,6 +135,7 @@ def main() -> int:
     """Serve; and in each fork, be the command line."""
     control = socket.socket(fileno=int(sys.argv[1]))
     preload()
+    importlib.import_module("tests.refusals").record()
     gc.disable()
     gc.freeze()  # what is loaded is never garbage; a fork that checked it would copy its pages
     control.send(b"{}")

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests import refusals
 from tests.watchdog import HANG_S
 
 ROOT = Path(__file__).parents[2]
 # getpass asks the controlling terminal, so the command has to have one.
 START = (
     "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "from tests import refusals; refusals.record(); "
     "from token_relay.cli.main import main; sys.exit(main())"
 )
 
@@ -36,7 +38,7 @@ class Terminal:
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
-                env={**env, "PYTHONPATH": str(ROOT), "TERM": "dumb", "NO_COLOR": "1"},
+                env={**env, **refusals.inherited(), "PYTHONPATH": str(ROOT), "TERM": "dumb", "NO_COLOR": "1"},
                 cwd=cwd,
                 start_new_session=True,
             )
