@@ -8,6 +8,7 @@ is prepared when the first row asks for it and ends with the module's last, with
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Place:
         names = {"here": str(self.world.directory), "user": PASSWORD_USER, "password": PASSWORD}
         for name, agent in self.agents.items():
             names |= {name: str(agent.home), f"{name}_id": agent.device_id}
+            names[f"home_of_{name}"] = str(self.world.directory / HOMES / name)
         sandbox = self.world.sandbox
         names |= {"provider": sandbox.http, "client": sandbox.client_id, "tenant": sandbox.tenant}
         names["provider_port"] = sandbox.http.rpartition(":")[2]
@@ -71,6 +73,8 @@ class Place:
             case "decline":
                 invitation = Path(self.world.directory, rest).read_text()
                 (await self.talk(f"phone pair {invitation}", ((r"\[y/N\]", "n"),))).expect(4)
+            case "!":  # it is refused
+                assert (await self.run(rest.removeprefix("token-relay "))).code != 0, line
             case "token-relay":
                 (await self.run(rest)).expect()
             case _:
@@ -171,6 +175,27 @@ async def _several(world: World) -> Place:
     return place
 
 
+async def _auth0(world: World) -> Place:
+    place = await _running(world)
+    assert place.phone is not None and place.companion is not None
+    await place.phone.sign_in()
+    await pair(place.phone, place.companion)
+    return place
+
+
+async def _tls_provider(world: World) -> Place:
+    """A phone whose provider is a second sandbox, over TLS with a CA that this machine does not know."""
+    place = await _made(world)
+    assert place.phone is not None
+    await place.do("token-relay certs init --dir private --host 127.0.0.1")
+    words = ("sandbox", "--json", "--http-port", "0", "--mqtt-port", "0", "--tls-cert", "private/broker/broker.pem")
+    second = await world.start(*words, "--tls-key", "private/broker/broker.key")
+    await second.find(r"^\{.*\}$")
+    place.phone.edit_config(world.sandbox.http, json.loads(bytes(second.out))["http"])
+    await place.phone.run()
+    return place
+
+
 PLACES: dict[str, tuple[dict[str, str], Callable[[World], Awaitable[Place]]]] = {
     "nothing": ({}, _nothing),
     "made": ({}, _made),
@@ -180,8 +205,9 @@ PLACES: dict[str, tuple[dict[str, str], Callable[[World], Awaitable[Place]]]] = 
     "handed-off": ({}, _handed_off),
     "gate-closed": ({}, _gate_closed),
     "several": ({}, _several),
-    "auth0": ({"profile": "auth0"}, _paired),
-    "strict": ({"profile": "strict"}, _paired),
+    "auth0": ({"profile": "auth0"}, _auth0),
+    "auth0-running": ({"profile": "auth0"}, _running),
+    "tls-provider": ({}, _tls_provider),
     "mutual-tls": ({"broker": "mutual-tls"}, _made),
     "mosquitto": ({"broker": "mosquitto"}, _made),
 }

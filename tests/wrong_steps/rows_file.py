@@ -12,7 +12,7 @@
 ``mark``    what begins a hint: ``hint:``, or ``try:`` in ``doctor``, where other findings may have hints too
 
 A line that does not begin with ``token-relay`` is one of the place's own (``start phone``, ``stop companion``, ``sign-in
-USER``, ``decline FILE``) or a shell's. ``{phone}``, ``{companion}``, ``{broker}``, ``{provider}``, ``{client}``, ``{tenant}``, ``{invitation}`` and
+USER``, ``decline FILE``) or a shell's; ``!`` before it: it is refused. ``{phone}``, ``{companion}``, ``{broker}``, ``{provider}``, ``{client}``, ``{tenant}``, ``{invitation}`` and
 so on are the place's.
 """
 
