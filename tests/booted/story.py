@@ -371,7 +371,7 @@ class Story:
 
     def _revoke(self) -> str:
         device = self.s.json("companion status")["device_id"]
-        out = self.s.command(f"phone revoke {device} --wait 20").out
+        out = self.s.command(f"phone revoke {device} --yes --wait 20").out
         ran = self.s.token(check=False)
         expect(ran.code == 4 and "reauth_required" in ran.text, ran)
         return f"{out.strip()}; then: {ran.err.strip().splitlines()[0]}"

@@ -34,7 +34,7 @@ async def test_handoffs_and_revocations_come_about_over_a_broker_that_is_killed_
             await until_row(phone, watch, "done")
             await watch.until_generation(2)
             await watch.gets_in("--force-refresh")
-            revoking = await phone.begin("revoke", "watch", "--wait", "0")
+            revoking = await phone.begin("revoke", "watch", "--yes", "--wait", "0")
             await asyncio.sleep(random.uniform(0.3, 0.3 + SOON_S_MAX))  # the command has to start first
             await world.forget()
             assert (await revoking.ended()).code in (0, 6)
@@ -58,7 +58,7 @@ async def test_what_waits_in_the_queues_of_a_broker_that_forgets_is_sent_again()
         await phone.running.logged("handoff_released")
         await until_row(phone, watch, "done")
         await watch.kill()
-        (await phone("revoke", "watch", "--wait", "0")).expect(6)  # REVOKE waits for the companion
+        (await phone("revoke", "watch", "--yes", "--wait", "0")).expect(6)  # REVOKE waits for the companion
         await phone.kill()
         await world.forget()
         await asyncio.gather(phone.run(), watch.run())

@@ -59,7 +59,7 @@ async def test_companion_on_a_full_disk_refuses_says_so_acknowledges_nothing_and
             acknowledged = f"Received PUBACK from {watch.device_id}"
             count = world.mosquitto.count(acknowledged)
             sent = world.mosquitto.count(f"Sending PUBLISH to {watch.device_id}")
-            (await phone("revoke", "watch", "--wait", "0")).expect(6)
+            (await phone("revoke", "watch", "--yes", "--wait", "0")).expect(6)
             await world.mosquitto.wait_for_log(f"Sending PUBLISH to {watch.device_id}", count=sent + 1)
             assert world.mosquitto.count(acknowledged) == count
             assert (await watch.grant())["state"] == "held"

@@ -65,7 +65,7 @@ async def test_app_is_answered_at_once_when_the_provider_is_known_to_be_down_els
 async def test_app_is_told_at_once_that_a_person_must_act() -> None:
     async with World("strict", "mosquitto", LIFETIME_S) as world:
         phone, watch = await ready_with_grant(world)
-        await phone("revoke", "watch")
+        await phone("revoke", "watch", "--yes")
         for status, body in await told_at_once(watch):
             assert (status, body["error"]) == (401, "reauth_required")
             assert "revoked" in str(body["detail"]) and "phone handoff" in str(body["action"])
@@ -80,7 +80,7 @@ async def test_each_end_says_since_when_it_has_not_heard_the_other_and_what_to_d
         killed_at = int(time.time())
         heard = (await phone.status())["devices"][0]["heard_at"]
         assert began_at <= heard <= killed_at + 1
-        (await phone("revoke", "watch", "--wait", "0")).expect(6)
+        (await phone("revoke", "watch", "--yes", "--wait", "0")).expect(6)
         assert (await phone.status())["devices"][0]["unanswered"] == ["REVOKE"]
         assert await phone.action() == "bring_device_online"
         said = (await phone("status")).out

@@ -57,6 +57,7 @@ PURE_IMPORTS = (
     "dataclasses",
     "datetime",  # values; asking it for the present is caught below
     "enum",
+    "difflib",
     "functools",
     "hashlib",
     "hmac",

@@ -145,7 +145,7 @@ async def test_recorded_handoff_that_is_replayed_is_recognised_also_after_a_rest
                     await asyncio.gather(phone.kill(), watch.kill())
                     await asyncio.gather(phone.run(), watch.run())
                     await greeted(phone, watch, before)
-            (await phone("revoke", "watch")).expect(0)
+            (await phone("revoke", "watch", "--yes")).expect(0)
             # what was good before the revocation is no way back
             await replayed(tap, recorded, phone, watch)
             (await watch("token")).expect(4)
@@ -341,7 +341,7 @@ async def test_damaged_vault_is_set_aside_said_so_and_never_reset_silently(damag
         watch.device_id = (await watch("init", *anew)).last_line
         assert watch.device_id != old_id  # a stranger now
         await watch.run()
-        (await phone("forget", old_id)).expect(0)
+        (await phone("forget", old_id, "--yes")).expect(0)
         await pair(phone, watch)
         await phone.hand_off(watch)
         await watch.token()

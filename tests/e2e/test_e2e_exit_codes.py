@@ -110,7 +110,7 @@ async def test_every_command_prints_one_json_object_and_exits_0_when_it_did_what
             inspected = await ask(agent, "token", "--inspect", is_permitted=True)
             assert inspected["claims"]["iss"] == world.sandbox.issuer and "signature" not in inspected
         assert (await ask(phone, "devices"))["devices"][0]["name"] == "watch"
-        assert (await ask(phone, "revoke", "watch"))["pending"] is False
+        assert (await ask(phone, "revoke", "watch", "--yes"))["pending"] is False
         await watch.stop()
         (await phone("handoff", "watch", "--wait", "0", "--json")).expect(6)
         cancelling = await phone.begin("cancel", "watch", "--json")
@@ -120,10 +120,10 @@ async def test_every_command_prints_one_json_object_and_exits_0_when_it_did_what
         asked.add("phone cancel")
         await ask(phone, "handoff", "watch")
         assert (await ask(watch, "primary", "phone"))["device_id"] == phone.device_id
-        assert (await ask(watch, "forget"))["grants"] == 1
-        assert (await ask(phone, "unpair", "watch"))["pending"] is False
+        assert (await ask(watch, "forget", "--yes"))["grants"] == 1
+        assert (await ask(phone, "unpair", "watch", "--yes"))["pending"] is False
         await pair(phone, watch)
-        assert (await ask(phone, "forget", "watch"))["handoffs_ended"] == 0
+        assert (await ask(phone, "forget", "watch", "--yes"))["handoffs_ended"] == 0
         assert (await ask(phone, "sign-out"))["accounts"][0]["account"] == PASSWORD_USER
         for agent in (phone, watch):
             checked = await agent("doctor", "--json")
@@ -191,7 +191,7 @@ async def test_what_cannot_be_done_exits_1_and_says_what_could() -> None:
         (await phone("sign-in", "--username", "nobody@contoso.example", "--password-file", "/dev/null")).expect(4)
         await phone.sign_in()
         for words in (["handoff", "car"], ["cancel", "car"], ["revoke", "car"], ["unpair", "car"], ["forget", "car"]):
-            ran = (await phone(*words, "--json")).expect(1)
+            ran = (await phone(*words, "--json")).expect(1)  # before any question
             assert "'car'" in ran.json["error"]["message"] and "phone pair" in ran.json["error"]["hint"]
         (await phone("pair", "--yes", "RTR1:AAAA")).expect(1)
         (await watch("token", "--json")).expect(1)

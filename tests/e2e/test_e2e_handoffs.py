@@ -32,14 +32,14 @@ async def test_two_phones_and_two_companions_share_nothing() -> None:
             assert (status, said["username"]) == (200, OTP_USER), "the primary phone's"
             (await companion("token", "--account", PASSWORD_USER)).expect(1)
         # what one phone takes away is its own grant on that one device
-        (await one("revoke", "watch")).expect(0)
+        (await one("revoke", "watch", "--yes")).expect(0)
         (await watch("token", "--phone", "one")).expect(4)
         for companion, name in ((watch, "two"), (car, "one"), (car, "two")):
             await companion.token("--phone", name)
         states = {grant["account"]: grant["state"] for grant in (await watch.status())["grants"]}
         assert states == {OTP_USER: "dead", PASSWORD_USER: "held"}
         # one phone is lost: it goes alone, and another is made primary by hand
-        assert (await car("forget", "--phone", "one", "--json")).expect(0).json["grants"] == 1
+        assert (await car("forget", "--yes", "--phone", "one", "--json")).expect(0).json["grants"] == 1
         assert await car.action() == "choose_primary"
         (await car("token")).expect(1)
         assert (await car("primary", "two", "--json")).expect(0).json["device_id"] == two.device_id
@@ -138,7 +138,7 @@ async def test_cancel_after_the_companion_stored_is_answered_by_what_its_disk_ho
         assert said["state"] == "done" and "phone revoke" in said["message"]
         await watch.token()
         (await phone("cancel", "watch")).expect(1)  # nothing is open any more
-        (await phone("revoke", "watch")).expect(0)
+        (await phone("revoke", "watch", "--yes")).expect(0)
 
 
 async def test_move_that_was_cancelled_gives_the_phone_its_token_back() -> None:
@@ -159,7 +159,7 @@ async def test_revoke_of_a_device_that_is_off_is_pending_and_reaches_it_later() 
         await phone.hand_off(watch)
         await watch.until_generation(2)
         await watch.stop()
-        said = (await phone("revoke", "watch", "--wait", "0", "--lost", "--json")).expect(6).json
+        said = (await phone("revoke", "watch", "--yes", "--wait", "0", "--lost", "--json")).expect(6).json
         assert said["handoffs"][0]["state"] == "revoking" and said["handoffs"][0]["device_confirmed"] is False
         assert any("revokeSignInSessions" in step for step in said["steps"])
         assert await phone.action() == "bring_device_online"
@@ -174,7 +174,7 @@ async def test_unpair_revokes_first_and_then_forgets() -> None:
         phone, watch = await ready(world)
         await phone.hand_off(watch)
         await watch.until_generation(2)
-        assert (await phone("unpair", "watch", "--json")).expect(0).json["pending"] is False
+        assert (await phone("unpair", "watch", "--yes", "--json")).expect(0).json["pending"] is False
         assert (await phone.status())["devices"] == []
         (await watch("token")).expect(4)
         (await phone("handoff", "watch")).expect(1)
@@ -188,13 +188,13 @@ async def test_forgotten_device_keeps_what_it_holds_and_says_nothing_that_counts
         phone, watch = await ready(world)
         await phone.hand_off(watch)
         await watch.until_generation(2)
-        (await phone("forget", "watch")).expect(0)
+        (await phone("forget", "watch", "--yes")).expect(0)
         assert (await phone.status())["devices"] == []
         await watch.stop()
         await watch.run()  # greets a phone that knows it no more
         await phone.until("counted", lambda s: s["counters"].get("unknown_sender", 0) >= 1)
         await watch.token("--force-refresh")
-        assert (await watch("forget", "--pairing", "--json")).expect(0).json["pairings"] == 1
+        assert (await watch("forget", "--yes", "--pairing", "--json")).expect(0).json["pairings"] == 1
         (await watch("token")).expect(4)
         assert await watch.action() == "pair"
 
@@ -204,7 +204,7 @@ async def test_companion_that_forgets_its_grant_tells_the_phone() -> None:
         phone, watch = await ready(world)
         await phone.hand_off(watch)
         await watch.until_generation(2)
-        (await watch("forget")).expect(0)
+        (await watch("forget", "--yes")).expect(0)
         (await watch("token")).expect(4)
         await phone.until("told", lambda s: (s["action"] or {}).get("slug") == "hand_off_again")
         await phone.hand_off(watch)
@@ -240,7 +240,7 @@ async def test_grant_of_an_older_pairing_stays_revocable() -> None:
         await watch.until_generation(2)
         await pair(phone, watch)
         await watch.token()
-        (await phone("revoke", "watch")).expect(0)
+        (await phone("revoke", "watch", "--yes")).expect(0)
         (await watch("token")).expect(4)
 
 

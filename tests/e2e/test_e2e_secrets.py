@@ -50,7 +50,7 @@ async def test_nothing_that_is_written_said_or_sent_holds_a_token(profile: str) 
         await world.sandbox.release()
         world.check_for_leaks()
         await watch.run()
-        (await phone("revoke", "watch", "--lost", "--wait", "20")).expect(0)
+        (await phone("revoke", "watch", "--yes", "--lost", "--wait", "20")).expect(0)
         world.check_for_leaks()
         assert len(tap.heard) > 10
         for topic, payload in tap.heard:
@@ -113,7 +113,7 @@ async def test_refresh_token_lies_on_no_disk_in_clear_and_the_sealed_one_is_gone
         pieces = [before[start : start + 16] for start in range(0, len(before) - 15, 16)]
         lying = (watch.home / "vault.db").read_bytes()
         assert sum(piece in lying for piece in pieces) >= len(pieces) - 1
-        (await phone("revoke", "watch")).expect(0)
+        (await phone("revoke", "watch", "--yes")).expect(0)
         assert sealed() == [None]
         left = (watch.home / "vault.db").read_bytes()
         assert not any(piece in left for piece in pieces)  # overwritten, not only unlinked

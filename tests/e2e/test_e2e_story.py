@@ -107,7 +107,7 @@ async def test_companion_lives_on_while_the_phone_is_off_until_it_is_revoked(
         assert (await watch.grant())["generation"] == generation + 1
 
         await phone.run()
-        revoked = (await phone("revoke", "watch", "--json")).expect(0).json
+        revoked = (await phone("revoke", "watch", "--yes", "--json")).expect(0).json
         (row,) = revoked["handoffs"]
         assert row["device_confirmed"] is True
         refused = (await watch("token", "--json")).expect(4).json

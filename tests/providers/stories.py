@@ -141,7 +141,7 @@ class Stories:
     async def test_revoking_here_ends_it_there_or_says_that_it_does_not(self, provider: Provider) -> None:
         async with self.world(provider) as world, companion_with_a_grant(world) as (phone, watch):
             held = [token for token in await world.live() if token.value in world.gateways["watch"].values]
-            (await phone("revoke", "watch", "--wait", "60")).expect()
+            (await phone("revoke", "watch", "--yes", "--wait", "60")).expect()
             (await watch("token")).expect(4)
             status = await phone.until(
                 "word of the provider",

@@ -31,6 +31,6 @@ async def test_a_person_signs_in_as_documented_and_the_companion_refreshes(provi
         assert len(await world.live()) == len(ends) == 2, (
             "the phone's and the companion's, each of a sign-in of its own"
         )
-        (await phone("revoke", "watch")).expect()
+        (await phone("revoke", "watch", "--yes")).expect()
         assert len(await world.live()) == 1
         world.check_uses()

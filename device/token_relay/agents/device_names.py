@@ -7,11 +7,14 @@ could mean two devices is refused, and both are shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from token_relay.protocol.errors import LocalError
 
 ID_PREFIX_CHARS_MIN = 4  # one in a million by chance; fewer would catch a short name
 SHOWN_CHARS = 6  # of an id, beside a name
+NEAR_MAX = 3  # names that a mistyped word may stand for
+LISTED_MAX = 8  # names in an error; a hub has thousands of devices
 NAME_CHARS_MAX = 64  # as a device's own name in PAIR1 and PAIR2
 
 
@@ -33,14 +36,24 @@ def resolve_device(word: str, known: Sequence[tuple[str, str]], *, lists: str = 
         case [(device_id, _)]:
             return device_id
         case []:
-            names = ", ".join(shown(*device) for device in known) or "none"
             raise LocalError(
-                f"no paired device is called {word!r}; paired: {names}",
+                f"no paired device is called {word!r}{_meant(word, known)}",
                 hint=lists if known else lists.rpartition(" ")[0] + " pair",
             )
         case _:
             ways = ", ".join(f"{name} ({_own_prefix(device_id, known)})" for device_id, name in found)
             raise LocalError(f"{word!r} means several devices: {ways}", hint="use what stands in brackets")
+
+
+def _meant(word: str, known: Sequence[tuple[str, str]]) -> str:
+    """Return the names that a mistyped word may stand for, else all, as far as one line takes them."""
+    near = get_close_matches(word.lower(), {name.lower() for _, name in known}, n=NEAR_MAX)
+    if near:
+        names = sorted(name for _, name in known if name.lower() in near)
+        return f"; did you mean {' or '.join(names)}?"
+    listed = [shown(*device) for device in known[:LISTED_MAX]]
+    more = f" and {len(known) - LISTED_MAX} more" if len(known) > LISTED_MAX else ""
+    return f"; paired: {', '.join(listed) or 'none'}{more}"
 
 
 def is_name(text: str) -> bool:

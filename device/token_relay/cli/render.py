@@ -117,12 +117,15 @@ def label(key: str) -> str:
 def blocks(result: Mapping[str, object], title: str = "", depth: int = 0) -> Iterator[Block]:
     """Lay out a result: its own values first, then nested ones, in the order of the result."""
     shown = [(key, value) for key, value in result.items() if depth or key not in HIDDEN]
-    flat = [(label(key), value_text(key, value)) for key, value in shown if not _is_nested(value)]
+    flat = [(label(key), value_text(key, value)) for key, value in shown if not (_is_nested(value) or _is_prose(value))]
     if flat:
         yield Pairs(title, tuple(flat))
     for key, value in shown:
         name = f"{title}: {label(key)}" if title else label(key)
-        if isinstance(value, Mapping) and value and depth < DEPTH_MAX:
+        if _is_prose(value):
+            assert isinstance(value, list | tuple)
+            yield Pairs(name, tuple((f"- {value_text(key, item)}",) for item in value[:ROWS_MAX]))
+        elif isinstance(value, Mapping) and value and depth < DEPTH_MAX:
             yield from blocks(value, name, depth + 1)
         elif isinstance(value, list | tuple) and value and _is_nested(value):
             if depth < DEPTH_MAX and any(len(row) > COLUMNS_MAX or _holds_more(row) for row in value):
@@ -136,6 +139,11 @@ def _is_nested(value: object) -> bool:
     if isinstance(value, Mapping):
         return bool(value)
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _is_prose(value: object) -> bool:
+    """Whether it is a list of sentences: each is a line of its own."""
+    return isinstance(value, list | tuple) and any(isinstance(item, str) and " " in item.strip() for item in value)
 
 
 def _holds_more(row: Mapping[str, object]) -> bool:
@@ -223,6 +231,10 @@ def _show_rich(context: Context, page: Sequence[Block]) -> None:
             continue
         headers = block.headers if isinstance(block, Table) else ("", "")
         is_table = isinstance(block, Table)
+        if isinstance(block, Pairs) and all(len(row) == 1 for row in block.rows):  # a terminal may wrap, not we
+            for (line,) in block.rows:
+                console.print(Text(line), soft_wrap=True)
+            continue
         grid = RichTable(show_header=is_table, box=None, pad_edge=False, header_style="dim")
         for position, header in enumerate(headers):
             grid.add_column(Text(header), style="cyan" if position == 0 else None, overflow="fold")

@@ -9,6 +9,7 @@ from token_relay.agents.agent import Agent
 from token_relay.agents.grants import refuted
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
+from token_relay.protocol.errors import PersonNeededError
 from token_relay.service import metrics, round_trip
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.copied_vault import nothing_to_adopt
@@ -72,3 +73,10 @@ class AgentCommands(Generic[A]):
             **rows,
         )
         return {**shown, "refuted": [dict(row) for row in refuted_rows]}
+
+
+async def confirm(args: dict[str, JSON], exchange: Exchange, question: str) -> None:
+    """Have the person agree; ``yes`` among the arguments is their answer beforehand. Raises PersonNeededError: they did
+    not."""
+    if args.get("yes") is not True and await exchange.ask("confirm", question) != "yes":
+        raise PersonNeededError("not confirmed; nothing was changed", hint="--yes goes on without the question")

@@ -6,15 +6,19 @@ import asyncio
 from functools import partial
 
 from token_relay.agents.companion.agent import CompanionAgent
-from token_relay.agents.records import PrimaryPhone
+from token_relay.agents.companion.phones import named
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import Grant, Pairing, PrimaryPhone
+from token_relay.agents.token_source import NamedPhone
 from token_relay.host.client_credentials import AuthenticatedHttp, read_credentials
 from token_relay.host.config import CompanionConfig, Home
 from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import TransientError
 from token_relay.service import metrics
-from token_relay.service.commands import AgentCommands
+from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
+from token_relay.service.questions import erase_question
 from token_relay.service.runtime import open_runtime, text_of
 from token_relay.service.status import companion_status
 
@@ -91,11 +95,27 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Erase the grants here, and with ``pairing`` also the pairings."""
-        return _forgotten(await self._agent.forget(pairing=args.get("pairing") is True))
+        with_pairings = args.get("pairing") is True
+
+        def read(tx: Transaction) -> tuple[list[Grant], list[Pairing]]:
+            return [grant for grant in tx.select(Grant) if grant.state != "dead"], tx.select(Pairing)
+
+        await confirm(args, exchange, erase_question(*await self._agent.turns.read(read), with_pairings=with_pairings))
+        return _forgotten(await self._agent.forget(pairing=with_pairings))
 
     async def forget_phone(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Erase what came of one phone, and its pairings."""
-        return _forgotten(await self._agent.forget_phone(text_of(args, "phone")))
+        word = text_of(args, "phone")
+
+        def read(tx: Transaction) -> tuple[NamedPhone, list[Grant], list[Pairing]]:
+            phone = named(tx, word)
+            pairings = tx.select(Pairing, peer_id=phone.device_id)
+            grants = [grant for row in pairings for grant in tx.select(Grant, pairing_id=row.pairing_id)]
+            return phone, [grant for grant in grants if grant.state != "dead"], pairings
+
+        phone, grants, pairings = await self._agent.turns.read(read)
+        await confirm(args, exchange, erase_question(grants, pairings, with_pairings=True))
+        return _forgotten(await self._agent.forget_phone(phone.device_id))
 
     async def primary(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Make a phone primary."""

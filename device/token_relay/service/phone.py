@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from token_relay.agents.pairings import pairing_of
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.person import NotSignedIn, SignInOptions
 from token_relay.agents.phone.sign_in import ProviderSignIn
-from token_relay.agents.records import Grant, PhoneHandoff
+from token_relay.agents.ports import Transaction
+from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.host.client_credentials import AuthenticatedHttp, read_credentials
 from token_relay.host.config import Home, PhoneConfig
 from token_relay.host.loopback_receiver import LoopbackReceiver
@@ -16,10 +18,17 @@ from token_relay.protocol.errors import ConfigError, PersonNeededError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.service import metrics
-from token_relay.service.commands import AgentCommands
+from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
 from token_relay.service.provider_settings import account_settings
+from token_relay.service.questions import (
+    forget_question,
+    live_of,
+    lost_steps,
+    revoke_question,
+    unpair_question,
+)
 from token_relay.service.runtime import number_of, open_runtime, text_of
 from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_status
 
@@ -188,9 +197,10 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
 
     async def revoke(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Take a device's grants away."""
-        device = text_of(args, "device")
         wait_s = number_of(args, "wait_s", 10.0, low=0, high=WAIT_S_MAX)
-        pairing = await self._agent.pairing_of(device)
+        pairing, live = await self._standing(args)
+        if live:
+            await confirm(args, exchange, revoke_question(pairing, live))
         rows = await self._agent.revoke_of(pairing, wait_s=wait_s)
         pending = any(row.state != "gone" for row in rows)
         result: dict[str, JSON] = {
@@ -200,38 +210,34 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
             "message": _revocation_message(len(rows), pending=pending),
         }
         if args.get("lost") is True:
-            result["steps"] = self._lost_steps(pairing.peer_id, pending=pending)
+            result["steps"] = [*lost_steps(pairing.peer_id, rows, pending=pending)]
         return result
 
-    def _lost_steps(self, device: str, *, pending: bool) -> list[JSON]:
-        """Return all that can be done about a lost device, first what is done already."""
-        steps: list[JSON] = [
-            "done: REVOKE is queued and goes out whenever the device connects"
-            if pending
-            else "done: the device has confirmed that it erased its grants",
-            "done: this phone gives it no lease and no renewal any more",
-        ]
-        if self._agent.settings.profile.name == "entra":
-            steps.append(
-                "to do, by an administrator: end all sessions of the user, "
-                "POST https://graph.microsoft.com/v1.0/users/{id}/revokeSignInSessions"
-            )
-        else:
-            steps.append("to do: revoke the user's refresh tokens in the provider's administration")
-        steps.append(f"to do, where the broker uses certificates: token-relay certs revoke {device}")
-        steps.append("known: an access token that it has already got works until its end")
-        return steps
+    async def _standing(self, args: dict[str, JSON]) -> tuple[Pairing, list[PhoneHandoff]]:
+        """Return the device that a command means, with the handoffs by which it has something."""
+        word = text_of(args, "device")
+
+        def read(tx: Transaction) -> tuple[Pairing, list[PhoneHandoff]]:
+            pairing = pairing_of(tx, word)
+            mine = tx.select(Pairing, peer_id=pairing.peer_id)
+            return pairing, live_of(row for one in mine for row in tx.select(PhoneHandoff, pairing_id=one.pairing_id))
+
+        return await self._agent.turns.read(read)
 
     async def unpair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """End a pairing, and tell the device."""
-        rows = await self._agent.unpair(text_of(args, "device"))
+        pairing, live = await self._standing(args)
+        await confirm(args, exchange, unpair_question(pairing, live))
+        rows = await self._agent.unpair(pairing.peer_id)
         pending = any(row.state != "gone" for row in rows)
         message = "unpaired" if not pending else "unpaired here; the device is told when it connects"
         return {"handoffs": [self._row(row) for row in rows], "pending": pending, "message": message}
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give a device up."""
-        count = await self._agent.forget(text_of(args, "device"))
+        pairing, live = await self._standing(args)
+        await confirm(args, exchange, forget_question(pairing, live))
+        count = await self._agent.forget(pairing.peer_id)
         return {"handoffs_ended": count, "message": "forgotten; what the device holds lives until its lease ends"}
 
 

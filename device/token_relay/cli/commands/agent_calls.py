@@ -56,6 +56,12 @@ def finish(context: Context, result: JsonObject) -> int:
     return DONE
 
 
+def _confirmed(args: argparse.Namespace, context: Context, command: str, command_args: JsonObject) -> int:
+    """Run a command that asks before it takes something away; ``--yes`` answers, also an agent that never asks."""
+    sources = Sources(is_confirmed=args.yes)
+    return finish(context, call(args, context, command, {**command_args, "yes": args.yes}, sources=sources))
+
+
 def _kind(args: argparse.Namespace) -> Literal["phone", "companion"]:
     return "phone" if args.group == "phone" else "companion"
 
@@ -168,17 +174,17 @@ def cancel(args: argparse.Namespace, context: Context) -> int:
 def revoke(args: argparse.Namespace, context: Context) -> int:
     """``phone revoke``."""
     command_args: JsonObject = {"device": args.device, "lost": args.lost, "wait_s": args.wait}
-    return finish(context, call(args, context, "revoke", command_args))
+    return _confirmed(args, context, "revoke", command_args)
 
 
 def unpair(args: argparse.Namespace, context: Context) -> int:
     """``phone unpair``."""
-    return finish(context, call(args, context, "unpair", {"device": args.device}))
+    return _confirmed(args, context, "unpair", {"device": args.device})
 
 
 def forget(args: argparse.Namespace, context: Context) -> int:
     """``phone forget``."""
-    return finish(context, call(args, context, "forget", {"device": args.device}))
+    return _confirmed(args, context, "forget", {"device": args.device})
 
 
 def _sign_in_args(args: argparse.Namespace) -> JsonObject:
@@ -261,8 +267,8 @@ def companion_pair(args: argparse.Namespace, context: Context) -> int:
 def companion_forget(args: argparse.Namespace, context: Context) -> int:
     """``companion forget``."""
     if args.phone is not None:  # a command of its own: an agent that does not know it must not forget everything
-        return finish(context, call(args, context, "forget_phone", {"phone": args.phone}))
-    return finish(context, call(args, context, "forget", {"pairing": args.pairing}))
+        return _confirmed(args, context, "forget_phone", {"phone": args.phone})
+    return _confirmed(args, context, "forget", {"pairing": args.pairing})
 
 
 def companion_primary(args: argparse.Namespace, context: Context) -> int:

@@ -35,11 +35,14 @@ def _events(parser: argparse.ArgumentParser) -> None:
 
 
 def _forget(parser: argparse.ArgumentParser) -> None:
+    from token_relay.cli.commands.options import yes_option
+
     whose = parser.add_mutually_exclusive_group()
     whose.add_argument("--phone", metavar="PHONE", type=text, help="forget this phone alone, with all that came of it")
     whose.add_argument(
         "--pairing", action="store_true", help="forget the phones as well: a new pairing is needed before a handoff"
     )
+    yes_option(parser)
 
 
 def _primary(parser: argparse.ArgumentParser) -> None:

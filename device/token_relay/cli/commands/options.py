@@ -284,6 +284,11 @@ def wait_option(parser: argparse.ArgumentParser, default_s: float, what: str) ->
     )
 
 
+def yes_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--yes``."""
+    parser.add_argument("--yes", action="store_true", help="do not ask before something is taken away")
+
+
 def events_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which events."""
     parser.add_argument(

@@ -12,6 +12,7 @@ from token_relay.cli.commands.options import (
     reset_options,
     sign_in_options,
     wait_option,
+    yes_option,
 )
 from token_relay.cli.parsing import Command, agent_options, device_name, text, whole, with_common
 
@@ -79,6 +80,11 @@ def _handoff(parser: argparse.ArgumentParser) -> None:
     sign_in_options(parser, is_required=False)
 
 
+def _ask_about(parser: argparse.ArgumentParser) -> None:
+    device_argument(parser)
+    yes_option(parser)
+
+
 def _revoke(parser: argparse.ArgumentParser) -> None:
     device_argument(parser)
     parser.add_argument(
@@ -86,6 +92,7 @@ def _revoke(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the device is lost or stolen: do all that can be done and print it as a list",
     )
+    yes_option(parser)
     wait_option(parser, REVOKE_WAIT_S, "the companion to confirm")
 
 
@@ -219,14 +226,14 @@ _OWN = {
     "unpair": Command(
         "end a pairing and tell the device",
         "agent_calls:unpair",
-        device_argument,
+        _ask_about,
         description="End a pairing: this phone first revokes the device's grants, then forgets the device. The "
         "device keeps an empty pairing until `companion forget --pairing`.",
     ),
     "forget": Command(
         "forget a companion without asking it",
         "agent_calls:forget",
-        device_argument,
+        _ask_about,
         description="Forget a companion that will never answer again. Its grants live on until its lease ends or the "
         "provider revokes them, so run `phone revoke DEVICE --lost` first.",
     ),

@@ -288,7 +288,7 @@ def revoke(stage: Stage) -> Told:
     stage.phone.start()
     token = stage.get_token()  # an app holds one when the grant is taken away
     mark = stage.sandbox.mark()
-    stage.phone("revoke", stage.companion.name, "--wait", "20").expect(0)
+    stage.phone("revoke", stage.companion.name, "--yes", "--wait", "20").expect(0)
     expect_equal(grant_of(stage.companion.status())[:2], ("dead", "revoked"), "the companion's grant is")
     code, reply = stage.companion.ask_for_token()
     expect_equal((code, reply.get("error")), (401, "reauth_required"), "the app is told")

@@ -150,7 +150,7 @@ class SandboxPhone(_SandboxDevice, testkit.Phone):
         return str((await self._command("cancel", device=device))["state"])
 
     async def revoke(self, device: str = "watch", *, wait_s: float = testkit.REVOKE_WAIT_S) -> bool:
-        return not (await self._command("revoke", device=device, wait_s=wait_s))["pending"]
+        return not (await self._command("revoke", device=device, wait_s=wait_s, yes=True))["pending"]
 
 
 class SandboxCompanion(_SandboxDevice, testkit.Companion):
