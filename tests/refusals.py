@@ -124,7 +124,7 @@ def record() -> None:
     for root in (RelayError, TokenRefused, ArgumentTypeError):
         wrapped = root.__init__
         if not hasattr(wrapped, "__wrapped__"):
-            root.__init__ = _noting(wrapped, noted, directory)  # type: ignore[method-assign,assignment]  # until its end
+            root.__init__ = _noting(wrapped, noted, directory)  # type: ignore[method-assign]  # until its end
 
 
 def _noting(wrapped: Callable[..., None], noted: set[tuple[str, int]], directory: str) -> Callable[..., None]:

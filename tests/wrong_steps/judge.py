@@ -16,7 +16,7 @@ from token_relay.cli.parsing import UsageError
 HINT = re.compile(r"^\s*(?:hint|try|next): (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"token-relay(?: [^\s,;()`]+)+")
 # What else one can do about something: an option, a setting of a file, a command of the system.
-OTHER_DEEDS = re.compile(r"--[a-z]+|\b[a-z_]+ = |\.toml\b|\b(chmod|chown|sudo|date|systemctl|mosquitto|docs/)")
+OTHER_DEEDS = re.compile(r"--[a-z]+|\b[a-z_]+ = |\.toml\b|\b(chmod|sudo|systemctl|pip|ls|df|ss|fuser|findmnt) ")
 
 
 def take(step: Step, places: Places) -> None:

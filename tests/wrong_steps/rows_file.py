@@ -11,9 +11,9 @@
 ``stream``  where it says so: ``stderr``, or ``stdout`` for a result (``doctor``, a handoff that goes on)
 ``mark``    what begins a hint: ``hint:``, or ``try:`` in ``doctor``, where other findings may have hints too
 
-A line that does not begin with ``token-relay`` is one of the place's own (``start phone``, ``stop companion``, ``sign-in
-USER``, ``decline FILE``) or a shell's; ``!`` before it: it is refused. ``{phone}``, ``{companion}``, ``{broker}``, ``{provider}``, ``{client}``, ``{tenant}``, ``{invitation}`` and
-so on are the place's.
+A line that does not begin with ``token-relay`` is one of the place's own (``start phone``, ``stop companion``,
+``sign-in USER``, ``decline FILE``) or a shell's; with ``!`` before it, it is refused. ``{phone}``, ``{companion}``,
+``{broker}``, ``{provider}``, ``{client}``, ``{tenant}``, ``{invitation}`` and so on are the place's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The owner of a small device with a broker of their own: each wrong step is answered with what happened and the one thing to do."""
+"""Owners of a small device and a broker: each wrong step is answered with what happened and the one thing to do."""
 
 from __future__ import annotations
 

@@ -73,6 +73,13 @@ class Parser(argparse.ArgumentParser):
         )
         return super().format_help()
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as typeshed has it
+        """Refuse what is unknown here, in place of leaving it to the parser of the whole line."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, so that ``--json`` can answer with an object here too."""
         raise UsageError(message, usage=self.format_usage().strip(), hint=f"{self.prog} --help")
@@ -154,7 +161,7 @@ def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command
             continue
         leaf = group.add_parser(name, help=command.help, description=command.description, examples=command.examples)
         command.options(leaf)
-        leaf.set_defaults(run=command.run)
+        leaf.set_defaults(run=command.run, prog=leaf.prog)
 
 
 def agent_options(parser: argparse.ArgumentParser, kind: str) -> None:

@@ -108,7 +108,7 @@ class Runtime:
         await agent.start()
         self.vault.when_damaged(lambda: agent.turns.spawn(agent.mend()))
         passed = listen_fds(self.home.environment, pid=os.getpid())
-        control = ControlServer(handlers, owner_uid=os.geteuid(), goes_on=goes_on)
+        control = ControlServer(handlers, owner_uid=os.geteuid(), kind=self.kind, goes_on=goes_on)
         keeper = agent.keeper
         token_api = TokenApi(keeper, self.policy(), clock=self.clock, transfers=keeper, phones=keeper)
         await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))

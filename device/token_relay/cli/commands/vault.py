@@ -105,7 +105,7 @@ def rekey(args: argparse.Namespace, context: Context) -> int:
 def _home(args: argparse.Namespace, context: Context) -> Path:
     chosen = args.home or context.env.get("TOKEN_RELAY_HOME") or context.env.get("STATE_DIRECTORY", "").split(":")[0]
     if not chosen:
-        raise UsageError("whose vault? give --home DIR", hint="phone and companion have a home each")
+        raise UsageError("phone and companion have a home each, and --home DIR does not say whose")
     return Path(chosen).absolute()
 
 
