@@ -62,7 +62,7 @@ class Terminal:
 
     async def types(self, line: str) -> None:
         """Type a line and press return."""
-        await asyncio.to_thread(os.write, self._master, line.encode() + b"\n")
+        await asyncio.to_thread(os.write, self._master, line.encode(errors="surrogateescape") + b"\n")
 
     async def ended(self) -> int:
         """Wait for the end; returns the exit code."""

@@ -39,7 +39,7 @@ class Place:
 
     async def filled(self, text: str) -> str:
         """Fill in what only this place knows."""
-        names = {"here": str(self.world.directory), "user": PASSWORD_USER, "password": PASSWORD}
+        names = {"here": str(self.world.directory), "user": PASSWORD_USER, "no_text": "\udcff", "password": PASSWORD}
         for name, agent in self.agents.items():
             names |= {name: str(agent.home), f"{name}_id": agent.device_id}
             names[f"home_of_{name}"] = str(self.world.directory / HOMES / name)
@@ -85,7 +85,7 @@ class Place:
         words = shlex.split(await self.filled(line))
         given = None
         if "<" in words:
-            given = Path(self.world.directory, words.pop()).read_text()
+            given = Path(self.world.directory, words.pop()).read_text(errors="surrogateescape")
             assert words.pop() == "<", line
         program = await self.world.start(*words, stdin=given is not None, is_permitted=True)
         if given is not None:

@@ -417,7 +417,7 @@ def _checked_out(out: Path) -> Path:
     if out.exists() and b"-----BEGIN CERTIFICATE-----" not in read_bytes(out, size_max=pki.PEM_BYTES_MAX):
         raise LocalError(f"{out} exists and is no certificate", hint="give another --out")
     if not out.parent.is_dir():
-        raise LocalError(f"{out.parent} is no directory")
+        raise LocalError(f"{out.parent} is no directory", hint="give another --out")
     return out
 
 

@@ -21,9 +21,9 @@ def advice(error: RelayError, prog: str) -> str:
         return error.hint
     if isinstance(error.__cause__, OSError) and (found := _about_file(error.__cause__)):
         return found
-    if isinstance(error, ConfigError) and not isinstance(error, UsageError) and (file := _FILE.match(str(error))):
+    if isinstance(error, ConfigError) and (file := _FILE.match(str(error))):
         return f"correct {file[1]}, then type the command again"
-    return f"{prog} --help" if isinstance(error, ConfigError) else ""
+    return f"{prog} --help" if isinstance(error, UsageError | ConfigError) else ""
 
 
 def _about_file(error: OSError) -> str:

@@ -228,7 +228,8 @@ class Prompts:
         print(text, end=" ", file=self._context.stderr, flush=True)
         try:
             typed = self._context.stdin.readline(SECRET_CHARS_MAX).strip()
-        except UnicodeDecodeError:
+            typed.encode()  # a terminal of no language leaves octets as surrogates
+        except UnicodeError:
             raise LocalError(f"{text}: the answer is not text") from None
         return typed
 
@@ -325,7 +326,8 @@ def read_attributes(context: Context, path: str) -> dict[str, JSON]:
 def _line(stream: TextIO, what: str) -> str:
     try:
         line = stream.readline(SECRET_CHARS_MAX + 2)
-    except UnicodeDecodeError:
+        line.encode()
+    except UnicodeError:
         raise LocalError(f"{what}: standard input is not text") from None
     line = line.removeprefix("\ufeff").rstrip("\r\n")
     if not line:
