@@ -15,6 +15,7 @@ from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import answers, keeper
 from token_relay.agents.grants.transfer import TransferExchange
 from token_relay.agents.phone.account_settings import AccountSettings
+from token_relay.agents.phone.handoff_rows import offer_body
 from token_relay.agents.phone.native import Conversation, _password
 from token_relay.agents.phone.person import CodeReceived, NewGrant, SignInOptions
 from token_relay.agents.phone.sign_in import ProviderSignIn, _tokens
@@ -208,3 +209,10 @@ async def test_a_handoff_whose_device_is_forgotten_meanwhile_ends() -> None:
         world.phone.disk.store.transact(lambda tx: tx.delete(type(row), *row.at), lambda: None)
         with pytest.raises(LocalError, match="the device was forgotten meanwhile"):
             await world.within(going_on)
+
+
+async def test_a_handoff_whose_terms_an_older_disk_has_lost_is_not_offered() -> None:
+    async with running() as world:
+        await world.phone.hand_off()
+        with pytest.raises(PersonNeededError, match="without a strategy"):
+            offer_body(replace(await world.phone.handoff(), strategy=""))

@@ -15,8 +15,11 @@ from token_relay.cli.parsing import UsageError
 
 HINT = re.compile(r"^\s*(?:hint|try|next): (.*)$", re.MULTILINE)
 COMMAND = re.compile(r"token-relay(?: [^\s,;()`]+)+")
-# What else one can do about something: an option, a setting of a file, a command of the system.
-OTHER_DEEDS = re.compile(r"--[a-z]+|\b[a-z_]+ = |\.toml\b|\b(chmod|sudo|systemctl|pip|ls|df|ss|fuser|findmnt) ")
+# What else one can do: an option, a setting, a file, a command of the system; or this very command once more.
+OTHER_DEEDS = re.compile(
+    r"--[a-z]+|\b(provider|broker|client|token_api|vault)\.[a-z_]+|\b[a-z_]+ = "
+    r"|\b(chmod|sudo|pip|ls|df|ss|fuser|findmnt) |\bcorrect \S|\brun the command again\b|\bby itself\b|\bca\.pem\b|\bdevice\.csr\b|\bvault\.key\b|https://"
+)
 
 
 def take(step: Step, places: Places) -> None:
@@ -35,6 +38,7 @@ async def judge(step: Step, place: Place) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(await place.filled(text))
         target.chmod(0o600)
+        place.world.permitted.add(str(target))  # a password that the row put there
     for line in step.before:
         await place.do(line)
     try:

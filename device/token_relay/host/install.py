@@ -146,10 +146,13 @@ def check_program(program: Path) -> None:
         ConfigError: it lies in a home, or its name has a character that means something in a unit.
     """
     if not str(program).isprintable() or set(str(program)) & set("\"'\\$:;"):
-        raise ConfigError(f"a unit cannot name {str(program)!a}", hint=f"install it elsewhere, as in --program {PROGRAM}")
+        raise ConfigError(
+            f"a unit cannot name {str(program)!a}", hint=f"install it elsewhere, as in --program {PROGRAM}"
+        )
     if len(program.parts) > 1 and program.parts[1] in HOMES:
         raise ConfigError(
-            f"the services cannot see {program}: homes are hidden from them", hint=f"install the program elsewhere, as in --program {PROGRAM}"
+            f"the services cannot see {program}: homes are hidden from them",
+            hint=f"install the program elsewhere, as in --program {PROGRAM}",
         )
 
 

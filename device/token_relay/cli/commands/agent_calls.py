@@ -146,7 +146,10 @@ def phone_pair(args: argparse.Namespace, context: Context) -> int:
     command_args: JsonObject = {"yes": args.yes}
     if invitation is not None:
         if len(invitation) > INVITATION_CHARS_MAX:
-            raise LocalError(f"an invitation has at most {INVITATION_CHARS_MAX} characters")
+            raise LocalError(
+                f"an invitation has at most {INVITATION_CHARS_MAX} characters",
+                hint="token-relay companion pair shows one",
+            )
         command_args["invitation"] = invitation
     if args.name is not None:
         command_args["as"] = args.name
