@@ -18,7 +18,7 @@ import pytest
 
 from tests.cli.cli_kit import Agent, Shell, context
 from tests.cli.test_open_web import GRANTED, URL
-from token_relay.agents.token_source import TokenQuery, TokenRefused, TransferQuery
+from token_relay.agents.token_source import Peer, TokenQuery, TokenRefused, TransferQuery
 from token_relay.apps import server
 from token_relay.apps.policy import Allowed, Policy, parse_policy
 from token_relay.apps.server import TokenApi
@@ -174,7 +174,7 @@ def test_a_program_is_told_when_the_agent_does_not_answer(monkeypatch: pytest.Mo
     monkeypatch.setattr(server, "SOURCE_GRACE_S", -1.0)
     source: Any = Hanging()
     api = TokenApi(source, Policy(0), clock=SystemClock(), transfers=source)
-    owner = server.Peer(uid=0, gid=0, pid=1)
+    owner = Peer(uid=0, gid=0, pid=1)
     for asked in (
         api._ask_source(owner, TokenQuery(timeout_s=1.0), Allowed("owner")),
         api._transfer(source, owner, b'{"timeout_s": 1}'),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.vault.rekey_kit import make_home, opened
+from token_relay.agents.records import RECORDS
 from token_relay.ca import store as ca
 from token_relay.cli.commands.open_web import put_cookie
 from token_relay.host import install as installing
@@ -28,6 +29,8 @@ from token_relay.vault import rekey as copies
 from token_relay.vault.database import open_database, sqlite_errors_mapped
 from token_relay.vault.files import Lock, create_private, read_file, set_aside
 from token_relay.vault.keys import MIB, PassphraseKey
+from token_relay.vault.steps import STEPS
+from token_relay.vault.store import SqliteVault
 
 MEMORY = Path("/proc/self/mem")  # a regular file; nothing is mapped at its beginning
 KEY = PrivateKey(bytes(32))
@@ -58,7 +61,7 @@ BELOW_A_FILE: dict[str, tuple[type[RelayError], Refuses]] = {
 }
 
 
-@pytest.mark.parametrize(("message", "told"), BELOW_A_FILE.items(), ids=str)
+@pytest.mark.parametrize(("message", "told"), BELOW_A_FILE.items(), ids=list(BELOW_A_FILE))
 def test_what_lies_below_a_file_is_refused_with_its_path(
     tmp_path: Path, message: str, told: tuple[type[RelayError], Refuses]
 ) -> None:
@@ -127,7 +130,7 @@ def test_a_vault_without_an_identity_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
 
     async def copy() -> None:
-        async with copies.SqliteVault.open(tmp_path / "home" / "vault.db", KEY, copies.RECORDS, copies.STEPS) as vault:
+        async with SqliteVault.open(tmp_path / "home" / "vault.db", KEY, RECORDS, STEPS) as vault:
             await copies.copy_under(vault, tmp_path / "home", KEY)
 
     with pytest.raises(VaultError, match="holds no identity"):
