@@ -44,7 +44,7 @@ KEPT = ".before-token-relay-tests"
 
 @dataclass(frozen=True)
 class Need:
-    """A program or a library. One of ``names`` is enough; of ``packages`` the first that this Debian has."""
+    """A program, a library or a file. One of ``names`` is enough; of ``packages`` the first that this Debian has."""
 
     names: tuple[str, ...]
     packages: tuple[str, ...]
@@ -53,7 +53,7 @@ class Need:
     @property
     def is_there(self) -> bool:
         """Whether one of the names is found."""
-        return any(_loads(name) if ".so" in name else find(name) for name in self.names)
+        return any(_loads(name) if ".so" in name else find(name) or Path(name).is_file() for name in self.names)
 
 
 TABLE = (
@@ -75,6 +75,10 @@ TABLE = (
     ),
     Need(("groff",), ("groff-base",), "docs"),
     Need(("curl",), ("curl",), "web_js, clients"),
+    Need(("/usr/share/bash-completion/bash_completion",), ("bash-completion",), "cli"),
+    Need(("zsh",), ("zsh",), "cli"),
+    Need(("man",), ("man-db",), "packaging"),
+    Need(("unshare",), ("util-linux",), "systemd"),
 )
 
 

@@ -17,7 +17,7 @@ from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairin
 from token_relay.agents.token_source import TokenGranted
 from token_relay.agents.turn import Turn
 from token_relay.protocol import messages as m
-from token_relay.protocol.errors import LocalError, RelayError, TransientError
+from token_relay.protocol.errors import LocalError, PersonNeededError, RelayError, TransientError
 from token_relay.protocol.secret import RefreshToken
 from token_relay.simulation.ports.channel import Packet
 
@@ -295,7 +295,7 @@ async def test_signed_out_stays_signed_out_when_a_move_is_cancelled() -> None:
         await phone.hand_off(strategy="move", wait_s=2)
         row = await phone.handoff()
         assert row.state == "released"
-        await phone.agent.accounts.sign_out()
+        await phone.agent.accounts.sign_out("", phone.person())
         await phone.vault.run(_lose_token)
         phone.agent.turns._due.clear()
         world.broker.held.clear()
@@ -413,8 +413,11 @@ async def test_the_refresh_token_is_of_the_same_grant_as_the_access_token() -> N
             reason="person",
         )
         await phone.vault.run(lambda tx: tx.put(other))
-        got = await phone.agent.accounts.get_access_token(return_refresh_token=True)
+        api = phone.agent.accounts.get_access_token
+        got = await api(account=first.account, return_refresh_token=True)
         assert got.refresh_token == first.refresh_token
+        with pytest.raises(PersonNeededError, match="several grants fit"):
+            await api(return_refresh_token=True)
 
 
 async def test_claiming_what_is_over_does_not_block_a_revocation(monkeypatch: pytest.MonkeyPatch) -> None:

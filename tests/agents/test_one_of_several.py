@@ -203,10 +203,10 @@ def _open(turn: Turn, phone_id: str) -> None:
 async def test_a_companions_claim_locks_the_phones_own_and_leaves_anothers_move_alone(how: str) -> None:
     async with running("strict") as world:
         liar = await second_watch(world)
-        await world.phone.sign_in("reset@contoso.example")
+        second = (await world.phone.sign_in("reset@contoso.example")).account
         begun = len(world.broker.seen)
         world.broker.hold = lambda packet: len(world.broker.seen) > begun + 2  # TOKEN does not arrive
-        assert (await world.phone.hand_off(strategy="move", wait_s=1)).state == "released"
+        assert (await world.phone.hand_off(strategy="move", wait_s=1, account=second)).state == "released"
         before = await world.phone.handoff()
         world.broker.hold = lambda packet: world.watch.id in packet.topic
         await claim_rollback(liar, world.phone, how)
@@ -222,9 +222,9 @@ async def test_a_companions_claim_locks_the_phones_own_and_leaves_anothers_move_
         back = await world.phone.one(Grant, grant_id=before.grant_id)
         assert (back.state, back.reason) == ("locked", "rollback") and back.refresh_token is not None
         assert await phones_action(world) == "restored_phone"
-        await world.phone.sign_in()  # the way out
+        first = (await world.phone.sign_in()).account  # the way out
         assert await phones_action(world) != "restored_phone"
-        assert (await world.phone.hand_off(strategy="move")).state == "done"
+        assert (await world.phone.hand_off(strategy="move", account=first)).state == "done"
 
 
 async def test_a_restored_phone_stays_wary_while_a_move_may_come_back() -> None:
@@ -323,7 +323,7 @@ async def test_a_grant_without_a_subject_takes_nobodys_place(
         monkeypatch.setattr(world.phone.agent.steps, "release", without)
         for username in ("password@contoso.example", "reset@contoso.example"):
             await world.phone.sign_in(username)
-            assert (await world.phone.hand_off()).state == "done"
+            assert (await world.phone.hand_off(account=username)).state == "done"
         await world.clock.advance(5)
         assert [row.state for row in await world.watch.rows(Grant)] == left
         states = sorted(row.state for row in await world.phone.rows(PhoneHandoff))

@@ -77,8 +77,11 @@ def granted(token: str = JWT) -> TokenGranted:
                 "scope": "openid",
                 "lease_days": 0,
                 "sign_in": {"method": "native", "username": "U"},
+                "sign_in_options": ["--username"],
             },
         ),
+        ("phone handoff kitchen --account A", "handoff", {"device": "kitchen", "wait_s": 60.0, "account": "A"}),
+        ("phone sign-out --account A", "sign_out", {"account": "A"}),
         ("phone cancel kitchen", "cancel", {"device": "kitchen"}),
         ("phone revoke kitchen --yes", "revoke", {"device": "kitchen", "lost": False, "wait_s": 10.0, "yes": True}),
         (

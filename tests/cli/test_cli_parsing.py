@@ -108,6 +108,13 @@ certs list --json
 service install
 service install --root D --prefix /usr --program /opt/token-relay --json
 service uninstall
+service install --user
+service uninstall --user --json
+docs
+docs zoo --path --json
+completion bash
+completion zsh
+completion devices
 vault rekey --home H --to passphrase --passphrase-file F --memory 64
 vault rekey --home H --config C --to file --key-file F --json
 vault rekey --home H --to credential --credential C --credential-from -

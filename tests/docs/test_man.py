@@ -88,4 +88,4 @@ def test_pages_travel_with_the_wheel() -> None:
     shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
     for path in MAN.iterdir():
         if path.suffix in (".1", ".5"):
-            assert shared[f"docs/man/{path.name}"] == f"share/token-relay/man/{path.name}"
+            assert shared[f"docs/man/{path.name}"] == f"share/man/man{path.suffix[1:]}/{path.name}"

@@ -23,11 +23,11 @@ TESTS = [name for example in EXAMPLES for name in re.findall(r"^async def (test_
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Run all examples as a new user does: in an empty directory, with one option and no configuration."""
+    """Run all examples as a new user does: in an empty directory, without an option and without configuration."""
     directory = tmp_path_factory.mktemp("app")
     for number, example in enumerate(EXAMPLES):
         (directory / f"test_example_{number}.py").write_text(example)
-    command = [sys.executable, "-m", "pytest", "-p", "token_relay.simulation.pytest_plugin", "-v", "--color=no"]
+    command = [sys.executable, "-m", "pytest", "-v", "--color=no"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTEST_ADDOPTS", None)
     ran = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +18,7 @@ from token_relay.simulation.testkit.virtual import VirtualWorld
 
 pytest_plugins = ["pytester"]
 
-PLUGIN = ("-p", "token_relay.simulation.pytest_plugin")
+AGAIN = ("-p", "token_relay.simulation.pytest_plugin")  # beside the entry point
 # pytest-asyncio warns by itself until this is set
 QUIET = ("-W", "error", "-o", "asyncio_default_fixture_loop_scope=function")
 LINKS = "phone-broker, companion-broker, phone-provider, companion-provider"
@@ -106,7 +104,7 @@ async def test_with_another(relay_world): ...
 def test_the_fixtures_work_in_both_modes_and_without_any_configuration(pytester: pytest.Pytester, mode: str) -> None:
     pytester.makepyfile(STORY.format(mark="@pytest.mark.asyncio" if mode == "strict" else ""))
     options = () if mode == "strict" else ("-o", "asyncio_mode=auto")  # strict is the default
-    found = pytester.runpytest_subprocess(*PLUGIN, *QUIET, "--strict-markers", *options)
+    found = pytester.runpytest_subprocess(*QUIET, "--strict-markers", *options)
     found.assert_outcomes(passed=8)
 
 
@@ -127,13 +125,34 @@ def test_a_conftest_may_name_the_plugin_and_a_failure_says_what_the_provider_saw
     assert not find_marked(text.encode())
 
 
-def test_tests_that_do_not_use_it_pay_for_one_small_module() -> None:
-    code = "import sys, pytest; before = set(sys.modules); import token_relay.simulation.pytest_plugin; " + (
-        "print(sorted(name for name in set(sys.modules) - before if name.split('.')[0] in "
-        "('token_relay', 'tests', 'asyncio', 'pydantic', 'aiohttp')))"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "['token_relay', 'token_relay.simulation', 'token_relay.simulation.pytest_plugin']"
+@pytest.mark.parametrize(
+    ("options", "autoload", "found"),
+    [
+        ((), "", "1 passed"),
+        (AGAIN, "", "1 passed"),
+        (AGAIN, "1", "1 passed"),
+        (("-p", "no:token_relay"), "", "fixture 'relay_world' not found"),
+        ((), "1", "fixture 'relay_world' not found"),
+    ],
+)
+def test_the_plugin_is_taken_once_however_it_is_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], autoload: str, found: str
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", autoload)
+    pytester.makepyfile("def test_of_an_app(relay_world): assert relay_world.phone.name")
+    assert found in pytester.runpytest_subprocess(*options).stdout.str()
+
+
+def test_tests_that_do_not_use_it_pay_for_one_small_module(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import sys
+
+        def test_of_somebody_else():
+            names = sorted(name for name in sys.modules if name.split(".")[0] in ("token_relay", "pydantic", "aiohttp"))
+            package = "token_relay.simulation"
+            assert names == ["token_relay", package, f"{package}.pytest_entry", f"{package}.pytest_plugin"]
+    """)
+    pytester.runpytest_subprocess("-W", "error", "-p", "no:asyncio").assert_outcomes(passed=1)
 
 
 # -- Virtual time ------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from token_relay.protocol.errors import ConfigError, PersonNeededError, PolicyEr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from token_relay.cli.parsing import Command
 
@@ -50,6 +50,8 @@ GROUPS = {
     "certs": "the broker's private CA",
     "vault": "an agent's vault and its key",
     "service": "the agents as services of this machine",
+    "docs": "read the documents that came with this program",
+    "completion": "print what completes commands in bash or zsh",
 }
 TABLES = {  # the module with a group's commands, where its name differs
     "demo": "sandbox_options",
@@ -125,7 +127,12 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     """
     # Options are built only for the commands that the line names. A value that equals a command's name builds one
     # parser too many, which is harmless; taking only the first name could build the wrong one.
-    named = frozenset(given)
+    defaults = argparse.Namespace(home=None, config=None, socket=None, json=False)
+    return parser_of(frozenset(given)).parse_args(given, defaults)
+
+
+def parser_of(named: Container[str]) -> argparse.ArgumentParser:
+    """Return the parser with all commands, and with the options of those that are named."""
     parser = Parser(
         prog="token-relay",
         description=DESCRIPTION,
@@ -145,8 +152,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
             leaf.set_defaults(run=command.run, prog=leaf.prog)
             if name == "sandbox":
                 _add_ctl(leaf, named)
-    defaults = argparse.Namespace(home=None, config=None, socket=None, json=False)
-    return parser.parse_args(given, defaults)
+    return parser
 
 
 def commands_of(group: str) -> Mapping[str, Command]:
@@ -156,13 +162,13 @@ def commands_of(group: str) -> Mapping[str, Command]:
     return commands
 
 
-def _add_group(parser: argparse.ArgumentParser, name: str, named: frozenset[str]) -> None:
+def _add_group(parser: argparse.ArgumentParser, name: str, named: Container[str]) -> None:
     if name in AGENTS:
         agent_options(parser, name)
     add_commands(parser, commands_of(name), named)
 
 
-def _add_ctl(parser: argparse.ArgumentParser, named: frozenset[str]) -> None:
+def _add_ctl(parser: argparse.ArgumentParser, named: Container[str]) -> None:
     """Add ``ctl`` below ``sandbox``, which runs the sandbox when nothing follows."""
     title = "a running sandbox"
     below = parser.add_subparsers(title=title, metavar="ctl", dest="ctl", required=False, parser_class=Parser)

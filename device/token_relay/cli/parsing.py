@@ -17,7 +17,7 @@ from token_relay.protocol.errors import LocalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
     from typing import NoReturn, TextIO
 
 DONE, FAILED, USAGE, NOT_RUNNING, PERSON, REFUSED, PENDING = range(7)
@@ -152,7 +152,7 @@ def with_common(
     return {name: with_both(command) for name, command in commands.items()}
 
 
-def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command], named: frozenset[str]) -> None:
+def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command], named: Container[str]) -> None:
     """Add the subcommands; the options of a leaf are built only where the command line names it."""
     group = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
     for name, command in commands.items():

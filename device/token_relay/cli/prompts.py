@@ -100,7 +100,8 @@ class Prompts:
                 code = self._code(text or "One-time code", can_resend=ask.get("can_resend") is True)
                 return "" if code is None else code.reveal()
             case "choice":
-                return self._choice(text or "Which one?", ask.get("choices"))
+                hint = clean(str(ask.get("hint") or "say it beforehand: --mfa-method, --register"))
+                return self._choice(text or "Which one?", ask.get("choices"), hint)
             case "contact":
                 return self._contact(text or "E-mail address or phone number", ask.get("proposal"))
             case "attribute":
@@ -193,7 +194,7 @@ class Prompts:
         typed = self._visible(f"{text} [y/N]", "--yes answers without asking")
         return "yes" if typed.strip().lower() in ("y", "yes") else None
 
-    def _choice(self, text: str, choices: object) -> str | None:
+    def _choice(self, text: str, choices: object, hint: str) -> str | None:
         """Show a numbered list and return the value of the chosen entry; None when the person chose none."""
         offered = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
         if not 0 < len(offered) <= CHOICES_MAX:
@@ -203,8 +204,8 @@ class Prompts:
             for number, one in enumerate(offered, 1):
                 self._context.note(f"  {number}  {clean(str(one.get('text') or one.get('value')))}")
         for _ in range(RETYPES_MAX):
-            hint = "say it beforehand: --mfa-method, --register"
-            typed = self._visible(f"Which one, 1 to {len(offered)}?", hint, about=text)
+            names = ", ".join(clean(str(one.get("text") or one.get("value"))) for one in offered)
+            typed = self._visible(f"Which one, 1 to {len(offered)}?", hint, about=f"{text}: {names}")
             if typed.isascii() and typed.isdigit() and 1 <= int(typed[:4]) <= len(offered):
                 return str(offered[int(typed[:4]) - 1].get("value"))
             if not typed:

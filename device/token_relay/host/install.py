@@ -1,9 +1,10 @@
-"""Installs the units and their files in the system, and removes them again.
+"""Installs the units and their files in the system, or units for one user's own manager, and removes them again.
 
 The program itself is there already: it lies in an environment of its own, normally ``/opt/token-relay``, made by
-``venv`` and ``pip``. The units and pages came with the wheel (``share/token-relay`` of that environment) or lie in the
+``venv`` and ``pip``. Units, pages and completion came with the wheel (``share`` of that environment) or lie in the
 checkout. Everything goes below ``root``, which is ``/`` or the directory of a package that is being built; on a real
-system, :func:`tell_system` then runs the service manager's tools.
+system, :func:`tell_system` then runs the service manager's tools. A user's units go into one directory and bring
+nothing else with them: homes and configuration are those of ``init``.
 
 Invariants:
 
@@ -18,7 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,8 @@ AGENTS: tuple[Kind, ...] = ("companion", "phone")
 SERVICES = ("token-relay-companion.service", "token-relay-phone.service", "token-relay-sandbox.service")
 SOCKETS = ("token-relay-companion.socket", "token-relay-companion-control.socket")
 CONFIGURATION = Path("etc/token-relay")
+SHARED = Path("share/token-relay/systemd")
+COMPLETION = ("bash-completion/completions/token-relay", "zsh/site-functions/_token-relay")
 POLICY = """\
 # Which local programs may ask the companion for access tokens. Root and the agent itself always may; everybody else
 # needs a rule here, and membership in the group token-relay to reach the socket. After a change:
@@ -70,17 +73,20 @@ class File:
 
 
 def sources() -> Path:
-    """Return the directory with the units: the installed program's, else the checkout's.
+    """Return the directory with the units: the checkout's, else the one that came with the wheel.
+
+    A wheel's ``share`` lies above the modules, however pip was told to install it.
 
     Raises:
         ConfigError: neither is there.
     """
-    installed = Path(sys.prefix) / "share" / "token-relay" / "systemd"
-    checkout = Path(__file__).parents[3] / "systemd"
-    for place in (checkout, installed):
+    above = Path(__file__).parents
+    for place in (above[3] / "systemd", *(directory / SHARED for directory in above)):
         if (place / SERVICES[0]).is_file():
             return place
-    raise ConfigError(f"the units are missing in {installed}", hint="install the program from its wheel")
+    raise ConfigError(
+        f"the units are missing in {Path(sys.prefix) / SHARED}", hint="install the program from its wheel"
+    )
 
 
 def files(places: Places, units: Path) -> Iterator[File]:
@@ -101,6 +107,10 @@ def files(places: Places, units: Path) -> Iterator[File]:
         )
     for page in manual_pages(units):
         yield File(places.under_prefix("share", "man", f"man{page.suffix[1:]}", page.name), page.read_bytes())
+    for script in COMPLETION:
+        checkout = units.parent / "docs" / "completion" / Path(script).name
+        source = checkout if checkout.is_file() else units.parents[1] / script
+        yield File(places.under_prefix("share", script), source.read_bytes())
     for kind in AGENTS:
         yield File(
             places.root / CONFIGURATION / f"{kind}.toml", service_template(kind).encode(), mode=0o644, is_kept=True
@@ -109,9 +119,20 @@ def files(places: Places, units: Path) -> Iterator[File]:
 
 
 def manual_pages(units: Path) -> list[Path]:
-    """Return the manual pages: beside the units in the environment, or built in the checkout."""
-    places = (units.parent / "man", units.parent / "docs" / "man")
+    """Return the manual pages: of the environment, or built in the checkout."""
+    places = (units.parents[1] / "man" / "man1", units.parents[1] / "man" / "man5", units.parent / "docs" / "man")
     return sorted(page for place in places if place.is_dir() for page in place.glob("token-relay*.[15]"))
+
+
+def user_files(directory: Path, program: Path, units: Path) -> Iterator[File]:
+    """Yield the units of a user's own manager, to lie in ``directory``.
+
+    Raises:
+        ConfigError: a unit cannot name the program.
+    """
+    check_name(program)
+    for name in SERVICES:
+        yield File(directory / name, _run_from((units / "user" / name).read_text(), str(program)).encode())
 
 
 def service_template(kind: Kind) -> str:
@@ -139,16 +160,23 @@ def _run_from(unit: str, program: str) -> str:
     return re.sub(rf"{PROGRAM}(\S*)", lambda found: f"{quote}{written}{found[1]}{quote}", unit)
 
 
+def check_name(program: Path) -> None:
+    """Refuse a program whose place has a character that means something in a unit.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if not str(program).isprintable() or set(str(program)) & set("\"'\\$:;"):
+        raise ConfigError(f"a unit cannot name {str(program)!a}", hint=f"install the program in {PROGRAM}")
+
+
 def check_program(program: Path) -> None:
     """Refuse a program in a place where the services, which see no home, could not run it.
 
     Raises:
-        ConfigError: it lies in a home, or its name has a character that means something in a unit.
+        ConfigError: it lies in a home, or a unit cannot name it.
     """
-    if not str(program).isprintable() or set(str(program)) & set("\"'\\$:;"):
-        raise ConfigError(
-            f"a unit cannot name {str(program)!a}", hint=f"install it elsewhere, as in --program {PROGRAM}"
-        )
+    check_name(program)
     if len(program.parts) > 1 and program.parts[1] in HOMES:
         raise ConfigError(
             f"the services cannot see {program}: homes are hidden from them",
@@ -167,13 +195,7 @@ def install(places: Places, units: Path) -> list[Path]:
         LocalError: a place cannot be written. Run it again after the cause is gone; correct files are left alone.
     """
     check_program(places.program)
-    changed: list[Path] = []
-    for file in files(places, units):
-        if _is_there(file):
-            continue
-        make_directory(file.path.parent, mode=0o755)
-        write_atomic(file.path, file.content, mode=file.mode)
-        changed.append(file.path)
+    changed = write(files(places, units))
     link, target = places.under_prefix("bin", COMMAND), places.program / "bin" / COMMAND
     if not (link.is_symlink() and link.readlink() == target):
         make_directory(link.parent, mode=0o755)
@@ -184,6 +206,38 @@ def install(places: Places, units: Path) -> list[Path]:
             raise LocalError(f"cannot make {link}: {exc.strerror}", hint="use sudo") from exc
         changed.append(link)
     return changed
+
+
+def write(wanted: Iterable[File]) -> list[Path]:
+    """Write what is not there already; return what changed.
+
+    Raises:
+        LocalError: a place cannot be written.
+    """
+    changed: list[Path] = []
+    for file in wanted:
+        if not _is_there(file):
+            make_directory(file.path.parent, mode=0o755)
+            write_atomic(file.path, file.content, mode=file.mode)
+            changed.append(file.path)
+    return changed
+
+
+def uninstall_user(directory: Path, program: Path, units: Path) -> list[Path]:
+    """Remove a user's units and the links that ``systemctl --user enable`` made; return what was removed.
+
+    Raises:
+        LocalError: something cannot be removed.
+    """
+    found = [file.path for file in user_files(directory, program, units)]
+    found += [directory / "default.target.wants" / name for name in SERVICES]
+    removed = [path for path in found if path.is_symlink() or path.is_file()]
+    try:
+        for path in removed:
+            path.unlink()
+    except OSError as exc:
+        raise LocalError(f"cannot remove {exc.filename}: {exc.strerror}") from exc
+    return removed
 
 
 def uninstall(places: Places, units: Path) -> tuple[list[Path], list[Path]]:

@@ -12,7 +12,7 @@ def profile_text(measured: Measured, *, issuer: str, at_s: float) -> str:
     """Return the file. Of the provider's name only the comment tells; nothing depends on it."""
     lines = [
         f"# What {issuer} does with refresh tokens, measured by `token-relay provider probe`.",
-        "# Each setting is explained in docs/spec/configuration.md. What is missing could not be measured.",
+        "# `token-relay docs configuration` explains each setting. What is missing could not be measured.",
         f"measured_at = {datetime.fromtimestamp(int(at_s), UTC).isoformat()}",
         "",
         *(f"{name} = {json.dumps(value)}" for name, value in measured.values.items()),

@@ -35,6 +35,8 @@ from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_st
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
 WAIT_S_MAX = 86_400.0
 ATTRIBUTES_MAX = 50
+OPTIONS_MAX = 16  # a sign-in has eight
+OPTION_CHARS_MAX = 64
 _SIGN_IN: JSON = {"slug": "sign_in", "sentence": ACTIONS["sign_in"]}
 
 
@@ -124,9 +126,10 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         return {"signed_in": True, "account": outcome.account, "grant": row, "message": said}
 
     async def sign_out(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Forget the phone's own tokens."""
-        accounts: list[JSON] = [dict(row) for row in await self._agent.accounts.sign_out()]
-        return {"accounts": accounts, "message": f"signed out of {len(accounts)} accounts"}
+        """Forget the phone's own tokens: of the account that is named, or chosen where there are several."""
+        ended = await self._agent.accounts.sign_out(text_of(args, "account"), exchange)
+        names = ", ".join(row["account"] or row["issuer"] for row in ended) or "nothing: nobody was signed in"
+        return {"accounts": [dict(row) for row in ended], "message": f"signed out of {names}"}
 
     async def adopt(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Adopt a refresh token from elsewhere."""
@@ -174,6 +177,8 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
             lease_days=None if lease is None else int(number_of(args, "lease_days", 0, low=0, high=365)),
             wait_s=number_of(args, "wait_s", 60.0, low=0, high=WAIT_S_MAX),
             sign_in=_sign_in_options(sign_in) if isinstance(sign_in, dict) else None,
+            account=text_of(args, "account"),
+            sign_in_options=_names(args.get("sign_in_options")),
         )
         row = await self._agent.hand_off(text_of(args, "device"), wish, exchange)
         if row.state == "done":
@@ -247,6 +252,14 @@ def _revocation_message(count: int, *, pending: bool) -> str:
     if pending:
         return "revocation is queued; the device has not confirmed yet"
     return "the device has erased its grants"
+
+
+def _names(value: JSON) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > OPTIONS_MAX:
+        raise ConfigError(f"sign_in_options must be a list of at most {OPTIONS_MAX} names")
+    return tuple(str(name)[:OPTION_CHARS_MAX] for name in value)
 
 
 def _strategy(text: str) -> Strategy | None:

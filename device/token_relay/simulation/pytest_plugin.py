@@ -1,4 +1,4 @@
-"""pytest fixtures for the tests of an app on a companion: ``pytest -p token_relay.simulation.pytest_plugin``.
+"""pytest fixtures for the tests of an app on a companion, there where ``token-relay`` is installed (``pytest11``).
 
 ``relay_world`` is virtual time, ``relay_sandbox`` real processes and sockets; both are a
 :class:`token_relay.simulation.testkit.api.RelayWorld`. Which provider, by a mark or by a parameter::
@@ -10,7 +10,8 @@
     async def test_...(relay_world): ...
 
 The fixtures are plain ones and touch no event loop, so tests run as pytest-asyncio (in either mode) or any other plugin
-runs them. A test that does not use them costs the import of this module, which imports nothing else.
+runs them. A test that does not use them costs the import of this module, which imports nothing else. Every pytest of
+the environment loads it, an old one too: hence the old kind of hook wrapper.
 """
 
 from __future__ import annotations
@@ -60,16 +61,15 @@ def relay_sandbox(request: pytest.FixtureRequest) -> Iterator[SandboxWorld]:
         world.close()
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Add to the report of a failed test what the provider saw."""
-    report: pytest.TestReport = yield
+    report: pytest.TestReport = (yield).get_result()
     if report.when == "call" and report.failed:
         funcargs = getattr(item, "funcargs", {})
         for name in FIXTURES:
             if name in funcargs:
                 report.sections.append((f"token relay: {name}", funcargs[name].describe()))
-    return report
 
 
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:

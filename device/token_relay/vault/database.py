@@ -233,7 +233,7 @@ def _examine(
     if version > schema_version:
         raise VaultError(
             f"{path} was written by a newer program (schema {version}, this one knows {schema_version})",
-            hint="install the newer version again, a vault cannot go back: pip install --upgrade token-relay",
+            hint="install the newer version again; a vault cannot go back: token-relay docs updating",
         )
     return kek, version
 

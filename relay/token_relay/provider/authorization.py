@@ -42,9 +42,13 @@ def authorization_url(
     prompt: str = "",
     audience: str = "",
     resource: str = "",
+    login_hint: str = "",
     more: Mapping[str, str] | None = None,
 ) -> str:
-    """Build the URL for the person's browser. ``audience`` is Auth0's; ``more`` holds no :data:`OWN_PARAMETERS`."""
+    """Build the URL for the person's browser. ``audience`` is Auth0's; ``more`` holds no :data:`OWN_PARAMETERS`.
+
+    ``login_hint``: the account that has to sign in; the provider may heed it. OpenID Connect Core §3.1.2.1.
+    """
     query = [
         ("response_type", "code"),
         ("client_id", client_id),
@@ -55,10 +59,8 @@ def authorization_url(
         ("code_challenge", code_challenge),
         ("code_challenge_method", "S256"),
     ]
-    query += [
-        (name, value) for name, value in (("prompt", prompt), ("audience", audience), ("resource", resource)) if value
-    ]
-    query += (more or {}).items()
+    named = {"prompt": prompt, "audience": audience, "resource": resource, "login_hint": login_hint}
+    query += {**{name: value for name, value in named.items() if value}, **(more or {})}.items()
     parts = urlsplit(authorization_endpoint)
     joined = "&".join(filter(None, (parts.query, urlencode(query))))  # §3.1: the endpoint's own query stays
     return urlunsplit(parts._replace(query=joined))

@@ -18,6 +18,7 @@ from token_relay.agents.records import CachedToken, Grant
 from token_relay.agents.token_source import FittingGrant, NamedPhone, TokenQuery, TokenRefused
 
 SHOWN_MAX = 16  # of ambiguous grants, in an answer
+UNWANTED_ENDS = ("denied", "damaged")
 USEFULNESS = {"needs_handoff": 2, "locked": 1, "dead": 0}
 
 Whose = tuple[str, ...]
@@ -54,6 +55,14 @@ class Candidate:
     def is_living(self) -> bool:
         """Whether an access token can come of it without a person."""
         return self.rank[0] > max(USEFULNESS.values())
+
+    @property
+    def is_hindered(self) -> bool:
+        """Whether it gives no token, and nobody wanted that: its person is still one of those who can be meant.
+
+        Else a program that names nobody would speak for another person from one moment to the next.
+        """
+        return not self.is_living and (self.grant.state != "dead" or self.grant.reason in UNWANTED_ENDS)
 
     @property
     def rank(self) -> tuple[int, int, str]:
@@ -102,8 +111,10 @@ def choose(found: Iterable[Candidate]) -> Choice | tuple[Candidate, ...] | None:
         groups.setdefault(candidate.whose, []).append(candidate)
     bests = sorted((max(group, key=lambda one: one.rank) for group in groups.values()), key=lambda one: one.rank)
     living = tuple(one for one in bests if one.is_living)
-    if len(living) > 1:
-        return living[::-1]
+    names = {one.grant.account for one in living}
+    several = tuple(one for one in bests if one.is_hindered and one.grant.account not in names) + living
+    if living and len(several) > 1:
+        return several[::-1]
     if not bests:
         return None
     alive = [one for one in groups[bests[-1].whose] if one.token is not None]

@@ -22,6 +22,7 @@ from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.schedule import columns_of_life
 from token_relay.agents.grants.serving import columns_of, normalise_scope
 from token_relay.agents.grants.tokens import cache_token, delete_grant
+from token_relay.agents.phone.account_choice import choose
 from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.own_grants import is_only
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
@@ -299,12 +300,22 @@ class Accounts:
             return turn.change(Grant, grant.grant_id, scope=scope)
         return grant
 
-    async def sign_out(self) -> list[dict[str, str]]:
-        """Erase the phone's own grants, each on disk before the provider is asked to revoke it where it can be."""
-        grants = [grant for grant in await self.grants() if grant.state != "dead"]
-        await self._turns.run(self._forget_moved)
+    async def sign_out(self, account: str, person: Person) -> list[dict[str, str]]:
+        """Erase the phone's own grants, each on disk before the provider is asked to revoke it where it can be.
+
+        ``account``: only this one's; empty: the only one's, else the person says whose, or all.
+
+        Raises:
+            LocalError: nobody of that name is signed in. PersonNeededError: several are, and nobody says which.
+        """
+        # What was moved and comes back must not go to a phone that was signed out.
+        grants = [grant for grant in await self.grants() if grant.state != "dead" or grant.reason == "moved"]
+        if account or grants:
+            chosen = await choose(grants, account, person, "sign out of which account", or_all=not account)
+            who = next((grant for grant in grants if grant.grant_id == chosen), None)
+            grants = [grant for grant in grants if who is None or _is_same_person(grant, who)]
         result: list[dict[str, str]] = []
-        for grant in grants:
+        for grant in sorted(grants, key=lambda grant: grant.state != "dead"):
             said: ProviderSaid = "unsupported"
 
             def erase(turn: Turn, grant: Grant = grant) -> RefreshToken | None:
@@ -312,36 +323,39 @@ class Accounts:
                 if current is None:
                     return None
                 delete_grant(turn, grant.grant_id)
-                turn.event("signed_out", grant_id=grant.grant_id, detail=grant.account)
+                if current.state != "dead":
+                    turn.event("signed_out", grant_id=grant.grant_id, detail=grant.account)
                 return current.refresh_token
 
             refresh_token = await self._turns.run(erase)
             if refresh_token is not None and revocation.may_ask(grant, is_revoked=True):
                 said = await revocation.ask(self._http, grant, refresh_token)
-            result.append({"account": grant.account, "issuer": grant.issuer, "provider": said})
+            if grant.state != "dead":
+                result.append({"account": grant.account, "issuer": grant.issuer, "provider": said})
         return result
-
-    def _forget_moved(self, turn: Turn) -> None:
-        """Delete moved grants: a token that comes back must not go to a phone that was signed out."""
-        for grant in turn.tx.select(Grant, pairing_id="", state="dead", reason="moved"):
-            turn.tx.delete(Grant, grant.grant_id)
 
     async def grants(self) -> list[Grant]:
         """Return the phone's own grants, the newest last."""
         rows = await self._turns.run(lambda turn: turn.tx.select(Grant, pairing_id=""))
         return sorted(rows, key=lambda grant: (grant.stored_at, grant.grant_id))
 
-    async def usual_username(self) -> str:
-        """Return the user name of a sign-in that names none; empty when nobody is signed in."""
-        own = await self.grants()
-        return own[-1].account if own else ""
+    async def usual_username(self, person: Person) -> str:
+        """Return the user name of a sign-in that names none: of the one account; empty when nobody is signed in.
+
+        Raises:
+            PersonNeededError: several are signed in, and nobody says whose it is.
+        """
+        own = {grant.grant_id: grant for grant in await self.grants()}
+        return own[await choose([*own.values()], "", person, "who signs in")].account if own else ""
 
     # -- the opt-in API --------------------------------------------------------------------------------
 
     async def get_access_token(
-        self, scopes: str = "", *, force_refresh: bool = False, return_refresh_token: bool = False
+        self, scopes: str = "", *, account: str = "", force_refresh: bool = False, return_refresh_token: bool = False
     ) -> AccessWithRefreshToken:
         """Return an access token, and with ``return_refresh_token`` the refresh token of the same grant.
+
+        ``account``: whose; empty where only one can be meant.
 
         Raises:
             PolicyError: ``return_refresh_token`` without ``allow_refresh_token_access = true``.
@@ -350,7 +364,7 @@ class Accounts:
         """
         if return_refresh_token:
             self.require_refresh_token_access()
-        query = TokenQuery(scope=scopes, force_refresh=force_refresh, min_valid_s=0.0)
+        query = TokenQuery(scope=scopes, account=account, force_refresh=force_refresh, min_valid_s=0.0)
         answer = await self._keeper.get_token(query)
         if isinstance(answer, TokenRefused):
             if answer.error in ("offline", "busy"):
@@ -369,6 +383,10 @@ class Accounts:
                 "this phone may not give refresh tokens away: allow_refresh_token_access is false",
                 hint="set allow_refresh_token_access = true in config.toml and restart the agent",
             )
+
+
+def _is_same_person(one: Grant, other: Grant) -> bool:
+    return (one.issuer, one.subject or one.account) == (other.issuer, other.subject or other.account)
 
 
 def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str = "") -> None:

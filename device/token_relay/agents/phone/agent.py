@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -22,6 +22,7 @@ from token_relay.agents.grants.tokens import end_grant
 from token_relay.agents.link import Link
 from token_relay.agents.pairings import pairing_of
 from token_relay.agents.phone.account import Accounts
+from token_relay.agents.phone.account_choice import choose, is_called
 from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
 from token_relay.agents.phone.handoff_rows import Terms, check_scope, check_strategy, state_of
@@ -37,7 +38,7 @@ from token_relay.agents.pulse import Pulse
 from token_relay.agents.records import USABLE, Grant, HandoffKey, Identity, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
-from token_relay.protocol.errors import LocalError, PersonNeededError, PolicyError, VaultError
+from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, PolicyError, VaultError
 from token_relay.protocol.handoff import PhoneStateName, Strategy, phone_may
 from token_relay.provider.profile import Profile
 
@@ -52,13 +53,42 @@ UNSAFE = {
 
 @dataclass(frozen=True, slots=True)
 class HandoffWish:
-    """What `phone handoff` was asked for; ``strategy`` and ``lease_days``: None means "as configured"."""
+    """What `phone handoff` was asked for; ``strategy`` and ``lease_days``: None means "as configured".
+
+    ``account``: whose grant; empty where only one can be meant, or the person is asked.
+    """
 
     strategy: Strategy | None = None
     scope: str = ""
     lease_days: int | None = None
     wait_s: float = 60.0
     sign_in: SignInOptions | None = None
+    account: str = ""
+    sign_in_options: tuple[str, ...] = ()  # the options of a sign-in that were given, as the person wrote them
+
+
+def check_sign_in(strategy: Strategy | Literal[""], wish: HandoffWish) -> None:
+    """Raise ConfigError when a handoff was asked for with what its strategy would not heed."""
+    if strategy != "mint" and (given := wish.sign_in_options or (("--username",) if wish.sign_in else ())):
+        raise ConfigError(
+            f"strategy {strategy} does not sign in, so {' and '.join(given)} would not be heeded",
+            hint="to say whose grant: --account ACCOUNT",
+        )
+    typed = wish.sign_in.username if wish.sign_in is not None else ""
+    if wish.account and typed and not is_called(wish.account, account=typed, subject=""):
+        raise ConfigError(f"--account {wish.account} and --username {typed} name two people", hint="leave one out")
+
+
+def check_joined(row: PhoneHandoff, wish: HandoffWish) -> None:
+    """Raise LocalError when the open handoff that a wish joins is another one than was asked for."""
+    others = []
+    if wish.account and row.account and not is_called(wish.account, account=row.account, subject=row.subject):
+        others.append(f"of {row.account}")
+    if wish.strategy not in (None, row.strategy):
+        others.append(f"with strategy {row.strategy}")
+    if others:
+        said = " ".join(others)
+        raise LocalError(f"a handoff {said} to this device is open", hint="token-relay phone cancel DEVICE")
 
 
 class PhoneAgent:
@@ -182,14 +212,18 @@ class PhoneAgent:
         if pairing.state != "active":
             raise LocalError("this device is being unpaired", hint="pair again: token-relay phone pair")
         check_strategy(strategy, pairing)
-        own = await self._own_grant(strategy)
-        check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
-        if self.settings.auth_method != "none":
-            await person.progress({"message": OWN_CREDENTIAL})
-        issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
-        row = await self.turns.run(
-            partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)
-        )
+        row = await self.turns.read(partial(self.steps.open_handoff, pairing=pairing))
+        check_sign_in(row.strategy if row is not None else strategy, wish)
+        if row is None:
+            own = await self._own_grant(strategy, wish.account, person)
+            check_scope(wish.scope, own.scope if own is not None else self.settings.scope)
+            if self.settings.auth_method != "none":
+                await person.progress({"message": OWN_CREDENTIAL})
+            issuer = own.issuer if own is not None else (await self.accounts.discover()).issuer
+            row = await self.turns.run(
+                partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)
+            )
+        check_joined(row, wish)
         ends_at = self._clock.now().boot_s + wish.wait_s
         while True:
             row = await self._reload(row.at)
@@ -200,7 +234,7 @@ class PhoneAgent:
                     why = row.problem or row.reason or row.state
                     raise LocalError(f"the handoff did not come about: {why}", hint="see: token-relay phone status")
                 case "offered" if row.reason == "accepted" and row.strategy == "mint":
-                    await self.obtaining.mint(row, wish.sign_in, person)
+                    await self.obtaining.mint(row, wish.sign_in, person, account=wish.account)
                     continue
                 case _:
                     pass
@@ -225,21 +259,25 @@ class PhoneAgent:
             )
         return strategy
 
-    async def _own_grant(self, strategy: Strategy) -> Grant | None:
+    async def _own_grant(self, strategy: Strategy, account: str, person: Person) -> Grant | None:
         if strategy == "mint":
             return None
-        for grant in reversed(await self.accounts.grants()):
-            is_ours = (grant.client_id, grant.profile) == (self.settings.client_id, self.settings.profile.name)
-            # Not a grant of an earlier configuration: the companion would refuse another client's grant after it has
-            # left, and another profile's strategy may spend it.
-            if is_ours and grant.refresh_token is not None and grant.state in USABLE:
-                return grant
-            if is_ours and may_be_sent(grant):
-                refused = refusal(grant, "token-relay phone sign-in --username U, or --browser")
-                raise PersonNeededError(refused.detail, hint=refused.action)
-        raise PersonNeededError(
-            "nobody is signed in on this phone", hint="token-relay phone sign-in --username U, or --browser"
-        )
+        sign_in = "token-relay phone sign-in --username U, or --browser"
+        # Not a grant of an earlier configuration: the companion would refuse another client's grant after it has left,
+        # and another profile's strategy may spend it.
+        own = {
+            grant.grant_id: grant
+            for grant in await self.accounts.grants()
+            if (grant.client_id, grant.profile) == (self.settings.client_id, self.settings.profile.name)
+            and (may_be_sent(grant) or (grant.refresh_token is not None and grant.state in USABLE))
+        }
+        if not own:
+            raise PersonNeededError("nobody is signed in on this phone", hint=sign_in)
+        grant = own[await choose([*own.values()], account, person, "whose grant is handed off")]
+        if grant.refresh_token is None or grant.state not in USABLE:
+            refused = refusal(grant, sign_in)
+            raise PersonNeededError(refused.detail, hint=refused.action)
+        return grant
 
     def _open(
         self, turn: Turn, *, pairing: Pairing, strategy: Strategy, wish: HandoffWish, own: Grant | None, issuer: str

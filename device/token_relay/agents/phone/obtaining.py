@@ -20,6 +20,7 @@ from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Flights
 from token_relay.agents.grants.serving import may_be_sent
 from token_relay.agents.phone.account import Accounts, tell_notes
+from token_relay.agents.phone.account_choice import is_called
 from token_relay.agents.phone.branch import Branch
 from token_relay.agents.phone.handoff_rows import state_of
 from token_relay.agents.phone.person import NewGrant, Person, SignIn, SignInLostError, SignInNote, SignInOptions
@@ -30,7 +31,7 @@ from token_relay.agents.pulse import Pulse
 from token_relay.agents.records import UNANSWERED, Grant, HandoffKey, Pairing, PhoneHandoff
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
-from token_relay.protocol.errors import VaultError
+from token_relay.protocol.errors import LocalError, VaultError
 
 log = structlog.get_logger()
 
@@ -148,21 +149,30 @@ class Obtaining:
     async def _carefully(self, step: Callable[[Turn], None]) -> None:
         await until_stored(partial(self._turns.run, step), self._turns.clock, event="token_not_stored")
 
-    async def mint(self, row: PhoneHandoff, options: SignInOptions | None, person: Person) -> None:
+    async def mint(
+        self, row: PhoneHandoff, options: SignInOptions | None, person: Person, *, account: str = ""
+    ) -> None:
         """Have the person sign in for the companion alone; its token is durable in the sealed TOKEN when this returns.
 
-        No sign-in when the handoff does not wait for a token; no TOKEN when it ended meanwhile.
+        No sign-in when the handoff does not wait for a token; no TOKEN when it ended meanwhile. ``account``: who has to
+        sign in; empty: whoever does.
+
+        Raises:
+            LocalError: somebody else signed in. Nothing was handed off, and the handoff waits on.
         """
         lock = self._signing_in.setdefault(row.at, asyncio.Lock())
         async with lock:
             if await self._accepted_row(row.at) is None:
                 return
-            chosen = options or SignInOptions(username=await self._accounts.usual_username())
+            profile = await self._turns.read(self._accounts.believed_profile)
+            chosen = options or SignInOptions()
+            is_browser = (chosen.method or profile.sign_in) == "browser"
+            if not chosen.username:
+                username = account if is_browser else account or await self._accounts.usual_username(person)
+                chosen = replace(chosen, username=username)
             if row.client_id != self._accounts.settings.client_id:  # as it was offered
                 chosen = replace(chosen, client_id=row.client_id)
             await self._turns.run(partial(self._begin, at=row.at))
-            profile = await self._turns.read(self._accounts.believed_profile)
-            is_browser = (chosen.method or profile.sign_in) == "browser"
             if is_browser and (advice := sibling_advice(profile)):
                 await person.progress({"message": advice})
             try:
@@ -173,6 +183,11 @@ class Obtaining:
                 raise
             try:
                 checked = await self._sign_in.check(new)
+                if account and is_browser and not await self._is_account(account, checked):
+                    raise LocalError(
+                        f"{checked.username} signed in, not {account}: nothing was handed off",
+                        hint="sign out at the provider, or use a private browser window, and run the command again",
+                    )
             except BaseException:  # a live token, and nobody holds it
                 await self._turns.run(partial(self._abandon, at=row.at, orphans=1))
                 raise
@@ -181,6 +196,12 @@ class Obtaining:
             for note in checked.notes:
                 await person.progress({"message": f"warning: {note.text}"})
         self._signing_in.pop(row.at, None)
+
+    async def _is_account(self, word: str, new: NewGrant) -> bool:
+        """Return whether the account that a person named has signed in: by its name, or as it signed in here before."""
+        before = [grant for grant in await self._accounts.grants() if grant.issuer == new.metadata.issuer]
+        known = {g.subject for g in before if g.subject and is_called(word, account=g.account, subject=g.subject)}
+        return new.subject in known or is_called(word, account=new.username, subject=new.subject)
 
     def _compare_sessions(self, tx: Transaction, new: NewGrant) -> NewGrant:
         """Add a note when another sign-in of this phone came from the same session at the provider."""

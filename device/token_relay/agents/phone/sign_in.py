@@ -128,6 +128,7 @@ class ProviderSignIn:
                 nonce=nonce,
                 challenge=challenge,
                 client_id=options.client_id,
+                login_hint=options.username,
             )
             shown = await person.ask("browser", "sign in with the browser", url=url, open=options.open_browser)
             if shown is None:
@@ -146,9 +147,8 @@ class ProviderSignIn:
                         metadata, receiver.redirect_uri, code, verifier, client_id=options.client_id
                     )
         tokens = _tokens(outcome, metadata.token_endpoint)
-        return NewGrant(
-            tokens, metadata, sent, nonce, is_otp=False, username=options.username, client_id=options.client_id
-        )
+        # Nobody knows yet who signed in: the hint is not who did.
+        return NewGrant(tokens, metadata, sent, nonce, is_otp=False, username="", client_id=options.client_id)
 
     async def _come_back(self, receiver: RedirectReceiver, person: Person) -> CodeReceived | SignInRefused:
         """Wait for this sign-in's redirect, and tell the person about browsers that come with something else."""
@@ -174,6 +174,7 @@ class ProviderSignIn:
         nonce: str,
         challenge: str,
         client_id: str = "",
+        login_hint: str = "",
     ) -> str:
         if metadata.authorization_endpoint is None:
             hint = "is provider.url right? else write provider.authorization_endpoint"
@@ -190,6 +191,7 @@ class ProviderSignIn:
             prompt=asked_prompt(settings, metadata),
             audience=settings.audience,
             resource=settings.resource,
+            login_hint=login_hint,
             more=settings.authorization_parameters,
         )
 

@@ -18,6 +18,10 @@ from token_relay.cli.prompts import Prompts, Sources, read_argument_from_stdin, 
 from token_relay.cli.render import can_draw, clean, duration, show, value_text
 from token_relay.protocol.errors import LocalError
 
+SIGN_IN_OPTIONS = (
+    *("--username", "--browser", "--no-open", "--password-file", "--otp-file", "--otp-command"),
+    *("--mfa-method", "--register"),
+)
 INVITATION_CHARS_MAX = 1_024  # an invitation has some 200 characters; the limit keeps a wrong file out
 
 
@@ -129,7 +133,7 @@ def reset_password(args: argparse.Namespace, context: Context) -> int:
 
 def sign_out(args: argparse.Namespace, context: Context) -> int:
     """``phone sign-out``."""
-    return finish(context, call(args, context, "sign_out"))
+    return finish(context, call(args, context, "sign_out", {} if args.account is None else {"account": args.account}))
 
 
 def import_token(args: argparse.Namespace, context: Context) -> int:
@@ -162,7 +166,14 @@ def handoff(args: argparse.Namespace, context: Context) -> int:
     if args.username is None and (args.mfa_method or args.register):
         raise UsageError("--mfa-method and --register need --username")
     command_args: JsonObject = {"device": args.device, "wait_s": args.wait}
-    optional: dict[str, JSON] = {"strategy": args.strategy, "scope": args.scope, "lease_days": args.lease_days}
+    given = [name for name in SIGN_IN_OPTIONS if getattr(args, name.strip("-").replace("-", "_"))]
+    optional: dict[str, JSON] = {
+        "strategy": args.strategy,
+        "scope": args.scope,
+        "lease_days": args.lease_days,
+        "account": args.account,
+        "sign_in_options": [*given] or None,
+    }
     command_args.update({key: value for key, value in optional.items() if value is not None})
     if args.username is not None or args.browser:
         command_args["sign_in"] = _sign_in_args(args)

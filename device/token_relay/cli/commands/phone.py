@@ -67,6 +67,9 @@ def _pair(parser: argparse.ArgumentParser) -> None:
 def _handoff(parser: argparse.ArgumentParser) -> None:
     device_argument(parser)
     parser.add_argument(
+        "--account", metavar="A", type=text, help="whose grant, where several accounts are signed in; else asked for"
+    )
+    parser.add_argument(
         "--strategy", choices=STRATEGIES, help="how the companion's token comes about; else what the profile chooses"
     )
     parser.add_argument("--scope", metavar="S", type=text, help="what the companion may do; else the configured scope")
@@ -78,6 +81,12 @@ def _handoff(parser: argparse.ArgumentParser) -> None:
     )
     wait_option(parser, HANDOFF_WAIT_S, "the companion to say that the grant is on its disk")
     sign_in_options(parser, is_required=False)
+
+
+def _sign_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--account", metavar="A", type=text, help="this account alone, where several are signed in; else asked for"
+    )
 
 
 def _ask_about(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +182,7 @@ _OWN = {
     "sign-out": Command(
         "forget the phone's own tokens",
         "agent_calls:sign_out",
+        _sign_out,
         description="Forget the phone's own tokens (and revoke them, where the provider can). The companions' "
         "grants stay; see `phone revoke`.",
     ),
@@ -205,6 +215,7 @@ _OWN = {
         "  mint    the person signs in once more, just for the companion\n"
         "  move    the phone gives its only token away and is signed out itself",
         examples="  token-relay phone handoff kitchen\n"
+        "  token-relay phone handoff kitchen --account ann@contoso.example\n"
         "  token-relay phone handoff kitchen --lease-days 30 --wait 0\n"
         "  token-relay phone handoff kitchen --strategy mint --browser",
     ),

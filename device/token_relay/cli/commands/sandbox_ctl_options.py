@@ -57,7 +57,9 @@ def _slow(parser: argparse.ArgumentParser) -> None:
 
 def _fault(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", type=text, help="which fault; `sandbox ctl faults` lists them")
-    parser.add_argument("file", metavar="FILE", type=text, nargs="?", help="with answer: the answer, see docs/zoo.md")
+    parser.add_argument(
+        "file", metavar="FILE", type=text, nargs="?", help="with answer: the answer, see `token-relay docs zoo`"
+    )
     parser.add_argument(
         "--times",
         metavar="N",
@@ -134,7 +136,7 @@ _OWN = {
         _fault,
         examples="  token-relay sandbox ctl fault drop_after_commit --endpoint token\n"
         "  token-relay sandbox ctl fault error_503 --times 3 --retry-after 5\n"
-        "  token-relay sandbox ctl fault answer tests/zoo/animals/nginx-502.toml --commit",
+        "  token-relay sandbox ctl fault answer nginx-502.toml --commit",
     ),
     "faults": Command("list the faults that are armed, and the names of all", "sandbox_ctl:faults", _faults),
     "lenient": Command(

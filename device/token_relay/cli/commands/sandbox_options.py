@@ -35,7 +35,7 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         help=f"port of the embedded broker on 127.0.0.1, 0 for any free one (default {MQTT_PORT})",
     )
     profile_option(
-        parser, "which provider to imitate (default entra); the names are in docs/spec/sandbox.md", default="entra"
+        parser, "which provider to imitate (default entra); `token-relay docs sandbox` names them", default="entra"
     )
     parser.add_argument(
         "--world", metavar="F.toml", type=text, help="users, clients, policy and faults to start with, as TOML"

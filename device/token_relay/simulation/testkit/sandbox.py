@@ -141,7 +141,7 @@ class SandboxPhone(_SandboxDevice, testkit.Phone):
         wait_s: float = testkit.HANDOFF_WAIT_S,
     ) -> str:
         person = SandboxPerson(self._sandbox, "")
-        wish: JsonObject = {"device": device, "wait_s": wait_s, "sign_in": person.options}
+        wish: JsonObject = {"device": device, "wait_s": wait_s}
         wish |= {} if strategy is None else {"strategy": strategy}
         wish |= {} if lease_days is None else {"lease_days": lease_days}
         return str((await self._command("handoff", person, **wish))["state"])

@@ -348,7 +348,7 @@ class SimulatedPhone(SimulatedDevice):
 
     async def sign_out(self) -> list[dict[str, str]]:
         """Sign everybody out."""
-        return await self.command("sign_out", self.agent.accounts.sign_out())
+        return await self.command("sign_out", self.agent.accounts.sign_out("", self.person()))
 
     async def pair(self, companion: SimulatedCompanion) -> Pairing:
         """Pair with a companion: show, read, compare the numbers, confirm; a name that is taken gets the id behind."""

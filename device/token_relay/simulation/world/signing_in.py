@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 from token_relay.agents.elapsed import Stamp
+from token_relay.agents.phone.account_choice import ALL
 from token_relay.agents.phone.person import (
     NewGrant,
     Person,
@@ -26,6 +27,7 @@ from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, Not
 from token_relay.provider.outcome import OutcomeUnknown, Refreshed, TokenOutcome
 from token_relay.sandbox.provider.core import Provider
 from token_relay.sandbox.provider.world.model import DEFAULT_USERS, PASSWORD
+from token_relay.simulation.ports.provider import USERNAMES
 from token_relay.simulation.ports.tiers import claims_of
 
 NONCE = "nonce"  # the id_token's; one is enough, since sign-ins are not replayed here
@@ -39,6 +41,11 @@ class SimulatedPerson:
         self._provider = provider
         self._username = username
 
+    @property
+    def username(self) -> str:
+        """Who they are."""
+        return self._username
+
     async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
         """Answer a question of a sign-in."""
         if kind == "password":
@@ -46,6 +53,10 @@ class SimulatedPerson:
         if kind == "code":
             sent = self._provider.state.mailboxes.get(self._username)
             return None if sent is None else sent.code.reveal()
+        if kind == "choice":  # all where that is offered; else their own account, or the one that comes first
+            texts = {one["text"]: str(one["value"]) for one in extra["choices"]}
+            first, *_, last = texts.values()
+            return last if last == ALL else texts.get(self._username, first)
         return None
 
     async def progress(self, step: dict[str, Any]) -> None:
@@ -59,8 +70,9 @@ class FormSignIn(ProviderSignIn):
         """Sign in with code and PKCE. Raises TransientError: a step of it failed."""
         metadata = await discover(self._http, self._settings)
         sent = Stamp.of(self._clock.now())
-        tokens = await self._fill_in(metadata, options.username)
-        return NewGrant(tokens, metadata, sent, NONCE, is_otp=False, username=options.username)
+        username = options.username or (person.username if isinstance(person, SimulatedPerson) else USERNAMES[0])
+        tokens = await self._fill_in(metadata, username)
+        return NewGrant(tokens, metadata, sent, NONCE, is_otp=False, username=username)
 
     async def _fill_in(self, metadata: discovery.ProviderMetadata, username: str) -> Refreshed:
         verifier, challenge = pkce_pair(self._random.bytes(32))

@@ -1,0 +1,64 @@
+"""Whose grant: the account that the person names, the only one there is, or the one that they choose when asked.
+
+Nobody is preferred for having signed in last: where several could be meant, the person says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from token_relay.agents.phone.person import Person
+from token_relay.agents.records import Grant
+from token_relay.protocol.errors import LocalError, PersonNeededError
+
+ALL = "all"
+NAME_IT = "--account ACCOUNT"
+
+
+def is_called(word: str, *, account: str, subject: str) -> bool:
+    """Return whether a person's word means this account; e-mail addresses are the same in capitals."""
+    return word != "" and (word == subject or word.casefold() == account.casefold())
+
+
+def name_of(grant: Grant) -> str:
+    """Return an account as a person reads it."""
+    return grant.account or grant.subject or f"an account without a name at {grant.issuer}"
+
+
+def called(grants: Sequence[Grant], word: str) -> list[Grant]:
+    """Return the grants of the account that a person names.
+
+    Raises:
+        LocalError: nobody of that name is signed in.
+    """
+    found = [grant for grant in grants if is_called(word, account=grant.account, subject=grant.subject)]
+    if not found:
+        names = ", ".join(sorted({name_of(grant) for grant in grants})) or "nobody"
+        hint = "token-relay phone sign-in --username U, or --browser" if not grants else NAME_IT
+        raise LocalError(f"{word!r} is not signed in on this phone; signed in: {names}", hint=hint)
+    return found
+
+
+async def choose(grants: Sequence[Grant], word: str, person: Person, question: str, *, or_all: bool = False) -> str:
+    """Return the id of the grant that the person means, or :data:`ALL`; ``grants``: at least one, the newest last.
+
+    Raises:
+        LocalError: nobody of that name is signed in. PersonNeededError: several are, and nobody says which.
+    """
+    fitting = called(grants, word) if word else grants
+    if len({(grant.issuer, grant.subject or grant.account) for grant in fitting}) == 1:
+        return fitting[-1].grant_id
+    fitting = sorted(fitting, key=lambda grant: (name_of(grant), grant.subject))
+    names = [name_of(grant) for grant in fitting]
+    choices = [
+        {
+            "value": grant.grant_id,
+            "text": name if names.count(name) == 1 else f"{name} ({grant.subject or grant.issuer})",
+        }
+        for grant, name in zip(fitting, names, strict=True)
+    ]
+    choices += [{"value": ALL, "text": "all of them"}] if or_all else []
+    chosen = await person.ask("choice", question, choices=choices, hint=NAME_IT)
+    if chosen not in {one["value"] for one in choices}:
+        raise PersonNeededError("no account was chosen", hint=NAME_IT)
+    return chosen
