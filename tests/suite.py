@@ -27,6 +27,7 @@ DEAR = (
     "chaos",
     "providers",
     "e2e",
+    "wrong_steps",
     "demo",
     "docs/test_testing_page.py",
     "vault",
