@@ -106,9 +106,9 @@ async def test_an_open_handoff_is_joined_only_by_who_means_it() -> None:
         row = await hand_off(world, account=FIRST, wait_s=0)
         for wish in ({}, {"account": FIRST}, {"strategy": "branch"}):
             assert (await hand_off(world, wait_s=0, **wish)).handoff_id == row.handoff_id, "nobody is asked again"
-        with pytest.raises(LocalError, match=f"a handoff of {FIRST} to this device is open"):
+        with pytest.raises(LocalError, match=f"a handoff of {FIRST} to watch is open"):
             await hand_off(world, account=SECOND)
-        with pytest.raises(LocalError, match="with strategy branch to this device is open"):
+        with pytest.raises(LocalError, match="with strategy branch to watch is open"):
             await hand_off(world, strategy="move")
         with pytest.raises(ConfigError):
             await hand_off(world, sign_in=SignInOptions(username=FIRST))

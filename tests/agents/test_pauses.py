@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.agents.world_kit import World, running
@@ -99,3 +101,36 @@ async def test_a_pause_that_does_not_wait_for_the_network_stays_when_it_is_back(
         pauses.fail("wait", "down", None)  # counted from the start again
         after = pauses.get("wait")
         assert after is not None and after.failures == 1
+
+
+async def test_a_paused_answer_says_when_it_was_tried_and_when_it_is_tried_next() -> None:
+    async with running("entra") as world:
+        await weeks_without_the_provider(world)
+        await world.clock.advance(schedule.BACKOFF_S_MAX + 1)
+        await world.phone.token()  # tried, in vain
+        await world.clock.advance(6)
+        before = len(world.phone.http.requests)
+        refused = await world.phone.token()
+        assert isinstance(refused, TokenRefused) and len(world.phone.http.requests) == before
+        told = re.search(r" \(last tried 6 s ago, next try in (\d+ (?:s|min))\)$", refused.detail)
+        assert told is not None and refused.action == f"ask again in {told[1]}"
+
+
+async def test_the_owner_may_have_a_paused_provider_tried_at_once_and_the_pauses_still_grow() -> None:
+    async with running("entra") as world:
+        await world.phone.token()
+        world.phone.http.cut()
+        grant_id = (await world.phone.one(Grant)).grant_id
+        lengths = []
+        for _ in range(4):
+            before = len(world.phone.http.requests)
+            await world.phone.token(force_refresh=True)
+            assert len(world.phone.http.requests) == before + 1
+            pause = world.phone.agent.keeper._pauses.get(grant_id)
+            assert pause is not None
+            lengths.append(pause.failures)
+        assert lengths == [1, 2, 3, 4]
+        world.phone.agent.keeper._pauses.fail(grant_id, "busy", 60.0, is_firm=True)
+        before = len(world.phone.http.requests)
+        await world.phone.token(force_refresh=True)
+        assert len(world.phone.http.requests) == before  # it is the provider that asked for this one

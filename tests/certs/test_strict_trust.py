@@ -22,6 +22,7 @@ from token_relay.service.broker_advice import advice
 from token_relay.service.checks.broker import trust_hint
 
 NOW = datetime.now(UTC)
+BROKER = BrokerConfig(url="mqtts://broker.invalid")  # no such host: what it shows is not known
 USAGE = dict.fromkeys(
     (
         "digital_signature",
@@ -109,7 +110,7 @@ def test_what_a_strict_check_refuses_is_named_with_the_way_to_mend_it(
 ) -> None:
     words = verdict(make(tmp_path, lacking), is_strict=True)
     assert words
-    hint = trust_hint(words)
+    hint = trust_hint(words, BROKER, NOW.timestamp())
     what, _, way = hint.partition(", which Python 3.13 checks: ")
     assert says in what
     assert how in way
@@ -129,9 +130,9 @@ def test_a_whole_chain_passes_and_a_chain_without_key_usage_passes_the_older_che
         ("self-signed certificate in certificate chain", "of another CA"),
         ("certificate has expired", "certs renew"),
         ("certificate is not yet valid", "set the clock"),
-        ("Hostname mismatch, certificate is not valid for 'b'.", "certs issue HOST"),
-        ("IP address mismatch, certificate is not valid for '127.0.0.1'.", "certs issue HOST"),
+        ("Hostname mismatch, certificate is not valid for 'b'.", "certs issue broker.invalid"),
+        ("IP address mismatch, certificate is not valid for '127.0.0.1'.", "certs issue broker.invalid"),
     ],
 )
 def test_the_other_refusals_keep_their_advice(words: str, hint: str) -> None:
-    assert hint in trust_hint(words)
+    assert hint in trust_hint(words, BROKER, NOW.timestamp())

@@ -155,7 +155,7 @@ def test_init_looks_at_the_provider_and_makes_the_home_all_the_same(
     ran = shell(*line.split(), "--home", str(home), "--json")
     assert ran.code == 0
     (warning,) = json.loads(ran.out)["warnings"]
-    assert "no connection to 127.0.0.1" in warning and "try again later" in warning
+    assert "no connection to 127.0.0.1" in warning and "start the provider, or correct provider.url" in warning
     assert (home / "config.toml").exists()
 
 

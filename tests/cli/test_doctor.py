@@ -21,15 +21,15 @@ import pytest
 from tests.cli.cli_kit import Agent, Ran, Shell, context
 from token_relay.agents.ports import Now
 from token_relay.ca import store as certs
-from token_relay.cli.client import JsonObject
-from token_relay.cli.commands.doctor import _provider, home_of
+from token_relay.cli.commands.doctor import home_of
 from token_relay.host import mounts
 from token_relay.host.clock import SystemClock
 from token_relay.host.config import BrokerConfig, CompanionConfig, VaultConfig
 from token_relay.host.config_file import check_config
 from token_relay.host.device_key import write_csr
 from token_relay.host.mounts import Mount, find_mount
-from token_relay.service.checks import broker, local, machine
+from token_relay.service.checks import broker, local, machine, provider
+from token_relay.service.checks.broker import trust_hint
 from token_relay.service.checks.finding import Finding
 from token_relay.service.control import JSON
 from token_relay.service.round_trip import doctor as measure
@@ -287,6 +287,34 @@ def test_a_fault_turns_exactly_its_own_line_red(device: Device, fault: str) -> N
         assert device.red() == {line}
 
 
+def test_what_the_running_agent_says_of_the_provider_counts(device: Device) -> None:
+    """Its environment may have a CA that this shell's has not."""
+    row: dict[str, JSON] = {"name": "provider", "ok": True, "detail": "it answers the agent", "hint": ""}
+    device.agent.replies("doctor", {"checks": [row]})
+    setattr(device.provider, "is_broken", True)  # noqa: B010
+    assert device.red() == set()
+
+
+def test_tls_is_not_tried_without_the_ca_and_the_line_says_so(device: Device) -> None:
+    (device.home / "ca.pem").unlink()
+    lines = device.doctor().out.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("FAIL  broker  ")]
+    assert f"answers; not tried with TLS without {device.home / 'ca.pem'}" in lines[at]
+    assert "try: bring ca.pem from the CA's directory" in lines[at + 1]
+
+
+def test_a_broker_of_another_name_shows_its_names_and_the_whole_command(device: Device) -> None:
+    device.write_config(url=f"mqtts://localhost:{device.port}")
+    lines = device.doctor().out.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("FAIL  broker  ")]
+    assert "is for 127.0.0.1: `token-relay certs issue localhost`" in lines[at + 1]
+
+
+def test_a_clock_that_was_never_set_is_the_cause_at_the_broker_too() -> None:
+    certificates = trust_hint("certificate is not yet valid", BrokerConfig(url="mqtts://broker.invalid"), 9.0)
+    assert certificates == "set the clock of this machine"
+
+
 def test_what_the_metadata_says_cannot_work_is_a_note(device: Device) -> None:
     setattr(device.provider, "document", {"code_challenge_methods_supported": ["plain"], "jwks_uri": None})  # noqa: B010
     ran = device.doctor()
@@ -388,11 +416,10 @@ def test_an_issuer_that_a_phone_has_named_is_asked_only_where_the_agent_would_as
     """The provider of these tests listens on this machine, and counts nothing as asked."""
     text = 'name = "watch"\n[broker]\nurl = "mqtts://broker.example"\n[provider]\nhosts = '
     host = device.issuer.removeprefix("http://")
-    status: JsonObject = {"grants": [{"issuer": device.issuer}]}
     for hosts, is_ok in (([], False), ([host], True)):
         config = check_config(CompanionConfig, text + json.dumps(hosts), Path("/"))
         assert isinstance(config, CompanionConfig)
-        (finding,) = _provider(config, status)
+        (finding,) = provider.without_agent(config, {device.issuer})
         assert finding.is_ok is is_ok
         if not is_ok:
             assert f"not asked, {host} is not allowed here" in finding.detail and f'hosts = ["{host}"]' in finding.hint
@@ -581,17 +608,15 @@ class Channel:
 
 async def measured(channel: Channel) -> dict[str, JSON]:
     """The one line that there is."""
-    checks = (await measure(channel))["checks"]
-    assert isinstance(checks, list)
-    (line,) = checks
+    (line,) = await measure(channel)
     assert isinstance(line, dict)
     return line
 
 
 @pytest.mark.asyncio
 async def test_agent_measures_only_what_it_is_connected_to() -> None:
-    assert await measure(None) == {"checks": []}
-    assert await measure(Channel(is_connected=False, comes_back=True)) == {"checks": []}
+    assert await measure(None) == []
+    assert await measure(Channel(is_connected=False, comes_back=True)) == []
     lost = await measured(Channel(is_connected=True, comes_back=False))
     assert lost["ok"] is False
     fine = await measured(Channel(is_connected=True, comes_back=True))

@@ -28,6 +28,7 @@ from tests.provider.http_kit import answering, raw_answer, read_request, serve
 from tests.provider.provider_kit import MARK, REFRESH_TOKEN, assert_no_secret
 from tests.watchdog import HANG_S
 from token_relay.agents.phone.sign_in_advice import advice_about
+from token_relay.agents.provider_failures import action_for
 from token_relay.host.http import AioHttp
 from token_relay.protocol.secret import Secret
 from token_relay.provider.discovery import DiscoveryFailed
@@ -222,15 +223,18 @@ async def test_a_server_without_tls_is_not_sent_to(http: AioHttp) -> None:
 # -- TLS ---------------------------------------------------------------------------------------------------
 
 
-def certificate(directory: Path, host: str) -> tuple[ssl.SSLContext, Path]:
-    """Make a certificate that signs itself, for an address or a name; return the server's context and the file."""
+def certificate(directory: Path, host: str, *, days: int = 0) -> tuple[ssl.SSLContext, Path]:
+    """Make a certificate that signs itself, for an address or a name; return the server's context and the file.
+
+    It is valid for an hour before and after a moment that is ``days`` from now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     try:
         alternative: x509.GeneralName = x509.IPAddress(ip_address(host))
     except ValueError:
         alternative = x509.DNSName(host)
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) + timedelta(days=days)
     built = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -260,8 +264,8 @@ async def test_an_unknown_certificate_is_refused_and_a_given_ca_accepted(http: A
         refused = await http.request(post(port, scheme="https"))
         accepted = await with_ca.request(post(port, scheme="https"))
     await with_ca.close()
-    assert refused == NotSent("the certificate of 127.0.0.1 is not accepted")
-    assert "provider.ca" in advice_about(DiscoveryFailed(refused.reason, is_temporary=True), STRICT)
+    assert refused == NotSent("the certificate of 127.0.0.1 is of a CA that is not known here: test")
+    assert 'ca = "/path' in advice_about(DiscoveryFailed(refused.reason, is_temporary=True), STRICT)
     assert isinstance(accepted, HttpResponse)
 
 
@@ -292,7 +296,40 @@ async def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None
     async with serve(answering(raw_answer(b"{}")), context) as port:
         answer = await with_ca.request(post(port, scheme="https"))
     await with_ca.close()
-    assert answer == NotSent("the certificate of 127.0.0.1 is not accepted")
+    assert answer == NotSent("the certificate of 127.0.0.1 is for another name: other.example")
+
+
+@pytest.mark.parametrize(
+    ("days", "host", "is_known", "said", "at_the_phone", "at_the_companion"),
+    [
+        (0, "127.0.0.1", False, "is of a CA that is not known here: test", 'ca = "/path', 'ca = "/path'),
+        (0, "other.example", True, "is for another name: other.example", "one of these names in provider.url", ""),
+        (-9, "127.0.0.1", True, "expired on {end:%Y-%m-%d %H:%MZ}, the clock here says", "must renew", "must renew"),
+        (
+            9,
+            "127.0.0.1",
+            True,
+            "is not valid before {begin:%Y-%m-%d %H:%MZ}, the clock here",
+            "set the",
+            "set the clock",
+        ),
+    ],
+)
+async def test_what_is_wrong_with_a_certificate_is_told_apart_with_one_thing_to_do(
+    tmp_path: Path, days: int, host: str, is_known: bool, said: str, at_the_phone: str, at_the_companion: str
+) -> None:
+    context, cert_file = certificate(tmp_path, host, days=days)
+    shown = x509.load_pem_x509_certificate(cert_file.read_bytes())
+    http = AioHttp(ca_file=cert_file if is_known else None)
+    async with serve(answering(raw_answer(b"{}")), context) as port:
+        answer = await http.request(post(port, scheme="https"))
+    await http.close()
+    assert isinstance(answer, NotSent)
+    expected = said.format(begin=shown.not_valid_before_utc, end=shown.not_valid_after_utc)
+    assert answer.reason.startswith(f"the certificate of 127.0.0.1 {expected}")
+    for is_phone, action in ((True, at_the_phone), (False, at_the_companion)):
+        told = action_for(answer.reason, is_phone=is_phone)
+        assert action in told if action else told == ""
 
 
 async def test_a_route_changes_where_a_connection_goes_and_nothing_else(tmp_path: Path) -> None:
@@ -317,7 +354,7 @@ async def test_a_route_changes_where_a_connection_goes_and_nothing_else(tmp_path
         other = await routed.request(post(1, scheme="https", host="other.example"))
         elsewhere = await routed.request(post(1, scheme="http", host="idp.example"))
         await routed.close()
-    assert other == NotSent("the certificate of other.example is not accepted")
+    assert other == NotSent("the certificate of other.example is for another name: idp.example")
     assert isinstance(elsewhere, NotSent) and "refused: the URL" in elsewhere.reason
     assert len(heads) == 2
 

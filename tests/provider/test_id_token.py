@@ -7,7 +7,9 @@ import hmac
 import json
 import tomllib
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +19,8 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from tests.provider.provider_kit import MARK, assert_no_secret
 from token_relay.protocol.secret import IdToken
-from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
-from token_relay.provider.id_token import Jwks, NoKeys, Subject, check_id_token, fetch_jwks, parse_jwks
+from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent, is_loopback
+from token_relay.provider.id_token import Jwks, NoKeys, Subject, _check_times, check_id_token, fetch_jwks, parse_jwks
 from token_relay.provider.tokens import ProviderError
 
 NOW_S = 1_800_000_000
@@ -291,3 +293,25 @@ async def test_keys_are_fetched_or_the_reason_is_given() -> None:
         missed = await fetch_jwks(OneAnswer(HttpResponse(200, {}, JWKS_BODY)), nowhere)
         assert isinstance(missed, NoKeys)
         assert words in missed.reason
+
+
+@pytest.mark.parametrize(
+    ("issuer", "claim", "said", "hint"),
+    [
+        ("https://p.example", {"iat": NOW_S + 129_600}, "is in the future: iat ", "set the clock of this machine"),
+        ("https://p.example", {"exp": NOW_S - 129_600}, "has expired: exp ", "set the clock of this machine"),
+        ("https://p.example", {"exp": 0}, "has expired: exp 1970-01-01 00:00:00Z, the clock", "set the clock"),
+        ("http://127.0.0.1:8400", {"iat": NOW_S + 129_600}, "is in the future: iat ", "start the sandbox anew"),
+        ("https://p.example", {"iat": 2.0**52}, "iat 9999-12-31 23:59:59Z, the clock here", "set the clock"),
+    ],
+)
+def test_a_time_that_does_not_fit_is_told_with_both_clocks(
+    issuer: str, claim: dict[str, object], said: str, hint: str
+) -> None:
+    claims: dict[str, object] = {"exp": NOW_S + 60, "iat": NOW_S} | claim
+    is_local = is_loopback(urlsplit(issuer).hostname or "")
+    with pytest.raises(ProviderError) as caught:
+        _check_times(claims, float(NOW_S), is_local=is_local)
+    now = datetime.fromtimestamp(NOW_S, UTC)
+    assert said in str(caught.value) and str(caught.value).endswith(f"the clock here says {now:%Y-%m-%d %H:%M:%SZ}")
+    assert caught.value.hint.startswith(hint)

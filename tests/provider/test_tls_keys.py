@@ -43,7 +43,7 @@ async def test_no_way_out_writes_the_keys_of_its_connection(tmp_path: Path, monk
         assert isinstance(await http.request(post(port, scheme="https")), HttpResponse)
         settings = mqtt.MqttSettings("127.0.0.1", port, "c", ca_file=ca, use_tls=True)
         await asyncio.to_thread(shake_hands, mqtt._tls_context(settings), port)
-        found = await asyncio.to_thread(check.reach, BrokerConfig(url=f"mqtts://127.0.0.1:{port}", ca=ca))
+        found = await asyncio.to_thread(check.reach, BrokerConfig(url=f"mqtts://127.0.0.1:{port}", ca=ca), 0.0)
         assert "TLSv1.3" in found.detail
         await http.close()
         assert not keys.exists()

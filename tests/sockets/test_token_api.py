@@ -47,7 +47,13 @@ class World:
         self.path = path
         self.source = Source()
         self.clock = StillClock()
-        self.api = TokenApi(self.source, Policy(OWNER), clock=self.clock, head_deadline_s=head_deadline_s)
+        self.api = TokenApi(
+            self.source,
+            Policy(OWNER),
+            clock=self.clock,
+            head_deadline_s=head_deadline_s,
+            config_file=Path("/c/config.toml"),
+        )
 
 
 @pytest_asyncio.fixture
@@ -229,7 +235,13 @@ async def test_other_uid_is_denied_by_name_and_allowed_once_the_line_is_there(wo
     assert (status, body["error"]) == (403, "denied")
     assert f"uid {other_uid}" in str(body["detail"])
     assert str(body["action"]).endswith(f'\n[[allow]]\nuid = {other_uid}\nscopes = ["api.read"]')
+    assert str(body["action"]).startswith(
+        "to allow it, put this in a file, name it as policy_file under [token_api] in /c/config.toml, and reload"
+    )
     assert world.source.queries == []
+    world.api.policy = Policy(OWNER, file="/etc/p.toml")
+    _, _, body = parse_http(await as_uid(other_uid, ask))
+    assert str(body["action"]).startswith("to allow it, add this to /etc/p.toml and reload the agent:\n[[allow]]")
     world.api.policy = Policy(OWNER, (Rule(uid=other_uid, scopes=frozenset({"api.read"})),))
     assert parse_http(await as_uid(other_uid, ask))[0] == 200
 

@@ -80,14 +80,15 @@ def test_other_reasons_need_no_file(reason: str, said: str) -> None:
     assert said in advice(reason, BrokerConfig(url="mqtt://127.0.0.1:1"), NOW.timestamp())
 
 
-def test_same_reason_is_said_once_until_the_broker_was_there_again() -> None:
+@pytest.mark.asyncio
+async def test_same_reason_is_said_once_until_the_broker_was_there_again() -> None:
     adviser = Adviser(BrokerConfig(url="mqtt://127.0.0.1:1"), NOW.timestamp)
     with capture_logs() as logs:
         for reason in ("connection refused",) * 1000:
-            adviser.failed(reason)
-        adviser.failed("no answer from the broker")
+            await adviser.failed(reason)
+        await adviser.failed("no answer from the broker")
         adviser.connected()
-        adviser.failed("no answer from the broker")
-        adviser.failed("")
+        await adviser.failed("no answer from the broker")
+        await adviser.failed("")
     assert [log["reason"] for log in logs] == ["connection refused", *["no answer from the broker"] * 2]
     assert {log["log_level"] for log in logs} == {"warning"}

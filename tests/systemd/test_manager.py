@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -89,10 +90,10 @@ def test_reload_takes_a_new_policy_and_keeps_the_former_one_when_it_is_wrong(age
     agent.until("READY=1")
     policy = agent.home / "policy.toml"
     for text, mode, event in (
-        ("[[allow]]\nuid = 4242\n", 0o644, '"rules": 1, "event": "policy_reloaded"'),
+        ("[[allow]]\nuid = 4242\n", 0o644, '"rules": 1, "file"'),
         ("[[allow]]\nuid = 65534\n", 0o644, "reload_refused"),
         ("", 0o666, "reload_refused"),
-        ("", 0o644, '"rules": 0, "event": "policy_reloaded"'),
+        ("", 0o644, '"rules": 0, "file"'),
     ):
         policy.write_text(text)
         policy.chmod(mode)
@@ -104,6 +105,20 @@ def test_reload_takes_a_new_policy_and_keeps_the_former_one_when_it_is_wrong(age
             assert line, f"ended without {event}"
             assert "policy_reloaded" not in line and "reload_refused" not in line, line
     assert agent.process.poll() is None
+
+
+def test_reload_takes_up_another_policy_file_and_says_what_only_a_restart_takes_up(agent: Agent) -> None:
+    agent.until("READY=1")
+    (agent.home / "second.toml").write_text("[[allow]]\nuid = 1\n[[allow]]\nuid = 2\n")
+    config = agent.home / "config.toml"
+    config.write_text(config.read_text().replace('"policy.toml"', '"second.toml"').replace('"watch"', '"car"'))
+    agent.process.send_signal(signal.SIGHUP)
+    agent.until("RELOADING=1")
+    lines = iter(agent.process.stderr or ())
+    reloaded = next(json.loads(line) for line in lines if "policy_reloaded" in line)
+    assert (reloaded["rules"], reloaded["file"]) == (2, str(agent.home / "second.toml"))
+    restart = json.loads(next(lines))
+    assert (restart["event"], restart["changed"], restart["hint"]) == ("restart_needed", "name", "restart the agent")
 
 
 # -- the watchdog ------------------------------------------------------------------------------------------

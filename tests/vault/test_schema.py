@@ -526,5 +526,5 @@ async def test_a_vault_that_cannot_be_written_is_not_updated_and_says_so(
         patch.setattr(sqlite3, "connect", read_only)
         with pytest.raises(VaultError, match="cannot be written") as caught:
             opened(tmp_path, 3)
-    assert "read-only" in caught.value.hint
+    assert "remount,rw" in caught.value.hint
     assert await read(tmp_path, 1) == rows_of(1)

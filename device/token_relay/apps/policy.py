@@ -24,7 +24,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -92,10 +92,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All rules of one agent; ``owner_uid`` is the uid that the agent runs as."""
+    """All rules of one agent; ``owner_uid`` is the uid that it runs as, ``file`` where the rules come from, if any."""
 
     owner_uid: int
     rules: tuple[Rule, ...] = ()
+    file: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ def parse_policy(text: str, *, file: str, owner_uid: int) -> Policy:
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         raise ConfigError(f"{file}: {_where(first['loc'])}: {first['msg'].lower()}") from exc
-    return Policy(owner_uid, tuple(_rule(rule) for rule in model.allow))
+    return Policy(owner_uid, tuple(_rule(rule) for rule in model.allow), file)
 
 
 def _rule(model: _RuleModel) -> Rule:

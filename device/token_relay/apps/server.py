@@ -48,6 +48,7 @@ from token_relay.apps.rate_limit import TOKENS_PER_S_MAX, RateLimit
 from token_relay.apps.replies import Reply, granted, refused
 from token_relay.apps.session_transfer import BODY_BYTES_MAX, HOW, parse_body, transferred
 from token_relay.apps.session_transfer import PATH as TRANSFER_PATH
+from token_relay.host.paths import with_path
 from token_relay.host.systemd import UnixListener, open_listener
 from token_relay.protocol.errors import RelayError
 from token_relay.provider.claims import CLAIMS_CHARS_MAX, read_claims
@@ -157,11 +158,6 @@ def _refusal(answer: TokenRefused) -> Reply:
     )
 
 
-def _denial(because: DeniedBecause) -> Reply:
-    action = f"to allow it, add to the policy:\n{because.line_to_add}" if because.line_to_add else ""
-    return refused(STATUS["denied"], "denied", because.detail, action)
-
-
 def _bad_request(detail: str) -> Reply:
     return refused(400, "bad_request", detail, f"use GET {PATH} with any of: {', '.join(PARAMETERS)}")
 
@@ -172,7 +168,8 @@ def _bad_request(detail: str) -> Reply:
 class TokenApi:
     """Serves one agent's tokens on one socket. ``policy`` may be replaced while it runs (a reload).
 
-    Without ``transfers`` there is no session transfer here, without ``phones`` none can be named.
+    Without ``transfers`` there is no session transfer here, without ``phones`` none can be named. ``config_file`` is
+    what people are told to edit.
     """
 
     def __init__(
@@ -184,6 +181,7 @@ class TokenApi:
         transfers: TransferSource | None = None,
         phones: PhoneFinder | None = None,
         head_deadline_s: float = HEAD_DEADLINE_S,
+        config_file: Path | None = None,
     ) -> None:
         self.policy = policy
         self._source = source
@@ -191,6 +189,7 @@ class TokenApi:
         self._phones = phones
         self._clock = clock
         self._head_deadline_s = head_deadline_s
+        self._config_file = config_file
         self._rate = RateLimit()
         self._policy_rates: dict[int, RateLimit] = {}  # by requests a minute, as many as the policy has numbers
         self._connections: dict[int, int] = {}  # uid → open connections
@@ -276,7 +275,7 @@ class TokenApi:
             return _refusal(decision)
         if isinstance(decision, DeniedBecause):
             log.warning("token_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
-            return _denial(decision)
+            return self._denial(decision)
         if decision.per_minute is not None:
             a_minute = decision.per_minute
             rate = self._policy_rates.setdefault(a_minute, RateLimit(a_minute / 60, a_minute))
@@ -305,16 +304,16 @@ class TokenApi:
             return _refusal(decision)
         if isinstance(decision, DeniedBecause):
             log.warning("session_transfer_denied", uid=peer.uid, pid=peer.pid, detail=decision.detail)
-            return _denial(decision)
+            return self._denial(decision)
         try:
             async with asyncio.timeout(query.timeout_s + SOURCE_GRACE_S):
                 answer = await transfers.get_session_transfer(replace(query, phones=decision.phones))
         except TimeoutError:
-            answer = TokenRefused("offline", "the agent did not answer in time", "try again", 1.0)
+            answer = TokenRefused("offline", "the agent did not answer in time", "ask again in 1 s", 1.0)
         except Exception as exc:
             return self.failed(exc)
         if isinstance(answer, TokenRefused):
-            return _refusal(answer)
+            return _refusal(replace(answer, action=with_path(answer.action, self._config_file)))
         log.info("session_transfer_given", uid=peer.uid, pid=peer.pid, by=decision.by)
         return Reply(200, transferred(answer))
 
@@ -323,21 +322,30 @@ class TokenApi:
             async with asyncio.timeout(query.timeout_s + SOURCE_GRACE_S):
                 answer = await self._source.get_token(query)
         except TimeoutError:
-            answer = TokenRefused("offline", "the agent did not answer in time", "try again", 1.0)
+            answer = TokenRefused("offline", "the agent did not answer in time", "ask again in 1 s", 1.0)
         except RelayError as exc:
             log.error("token_source_failed", error_type=type(exc).__name__, detail=str(exc))
             return refused(500, "internal_error", str(exc), exc.hint)
         except Exception as exc:
             return self.failed(exc)
         if isinstance(answer, TokenRefused):
-            return _refusal(answer)
+            return _refusal(replace(answer, action=with_path(answer.action, self._config_file)))
         # Decided again with the token's own phone and scopes, which a provider may have widened.
         wide = decide(self.policy, peer, replace(query, scope=answer.scope or query.scope), answer.phone)
         if isinstance(wide, DeniedBecause):
             log.warning("token_wider_than_policy", uid=peer.uid, pid=peer.pid, scope=answer.scope)
-            return _denial(replace(wide, detail=f"the provider's token carries more scopes than asked; {wide.detail}"))
+            return self._denial(
+                replace(wide, detail=f"the provider's token carries more scopes than asked; {wide.detail}")
+            )
         log.info("token_given", uid=peer.uid, pid=peer.pid, by=decision.by, scope=answer.scope)
         return granted(answer)
+
+    def _denial(self, because: DeniedBecause) -> Reply:
+        where_to = f"add this to {self.policy.file}"
+        if not self.policy.file:
+            where_to = "put this in a file, name it as policy_file under [token_api] in config.toml,"
+        action = f"to allow it, {where_to} and reload the agent:\n{because.line_to_add}" if because.line_to_add else ""
+        return refused(STATUS["denied"], "denied", because.detail, with_path(action, self._config_file))
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         from token_relay.apps.connection import TokenConnection, response_of
@@ -378,7 +386,7 @@ class TokenApi:
         if mine >= CONNECTIONS_PER_UID_MAX:
             return _refusal(TokenRefused("busy", f"uid {peer.uid} has {mine} connections open", "close some"))
         if sum(self._connections.values()) >= CONNECTIONS_MAX:
-            return _refusal(TokenRefused("busy", f"{CONNECTIONS_MAX} connections are open", "try again"))
+            return _refusal(TokenRefused("busy", f"{CONNECTIONS_MAX} connections are open", "ask again in 1 s"))
         self._connections[peer.uid] = mine + 1
         return None
 

@@ -210,13 +210,13 @@ def sign(ca_dir: Path, csr_path: Path, out: Path | None = None, *, now: datetime
                 continue
             if entry.revoked_at is not None and entry.key_sha256 == key_sha256:
                 raise PolicyError(
-                    f"the key of {entry.name} was revoked at {entry.revoked_at:%Y-%m-%d %H:%M} UTC",
-                    hint="make a new key there, with init --force --new-key, and sign that request",
+                    f"the key of {entry.name} was revoked at {entry.revoked_at:%Y-%m-%d %H:%M}Z",
+                    hint="make a new key on the device (init --force --new-key) and sign that request",
                 )
             if entry.revoked_at is None and entry.key_sha256 != key_sha256:
                 raise PolicyError(
                     f"{entry.name} has a certificate for another key",
-                    hint=f"if it has a new key: token-relay certs revoke {entry.name} --dir {ca_dir}, then sign again",
+                    hint=f"if the key is really new: token-relay certs revoke {entry.name} --dir {ca_dir}, then sign",
                 )
         certificate = pki.sign_device(authority, request, serial=_new_serial(), now=now)
         entry = _entry(certificate, request.device_id, "device", (), key_sha256)
@@ -288,7 +288,9 @@ def revoke(ca_dir: Path, name: str, *, now: datetime | None = None) -> RevokedCe
     with _locked(ca_dir):
         authority, index = _load(ca_dir)
         if not any(entry.is_called(name) for entry in index.entries):
-            raise LocalError(f"no certificate is called {name[:80]!a}", hint=f"token-relay certs list --dir {ca_dir}")
+            raise LocalError(
+                f"no certificate is called {name[:80]!a}", hint=f"see: token-relay certs list --dir {ca_dir}"
+            )
         newly = sum(entry.is_called(name) and entry.revoked_at is None for entry in index.entries)
         entries = tuple(
             entry.model_copy(update={"revoked_at": now})
@@ -390,7 +392,7 @@ def _load(ca_dir: Path) -> tuple[pki.Authority, _Index]:
     key_file = ca_dir / CA_KEY
     key_pem = read_bytes(key_file, size_max=pki.PEM_BYTES_MAX)
     if key_file.stat().st_mode & 0o077:
-        raise LocalError(f"others may read {key_file}", hint=f"chmod 600 {key_file}; whoever has copied it can sign")
+        raise LocalError(f"others may read {key_file}", hint=f"chmod 600 {key_file}")
     certificate_pem = read_bytes(ca_dir / CA_CERTIFICATE, size_max=pki.PEM_BYTES_MAX)
     return pki.parse_authority(certificate_pem=certificate_pem, private_key_pem=key_pem), index
 
@@ -399,17 +401,13 @@ def _load_index(ca_dir: Path) -> _Index:
     path = ca_dir / INDEX
     _check_place(ca_dir)
     if not path.exists():
-        raise _no_ca(ca_dir)
+        raise LocalError(f"there is no CA in {ca_dir}", hint=f"token-relay certs init --dir {ca_dir}")
     try:
         return _Index.model_validate_json(read_bytes(path, size_max=INDEX_BYTES_MAX))
     except ValidationError:
         raise LocalError(
             f"{path} is damaged", hint="restore index.json from a backup: without it nothing can be revoked"
         ) from None
-
-
-def _no_ca(ca_dir: Path) -> LocalError:
-    return LocalError(f"there is no CA in {ca_dir}", hint=f"make one: token-relay certs init --dir {ca_dir}")
 
 
 def _checked_out(out: Path) -> Path:
@@ -440,7 +438,7 @@ def _check_place(ca_dir: Path) -> None:
     """Refuse a place in which somebody else could change what is written or read."""
     broker_dir = ca_dir / BROKER
     if broker_dir.is_symlink():
-        raise LocalError(f"{broker_dir} is a link", hint=f"see where it leads, then remove it: ls -l {broker_dir}")
+        raise LocalError(f"{broker_dir} is a link", hint=f"rm {broker_dir}")
     for directory in (ca_dir, broker_dir):
         try:
             if directory.exists():
@@ -455,14 +453,16 @@ def _locked(ca_dir: Path) -> Iterator[None]:
     try:
         descriptor = os.open(ca_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError as exc:
-        raise _no_ca(ca_dir) from exc
+        raise LocalError(f"there is no CA in {ca_dir}", hint=f"token-relay certs init --dir {ca_dir}") from exc
     except OSError as exc:
         raise LocalError(f"cannot open {ca_dir / LOCK}: {exc.strerror}") from exc
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise TransientError(f"another certs command works in {ca_dir}", hint="wait for it") from exc
+            raise TransientError(
+                f"another certs command works in {ca_dir}", hint="run the command again when that one has ended"
+            ) from exc
         yield
     finally:
         os.close(descriptor)

@@ -107,17 +107,43 @@ def connect(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socke
 
 def _connect_error(path: Path, exc: OSError) -> ClientError:
     if exc.errno in (errno.EACCES, errno.EPERM):
-        return ClientError(
-            "no_access",
-            f"{path} is closed to this user: the agent runs as a service",
-            hint="use sudo or join group token-relay",
-            exit_code=EXIT_POLICY,
-        )
+        message, hint = _closed(path)
+        return ClientError("no_access", message, hint=hint, exit_code=EXIT_POLICY)
     if exc.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
         return ClientError("not_running", f"no agent listens at {path}", exit_code=EXIT_NOT_RUNNING)
     if exc.errno == errno.EAGAIN or isinstance(exc, TimeoutError):
-        return ClientError("busy", f"the agent at {path} does not accept connections", hint="try again")
+        return ClientError("busy", f"the agent at {path} does not accept connections", hint="try again in 10 s")
     return ClientError("failed", f"cannot connect to {path}: {exc.strerror}")
+
+
+def _closed(path: Path) -> tuple[str, str]:
+    """Say to whom a socket that this user may not open belongs, and what to do."""
+    if paths.SYSTEM_SOCKET_DIRECTORY in path.parents:
+        return f"{path} is closed to this user: the agent runs as a service", "use sudo or join group token-relay"
+    import pwd  # only here: the fast path has no error
+
+    place, what = path, "the socket"
+    while True:
+        try:
+            uid = place.stat().st_uid
+            break
+        except OSError:
+            place, what = place.parent, "the directory"
+    try:
+        owner = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        owner = f"uid {uid}"
+    message = f"{what} {place} is closed to this user: it belongs to {owner}"
+    if path.name == paths.TOKEN_SOCKET and place != path:
+        return message, f"let {owner} start the agent with --socket DIR, a directory that this user may enter"
+    return message, f"run the command as {owner}, or with sudo"
+
+
+def _log_of(path: Path) -> str:
+    """Say where the agent at this socket tells more."""
+    if paths.SYSTEM_SOCKET_DIRECTORY in path.parents:
+        return f"see its log: journalctl -u token-relay-{path.parent.name}"
+    return "see its log, in the terminal or file where it was started"
 
 
 # -- Control -----------------------------------------------------------------------------------------------
@@ -146,7 +172,7 @@ def control_call(
         _send(sock, {"v": 1, "command": command, "args": args or {}})
         with sock.makefile("rb") as lines:
             while True:
-                line = _read_line(lines.readline)
+                line = _read_line(lines.readline, socket_path)
                 match line:
                     case {"progress": dict(step)}:
                         if on_progress is not None:
@@ -171,11 +197,11 @@ def _send(sock: socket.socket, line: JsonObject) -> None:
         pass  # it hung up on us; its reason, if any, is still to be read
 
 
-def _read_line(readline: Callable[[int], bytes]) -> JSON:
+def _read_line(readline: Callable[[int], bytes], path: Path) -> JSON:
     try:
         raw = readline(LINE_BYTES_MAX + 1)
     except TimeoutError as exc:
-        raise ClientError("no_answer", "the agent does not answer", hint="look at its log") from exc
+        raise ClientError("no_answer", "the agent does not answer", hint=_log_of(path)) from exc
     except OSError:
         raw = b""
     if not raw.endswith(b"\n"):
@@ -184,7 +210,7 @@ def _read_line(readline: Callable[[int], bytes]) -> JSON:
         raise ClientError(
             "agent_went_away",
             "the agent closed the connection without an answer; what it did is unknown",
-            hint="look at its status and log",
+            hint=_log_of(path),
         )
     return _parse(raw)
 
@@ -255,9 +281,11 @@ def _ask_token_api(
                 raw = response.read(TOKEN_BYTES_MAX + 1)
                 is_cut = len(raw) <= TOKEN_BYTES_MAX and bool(response.length)  # length: what is still to come
         except TimeoutError as exc:
-            raise ClientError("no_answer", "the agent does not answer", hint="look at its log") from exc
+            raise ClientError("no_answer", "the agent does not answer", hint=_log_of(socket_path)) from exc
         except (OSError, http.client.HTTPException) as exc:
-            raise ClientError("agent_went_away", "the agent closed the connection without an answer") from exc
+            raise ClientError(
+                "agent_went_away", "the agent closed the connection without an answer", hint=_log_of(socket_path)
+            ) from exc
     if is_cut:
         raise ClientError("agent_went_away", "the agent closed the connection in the middle of its answer")
     if len(raw) > TOKEN_BYTES_MAX:

@@ -30,6 +30,7 @@ from token_relay.cli.parsing import (
     UsageError,
     add_commands,
     agent_options,
+    printable,
 )
 from token_relay.protocol.errors import ConfigError, PersonNeededError, PolicyError, RelayError
 
@@ -247,11 +248,6 @@ def _report(context: Context, slug: str, message: str, hint: str, code: int) -> 
         shown = {"code": slug, "message": message, "hint": hint, "exit": code}
         context.out(json.dumps({"error": shown}))
     for line in message.split("\n"):
-        context.note(f"token-relay: {_printable(line)}")
+        context.note(f"token-relay: {printable(line)}")
     if hint:
-        context.note(f"  hint: {_printable(hint)}")
-
-
-def _printable(text: str) -> str:
-    """Escape what could move the cursor, in text that came from elsewhere."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+        context.hint(hint)

@@ -135,6 +135,18 @@ class Context:
         """Print one line for the person: progress, warnings, questions. Never part of the result."""
         print(text, file=self.stderr, flush=True)
 
+    def hint(self, text: str) -> None:
+        """Note what a person can do; lines to copy stay lines, and what could move the cursor is escaped."""
+        first, *more = text.split("\n")
+        self.note(f"  hint: {printable(first)}")
+        for line in more:
+            self.note(f"    {printable(line)}")
+
+
+def printable(text: str) -> str:
+    """Escape what could move the cursor, in text that came from elsewhere."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
 
 def with_common(
     common: Callable[[argparse.ArgumentParser], None], commands: Mapping[str, Command]

@@ -127,7 +127,8 @@ class Prompts:
         if self._sources.password_file is not None:
             if isinstance(self._refused, Password):
                 # The same password again could only get the account locked.
-                raise PersonNeededError("the password was not accepted", hint="look at what --password-file gave")
+                where = _place(self._sources.password_file)
+                raise PersonNeededError("the password was not accepted", hint=f"correct the first line of {where}")
             self._refused = _as_secret(
                 Password, self._first_line(self._sources.password_file, "password file"), "password"
             )
@@ -140,7 +141,7 @@ class Prompts:
         if path is not None:
             if isinstance(self._refused, Password):
                 raise PersonNeededError(
-                    "the new password was not accepted", hint="look at the rules of the tenant, and at the file"
+                    "the new password was not accepted", hint=f"put another one into {_place(path)}"
                 )
             self._refused = _as_secret(Password, self._first_line(path, "password file"), "password")
             return self._refused
@@ -157,7 +158,10 @@ class Prompts:
         if self._sources.otp_command is not None:
             code = _as_secret(Code, _output_of(self._sources.otp_command), "code")
             if code == self._refused:
-                raise PersonNeededError("the code was not accepted", hint="--otp-command printed the same one again")
+                raise PersonNeededError(
+                    "the code was not accepted, and --otp-command printed the same one again",
+                    hint="run the command again when it prints a new one",
+                )
             self._refused = code
             return code
         if self._sources.otp_file == "-":
@@ -322,6 +326,10 @@ def read_attributes(context: Context, path: str) -> dict[str, JSON]:
         else:
             raise LocalError(f"attributes file {path}: the value of {clean(name)} is neither text nor number")
     return values
+
+
+def _place(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def _line(stream: TextIO, what: str) -> str:

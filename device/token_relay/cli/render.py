@@ -89,10 +89,10 @@ def value_text(key: str, value: object) -> str:
 
 
 def moment(unix_s: int) -> str:
-    """Return a moment in Unix seconds as local date and time; 0 is "never"."""
+    """Return a moment in Unix seconds as date and time in UTC, as the logs have it; 0 is "never"."""
     if not 0 < unix_s < 2**40:
         return "-"
-    return datetime.fromtimestamp(unix_s, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def duration(seconds: float) -> str:

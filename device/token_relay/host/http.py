@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -101,8 +102,20 @@ class AioHttp:
         except Exception as error:
             # aiohttp's own errors, and those below it (OSError, ssl, UnicodeError of a host name, zlib). Unknown
             # errors are caught as well: once bytes have left, only "lost" is true, whatever failed here.
-            reason = _describe(error, urlsplit(request.url).hostname or "")
+            reason = await self._describe(error, request.url)
         return AnswerLost(reason) if progress.is_sent else NotSent(reason)
+
+    async def _describe(self, error: Exception, url: str) -> str:
+        parts = urlsplit(url)
+        name = parts.hostname or ""
+        cause = getattr(error, "certificate_error", None)  # of aiohttp's ClientConnectorCertificateError
+        if not isinstance(cause, ssl.SSLCertVerificationError):
+            return _describe(error, name)
+        from token_relay.host import peer_certificate  # the X.509 library is read for this alone
+
+        host, port = self._route or (name, parts.port or 443)
+        shown = await asyncio.to_thread(peer_certificate.look, host, port, name)
+        return f"the certificate of {name} {peer_certificate.why(cause, shown, time.time())}"
 
     async def close(self) -> None:
         """Close all connections; later requests are answered :class:`NotSent`."""
@@ -308,8 +321,6 @@ def _describe(error: Exception, host: str) -> str:
     import aiohttp
 
     match error:
-        case aiohttp.ClientConnectorCertificateError():
-            return f"the certificate of {host} is not accepted"
         case aiohttp.ClientConnectorSSLError():
             return f"TLS with {host} failed"
         case aiohttp.ClientConnectorDNSError():

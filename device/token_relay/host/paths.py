@@ -117,6 +117,11 @@ def config_file(
     return next((candidate for candidate in candidates if _is_file(candidate)), None)
 
 
+def with_path(advice: str, config: Path | None) -> str:
+    """Return advice that speaks of ``config.toml`` with the whole path of that file."""
+    return advice if config is None else advice.replace(CONFIG_FILE, str(config))
+
+
 def check_socket_path(path: Path) -> Path:
     """Return ``path`` if the kernel can bind it.
 

@@ -7,6 +7,7 @@ this module read them and load the X.509 library.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -18,20 +19,21 @@ from token_relay.host.config import BrokerConfig
 log = structlog.get_logger()
 
 REFUSED = "certificate not accepted by the broker"
+TWICE = "stop the other agent with this vault: it runs twice, as on a copied disk"
 OTHERS = {  # beginnings of the channel's reasons; docs/troubleshooting.md has all of them
-    "user name or password": "check broker.username and broker.password_file",
-    "not authorized": "check the broker's access list, and this device's name in it",
-    "client id not accepted": "does the same vault run twice, on a copied disk?",
-    "another connection uses this client id": "does the same vault run twice, on a copied disk?",
+    "user name or password": "correct broker.username or the password in broker.password_file",
+    "not authorized": "write this device's id into the broker's access list",
+    "client id not accepted": TWICE,
+    "another connection uses this client id": TWICE,
     "the broker does not speak": 'set protocol = "3.1.1" under [broker]',
-    "host name": "check the name in broker.url, and this machine's DNS",
-    "TLS failed": "is the port in broker.url the one for TLS?",
+    "host name": "correct the host in broker.url, or bring this machine's DNS up",
+    "TLS failed": "correct the port in broker.url: this one does not speak TLS",
 }
 WAITS = "the agent tries again by itself, at least once a minute"
 
 
 def advice(reason: str, broker: BrokerConfig, now_s: float) -> str:
-    """Return one sentence: what to do about this reason. Blocks while it reads the broker's three files."""
+    """Return one sentence: what to do about this reason. Blocks: it reads three files and may ask the broker."""
     if reason.startswith("certificate"):
         return _about_certificates(reason, broker, now_s)
     return next((hint for beginning, hint in OTHERS.items() if reason.startswith(beginning)), WAITS)
@@ -47,7 +49,7 @@ def _about_certificates(reason: str, broker: BrokerConfig, now_s: float) -> str:
     if now_s < BUILT_AT:
         return f"the clock says {datetime.fromtimestamp(now_s, UTC):%Y-%m-%d}: set it, or wait until the network has"
     if reason != REFUSED:
-        return trust_hint(reason)
+        return trust_hint(reason, broker, now_s)
     if _is_of_another_ca(broker):
         return f"{broker.cert} is of another CA than {broker.ca}: sign device.csr with the broker's CA"
     return "revoked, or the broker trusts another CA: `token-relay certs list` on the CA's machine says"
@@ -80,12 +82,13 @@ class Adviser:
         self._wall_s = wall_s
         self._said = ""
 
-    def failed(self, reason: str) -> None:
+    async def failed(self, reason: str) -> None:
         """Log what to do about this reason, unless the last failure had the same one."""
         if reason and reason != self._said:
             self._said = reason
             told: Any = log.error if reason.startswith("certificate") else log.warning
-            told("broker_unreachable", reason=reason, hint=advice(reason, self._broker, self._wall_s()))
+            hint = await asyncio.to_thread(advice, reason, self._broker, self._wall_s())
+            told("broker_unreachable", reason=reason, hint=hint)
 
     def connected(self) -> None:
         """Forget the last reason, so that the next failure is logged again."""

@@ -11,6 +11,7 @@ from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
 from token_relay.protocol.errors import PersonNeededError
 from token_relay.service import metrics, round_trip
+from token_relay.service.checks.finding import Finding
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.copied_vault import nothing_to_adopt
 from token_relay.service.runtime import Runtime
@@ -51,7 +52,14 @@ class AgentCommands(Generic[A]):
 
     async def doctor(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the checks that only the running agent can make."""
-        return await round_trip.doctor(self._runtime.channel)
+        from token_relay.service.checks.provider import bounded  # with the X.509 library, which an agent seldom needs
+
+        checks = await round_trip.doctor(self._runtime.channel)
+        found: list[JSON] = [{**one.as_json()} for one in await bounded(self._look_at_provider())]
+        return {"checks": checks + found}
+
+    async def _look_at_provider(self) -> list[Finding]:
+        raise NotImplementedError
 
     async def _stand(
         self, show: Callable[..., dict[str, JSON]], more: Mapping[str, type[Record]], **known: Any

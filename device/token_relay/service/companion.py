@@ -15,6 +15,7 @@ from token_relay.host.config import CompanionConfig, Home
 from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import TransientError
 from token_relay.service import metrics
+from token_relay.service.checks.finding import Finding
 from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
@@ -73,6 +74,12 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the companion's status."""
         return await self._stand(companion_status, {"primary": PrimaryPhone})
+
+    async def _look_at_provider(self) -> list[Finding]:
+        from token_relay.service.checks.provider import issuers  # only for ``doctor``
+
+        named = await self._runtime.vault.run(lambda tx: {grant.issuer for grant in tx.select(Grant)})
+        return await issuers(self._http, named - {""}, self._agent.endpoints.hosts)
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""

@@ -421,7 +421,7 @@ class ControlServer:
             )
             return
         if len(self._sessions) > CONNECTIONS_MAX:
-            await session.send(_error("busy", f"{CONNECTIONS_MAX} commands are running", hint="try again"))
+            await session.send(_error("busy", f"{CONNECTIONS_MAX} commands are running", hint="try again in 10 s"))
             return
         try:
             request = await session.read_request()

@@ -46,7 +46,7 @@ async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
         owner_uid=os.geteuid(),
         kind=runtime.kind,
     )
-    token_api = TokenApi(locked, runtime.policy(), clock=runtime.clock, phones=locked)
+    token_api = TokenApi(locked, runtime.policy(runtime.config), clock=runtime.clock, phones=locked)
     await control.start(_place(runtime, CONTROL_SOCKET))
     try:
         await token_api.start(_place(runtime, TOKEN_SOCKET))

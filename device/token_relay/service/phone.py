@@ -18,6 +18,7 @@ from token_relay.protocol.errors import ConfigError, PersonNeededError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.service import metrics
+from token_relay.service.checks.finding import Finding
 from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
@@ -94,6 +95,11 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         said = self._agent.settings
         known = {"allow_refresh_token_access": said.allow_refresh_token_access, "described": said.profile}
         return await self._stand(phone_status, {"handoffs": PhoneHandoff}, **known)
+
+    async def _look_at_provider(self) -> list[Finding]:
+        from token_relay.service.checks.provider import metadata  # only for ``doctor``
+
+        return await metadata(self._http, self._agent.settings)
 
     def _row(self, row: PhoneHandoff) -> dict[str, JSON]:
         return handoff_row(row, described=self._agent.settings.profile)

@@ -31,19 +31,17 @@ class Probed(Protocol):
         ...
 
 
-async def doctor(channel: Probed | None) -> dict[str, JSON]:
+async def doctor(channel: Probed | None) -> list[JSON]:
     """The command ``doctor``: measure the round trip to the broker and back."""
     if channel is None or not channel.is_connected:
-        return {"checks": []}  # another line says that it is not connected
+        return []  # another line says that it is not connected
     took_s: list[float] = []
     for _ in range(PROBES):
         began_s = time.monotonic()
         if not await channel.probe(PROBE_S_MAX):
-            return {
-                "checks": [_row(False, "a message to ourselves did not come back", "look at the broker's access list")]
-            }
+            return [_row(False, "a message to ourselves did not come back", "look at the broker's access list")]
         took_s.append(time.monotonic() - began_s)
-    return {"checks": [judged(statistics.median(took_s))]}
+    return [judged(statistics.median(took_s))]
 
 
 def judged(round_trip_s: float) -> dict[str, JSON]:

@@ -28,14 +28,14 @@ from token_relay.apps.policy import Policy, parse_policy
 from token_relay.apps.server import TokenApi
 from token_relay.host.clock import SystemClock, SystemRandom
 from token_relay.host.config import AgentConfig, Home, Kind
-from token_relay.host.config_file import read_own_text, read_secret_file
+from token_relay.host.config_file import load_config, read_own_text, read_secret_file
 from token_relay.host.home import key_source, open_vault
 from token_relay.host.http import AioHttp
-from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
+from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET, with_path
 from token_relay.host.systemd import listen_fds, notify, watchdog_interval_s
 from token_relay.mqtt.channel import MqttChannel
 from token_relay.mqtt.connection import MqttSettings
-from token_relay.protocol.errors import ConfigError, VaultError
+from token_relay.protocol.errors import ConfigError, RelayError, VaultError
 from token_relay.protocol.identity import device_id
 from token_relay.protocol.topics import inbox_filter
 from token_relay.provider.http import Http
@@ -108,9 +108,18 @@ class Runtime:
         await agent.start()
         self.vault.when_damaged(lambda: agent.turns.spawn(agent.mend()))
         passed = listen_fds(self.home.environment, pid=os.getpid())
-        control = ControlServer(handlers, owner_uid=os.geteuid(), kind=self.kind, goes_on=goes_on)
+        config_file = self.home.config_file
+        named = {name: _naming(handler, config_file) for name, handler in handlers.items()}
+        control = ControlServer(named, owner_uid=os.geteuid(), kind=self.kind, goes_on=goes_on)
         keeper = agent.keeper
-        token_api = TokenApi(keeper, self.policy(), clock=self.clock, transfers=keeper, phones=keeper)
+        token_api = TokenApi(
+            keeper,
+            self.policy(self.config),
+            clock=self.clock,
+            transfers=keeper,
+            phones=keeper,
+            config_file=config_file,
+        )
         await control.start(passed.get(CONTROL_SOCKET, self.home.sockets / CONTROL_SOCKET))
         try:
             await token_api.start(passed.get(TOKEN_SOCKET, self.home.sockets / TOKEN_SOCKET))
@@ -150,12 +159,16 @@ class Runtime:
         address = self.home.environment.get("NOTIFY_SOCKET")
         notify(address, RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         try:
-            token_api.policy = self.policy()
+            path = self.home.config_file
+            config = self.config if path is None else load_config(type(self.config), path)
+            token_api.policy = self.policy(config)
             own()
         except ConfigError as exc:
             log.error("reload_refused", detail=str(exc), hint=exc.hint)
         else:
-            log.info("policy_reloaded", rules=len(token_api.policy.rules))
+            log.info("policy_reloaded", rules=len(token_api.policy.rules), file=token_api.policy.file or "none")
+            if changed := _not_reloaded(self.config, config):
+                log.warning("restart_needed", changed=", ".join(changed), hint="restart the agent")
         certificates.check()
         keeper.reload()
         notify(address, READY=1)
@@ -172,9 +185,9 @@ class Runtime:
         names = AuditEvent.__slots__
         return {"events": [{name: getattr(row, name) for name in names if getattr(row, name) != ""} for row in rows]}
 
-    def policy(self) -> Policy:
+    def policy(self, config: AgentConfig) -> Policy:
         """Read who may have tokens. Raises ConfigError: the file is unsafe or wrong."""
-        path = self.config.token_api.policy_file
+        path = config.token_api.policy_file
         if path is None:
             return Policy(os.geteuid())
         text = read_own_text(path, POLICY_BYTES_MAX, what="policy", forbidden=0o022)
@@ -197,6 +210,26 @@ class Runtime:
             await self.clock.sleep(interval_s / 2)
 
 
+def _not_reloaded(running: AgentConfig, read: AgentConfig) -> list[str]:
+    """Return the tables and keys of the configuration that differ and that only a restart takes up."""
+    taken = {"token_api": {"policy_file"}, "provider": {"hosts"}}
+    before, after = (config.model_dump(exclude=taken) for config in (running, read))
+    return sorted(name for name in before if before[name] != after[name])
+
+
+def _naming(handler: Handler, config_file: Path | None) -> Handler:
+    """Return the handler so that its refusals name the configuration with its path."""
+
+    async def run(args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        try:
+            return await handler(args, exchange)
+        except RelayError as exc:
+            exc.hint = with_path(exc.hint, config_file)
+            raise
+
+    return run
+
+
 def _counts(tx: Transaction) -> tuple[int, str]:
     """Return the number of active pairings, and the numbers of grants by state in words."""
     states = Counter(grant.state for grant in tx.select(Grant))
@@ -214,7 +247,7 @@ def _channel(
         password = read_secret_file(broker.password_file, "broker password")
 
     async def pause(seconds: float) -> None:  # the channel sleeps when, and only when, a connection has failed
-        adviser.failed(channel.last_error)
+        await adviser.failed(channel.last_error)
         await clock.sleep(seconds)
 
     channel = MqttChannel(

@@ -42,7 +42,7 @@ ACTIONS: Mapping[str, str] = {
     "allow_host": "a grant is not used: its endpoint is on HOST; if that is right, set provider.hosts and reload",
     "client_refused": "the provider refuses this client: look at the app registration; it is asked again by itself",
     "check_disk": "the vault cannot be written: see the log, and what doctor says of the disk",
-    "check_broker": "the broker cannot be reached: check its address, certificates and network",
+    "check_broker": "the broker cannot be reached; see why: token-relay DEVICE doctor",
 }
 
 
@@ -192,7 +192,7 @@ def _broker_action(here: Surroundings) -> Json | None:
         return None
     if "VaultError" in here.broker_error:  # it was reached, and its messages could not be kept
         return action("check_disk")
-    return action("check_broker")
+    return action("check_broker", here.kind)
 
 
 def _grant_action(here: Surroundings, newest: Grant, row: Json, now: Now) -> Json | None:

@@ -129,7 +129,7 @@ def _mapped(exc: sqlite3.Error, path: Path) -> VaultError:
         case sqlite3.SQLITE_BUSY:
             return VaultError(f"another program holds {path}", hint="close the program that reads it")
         case sqlite3.SQLITE_READONLY:
-            return VaultError(f"{path} cannot be written", hint="is its file system mounted read-only?")
+            return VaultError(f"{path} cannot be written", hint="make its file system writable: mount -o remount,rw")
         case _:
             return VaultError(f"cannot use {path}: {exc}")
 

@@ -171,7 +171,7 @@ class PassphraseKey:
         salt = bytes.fromhex(parameters.salt)
         root = _stretch(self._passphrase, salt=salt, passes=parameters.passes, memory_bytes=parameters.memory_bytes)
         if not hmac.compare_digest(_derive(root, b"rtr1-vver"), bytes.fromhex(parameters.verifier)):
-            raise WrongVaultKeyError("wrong passphrase", hint="try again")
+            raise WrongVaultKeyError("wrong passphrase", hint="give the one that the vault was made with")
         return PrivateKey(_derive(root, b"rtr1-vkey"))
 
     def describe(self) -> str:

@@ -59,7 +59,7 @@ async def copy_under(vault: SqliteVault, home: Path, key: PrivateKey) -> None:
         await copy.run(lambda tx: _write_all(tx, records))
         copied = await copy.run(_read_all)
     if copied != records:
-        raise VaultError("the copy of the vault differs from the vault", hint="check the disk")
+        raise VaultError("the copy of the vault differs from the vault", hint="look at the disk with dmesg")
     try:
         copying.rename(home / COPY)
         sync_directory(home)

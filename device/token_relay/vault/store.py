@@ -194,7 +194,9 @@ class SqliteVault:
 
     def _attempt(self, step: Callable[[Transaction], T]) -> T:
         if self._is_stopped:
-            raise VaultError("the vault has stopped after a disk error", hint="check the disk, restart the agent")
+            raise VaultError(
+                "the vault has stopped after a disk error", hint="look at the disk with dmesg, then restart the agent"
+            )
         transaction = _Transaction(self._path, self._connection, self._keys, self._layouts)
         try:
             with sqlite_errors_mapped(self._path):
@@ -239,7 +241,7 @@ class SqliteVault:
                 self._is_stopped = True
                 raise VaultError(
                     "the disk failed while storing; what it holds now is unknown until the agent starts again",
-                    hint="check the disk, restart the agent",
+                    hint="look at the disk with dmesg, then restart the agent",
                 ) from exc
             raise
 

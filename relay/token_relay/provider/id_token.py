@@ -19,16 +19,19 @@ import base64
 import hmac
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from token_relay.protocol.secret import IdToken
-from token_relay.provider.http import Http, HttpRequest, HttpResponse, url_problem
+from token_relay.provider.http import Http, HttpRequest, HttpResponse, is_loopback, url_problem
 from token_relay.provider.tokens import ProviderError, parse_object, shown
 
 LEEWAY_S = 120.0  # two clocks, each set by NTP, and a sign-in that took a moment
+YEAR_9999_S = 253_402_300_799.0  # the last moment that can be written
 RSA_BITS_MIN = 2_048  # RFC 7518 §3.3
 KID_CHARS_MAX = 256
 SUB_CHARS_MAX = 255  # OpenID Connect Core §2
@@ -153,7 +156,7 @@ def check_id_token(
     if claims.get("iss") != issuer:
         raise ProviderError("id_token_issuer", "the id_token is from another issuer")
     _check_audience(claims, client_id)
-    _check_times(claims, now_wall_s)
+    _check_times(claims, now_wall_s, is_local=is_loopback(urlsplit(issuer).hostname or ""))
     if nonce is not None:
         said = claims.get("nonce")
         if not isinstance(said, str) or not hmac.compare_digest(said.encode("utf-8", "replace"), nonce.encode()):
@@ -234,14 +237,21 @@ def _check_audience(claims: dict[str, object], client_id: str) -> None:
         raise ProviderError("id_token_audience", "the id_token was issued to another client")
 
 
-def _check_times(claims: dict[str, object], now_wall_s: float) -> None:
+def _check_times(claims: dict[str, object], now_wall_s: float, *, is_local: bool) -> None:
     for name, is_required in (("exp", True), ("iat", True), ("nbf", False)):
         value = claims.get(name)
         if value is None and not is_required:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
             raise ProviderError("id_token_time", f"the id_token's {name} is missing or no time")
-        if name == "exp" and value <= now_wall_s - LEEWAY_S:
-            raise ProviderError("id_token_time", "the id_token has expired", hint="is the device's clock right?")
-        if name != "exp" and value > now_wall_s + LEEWAY_S:
-            raise ProviderError("id_token_time", f"the id_token's {name} is in the future", hint="check the clock")
+        if (value <= now_wall_s - LEEWAY_S) if name == "exp" else (value > now_wall_s + LEEWAY_S):
+            what = "has expired" if name == "exp" else "is in the future"
+            hint = "set the clock of this machine"
+            if is_local:  # both have one clock, unless a person moved the sandbox's
+                hint = "start the sandbox anew, if `sandbox ctl clock` moved its clock; else set this machine's"
+            times = f"{name} {_moment(value)}, the clock here says {_moment(now_wall_s)}"
+            raise ProviderError("id_token_time", f"the id_token {what}: {times}", hint=hint)
+
+
+def _moment(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(min(at_s, YEAR_9999_S), UTC):%Y-%m-%d %H:%M:%SZ}"

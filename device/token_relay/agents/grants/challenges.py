@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from token_relay.agents.grants.pauses import shown_s
 from token_relay.agents.ports import Now
 from token_relay.agents.token_source import TokenRefused
 from token_relay.provider.outcome import TokenOutcome
@@ -43,7 +44,7 @@ class Challenges:
         elif known.claims != claims:
             left_s = CHALLENGE_EVERY_S - (now.boot_s - known.admitted_s)
             detail = f"another claims challenge of this grant was met less than {CHALLENGE_EVERY_S:.0f} s ago"
-            return TokenRefused("busy", detail, "try again later", left_s)
+            return TokenRefused("busy", detail, f"ask again in {shown_s(left_s)}", left_s)
         return known
 
     def forget(self, grant_id: str, scope: str) -> None:

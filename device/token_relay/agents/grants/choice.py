@@ -134,7 +134,10 @@ def ambiguous(several: tuple[Candidate, ...]) -> TokenRefused:
         for one in several[:SHOWN_MAX]
     )
     detail = f"several grants fit: {'; '.join(words)}{more}"
-    return TokenRefused("ambiguous", detail, "say which: name the account, the issuer or the phone", grants=grants)
+    for what in ("account", "issuer", "phone"):  # the first that tells all of them apart
+        if len({getattr(grant, what) for grant in grants}) == len(grants):
+            return TokenRefused("ambiguous", detail, f"say which: name the {what}", grants=grants)
+    return TokenRefused("ambiguous", detail, "say which: name the account and the issuer or phone", grants=grants)
 
 
 def _fits(grant: Grant, query: TokenQuery) -> bool:

@@ -25,7 +25,7 @@ from token_relay.agents.grants import lifecycle, refuted, second_attempt
 from token_relay.agents.grants.answers import allow_host, check_client, event_of, problem_of, words_of
 from token_relay.agents.grants.errand import Errand, RefreshErrand
 from token_relay.agents.grants.lanes import Lanes
-from token_relay.agents.grants.pauses import NETWORK, Pauses
+from token_relay.agents.grants.pauses import Pauses
 from token_relay.agents.grants.refusals import Refusals
 from token_relay.agents.grants.schedule import columns_of_life, refused_pause_s
 from token_relay.agents.grants.serving import (
@@ -350,7 +350,7 @@ class Flights:
         fail = partial(self._pauses.fail, grant.grant_id, problem_of(outcome))
         match after, outcome:
             case _, Refreshed(access_token=None) if errand.wants_access_token:
-                fail(None, action=LATER)
+                fail(None)
             case _, Refreshed():
                 self._pauses.end(grant.grant_id)
             case (
@@ -363,11 +363,11 @@ class Flights:
                 seconds = refused_pause_s(reason, times)
                 self._pauses.wait(grant.grant_id, problem_of(outcome), seconds, action=action)
             case _, Denied(retry_after_s=retry_after_s):
-                fail(max(retry_after_s or 0.0, DENIED_PAUSE_S), action=LATER, is_firm=True)
+                fail(max(retry_after_s or 0.0, DENIED_PAUSE_S), is_firm=True)
             case _, OutcomeUnknown(came="page", retry_after_s=retry_after_s):
                 fail(retry_after_s, action=self._or_hand_off(), is_firm=bool(retry_after_s))
             case _, Unavailable(retry_after_s=retry_after_s) | OutcomeUnknown(retry_after_s=retry_after_s):
-                fail(retry_after_s, action=NETWORK, is_firm=bool(retry_after_s))
+                fail(retry_after_s, is_firm=bool(retry_after_s))
 
     def _change(self, turn: Turn, before: Grant, state: lifecycle.GrantState) -> Grant:
         """Write a new state, erase what it must not keep, and tell the agent; all in this transaction."""

@@ -21,7 +21,7 @@ from token_relay.agents.grants.choice import PhoneBook
 from token_relay.agents.grants.errand import RefreshErrand
 from token_relay.agents.grants.flight import Flights, Gate, GrantWatcher
 from token_relay.agents.grants.lifecycle import is_asked_again
-from token_relay.agents.grants.pauses import NETWORK, Pauses
+from token_relay.agents.grants.pauses import Pauses, shown_s
 from token_relay.agents.grants.refusals import Refusals
 from token_relay.agents.grants.serving import (
     columns_of_lease,
@@ -51,6 +51,13 @@ log = structlog.get_logger()
 
 ASKED_AGAIN_S = 60.0  # of questions closer together only the first makes the keeper look
 WAITERS_MAX = 64
+AGAIN_S = 10.0  # as long as a caller waits by default: a request under way has mostly ended by then
+AGAIN = f"ask again in {AGAIN_S:g} s"
+
+
+def no_answer(timeout_s: float) -> str:
+    """Return the sentence for a caller whose time is over before the request's."""
+    return f"no answer from the provider within {timeout_s:g} s; the request goes on"
 
 
 class GrantKeeper:
@@ -98,7 +105,7 @@ class GrantKeeper:
         What the provider rotated is on disk before a token is returned. A flight outlives its caller.
         """
         if self._waiters >= WAITERS_MAX:
-            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", retry_after_s=1.0)
+            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", "ask again in 1 s", 1.0)
         self._waiters += 1
         try:
             return await self._get_token(query)
@@ -124,6 +131,8 @@ class GrantKeeper:
             return await self._meet_challenge(answer.grant, query, errand)
         if is_asked_again(state_of(answer.grant)):
             self._pauses.end(answer.grant.grant_id)  # its owner asks
+        elif query.force_refresh:
+            self._pauses.force(answer.grant.grant_id)
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
         ends_at = now.boot_s + query.timeout_s
         while now.boot_s < ends_at and not self._pauses.is_on(answer.grant.grant_id, now):
@@ -186,10 +195,11 @@ class GrantKeeper:
         return self._offline(grant_id, query)
 
     def _offline(self, grant_id: str, query: TokenQuery) -> TokenRefused:
-        pause = self._pauses.get(grant_id)
-        retry_after_s = max(0.0, pause.until_boot_s - self._clock.now().boot_s) if pause else None
-        reason = pause.reason if pause else f"no answer from the provider within {query.timeout_s:g} s"
-        return TokenRefused("offline", reason, pause.action if pause else NETWORK, retry_after_s)
+        pause, now = self._pauses.get(grant_id), self._clock.now()
+        if pause is None:
+            return TokenRefused("offline", no_answer(query.timeout_s), AGAIN, AGAIN_S)
+        left_s = max(0.0, pause.until_boot_s - now.boot_s)
+        return TokenRefused("offline", pause.told(now), pause.action or f"ask again in {shown_s(left_s)}", left_s)
 
     async def get_session_transfer(self, query: TransferQuery) -> TransferGranted | TokenRefused:
         """Trade a grant's refresh token for a session transfer token; each caller gets one of its own.
@@ -198,7 +208,7 @@ class GrantKeeper:
         does not end the exchange; nobody gets its token then.
         """
         if self._waiters >= WAITERS_MAX:
-            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", retry_after_s=1.0)
+            return TokenRefused("busy", f"{WAITERS_MAX} programs are waiting already", "ask again in 1 s", 1.0)
         self._waiters += 1
         try:
             async with asyncio.timeout(query.timeout_s):
@@ -207,7 +217,7 @@ class GrantKeeper:
                 )
                 return await self._exchange(wanted)
         except TimeoutError:
-            return TokenRefused("offline", f"no answer from the provider within {query.timeout_s:g} s", "try again")
+            return TokenRefused("offline", no_answer(query.timeout_s), AGAIN, AGAIN_S)
         except VaultError as exc:
             return TokenRefused("offline", f"the vault cannot be used: {exc}", exc.hint, retry_after_s=STORE_RETRY_S)
         finally:
@@ -228,12 +238,12 @@ class GrantKeeper:
                 continue
             pause, wait_s = self._pauses.get(grant_id), self._exchanged.get(grant_id, -PAUSE_S) + PAUSE_S - now.boot_s
             if pause is not None and pause.until_boot_s > now.boot_s:
-                return TokenRefused("offline", pause.reason, "try again", pause.until_boot_s - now.boot_s)
+                return self._offline(grant_id, query)
             if wait_s > 0:
                 await self._clock.sleep(wait_s)
                 continue
             if grant.state != "held" and has_mended:
-                return TokenRefused("offline", "an earlier answer of the provider is still missing", "try again")
+                return TokenRefused("offline", "an earlier answer of the provider is still missing", AGAIN, AGAIN_S)
             if grant.state != "held":  # an open intent comes to its end first
                 await asyncio.shield(self.flights.fly(grant_id, RefreshErrand()))
                 has_mended = True
@@ -247,7 +257,7 @@ class GrantKeeper:
             after, _ = await self._decide(query)
             if after is None or after.state not in USABLE:
                 return refusal(after or grant, self._watcher.reauth_action)
-            return brought or TokenRefused("offline", "the grant was replaced meanwhile", "try again")
+            return brought or TokenRefused("offline", "the grant was replaced meanwhile", "ask again now")
 
     async def _decide(self, query: TokenQuery) -> tuple[Grant | None, TokenGranted | TokenRefused | ToRefresh]:
         now = self._clock.now()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from token_relay.agents.grants.answers import words_of
+from token_relay.agents.grants.pauses import shown_s
 from token_relay.agents.ports import Now
 from token_relay.agents.token_source import TokenRefused
 from token_relay.provider.outcome import Denied
@@ -52,7 +53,9 @@ class Refusals:
         left_s = max(others, default=-EVERY_S) + EVERY_S - now.boot_s
         if left_s <= 0:
             return None
-        return TokenRefused("busy", "another request of this grant was refused a moment ago", "try again", left_s)
+        return TokenRefused(
+            "busy", "another request of this grant was refused a moment ago", f"ask again in {shown_s(left_s)}", left_s
+        )
 
     def note(self, key: Key, outcome: Denied, now: Now) -> None:
         """Remember a refusal."""

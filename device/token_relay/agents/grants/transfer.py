@@ -12,6 +12,7 @@ from typing import assert_never
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.grants.answers import event_of, problem_of, words_of
+from token_relay.agents.grants.pauses import shown_s
 from token_relay.agents.grants.refusals import Key
 from token_relay.agents.grants.serving import profile_of
 from token_relay.agents.ports import Now
@@ -98,16 +99,22 @@ class TransferExchange:
                 elapsed = elapsed_s(self._sent, now)
                 left = 0.0 if elapsed is None else expires_in_s - elapsed
                 if left <= 0:
-                    return TokenRefused("offline", "the session transfer token came too late to be used", "try again")
+                    return TokenRefused(
+                        "offline", "the session transfer token came too late to be used", "ask again now"
+                    )
                 at = datetime.fromtimestamp(now.wall_s, UTC).replace(microsecond=0) + timedelta(seconds=int(left))
                 return TransferGranted(token, at, left, self._issuer)
             case ExchangeRefused(error=error, retry_after_s=retry_after_s):
                 detail = f"the provider refuses the exchange: {error}"
                 return TokenRefused("transfer_refused", detail, CHECK_CLIENT, retry_after_s)
             case Unavailable(retry_after_s=retry_after_s) | OutcomeUnknown(retry_after_s=retry_after_s):
-                return TokenRefused("offline", problem_of(outcome), "try again later", retry_after_s)
+                return TokenRefused("offline", problem_of(outcome), _when(retry_after_s), retry_after_s)
             case Denied():
                 detail = f"the provider refuses the exchange: {words_of(outcome)}"
                 return TokenRefused("transfer_refused", detail, CHECK_CLIENT)
             case _:
                 assert_never(outcome)
+
+
+def _when(retry_after_s: float | None) -> str:
+    return f"ask again in {shown_s(retry_after_s)}" if retry_after_s else "ask again in a minute"

@@ -79,7 +79,7 @@ def check_sign_in(strategy: Strategy | Literal[""], wish: HandoffWish) -> None:
         raise ConfigError(f"--account {wish.account} and --username {typed} name two people", hint="leave one out")
 
 
-def check_joined(row: PhoneHandoff, wish: HandoffWish) -> None:
+def check_joined(row: PhoneHandoff, wish: HandoffWish, device: str) -> None:
     """Raise LocalError when the open handoff that a wish joins is another one than was asked for."""
     others = []
     if wish.account and row.account and not is_called(wish.account, account=row.account, subject=row.subject):
@@ -88,7 +88,7 @@ def check_joined(row: PhoneHandoff, wish: HandoffWish) -> None:
         others.append(f"with strategy {row.strategy}")
     if others:
         said = " ".join(others)
-        raise LocalError(f"a handoff {said} to this device is open", hint="token-relay phone cancel DEVICE")
+        raise LocalError(f"a handoff {said} to {device} is open", hint=f"token-relay phone cancel {device}")
 
 
 class PhoneAgent:
@@ -223,7 +223,7 @@ class PhoneAgent:
             row = await self.turns.run(
                 partial(self._open, pairing=pairing, strategy=strategy, wish=wish, own=own, issuer=issuer)
             )
-        check_joined(row, wish)
+        check_joined(row, wish, pairing.peer_name)
         ends_at = self._clock.now().boot_s + wish.wait_s
         while True:
             row = await self._reload(row.at)
@@ -232,7 +232,9 @@ class PhoneAgent:
                     return row
                 case "cancelling" | "cancelled" | "gone" | "revoking":
                     why = row.problem or row.reason or row.state
-                    raise LocalError(f"the handoff did not come about: {why}", hint="see: token-relay phone status")
+                    raise LocalError(
+                        f"the handoff did not come about: {why}", hint=f"token-relay phone devices {pairing.peer_name}"
+                    )
                 case "offered" if row.reason == "accepted" and row.strategy == "mint":
                     await self.obtaining.mint(row, wish.sign_in, person, account=wish.account)
                     continue
@@ -251,7 +253,7 @@ class PhoneAgent:
             if strategy in self.settings.profile.strategies:
                 raise PolicyError(
                     f"strategy {strategy} is refused: the provider has shown that it is not safe there",
-                    hint="see: token-relay phone status; measure it anew: token-relay provider probe",
+                    hint=f"measure it anew: token-relay provider probe {self.settings.url}",
                 )
             reason = UNSAFE.get(strategy, "it is not safe with profile {name}").format(name=profile.name)
             raise PolicyError(

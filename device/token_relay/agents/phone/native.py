@@ -10,13 +10,16 @@ asking for it again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.phone.person import NotSignedIn, Person, SignInLostError, SignInOptions
+from token_relay.agents.phone.sign_in_advice import AGAIN
 from token_relay.agents.ports import Clock
+from token_relay.agents.provider_failures import action_for
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, Password
 from token_relay.provider.native_auth.password_reset import PasswordReset
@@ -71,7 +74,7 @@ class Conversation:
         self._options = options
         self._clock = clock
         self._sent = Stamp.of(clock.now())
-        self._said = ""  # what was wrong with the last answer
+        self._said = ""  # what was wrong with the last answer; the person was told
         self._password: Password | None = None
         self._passwords = 0
         self._resends = 0
@@ -118,7 +121,7 @@ class Conversation:
             if flow.done:
                 return NotSignedIn(flow.done, str(exc))
             raise
-        raise LocalError(f"the provider asked for more than {STEPS_MAX} things", hint="begin again")
+        raise LocalError(f"the provider asked for more than {STEPS_MAX} things", hint="run the command again")
 
     async def _timed(self, work: Awaitable[Step]) -> Step:
         self._sent = Stamp.of(self._clock.now())
@@ -129,15 +132,15 @@ class Conversation:
         self.failure = failure
         again = failure.again
         if again is None or failure.error == "outcome_unknown":
-            raise error_of(failure)
+            raise error_of(failure, self._options.username)
         if isinstance(again, CodeRequired) and again.tries_left < 1:
-            raise PersonNeededError(f"three wrong codes: begin again for a new one{support(failure)}")
+            raise PersonNeededError(f"three wrong codes{support(failure)}", hint="run the command again for a new code")
         if failure.error == "unavailable" or LOCKED in failure.codes:  # the next password would be refused unread
-            raise error_of(failure)
+            raise error_of(failure, self._options.username)
         if self._service.profile.temporary_codes & set(failure.codes):
-            raise TransientError(text_of(failure), hint="try again later")
+            raise TransientError(text_of(failure), hint=_when(failure))
         if isinstance(again, MfaRequired) and len(again.methods) == 1:
-            raise error_of(failure)  # there is nothing else to choose
+            raise error_of(failure, self._options.username)  # there is nothing else to choose
         await self._person.progress({"message": text_of(failure)})
         self._said = failure.detail or "not accepted"
         return again
@@ -183,7 +186,7 @@ class Conversation:
         where = f"code sent by {state.channel} to {state.target_label}"
         value = await self._ask(
             "code",
-            f"{said}, once more" if said else where,
+            f"{where}, once more" if said else where,
             code_length=state.code_length,
             can_resend=True,
             resend_after_s=state.resend_after_s,
@@ -194,7 +197,7 @@ class Conversation:
         if not typed:
             self._resends += 1
             if self._resends > RESENDS_MAX:
-                raise PersonNeededError(f"{RESENDS_MAX} codes were sent again: begin again")
+                raise PersonNeededError(f"{RESENDS_MAX} codes were sent again", hint="run the command again")
             step = await self._timed(flow.resend(state))
             if isinstance(step, Failed) and step.error == "unavailable" and step.again is not None:
                 # The older code is still good.
@@ -206,13 +209,14 @@ class Conversation:
             return step
         if state.code_length and len(typed) != state.code_length:
             self._said = f"a code has {state.code_length} characters"  # and no try is wasted on this one
+            await self._person.progress({"message": self._said})
             return state
         return await self._timed(flow.submit_code(state, Code(typed)))
 
     async def _ask(self, kind: str, text: str, **extra: Any) -> str | None:
         self._questions += 1
         if self._questions > QUESTIONS_MAX:
-            raise LocalError(f"the provider needs more than {QUESTIONS_MAX} questions", hint="begin again")
+            raise LocalError(f"the provider needs more than {QUESTIONS_MAX} questions", hint="run the command again")
         return await self._person.ask(kind, text, **extra)
 
     async def _ask_password(self, said: str) -> Password:
@@ -220,8 +224,11 @@ class Conversation:
             return self._password  # the flow was begun anew
         self._passwords += 1
         if self._passwords > PASSWORD_TRIES_MAX:
-            raise PersonNeededError(f"{PASSWORD_TRIES_MAX} wrong passwords: sign in again{self._support()}")
-        text = f"{said}, once more" if said else f"password of {self._options.username}"
+            raise PersonNeededError(
+                f"{PASSWORD_TRIES_MAX} wrong passwords{self._support()}",
+                hint=f"token-relay phone reset-password --username {self._options.username}",
+            )
+        text = f"password of {self._options.username}{', once more' if said else ''}"
         value = await self._ask("password", text)
         if value is None:
             raise PersonNeededError("the provider asks for the password", hint="add --password-file FILE")
@@ -232,7 +239,7 @@ class Conversation:
         self._passwords += 1
         if self._passwords > NEW_PASSWORD_TRIES_MAX:
             raise PersonNeededError(f"{NEW_PASSWORD_TRIES_MAX} passwords were not accepted{self._support()}")
-        text = f"{said}; another one" if said else f"new password of {self._options.username}"
+        text = f"new password of {self._options.username}{', another one' if said else ''}"
         value = await self._ask("new_password", text)
         if value is None:
             raise PersonNeededError("the provider asks for a new password", hint="add --new-password-file FILE")
@@ -242,7 +249,7 @@ class Conversation:
         if len(methods) == 1 and not said:
             return methods[0]
         choices = [{"value": one.id, "text": f"{one.channel} {one.label}".strip()} for one in methods]
-        value = await self._ask("choice", f"{said}; {title}" if said else title, choices=choices)
+        value = await self._ask("choice", title, choices=choices)
         chosen = next((one for one in methods if one.id == value), None)
         if chosen is None:
             names = ", ".join(choice["text"] for choice in choices)
@@ -312,27 +319,34 @@ class Conversation:
         return support(self.failure) if self.failure is not None else ""
 
 
-def error_of(failure: Failed) -> RelayError:
+def error_of(failure: Failed, username: str) -> RelayError:
     """Return the error that ends the command: what the person has to do depends on the kind."""
     text = text_of(failure)
     if failure.may_have_lost_tokens:
-        return SignInLostError(text, hint="try again later")
+        return SignInLostError(text, hint=_when(failure))
     if failure.error in ("unavailable", "outcome_unknown"):
-        return TransientError(text, hint="try again later")
-    if failure.error in ("unauthorized_client", "invalid_client", "invalid_scope"):
-        return ConfigError(text, hint="check provider.client_id and scope, and that native authentication is on")
+        return TransientError(text, hint=action_for(failure.detail, is_phone=True) or _when(failure))
+    if failure.error == "invalid_scope":
+        return ConfigError(text, hint="correct provider.scope in config.toml")
+    if failure.error in ("unauthorized_client", "invalid_client"):
+        return ConfigError(text, hint="switch native authentication on in the app registration of provider.client_id")
     if LOCKED in failure.codes:
-        hint = "wait until the lock ends, or: token-relay phone reset-password --username U"
-        return PersonNeededError(text, hint=hint)
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
     if failure.error == "user_not_found":
-        return PersonNeededError(text, hint="check the name, or: token-relay phone sign-up --username U")
+        return PersonNeededError(
+            text, hint=f"correct the name; a new account: token-relay phone sign-up --username {username}"
+        )
     if failure.error == "user_already_exists":
-        return PersonNeededError(text, hint="token-relay phone sign-in --username U")
+        return PersonNeededError(text, hint=f"token-relay phone sign-in --username {username}")
     if failure.error == "interaction_required":
         return PersonNeededError(text, hint="use: token-relay phone sign-in --browser")
     if {50142, 50055} & set(failure.codes):
-        return PersonNeededError(text, hint="token-relay phone reset-password --username U")
-    return PersonNeededError(text, hint="begin again" if failure.retryable else "")
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
+    return PersonNeededError(text, hint="run the command again" if failure.retryable else "")
+
+
+def _when(failure: Failed) -> str:
+    return f"run the command again in {math.ceil(failure.retry_after_s)} s" if failure.retry_after_s else AGAIN
 
 
 def text_of(failure: Failed) -> str:

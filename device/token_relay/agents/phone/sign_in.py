@@ -30,6 +30,7 @@ from token_relay.agents.phone.person import (
 )
 from token_relay.agents.phone.provider_endpoints import asked_prompt, asked_scope, discover
 from token_relay.agents.phone.sign_in_advice import (
+    AGAIN,
     error_page_advice,
     foreseen,
     hint_for,
@@ -38,6 +39,7 @@ from token_relay.agents.phone.sign_in_advice import (
     refused_sentence,
 )
 from token_relay.agents.ports import Clock, Random
+from token_relay.agents.provider_failures import action_for
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, RelayError, TransientError
 from token_relay.protocol.secret import Code
 from token_relay.provider import discovery, oauth
@@ -177,7 +179,7 @@ class ProviderSignIn:
         login_hint: str = "",
     ) -> str:
         if metadata.authorization_endpoint is None:
-            hint = "is provider.url right? else write provider.authorization_endpoint"
+            hint = "write provider.authorization_endpoint in config.toml"
             raise LocalError("the provider has no authorization endpoint", hint=hint)
         settings = self._settings
         return authorization_url(
@@ -282,7 +284,9 @@ def _tokens(outcome: TokenOutcome, token_endpoint: str) -> Refreshed:
             said = f"{refused_sentence(outcome.error, outcome.description)}{support(outcome)}"
             raise PersonNeededError(said, hint=hint_for(outcome.error))
         case Unavailable(reason=reason):
-            raise TransientError(f"the provider did not answer the sign-in: {reason}", hint="sign in again later")
+            raise TransientError(
+                f"the provider did not answer the sign-in: {reason}", hint=action_for(reason, is_phone=True) or AGAIN
+            )
         case OutcomeUnknown(reason=reason):
             hint = f"sign in again; if that ends alike, look at what answers at {token_endpoint}"
             raise SignInLostError(f"the provider did not answer the sign-in: {reason}", hint=hint)

@@ -7,6 +7,7 @@ beside them.
 from __future__ import annotations
 
 from token_relay.agents.phone.account_settings import AccountSettings
+from token_relay.agents.provider_failures import action_for
 from token_relay.provider.discovery import DiscoveryFailed, ProviderMetadata
 from token_relay.provider.profile import DAY_S, Profile
 
@@ -18,6 +19,7 @@ _CLIENT = (
     "and its secret or key"
 )
 _PROMPT = 'the provider wants to show a page and may not: write provider.prompt = "consent", or "login"'
+AGAIN = "run the command again in a minute"
 HINTS = {  # by the error codes of RFC 6749 §4.1.2.1 and §5.2, OpenID Connect Core §3.1.2.6, RFC 8707 §2, RFC 9449 §5
     "access_denied": "the person declined, or may not use this application: sign in again, or ask the administrator",
     "invalid_scope": "the provider does not know or not grant a word of provider.scope: take it out of config.toml",
@@ -36,8 +38,8 @@ HINTS = {  # by the error codes of RFC 6749 §4.1.2.1 and §5.2, OpenID Connect 
     "request_not_supported": "take provider.authorization_parameters out, one by one",
     "invalid_dpop_proof": f"{_REGISTRATION}its tokens must not be bound to a key (DPoP)",
     "use_dpop_nonce": f"{_REGISTRATION}its tokens must not be bound to a key (DPoP)",
-    "server_error": "the provider failed: try again later",
-    "temporarily_unavailable": "try again later",
+    "server_error": f"the provider failed: {AGAIN}",
+    "temporarily_unavailable": AGAIN,
 }
 # Their metadata does not list `none`, although they take public clients.
 _SILENT_ABOUT_PUBLIC_CLIENTS = frozenset({"entra", "auth0", "keycloak", "keycloak-rotating", "cognito", "google"})
@@ -88,10 +90,8 @@ def advice_about(failed: DiscoveryFailed, profile: Profile | None, *, right: str
     """
     if right or (failed.issuer and profile is not None):
         return f'if that is the provider you mean, write provider.url = "{right or failed.issuer}"'
-    if failed.is_temporary and "certificate" in failed.reason:
-        return "is its CA a private one? then write provider.ca; else look at the clock of this machine"
     if failed.is_temporary:
-        return "try again later, and look at network and DNS"
+        return action_for(failed.reason, is_phone=profile is not None) or AGAIN
     if profile is None:
         return "has the provider moved? the grant names this issuer; a handoff brings a new one"
     if profile.name == "entra":

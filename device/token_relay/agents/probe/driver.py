@@ -136,7 +136,9 @@ class Probe:
             self._refresh_tokens[at], self._newest[number] = new.tokens.refresh_token, at
         new = await self._sign_in.check(new)
         if self._subject and new.subject and new.subject != self._subject:
-            raise LocalError("somebody else signed in this time", hint="run it again, as the same account each time")
+            raise LocalError(
+                "somebody else signed in this time", hint="run the command again, as the same account each time"
+            )
         self._subject = self._subject or new.subject
         if new.tokens.access_token is not None:
             self._access_tokens[at] = new.tokens.access_token
@@ -179,11 +181,13 @@ class Probe:
                     if attempt + 1 < REQUEST_TRIES_MAX:
                         await self._clock.sleep(min(retry_after_s or RETRY_S, RETRY_S_MAX))
                         continue
-                    raise TransientError(f"the provider cannot be asked now: {reason}", hint="run it again later")
+                    raise TransientError(
+                        f"the provider cannot be asked now: {reason}", hint="run the command again in a minute"
+                    )
                 case Denied(error=error):
                     raise LocalError(f"the provider refuses the client at a refresh: {error}")
                 case OutcomeUnknown(reason=reason):
-                    hint = "run it again; nothing can be concluded from half an answer"
+                    hint = "run the command again; nothing can be concluded from half an answer"
                     raise TransientError(f"an answer of the provider was lost: {reason}", hint=hint)
                 case _:
                     assert_never(outcome)

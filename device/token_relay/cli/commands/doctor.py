@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from token_relay.agents.companion.endpoints import host_not_allowed
-from token_relay.agents.grants.answers import allow_host
 from token_relay.cli.client import JSON, ClientError, JsonObject
 from token_relay.cli.commands.agent_calls import call
 from token_relay.cli.parsing import DONE, FAILED, NOT_RUNNING, Context
@@ -21,16 +20,16 @@ from token_relay.cli.render import clean, show
 from token_relay.host.clock import SystemClock
 from token_relay.host.config import CompanionConfig, Kind, PhoneConfig
 from token_relay.host.config_file import load_config
-from token_relay.host.paths import agent_home, config_file, search_directories
+from token_relay.host.paths import agent_home, config_file, search_directories, with_path
 from token_relay.protocol.errors import ConfigError
+from token_relay.service.broker_advice import advice
 from token_relay.service.checks import broker, local, machine, provider
 from token_relay.service.checks.finding import Finding
 
 SERVICE_HOMES = Path("/var/lib/token-relay")
-SILENCE_S = 30.0  # the agent's checks may include one question to the broker
+SILENCE_S = 60.0  # the agent asks the broker five times and the provider once
 UNKNOWN_COMMAND = "unknown_command"
 LOCKED = frozenset({"copied"})  # until a person has done one of these actions, the agent does nothing at all
-ISSUERS_MAX = 4  # a companion has one or two grants; more lines than this hide the others
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
@@ -44,13 +43,16 @@ def run(args: argparse.Namespace, context: Context) -> int:
     try:
         checks.append(Finding("agent", True, "running"))
         status = call(args, context, "status", silence_s=SILENCE_S)
-        checks += [*_from_status(status), *_own_checks(args, context)]
+        checks += [*_from_status(status, config), *_own_checks(args, context)]
     except ClientError as exc:
         is_running = exc.code != "not_running"
         checks = [check for check in checks if check.name != "agent"]
         checks.append(Finding("agent", False, str(exc), exc.hint))
+    if config is not None and all(check.name != "provider" for check in checks):
+        checks += provider.without_agent(config, _issuers(status))
     if config is not None:
-        checks += _provider(config, status)
+        path = config_file(kind, context.env, home=args.home, config=args.config)
+        checks = [replace(check, hint=with_path(check.hint, path)) for check in checks]
     is_fine = all(check.is_ok for check in checks)
     if context.as_json:
         show(context, {"ok": is_fine, "checks": [check.as_json() for check in checks]})
@@ -109,32 +111,18 @@ def _here(
         yield machine.look_at_disk(home)
         yield local.vault_key(home, config.vault, local.CREDENTIAL_STORES)
     yield from broker.certificates(config.broker, now.wall_s)
-    yield broker.reach(config.broker)
+    yield broker.reach(config.broker, now.wall_s)
     yield from provider.files(config, now.wall_s)
     yield broker.settings(config.broker, broker.confs_here(system=broker.SYSTEM_CONF))
     yield local.sockets(home, search_directories(kind, context.env, home=args.home, socket=args.socket))
     yield from machine.look_at_unit(kind, context.env)
 
 
-def _provider(config: PhoneConfig | CompanionConfig, status: JsonObject) -> list[Finding]:
-    """Check the provider: the phone's from its settings, the companion's from its grants."""
-    if isinstance(config, PhoneConfig):
-        return provider.metadata(config)
+def _issuers(status: JsonObject) -> set[str]:
+    """Return the issuers of a companion's grants."""
     grants = status.get("grants")
-    issuers = (
-        {_text(row.get("issuer")) for row in grants if isinstance(row, dict)} if isinstance(grants, list) else set()
-    )
-    if not issuers - {""}:
-        return [Finding("provider", True, "none yet: it arrives with the grant")]
-    named = sorted(issuers - {""})[:ISSUERS_MAX]
-    return [finding for issuer in named for finding in _issuer(issuer, config)]
-
-
-def _issuer(issuer: str, config: CompanionConfig) -> list[Finding]:
-    """Ask an issuer that a phone has named, where the agent itself would."""
-    if host := host_not_allowed(issuer, issuer, config.provider.hosts):
-        return [Finding("provider", False, f"{issuer}: not asked, {host} is not allowed here", allow_host(host))]
-    return provider.issuer(issuer, config.provider.ca)
+    rows = [row for row in grants if isinstance(row, dict)] if isinstance(grants, list) else []
+    return {_text(row.get("issuer")) for row in rows} - {""}
 
 
 def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:
@@ -151,16 +139,12 @@ def _own_checks(args: argparse.Namespace, context: Context) -> list[Finding]:
     ]
 
 
-def _from_status(status: JsonObject) -> Iterator[Finding]:
+def _from_status(status: JsonObject, config: PhoneConfig | CompanionConfig | None) -> Iterator[Finding]:
     connection, action = _table(status, "broker"), _table(status, "action")
     if connection:
-        error = _text(connection.get("last_error"))
-        yield Finding(
-            "connection",
-            connection.get("connected") is True,
-            error or _text(connection.get("url")),
-            "" if connection.get("connected") is True else "not connected yet: ask again, or see `status`",
-        )
+        error, is_up = _text(connection.get("last_error")), connection.get("connected") is True
+        hint = "" if is_up or config is None else advice(error, config.broker, SystemClock().now().wall_s)
+        yield Finding("connection", is_up, error or _text(connection.get("url")), hint)
     if action:
         slug = _text(action.get("slug"))
         yield Finding("action", slug not in LOCKED, slug, _text(action.get("sentence")))

@@ -193,7 +193,7 @@ def _look(config: PhoneConfig) -> list[str]:
     """Ask the provider what cannot work there. That nobody answers is told, and no reason not to make the home."""
     from token_relay.service.checks import provider
 
-    return [f"{one.detail}; {one.hint}" for one in provider.metadata(config) if one.hint]
+    return [f"{one.detail}; {one.hint}" for one in provider.without_agent(config, ()) if one.hint]
 
 
 def _report(

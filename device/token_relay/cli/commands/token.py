@@ -13,7 +13,7 @@ import base64
 import json
 
 from token_relay.cli.client import TOKEN_GRACE_S, ClientError, get_token, locate
-from token_relay.cli.parsing import DONE, FAILED, PERSON, REFUSED, Context
+from token_relay.cli.parsing import DONE, FAILED, PERSON, REFUSED, Context, printable
 from token_relay.host.paths import TOKEN_SOCKET
 
 TYPE_CHECKING = False
@@ -91,10 +91,9 @@ def refused(context: Context, status: int, body: JsonObject) -> int:
         raise ClientError("bad_reply", f"the agent answered {status} without a token or a reason")
     if context.as_json:
         context.out(json.dumps(body))
-    for name, text in (("", body.get("detail") or error), ("  hint: ", body.get("action"))):
-        if isinstance(text, str) and text:
-            shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-            context.note(f"{name}{shown}" if name else f"token-relay: {error}: {shown}")
+    context.note(f"token-relay: {error}: {printable(str(body.get('detail') or error))}")
+    if isinstance(action := body.get("action"), str) and action:
+        context.hint(action)
     return EXITS.get(error, FAILED)
 
 

@@ -8,6 +8,7 @@ keeps. For a broker elsewhere, the running agent measures the round trip instead
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from token_relay.host.atomic_files import read_bytes
 from token_relay.host.config import BrokerConfig
+from token_relay.host.peer_certificate import look, names
 from token_relay.mqtt.tls import client_context
 from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import RelayError
@@ -42,10 +44,10 @@ SETTINGS = {
     "autosave_on_changes": ("true", "kill -9 of the broker loses what it had acknowledged"),
     "autosave_interval": ("1", "kill -9 of the broker loses what it had acknowledged"),
 }
-WANTED = {  # missing, or not readable by this user
-    "ca": "bring ca.pem from the CA's directory and make it readable to this user",
-    "cert": "`token-relay certs sign` makes it of device.csr; bring it and make it readable to this user",
-    "key": "`init --force --new-key` makes a new one; or make it readable to this user",
+WANTED = {  # missing, or not what it should be
+    "ca": "bring ca.pem from the CA's directory",
+    "cert": "sign device.csr and bring the certificate: token-relay certs sign",
+    "key": "make a new one: init --force --new-key",
 }
 SIGN_AGAIN = "sign device.csr again: token-relay certs sign"
 AGAIN = {"cert": SIGN_AGAIN, "ca": "make a new CA: token-relay certs init --force"}
@@ -69,11 +71,16 @@ def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Finding]:
         except RelayError as exc:
             yield Finding(f"broker {name}", False, str(exc), WANTED[name])
         except OSError as exc:
-            yield Finding(f"broker {name}", False, f"{file}: {exc.strerror}", WANTED[name])
+            yield Finding(f"broker {name}", False, f"{file}: {exc.strerror}", unreadable(exc, file, WANTED[name]))
         else:
             yield dates(f"broker {name}", file, found[name], now, again=AGAIN[name])
     if broker.key is not None:
         yield _key(broker.key, found.get("cert"))
+
+
+def unreadable(error: OSError, file: Path, missing: str) -> str:
+    """Return what to do about a file that cannot be read; ``missing`` where it is not there."""
+    return f"make {file} readable to the agent's user" if isinstance(error, PermissionError) else missing
 
 
 def dates(name: str, file: Path, certificate: x509.Certificate, now: datetime, *, again: str) -> Finding:
@@ -97,7 +104,7 @@ def _key(file: Path, certificate: x509.Certificate | None) -> Finding:
     except RelayError as exc:
         return Finding("broker key", False, str(exc), WANTED["key"])
     except OSError as exc:
-        return Finding("broker key", False, f"{file}: {exc.strerror}", WANTED["key"])
+        return Finding("broker key", False, f"{file}: {exc.strerror}", unreadable(exc, file, WANTED["key"]))
     if mode & 0o077:
         return Finding("broker key", False, f"{file} is open to others (mode {mode & 0o777:o})", f"chmod 600 {file}")
     certified = None if certificate is None else certificate.public_key()
@@ -109,38 +116,39 @@ def _key(file: Path, certificate: x509.Certificate | None) -> Finding:
 # -- Reachability ------------------------------------------------------------------------------------------
 
 
-def reach(broker: BrokerConfig) -> Finding:
+def reach(broker: BrokerConfig, now_s: float) -> Finding:
     """Connect to the broker's port, with TLS where it is used, and leave again without a word of MQTT."""
     place = f"{broker.host}:{broker.port}"
     try:
         began_s = time.monotonic()
         with socket.create_connection((broker.host, broker.port), timeout=CONNECT_S_MAX) as plain:
             took_s = time.monotonic() - began_s
-            how = ""
-            if broker.use_tls:
-                how = _shake_hands(broker, plain)
-    except ssl.SSLCertVerificationError as exc:
-        return Finding("broker", False, f"{place}: {exc.verify_message}", trust_hint(exc.verify_message))
-    except ssl.SSLError as exc:
-        if "alert" in str(exc).lower():
-            return Finding(
-                "broker",
-                False,
-                f"{place} refuses this device's certificate",
-                "expired, revoked, or of another CA: `token-relay certs list` on the CA's machine",
-            )
-        return Finding(
-            "broker", False, f"{place}: no TLS there ({exc.reason or 'closed'})", "check port and scheme of broker.url"
-        )
-    except socket.gaierror:
-        return Finding("broker", False, f"{broker.host} has no address", "check broker.url and the network's DNS")
-    except TimeoutError:
-        return Finding(
-            "broker", False, f"{place} does not answer", "is the broker's machine on, and its firewall open?"
-        )
+            if broker.use_tls and broker.ca is not None and not os.access(broker.ca, os.R_OK):
+                what = f"{place} answers; not tried with TLS without {broker.ca}"
+                return Finding("broker", False, what, WANTED["ca"])
+            how = _shake_hands(broker, plain) if broker.use_tls else ""
     except OSError as exc:
-        return Finding("broker", False, f"{place}: {exc.strerror or exc}", "is the broker running? check broker.url")
+        return Finding("broker", False, *_failure(exc, place, broker, now_s))
     return Finding("broker", True, f"{place} answers in {took_s * 1000:.0f} ms{how}")
+
+
+def _failure(error: OSError, place: str, broker: BrokerConfig, now_s: float) -> tuple[str, str]:
+    """Return what happened, and what to do."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"{place}: {error.verify_message}", trust_hint(error.verify_message, broker, now_s)
+        case ssl.SSLError() if "alert" in str(error).lower():
+            hint = "`token-relay certs list` on the CA's machine says whether it is revoked or of another CA"
+            return f"{place} refuses this device's certificate", hint
+        case ssl.SSLError():
+            hint = "correct the port in broker.url, or write mqtt:// for a broker without TLS"
+            return f"{place}: no TLS there ({error.reason or 'closed'})", hint
+        case socket.gaierror():
+            return f"{broker.host} has no address", "correct the host in broker.url, or bring this machine's DNS up"
+        case TimeoutError():
+            return f"{place} does not answer", "look at the broker's machine: it is off, or its firewall is closed"
+        case _:
+            return f"{place}: {error.strerror or error}", "start the broker, or correct broker.url"
 
 
 def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
@@ -158,16 +166,24 @@ def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
         return f", {sock.version()}"
 
 
-def trust_hint(message: str) -> str:
-    """Return what to do about a broker's certificate that OpenSSL refuses in these words."""
+def trust_hint(message: str, broker: BrokerConfig, now_s: float) -> str:
+    """Return what to do about a broker's certificate that OpenSSL refuses in these words. Blocks: it may ask again."""
     words = message.lower()
     for needle, lacking, how in STRICT:
         if needle in words:
             return f"{lacking}, which Python 3.13 checks: {how}"
-    if "expired" in words or "not yet valid" in words:
-        return "`token-relay certs renew` on the CA's machine, or set the clock of this one"
+    if ("expired" in words or "not yet valid" in words) and now_s < BUILT_AT:
+        return "set the clock of this machine"
+    shown = look(broker.host, broker.port, broker.host)
+    if "not yet valid" in words:
+        begins = f"begins on {shown.not_valid_before_utc:%Y-%m-%d %H:%M}Z: " if shown is not None else ""
+        return f"{begins}set the clock of this machine"
+    if "expired" in words:
+        ended = f"ended on {shown.not_valid_after_utc:%Y-%m-%d %H:%M}Z: " if shown is not None else ""
+        return f"{ended}`token-relay certs renew` on the CA's machine"
     if "match" in words:
-        return "the broker's certificate has another name: `token-relay certs issue HOST`"
+        named = f"is for {', '.join(names(shown)) or 'no name'}: " if shown is not None else ""
+        return f"the broker's certificate {named}`token-relay certs issue {broker.host}` on the CA's machine"
     return "its certificate is of another CA: bring that CA's ca.pem"
 
 

@@ -51,7 +51,7 @@ def clock(now: Now) -> Finding:
             "clock", False, f"it is {shown} here: the clock was never set", "connect to a network with NTP, or set it"
         )
     if not now.is_synced:
-        return Finding("clock", False, f"{shown}, not synchronised", "start systemd-timesyncd or chrony")
+        return Finding("clock", False, f"{shown}, not synchronised", "timedatectl set-ntp true")
     return Finding("clock", True, f"{shown}, synchronised")
 
 
@@ -94,7 +94,7 @@ def disk(
         hint = f"mount {mount.point if mount else home} without it: a power cut may take the newest refresh token"
         return Finding("disk", False, f"{detail}; mounted with {careless[0]}, so nothing is flushed", hint)
     if room.free_bytes < FREE_BYTES_MIN or (room.files is not None and room.files < FREE_FILES_MIN):
-        return Finding("disk", False, f"{detail}; too full for the vault", "make room")
+        return Finding("disk", False, f"{detail}; too full for the vault", f"make room on the disk of {home}")
     if sync_s is not None and sync_s > SYNC_S_MAX:
         return Finding("disk", False, f"{detail}; too slow", "look at dmesg: the disk may be at its end")
     if lasting == "unseen":

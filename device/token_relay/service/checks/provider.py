@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Collection, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
+from token_relay.agents.companion.endpoints import host_not_allowed
+from token_relay.agents.grants.answers import allow_host
 from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.provider_endpoints import advise, asked_scope, find_metadata
-from token_relay.agents.phone.sign_in_advice import advice_about, foreseen, revocation_foreseen
+from token_relay.agents.phone.sign_in_advice import AGAIN, advice_about, foreseen, revocation_foreseen
 from token_relay.host.atomic_files import read_bytes
 from token_relay.host.client_credentials import read_credentials
 from token_relay.host.config import CompanionConfig, PhoneConfig
@@ -18,13 +19,14 @@ from token_relay.pki import certificates as pki
 from token_relay.protocol.errors import ConfigError, RelayError
 from token_relay.provider import discovery
 from token_relay.provider.http import Http
-from token_relay.service.checks.broker import PEM_BYTES_MAX, dates
+from token_relay.service.checks.broker import PEM_BYTES_MAX, dates, unreadable
 from token_relay.service.checks.finding import Finding
 from token_relay.service.provider_settings import account_settings
 
 DISCOVERY_S_MAX = 15.0
+ISSUERS_MAX = 4  # a companion has one or two grants; more lines than this hide the others
 REGISTRATION = "a sign-in may fail: look at the registration of provider.client_id"
-ANOTHER_CA = "bring the certificate of the provider's CA, and make it readable to this user"
+ANOTHER_CA = "bring the certificate of the provider's CA"
 
 
 def files(config: PhoneConfig | CompanionConfig, now_s: float) -> Iterator[Finding]:
@@ -36,7 +38,7 @@ def files(config: PhoneConfig | CompanionConfig, now_s: float) -> Iterator[Findi
         except RelayError as exc:
             yield Finding("provider ca", False, str(exc), ANOTHER_CA)
         except OSError as exc:
-            yield Finding("provider ca", False, f"{ca}: {exc.strerror}", ANOTHER_CA)
+            yield Finding("provider ca", False, f"{ca}: {exc.strerror}", unreadable(exc, ca, ANOTHER_CA))
         else:
             yield dates("provider ca", ca, certificate, datetime.fromtimestamp(now_s, UTC), again=ANOTHER_CA)
     try:
@@ -48,17 +50,12 @@ def files(config: PhoneConfig | CompanionConfig, now_s: float) -> Iterator[Findi
             yield Finding("client", True, "authenticates with a secret or key of its own")
 
 
-def metadata(config: PhoneConfig) -> list[Finding]:
+async def metadata(http: Http, settings: AccountSettings) -> list[Finding]:
     """Ask for the metadata of the phone's provider: one finding for each thing that will not work there."""
-
-    async def look(http: Http) -> list[Finding]:
-        settings = account_settings(config)
-        found = await find_metadata(http, settings)
-        if isinstance(found, discovery.DiscoveryFailed):
-            return [_failed(f"{settings.url}: {found.reason}", await advise(http, settings, found))]
-        return [Finding("provider", True, f"{found.issuer} answers"), *_foreseen(found, settings)]
-
-    return _asked(look, config.provider.url, config.provider.ca, config.http_address)
+    found = await find_metadata(http, settings)
+    if isinstance(found, discovery.DiscoveryFailed):
+        return [_failed(f"{settings.url}: {found.reason}", await advise(http, settings, found))]
+    return [Finding("provider", True, f"{found.issuer} answers"), *_foreseen(found, settings)]
 
 
 def _foreseen(found: discovery.ProviderMetadata, settings: AccountSettings) -> Iterator[Finding]:
@@ -68,35 +65,47 @@ def _foreseen(found: discovery.ProviderMetadata, settings: AccountSettings) -> I
         yield Finding("revocation", True, sentence, "end it in the provider's administration, when a device is lost")
 
 
-def issuer(url: str, ca: Path | None) -> list[Finding]:
-    """Ask for the metadata of the issuer of a companion's grant."""
-
-    async def look(http: Http) -> list[Finding]:
-        found = await discovery.discover(http, url)
-        if isinstance(found, discovery.DiscoveryFailed):
-            return [_failed(f"{url}: {found.reason}", advice_about(found, None))]
-        return [Finding("provider", True, f"{found.issuer} answers")]
-
-    return _asked(look, url, ca, None)
+async def issuers(http: Http, named: Collection[str], hosts: Collection[str]) -> list[Finding]:
+    """Ask for the metadata of the issuers of a companion's grants, where the agent itself would ask."""
+    if not named:
+        return [Finding("provider", True, "none yet: it arrives with the grant")]
+    return [await _issuer(http, url, hosts) for url in sorted(named)[:ISSUERS_MAX]]
 
 
-def _asked(
-    look: Callable[[Http], Awaitable[list[Finding]]], url: str, ca: Path | None, route: tuple[str, int] | None
-) -> list[Finding]:
+async def _issuer(http: Http, url: str, hosts: Collection[str]) -> Finding:
+    if host := host_not_allowed(url, url, hosts):
+        return _failed(f"{url}: not asked, {host} is not allowed here", allow_host(host))
+    found = await discovery.discover(http, url)
+    if isinstance(found, discovery.DiscoveryFailed):
+        return _failed(f"{url}: {found.reason}", advice_about(found, None))
+    return Finding("provider", True, f"{found.issuer} answers")
+
+
+async def bounded(look: Awaitable[list[Finding]]) -> list[Finding]:
+    """Look within ``DISCOVERY_S_MAX``."""
+    try:
+        async with asyncio.timeout(DISCOVERY_S_MAX):
+            return await look
+    except TimeoutError:
+        return [_failed(f"no answer within {DISCOVERY_S_MAX:g} s", AGAIN)]
+    except ConfigError as exc:
+        return [_failed(str(exc), exc.hint)]
+
+
+def without_agent(config: PhoneConfig | CompanionConfig, named: Collection[str]) -> list[Finding]:
+    """Ask from this process; its environment may have other CAs than the agent's."""
+
     async def ask() -> list[Finding]:
-        http = AioHttp(ca_file=ca, route=route)
+        route = config.http_address if isinstance(config, PhoneConfig) else None
+        http = AioHttp(ca_file=config.provider.ca, route=route)
         try:
-            async with asyncio.timeout(DISCOVERY_S_MAX):
-                return await look(http)
+            if isinstance(config, PhoneConfig):
+                return await bounded(metadata(http, account_settings(config)))
+            return await bounded(issuers(http, named, config.provider.hosts))
         finally:
             await http.close()
 
-    try:
-        return asyncio.run(ask())
-    except TimeoutError:
-        return [_failed(f"{url} does not answer", "is the network up?")]
-    except ConfigError as exc:
-        return [_failed(f"{url}: {exc}", exc.hint)]
+    return asyncio.run(ask())
 
 
 def _failed(detail: str, hint: str) -> Finding:
