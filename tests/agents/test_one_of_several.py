@@ -75,7 +75,6 @@ async def test_a_companion_named_as_another_is_called_what_the_person_types(kind
         text = await thief.agent.invitations.show()
         await world.within(world.phone.agent.pairing.pair(text, yes, rename=rename))
         assert len(asked) == 2 and repr(name) in asked[0]
-        await thief.agent.invitations.close()
         assert [row.peer_name for row in await world.phone.rows(Pairing, peer_id=thief.id)] == ["car"]
         for word in ("watch", watch_id[:6], watch_id, f"watch ({watch_id[:6]})"):
             assert (await world.phone.agent.pairing_of(word)).peer_id == watch_id

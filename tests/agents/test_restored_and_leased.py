@@ -505,13 +505,18 @@ async def test_nothing_is_active_before_the_person_has_confirmed() -> None:
     async with running("entra", paired=False) as world:
         text = await world.watch.agent.invitations.show()
 
+        states: list[str] = []
+
         async def no(number: str, name: str) -> bool:
+            states.extend(p.state for p in await world.watch.rows(Pairing))
             return False
 
         with pytest.raises(PersonNeededError):
             await world.within(world.phone.agent.pairing.pair(text, no))
-        assert [p.state for p in await world.watch.rows(Pairing)] == ["pending"]
+        assert states == ["pending"]
         assert await world.phone.rows(Pairing) == []
+        await world.clock.advance(1)
+        assert await world.watch.rows(Pairing) == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 59, 60, 4171, 4172, 4173, 16459, 16460, 16461])

@@ -242,7 +242,7 @@ def test_invitation_is_alone_on_the_last_line_with_qr_above(shell: Shell, agent:
     assert "▄▄▄▄▄" in ran.out
     assert "\x1b" not in ran.out
     assert "valid for 10 min" in ran.err
-    assert "check number: 042 137  (pocket)" in ran.err
+    assert "a phone answered: check number 042 137 (pocket)" in ran.err
 
 
 def test_invitation_without_qr_is_the_only_line(shell: Shell, agent: Agent) -> None:

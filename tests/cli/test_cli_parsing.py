@@ -20,6 +20,8 @@ demo
 demo --fast
 demo --step --profile auth0
 demo --profile strict
+try
+try --profile auth0 --home D --json
 sandbox
 sandbox --http-port 8400 --mqtt-port 1884 --profile entra --world F.toml --access-token-lifetime 60 --json
 sandbox --tls-cert F --tls-key F --seed 7
@@ -120,7 +122,7 @@ vault rekey --home H --config C --to file --key-file F --json
 vault rekey --home H --to credential --credential C --credential-from -
 """
 COMMANDS = [(group, name) for group in (*cli.GROUPS, "sandbox ctl") for name in cli.commands_of(group)]
-COMMANDS = [(group, name) for group, name in COMMANDS if group not in ("demo", "sandbox") or group == name]
+COMMANDS = [(group, name) for group, name in COMMANDS if group not in ("demo", "try", "sandbox") or group == name]
 
 
 def words_of(group: str, name: str) -> list[str]:

@@ -6,6 +6,8 @@ import base64
 import dataclasses
 import hashlib
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -108,15 +110,29 @@ def test_the_octets_of_an_invitation_are_the_documented_ones() -> None:
     assert INVITATION.mailbox_id == mailbox
 
 
-def test_a_person_may_paste_it_in_lower_case_with_blanks_and_breaks() -> None:
-    text = INVITATION.text()
-    for pasted in (text.lower(), f"  {text}\r\n", "\n".join(text[i : i + 20] for i in range(0, len(text), 20))):
-        assert Invitation.from_text(pasted) == INVITATION
-
-
 def text_of(octets: bytes) -> str:
     checksum = hashlib.blake2b(octets, digest_size=4, person=b"rtr1-inv").digest()
     return "RTR1:" + base64.b32encode(octets + checksum).decode().rstrip("=")
+
+
+PASTED = tomllib.loads((Path(__file__).parent / "pasted_invitations.toml").read_text())["pasted"]
+
+
+@pytest.mark.parametrize("row", PASTED, ids=lambda row: row["name"])
+def test_what_a_person_pastes_is_taken_or_refused_in_words(row: dict[str, str]) -> None:
+    it = INVITATION.text()
+    half, rest = it[: len(it) // 2], it[len(it) // 2 :]
+    parts = {"it": it, "it_lower": it.lower(), "half": half, "rest": rest, "long": "x" * 5000 + it}
+    parts["mistyped"] = it[:40] + ("A" if it[40] != "A" else "B") + it[41:]
+    parts["version_2"] = text_of(b"\x02" + INVITATION.octets()[1:])
+    text = row["text"].format(**parts)
+    if "says" not in row:
+        assert Invitation.from_text(text) == INVITATION
+        return
+    with pytest.raises(PeerError) as refused:
+        Invitation.from_text(text)
+    hint = row.get("hint", "copy all of it: token-relay companion pair shows it")
+    assert (str(refused.value), refused.value.hint) == (row["says"], hint)
 
 
 START = b"\x01" + COMPANION.public_key + bytes(16)
@@ -127,7 +143,7 @@ START = b"\x01" + COMPANION.public_key + bytes(16)
     [
         ("empty", ""),
         ("prefix alone", "RTR1:"),
-        ("another prefix", "RTR2:" + INVITATION.text()[5:]),
+        ("another prefix", "RTX1:" + INVITATION.text()[5:]),
         ("no prefix", INVITATION.text()[5:]),
         ("a URL", "https://example.com/"),
         ("too long", INVITATION.text() + "A" * 256),
@@ -183,6 +199,9 @@ def test_an_invitation_of_another_version_says_so(version: int) -> None:
         Invitation.from_text(text_of(bytes([version]) + START[1:] + b"\x00"))
     assert caught.value.reason == "unsupported"
     assert caught.value.hint
+    with pytest.raises(PeerError, match=rf"another version, RTR{version + 2}") as caught:
+        Invitation.from_text(f"RTR{version + 2}:" + INVITATION.text()[5:])
+    assert caught.value.reason == "unsupported"
 
 
 def test_a_broker_address_that_does_not_fit_is_our_own_bug() -> None:

@@ -9,29 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.demo.sessions import check_that_nothing_is_left, end_session
 from tests.watchdog import HANG_S
 from token_relay.sandbox.marked_tokens import find_marked
 
 PASSWORD = "correct-horse-7-battery"
 TITLE_LINE = re.compile(r"^ok +(\d+)  ", re.MULTILINE)
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A short directory for all that the demo may write; a long one would make it fall back to /tmp."""
-    path = Path(tempfile.mkdtemp(prefix="td-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
 
 
 @contextlib.contextmanager
@@ -45,25 +36,8 @@ def demo(place: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        for pid in of_session(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        end_session(process.pid)
         process.communicate()
-
-
-def of_session(session: int) -> list[int]:
-    """Process ids of a session. proc(5): the sixth field of stat, the fourth after the name in brackets."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
-            if int(path.read_text().rpartition(")")[2].split()[3]) == session:
-                found.append(int(path.parent.name))
-    return found
-
-
-def check_that_nothing_is_left(process: subprocess.Popen[bytes], place: Path) -> None:
-    assert of_session(process.pid) == []
-    assert [path.name for path in place.iterdir()] == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +60,7 @@ def test_the_whole_story_holds_shows_no_secret_and_leaves_nothing(
         out, err = process.communicate(timeout=HANG_S)
         text = out.decode()
         assert (process.returncode, err) == (0, b""), text + err.decode()
-        check_that_nothing_is_left(process, place)
+        check_that_nothing_is_left(process.pid, place)
     assert TITLE_LINE.findall(text) == [str(number) for number in range(1, 11)]
     assert re.search(r"^all 10 steps held in \d+\.\d s$", text, re.MULTILINE)
     assert f"handoff ({strategy})" in text
@@ -110,7 +84,7 @@ def test_what_the_broker_saw_is_topics_and_lengths(place: Path) -> None:
                 break
         process.terminate()
         process.communicate(timeout=HANG_S)
-        check_that_nothing_is_left(process, place)
+        check_that_nothing_is_left(process.pid, place)
     begin = next(number for number, line in enumerate(lines) if line.startswith("what the broker saw"))
     seen = lines[begin + 1 : -1]
     assert len(seen) >= 5
@@ -128,4 +102,4 @@ def test_interrupted_it_leaves_no_process_and_no_file(place: Path, number: signa
         os.killpg(process.pid, number)  # as a terminal does: to all of them
         process.communicate(timeout=HANG_S)
         assert process.returncode == code
-        check_that_nothing_is_left(process, place)
+        check_that_nothing_is_left(process.pid, place)

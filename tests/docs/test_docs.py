@@ -45,7 +45,7 @@ from token_relay.service.status import ACTIONS, grant_row, handoff_row
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), ROOT / "certs" / "README.md", *DOCS.rglob("*.md")], key=str)
-GROUPS = ("phone", "companion", "provider", "certs", "vault", "sandbox", "sandbox ctl", "demo")
+GROUPS = ("phone", "companion", "provider", "certs", "vault", "sandbox", "sandbox ctl", "demo", "try")
 BLANK_NOW = Now(wall_s=1e9, is_synced=True, boot_s=1.0, boot_id="0" * 32)
 
 # Every place that the documents may point to. Anything else is a slip of somebody's own machine or service.
@@ -92,6 +92,8 @@ def command_lines(shell: str) -> Iterator[list[str]]:
             yield from command_lines(inner)
         if set(token) <= set("<>"):
             is_target = True
+            if words and words[-1] == "2":  # of 2>
+                words.pop()
         elif set(token) <= set("();|&\n"):
             while words and re.fullmatch(r"\w+=.*", words[0]):
                 words.pop(0)
@@ -119,7 +121,7 @@ def test_every_command_line_that_a_page_shows_is_taken_by_the_parser(path: Path)
 def test_the_search_for_command_lines_finds_them() -> None:
     assert len(shown_commands(read("README.md"))) >= 15
     assert len(shown_commands(read("certs/README.md"))) >= 5
-    shell = 'A=b token-relay x &\ncurl -H "Bearer $(token-relay y z)" u | token-relay w - < f\n'
+    shell = 'A=b token-relay x 2>f &\ncurl -H "Bearer $(token-relay y z)" u | token-relay w - < f\n'
     assert list(command_lines(shell)) == [["x"], ["y", "z"], ["w", "-"]]
 
 
@@ -141,7 +143,7 @@ def leaves() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
     """Yield title, help and own options of every command."""
     for group in GROUPS:
         for name, command in cli.commands_of(group).items():
-            if group in ("sandbox", "demo") and name != group:
+            if group in ("sandbox", "demo", "try") and name != group:
                 continue
             parser = Parser(prog="token-relay")
             command.options(parser)
@@ -467,3 +469,33 @@ def test_the_license_is_the_whole_apache_license() -> None:
     text = read("LICENSE")
     assert "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
     assert 'license = "Apache-2.0"' in read("pyproject.toml")
+
+
+# -- The first steps ---------------------------------------------------------------------------------------
+
+CONCEPTS = {  # of the project; each is a thing to understand before a line that names it can be typed
+    "phone": r"phone", "companion": r"companion", "sandbox": r"sandbox", "sign-in": r"sign(s|ed)?[- ]in\b",
+    "grant": r"grant", "handoff": r"hand(s|ed)?[ -]?off|handoff", "agent": r"\bagent", "broker": r"broker|mqtt",
+    "provider": r"provider", "home": r"\bhomes?\b|\binit\b", "device id": r"device id", "profile": r"--profile",
+    "tenant": r"tenant", "client id": r"client[- ]id", "gate": r"\bgate\b|refresh-token-access",
+    "pairing": r"\bpair", "invitation": r"invitation", "check number": r"check number|six digits",
+    "strategy": r"strategy|\bbranch\b|\bmint\b", "lease": r"\blease",
+}  # fmt: skip
+
+
+def test_six_words_are_enough_until_the_first_handoff_of_ones_own() -> None:
+    page = read("README.md")
+    until, _, rest = page.partition("token-relay try ")
+    explained = rest.partition("It needs Python")[0]
+    listed = set(re.findall(r"\*\*(.+?)\*\*", explained))
+    assert explained.count("```") == 1 and "Six words" in explained
+    met = {name for name, pattern in CONCEPTS.items() if re.search(pattern, until + explained, re.IGNORECASE)}
+    assert met == listed
+    assert len(listed) == 6
+    assert until.count("\n") <= 24, "the three commands are on the first screen"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_no_page_tells_a_person_to_wait_a_number_of_seconds(path: Path) -> None:
+    for block in re.findall(r"^ *```(?:sh|console|)\n(.*?)^ *```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        assert not re.search(r"(?:^|[;&|(]|\bdo)\s*sleep\s", block, re.MULTILINE), block

@@ -27,14 +27,19 @@ START = (
 
 
 class Terminal:
-    """One ``token-relay`` command on a terminal. What is typed without an echo is not in :attr:`text`."""
+    """One ``token-relay`` command, or another ``program``, on a terminal.
 
-    def __init__(self, *words: str, env: dict[str, str], cwd: Path) -> None:
+    What is typed without an echo is not in :attr:`text`.
+    """
+
+    def __init__(
+        self, *words: str, env: dict[str, str], cwd: Path, program: tuple[str, ...] = (sys.executable, "-c", START)
+    ) -> None:
         self._words = words
         self._master, slave = pty.openpty()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", START, *words],
+                [*program, *words],
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
@@ -46,6 +51,15 @@ class Terminal:
             os.close(slave)
         self.text = ""
         self._read_to = 0
+
+    @property
+    def session(self) -> int:
+        """The session of the terminal, whose leader the program is."""
+        return self._process.pid
+
+    async def interrupts(self) -> None:
+        """Press Ctrl-C: SIGINT for all that runs in the foreground. termios(3), VINTR."""
+        await asyncio.to_thread(os.write, self._master, b"\x03")
 
     async def __aenter__(self) -> Self:
         return self

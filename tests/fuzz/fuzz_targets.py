@@ -39,11 +39,16 @@ from token_relay.protocol.messages import (
     encode_json,
 )
 from token_relay.protocol.pairing import (
+    DECLINED_MAGIC,
+    ENDED_MAGIC,
+    ENDING_BYTES,
     Invitation,
     Pair1Fields,
     Pair2Fields,
     PairingSecret,
     _checksum,
+    open_declined,
+    open_ended,
     open_pair1,
     open_pair2,
     seal_pair1,
@@ -124,7 +129,11 @@ def invitation(data: bytes) -> None:
 
 
 def pairing(data: bytes) -> None:
-    """PAIR1 and PAIR2: raw, and with the bytes as what the other end sealed into them."""
+    """PAIR1 and PAIR2: raw, and with the bytes as what the other end sealed into them; ENDED and DECLINED."""
+    for magic in (b"", ENDED_MAGIC, DECLINED_MAGIC):
+        for wire in (magic + data, (magic + data).ljust(ENDING_BYTES, b"\0")[:ENDING_BYTES]):
+            assert _only(PeerError, open_ended, INVITATION, PAIR1, wire) is None, "without the secret"
+            assert _only(PeerError, open_declined, INVITATION, bytes(32), wire) is None, "without the secret"
     for wire in (data, data.ljust(len(PAIR1), b"\0")[: len(PAIR1)]):
         _only(PeerError, sender_key, wire)
         _only(PeerError, open_pair1, INVITATION, wire, static=COMPANION)

@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 
 from tests.fuzz import fuzz_targets as t  # noqa: E402  # after the path is set
 from token_relay.protocol.messages import Cancel, GrantPayload, Head, Hello, Offer, encode, encode_grant  # noqa: E402
+from token_relay.protocol.pairing import Ended, seal_ended  # noqa: E402
 from token_relay.protocol.secret import RefreshToken  # noqa: E402
 
 HEX16, HEX32 = "0123456789abcdef" * 2, "0123456789abcdef" * 4
@@ -89,7 +90,12 @@ def seeds() -> dict[str, list[bytes]]:
         "message": [_message(offer), _message(hello), _message(Cancel(handoff_id=HEX16))],
         "grant": [encode_grant(grant), b"AAAA_-", bytes(64)],
         "invitation": [t.INVITATION.text().encode(), t.INVITATION.octets()],
-        "pairing": [t.PAIR1[:200], _json(pair), _json({**pair, "type": "PAIR2", "pairing_id": HEX16})],
+        "pairing": [
+            t.PAIR1[:200],
+            _json(pair),
+            _json({**pair, "type": "PAIR2", "pairing_id": HEX16}),
+            seal_ended(t.INVITATION, b"", Ended("expired", 90)),
+        ],
         "topic": [f"relay/v1/{ID}/from/{ID}".encode(), f"relay/v1/pair/{HEX16}".encode(), b"a/+/#"],
         "token_answer": [b"\0" + _json(TOKENS), b"\1" + _json(PROBLEM), b"\x04120\n{}", b"\x05<html>"],
         "discovery": [_json(metadata), _json({**metadata, "jwks_uri": "http://127.0.0.1/keys"})],

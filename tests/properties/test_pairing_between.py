@@ -10,13 +10,18 @@ from token_relay.protocol.envelope import NONCE_BYTES
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.pairing import (
+    Ended,
     Invitation,
     Pair1Fields,
     Pair2Fields,
     PairingSecret,
     check_number,
+    open_declined,
+    open_ended,
     open_pair1,
     open_pair2,
+    seal_declined,
+    seal_ended,
     seal_pair1,
     seal_pair2,
     transcript_hash,
@@ -71,6 +76,27 @@ class Between(RuleBasedStateMachine):
             self.wires.append(seal_pair2(self.eves, pair1, fresh=EVE_FRESH, nonce=b"e" * NONCE_BYTES, fields=fields))
         except PeerError:
             return
+
+    @rule(pick=PICKS, another=PICKS)
+    def says_that_it_is_over(self, pick: int, another: int) -> None:
+        wires = [self.wires[n % len(self.wires)] for n in (pick, another)]
+        self.wires.append(seal_ended(self.eves, wires[0], Ended("expired", 90)))
+        transcript = transcript_hash(self.eves, *wires)
+        self.wires.append(seal_declined(self.eves, transcript, "not_confirmed"))
+
+    @rule(pick=PICKS)
+    def hears_that_it_is_over(self, pick: int) -> None:
+        """Who has not seen the invitation cannot say so to either end."""
+        wire = self.wires[pick % len(self.wires)]
+        for read in (
+            lambda: open_ended(self.invitation, self.pair1, wire),
+            lambda: open_declined(self.invitation, self.companion_transcript, wire),
+        ):
+            try:
+                read()
+            except PeerError:
+                continue
+            assert self.knows
 
     @precondition(lambda self: self.taken is None)
     @rule(pick=PICKS)

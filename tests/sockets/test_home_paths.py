@@ -12,6 +12,7 @@ from token_relay.protocol.errors import ConfigError
 
 FULL = {
     "TOKEN_RELAY_HOME": "/chosen",
+    "TOKEN_RELAY_HOMES": "/homes",
     "STATE_DIRECTORY": "/var/lib/token-relay/phone:/var/lib/other",
     "RUNTIME_DIRECTORY": "/run/token-relay/phone:/run/other",
     "XDG_STATE_HOME": "/xdg",
@@ -28,8 +29,9 @@ def without(*names: str) -> dict[str, str]:
     [
         (FULL, "/typed", "/typed"),
         (FULL, None, "/chosen"),
-        (without("TOKEN_RELAY_HOME"), None, "/var/lib/token-relay/phone"),
-        (without("TOKEN_RELAY_HOME", "STATE_DIRECTORY"), None, "/xdg/token-relay/phone"),
+        (without("TOKEN_RELAY_HOME"), None, "/homes/phone"),
+        (without("TOKEN_RELAY_HOME", "TOKEN_RELAY_HOMES"), None, "/var/lib/token-relay/phone"),
+        (without("TOKEN_RELAY_HOME", "TOKEN_RELAY_HOMES", "STATE_DIRECTORY"), None, "/xdg/token-relay/phone"),
         ({"XDG_STATE_HOME": "relative", "HOME": "/home/ann"}, None, "/home/ann/.local/state/token-relay/phone"),
         ({"XDG_STATE_HOME": "", "HOME": "/home/ann"}, None, "/home/ann/.local/state/token-relay/phone"),
         ({"TOKEN_RELAY_HOME": "", "HOME": "/home/ann"}, None, "/home/ann/.local/state/token-relay/phone"),
@@ -59,10 +61,11 @@ def test_sockets_are_where_the_option_says_then_the_manager_then_at_home() -> No
         (FULL, "/h", "/s", ["/s"]),
         (FULL, "/h", None, ["/h"]),
         (FULL, None, None, ["/chosen"]),
+        (without("TOKEN_RELAY_HOME"), None, None, ["/homes/phone"]),
         ({"HOME": "/home/ann"}, None, None, ["/home/ann/.local/state/token-relay/phone", "/run/token-relay/phone"]),
         ({}, None, None, ["/run/token-relay/phone"]),
         (
-            without("TOKEN_RELAY_HOME"),
+            without("TOKEN_RELAY_HOME", "TOKEN_RELAY_HOMES"),
             None,
             None,
             ["/run/token-relay/phone", "/var/lib/token-relay/phone"],

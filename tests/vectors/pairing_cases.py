@@ -1,4 +1,4 @@
-"""Pairing: whole transcripts, then PAIR1 and PAIR2 as nobody should send them."""
+"""Pairing: whole transcripts, then PAIR1, PAIR2, ENDED and DECLINED as nobody should send them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ from tests.vectors.vector_kit import (
     put,
     xor,
 )
+
+ENDED = (
+    (1, "used", 0),
+    (2, "declined", 90),
+    (3, "expired", 86_400),
+    (4, "bad_tries", 2**32 - 1),
+    (5, "replaced", 7),
+    (0, "other", 1),
+    (6, "other", 1),
+    (255, "other", 1),
+)
+DECLINED = ((1, "not_confirmed"), (2, "name_refused"), (3, "interrupted"), (0, "other"), (4, "other"), (255, "other"))
 
 
 def pair_fields(kind: str, static: Pair, name: str, **more: Json) -> Case:
@@ -62,7 +74,7 @@ def check_number(hash_: bytes) -> str:
 
 
 def pairings() -> Case:
-    """Whole transcripts, then PAIR1 at the companion and PAIR2 at the phone as nobody should send them."""
+    """Whole transcripts, then each message at its reader as nobody should send it."""
     transcripts: list[Case] = []
     names = (
         ("ada's phone", "kitchen", b""),
@@ -103,6 +115,18 @@ def pairings() -> Case:
                 "pair2": b64(wire2),
                 "transcript_hash": final.hex(),
                 "check_number": check_number(final),
+                "ended": [
+                    {
+                        "reason": reason,
+                        "ago_s": ago_s,
+                        "wire": b64(ending_wire(b"RTE1", code, ago_s, transcript(octets + wire1), secret=secret)),
+                    }
+                    for code, reason, ago_s in ENDED
+                ],
+                "declined": [
+                    {"reason": reason, "wire": b64(ending_wire(b"RTD1", code, 0, final, secret=secret))}
+                    for code, reason in DECLINED
+                ],
             }
         )
     first = transcripts[0]
@@ -112,7 +136,40 @@ def pairings() -> Case:
         "transcripts": list(transcripts),
         "pair1": list(_bad_pair1(octets)),
         "pair2": list(_bad_pair2(octets, wire1, wire2)),
+        "ended": list(_bad_endings(b"RTE1", transcript(octets + wire1), transcript(octets + wire1 + wire2), wire2)),
+        "declined": list(_bad_endings(b"RTD1", transcript(octets + wire1 + wire2), transcript(octets + wire1), wire2)),
     }
+
+
+def ending_wire(
+    magic: bytes, code: int, seconds: int, about: bytes, *, secret: bytes = SECRET, person: bytes | None = None
+) -> bytes:
+    """ENDED (RTE1) or DECLINED (RTD1)."""
+    header = magic + bytes([code]) + seconds.to_bytes(4, "big")
+    person = person or {b"RTE1": b"rtr1-end", b"RTD1": b"rtr1-dec"}[magic]
+    return header + hashlib.blake2b(about + header, key=secret, digest_size=32, person=person).digest()
+
+
+def _bad_endings(magic: bytes, about: bytes, other: bytes, pair2: bytes) -> list[Case]:
+    good, code = ending_wire(magic, 1, 90, about), 1
+    another_magic, another_person = (b"RTD1", b"rtr1-dec") if magic == b"RTE1" else (b"RTE1", b"rtr1-end")
+    wires: dict[str, tuple[str, bytes]] = {
+        "empty": ("bad_length", b""),
+        "one-byte-less": ("bad_length", good[:-1]),
+        "one-byte-more": ("bad_length", good + b"\0"),
+        "a-pair2": ("bad_length", pair2),
+        "magic-of-the-other": ("bad_magic", ending_wire(another_magic, code, 90, about)),
+        "magic-byte-changed": ("bad_magic", good[:3] + b"2" + good[4:]),
+        "reason-changed": ("bad_mac", good[:4] + b"\2" + good[5:]),
+        "seconds-changed": ("bad_mac", good[:8] + b"\0" + good[9:]),
+        "mac-changed": ("bad_mac", good[:-1] + bytes([good[-1] ^ 1])),
+        "mac-under-another-secret": ("bad_mac", ending_wire(magic, code, 90, about, secret=derive("secret 1", 16))),
+        "mac-of-the-other": ("bad_mac", ending_wire(magic, code, 90, about, person=another_person)),
+        "mac-over-the-other-transcript": ("bad_mac", ending_wire(magic, code, 90, other)),
+        "mac-over-nothing": ("bad_mac", ending_wire(magic, code, 90, b"")),
+        "mac-without-key": ("bad_mac", good[:9] + hashlib.blake2b(about + good[:9], digest_size=32).digest()),
+    }
+    return [{"name": name, "reason": reason, "wire": b64(wire)} for name, (reason, wire) in wires.items()]
 
 
 def _common_edits() -> dict[str, tuple[str, list[Json]]]:

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias, Union
@@ -54,6 +55,7 @@ def locate(
     """Return the path of the socket where the agent listens, best place first.
 
     A place counts only if a connection is accepted there, so a file that a killed agent left does not hide another.
+    Waits for an agent that is starting, and says so on standard error.
 
     Raises:
         ClientError: ``not_running``, or ``no_access`` when a socket (or its directory) is there but closed to us.
@@ -61,15 +63,14 @@ def locate(
     directories = paths.search_directories(kind, environment, home=home, socket=socket_directory)
     refusal: ClientError | None = None
     for directory in directories:
-        try:
-            connect(directory / name).close()
-        except ClientError as exc:
-            if exc.code == "busy":
-                return directory / name
-            if exc.code != "not_running":
-                refusal = refusal or exc
-        else:
+        error = _refusal(directory / name)
+        if error is not None and error.code == "not_running" and os.path.isdir(directory):  # noqa: PTH112  # no raise
+            _wait_for_start(kind, directory, name)
+            error = _refusal(directory / name)
+        if error is None or error.code == "busy":
             return directory / name
+        if error.code != "not_running":
+            refusal = refusal or error
     if refusal is not None:
         raise refusal
     looked = " or ".join(str(directory) for directory in directories)
@@ -79,6 +80,37 @@ def locate(
         hint=f"start it: token-relay {kind} run",
         exit_code=EXIT_NOT_RUNNING,
     )
+
+
+def _refusal(path: Path) -> ClientError | None:
+    """Return why nobody takes a connection there, None if somebody does."""
+    try:
+        connect(path).close()
+    except ClientError as exc:
+        return exc
+    return None
+
+
+def _wait_for_start(kind: paths.Kind, directory: Path, name: str) -> None:
+    """Wait while an agent is starting there. Raises ClientError: it does not listen in time."""
+    # Imported late: a running agent answers at once.
+    from token_relay.cli import starting
+
+    def is_absent() -> bool:
+        error = _refusal(directory / name)
+        return error is not None and error.code == "not_running"
+
+    def say() -> None:
+        sys.stderr.write(f"the {kind} agent is starting ...\n")  # line-buffered
+
+    is_late = starting.wait(is_absent, lambda: starting.agent(kind, directory), say)
+    if is_late:
+        raise ClientError(
+            "not_running",
+            f"the {kind} agent in {directory} is starting, and does not listen after {starting.WAIT_S_MAX:g} s",
+            hint=f"look at its log, or ask: token-relay {kind} doctor",
+            exit_code=EXIT_NOT_RUNNING,
+        )
 
 
 def connect(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> socket.socket:

@@ -44,6 +44,7 @@ PACKAGE = "token_relay.cli.commands"  # of tables and handlers
 AGENTS = ("phone", "companion")
 GROUPS = {
     "demo": "show the whole story on this machine",
+    "try": "run a sandbox and two agents with a first handoff, and say what to type next",
     "sandbox": "run an identity provider and a broker for development",
     "phone": "the phone's agent: sign in, pair, hand off, revoke",
     "companion": "the companion's agent: pair, get access tokens",
@@ -56,6 +57,7 @@ GROUPS = {
 }
 TABLES = {  # the module with a group's commands, where its name differs
     "demo": "sandbox_options",
+    "try": "sandbox_options",
     "sandbox": "sandbox_options",
     "sandbox ctl": "sandbox_ctl_options",
 }
@@ -70,6 +72,7 @@ EXAMPLES = """\
 ENVIRONMENT = """\
 environment:
   TOKEN_RELAY_HOME       home of the agent, as --home
+  TOKEN_RELAY_HOMES      directory with the homes phone and companion
   NO_COLOR               no colours in a terminal
   TOKEN_RELAY_TRACEBACK  show where an internal error happened"""
 

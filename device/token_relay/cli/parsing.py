@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DONE, FAILED, USAGE, NOT_RUNNING, PERSON, REFUSED, PENDING = range(7)
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+HTTP_PORT = 8400  # of the sandbox's provider
+MQTT_PORT = 1884  # of its broker; not 1883: a real broker may run beside the sandbox
 
 EXIT_CODES = """\
 exit codes:
@@ -184,7 +186,7 @@ def agent_options(parser: argparse.ArgumentParser, kind: str) -> None:
         metavar="DIR",
         type=text,
         default=argparse.SUPPRESS,
-        help="home of the agent; else $TOKEN_RELAY_HOME, $STATE_DIRECTORY, "
+        help=f"home of the agent; else $TOKEN_RELAY_HOME, $TOKEN_RELAY_HOMES/{kind}, $STATE_DIRECTORY, "
         f"$XDG_STATE_HOME/token-relay/{kind} (~/.local/state/token-relay/{kind})",
     )
     group.add_argument(

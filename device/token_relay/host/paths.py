@@ -2,8 +2,9 @@
 
 It imports only the standard library, since every subcommand starts here. The environment comes in as a mapping; only
 the command line reads the real one. The order of precedence is always the same: what the person typed,
-``TOKEN_RELAY_HOME``, the service manager's variables (``STATE_DIRECTORY`` and ``RUNTIME_DIRECTORY``,
-systemd.exec(5)), the user's own place (XDG Base Directory Specification).
+``TOKEN_RELAY_HOME``, ``TOKEN_RELAY_HOMES`` (a directory with a home for each kind), the service manager's variables
+(``STATE_DIRECTORY`` and ``RUNTIME_DIRECTORY``, systemd.exec(5)), the user's own place (XDG Base Directory
+Specification).
 
 Nothing here creates anything; only :func:`config_file` looks at the disk.
 """
@@ -41,6 +42,8 @@ def agent_home(kind: Kind, environment: Mapping[str, str], *, home: str | Path |
         return Path(home)
     if chosen := environment.get("TOKEN_RELAY_HOME"):
         return Path(chosen)
+    if homes := environment.get("TOKEN_RELAY_HOMES"):
+        return Path(homes) / kind
     if directories := environment.get("STATE_DIRECTORY"):
         return _first(directories)
     # The specification says that a relative XDG path is ignored.
@@ -77,12 +80,12 @@ def search_directories(
 ) -> tuple[Path, ...]:
     """Return where a *client* looks for the agent's sockets, best first.
 
-    A person who names a place (``--socket``, ``--home``, ``TOKEN_RELAY_HOME``) means only that agent: a command
+    A person who names a place (``--socket``, ``--home``, one of the variables) means only that agent: a command
     such as ``revoke`` must not fall through to the service of the machine because a test agent is down.
     """
     if socket is not None:
         return (Path(socket),)
-    if home is not None or environment.get("TOKEN_RELAY_HOME"):
+    if home is not None or environment.get("TOKEN_RELAY_HOME") or environment.get("TOKEN_RELAY_HOMES"):
         return (agent_home(kind, environment, home=home),)
     found: list[Path] = []
     if directories := environment.get("RUNTIME_DIRECTORY"):  # a helper of the same unit, such as ExecStartPost=

@@ -9,7 +9,7 @@ from token_relay.agents.agent import Agent
 from token_relay.agents.grants import refuted
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
-from token_relay.protocol.errors import PersonNeededError
+from token_relay.protocol.errors import PersonNeededError, TransientError
 from token_relay.service import metrics, round_trip
 from token_relay.service.checks.finding import Finding
 from token_relay.service.control import JSON, Exchange, Handler
@@ -17,6 +17,8 @@ from token_relay.service.copied_vault import nothing_to_adopt
 from token_relay.service.runtime import Runtime
 
 A = TypeVar("A", bound=Agent)
+FIRST_CONNECTION_S = 10.0  # then a person wants to hear that there is none
+CONNECTION_LOOK_S = 0.1  # too short for a person to notice
 SHOWN: dict[str, type[Record]] = {"pairings": Pairing, "outbox": Outgoing, "grants": Grant, "tokens": CachedToken}
 
 
@@ -60,6 +62,24 @@ class AgentCommands(Generic[A]):
 
     async def _look_at_provider(self) -> list[Finding]:
         raise NotImplementedError
+
+    async def _await_broker(self) -> None:
+        """Wait for the first connection of an agent that has just started.
+
+        Raises:
+            TransientError: the broker cannot be reached, and why.
+        """
+        channel, clock = self._runtime.channel, self._runtime.clock
+        ends_at = clock.now().boot_s + FIRST_CONNECTION_S
+        while not (channel.is_connected or channel.last_error) and clock.now().boot_s < ends_at:
+            await clock.sleep(CONNECTION_LOOK_S)
+        self._require_broker()
+
+    def _require_broker(self) -> None:
+        channel, kind = self._runtime.channel, self._runtime.kind
+        if not channel.is_connected:
+            why = channel.last_error or "it does not answer"
+            raise TransientError(f"the broker is not connected: {why}", hint=f"token-relay {kind} doctor")
 
     async def _stand(
         self, show: Callable[..., dict[str, JSON]], more: Mapping[str, type[Record]], **known: Any

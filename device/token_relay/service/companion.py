@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 from token_relay.agents.companion.agent import CompanionAgent
+from token_relay.agents.companion.invitations import InvitationEndedError
 from token_relay.agents.companion.phones import named
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Grant, Pairing, PrimaryPhone
@@ -13,16 +14,18 @@ from token_relay.agents.token_source import NamedPhone
 from token_relay.host.client_credentials import AuthenticatedHttp, read_credentials
 from token_relay.host.config import CompanionConfig, Home
 from token_relay.host.config_file import load_config
-from token_relay.protocol.errors import TransientError
+from token_relay.protocol import pairing as wire
 from token_relay.service import metrics
 from token_relay.service.checks.finding import Finding
 from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
 from token_relay.service.questions import erase_question
-from token_relay.service.runtime import open_runtime, text_of
+from token_relay.service.runtime import number_of, open_runtime, text_of
 from token_relay.service.status import companion_status
 
+FRESH_MAX = 10
+TICK_S_MIN = 1.0
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("forget", "forget_phone", "primary")
 
 
@@ -82,23 +85,44 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
         return await issuers(self._http, named - {""}, self._agent.endpoints.hosts)
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Show an invitation; with ``wait``, until the phone has confirmed or it has ended."""
-        if not self._runtime.channel.is_connected:
-            error = self._runtime.channel.last_error
-            raise TransientError(f"the broker is not connected: {error or 'connecting'}", hint="try again in a moment")
+        """Show an invitation; with ``wait``, until the phone has confirmed or it has ended.
+
+        ``fresh``: how many new ones may follow one that has ended. ``tick_s``: how often to say how long it is valid.
+        """
+        fresh = int(number_of(args, "fresh", 0, low=0, high=FRESH_MAX))
+        tick_s = number_of(args, "tick_s", wire.INVITATION_LIFETIME_S, low=TICK_S_MIN, high=wire.INVITATION_LIFETIME_S)
+        await self._await_broker()
         invitations = self._agent.invitations
-        text = await invitations.show()
-        shown: dict[str, JSON] = {"invitation": text, "expires_in_s": invitations.left_s()}
-        if args.get("wait") is False:
-            return {**shown, "pending": True}
-        await exchange.progress(shown)
         while True:
-            paired = await invitations.wait()
+            text = await invitations.show()
+            shown: dict[str, JSON] = {"state": "shown", "invitation": text, "expires_in_s": invitations.left_s()}
+            if args.get("wait") is False:
+                return {**shown, "pending": True}
+            await exchange.progress(shown)
+            try:
+                return await self._follow(text, exchange, tick_s)
+            except InvitationEndedError as exc:
+                if not fresh or exc.reason in ("replaced", "used"):  # another command shows one
+                    raise
+                fresh -= 1
+                await exchange.progress({"state": "ended", "reason": exc.reason, "message": str(exc)})
+
+    async def _follow(self, text: str, exchange: Exchange, tick_s: float) -> dict[str, JSON]:
+        """Tell each step of one invitation; returns the last one. Raises InvitationEndedError."""
+        invitations = self._agent.invitations
+        is_answered = False
+        while True:
+            paired = await invitations.wait(text, seconds=tick_s)
+            if paired is None:
+                if not is_answered:
+                    await exchange.progress({"state": "open", "expires_in_s": invitations.left_s()})
+                continue
+            is_answered = True
             step: dict[str, JSON] = {"check_number": paired.check_number, "device_name": paired.device_name}
             if paired.is_active:
-                await invitations.close()
-                return {**step, "device_id": paired.device_id, "message": f"paired with {paired.device_name}"}
-            await exchange.progress(step)
+                message = f"paired with {paired.device_name}"
+                return {"state": "paired", **step, "device_id": paired.device_id, "message": message}
+            await exchange.progress({"state": "answered", **step})
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Erase the grants here, and with ``pairing`` also the pairings."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from urllib.parse import urlsplit
 
-from token_relay.agents.pairings import pairing_of
+from token_relay.agents.pairings import names_of, pairing_of
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
+from token_relay.agents.phone.pairing import NoAnswerError
 from token_relay.agents.phone.person import NotSignedIn, SignInOptions
 from token_relay.agents.phone.sign_in import ProviderSignIn
 from token_relay.agents.ports import Transaction
@@ -14,7 +16,8 @@ from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.host.client_credentials import AuthenticatedHttp, read_credentials
 from token_relay.host.config import Home, PhoneConfig
 from token_relay.host.loopback_receiver import LoopbackReceiver
-from token_relay.protocol.errors import ConfigError, PersonNeededError
+from token_relay.protocol import pairing as wire
+from token_relay.protocol.errors import ConfigError, PeerError, PersonNeededError, TransientError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.service import metrics
@@ -35,6 +38,7 @@ from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_st
 
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
 WAIT_S_MAX = 86_400.0
+INVITATION_LINES_MAX = 8
 ATTRIBUTES_MAX = 50
 OPTIONS_MAX = 16  # a sign-in has eight
 OPTION_CHARS_MAX = 64
@@ -148,11 +152,8 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
 
     async def pair(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Pair with the companion that shows the invitation."""
-        invitation = text_of(args, "invitation")
-        if not invitation:
-            invitation = await exchange.ask("invitation", "the companion's invitation (RTR1:…)") or ""
-        if not invitation.strip():
-            raise PersonNeededError("no invitation was given", hint="token-relay companion pair shows one")
+        invitation = await _invitation(args, exchange)
+        await self._await_broker()
         is_sure = args.get("yes") is True
 
         async def confirm(number: str, name: str) -> bool:
@@ -165,13 +166,26 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         async def rename(problem: str) -> str | None:
             return await exchange.ask("device_name", f"{problem}; call it")
 
-        name = text_of(args, "as")
-        pairing = await self._agent.pairing.pair(invitation, confirm, name=name, rename=rename)
-        return {
-            "device_id": pairing.peer_id,
-            "device_name": pairing.peer_name,
-            "message": f"paired with {pairing.peer_name}",
-        }
+        async def waiting() -> None:
+            await exchange.progress({"state": "waiting", "message": "waiting for the companion…"})
+
+        known = dict(await self._agent.turns.read(names_of))
+        try:
+            pairing = await self._agent.pairing.pair(
+                invitation, confirm, name=text_of(args, "as"), rename=rename, waiting=waiting
+            )
+        except NoAnswerError as exc:
+            self._require_broker()
+            own = self._runtime.config.broker.url
+            if exc.broker and not _is_one_broker(exc.broker, own):
+                said = f"the companion did not answer: its broker is {exc.broker}, this phone's is {own}"
+                hint = "if these are two: write the companion's as url under [broker] in config.toml, and start anew"
+                raise TransientError(said, hint=hint) from exc
+            raise
+        name = pairing.peer_name
+        again = f"paired with {name} again; this pairing takes the place of the older one"
+        message = again if pairing.peer_id in known else f"paired with {name}"
+        return {"device_id": pairing.peer_id, "device_name": name, "message": message}
 
     async def hand_off(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give a companion a grant."""
@@ -250,6 +264,35 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         await confirm(args, exchange, forget_question(pairing, live))
         count = await self._agent.forget(pairing.peer_id)
         return {"handoffs_ended": count, "message": "forgotten; what the device holds lives until its lease ends"}
+
+
+async def _invitation(args: dict[str, JSON], exchange: Exchange) -> str:
+    """Return the invitation, asked for where it is not given; line by line where it was pasted with breaks."""
+    if text := text_of(args, "invitation").strip():
+        return text
+    asked = "the companion's invitation (RTR1:…)"
+    for _ in range(INVITATION_LINES_MAX):
+        if not (line := (await exchange.ask("invitation", asked) or "").strip()):
+            break
+        text += f"{line}\n"
+        try:
+            wire.Invitation.from_text(text)
+        except PeerError as exc:
+            asked = f"{exc}; the rest of it, or nothing"
+        else:
+            break
+    if not text:
+        raise PersonNeededError("no invitation was given", hint="token-relay companion pair shows one")
+    return text
+
+
+def _is_one_broker(one: str, other: str) -> bool:
+    """Whether two addresses say the same; two names may yet mean one machine."""
+    try:
+        mine, theirs = urlsplit(one), urlsplit(other)
+        return (mine.scheme, mine.hostname, mine.port) == (theirs.scheme, theirs.hostname, theirs.port)
+    except ValueError:
+        return False
 
 
 def _revocation_message(count: int, *, pending: bool) -> str:

@@ -182,7 +182,8 @@ class PhoneAgent:
                 wait_s = await self.turns.run(partial(clear_up, steps=self.steps))
             except VaultError as exc:
                 log.error("vault_refused", detail=str(exc))
-            await self._clock.sleep(max(wait_s, 1.0))
+            await self._clock.wait(self.pairing.replaced, max(wait_s, 1.0))
+            self.pairing.replaced.clear()
 
     def network_is_up(self) -> None:
         """The broker is connected: work that waits for the provider may try again at once."""

@@ -21,8 +21,37 @@ PAIR1_WAIT_S = 60.0
 PAIR4_WAIT_S = 60.0
 NAMES_MAX = 8  # that a person may type for one device; none fits by then: something else is wrong
 
+AGAIN = "pair again with a new invitation: token-relay phone pair"
+ENDED: dict[wire.EndReason, str] = {
+    "other": "this invitation can no longer be used",
+    "used": "this invitation was used already, {ago} ago",
+    "declined": "this invitation was declined on a phone {ago} ago",
+    "expired": "this invitation expired {ago} ago",
+    "bad_tries": "this invitation was burnt by three bad tries {ago} ago",
+    "replaced": "a newer invitation replaced this one {ago} ago",
+}
+
 Confirm = Callable[[str, str], Awaitable[bool]]
 Rename = Callable[[str], Awaitable[str | None]]
+Waiting = Callable[[], Awaitable[None]]
+
+
+async def _silent() -> None:
+    """Tell nobody."""
+
+
+class NoAnswerError(TransientError):
+    """No companion answered; ``broker`` is the address in its invitation, or empty."""
+
+    def __init__(self, broker: str) -> None:
+        super().__init__(
+            "the companion did not answer", hint="is its agent running? there: token-relay companion status"
+        )
+        self.broker = broker
+
+
+class _NotConfirmedError(PersonNeededError):
+    """The person says that the numbers differ."""
 
 
 class PhonePairing:
@@ -38,6 +67,7 @@ class PhonePairing:
         self._mailbox = b""
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue(maxsize=64)  # more is noise and dropped; PAIR1 asks again
         self._active: dict[str, asyncio.Event] = {}
+        self.replaced = asyncio.Event()  # an older pairing with the same device may be over
 
     async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
         """Take what lies in a mailbox, into memory. Raises PeerError when nobody waits for it, or too much is there."""
@@ -46,20 +76,24 @@ class PhonePairing:
         self._inbox.put_nowait(payload)
 
     def activated(self, pairing_id: str) -> None:
-        """PAIR4 is committed: wake the command that waits for it."""
+        """PAIR4 is committed: wake the command that waits for it, and whoever clears up."""
+        self.replaced.set()
         if event := self._active.get(pairing_id):
             event.set()
 
-    async def pair(self, text: str, confirm: Confirm, *, name: str = "", rename: Rename | None = None) -> Pairing:
+    async def pair(
+        self, text: str, confirm: Confirm, *, name: str = "", rename: Rename | None = None, waiting: Waiting = _silent
+    ) -> Pairing:
         """Pair with the companion that shows this invitation; durable on both ends when it returns.
 
         ``confirm`` gets the check number and the device name, and returns whether the person agrees. ``name`` is what
         the device is called here, if not as it calls itself. ``rename`` gets why a name cannot be used, and returns
-        another, or None.
+        another, or None. ``waiting`` is told when the companion's answer is waited for.
 
         Raises:
-            PeerError, LocalError: not this invitation, or not this name. PersonNeededError: the person does not agree.
-            TransientError: nobody answered; once PAIR3 is queued, pairing completes by itself.
+            PeerError, LocalError: not this invitation, or not this name. PersonNeededError: the person does not agree,
+                or the invitation is over.
+            NoAnswerError: nobody answered. TransientError: PAIR3 is queued, and pairing completes by itself.
         """
         invitation = wire.Invitation.from_text(text)
         async with self._lock:
@@ -67,7 +101,16 @@ class PhonePairing:
                 problem = "" if is_name(name) else f"a name has 1 to {NAME_CHARS_MAX} printable characters"
                 if problem := problem or await self._name_problem(device_id(invitation.public_key), name):
                     raise LocalError(problem, hint="use another name after --as")
-            return await self._pair(invitation, confirm, name, rename)
+            answer, transcript = await self._exchange(invitation, waiting)
+            try:
+                if not await confirm(wire.check_number(transcript), answer.name):
+                    raise _NotConfirmedError("the check number was not confirmed", hint=AGAIN)
+                called = await self._name_of(device_id(invitation.public_key), name or answer.name, rename)
+            except BaseException as exc:  # also when the command is interrupted
+                note = wire.seal_declined(invitation, transcript, _decline_reason(exc))
+                self._turns.spawn(self._channel.publish(mailbox_topic(invitation.mailbox_id), note))
+                raise
+            return await self._confirm(answer, transcript, called)
 
     async def _name_problem(self, peer_id: str, name: str) -> str:
         return await self._turns.read(lambda tx: name_problem(peer_id, name, names_of(tx)))
@@ -83,12 +126,15 @@ class PhonePairing:
                 break
         raise LocalError(problem, hint="pair again: token-relay phone pair --as NAME")
 
-    async def _pair(self, invitation: wire.Invitation, confirm: Confirm, name: str, rename: Rename | None) -> Pairing:
+    async def _exchange(self, invitation: wire.Invitation, waiting: Waiting) -> tuple[wire.Pair2Fields, bytes]:
+        """Say PAIR1 and wait for PAIR2; returns that with the transcript's hash."""
         channel = self._channel
         if not channel.is_connected:
-            raise TransientError("the broker is not connected", hint="see: token-relay phone status")
+            raise TransientError("the broker is not connected", hint="token-relay phone doctor")
         if invitation.public_key == self._turns.own.public_key:
-            raise LocalError("this is an invitation of this very device")
+            raise LocalError(
+                "this is an invitation of this very device", hint="on the companion: token-relay companion pair"
+            )
         fresh = KeyPair.from_random(self._random.bytes(32))
         fields = wire.Pair1Fields(
             v=1,
@@ -102,22 +148,20 @@ class PhonePairing:
         self._mailbox = invitation.mailbox_id
         await channel.subscribe(topic)
         try:
-            pair2, answer = await self._await_pair2(topic, invitation, pair1, fresh)
+            pair2, answer = await self._await_pair2(invitation, pair1, fresh, waiting)
         finally:
             self._mailbox = b""
             while not self._inbox.empty():
                 self._inbox.get_nowait()
             await channel.unsubscribe(topic)
-        transcript = wire.transcript_hash(invitation, pair1, pair2)
-        if not await confirm(wire.check_number(transcript), answer.name):
-            raise PersonNeededError("the check number was not confirmed", hint="pair again when both numbers are equal")
-        called = await self._name_of(device_id(invitation.public_key), name or answer.name, rename)
-        return await self._confirm(answer, transcript, called)
+        return answer, wire.transcript_hash(invitation, pair1, pair2)
 
     async def _await_pair2(
-        self, topic: str, invitation: wire.Invitation, pair1: bytes, fresh: KeyPair
+        self, invitation: wire.Invitation, pair1: bytes, fresh: KeyPair, waiting: Waiting
     ) -> tuple[bytes, wire.Pair2Fields]:
+        topic = mailbox_topic(invitation.mailbox_id)
         ends_at = self._clock.now().boot_s + PAIR1_WAIT_S
+        await waiting()
         while self._clock.now().boot_s < ends_at:
             await self._channel.publish(topic, pair1)
             try:
@@ -127,15 +171,14 @@ class PhonePairing:
                         if payload == pair1:
                             continue  # our own, delivered to us as well
                         try:
+                            if payload[:4] == wire.ENDED_MAGIC:
+                                raise _ended(wire.open_ended(invitation, pair1, payload))
                             return payload, wire.open_pair2(invitation, pair1, payload, fresh=fresh)
                         except PeerError as exc:
                             self._turns.count_reject(exc.reason)
             except TimeoutError:
                 continue
-        raise TransientError(
-            "the companion did not answer",
-            hint="is its agent connected to the same broker? an invitation works once and for ten minutes",
-        )
+        raise NoAnswerError(invitation.broker)
 
     async def _confirm(self, answer: wire.Pair2Fields, transcript: bytes, name: str) -> Pairing:
         peer_key = bytes.fromhex(answer.static_key)
@@ -171,3 +214,25 @@ class PhonePairing:
         finally:
             self._active.pop(answer.pairing_id, None)
         return await self._turns.run(lambda turn: turn.row(Pairing, answer.pairing_id))
+
+
+def _decline_reason(exc: BaseException) -> wire.DeclineReason:
+    match exc:
+        case _NotConfirmedError():
+            return "not_confirmed"
+        case LocalError():
+            return "name_refused"
+        case _:
+            return "interrupted"
+
+
+def _ended(ended: wire.Ended) -> PersonNeededError:
+    said = ENDED[ended.reason].format(ago=_span(ended.ago_s))
+    return PersonNeededError(said, hint="on the companion: token-relay companion pair")
+
+
+def _span(seconds: int) -> str:
+    """Return a time in its largest unit; the other end's clock counted it."""
+    if seconds < 60:
+        return "less than a minute"
+    return f"{seconds // 60} min" if seconds < 2 * 3600 else f"{seconds // 3600} h"

@@ -15,14 +15,15 @@ from typing import Literal
 from token_relay.cli.client import JSON, JsonObject, control_call, locate
 from token_relay.cli.parsing import DONE, PENDING, Context, UsageError
 from token_relay.cli.prompts import Prompts, Sources, read_argument_from_stdin, read_attributes
-from token_relay.cli.render import can_draw, clean, duration, show, value_text
-from token_relay.protocol.errors import LocalError
+from token_relay.cli.render import clean, show, value_text
+from token_relay.protocol.errors import LocalError, PeerError
 
 SIGN_IN_OPTIONS = (
     *("--username", "--browser", "--no-open", "--password-file", "--otp-file", "--otp-command"),
     *("--mfa-method", "--register"),
 )
 INVITATION_CHARS_MAX = 1_024  # an invitation has some 200 characters; the limit keeps a wrong file out
+INVITATION_LINES_MAX = 8
 
 
 def call(
@@ -144,11 +145,11 @@ def import_token(args: argparse.Namespace, context: Context) -> int:
 
 def phone_pair(args: argparse.Namespace, context: Context) -> int:
     """``phone pair``."""
-    invitation = args.invitation
+    invitation = " ".join(args.invitation)  # in several words: pasted with blanks or line breaks
     if invitation == "-":
-        invitation = read_argument_from_stdin(context, "invitation").strip()
+        invitation = _invitation_from_stdin(context)
     command_args: JsonObject = {"yes": args.yes}
-    if invitation is not None:
+    if invitation:
         if len(invitation) > INVITATION_CHARS_MAX:
             raise LocalError(
                 f"an invitation has at most {INVITATION_CHARS_MAX} characters",
@@ -158,6 +159,23 @@ def phone_pair(args: argparse.Namespace, context: Context) -> int:
     if args.name is not None:
         command_args["as"] = args.name
     return finish(context, call(args, context, "pair", command_args, sources=Sources(is_confirmed=args.yes)))
+
+
+def _invitation_from_stdin(context: Context) -> str:
+    """Return the first lines of standard input that hold an invitation: it may be broken, with words around it."""
+    from token_relay.protocol.pairing import Invitation  # imports pydantic, which no other command line needs
+
+    text = read_argument_from_stdin(context, "invitation")
+    for _ in range(INVITATION_LINES_MAX):
+        try:
+            Invitation.from_text(text)
+            break
+        except PeerError:
+            try:
+                text += "\n" + read_argument_from_stdin(context, "invitation")
+            except LocalError:
+                break  # the agent says what is wrong with it
+    return text.strip()
 
 
 def handoff(args: argparse.Namespace, context: Context) -> int:
@@ -245,39 +263,6 @@ def adopt(args: argparse.Namespace, context: Context) -> int:
     return finish(context, call(args, context, "adopt"))
 
 
-def companion_pair(args: argparse.Namespace, context: Context) -> int:
-    """``companion pair``: prints the invitation as the last line of standard output.
-
-    With ``--json`` it prints the invitation on standard error while it waits for the phone, and then again in the
-    object at the end.
-    """
-    shown: JsonObject = {}
-
-    def on_progress(step: JsonObject) -> None:
-        if isinstance(step.get("invitation"), str) and "invitation" not in shown:
-            shown.update(step)
-            _show_invitation(context, step, with_qr=not args.no_qr)
-        elif "check_number" in step:
-            shown.update(step)
-            _show_progress(context, step)
-            context.note("compare it with the phone's before you confirm there")
-        else:
-            _show_progress(context, step)
-
-    path = locate(_kind(args), context.env, home=args.home, socket_directory=args.socket)
-    answers = Prompts(context, Sources())
-    result = control_call(path, "pair", {"wait": not args.no_wait}, on_progress=on_progress, on_ask=answers.answer)
-    if isinstance(result.get("invitation"), str) and "invitation" not in shown:
-        _show_invitation(context, result, with_qr=not args.no_qr)
-    if context.as_json:
-        show(context, {**shown, **result})
-    elif not args.no_wait:
-        context.note(clean(str(result.get("message") or "paired")))
-    if result.get("pending") is True and not args.no_wait:
-        return PENDING
-    return DONE
-
-
 def companion_forget(args: argparse.Namespace, context: Context) -> int:
     """``companion forget``."""
     if args.phone is not None:  # a command of its own: an agent that does not know it must not forget everything
@@ -288,18 +273,3 @@ def companion_forget(args: argparse.Namespace, context: Context) -> int:
 def companion_primary(args: argparse.Namespace, context: Context) -> int:
     """``companion primary``."""
     return finish(context, call(args, context, "primary", {"phone": args.phone}))
-
-
-def _show_invitation(context: Context, step: Mapping[str, object], *, with_qr: bool) -> None:
-    invitation = clean(str(step["invitation"]))
-    expires_in_s = step.get("expires_in_s")
-    if isinstance(expires_in_s, int | float):
-        context.note(f"valid for {duration(expires_in_s)} and one phone: scan it, or type it there")
-    if context.as_json:
-        context.note(invitation)
-        return
-    if with_qr and can_draw(context.stdout):
-        import segno
-
-        segno.make(invitation, micro=False).terminal(out=context.stdout, compact=True, border=2)
-    context.out(invitation)

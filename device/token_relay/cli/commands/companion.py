@@ -67,6 +67,11 @@ def _open_web(parser: argparse.ArgumentParser) -> None:
 
 def _pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-qr", action="store_true", help="print only the invitation's text, no QR code")
+    parser.add_argument(
+        "--invert",
+        action="store_true",
+        help="draw the QR code the other way round: light on dark, without colours for dark text on a light ground",
+    )
     parser.add_argument("--no-wait", action="store_true", help="return at once, do not wait for the phone")
 
 
@@ -194,11 +199,12 @@ _OWN = {
     ),
     "pair": Command(
         "show an invitation for the phone and wait for it",
-        "agent_calls:companion_pair",
+        "companion_pair:companion_pair",
         _pair,
         description="Show a new invitation as QR code and text: valid for 10 minutes and for one phone. The text "
         "is alone on the last line of standard output. Then waits for the phone and prints, on "
-        "standard error, the check number that both devices must show.",
+        "standard error, the check number that both devices must show. On a terminal, an invitation that came to "
+        "nothing is followed by a fresh one, three times at most.",
         examples="  token-relay companion pair\n"
         "  token-relay companion pair --no-qr --no-wait | ssh phone token-relay phone pair --yes -",
     ),

@@ -85,7 +85,8 @@ def _configured(
 def home_of(kind: Kind, args: argparse.Namespace, context: Context, services: Path = SERVICE_HOMES) -> Path:
     """Return the home to look at: the service's, if the command line names none and this person has none."""
     home = agent_home(kind, context.env, home=args.home).absolute()
-    is_named = args.home is not None or context.env.get("TOKEN_RELAY_HOME") or context.env.get("STATE_DIRECTORY")
+    variables = ("TOKEN_RELAY_HOME", "TOKEN_RELAY_HOMES", "STATE_DIRECTORY")
+    is_named = args.home is not None or any(map(context.env.get, variables))
     return home if is_named or home.exists() or not (services / kind).exists() else services / kind
 
 

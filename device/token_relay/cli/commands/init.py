@@ -11,6 +11,7 @@ import argparse
 import platform
 from pathlib import Path
 
+from token_relay.cli import starting
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show
 from token_relay.host import mounts
@@ -112,7 +113,10 @@ def init(args: argparse.Namespace, context: Context) -> int:
     # --force alone keeps the key: a changed setting must not cost the certificate that the CA has signed
     if args.new_key or not csr.exists():
         write_csr(home, device_id, force=args.new_key)
-    looked = _look(config) if isinstance(config, PhoneConfig) and not args.no_look else []
+    looked: list[str] = []
+    if isinstance(config, PhoneConfig) and not args.no_look:
+        starting.wait_for_sandbox(config.provider.url, context.note)
+        looked = _look(config)
     _report(context, kind, config, looked, device_id=device_id, home=home, config_path=config_path, csr=csr)
     return DONE
 

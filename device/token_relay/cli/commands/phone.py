@@ -50,8 +50,7 @@ def _pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "invitation",
         metavar="INVITATION",
-        nargs="?",
-        type=text,
+        nargs="*",
         help="what the companion shows, RTR1:…; - reads it from standard input; asked for when absent",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask whether both devices show the same number")

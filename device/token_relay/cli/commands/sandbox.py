@@ -1,4 +1,4 @@
-"""``sandbox`` and ``demo``: the only commands that use the sandbox's provider and broker."""
+"""``sandbox``, ``demo`` and ``try``: the only commands that use the sandbox's provider and broker."""
 
 from __future__ import annotations
 
@@ -49,6 +49,13 @@ def demo(args: argparse.Namespace, context: Context) -> int:
     from token_relay.cli.demo import run_demo
 
     return run_demo(fast=args.fast, step=args.step, profile=args.profile)
+
+
+def try_out(args: argparse.Namespace, context: Context) -> int:
+    """``try``: runs until a stop signal, after which the exit code is 0."""
+    from token_relay.cli.demo.kept_running import run_try
+
+    return run_try(context, profile=args.profile, home=_path(args.home))
 
 
 def _path(value: str | None) -> Path | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from token_relay.cli import starting
 from token_relay.cli.client import EXIT_NOT_RUNNING, ClientError
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import clean, show, value_text
@@ -34,18 +35,18 @@ JsonObject = dict[str, Any]  # as it came from the sandbox; shown, never relied 
 
 def links(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl links``."""
-    return _show_links(context, _ask(args, "GET", "links"))
+    return _show_links(context, _ask(args, context, "GET", "links"))
 
 
 def cut(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl cut``."""
     order = {"link": args.link, "do": "cut", "how": args.how, "direction": args.direction}
-    return _show_links(context, _ask(args, "POST", "links", _given(order)))
+    return _show_links(context, _ask(args, context, "POST", "links", _given(order)))
 
 
 def heal(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl heal``."""
-    return _show_links(context, _ask(args, "POST", "links", {"link": args.link, "do": "heal"}))
+    return _show_links(context, _ask(args, context, "POST", "links", {"link": args.link, "do": "heal"}))
 
 
 def slow(args: argparse.Namespace, context: Context) -> int:
@@ -53,7 +54,7 @@ def slow(args: argparse.Namespace, context: Context) -> int:
     if args.latency is None and args.rate is None:
         raise UsageError("slow needs --latency or --rate")
     order = {"link": args.link, "do": "slow", "latency_s": args.latency, "bytes_per_s": args.rate}
-    return _show_links(context, _ask(args, "POST", "links", _given(order)))
+    return _show_links(context, _ask(args, context, "POST", "links", _given(order)))
 
 
 def fault(args: argparse.Namespace, context: Context) -> int:
@@ -67,9 +68,9 @@ def fault(args: argparse.Namespace, context: Context) -> int:
         "committed": args.commit or None,
     }
     if args.file is not None:
-        return _show(context, _ask(args, "POST", "animals", {"animal": _animal(args.file), **_given(order)}))
+        return _show(context, _ask(args, context, "POST", "animals", {"animal": _animal(args.file), **_given(order)}))
     order |= {"name": args.name, "seconds": args.seconds, "retry_after_s": args.retry_after}
-    return _show(context, _ask(args, "POST", "faults", _given(order)))
+    return _show(context, _ask(args, context, "POST", "faults", _given(order)))
 
 
 def _animal(file: str) -> JsonObject:
@@ -86,7 +87,7 @@ def _animal(file: str) -> JsonObject:
 
 def faults(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl faults``."""
-    return _show(context, _ask(args, "DELETE" if args.clear else "GET", "faults"))
+    return _show(context, _ask(args, context, "DELETE" if args.clear else "GET", "faults"))
 
 
 def lenient(args: argparse.Namespace, context: Context) -> int:
@@ -94,16 +95,16 @@ def lenient(args: argparse.Namespace, context: Context) -> int:
     if args.name is not None and args.clear:
         raise UsageError("NAME or --clear, not both")
     if args.name is not None:
-        return _show(context, _ask(args, "POST", "lenient", {"name": args.name}))
-    return _show(context, _ask(args, "DELETE" if args.clear else "GET", "lenient"))
+        return _show(context, _ask(args, context, "POST", "lenient", {"name": args.name}))
+    return _show(context, _ask(args, context, "DELETE" if args.clear else "GET", "lenient"))
 
 
 def clock(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl clock``."""
     if args.advance is None:
-        found = _ask(args, "GET", "clock")
+        found = _ask(args, context, "GET", "clock")
     else:
-        found = _ask(args, "POST", "clock", {"advance_s": args.advance})
+        found = _ask(args, context, "POST", "clock", {"advance_s": args.advance})
     if not context.as_json:
         found = {**found, "now": int(found["now"])}
     return _show(context, found)
@@ -111,14 +112,14 @@ def clock(args: argparse.Namespace, context: Context) -> int:
 
 def revoke(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl revoke``."""
-    return _show(context, _ask(args, "POST", "revoke", {"username": args.user}))
+    return _show(context, _ask(args, context, "POST", "revoke", {"username": args.user}))
 
 
 def events(args: argparse.Namespace, context: Context) -> int:
     """``sandbox ctl events``; with ``--follow`` it goes on until it is interrupted or the sandbox ends."""
     found = (
         event
-        for event in _events(args)
+        for event in _events(args, context)
         if args.trace_id is None or args.trace_id in (event.get("trace_id"), event.get("correlation_id"))
     )
     if context.as_json and not args.follow:
@@ -128,12 +129,12 @@ def events(args: argparse.Namespace, context: Context) -> int:
     return DONE
 
 
-def _events(args: argparse.Namespace) -> Iterator[JsonObject]:
+def _events(args: argparse.Namespace, context: Context) -> Iterator[JsonObject]:
     """Yield the events so far, and with ``--follow`` also later ones."""
     after = args.after
     while True:
         query = {"after": after, "wait_s": POLL_S} if args.follow else {"after": after}
-        found = _ask(args, "GET", f"events?{urlencode(query)}", timeout_s=TIMEOUT_S + POLL_S)["events"]
+        found = _ask(args, context, "GET", f"events?{urlencode(query)}", timeout_s=TIMEOUT_S + POLL_S)["events"]
         yield from found
         if not found and not args.follow:
             return
@@ -188,6 +189,7 @@ def _given(order: Mapping[str, object]) -> dict[str, object]:
 
 def _ask(
     args: argparse.Namespace,
+    context: Context,
     method: str,
     path: str,
     body: Mapping[str, object] | None = None,
@@ -202,6 +204,10 @@ def _ask(
     """
     connection = _connect(args.url, args.ca, timeout_s)
     try:
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            starting.wait_for_sandbox(args.url, context.note)  # then request() connects
         connection.request(
             method,
             f"/sandbox/{quote(path, safe='/?=&.')}",
@@ -227,7 +233,7 @@ def _ask(
     if not isinstance(found, dict):
         raise ClientError("not_a_sandbox", f"the program at {args.url} is not a sandbox", hint="--url", exit_code=1)
     if answer.status >= 400:
-        raise _refused(args, path.partition("?")[0], answer.status, found)
+        raise _refused(args, context, path.partition("?")[0], answer.status, found)
     return found
 
 
@@ -251,13 +257,15 @@ def _connect(url: str, ca: str | None, timeout_s: float) -> http.client.HTTPConn
     return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
 
 
-def _refused(args: argparse.Namespace, path: str, status: int, found: JsonObject) -> ClientError | UsageError:
+def _refused(
+    args: argparse.Namespace, context: Context, path: str, status: int, found: JsonObject
+) -> ClientError | UsageError:
     """Return an error with the sandbox's message and the names that it accepts."""
     detail = str(found.get("detail") or found.get("error") or f"HTTP {status}")
     if path == "links" and status == 404:
         return ClientError("no_links", "this sandbox has no links", hint="start it without --no-links", exit_code=1)
     if path == "revoke" and status == 404:
-        users = _ask(args, "GET", "users").get("users", [])
+        users = _ask(args, context, "GET", "users").get("users", [])
         known = ", ".join(str(user.get("username")) for user in users[:20])
         return ClientError("not_found", detail, hint=f"users: {known}", exit_code=1)
     if status == 400:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
-from token_relay.cli.parsing import Command, json_option, seconds, text, whole, with_common
+from token_relay.cli.parsing import HTTP_PORT, Command, json_option, seconds, text, whole, with_common
 
-URL = "http://127.0.0.1:8400"  # where `sandbox` listens without options
+URL = f"http://127.0.0.1:{HTTP_PORT}"  # where `sandbox` listens without options
 FUTURE_S_MAX = 10 * 365 * 86_400.0  # as far as the provider's clock goes
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 

@@ -1,21 +1,32 @@
-"""The commands that need no agent: ``demo`` and ``sandbox``. Tables only; see :mod:`.parsing`."""
+"""The commands that need no agent: ``demo``, ``try`` and ``sandbox``. Tables only; see :mod:`.parsing`."""
 
 from __future__ import annotations
 
 import argparse
 
 from token_relay.cli.commands.options import PORT_MAX, profile_option
-from token_relay.cli.parsing import Command, json_option, seconds, text, whole
+from token_relay.cli.parsing import HTTP_PORT, MQTT_PORT, Command, json_option, seconds, text, whole
 
 PROFILES = ("entra", "auth0", "strict")
-HTTP_PORT = 8400
-MQTT_PORT = 1884  # not 1883: a real broker may run beside the sandbox
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="no pauses for reading")
     parser.add_argument("--step", action="store_true", help="wait for the return key before each part")
     parser.add_argument("--profile", choices=PROFILES, default="entra", help="the provider to show (default entra)")
+
+
+def _try(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile", choices=PROFILES, default="entra", help="the provider that the sandbox imitates (default entra)"
+    )
+    parser.add_argument(
+        "--home",
+        metavar="DIR",
+        type=text,
+        help="make both homes and the logs in this new directory, and leave them there; else in a temporary one",
+    )
+    json_option(parser)
 
 
 # Long as a list is: one call for each option, in the order of the help.
@@ -104,6 +115,15 @@ COMMANDS = {
         description="Show the whole story: sign-in, pairing, handoff, the phone away, revocation, against the "
         "sandbox. Exits 0 only if every step worked.",
         examples="  token-relay demo --fast\n  token-relay demo --step --profile auth0",
+    ),
+    "try": Command(
+        "run a sandbox and two agents with a first handoff, and say what to type next",
+        "sandbox:try_out",
+        _try,
+        description="Run a sandbox, a phone and a companion on this machine, sign a person in, pair the two and hand "
+        "off. All of it goes on until Ctrl-C, so that every command can be tried in another terminal; the lines to "
+        "begin with are printed. With --json, one object on one line when all is ready.",
+        examples="  token-relay try\n  token-relay try --profile auth0 --home here",
     ),
     "sandbox": Command(
         "run an identity provider and a broker for development",

@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 
 from token_relay.cli.parsing import DONE, Context
+from token_relay.cli.starting import marked
 from token_relay.cli.structlog_without_rich import structlog
 from token_relay.host import mounts
 from token_relay.host.board import read_board
@@ -27,20 +29,24 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def run_agent(args: argparse.Namespace, context: Context) -> int:
     """``phone run`` and ``companion run``: run until SIGTERM or SIGINT, after which the exit code is 0."""
-    harden_process()
-    is_phone = args.group == "phone"
-    kind: Kind = "phone" if is_phone else "companion"
+    kind: Kind = "phone" if args.group == "phone" else "companion"
+    sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
+    with marked(sockets):
+        harden_process()  # after the mark, for it hides the other sign of a start
+        return _run(args, context, kind, sockets)
+
+
+def _run(args: argparse.Namespace, context: Context, kind: Kind, sockets: Path) -> int:
     directory = agent_home(kind, context.env, home=args.home).absolute()
     path = config_file(kind, context.env, home=args.home, config=args.config)
     if path is None:
         raise ConfigError(
             f"no configuration in {directory} or /etc/token-relay", hint=f"make one: token-relay {kind} init --help"
         )
-    sockets = socket_directory(kind, context.env, home=args.home, socket=args.socket).absolute()
     check_socket_path(sockets / CONTROL_SOCKET)
     home = Home(directory, sockets, context.env, read_board(context.env), path.absolute())
     configure_logs(context)
-    if is_phone:
+    if kind == "phone":
         phone_config = load_config(PhoneConfig, path)
         _first_start(home, phone_config)
         from token_relay.service.phone import run_phone

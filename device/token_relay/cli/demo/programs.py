@@ -1,11 +1,11 @@
-"""The processes of the demo and their common directory.
+"""The processes of the demo, or of ``try``, and their common directory.
 
 Every program is ``token-relay`` itself, started as a person would start it: with this interpreter, a command line and
 an environment without the person's own settings. Nothing is called in-process.
 
 Invariants: a process is in the list before a signal can reach us; leaving the ``with`` ends every process (SIGTERM,
-after ``END_S_MAX`` SIGKILL) and removes the directory, whatever happened inside. Every wait has a limit. Programs write
-into files of that directory, so that the demo can search their output for tokens at the end.
+after ``END_S_MAX`` SIGKILL) and removes the directory, whatever happened inside, unless a person named it. Programs
+write into files of that directory, so that the demo can search their output for tokens at the end.
 
 Limit: SIGKILL ends the demo without a clean-up; its programs then run on and its directory stays.
 """
@@ -29,6 +29,8 @@ from types import FrameType
 from typing import Self
 
 from token_relay.cli.demo.checks import StepFailedError, expect
+from token_relay.host.paths import CONTROL_SOCKET, check_socket_path
+from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.marked_tokens import find_marked
 
 COMMAND = (sys.executable, "-m", "token_relay.cli")
@@ -36,7 +38,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the termin
 WITHIN_S = 20.0  # for anything that takes a fraction of a second on a quiet machine
 END_S_MAX = 4.0  # agents and sandbox promise two seconds
 POLL_S = 0.02  # between two looks at what a program has written
-DIRECTORY_BYTES_MAX = 60  # "/phone/control.sock" follows, and a socket's path has 107 bytes at most
+DIRECTORY_BYTES_MAX = 60  # "/companion/control.sock" follows, and a socket's path has 107 bytes at most
 LOG_LINES = 6
 # From the person's environment, programs get what an interpreter may need to start, nothing that configures an agent.
 KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT", "PYTHONPYCACHEPREFIX")
@@ -140,12 +142,18 @@ class Programs:
 
     directory: Path  # exists inside the ``with``
 
-    def __init__(self, environment: Mapping[str, str], interrupts: Interrupts) -> None:
+    def __init__(self, environment: Mapping[str, str], interrupts: Interrupts, named: Path | None = None) -> None:
+        """``named``: a new directory, which stays at the end."""
         self._interrupts = interrupts
+        self._named = named
         self._kept = {name: environment[name] for name in KEPT if name in environment}
         self._all: list[Program] = []
 
     def __enter__(self) -> Self:
+        """Make the directory. Raises ConfigError: the named one cannot be had, or is in use."""
+        if self._named is not None:
+            self.directory = _new_directory(self._named.absolute())
+            return self
         base = tempfile.gettempdir()
         if len(os.fsencode(base)) > DIRECTORY_BYTES_MAX - len("/trd-01234567"):
             base = "/tmp"  # noqa: S108  # mkdtemp below makes a private directory in it
@@ -165,8 +173,9 @@ class Programs:
                 except subprocess.TimeoutExpired:
                     popen.kill()
                     popen.wait()
-            shutil.rmtree(self.directory, ignore_errors=True)
-        if self.directory.exists():
+            if self._named is None:
+                shutil.rmtree(self.directory, ignore_errors=True)
+        if self._named is None and self.directory.exists():
             raise StepFailedError(f"no file is left in {self.directory}", "it could not be removed")
 
     def start(self, *words: str, stdin: str = "", log: str = "") -> Program:
@@ -178,8 +187,11 @@ class Programs:
             "PYTHONUTF8": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),  # also when the package is not installed
         }
-        out = self.directory / f"{len(self._all)}.out"
-        err = self.directory / (log or f"{len(self._all)}.err")  # a restarted program goes on in the same log
+        answers = self.directory / "output"
+        answers.mkdir(exist_ok=True)
+        out = answers / f"{len(self._all)}.out"
+        # A restarted program goes on in the same log.
+        err = self.directory / log if log else answers / f"{len(self._all)}.err"
         with self._interrupts.held(), out.open("wb") as output, err.open("ab") as errors:
             popen = subprocess.Popen(  # noqa: S603  # our own program, and words without a shell
                 (*COMMAND, *words),
@@ -196,6 +208,14 @@ class Programs:
             with popen.stdin, contextlib.suppress(BrokenPipeError):  # it refused before it read
                 popen.stdin.write(stdin.encode())  # a line or two: it fits into the pipe
         return program
+
+    def wait_for_an_end(self) -> Program:
+        """Wait, without limit, until one of the processes that still run has ended, and return it."""
+        while True:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            for program in self._all:
+                if program.popen.returncode is None and program.popen.poll() is not None:
+                    return program
 
     # -- looking back --------------------------------------------------------------------------------------
 
@@ -223,6 +243,18 @@ class Programs:
     def count_left(self) -> int:
         """Return how many of the processes still run."""
         return sum(program.popen.poll() is None for program in self._all)
+
+
+def _new_directory(path: Path) -> Path:
+    check_socket_path(path / "companion" / CONTROL_SOCKET)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_empty = not any(path.iterdir())
+    except OSError as exc:
+        raise ConfigError(f"cannot use {path}: {exc.strerror}", hint="name another directory with --home") from exc
+    if not is_empty:
+        raise ConfigError(f"{path} is not empty: nothing was changed", hint="name a new directory with --home")
+    return path
 
 
 def log_line(line: str) -> str:

@@ -1,4 +1,4 @@
-"""The stage of the demo: the two agents, the sandbox, and the state that steps share.
+"""The stage of the demo and of ``try``: the two agents, the sandbox, and the state that steps share.
 
 The demo controls the agents by command line, control socket, token socket and signals, as anybody can. What a person
 would type runs as a command; what a person would look at again and again is asked over the control socket, as the
@@ -13,7 +13,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -50,7 +50,7 @@ class DemoAgent:
         self._programs = programs
         self.kind = kind
         self.name = name
-        self.home: Path = programs.directory / name
+        self.home: Path = programs.directory / kind
         self.device_id = ""
         self.program: Program | None = None
 
@@ -163,11 +163,11 @@ class Stage:
 
     sandbox: Sandbox  # step 1 starts it
 
-    def __init__(self, programs: Programs, profile: str, lifetime_s: int) -> None:
+    def __init__(self, programs: Programs, profile: str, lifetime_s: int = 0) -> None:
         self.programs = programs
         self.profile = profile
         self.strategy = "branch" if profile == "entra" else "mint"  # how the companion's token comes about
-        self.lifetime_s = lifetime_s  # of access tokens, seconds
+        self.lifetime_s = lifetime_s  # of access tokens, seconds; the steps that wait for their end need it
         self.phone = DemoAgent(programs, "phone", "phone")
         self.companion = DemoAgent(programs, "companion", "watch")
         self.agents = (self.phone, self.companion)
@@ -175,18 +175,18 @@ class Stage:
         self.token_here_at = 0.0  # monotonic; the newest access token is older than this
         self.handoff_messages: list[Answer] = []
 
-    def start_sandbox(self) -> int:
-        """Start provider and broker on free ports; return the process id. Raises StepFailedError."""
-        words = ("sandbox", "--json", "--http-port", "0", "--mqtt-port", "0", "--no-links", "--profile", self.profile)
-        program = self.programs.start(*words, "--access-token-lifetime", str(self.lifetime_s), log="sandbox.log")
+    def start_sandbox(self, *options: str, http_port: int = 0, mqtt_port: int = 0) -> Program:
+        """Start provider and broker, on free ports if none are given. Raises StepFailedError."""
+        words = ("sandbox", "--json", "--http-port", str(http_port), "--mqtt-port", str(mqtt_port))
+        program = self.programs.start(*words, "--profile", self.profile, *options, log="sandbox.log")
         self.sandbox = Sandbox(program.find(r"^\{.*\}$")[0])
-        return program.popen.pid
+        return program
 
-    def init_agents(self) -> None:
-        """Make both homes with the sandbox's settings, but with the gate closed. Raises StepFailedError."""
+    def init_agents(self, *, without: Collection[str] = ()) -> None:
+        """Make both homes with the sandbox's settings, but without these options. Raises StepFailedError."""
         lines = [shlex.split(self.sandbox.facts["init"][agent.kind]) for agent in self.agents]
         begun = [
-            agent(*(word for word in words if word != GATE_OPTION))
+            agent(*(word for word in words if word not in without))
             for agent, (_program, _kind, *words) in zip(self.agents, lines, strict=True)
         ]
         for agent, program in zip(self.agents, begun, strict=True):
@@ -201,10 +201,16 @@ class Stage:
 
     # -- people and apps -----------------------------------------------------------------------------------
 
+    @property
+    def username(self) -> str:
+        """Return who signs in here."""
+        sandbox = self.sandbox
+        return sandbox.otp_username if self.profile == "entra" else str(sandbox.password_user["username"])
+
     def sign_in(self, *words: str) -> None:
         """Run a command of the phone that needs a sign-in, and sign in as the person. Raises StepFailedError."""
         if self.profile == "entra":
-            user = self.sandbox.otp_username
+            user = self.username
             script = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
             mailbox = f"{self.sandbox.facts['http']}/sandbox/mailbox/{user}?wait_s=10"
             command = shlex.join((sys.executable, "-c", script, mailbox))

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from token_relay.cli.demo.checks import Answer, expect, expect_equal, lasting
 from token_relay.cli.demo.screen import Drawing, Rows, Told
-from token_relay.cli.demo.stage import DemoAgent, Stage, grant_of, is_settled, slug_of
+from token_relay.cli.demo.stage import GATE_OPTION, DemoAgent, Stage, grant_of, is_settled, slug_of
 from token_relay.protocol.envelope import ENVELOPE_BYTES
 from token_relay.protocol.identity import DEVICE_ID_CHARS
 from token_relay.protocol.topics import inbox_filter
 
 GATE = "allow_refresh_token_access"
-CHECK_NUMBER = r"check number: (\d{3} \d{3})"
+CHECK_NUMBER = r"check number:? (\d{3} \d{3})"
 ID_SHOWN = 4  # characters of a device id, enough to tell two apart
 ROUNDS = 2
 REAUTH_EXIT = 4
@@ -33,8 +33,8 @@ ROUNDING_S = 1
 
 
 def start_everything(stage: Stage) -> Told:
-    pid = stage.start_sandbox()
-    stage.init_agents()
+    pid = stage.start_sandbox("--no-links", "--access-token-lifetime", str(stage.lifetime_s)).popen.pid
+    stage.init_agents(without={GATE_OPTION})
     stage.start_agents()
     pids = (pid, *(agent.running.popen.pid for agent in stage.agents))
     expect_equal(len(set(pids)), 3, "number of processes")
@@ -55,12 +55,10 @@ def sign_in(stage: Stage) -> Told:
     )
     stage.sandbox.event("signed_in", after=0)
     if stage.profile == "entra":
-        user = stage.sandbox.otp_username
         how = "by native authentication: a code by e-mail, no browser, no password"
     else:
-        user = stage.sandbox.password_user["username"]
         how = "in a browser: authorization code with PKCE, back on a loopback port"
-    return Told(f"{user} signs in on the phone", (how,))
+    return Told(f"{stage.username} signs in on the phone", (how,))
 
 
 def open_the_gate(stage: Stage) -> Told:

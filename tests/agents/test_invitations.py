@@ -1,0 +1,353 @@
+"""What a phone hears of an invitation that is over, and what a companion hears of a phone that gives up."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.agents.world_kit import World, running
+from token_relay.agents.companion import invitations as companions
+from token_relay.agents.companion.invitations import Invitations, Paired
+from token_relay.agents.phone.pairing import PAIR1_WAIT_S, NoAnswerError
+from token_relay.agents.records import Pairing
+from token_relay.protocol import pairing as wire
+from token_relay.protocol.errors import LocalError, PeerError, PersonNeededError, VaultError
+from token_relay.protocol.identity import KeyPair
+from token_relay.protocol.topics import mailbox_topic
+
+pytestmark = pytest.mark.asyncio
+
+NONCE = "ab" * 16
+
+
+async def yes(number: str, name: str) -> bool:
+    return True
+
+
+async def no(number: str, name: str) -> bool:
+    return False
+
+
+def shows(world: World) -> Invitations:
+    return world.watch.agent.invitations
+
+
+def question(text: str, number: int = 1) -> bytes:
+    """A PAIR1 of somebody who has seen the invitation."""
+    fields = wire.Pair1Fields(v=1, type="PAIR1", static_key="cd" * 32, name="other", nonce=NONCE)
+    fresh = KeyPair.from_random(number.to_bytes(32, "big"))
+    return wire.seal_pair1(wire.Invitation.from_text(text), fresh=fresh, nonce=bytes(24), fields=fields)
+
+
+async def ask(world: World, text: str, payload: bytes) -> str:
+    """Put it into the mailbox, past the broker; returns the reason why it was refused."""
+    try:
+        await shows(world).receive(wire.Invitation.from_text(text).mailbox_id, payload)
+    except PeerError as exc:
+        return exc.reason
+    return ""
+
+
+def answers(world: World) -> list[bytes]:
+    return [p.payload for p in world.broker.seen if p.payload.startswith(wire.ENDED_MAGIC)]
+
+
+async def used(world: World) -> str:
+    text = await shows(world).show()
+    other = world.add_phone()
+    await other.start()
+    await world.within(other.agent.pairing.pair(text, yes))
+    return text
+
+
+async def taken(world: World) -> str:
+    """Another phone has asked, and its person has not said anything yet."""
+    text = await shows(world).show()
+    await ask(world, text, question(text))
+    return text
+
+
+async def declined(world: World) -> str:
+    text = await shows(world).show()
+    with pytest.raises(PersonNeededError, match="not confirmed"):
+        await world.within(world.phone.agent.pairing.pair(text, no))
+    await world.clock.advance(1)
+    return text
+
+
+async def expired(world: World) -> str:
+    text = await shows(world).show()
+    await world.clock.advance(wire.INVITATION_LIFETIME_S + 180)
+    return text
+
+
+async def burnt(world: World) -> str:
+    text = await shows(world).show()
+    for number in range(wire.INVITATION_BAD_TRIES_MAX):
+        await ask(world, text, b"RTP1" + bytes([number]) * 4168)
+    return text
+
+
+async def replaced(world: World) -> str:
+    text = await shows(world).show()
+    await shows(world).show()
+    return text
+
+
+ENDS = {
+    "used": (used, "was used already"),
+    "taken": (taken, "was used already"),
+    "declined": (declined, "was declined on a phone"),
+    "expired": (expired, "expired 3 min ago"),
+    "burnt": (burnt, "burnt by three bad tries"),
+    "replaced": (replaced, "a newer invitation replaced this one"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_phone_is_told_at_once_why_an_invitation_is_over(end: str) -> None:
+    over, said = ENDS[end]
+    async with running("entra", paired=False) as world:
+        text = await over(world)
+        before = await world.watch.rows(Pairing)
+        asked = len(world.broker.seen)
+        with pytest.raises(PersonNeededError, match=said) as told:
+            await world.within(world.phone.agent.pairing.pair(text, yes))
+        questions = [p for p in world.broker.seen[asked:] if p.sender == "phone" and p.payload[:4] == wire.PAIR_MAGIC]
+        assert len({p.payload for p in questions}) == 1 and len(answers(world)) == 1  # the first answer was enough
+        assert "token-relay companion pair" in told.value.hint
+        assert await world.watch.rows(Pairing) == before
+        assert await world.phone.rows(Pairing) == []
+        pairing = await world.pair()  # the next one works
+        assert pairing.state == "active"
+
+
+async def test_an_answer_to_an_older_question_ends_no_new_attempt() -> None:
+    async with running("entra", paired=False) as world:
+        text = await replaced(world)
+        with pytest.raises(PersonNeededError):
+            await world.within(world.phone.agent.pairing.pair(text, yes))
+        (old,) = set(answers(world))
+        fresh = await shows(world).show()
+        same = wire.Invitation.from_text(text).mailbox_id  # a broker that says the old answer again, in both mailboxes
+        for invitation in (text, fresh):
+            mailbox = wire.Invitation.from_text(invitation).mailbox_id
+            world.broker.hold = lambda packet: packet.sender == "watch"
+            trying = asyncio.create_task(world.phone.agent.pairing.pair(invitation, yes))
+            await world.clock.advance(1)
+            await world.phone.agent.pairing.receive(mailbox, old)
+            await world.clock.advance(1)
+            assert not trying.done() and world.phone.agent.turns.rejects["bad_mac"] >= 1
+            trying.cancel()
+            await asyncio.gather(trying, return_exceptions=True)
+            world.broker.hold = lambda packet: False
+        assert same != wire.Invitation.from_text(fresh).mailbox_id
+
+
+async def test_who_has_not_seen_the_invitation_is_not_answered_and_moves_nothing() -> None:
+    async with running("entra", paired=False) as world:
+        text = await replaced(world)
+        guess = wire.Invitation(world.watch.agent.turns.own.public_key, wire.PairingSecret(bytes(16)))
+        assert await ask(world, text, question(guess.text())) == "bad_mac"
+        assert await ask(world, text, bytes(4172)) == "bad_magic"
+        assert answers(world) == []
+
+
+async def test_the_answers_of_one_mailbox_are_bounded_and_then_it_is_left() -> None:
+    async with running("entra", paired=False) as world:
+        text = await replaced(world)
+        said = [await ask(world, text, question(text, number)) for number in range(1, companions.LOOKS_MAX + 3)]
+        assert said == ["invitation_used"] * companions.LOOKS_MAX + ["wrong_mailbox"] * 2
+        assert len(answers(world)) == companions.LOOKS_MAX
+        topic = mailbox_topic(wire.Invitation.from_text(text).mailbox_id)
+        await world.clock.advance(1)  # its own answers come back, as to everybody there
+        before = world.watch.agent.turns.rejects.total()
+        await world.phone.agent.turns.channel.publish(topic, question(text, 500))
+        await world.clock.advance(1)
+        assert world.watch.agent.turns.rejects.total() == before  # the broker brings it no more
+
+
+async def test_a_question_that_comes_without_end_is_answered_so_often_and_no_more() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        said = [await ask(world, text, question(text)) for _ in range(companions.LOOKS_MAX + 10)]
+        assert said == [""] * (companions.LOOKS_MAX + 1) + ["too_often"] * 9
+        pair2 = [p for p in world.broker.seen if p.payload.startswith(wire.PAIR_MAGIC) and p.sender == "watch"]
+        assert len({p.payload for p in pair2}) == 1 and len(pair2) == companions.LOOKS_MAX + 1
+
+
+async def test_so_many_ended_invitations_are_remembered_and_no_more() -> None:
+    async with running("entra", paired=False) as world:
+        texts = [await shows(world).show() for _ in range(companions.ENDED_MAX + 3)]
+        said = [await ask(world, text, question(text)) for text in texts[:-1]]
+        assert said == ["wrong_mailbox"] * 2 + ["invitation_used"] * companions.ENDED_MAX
+        assert await ask(world, texts[-1], question(texts[-1])) == ""
+
+
+async def test_a_day_later_an_invitation_is_forgotten() -> None:
+    async with running("entra", paired=False) as world:
+        text = await expired(world)
+        await world.clock.advance(companions.ENDED_S_MAX - 181)
+        assert await ask(world, text, question(text)) == "invitation_expired"
+        await world.clock.advance(2)
+        assert await ask(world, text, question(text, 2)) == "wrong_mailbox"
+
+
+async def test_an_agent_that_was_started_anew_knows_no_old_invitation_and_the_phone_says_what_it_can() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        await world.watch.stop()
+        await world.watch.start()
+        with pytest.raises(NoAnswerError) as told:
+            await world.within(world.phone.agent.pairing.pair(text, yes))
+        assert told.value.broker == "mqtts://broker.example:8883"
+        assert "token-relay companion status" in told.value.hint
+
+
+# -- The phone gives up ------------------------------------------------------------------------------------
+
+
+async def nameless(problem: str) -> str | None:
+    return None
+
+
+@pytest.mark.parametrize("how", ["no", "interrupted", "name"])
+async def test_a_companion_hears_at_once_that_the_phone_gave_up_and_why(how: str) -> None:
+    async with running("entra", paired=how == "name") as world:
+        companion = world.watch
+        if how == "name":
+            companion = world.add_companion()
+            companion.name = "watch"
+            await companion.start()
+        text = await companion.agent.invitations.show()
+        asked = asyncio.Event()
+
+        async def confirm(number: str, name: str) -> bool:
+            asked.set()
+            if how == "interrupted":
+                await asyncio.Event().wait()
+            return how == "name"
+
+        trying = asyncio.create_task(world.phone.agent.pairing.pair(text, confirm, rename=nameless))
+        await world.within(asked.wait())
+        assert [row.state for row in await companion.rows(Pairing)] == ["pending"]
+        step = await companion.agent.invitations.wait(text)
+        assert isinstance(step, Paired) and not step.is_active
+        if how == "interrupted":
+            trying.cancel()
+        gone = await asyncio.gather(trying, return_exceptions=True)
+        assert isinstance(gone[0], asyncio.CancelledError if how == "interrupted" else LocalError)
+        said = {"no": "the check numbers", "interrupted": "command was interrupted", "name": "name means another"}[how]
+        with pytest.raises(companions.InvitationEndedError, match=f"the phone declined: .*{said}") as told:
+            await world.within(companion.agent.invitations.wait(text))
+        assert told.value.reason == "declined" and "companion pair" in told.value.hint
+        assert await companion.rows(Pairing) == []
+
+
+@pytest.mark.parametrize("wrong", ["another exchange", "another secret", "noise"])
+async def test_only_the_phone_of_this_exchange_can_decline_it(wrong: str) -> None:
+    async with running("entra", paired=False) as world:
+        text = await taken(world)
+        invitation = wire.Invitation.from_text(text)
+        (pairing,) = await world.watch.rows(Pairing)
+        said = wire.seal_declined(invitation, pairing.transcript_hash, "not_confirmed")
+        if wrong == "another exchange":
+            said = wire.seal_declined(invitation, bytes(32), "not_confirmed")
+        elif wrong == "another secret":
+            guess = wire.Invitation(invitation.public_key, wire.PairingSecret(bytes(16)))
+            said = wire.seal_declined(guess, pairing.transcript_hash, "not_confirmed")
+        else:
+            said = said[:-1]
+        assert await ask(world, text, said) == ("bad_length" if wrong == "noise" else "bad_mac")
+        assert await world.watch.rows(Pairing) == [pairing]
+        right = wire.seal_declined(invitation, pairing.transcript_hash, "not_confirmed")
+        assert await ask(world, text, right) == ""
+        assert await world.watch.rows(Pairing) == []
+
+
+async def test_a_pairing_that_is_active_is_ended_by_no_word_in_the_mailbox() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        pairing = await world.within(world.phone.agent.pairing.pair(text, yes))
+        said = wire.seal_declined(wire.Invitation.from_text(text), pairing.transcript_hash, "not_confirmed")
+        assert await ask(world, text, said) == "bad_length"
+        assert [row.state for row in await world.watch.rows(Pairing)] == ["active"]
+
+
+async def test_a_phone_drops_what_is_no_answer_and_goes_on_asking() -> None:
+    """As an old companion's silence, or a broker's noise."""
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        invitation = wire.Invitation.from_text(text)
+        world.broker.hold = lambda packet: packet.sender == "watch"
+        trying = asyncio.create_task(world.phone.agent.pairing.pair(text, yes))
+        await world.clock.advance(1)
+        for noise in (b"", wire.ENDED_MAGIC, wire.ENDED_MAGIC + bytes(37), wire.DECLINED_MAGIC + bytes(37)):
+            await world.phone.agent.pairing.receive(invitation.mailbox_id, noise)
+        await world.clock.advance(PAIR1_WAIT_S / 2)
+        assert not trying.done()
+        world.broker.hold = lambda packet: False
+        world.broker.release()
+        assert (await world.within(trying)).state == "active"
+
+
+# -- Odds --------------------------------------------------------------------------------------------------
+
+
+async def test_a_pairing_that_the_disk_refused_is_not_answered_before_it_is_stored() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        world.watch.vault.failure = VaultError("disk full")
+        with pytest.raises(VaultError):
+            await ask(world, text, question(text))
+        assert not [p for p in world.broker.seen if p.payload.startswith(wire.PAIR_MAGIC) and p.sender == "watch"]
+        world.watch.vault.failure = None
+        assert await ask(world, text, question(text)) == ""
+        assert [row.state for row in await world.watch.rows(Pairing)] == ["pending"]
+
+
+async def test_who_waits_hears_how_long_it_is_valid_and_then_that_it_is_not() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+        for _ in range(3):
+            assert await shows(world).wait(text, seconds=5) is None
+        assert shows(world).left_s() == pytest.approx(wire.INVITATION_LIFETIME_S - 15)
+        with pytest.raises(companions.InvitationEndedError, match="expired"):
+            await shows(world).wait(text)
+
+
+async def test_who_waits_for_the_older_of_two_hears_that_it_was_replaced() -> None:
+    async with running("entra", paired=False) as world:
+        older = await shows(world).show()
+        waiting = asyncio.create_task(shows(world).wait(older))
+        await world.clock.advance(1)
+        newer = await shows(world).show()
+        with pytest.raises(companions.InvitationEndedError, match="replaced by a newer one"):
+            await waiting
+        assert await shows(world).wait(newer, seconds=1) is None
+
+
+async def test_a_phone_that_does_not_confirm_in_time_is_said_so() -> None:
+    async with running("entra", paired=False) as world:
+        text = await taken(world)
+        assert isinstance(await shows(world).wait(text), Paired)
+        with pytest.raises(companions.InvitationEndedError, match="did not confirm the check number in time"):
+            await world.within(shows(world).wait(text), seconds=wire.INVITATION_LIFETIME_S + 60)
+
+
+async def test_pairing_again_leaves_no_retired_row_behind() -> None:
+    async with running("entra") as world:
+        old = await world.phone.one(Pairing)
+        new = await world.pair()
+        await world.clock.advance(2)
+        assert [row.pairing_id for row in await world.phone.rows(Pairing)] == [new.pairing_id]
+        assert new.pairing_id != old.pairing_id
+
+
+async def test_an_invitation_of_this_very_device_says_so() -> None:
+    async with running("entra", paired=False) as world:
+        own = wire.Invitation(world.phone.agent.turns.own.public_key, wire.PairingSecret(bytes(16)))
+        with pytest.raises(LocalError, match="of this very device") as told:
+            await world.within(world.phone.agent.pairing.pair(own.text(), yes))
+        assert "token-relay companion pair" in told.value.hint
