@@ -10,7 +10,7 @@ import re
 import shlex
 
 from token_relay.cli.parsing import UsageError
-from token_relay.protocol.errors import ConfigError, RelayError
+from token_relay.protocol.errors import ConfigError, LocalError, RelayError
 
 _FILE = re.compile(r"([^\s:]+\.\w+)(?::\d+)?: ")
 
@@ -23,7 +23,8 @@ def advice(error: RelayError, prog: str) -> str:
         return found
     if isinstance(error, ConfigError) and (file := _FILE.match(str(error))):
         return f"correct {file[1]}, then type the command again"
-    return f"{prog} --help" if isinstance(error, UsageError | ConfigError) else ""
+    is_ours = type(error) is LocalError or isinstance(error, UsageError | ConfigError)
+    return f"{prog} --help" if is_ours else ""
 
 
 def _about_file(error: OSError) -> str:

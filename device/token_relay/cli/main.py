@@ -203,7 +203,7 @@ class _Version(argparse.Action):
 # -- Errors ------------------------------------------------------------------------------------------------
 
 
-def _fail(context: Context, error: RelayError, prog: str) -> int:
+def _fail(context: Context, error: RelayError, prog: str = "token-relay") -> int:
     """Report the error and return its exit code."""
     from token_relay.cli.advice import advice
 

@@ -17,7 +17,7 @@ from token_relay.protocol.errors import LocalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
     from typing import NoReturn, TextIO
 
 DONE, FAILED, USAGE, NOT_RUNNING, PERSON, REFUSED, PENDING = range(7)
@@ -75,10 +75,12 @@ class Parser(argparse.ArgumentParser):
         )
         return super().format_help()
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as typeshed has it
-        """Refuse what is unknown here, in place of leaving it to the parser of the whole line."""
+    def parse_known_args(  # type: ignore[override]  # as argparse calls it
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Let a subcommand, which is asked without a namespace, refuse what it does not know: its usage helps."""
         found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
+        if unknown and namespace is None:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return found, unknown
 

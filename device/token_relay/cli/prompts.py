@@ -389,7 +389,8 @@ def _output_of(command: str) -> str:
             finally:
                 process.kill()  # harmless when it has ended; else it must not run on
     except OSError as exc:
-        raise LocalError(f"--otp-command: {name} cannot be run: {exc.strerror}") from exc
+        message = f"--otp-command: {name} cannot be run: {exc.strerror}"
+        raise LocalError(message, hint="name a program that is there after --otp-command") from exc
     if status != 0:
         raise LocalError(f"--otp-command: {name} failed with status {status}")
     return octets.decode("utf-8-sig", errors="replace").strip()
