@@ -28,12 +28,12 @@ HOUR = 3600.0
 OLD_HELLO = {"challenge": "ab" * 16, "seq_accepted": 0, "handoffs": []}
 
 
-async def start(world: World, *old: str) -> ExitStack:
+async def start(world: World, *old: str, version: int = 1) -> ExitStack:
     """Start both ends, sign in and pair; those named run the old program until the stack that is returned is closed."""
     stack = ExitStack()
     for end in world.ends:
         if end.name in old:
-            stack.enter_context(old_program(end))
+            stack.enter_context(old_program(end, version))
         await end.start()
     await world.phone.sign_in()
     await world.pair()
@@ -51,9 +51,9 @@ async def known(end: SimulatedDevice) -> tuple[int, list[str]]:
     return pairing.speaks, pairing.strategies.split()
 
 
-def newer(world: World, sender: SimulatedDevice, recipient: SimulatedDevice) -> list[str]:
-    """The types of what was sent in version 2."""
-    return [message.head.type for message in between(world, sender, recipient) if message.head.v > 1]
+def newer(world: World, sender: SimulatedDevice, recipient: SimulatedDevice, than: int = 1) -> list[str]:
+    """The types of what was sent in a version above this one."""
+    return [message.head.type for message in between(world, sender, recipient) if message.head.v > than]
 
 
 def hellos(world: World, sender: SimulatedDevice, recipient: SimulatedDevice) -> list[int]:
@@ -66,7 +66,7 @@ def hellos(world: World, sender: SimulatedDevice, recipient: SimulatedDevice) ->
 async def test_two_ends_of_today_know_each_other_before_the_first_handoff(profile: str) -> None:
     async with running(profile) as world:
         await world.clock.advance(1)
-        assert await known(world.phone) == await known(world.watch) == (2, STRATEGIES)
+        assert await known(world.phone) == await known(world.watch) == (3, STRATEGIES)
         assert (await world.phone.hand_off()).grant_version == 2
         assert last(world, world.watch, world.phone, m.Accept2).grant_version == 2
         grant = await world.watch.grant()
@@ -107,6 +107,27 @@ async def test_an_old_end_has_the_whole_story_with_a_new_one(profile: str, old: 
                     assert hellos(world, end, peer).count(2) == 1, "it asks once, and then it knows"
 
 
+@pytest.mark.parametrize("old", [["phone"], ["watch"], ["phone", "watch"]], ids=" and ".join)
+async def test_an_end_of_version_2_never_gets_version_3(old: list[str]) -> None:
+    async with running("entra", paired=False) as world:
+        for end in world.ends:
+            await end.stop()
+        phone, watch = world.phone, world.watch
+        with await start(world, *old, version=2):
+            await watch.agent.rename("wrist")
+            assert (await phone.hand_off()).grant_version == 2
+            await world.clock.advance(7 * HOUR)
+            assert await known(phone) == await known(watch) == (2, STRATEGIES)
+            assert newer(world, phone, watch, than=2) == newer(world, watch, phone, than=2) == []
+            assert count(world, watch, phone, m.Reject) == count(world, phone, watch, m.Reject) == 0
+            assert (await phone.one(Pairing)).peer_name == "watch"
+        for end in (phone, watch):
+            await restart(end)
+        await world.clock.advance(2 * HOUR)  # after the first greeting that is made when both know
+        assert await known(phone) == await known(watch) == (3, STRATEGIES)
+        assert (await phone.one(Pairing)).peer_name == "wrist"
+
+
 @pytest.mark.parametrize("old", ["phone", "watch"])
 async def test_an_end_that_was_updated_is_met_in_the_new_version(old: str) -> None:
     async with running("entra", paired=False) as world:
@@ -117,7 +138,7 @@ async def test_an_end_that_was_updated_is_met_in_the_new_version(old: str) -> No
             first = await world.watch.grant()
         await restart(world.phone if old == "phone" else world.watch)
         await world.clock.advance(2)
-        assert await known(world.phone) == await known(world.watch) == (2, STRATEGIES)
+        assert await known(world.phone) == await known(world.watch) == (3, STRATEGIES)
         assert isinstance(await world.watch.token(), TokenGranted)
         assert (await world.phone.hand_off()).grant_version == 2
         second = await world.watch.grant()
@@ -141,7 +162,10 @@ async def test_an_end_that_is_older_now_is_met_in_the_old_version(old: str) -> N
             assert await known(new) == (1, [])
 
 
-async def test_a_peer_that_refuses_everything_gets_one_old_greeting_for_each_new_one() -> None:
+@pytest.mark.parametrize(("speaks", "greeted"), [(2, [2, 1]), (3, [3, 2, 1])])
+async def test_a_peer_that_refuses_everything_gets_one_greeting_of_each_version(
+    speaks: int, greeted: list[int]
+) -> None:
     async with running("entra") as world:
         phone, watch = world.phone, world.watch
         await world.clock.advance(1)
@@ -149,9 +173,9 @@ async def test_a_peer_that_refuses_everything_gets_one_old_greeting_for_each_new
         before = len(hellos(world, phone, watch))
         for round_ in range(1, 4):
             number = (await watch.one(Pairing)).seq_sent + 1
-            hello = m.Hello2(**OLD_HELLO, seq_sent=number, speaks=2, strategies=["mint"])  # type: ignore[arg-type]
+            hello = m.Hello2(**OLD_HELLO, seq_sent=number, speaks=speaks, strategies=["mint"])  # type: ignore[arg-type]
             await say(watch, hello)
-            assert await known(phone) == (2, ["mint"])
+            assert await known(phone) == (speaks, ["mint"])
             await phone.agent.link.connected()
             for _ in range(4):
                 sent = (await phone.one(Pairing)).seq_sent
@@ -159,19 +183,20 @@ async def test_a_peer_that_refuses_everything_gets_one_old_greeting_for_each_new
                     refused = m.Reject(handoff_id=None, reason="unsupported")
                     await say(watch, refused, head={"in_reply_to": in_reply_to})
             assert await known(phone) == (1, [])
-            assert hellos(world, phone, watch)[before:] == [2, 1] * round_
+            assert hellos(world, phone, watch)[before:] == greeted * round_
 
 
 async def test_only_a_refusal_of_what_was_said_since_the_peer_spoke_version_2_counts() -> None:
     async with running("entra") as world:
         phone, watch = world.phone, world.watch
         await world.clock.advance(1)
-        stale = (await phone.one(Pairing)).seq_sent  # its HELLO, which the companion has answered in version 2
+        stale = (await phone.one(Pairing)).seq_sent  # its HELLO, which the companion has answered in version 3
+        before = hellos(world, phone, watch)
         for head in ({"in_reply_to": stale}, {"in_reply_to": None}, {"in_reply_to": 0}):
             await say(watch, m.Reject(handoff_id=None, reason="unsupported"), head=head)
-            assert await known(phone) == (2, STRATEGIES)
+            assert await known(phone) == (3, STRATEGIES)
         await say(watch, m.Reject(handoff_id=None, reason="later"), head={"in_reply_to": 2**40})
-        assert await known(phone) == (2, STRATEGIES)
+        assert await known(phone) == (3, STRATEGIES) and hellos(world, phone, watch) == before
 
 
 async def test_a_hello_that_was_overtaken_says_nothing_of_versions() -> None:
@@ -181,7 +206,7 @@ async def test_a_hello_that_was_overtaken_says_nothing_of_versions() -> None:
         number = (await watch.one(Pairing)).seq_sent + 1
         await say(watch, m.Reject(handoff_id=None, reason="later"), head={"seq": number + 1})
         await say(watch, m.Hello(**OLD_HELLO, seq_sent=number), head={"seq": number})  # type: ignore[arg-type]
-        assert await known(phone) == (2, STRATEGIES)
+        assert await known(phone) == (3, STRATEGIES)
 
 
 async def test_a_restored_disk_asks_anew_what_the_peer_knows() -> None:
@@ -198,7 +223,7 @@ async def test_a_restored_disk_asks_anew_what_the_peer_knows() -> None:
         await world.phone.restore(image)
         await world.phone.start()
         await world.clock.advance(60)
-        assert await known(world.phone) == await known(world.watch) == (2, STRATEGIES)
+        assert await known(world.phone) == await known(world.watch) == (3, STRATEGIES)
 
 
 async def test_a_strategy_that_the_device_does_not_know_is_refused_before_anybody_signs_in() -> None:

@@ -68,6 +68,9 @@ phone pair -
 phone handoff DEVICE
 phone handoff DEVICE --strategy mint --scope 'a b' --lease-days 0 --wait 5 --username U --password-file F --otp-file -
 phone handoff DEVICE --browser --no-open
+phone rename DEVICE 'a name'
+phone replace DEVICE
+phone replace DEVICE - --as 'a name' --yes --strategy mint --username U --password-file F --wait 5
 phone cancel DEVICE
 phone revoke DEVICE --lost --wait 3
 phone unpair DEVICE
@@ -82,6 +85,7 @@ companion events
 companion metrics
 companion adopt
 companion doctor
+companion rename 'a name'
 companion forget
 companion forget --pairing
 companion forget --phone PHONE

@@ -71,9 +71,11 @@ PURE_IMPORTS = (
     "pydantic",
     "pydantic_core",
     "re",
+    "shlex",
     "tomllib",
     "types",
     "typing",
+    "unicodedata",
     "urllib.parse",
     "warnings",
 )

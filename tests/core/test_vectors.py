@@ -119,7 +119,7 @@ def test_a_valid_envelope_is_taken_and_says_what_it_says(case: v.Case) -> None:
         assert [json.loads(encode(got.head, got.body)) for got in received.delivered] == [expected]
 
 
-WRITTEN = ("HELLO", "HELLO 2", "OFFER", "ACCEPT", "ACCEPT 2", "TOKEN", "STORED", "REVOKED", "LEASE", "PAIR3")
+WRITTEN = ("HELLO", "HELLO 2", "HELLO 3", "OFFER", "ACCEPT", "ACCEPT 2", "TOKEN", "STORED", "REVOKED", "LEASE", "PAIR3")
 
 
 @pytest.mark.parametrize("kind", WRITTEN)

@@ -231,7 +231,7 @@ async def test_an_invitation_is_taken_as_people_paste_it() -> None:
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The command of the old program."""
-    return old_program.unpack(tmp_path_factory.mktemp("old"))
+    return old_program.unpack(tmp_path_factory.mktemp("old"), 1)
 
 
 async def test_an_old_phone_drops_the_answer_and_asks_on_as_it_always_did(old: tuple[str, ...]) -> None:

@@ -10,13 +10,14 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.agents.old_end import make_old
 from tests.properties.one_end import NOW, OWN, PAIRING, PEER, SeededRandom, Tx, ports
 from token_relay.agents.link import Link
-from token_relay.agents.records import Identity, Pairing, RestoredEnd
+from token_relay.agents.records import Identity, OwnName, Pairing, RestoredEnd
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import PeerBox
@@ -52,7 +53,7 @@ class End:
 
     own: KeyPair
     peer: KeyPair
-    is_old: bool
+    version: int
     random: SeededRandom
     tx: Tx = field(init=False)
     link: Link = field(init=False)
@@ -61,7 +62,8 @@ class End:
     def __post_init__(self) -> None:
         peer = {"peer_id": device_id(self.peer.public_key), "peer_key": self.peer.public_key}
         fields = {name: getattr(PAIRING, name) for name in Pairing.__slots__} | peer
-        self.tx = Tx(Pairing(**(fields | {"seq_sent": 0, "seq_high": 0, "peer_accepted": 0})))
+        fresh = {"peer_name": "", "seq_sent": 0, "seq_high": 0, "peer_accepted": 0}
+        self.tx = Tx(Pairing(**(fields | fresh)), OwnName("self", self.called, self.called))
 
     @property
     def pairing(self) -> Pairing:
@@ -69,17 +71,20 @@ class End:
         assert isinstance(row, Pairing)
         return row
 
-    def start(self, *, is_old: bool) -> None:
-        """Begin this program on this disk, and greet; a disk of the old program knows nothing of versions."""
-        if is_old and not self.is_old:
+    @property
+    def called(self) -> str:
+        return device_id(self.own.public_key)
+
+    def start(self, version: int) -> None:
+        """Begin this program on this disk, and greet; a disk of an older program knows nothing of newer versions."""
+        if version < self.version:
             fields = {name: getattr(self.pairing, name) for name in Pairing.__slots__}
-            self.tx.put(Pairing(**(fields | {"speaks": 0, "strategies": ""})))
-        self.is_old = is_old
+            self.tx.put(Pairing(**(fields | {"speaks": 0, "strategies": "", "own_name": ""})))
+        self.version = version
         turns = Turns(ports(), Identity("self", self.own.public_key, self.own.private_key, 0))
         mailbox: Any = None
         self.link = Link(turns, handler=Silent(), mailbox=mailbox)
-        if is_old:
-            make_old(self.link)
+        make_old(self.link, version)
         self.greet()
 
     def greet(self) -> None:
@@ -102,11 +107,11 @@ class End:
 class Pair:
     """Both ends, and what is on its way."""
 
-    def __init__(self, *, first_is_old: bool, second_is_old: bool) -> None:
+    def __init__(self, first: int, second: int) -> None:
         shared = SeededRandom()  # two messages never have the same nonce
-        self.ends = (End(OWN, PEER, first_is_old, shared), End(PEER, OWN, second_is_old, shared))
+        self.ends = (End(OWN, PEER, first, shared), End(PEER, OWN, second, shared))
         for end in self.ends:
-            end.start(is_old=end.is_old)
+            end.start(end.version)
 
     def deliver(self, draw: random.Random, *, loses: bool) -> None:
         """Bring one message, any of those on their way, or lose it."""
@@ -129,25 +134,26 @@ class Pair:
         return count
 
 
+VERSION = st.integers(1, 3)
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["deliver", "lose", "greet", "new", "old"]), st.integers(0, 1), st.integers(0, 999)),
+    st.tuples(st.sampled_from(["deliver", "lose", "greet", "start"]), st.integers(0, 1), st.integers(0, 999)),
     max_size=30,
 )
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.booleans(), st.booleans(), STEPS)
+@given(VERSION, VERSION, STEPS)
 def test_two_ends_of_any_versions_come_to_know_each_other(
-    first_is_old: bool, second_is_old: bool, steps: list[tuple[str, int, int]]
+    first: int, second: int, steps: list[tuple[str, int, int]]
 ) -> None:
-    pair = Pair(first_is_old=first_is_old, second_is_old=second_is_old)
+    pair = Pair(first, second)
     for what, which, seed in steps:
         end = pair.ends[which]
         match what:
             case "greet":
                 end.greet()
-            case "new" | "old":
-                end.start(is_old=what == "old")
+            case "start":
+                end.start(1 + seed % 3)
             case _:
                 pair.deliver(random.Random(seed), loses=what == "lose")
     for end in pair.ends:  # nothing that was on its way arrives any more: the next greetings are all there is
@@ -157,16 +163,18 @@ def test_two_ends_of_any_versions_come_to_know_each_other(
             end.greet()
         assert pair.deliver_all() <= 2 * MESSAGES_MAX
     for end, other in (pair.ends, pair.ends[::-1]):
-        if not end.is_old:
-            expected = (1, "") if other.is_old else (2, STRATEGIES)
+        if end.version > 1:
+            expected = (1, "") if other.version == 1 else (min(end.version, other.version), STRATEGIES)
             assert (end.pairing.speaks, end.pairing.strategies) == expected
+        if end.version == other.version == 3:
+            assert end.pairing.own_name == other.called, "what it calls itself comes with a greeting"
 
 
-def test_each_pair_of_versions_knows_after_one_start_of_each() -> None:
-    for first in (False, True):
-        for second in (False, True):
-            pair = Pair(first_is_old=first, second_is_old=second)
-            pair.deliver_all()
-            for end, other in (pair.ends, pair.ends[::-1]):
-                if not end.is_old:
-                    assert end.pairing.speaks == (1 if other.is_old else 2)
+@pytest.mark.parametrize("first", [1, 2, 3])
+@pytest.mark.parametrize("second", [1, 2, 3])
+def test_each_pair_of_versions_knows_after_one_start_of_each(first: int, second: int) -> None:
+    pair = Pair(first, second)
+    pair.deliver_all()
+    for end, other in (pair.ends, pair.ends[::-1]):
+        if end.version > 1:
+            assert end.pairing.speaks == min(end.version, other.version)

@@ -228,6 +228,8 @@ def make(kind: Kind, key: str, home: Path) -> dict[str, list[dict[str, object]]]
     rows = [*(phone_rows() if kind == "phone" else companion_rows()), *both_rows()]
     if board := getattr(kinds, "Board", None):
         rows.append(board("self", "{}", WALL_S))
+    if own_name := getattr(kinds, "OwnName", None):
+        rows.append(own_name("self", f"{kind} by command", kind))
     if kind == "companion" and (primary := getattr(kinds, "PrimaryPhone", None)):
         rows.append(primary("self", pairing(2, "stored").peer_id, WALL_S))
 

@@ -7,6 +7,7 @@ import hashlib
 from tests.vectors.vector_kit import (
     BODIES,
     BODIES_2,
+    BODY_3,
     COMPANION,
     HANDOFF,
     INTEGER_MAX,
@@ -26,6 +27,7 @@ from tests.vectors.vector_kit import (
     derive,
     message,
     second,
+    third,
     with_body,
     without,
 )
@@ -213,6 +215,15 @@ def field_faults() -> list[Case]:
         bad("missing_field", f"{name}-body-of-version-1", message(kind, v=2))
         bad("unknown_field", f"{name}-body-in-version-1", message(kind, body=body))
         bad("unknown_field", name, second(kind, x=1))
+    bad("missing_field", "hello-3-name", message("HELLO", body=BODIES_2["HELLO"] | {"speaks": 3}, v=3))
+    bad("unknown_field", "hello-3-body-in-version-2", message("HELLO", body=BODY_3, v=2))
+    bad("unknown_field", "hello-3", third(x=1))
+    no_names: tuple[Json, ...] = (None, 3, True, ["kitchen"], {})
+    for i, value in enumerate(no_names):
+        bad("wrong_type", f"hello-3-name-{i}", third(name=value))
+    bad("out_of_range", "hello-3-speaks-2", third(speaks=2))
+    for i, text in enumerate(("", " kitchen", "kitchen ", " ", "k" * 65, "a\nb", "kitchen\x85", "\x1b[2J")):
+        bad("bad_text", f"hello-3-name-{i}", third(name=text))
     no_numbers: tuple[Json, ...] = (None, "2", True, [2])
     for i, value in enumerate(no_numbers):
         bad("wrong_type", f"hello-2-speaks-{i}", second("HELLO", speaks=value))
@@ -256,7 +267,7 @@ def context_faults() -> list[Case]:
     """Well-formed messages that this receiver, in this state, does not take."""
     out = Envelopes()
     for kind in [*TYPES[:8], "HELLO"]:
-        version = 3 if kind in BODIES_2 else 2
+        version = 4 if kind == "HELLO" else 3 if kind in BODIES_2 else 2
         out.add(f"version-{version}-{kind.lower()}", "unsupported", message(kind, v=version, to="companion"))
     for kind in ("PING", "A", "HELLO2", "OFFER_2", "X" * 16):
         out.add(f"type-{kind.lower()}", "unsupported", message(kind, body={}))

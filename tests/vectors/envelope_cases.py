@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.vectors.vector_kit import (
     BODIES,
     BODIES_2,
+    BODY_3,
     BOTH_WAYS,
     COMPANION,
     HANDOFF,
@@ -30,6 +31,7 @@ from tests.vectors.vector_kit import (
     put,
     second,
     spelled,
+    third,
     topic,
     with_body,
     xor,
@@ -74,6 +76,12 @@ def valid(sealed_grant: str) -> list[Case]:
     add("hello-2-of-a-later-program", second("HELLO", speaks=255, strategies=["mint", "device_code", "s" * 32]))
     add("hello-2-without-strategies", second("HELLO", strategies=[]))
     add("hello-2-largest", second("HELLO", handoffs=list(many), strategies=["s" * 32] * 16))
+    for to in ("companion", "phone"):
+        add(f"hello-3-to-{to}", message("HELLO", body=BODY_3, to=to, v=3), to=to)
+    add("hello-3-of-a-later-program", third(speaks=255))
+    for name, text in (("shortest", "k"), ("blanks-inside", "k  2"), ("longest", "\U0001f4df" * 64)):
+        add(f"hello-3-name-{name}", third(name=text))
+    add("hello-3-largest", third(handoffs=list(many), strategies=["s" * 32] * 16, name="\U0001f4df" * 64))
     for version in (1, 2, 255):
         add(f"accept-2-grant-{version}", second("ACCEPT", grant_version=version), to="phone")
     for strategy in ("mint", "move"):

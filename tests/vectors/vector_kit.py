@@ -117,6 +117,7 @@ BODIES_2: dict[str, Case] = {
     "HELLO": {**BODIES["HELLO"], "speaks": 2, "strategies": ["branch", "mint", "move"]},
     "ACCEPT": {**BODIES["ACCEPT"], "grant_version": 2},
 }
+BODY_3: Case = {**BODIES_2["HELLO"], "speaks": 3, "name": "kitchen"}  # HELLO is the only one with a third
 
 
 def compact(value: Json) -> str:
@@ -156,6 +157,11 @@ def with_body(kind: str, **fields: Json) -> Case:
 def second(kind: str, **fields: Json) -> Case:
     """Return a message of version 2 whose body differs from the sample in these fields."""
     return message(kind, body={**BODIES_2[kind], **fields}, v=2)
+
+
+def third(**fields: Json) -> Case:
+    """Return a HELLO of version 3 whose body differs from the sample in these fields."""
+    return message("HELLO", body={**BODY_3, **fields}, v=3)
 
 
 def without(kind: str, field: str) -> Case:

@@ -1,4 +1,4 @@
-"""The program as it was before HELLO had a second version, out of this tree's own history."""
+"""The program as it was before HELLO had a second version, or a third, out of this tree's own history."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OLD_COMMIT = "0da65df864ba87a0f671a4f03945b46874927f4f"
+OLD_COMMITS = {  # by the highest version of HELLO that each knows
+    1: "0da65df864ba87a0f671a4f03945b46874927f4f",
+    2: "ae6f8fee1bf8fb857e522d0ba69595f4209f9813",
+}
 HALVES = ("relay", "device")
 WITHOUT_HISTORY = (
-    f"the old program is commit {OLD_COMMIT}, which this checkout does not have: fetch the history with "
+    "the old program is commit {}, which this checkout does not have: fetch the history with "
     "`git fetch --unshallow`, or run this in a clone of the repository"
 )
 LAUNCHER = """#!{python}
@@ -32,18 +35,19 @@ def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, check=False)
 
 
-def unpack(into: Path) -> tuple[str, ...]:
-    """Write the old program into a directory; returns the command that starts it.
+def unpack(into: Path, version: int) -> tuple[str, ...]:
+    """Write the old program of this version into a directory; returns the command that starts it.
 
     Raises:
         NoHistoryError: the commit is not here; it says what to do.
     """
-    archive = _git("archive", OLD_COMMIT, *HALVES)
+    commit = OLD_COMMITS[version]
+    archive = _git("archive", commit, *HALVES)
     if archive.returncode != 0:  # a clone of the newest commit alone: ask where it came from
-        _git("fetch", "--quiet", "--depth=1", "origin", OLD_COMMIT)
-        archive = _git("archive", OLD_COMMIT, *HALVES)
+        _git("fetch", "--quiet", "--depth=1", "origin", commit)
+        archive = _git("archive", commit, *HALVES)
     if archive.returncode != 0:
-        raise NoHistoryError(f"{WITHOUT_HISTORY} ({archive.stderr.decode(errors='replace').strip()})")
+        raise NoHistoryError(f"{WITHOUT_HISTORY.format(commit)} ({archive.stderr.decode(errors='replace').strip()})")
     into.mkdir(parents=True, exist_ok=True)
     subprocess.run(["tar", "-x", "-C", str(into)], input=archive.stdout, check=True)
     ours, halves = ([str(root / half) for half in HALVES] for root in (ROOT, into))

@@ -1,7 +1,8 @@
 """An old phone with a new companion, and the reverse: the whole story between real programs over mosquitto.
 
-The old program is the last one that knew version 1 of each message alone. In the middle of the story its end is updated
-in place: the new program opens the home that the old one wrote, and the story goes on.
+The old program is the last one that knew version 1 of each message alone, or the last one before a device said its
+name in HELLO 3. In the middle of the story its end is updated in place: the new program opens the home that the old one
+wrote, and the story goes on.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.asyncio
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """The command of the old program."""
-    return old_program.unpack(tmp_path_factory.mktemp("old"))
+def old(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[str, ...]]:
+    """The commands of the old programs, by the version of HELLO that they know."""
+    return {version: old_program.unpack(tmp_path_factory.mktemp("old"), version) for version in old_program.OLD_COMMITS}
 
 
 def column(agent: Agent, table: str, name: str) -> Any:
@@ -77,35 +78,37 @@ async def take_away(phone: Phone, watch: Companion) -> None:
 
 
 @pytest.mark.parametrize("which", ["phone", "watch"])
-@pytest.mark.parametrize("profile", ["entra", "strict"])
+@pytest.mark.parametrize(("version", "profile"), [(1, "entra"), (1, "strict"), (2, "entra")])
 async def test_an_old_end_and_a_new_one_have_the_whole_story_and_the_old_one_is_updated_in_it(
-    profile: str, which: str, old: tuple[str, ...]
+    version: int, profile: str, which: str, old: dict[int, tuple[str, ...]]
 ) -> None:
-    async with World(profile, broker="mosquitto", commands={which: old}) as world:
-        phone, watch = await world.phone(), await world.companion()
+    async with World(profile, broker="mosquitto", commands={which: old[version]}) as world:
+        allowed = ("--provider-host", "127.0.0.1") if (version, which) == (2, "watch") else ()
+        phone, watch = await world.phone(), await world.companion("watch", *allowed)
         aged, new = (phone, watch) if which == "phone" else (watch, phone)
         await phone.sign_in(PASSWORD_USER)
         await pair(phone, watch)
         first = await hand_off(phone, watch)
         await gets_a_lease(watch)
-        await comes("the new end knows that the other one is old", lambda: column(new, "pairings", "speaks") == 1)
+        await comes("the new end knows that the other is old", lambda: column(new, "pairings", "speaks") == version)
         await hand_off(phone, watch)  # it takes the other's place
         await take_away(phone, watch)
         last = await hand_off(phone, watch)
         assert first != last
-        assert (await aged.status())["counters"].get("unsupported", 0) <= 2, "a HELLO of each start, and nothing else"
-        if which == "phone":
+        refused = (await aged.status())["counters"].get("unsupported", 0)
+        assert refused <= (2 if version == 1 else 0), "a HELLO of each start, and nothing else"
+        if (version, which) == (1, "phone"):
             assert column(watch, "grants", "behaviour") == ""
 
         await aged.stop()
         del world.commands[which]
-        if which == "watch":  # the provider of this test is at loopback, which has to be allowed by now
+        if (version, which) == (1, "watch"):  # the provider of this test is at loopback, which has to be allowed by now
             watch.edit_config("[provider]", '[provider]\nhosts = ["127.0.0.1"]')
         await aged.run()
         await aged.running.logged("vault_updated")
         await comes(
             "both know that both are new",
-            lambda: column(phone, "pairings", "speaks") == column(watch, "pairings", "speaks") == 2,
+            lambda: column(phone, "pairings", "speaks") == column(watch, "pairings", "speaks") == 3,
         )
         assert (await watch.grant())["handoff_id"] == last
         await watch.gets_in("--force-refresh")
@@ -117,9 +120,11 @@ async def test_an_old_end_and_a_new_one_have_the_whole_story_and_the_old_one_is_
             assert "unsupported" not in (await end.status())["counters"], "of what was said since the update"
 
         await take_away(phone, watch)
+        (await watch("rename", "wrist")).expect()
+        await comes("the new name", lambda: column(phone, "pairings", "peer_name") == "wrist")
 
 
 async def test_without_the_history_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(old_program, "OLD_COMMIT", "0" * 40)
+    monkeypatch.setattr(old_program, "OLD_COMMITS", {1: "0" * 40})
     with pytest.raises(old_program.NoHistoryError, match="git fetch --unshallow"):
-        old_program.unpack(tmp_path)
+        old_program.unpack(tmp_path, 1)

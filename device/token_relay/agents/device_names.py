@@ -1,11 +1,13 @@
 """What a person may call a device: its id, its name, or the beginning of its id. Pure.
 
 A device chooses its own name, and may be hostile. So no name is preferred to an id nor an id to a name: a word that
-could mean two devices is refused, and both are shown.
+could mean two devices is refused, and both are shown. Nor may two names look alike: see :func:`as_seen`.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -15,7 +17,14 @@ ID_PREFIX_CHARS_MIN = 4  # one in a million by chance; fewer would catch a short
 SHOWN_CHARS = 6  # of an id, beside a name
 NEAR_MAX = 3  # names that a mistyped word may stand for
 LISTED_MAX = 8  # names in an error; a hub has thousands of devices
-NAME_CHARS_MAX = 64  # as a device's own name in PAIR1 and PAIR2
+NAME_CHARS_MAX = 64  # as a device's own name in PAIR1, PAIR2 and HELLO
+NAME_RULE = f"a name has 1 to {NAME_CHARS_MAX} printable characters, without spaces around it"
+# Printable to Python, and nothing to the eye: blanks, fillers, joiners and selectors (Default_Ignorable_Code_Point).
+_UNSEEN = re.compile(
+    r"[\s\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+# Greek and Cyrillic letters that are a Latin one to the eye, as they are after case folding (UTS #39 has them all).
+_LOOKS = str.maketrans("αβεζηικμνορτυχавекмнорстухѕіјһԁԛԝ", "abezhikmnoptyxabekmhopctyxsijhdqw")
 
 
 def shown(device_id: str, name: str) -> str:
@@ -57,23 +66,38 @@ def _meant(word: str, known: Sequence[tuple[str, str]]) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a person may call a device so."""
-    return 0 < len(text) <= NAME_CHARS_MAX and text.isprintable() and text == text.strip()
+    """Return whether a person may call a device so: they must be able to see it."""
+    is_clean = text.isprintable() and text == text.strip()
+    return len(text) <= NAME_CHARS_MAX and is_clean and as_seen(text) != ""
 
 
 def name_problem(device_id: str, name: str, known: Sequence[tuple[str, str]]) -> str:
     """Return why a new device cannot be called so beside those that are known, or an empty string."""
     if not is_name(name):
-        return f"a name has 1 to {NAME_CHARS_MAX} printable characters, without spaces around it"
+        return NAME_RULE
+    word = as_seen(name)
     for other_id, other_name in known:
-        if other_id != device_id and _can_mean(name, other_id, other_name):
+        looks = (as_seen(other_name), as_seen(shown(other_id, other_name)))
+        if other_id != device_id and (_is_prefix(word, other_id) or word in looks):
             return f"{name!r} can mean {shown(other_id, other_name)} already"
     return ""
 
 
+def as_seen(name: str) -> str:
+    """Return a name as a person sees it: of case, width, spelling and blanks two names that look alike have the same.
+
+    Unicode Standard Annex #15, NFKC.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return _UNSEEN.sub("", folded).translate(_LOOKS)
+
+
 def _can_mean(word: str, device_id: str, name: str) -> bool:
-    is_prefix = len(word) >= ID_PREFIX_CHARS_MIN and device_id.startswith(word)
-    return is_prefix or word in (name, shown(device_id, name))
+    return _is_prefix(word, device_id) or word in (name, shown(device_id, name))
+
+
+def _is_prefix(word: str, device_id: str) -> bool:
+    return len(word) >= ID_PREFIX_CHARS_MIN and device_id.startswith(word)
 
 
 def _own_prefix(device_id: str, known: Sequence[tuple[str, str]]) -> str:

@@ -20,7 +20,8 @@ from token_relay.agents.failures import where
 from token_relay.agents.pairings import give_up_old
 from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.rates import Rate, Rates
-from token_relay.agents.records import Outgoing, Pairing, RestoredEnd, Seen
+from token_relay.agents.records import Outgoing, OwnName, Pairing, RestoredEnd, Seen
+from token_relay.agents.renaming import SELF, note_name
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol import delivery
@@ -35,6 +36,7 @@ from token_relay.protocol.messages import (
     Head,
     Hello,
     Hello2,
+    Hello3,
     Message,
     Pair4,
     Reject,
@@ -59,6 +61,7 @@ TOLD = frozenset({"bad_field", "offer_changed", "wrong_direction", "wrong_transc
 ANSWERS = Rate(1, delivery.ANSWER_PAUSE_S)
 ASKED = Rate(1, ASK_EVERY_S)
 TELLS = Rate(1, 600.0)  # of one peer and reason: a peer must not fill the audit table
+NAMES = Rate(4, 3600.0)  # of one peer: a person who renames it once more is heard within the hour
 # What a pairing may cost in commits, and so in wear. At a reconnect all that an honest peer has open comes twice: out
 # of the broker's queue, and sent again. All else are greetings, leases and refusals, a handful at each connection.
 REQUESTS_RATE = Rate(3 * delivery.OUTBOX_ROWS_MAX, 10.0)
@@ -203,7 +206,8 @@ class Link:
             case Rollback() as claim:
                 self._rolled_back_here(turn, pairing, claim.seq_accepted)
             case Reject(handoff_id=None, reason="unsupported") if self._is_too_new(pairing, head):
-                turn.change(Pairing, pairing.pairing_id, speaks=1, strategies="")
+                turn.change(Pairing, pairing.pairing_id, speaks=0 if pairing.speaks > 2 else 1, strategies="")
+                del self._newer[pairing.pairing_id]
                 self._hello(turn, pairing.pairing_id, in_reply_to=None)
             case _:
                 self._handler.on_message(turn, pairing, message, plaintext)
@@ -305,7 +309,7 @@ class Link:
         self._hello(turn, pairing.pairing_id, in_reply_to=None)
 
     def _hello(self, turn: Turn, pairing_id: str, *, in_reply_to: int | None, version: int = 0) -> None:
-        """Send HELLO after the commit; it answers in the version given, and greets in the highest that may be known."""
+        """Send HELLO after the commit, in this version or in the highest that the peer may know: that is 2 at first."""
         pairing, challenge = turn.row(Pairing, pairing_id), turn.new_id()
         if in_reply_to is None:
             turn.change(Pairing, pairing_id, challenge=challenge, challenged=turn.stamp)
@@ -315,9 +319,13 @@ class Link:
             seq_accepted=pairing.seq_high,
             handoffs=self._handler.report(turn.tx, pairing),
         )
-        if (version or pairing.speaks or SPEAKS) > 1:
+        highest = min(version or pairing.speaks or 2, SPEAKS)
+        if highest > 1:
             body = Hello2(**dict(body), speaks=SPEAKS, strategies=list(get_args(Strategy)))
             self._newer.setdefault(pairing_id, body.seq_sent)
+        own = turn.tx.get(OwnName, SELF)
+        if highest > 2 and own is not None:
+            body = Hello3(**dict(body), name=own.called)
         turn.in_reply_to = in_reply_to
         turn.answer(pairing_id, body)
 
@@ -332,7 +340,8 @@ class Link:
             turn.change(Pairing, pairing_id, peer_accepted=max(pairing.peer_accepted, hello.seq_accepted))
         is_answer = head.in_reply_to is not None
         if not is_answer:
-            self._hello(turn, pairing_id, in_reply_to=head.seq, version=hello.version)
+            version = hello.speaks if isinstance(hello, Hello2) else 1
+            self._hello(turn, pairing_id, in_reply_to=head.seq, version=version)
             if self._may(f"{pairing_id}:resend", turn.now):  # up to 256 envelopes for one of the peer's
                 turn.resend(pairing_id)
         turn.is_overtaken = head.seq < pairing.seq_high
@@ -375,16 +384,18 @@ class Link:
             speaks = min(hello.speaks, SPEAKS)
             turn.change(Pairing, pairing.pairing_id, speaks=speaks, strategies=" ".join(hello.strategies))
             self._newer[pairing.pairing_id] = pairing.seq_sent + 1
+            if isinstance(hello, Hello3) and pairing.state == "active":
+                note_name(turn, pairing, hello.name, may=lambda: self._may(f"{pairing.peer_id}:name", turn.now, NAMES))
         elif not is_answer and pairing.speaks > 1:
             turn.change(Pairing, pairing.pairing_id, speaks=0)
 
     def _is_too_new(self, pairing: Pairing, head: Head) -> bool:
-        """Whether this REJECT says that the peer does not know what we have sent since it last spoke version 2.
+        """Whether this REJECT says that the peer does not know what we have sent since it last spoke version 2 or 3.
 
-        It counts once: from then on we speak version 1 to it.
+        It counts once for each: version 3 falls to 2, in which every peer is greeted that may be new, and 2 to 1.
         """
         since = self._newer.get(pairing.pairing_id)
-        return pairing.speaks != 1 and since is not None and head.in_reply_to is not None and head.in_reply_to >= since
+        return since is not None and head.in_reply_to is not None and head.in_reply_to >= since
 
     def _note_rollback(self, turn: Turn, pairing: Pairing, *, accepted: int | None = None) -> None:
         """The peer claims less than we have on disk: tell it our numbers, at most once per pause.
@@ -412,6 +423,11 @@ class Link:
         self._hello(turn, pairing.pairing_id, in_reply_to=None)
 
     # -- sending ---------------------------------------------------------------------------------------
+
+    def greet_all(self, turn: Turn) -> None:
+        """Greet every peer anew, as this device has another name now."""
+        for pairing in turn.tx.select(Pairing, state="active"):
+            self.greet(turn, pairing)
 
     async def connected(self) -> None:
         """Greet every peer and send every open request again; called at each connection.

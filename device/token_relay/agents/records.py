@@ -80,11 +80,15 @@ class Pairing:
     renew_denied: bool = False  # `phone revoke` takes the right to renew away
     speaks: int = 0  # the highest message version that the peer is known to speak; 0: not known yet
     strategies: str = ""  # those that the peer said it knows, separated by spaces
+    own_name: str = ""  # what the peer calls itself, as it last said; empty: it has not said yet
+    is_name_given: bool = False  # a person gave it ``peer_name``, which no word of the peer replaces
+    replaced_by: str = ""  # the id of the device that takes its place
 
 
 class PairingColumns(TypedDict, total=False):
     """What may change in a :class:`Pairing`."""
 
+    peer_name: str
     state: PairingState
     paired_at: int
     seq_sent: int
@@ -98,6 +102,9 @@ class PairingColumns(TypedDict, total=False):
     renew_denied: bool
     speaks: int
     strategies: str
+    own_name: str
+    is_name_given: bool
+    replaced_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +421,19 @@ class PrimaryPhone:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnName:
+    """What this device calls itself; one row, ``name`` = "self". ``configured``: the setting when it was last read."""
+
+    table: ClassVar[str] = "own_name"
+    key: ClassVar[tuple[str, ...]] = ("name",)
+    sealed_under: ClassVar[str] = "vault"
+
+    name: str
+    called: str
+    configured: str
+
+
+@dataclass(frozen=True, slots=True)
 class Damaged:
     """A row that could not be read any more and was given up, until the agent has acted on it.
 
@@ -456,6 +476,7 @@ RECORDS = (
     Board,
     PrimaryPhone,
     Damaged,
+    OwnName,
 )
 EVENTS_MAX = 1000
 

@@ -37,7 +37,7 @@ exit codes:
 
 HELP_COLUMNS = 78  # as argparse wraps the rest on a terminal of 80
 SECONDS_MAX = 86_400.0  # no wait or validity on the command line is longer than a day
-NAME_CHARS_MAX = 64  # as a device's own name in PAIR1 and PAIR2
+NAME_CHARS_MAX = 64  # as a device's own name in PAIR1, PAIR2 and HELLO
 TEXT_CHARS_MAX = 2_048  # an argument is a name, a scope, a path or an invitation; all are shorter
 
 

@@ -167,7 +167,8 @@ class AgentConfig(Section):
     """The settings that both agents have."""
 
     name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(printable_name)] = Field(
-        description="This device's name, as the person at the other device reads it. Up to 64 characters."
+        description="This device's name, as the person at the other device reads it. Up to 64 characters. A change is "
+        "a new name from the next start on; so is `companion rename`, and the last one counts."
     )
     http_route: Annotated[str, Field(max_length=255), AfterValidator(_route)] | None = Field(
         default=None,

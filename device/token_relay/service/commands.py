@@ -9,6 +9,7 @@ from token_relay.agents.agent import Agent
 from token_relay.agents.grants import refuted
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
+from token_relay.agents.renaming import own_name
 from token_relay.protocol.errors import PersonNeededError, TransientError
 from token_relay.service import metrics, round_trip
 from token_relay.service.checks.finding import Finding
@@ -86,14 +87,14 @@ class AgentCommands(Generic[A]):
     ) -> dict[str, JSON]:
         """Read the rows that a status is made of, in one transaction, and have ``show`` make it."""
 
-        def read(tx: Transaction) -> tuple[dict[str, Any], list[dict[str, str | int]]]:
+        def read(tx: Transaction) -> tuple[dict[str, Any], list[dict[str, str | int]], str]:
             rows = {name: tx.select(kind) for name, kind in (*SHOWN.items(), *more.items())}
-            return rows, refuted.listed(tx)
+            return rows, refuted.listed(tx), own_name(tx, self._runtime.config.name)
 
-        rows, refuted_rows = await self._runtime.vault.run(read)
+        rows, refuted_rows, called = await self._runtime.vault.run(read)
         problems = {grant.grant_id: self._agent.keeper.pause_reason(grant.grant_id) for grant in rows["grants"]}
         shown = show(
-            self._runtime.surroundings(self._agent.turns.rejects),
+            self._runtime.surroundings(self._agent.turns.rejects, called),
             self._runtime.clock.now(),
             problems=problems,
             estranged=self._agent.link.estranged(),

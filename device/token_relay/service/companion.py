@@ -62,6 +62,7 @@ async def run_companion(home: Home, config: CompanionConfig) -> None:
                 **commands.shared,
                 "status": commands.status,
                 "pair": commands.pair,
+                "rename": commands.rename,
                 "forget": commands.forget,
                 "forget_phone": commands.forget_phone,
                 "primary": commands.primary,
@@ -123,6 +124,13 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
                 message = f"paired with {paired.device_name}"
                 return {"state": "paired", **step, "device_id": paired.device_id, "message": message}
             await exchange.progress({"state": "answered", **step})
+
+    async def rename(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Call this device otherwise."""
+        name = text_of(args, "name")
+        before = await self._agent.rename(name)
+        message = f"this device calls itself {name} from now on; each phone is told when it connects"
+        return {"name": name, "name_before": before, "message": message}
 
     async def forget(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Erase the grants here, and with ``pairing`` also the pairings."""

@@ -33,6 +33,7 @@ from token_relay.service.questions import (
     revoke_question,
     unpair_question,
 )
+from token_relay.service.replace import run_replace
 from token_relay.service.runtime import number_of, open_runtime, text_of
 from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_status
 
@@ -66,7 +67,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
             strategy=config.handoff.strategy,
             lease_days=config.handoff.lease_days,
         )
-        commands = _PhoneCommands(runtime, agent, http)
+        commands = PhoneCommands(runtime, agent, http)
         await runtime.serve(
             agent,
             tasks,
@@ -80,7 +81,9 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
                 "sign_out": commands.sign_out,
                 "import": commands.adopt,
                 "pair": commands.pair,
+                "rename": commands.rename,
                 "handoff": commands.hand_off,
+                "replace": commands.replace,
                 "cancel": commands.cancel,
                 "revoke": commands.revoke,
                 "unpair": commands.unpair,
@@ -91,7 +94,7 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
         )
 
 
-class _PhoneCommands(AgentCommands[PhoneAgent]):
+class PhoneCommands(AgentCommands[PhoneAgent]):
     """The phone's control commands."""
 
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
@@ -187,20 +190,16 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         message = again if pairing.peer_id in known else f"paired with {name}"
         return {"device_id": pairing.peer_id, "device_name": name, "message": message}
 
+    async def rename(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Call a device otherwise."""
+        name = text_of(args, "name")
+        before = await self._agent.rename(text_of(args, "device"), name)
+        message = f"{before.peer_name} is called {name} from now on"
+        return {"device_id": before.peer_id, "device_name": name, "name_before": before.peer_name, "message": message}
+
     async def hand_off(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give a companion a grant."""
-        sign_in = args.get("sign_in")
-        lease = args.get("lease_days")
-        wish = HandoffWish(
-            strategy=_strategy(text_of(args, "strategy")),
-            scope=text_of(args, "scope"),
-            lease_days=None if lease is None else int(number_of(args, "lease_days", 0, low=0, high=365)),
-            wait_s=number_of(args, "wait_s", 60.0, low=0, high=WAIT_S_MAX),
-            sign_in=_sign_in_options(sign_in) if isinstance(sign_in, dict) else None,
-            account=text_of(args, "account"),
-            sign_in_options=_names(args.get("sign_in_options")),
-        )
-        row = await self._agent.hand_off(text_of(args, "device"), wish, exchange)
+        row = await self._agent.hand_off(text_of(args, "device"), _wish(args), exchange)
         if row.state == "done":
             return {**self._row(row), "message": "the companion has the grant on its disk"}
         action: JSON = {
@@ -209,6 +208,10 @@ class _PhoneCommands(AgentCommands[PhoneAgent]):
         }
         waits = row.problem or "waiting for the companion"
         return {**self._row(row), "pending": True, "message": waits, "action": action}
+
+    async def replace(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Have a new companion take the place of another."""
+        return await run_replace(self._agent, self.pair, _wish(args), args, exchange)
 
     async def cancel(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give up an open handoff."""
@@ -319,6 +322,20 @@ def _strategy(text: str) -> Strategy | None:
             return text
         case _:
             raise ConfigError("strategy must be branch, mint or move")
+
+
+def _wish(args: dict[str, JSON]) -> HandoffWish:
+    sign_in = args.get("sign_in")
+    lease = args.get("lease_days")
+    return HandoffWish(
+        strategy=_strategy(text_of(args, "strategy")),
+        scope=text_of(args, "scope"),
+        lease_days=None if lease is None else int(number_of(args, "lease_days", 0, low=0, high=365)),
+        wait_s=number_of(args, "wait_s", 60.0, low=0, high=WAIT_S_MAX),
+        sign_in=_sign_in_options(sign_in) if isinstance(sign_in, dict) else None,
+        account=text_of(args, "account"),
+        sign_in_options=_names(args.get("sign_in_options")),
+    )
 
 
 def _sign_in_options(args: dict[str, JSON]) -> SignInOptions:

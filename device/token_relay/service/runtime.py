@@ -74,11 +74,11 @@ class Runtime:
             vault=self.vault, channel=self.channel, http=http, clock=self.clock, random=self.random, tasks=tasks
         )
 
-    def surroundings(self, rejects: Mapping[str, int]) -> Surroundings:
-        """Return what ``status`` needs beside the records."""
+    def surroundings(self, rejects: Mapping[str, int], name: str = "") -> Surroundings:
+        """Return what ``status`` needs beside the records; ``name`` is what this device calls itself."""
         return Surroundings(
             kind=self.kind,
-            name=self.config.name,
+            name=name or self.config.name,
             device_id=device_id(self.identity.public_key),
             broker_url=self.config.broker.url,
             is_connected=self.channel.is_connected,

@@ -28,6 +28,7 @@ ACTIONS: Mapping[str, str] = {
     "sign_in": "sign in: token-relay phone sign-in --username U, or --browser",
     "pair_again": "one of the two lost this pairing; pair again: token-relay companion pair, token-relay phone pair",
     "hand_off": "on the phone: token-relay phone handoff DEVICE",
+    "finish_replacement": "go on with what was begun: token-relay phone replace DEVICE",
     "finish_handoff": "the handoff waits for the person to sign in: token-relay phone handoff DEVICE",
     "hand_off_again": "this grant needs the person; on the phone: token-relay phone handoff DEVICE",
     "bring_device_online": "bring the device online; the handoff goes on by itself when it is",
@@ -87,6 +88,7 @@ def pairing_rows(pairings: Iterable[Pairing], outbox: Iterable[Outgoing]) -> lis
         {
             "device_id": row.peer_id,
             "name": row.peer_name,
+            "calls_itself": row.own_name,
             "state": row.state,
             "paired_at": row.paired_at,
             "heard_at": row.heard_at,
@@ -318,6 +320,7 @@ def phone_status(
         "devices": devices,
         "orphans": sum(row.orphans for row in handoffs),
         "action": _estranged_device(pairings, estranged)
+        or _open_replacement(pairings)
         or _phone_action(here, pairings, handoffs, own, now, described=described),
     }
 
@@ -325,6 +328,13 @@ def phone_status(
 def _estranged_device(pairings: list[Pairing], estranged: Collection[str]) -> Json | None:
     names = [row.peer_name for row in pairings if row.state == "active" and row.peer_id in estranged]
     return action("pair_again", names[0]) if names else None
+
+
+def _open_replacement(pairings: list[Pairing]) -> Json | None:
+    """Return ``finish_replacement`` where a device is paired that takes another's place, and has not done so yet."""
+    active = {row.peer_id for row in pairings if row.state == "active"}
+    open_ones = [row.peer_name for row in pairings if row.state == "active" and row.replaced_by in active]
+    return action("finish_replacement", open_ones[0]) if open_ones else None
 
 
 def _begun(row: PhoneHandoff) -> float:
@@ -377,9 +387,13 @@ def _phone_action(
         return asked
     if not names:
         return action("pair")
+    unpaired = {pairing.pairing_id: pairing.peer_name for pairing in pairings if pairing.state == "retired"}
     for row in latest.values():
         if row.state in ("offered", "released", "cancelling", "revoking"):
             return action("bring_device_online", names[row.pairing_id])
+    for row in handoffs:
+        if row.state == "revoking" and row.pairing_id in unpaired:
+            return action("bring_device_online", unpaired[row.pairing_id])
     if not any(row.state == "done" for row in latest.values()):
         return action("hand_off", next(iter(names.values())))
     return None

@@ -89,7 +89,7 @@ def body(kind: str, handoff_id: str, known: Known, rng: Random) -> m.Body:
     challenge = known.draw(rng, known.challenges, but=[_hex(rng, 16)])
     match kind:
         case "HELLO":
-            return hello(rng, _ids(handoff_id, known, rng), challenge)
+            return hello(known, rng, _ids(handoff_id, known, rng), challenge)
         case "OFFER":
             issuer, client_id = known.draw(rng, known.clients, but=[(OWN_HOST, "hostile")])
             return m.Offer(
@@ -129,8 +129,10 @@ def body(kind: str, handoff_id: str, known: Known, rng: Random) -> m.Body:
             return m.BODIES[kind, 1](handoff_id=handoff_id)  # type: ignore[call-arg]  # the others have only that
 
 
-def hello(rng: Random, ids: Iterable[str], challenge: str, *, numbers: tuple[int, int] | None = None) -> m.Hello:
-    """Make a HELLO that claims to know these handoffs, with right or odd ``numbers``."""
+def hello(
+    known: Known, rng: Random, ids: Iterable[str], challenge: str, *, numbers: tuple[int, int] | None = None
+) -> m.Hello:
+    """Make a HELLO that claims to know these handoffs, with right or odd ``numbers``; its name may be another's."""
     sent, accepted = numbers or (rng.choice(NUMBERS), rng.choice(NUMBERS))
     states = ("held", "held", "ready", "dead", "locked", "needs_handoff", "done", "released")
     reports = [
@@ -138,7 +140,10 @@ def hello(rng: Random, ids: Iterable[str], challenge: str, *, numbers: tuple[int
     ]
     said = m.Hello(challenge=challenge, seq_sent=sent, seq_accepted=accepted, handoffs=reports)
     strategies = rng.choice((["branch", "mint", "move"], ["mint"], [], ["hostile"]))
-    return rng.choice((said, m.Hello2(**dict(said), speaks=rng.choice((2, 255)), strategies=strategies)))
+    second = m.Hello2(**dict(said), speaks=rng.choice((2, 255)), strategies=strategies)
+    other = rng.choice([*known.devices, "stranger"])
+    name = rng.choice((other, other[:6], known.devices.get(other, other), known.devices.get(other, other).upper()))
+    return rng.choice((said, second, m.Hello3(**{**dict(second), "speaks": 3}, name=name)))
 
 
 def grant(known: Known, rng: Random, offer: m.Offer, **tie: str) -> m.GrantPayload:

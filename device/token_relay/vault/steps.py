@@ -124,4 +124,23 @@ STEPS: tuple[SchemaStep, ...] = (
             ),
         ),
     ),
+    # A device says what it calls itself, and a person may call it otherwise. Nobody knows who named the older ones.
+    SchemaStep(
+        5,
+        (
+            ChangedTable(
+                "pairings",
+                (
+                    _add("strategies", "own_name", "TEXT", ""),
+                    _add("own_name", "is_name_given", "INTEGER", 0),
+                    _add("is_name_given", "replaced_by", "TEXT", ""),
+                ),
+            ),
+            NewTable(
+                "own_name",
+                key=("name",),
+                columns=(OldColumn("name", "TEXT"), OldColumn("called", "TEXT"), OldColumn("configured", "TEXT")),
+            ),
+        ),
+    ),
 )

@@ -22,7 +22,8 @@ from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 
-SPEAKS = 2  # the highest version of a message, and of a sealed grant, that this program knows
+SPEAKS = 3  # the highest version of a message that this program knows
+GRANT_VERSION = 2  # and of a sealed grant
 INTEGER_MAX = 2**53 - 1
 SEQUENCE_MAX = 2**52  # in a peer's messages; the room above is for our own jump after a claim of rollback
 HANDOFFS_LISTED_MAX = 64
@@ -35,9 +36,12 @@ Hex32: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
 DeviceId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z2-7]{26}\z")]
 Slug: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}\z")]
 ProfileId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}\z")]  # oidc-provider, keycloak-rotating
-_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*\z"  # no control characters: a terminal may show it
+_CONTROL = r"\x00-\x1f\x7f-\x9f"  # a terminal may show all but these
+_PRINTABLE = rf"^[^{_CONTROL}]*\z"
+_NAME = rf"^[^{_CONTROL} ]([^{_CONTROL}]*[^{_CONTROL} ])?\z"  # no blank at either end
 Text: TypeAlias = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
 Url: TypeAlias = Annotated[str, Field(min_length=1, max_length=512, pattern=_PRINTABLE)]
+DeviceName: TypeAlias = Annotated[str, Field(max_length=64, pattern=_NAME)]
 Scope: TypeAlias = Annotated[str, Field(max_length=1024, pattern=_PRINTABLE)]
 Version: TypeAlias = Annotated[int, Field(ge=1, le=255)]
 Version1: TypeAlias = Annotated[int, Field(ge=1, le=1)]  # Literal[1] would take `true` as well
@@ -106,6 +110,14 @@ class Hello2(Hello):
     version: ClassVar[int] = 2
     speaks: Annotated[int, Field(ge=2, le=255)]
     strategies: Annotated[list[Slug], Field(max_length=STRATEGIES_NAMED_MAX)]
+
+
+class Hello3(Hello2):
+    """It says too what its sender calls itself now."""
+
+    version: ClassVar[int] = 3
+    speaks: Annotated[int, Field(ge=3, le=255)]
+    name: DeviceName
 
 
 class Offer(_Body):
@@ -267,6 +279,7 @@ class Pair4(_Body):
 Body: TypeAlias = (
     Hello
     | Hello2
+    | Hello3
     | Offer
     | Accept
     | Accept2

@@ -24,6 +24,7 @@ from token_relay.agents.link import Link
 from token_relay.agents.pairings import delete_pairing
 from token_relay.agents.ports import Ports
 from token_relay.agents.records import CompanionHandoff, Grant, Identity, Pairing, PrimaryPhone, handoff_key
+from token_relay.agents.renaming import rename_self, settle_own_name
 from token_relay.agents.token_source import NamedPhone
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -42,6 +43,7 @@ class CompanionAgent:
         idle_days: int | None = None,
         provider_hosts: Collection[str] = (),
     ) -> None:
+        self._name = name
         self.turns = turns = Turns(ports, identity)
         due = asyncio.Event()
         self.endpoints = Endpoints(ports.http, provider_hosts)
@@ -106,6 +108,16 @@ class CompanionAgent:
 
         return await self.turns.run(step)
 
+    async def rename(self, name: str) -> str:
+        """Call this device so, and tell its phones; durable when it returns what it was called. Raises LocalError."""
+
+        def step(turn: Turn) -> str:
+            before = rename_self(turn, name, self._name)
+            self.link.greet_all(turn)
+            return before
+
+        return await self.turns.run(step)
+
     async def start(self) -> None:
         """Pick up after a restart; durable when it returns.
 
@@ -117,6 +129,7 @@ class CompanionAgent:
             for row in turn.tx.select(CompanionHandoff, provider_said="asking"):
                 turn.change(CompanionHandoff, *row.at, provider_said="unknown")
             phones.choose_oldest(turn)
+            settle_own_name(turn, self._name)
 
         await self.turns.run(step)
 

@@ -14,10 +14,11 @@ import asyncio
 from dataclasses import dataclass, field
 
 from token_relay.agents.companion.phones import note_activated
-from token_relay.agents.device_names import free_name
+from token_relay.agents.device_names import free_name, is_name
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.pairings import delete_pairing, names_of, retire_others
 from token_relay.agents.records import Pairing
+from token_relay.agents.renaming import given_name, own_name
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol import pairing as wire
@@ -113,6 +114,7 @@ class Invitations:
             self._expire(present)
             reason: wire.EndReason = "used" if present.pair1 else "replaced"  # to the phone that comes too late
             present.end(reason, self._clock.now().boot_s, WHY["replaced"])
+        self._name = await self._turns.read(lambda tx: own_name(tx, self._name))
         secret = wire.PairingSecret(self._random.bytes(wire.SECRET_BYTES))
         invitation = wire.Invitation(self._turns.own.public_key, secret, self._broker_url)
         shown = self._shown[invitation.mailbox_id] = _Shown(invitation, self._clock.now().boot_s)
@@ -230,7 +232,8 @@ class Invitations:
             for old in turn.tx.select(Pairing, state="pending"):
                 delete_pairing(turn, old.pairing_id)
             turn.box(peer_key)  # refuses a low-order point before it is stored
-            name = free_name(peer_id, fields.name, names_of(turn.tx))
+            given = given_name(turn.tx, peer_id)
+            name = given or free_name(peer_id, fields.name, names_of(turn.tx))
             turn.tx.put(
                 Pairing(
                     pairing_id=pairing_id,
@@ -240,6 +243,8 @@ class Invitations:
                     state="pending",
                     transcript_hash=transcript,
                     created=turn.stamp,
+                    own_name=fields.name if is_name(fields.name) else "",
+                    is_name_given=given != "",
                 )
             )
             return name

@@ -31,8 +31,8 @@ from token_relay.protocol.handoff import (
 )
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.messages import (
+    GRANT_VERSION,
     REQUESTS,
-    SPEAKS,
     Accept,
     Accept2,
     CancelConfirmed,
@@ -122,7 +122,7 @@ class CompanionSteps:
                 key, offer_hash = row.one_time_public.hex(), row.offer_hash.hex()
                 accept = Accept(handoff_id=handoff_id, one_time_key=key, offer_hash=offer_hash)
                 if pairing.speaks > 1:
-                    accept = Accept2(**dict(accept), grant_version=SPEAKS)
+                    accept = Accept2(**dict(accept), grant_version=GRANT_VERSION)
                 digest = plaintext_hash(turn.answer(pairing.pairing_id, accept))
                 hashes = (row.accept_hashes + digest)[-32 * ACCEPTS_KEPT :]
                 turn.change(CompanionHandoff, pairing.pairing_id, handoff_id, accept_hashes=hashes)

@@ -24,7 +24,14 @@ from token_relay.agents.pairings import pairing_of
 from token_relay.agents.phone.account import Accounts
 from token_relay.agents.phone.account_choice import choose, is_called
 from token_relay.agents.phone.account_settings import AccountSettings
-from token_relay.agents.phone.devices import clear_up, end_unpaired, forget_device, restore_requests, revoke_device
+from token_relay.agents.phone.devices import (
+    clear_up,
+    end_unpaired,
+    forget_device,
+    replace_device,
+    restore_requests,
+    revoke_device,
+)
 from token_relay.agents.phone.handoff_rows import Terms, check_scope, check_strategy, state_of
 from token_relay.agents.phone.handoffs import Handoffs
 from token_relay.agents.phone.obtaining import Obtaining
@@ -36,6 +43,7 @@ from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Ports
 from token_relay.agents.pulse import Pulse
 from token_relay.agents.records import USABLE, Grant, HandoffKey, Identity, Pairing, PhoneHandoff
+from token_relay.agents.renaming import rename_peer, settle_own_name
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, PolicyError, VaultError
@@ -106,6 +114,7 @@ class PhoneAgent:
         lease_days: int,
     ) -> None:
         self._clock = ports.clock
+        self._name = name
         self._strategy = strategy
         self._lease_days = lease_days
         self.settings = settings
@@ -147,6 +156,7 @@ class PhoneAgent:
             self.obtaining.resume(turn)
             self.accounts.discard_unjudged(turn)
             self.accounts.describe_anew(turn)
+            settle_own_name(turn, self._name)
 
         await self.turns.run(step)
 
@@ -196,7 +206,18 @@ class PhoneAgent:
         """Return the pairing of the device that this word means: active, else retired. Raises LocalError."""
         return await self.turns.read(lambda tx: pairing_of(tx, device))
 
+    async def rename(self, device: str, name: str) -> Pairing:
+        """Call a device so from now on; durable when it returns the pairing as it was. Raises LocalError."""
+        return await self.turns.run(lambda turn: rename_peer(turn, device, name))
+
     # -- handoff ---------------------------------------------------------------------------------------
+
+    async def check_wish(self, wish: HandoffWish, person: Person) -> None:
+        """Raise what :meth:`hand_off` would raise, whatever the device: before anything is done for it."""
+        strategy = self._choose(wish.strategy, await self.turns.read(self.accounts.believed_profile))
+        self.accounts.require_refresh_token_access()
+        check_sign_in(strategy, wish)
+        await self._own_grant(strategy, wish.account, person)
 
     async def hand_off(self, device: str, wish: HandoffWish, person: Person) -> PhoneHandoff:
         """Give the device a grant, or join the open handoff; returns when it is settled or ``wait_s`` is over.
@@ -331,7 +352,10 @@ class PhoneAgent:
 
     async def revoke_of(self, pairing: Pairing, *, wait_s: float) -> list[PhoneHandoff]:
         """As :meth:`revoke`, for a device whose pairing was looked up."""
-        touched = await self.turns.run(lambda turn: revoke_device(turn, self.steps, pairing.peer_id))
+        revoke = partial(revoke_device, steps=self.steps, device_id=pairing.peer_id)
+        return await self._ended(await self.turns.run(revoke), wait_s)
+
+    async def _ended(self, touched: list[HandoffKey], wait_s: float) -> list[PhoneHandoff]:
         ends_at = self._clock.now().boot_s + wait_s
         rows = []
         for at in touched:
@@ -351,6 +375,17 @@ class PhoneAgent:
                     turn.change(Pairing, row.pairing_id, state="retired")
 
         await self.turns.run(step)
+        return rows
+
+    async def replace(self, *, old_id: str, new_id: str, name: str, wait_s: float) -> list[PhoneHandoff]:
+        """Have a device take the place and the name of another, which is unpaired; returns what that one had.
+
+        The change is durable when this begins to wait for the old one, and goes on without it.
+        """
+        change = partial(replace_device, steps=self.steps, old_id=old_id, new_id=new_id, name=name)
+        rows = await self._ended(await self.turns.run(change), wait_s)
+        if all(row.state == "gone" for row in rows):
+            await self.turns.run(lambda turn: forget_device(turn, self.steps, old_id))
         return rows
 
     async def forget(self, device: str) -> int:

@@ -7,6 +7,7 @@ from token_relay.agents.pairings import delete_pairing
 from token_relay.agents.phone.handoff_rows import LIVE, columns_of, state_of
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.records import HandoffKey, Outgoing, Pairing, PhoneHandoff, handoff_key
+from token_relay.agents.renaming import take_name_over
 from token_relay.agents.turn import Turn
 from token_relay.protocol.handoff import Gone, phone_may
 from token_relay.protocol.messages import Cancel, Revoke
@@ -25,6 +26,16 @@ def revoke_device(turn: Turn, steps: PhoneSteps, device_id: str) -> list[Handoff
                 if phone_may(state_of(row), "revoke"):
                     steps.step(turn, pairing, row.handoff_id, "revoke")
                 touched.append(row.at)
+    return touched
+
+
+def replace_device(turn: Turn, steps: PhoneSteps, *, old_id: str, new_id: str, name: str) -> list[HandoffKey]:
+    """One device takes another's place, which loses its grants and its pairing; return the keys of its handoffs."""
+    touched = revoke_device(turn, steps, old_id)
+    take_name_over(turn, old_id=old_id, new_id=new_id, name=name)
+    for row in turn.tx.select(Pairing, peer_id=old_id):
+        turn.change(Pairing, row.pairing_id, state="retired", replaced_by=new_id)
+    turn.event("device_replaced", device=old_id, detail=new_id)
     return touched
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from token_relay.agents.device_names import NAME_CHARS_MAX, is_name, name_problem
+from token_relay.agents.device_names import NAME_RULE, is_name, name_problem
 from token_relay.agents.pairings import delete_pairing, names_of
 from token_relay.agents.records import Pairing, PhoneHandoff
+from token_relay.agents.renaming import given_name, own_name
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol import pairing as wire
@@ -98,14 +99,16 @@ class PhonePairing:
         invitation = wire.Invitation.from_text(text)
         async with self._lock:
             if name:  # before the invitation is used up
-                problem = "" if is_name(name) else f"a name has 1 to {NAME_CHARS_MAX} printable characters"
+                problem = "" if is_name(name) else NAME_RULE
                 if problem := problem or await self._name_problem(device_id(invitation.public_key), name):
                     raise LocalError(problem, hint="use another name after --as")
             answer, transcript = await self._exchange(invitation, waiting)
             try:
                 if not await confirm(wire.check_number(transcript), answer.name):
                     raise _NotConfirmedError("the check number was not confirmed", hint=AGAIN)
-                called = await self._name_of(device_id(invitation.public_key), name or answer.name, rename)
+                peer_id = device_id(invitation.public_key)
+                given = name or await self._turns.read(lambda tx: given_name(tx, peer_id))
+                called = await self._name_of(peer_id, given or answer.name, rename)
             except BaseException as exc:  # also when the command is interrupted
                 note = wire.seal_declined(invitation, transcript, _decline_reason(exc))
                 self._turns.spawn(self._channel.publish(mailbox_topic(invitation.mailbox_id), note))
@@ -140,7 +143,7 @@ class PhonePairing:
             v=1,
             type="PAIR1",
             static_key=self._turns.own.public_key.hex(),
-            name=self._name,
+            name=await self._turns.read(lambda tx: own_name(tx, self._name)),
             nonce=self._random.bytes(16).hex(),
         )
         pair1 = wire.seal_pair1(invitation, fresh=fresh, nonce=self._random.bytes(24), fields=fields)
@@ -199,6 +202,8 @@ class PhonePairing:
                     state="pending",
                     transcript_hash=transcript,
                     created=turn.stamp,
+                    own_name=answer.name if is_name(answer.name) else "",
+                    is_name_given=name != answer.name,
                 )
             )
             turn.request(answer.pairing_id, Pair3(transcript_hash=transcript.hex()))

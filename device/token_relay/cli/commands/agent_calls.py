@@ -178,12 +178,19 @@ def _invitation_from_stdin(context: Context) -> str:
     return text.strip()
 
 
-def handoff(args: argparse.Namespace, context: Context) -> int:
+def rename(args: argparse.Namespace, context: Context) -> int:
+    """``phone rename``."""
+    return finish(context, call(args, context, "rename", {"device": args.device, "name": args.name}))
+
+
+def handoff(
+    args: argparse.Namespace, context: Context, command: str = "handoff", more: JsonObject | None = None
+) -> int:
     """``phone handoff``: returns 0 once the companion has said that the grant is on its disk."""
     sources = sign_in_sources(args)
     if args.username is None and (args.mfa_method or args.register):
         raise UsageError("--mfa-method and --register need --username")
-    command_args: JsonObject = {"device": args.device, "wait_s": args.wait}
+    command_args: JsonObject = {"device": args.device, "wait_s": args.wait, **(more or {})}
     given = [name for name in SIGN_IN_OPTIONS if getattr(args, name.strip("-").replace("-", "_"))]
     optional: dict[str, JSON] = {
         "strategy": args.strategy,
@@ -195,7 +202,16 @@ def handoff(args: argparse.Namespace, context: Context) -> int:
     command_args.update({key: value for key, value in optional.items() if value is not None})
     if args.username is not None or args.browser:
         command_args["sign_in"] = _sign_in_args(args)
-    return finish(context, call(args, context, "handoff", command_args, sources=sources))
+    return finish(context, call(args, context, command, command_args, sources=sources))
+
+
+def replace(args: argparse.Namespace, context: Context) -> int:
+    """``phone replace``: returns 6 while the new companion has no grant yet, or the old one still has its own."""
+    text = args.invitation
+    invitation = read_argument_from_stdin(context, "invitation").strip() if text == "-" else text
+    given = {"invitation": invitation, "as": args.name}
+    more: JsonObject = {"yes": args.yes, **{key: value for key, value in given.items() if value is not None}}
+    return handoff(args, context, "replace", more)
 
 
 def cancel(args: argparse.Namespace, context: Context) -> int:
@@ -268,6 +284,11 @@ def companion_forget(args: argparse.Namespace, context: Context) -> int:
     if args.phone is not None:  # a command of its own: an agent that does not know it must not forget everything
         return _confirmed(args, context, "forget_phone", {"phone": args.phone})
     return _confirmed(args, context, "forget", {"pairing": args.pairing})
+
+
+def companion_rename(args: argparse.Namespace, context: Context) -> int:
+    """``companion rename``."""
+    return finish(context, call(args, context, "rename", {"name": args.name}))
 
 
 def companion_primary(args: argparse.Namespace, context: Context) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from token_relay.cli.parsing import Command, agent_options, seconds, text, with_common
+from token_relay.cli.parsing import Command, agent_options, device_name, seconds, text, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def _forget(parser: argparse.ArgumentParser) -> None:
 
 def _primary(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("phone", metavar="PHONE", type=text, help="the phone's name, id, or the beginning of its id")
+
+
+def _rename(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", type=device_name, help="what this device calls itself from now on")
 
 
 def _token(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +200,14 @@ _OWN = {
         _primary,
         description="Make a phone primary: apps that name no phone get tokens of its grants, and of no other's. The "
         "first phone is primary until this command says otherwise.",
+    ),
+    "rename": Command(
+        "give this device another name",
+        "agent_calls:companion_rename",
+        _rename,
+        description="Give this device another name, of which each phone hears when it connects. A phone whose person "
+        "has named the device keeps that name and shows the other one beside it. The setting `name` stays as it is: "
+        "the last change counts, so a change of the setting is the next new name.",
     ),
     "pair": Command(
         "show an invitation for the phone and wait for it",

@@ -46,13 +46,17 @@ def _import(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _pair(parser: argparse.ArgumentParser) -> None:
+def _invitation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "invitation",
         metavar="INVITATION",
         nargs="*",
         help="what the companion shows, RTR1:…; - reads it from standard input; asked for when absent",
     )
+
+
+def _pair(parser: argparse.ArgumentParser) -> None:
+    _invitation(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask whether both devices show the same number")
     parser.add_argument(
         "--as",
@@ -63,8 +67,31 @@ def _pair(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _rename(parser: argparse.ArgumentParser) -> None:
+    device_argument(parser)
+    parser.add_argument("name", metavar="NAME", type=device_name, help="what it is called here from now on")
+
+
+def _replace(parser: argparse.ArgumentParser) -> None:
+    device_argument(parser)
+    _invitation(parser)
+    parser.add_argument(
+        "--as",
+        dest="name",
+        metavar="NAME",
+        type=device_name,
+        help="what the new companion is called; else as the old one is",
+    )
+    yes_option(parser)
+    _terms(parser)
+
+
 def _handoff(parser: argparse.ArgumentParser) -> None:
     device_argument(parser)
+    _terms(parser)
+
+
+def _terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--account", metavar="A", type=text, help="whose grant, where several accounts are signed in; else asked for"
     )
@@ -203,6 +230,14 @@ _OWN = {
         examples="  token-relay phone pair\n  token-relay phone pair - < invitation\n"
         "  token-relay phone pair --as 'second kitchen'",
     ),
+    "rename": Command(
+        "call a companion otherwise",
+        "agent_calls:rename",
+        _rename,
+        description="Call a companion NAME on this phone from now on, whatever it calls itself. It must not look like "
+        "another device's name, nor be the beginning of its id.",
+        examples="  token-relay phone rename kitchen 'kitchen, upstairs'",
+    ),
     "handoff": Command(
         "give a companion a grant of its own",
         "agent_calls:handoff",
@@ -217,6 +252,18 @@ _OWN = {
         "  token-relay phone handoff kitchen --account ann@contoso.example\n"
         "  token-relay phone handoff kitchen --lease-days 30 --wait 0\n"
         "  token-relay phone handoff kitchen --strategy mint --browser",
+    ),
+    "replace": Command(
+        "have a new companion take the place of another",
+        "agent_calls:replace",
+        _replace,
+        description="Pair a new companion, give it a grant of the account that DEVICE has, and when that is on its "
+        "disk, revoke the grants of DEVICE, unpair it and give its name to the new one. One question, with the check "
+        "number, says all that. DEVICE keeps what it has until the new companion has its grant; if it is off then, it "
+        "is told when it connects (exit code 6). If anything comes between, run the same command again: it goes on "
+        "from there.",
+        examples="  token-relay phone replace kitchen\n"
+        "  token-relay companion pair --no-qr --no-wait | token-relay phone replace kitchen --yes -",
     ),
     "cancel": Command(
         "give up a handoff that is not finished",

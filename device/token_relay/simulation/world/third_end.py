@@ -278,7 +278,7 @@ class ThirdEnd(SimulatedDevice):
             terms = [m.LeaseTerm(handoff_id=each, lease_days=365) for each in ids]
             return m.Lease(challenge=greeting.challenge, handoffs=terms)
         numbers = (bond.seq + 1, greeting.seq_sent)
-        return lies.hello(self.draw, ids, self.draw.randbytes(16).hex(), numbers=numbers)
+        return lies.hello(self.known, self.draw, ids, self.draw.randbytes(16).hex(), numbers=numbers)
 
     def _token(self, bond: Bond, accept: m.Accept, accept_hash: str) -> m.Body:
         offer, offer_hash = bond.offers[accept.handoff_id]
