@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,7 +53,8 @@ async def replaces(
     wish = HandoffWish(wait_s=wait_s)
     given: dict[str, Any] = {"device": "watch", "invitation": invitation, "as": called, "yes": yes}
     agent = world.phone.agent
-    pair = PhoneCommands(None, agent, None).pair  # type: ignore[arg-type]  # which pairs through the agent alone
+    runtime: Any = SimpleNamespace(channel=agent.turns.channel, clock=world.phone.clock, kind="phone")
+    pair = PhoneCommands(runtime, agent, None).pair  # type: ignore[arg-type]  # it sends no request by HTTP
     return await world.phone.call(run_replace(agent, pair, wish, given, person or Person()))
 
 
