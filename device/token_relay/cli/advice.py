@@ -1,6 +1,6 @@
 """The one thing to do about a refusal that says none itself: read off its kind, and off the system's error behind it.
 
-Pure; imported only when a command has failed.
+It touches nothing, and is imported only when a command has failed.
 """
 
 from __future__ import annotations
