@@ -74,6 +74,7 @@ TABLE = (
         ("chromium", "chromium-browser", "google-chrome"), ("chromium",), "auth0_js, browser, sdk_js, web_js, providers"
     ),
     Need(("groff",), ("groff-base",), "docs"),
+    Need(("promtool",), ("prometheus",), "sockets (alert rules)"),
     Need(("zbarimg",), ("zbar-tools",), "cli"),
     Need(("curl",), ("curl",), "web_js, clients"),
     Need(("/usr/share/bash-completion/bash_completion",), ("bash-completion",), "cli"),

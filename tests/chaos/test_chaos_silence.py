@@ -83,8 +83,9 @@ async def test_each_end_says_since_when_it_has_not_heard_the_other_and_what_to_d
         (await phone("revoke", "watch", "--yes", "--wait", "0")).expect(6)
         assert (await phone.status())["devices"][0]["unanswered"] == ["REVOKE"]
         assert await phone.action() == "bring_device_online"
-        said = (await phone("status")).out
-        assert "heard at" in said and "REVOKE" in said and "bring the device online" in said
+        assert "bring watch online" in (await phone("status")).last_line
+        said = (await phone("devices", "watch")).out
+        assert "heard at" in said and "REVOKE" in said and "bring watch online" in said
 
         await world.mosquitto.kill()
         await watch.run(is_connected=False)

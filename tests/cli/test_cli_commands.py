@@ -37,7 +37,13 @@ def granted(token: str = JWT) -> TokenGranted:
     ("line", "command", "sent"),
     [
         ("phone status", "status", {}),
-        ("phone devices", "devices", {}),
+        ("phone devices", "devices", {"limit": 100, "wait_s": 2.0}),
+        (
+            "phone devices --only needs-me --limit 5 --after 1.abc --wait 0",
+            "devices",
+            {"limit": 5, "wait_s": 0.0, "only": "needs-me", "after": "1.abc"},
+        ),
+        ("phone devices kitchen", "devices", {"device": "kitchen", "wait_s": 2.0}),
         ("phone events --limit 3 --after 9", "events", {"limit": 3, "after": 9}),
         ("phone events", "events", {"limit": 50, "after": 0}),
         ("phone sign-out", "sign_out", {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
 import pytest
@@ -61,12 +62,10 @@ def test_status_is_laid_out_with_its_action_last() -> None:
     show(context(out), STATUS)
     assert out.getvalue() == (
         "device id  " + "a" * 26 + "\n"
-        "accounts   -\n"
         "\n"
         "broker:\n"
-        "  url         mqtts://b\n"
-        "  connected   yes\n"
-        "  last error  -\n"
+        "  url        mqtts://b\n"
+        "  connected  yes\n"
         "\n"
         "grants:\n"
         "  issuer         state   lease left  since\n"
@@ -165,3 +164,45 @@ def test_values_in_words() -> None:
         "a, 1",
         "1.5",
     ]
+
+
+ID, URL = (
+    "abcdefghijklmnopqrstuvwxyz",
+    "https://login.example/aaaabbbb-0000-cccc-1111-dddd2222eeee/v2.0/a/very/long/path",
+)
+LONG = "the provider has ended the grant: invalid_grant AADSTS700082 and so on, in many more words than fit in one line"
+WIDE = {
+    "device_id": ID,
+    "issuer": URL,
+    "problem": LONG,
+    "home": "/home/somebody/.local/state/token-relay/phone",
+    "said": "",
+    "refreshed_at": 0,
+    "lease_left_s": None,
+    "counters": {},
+    "events": [
+        {"at": 1_800_000_000, "name": "handoff_done", "device": ID, "detail": URL, "handoff_id": 32 * "f", "trace": ""}
+    ],
+}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_on_a_terminal_no_id_path_or_address_is_broken(width: int) -> None:
+    out = Terminal()
+    show(context(out, TERM="xterm", NO_COLOR="1", COLUMNS=str(width)), WIDE)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    for whole in (ID, URL, str(WIDE["home"]), 32 * "f"):
+        assert re.search(rf"(^|\s){re.escape(whole)}($|\s)", text, re.MULTILINE), text
+    for line in text.splitlines():
+        assert len(line) <= width or len(line.split()) == 1, f"broken by the terminal: {line!r}"
+    assert " ".join(text.split()).count(LONG) == 1, "a sentence is broken between words"
+
+
+@pytest.mark.parametrize("stream", [Terminal, Pipe])
+def test_what_is_not_there_is_left_out_for_people_and_stays_in_json(stream: type[Terminal] | type[Pipe]) -> None:
+    out, raw = stream(), stream()
+    show(context(out, TERM="xterm"), WIDE)
+    show(context(raw, as_json=True), WIDE)
+    for name in ("said", "refreshed at", "lease left", "counters", "trace"):
+        assert name not in out.getvalue()
+    assert json.loads(raw.getvalue()) == WIDE

@@ -82,7 +82,15 @@ class Playing:
                 "action": {"slug": "sign_in", "sentence": "sign in: token-relay phone sign-in"},
             },
         )
-        agent.replies("devices", {"devices": [{"name": "kitchen", "state": "stored", "lease_left_s": 7_689_600}]})
+        shown: JSON = {
+            "name": "kitchen",
+            "state": "online",
+            "account": "otp@contoso.example",
+            "heard_at": 1_799_999_996,
+            "lease_left_s": 7_689_600,
+        }
+        counts: JSON = {"devices": 1, "fine": 1}
+        agent.replies("devices", {"devices": [shown], "summary": counts, "next": None, "now": 1_800_000_000})
         agent.replies("events", {"events": []})
         agent.replies("revoke", {"pending": True, "provider": "unknown", "device": "not confirmed"})
         agent.raises(

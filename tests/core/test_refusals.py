@@ -18,7 +18,7 @@ def at(boot_s: float) -> Now:
 
 
 def refused(times: int, now_s: float = 0.0) -> Refusals:
-    refusals = Refusals("hand off")
+    refusals = Refusals(lambda: "hand off")
     for _ in range(times):
         refusals.note(KEY, REFUSED, at(now_s))
     return refusals
@@ -62,7 +62,7 @@ def test_for_a_minute_only_what_has_worked_is_asked_of_the_same_grant(
 
 
 def test_the_wait_names_what_was_refused_and_what_to_do() -> None:
-    refusals = Refusals("hand off")
+    refusals = Refusals(lambda: "hand off")
     refusals.note(KEY, REFUSED, at(0.0))
     refusals.note(("grant-1", "", "{}"), Denied("person", "interaction_required"), at(0.0))
     scope, claims = refusals.get(KEY, at(1.0)), refusals.get(("grant-1", "", "{}"), at(1.0))

@@ -39,8 +39,10 @@ from token_relay.sandbox.provider.world.model import (
     PolicyModel,
     parse_world,
 )
+from token_relay.service.actions import ACTIONS
 from token_relay.service.control import AskKind
-from token_relay.service.status import ACTIONS, grant_row, handoff_row
+from token_relay.service.devices import handoff_row
+from token_relay.service.status import grant_row
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -12,7 +12,7 @@ from token_relay.agents.records import Grant, PhoneHandoff
 from token_relay.host.provider_behaviour import BehaviourSettings, ProfileFile
 from token_relay.protocol.behaviour import Behaviour
 from token_relay.provider.profile import PROFILES, STRICT, Profile, described, profile_that
-from token_relay.service.status import handoff_row
+from token_relay.service.devices import handoff_row
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)

@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # as argparse calls it
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Let a subcommand refuse what it does not know: its own usage helps, and that of the whole program does not."""
+        """Let a subcommand refuse what it does not know itself: its own usage helps."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and " " in self.prog:  # as those below another have it
             self.error(f"unrecognized arguments: {' '.join(unknown)}")

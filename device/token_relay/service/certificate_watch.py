@@ -12,7 +12,9 @@ from pathlib import Path
 
 import structlog
 
+from token_relay.host.atomic_files import read_bytes
 from token_relay.host.config import BrokerConfig
+from token_relay.protocol.errors import RelayError
 
 log = structlog.get_logger()
 
@@ -66,3 +68,16 @@ def _identity(file: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def certificate_end(file: Path | None) -> int | None:
+    """Return when a certificate ends, in Unix seconds; None where there is none that can be read."""
+    from token_relay.pki import certificates as pki  # x509 is loaded at the first question
+
+    if file is None:
+        return None
+    try:
+        certificate = pki.parse_certificate(read_bytes(file, size_max=pki.PEM_BYTES_MAX))
+    except (OSError, RelayError):
+        return None  # `doctor` says what is wrong with it
+    return int(certificate.not_valid_after_utc.timestamp())

@@ -12,6 +12,7 @@ from token_relay.agents.records import CachedToken, Grant, Outgoing, Pairing
 from token_relay.agents.renaming import own_name
 from token_relay.protocol.errors import PersonNeededError, TransientError
 from token_relay.service import metrics, round_trip
+from token_relay.service.certificate_watch import certificate_end
 from token_relay.service.checks.finding import Finding
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.copied_vault import nothing_to_adopt
@@ -41,15 +42,27 @@ class AgentCommands(Generic[A]):
             "adopt": nothing_to_adopt,
         }
 
+    async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
+        """Return the agent's status."""
+        raise NotImplementedError
+
+    async def device_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of the agent's devices; only a phone has any."""
+        return []
+
     async def metrics(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the numbers as Prometheus reads them."""
         runtime, agent = self._runtime, self._agent
+        action = (await self.status({}, exchange))["action"]
         seen = metrics.ProcessFigures(
             runtime.clock.now(),
             runtime.channel.is_connected,
             agent.keeper.flights.outcomes,
             agent.turns.rejects,
             self._http.latency,
+            devices=await self.device_rows(),
+            action=str(action["slug"]) if isinstance(action, dict) else "",
+            certificate_ends_at=certificate_end(runtime.config.broker.cert),
         )
         return {"text": metrics.text(await runtime.vault.run(metrics.read), seen)}
 

@@ -19,9 +19,10 @@ from token_relay.apps.server import TokenApi
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.host.systemd import listen_fds, notify
 from token_relay.service import board_check
+from token_relay.service.actions import action
 from token_relay.service.control import JSON, ControlServer, Exchange
 from token_relay.service.runtime import Runtime
-from token_relay.service.status import action, common
+from token_relay.service.status import common
 
 log = structlog.get_logger()
 

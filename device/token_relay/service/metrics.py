@@ -2,7 +2,8 @@
 
 It reads grants, outbox and handoffs from the vault at that moment. It counts what only this process saw (refreshes,
 rejected envelopes, the provider's latency) from the process's start, as Prometheus expects of counters. Labels are
-states, reasons and grant ids: never names, accounts or any text that came from outside.
+states, reasons and ids: never accounts. Only ``token_relay_device_info`` has what another end chose, a device's name,
+without what does not print; everything else of a device goes by its id.
 
 ``prometheus_client`` writes the text and is imported at the first question, so that a device without metrics does not
 load it. Source: Prometheus text format 0.0.4.
@@ -13,10 +14,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
+from token_relay.agents.device_names import NAME_CHARS_MAX
 from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.records import CachedToken, CompanionHandoff, Grant, Outgoing, PhoneHandoff
 from token_relay.provider.http import AnswerLost, Http, HttpRequest, HttpResponse, NotSent
@@ -25,6 +28,8 @@ from token_relay.service.status import grant_row
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+Json = dict[str, Any]
+DEVICES_MAX = 5_000  # what an agent answers in one line has 4 MiB, and a device up to 700 bytes
 # A refresh takes a tenth of a second at a provider nearby, and after 30 s we give up.
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -91,6 +96,10 @@ class ProcessFigures:
     refreshes: Mapping[str, int]
     rejects: Mapping[str, int]
     latency: Mapping[str, Latency]
+    devices: Sequence[Json] = ()
+    """Rows of :mod:`.devices`; a companion has none."""
+    action: str = ""
+    certificate_ends_at: int | None = None
 
 
 def read(tx: Transaction) -> VaultFigures:
@@ -157,6 +166,15 @@ class _Page:
             {row["grant_id"]: row["lease_left_s"] for row in rows if row["lease_left_s"] is not None},
         )
         yield counted("refreshes", "Refreshes by outcome.", "outcome", seen.refreshes)
+        to_do = {seen.action: 1} if seen.action else {}
+        yield from _of_devices(seen.devices[:DEVICES_MAX], by)
+        yield by("action", "1 for what a person must do, as in status.", "slug", to_do)
+        if seen.certificate_ends_at is not None:
+            yield GaugeMetricFamily(
+                "token_relay_certificate_end_timestamp_seconds",
+                "When the certificate for the broker ends, Unix time.",
+                seen.certificate_ends_at,
+            )
         yield by("outbox_messages", "Requests without an answer.", "type", Tally(row.type for row in stored.outbox))
         yield by("handoffs", "Handoffs by state.", "state", stored.handoffs)
         yield counted("envelopes_rejected", "Envelopes that were refused, by reason.", "reason", seen.rejects)
@@ -168,3 +186,32 @@ class _Page:
         for result, latency in sorted(seen.latency.items()):
             histogram.add_metric([result], latency.buckets(), latency.sum_s)
         yield histogram
+
+
+def _of_devices(rows: Sequence[Json], by: Callable[[str, str, str, Mapping[str, float]], Metric]) -> Iterator[Metric]:
+    """Yield what is known of each device; the name stands in the first family alone."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    if not rows:
+        return
+    yield by("devices", "Paired devices.", "state", Tally(row["state"] for row in rows))
+    info = GaugeMetricFamily("token_relay_device_info", "The device's name.", labels=["device_id", "name"])
+    state = GaugeMetricFamily("token_relay_device_state", "1 for the present state.", labels=["device_id", "state"])
+    for row in rows:
+        info.add_metric([row["device_id"], printable(row["name"])], 1)
+        state.add_metric([row["device_id"], row["state"]], 1)
+    yield info
+    yield state
+    for name, help_text, key in (
+        ("last_heard_timestamp_seconds", "When it was last heard, Unix time; 0 for never.", "heard_at"),
+        ("lease_left_seconds", "How long it may go on at most without a word from here.", "lease_left_s"),
+        ("grant_end_timestamp_seconds", "When its grant ends at the provider, Unix time.", "grant_ends_at"),
+        ("grant_life_seconds", "How long its grant lives in all, or unused.", "grant_life_s"),
+    ):
+        known = {row["device_id"]: row[key] for row in rows if row[key] is not None}
+        yield by(f"device_{name}", help_text, "device_id", known)
+
+
+def printable(name: str) -> str:
+    """Return a device's name without what does not print, or turns the direction of what follows it."""
+    return "".join(c if c.isprintable() and category(c) != "Cf" else "?" for c in name[:NAME_CHARS_MAX])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 from token_relay.agents.pairings import names_of, pairing_of
@@ -21,10 +22,13 @@ from token_relay.protocol.errors import ConfigError, PeerError, PersonNeededErro
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.service import metrics
+from token_relay.service.actions import action
 from token_relay.service.checks.finding import Finding
 from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
+from token_relay.service.device_list import DeviceList
+from token_relay.service.devices import Json, handoff_row
 from token_relay.service.provider_settings import account_settings
 from token_relay.service.questions import (
     forget_question,
@@ -34,8 +38,8 @@ from token_relay.service.questions import (
     unpair_question,
 )
 from token_relay.service.replace import run_replace
-from token_relay.service.runtime import number_of, open_runtime, text_of
-from token_relay.service.status import ACTIONS, grant_row, handoff_row, phone_status
+from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
+from token_relay.service.status import grant_row, phone_status
 
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
 WAIT_S_MAX = 86_400.0
@@ -43,7 +47,7 @@ INVITATION_LINES_MAX = 8
 ATTRIBUTES_MAX = 50
 OPTIONS_MAX = 16  # a sign-in has eight
 OPTION_CHARS_MAX = 64
-_SIGN_IN: JSON = {"slug": "sign_in", "sentence": ACTIONS["sign_in"]}
+_SIGN_IN: JSON = action("sign_in")
 
 
 async def run_phone(home: Home, config: PhoneConfig) -> None:
@@ -97,11 +101,19 @@ async def run_phone(home: Home, config: PhoneConfig) -> None:
 class PhoneCommands(AgentCommands[PhoneAgent]):
     """The phone's control commands."""
 
+    def __init__(self, runtime: Runtime, agent: PhoneAgent, http: metrics.MeasuredHttp) -> None:
+        super().__init__(runtime, agent, http)
+        self._devices = DeviceList(agent)
+
     async def status(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return the phone's status."""
         said = self._agent.settings
         known = {"allow_refresh_token_access": said.allow_refresh_token_access, "described": said.profile}
-        return await self._stand(phone_status, {"handoffs": PhoneHandoff}, **known)
+
+        def show(*here: Any, pairings: list[Pairing], **rows: Any) -> dict[str, JSON]:
+            return phone_status(*here, pairings=pairings, presence=self._agent.roll_call.of(pairings), **rows)
+
+        return await self._stand(show, {"handoffs": PhoneHandoff}, **known)
 
     async def _look_at_provider(self) -> list[Finding]:
         from token_relay.service.checks.provider import metadata  # only for ``doctor``
@@ -112,8 +124,12 @@ class PhoneCommands(AgentCommands[PhoneAgent]):
         return handoff_row(row, described=self._agent.settings.profile)
 
     async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """Return the devices of the status."""
-        return {"devices": (await self.status(args, exchange))["devices"]}
+        """Return a page of the devices, or one of them whole."""
+        return await self._devices.answer(args)
+
+    async def device_rows(self) -> list[Json]:
+        """Return the rows of all devices."""
+        return await self._devices.rows()
 
     async def sign_in(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Sign in, asking for what the provider wants."""
@@ -199,15 +215,12 @@ class PhoneCommands(AgentCommands[PhoneAgent]):
 
     async def hand_off(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Give a companion a grant."""
-        row = await self._agent.hand_off(text_of(args, "device"), _wish(args), exchange)
+        device = text_of(args, "device")
+        row = await self._agent.hand_off(device, _wish(args), exchange)
         if row.state == "done":
             return {**self._row(row), "message": "the companion has the grant on its disk"}
-        action: JSON = {
-            "slug": "bring_device_online",
-            "sentence": "bring the device online; the handoff goes on by itself",
-        }
         waits = row.problem or "waiting for the companion"
-        return {**self._row(row), "pending": True, "message": waits, "action": action}
+        return {**self._row(row), "pending": True, "message": waits, "action": action("bring_device_online", device)}
 
     async def replace(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Have a new companion take the place of another."""

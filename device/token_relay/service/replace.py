@@ -20,10 +20,10 @@ from token_relay.agents.turn import Turn
 from token_relay.protocol.errors import LocalError, PersonNeededError
 from token_relay.protocol.identity import device_id
 from token_relay.protocol.pairing import Invitation
+from token_relay.service.actions import action
 from token_relay.service.commands import confirm
 from token_relay.service.control import JSON, AskKind, Exchange, Handler
 from token_relay.service.runtime import text_of
-from token_relay.service.status import action
 
 WAIT_S = 10.0  # for the old device to confirm, as `phone revoke` waits
 

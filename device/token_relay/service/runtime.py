@@ -22,6 +22,7 @@ import structlog
 
 from token_relay.agents.agent import Agent
 from token_relay.agents.grants.keeper import GrantKeeper
+from token_relay.agents.pairings import names_of
 from token_relay.agents.ports import Ports, Transaction
 from token_relay.agents.records import AuditEvent, Grant, Identity, Pairing
 from token_relay.apps.policy import Policy, parse_policy
@@ -178,12 +179,13 @@ class Runtime:
         limit = int(number_of(args, "limit", 50, low=1, high=EVENTS_SHOWN_MAX))
         after = int(number_of(args, "after", 0, low=0, high=2**53))
 
-        def read(tx: Transaction) -> list[AuditEvent]:
-            return [row for row in tx.select(AuditEvent) if row.number > after]
+        def read(tx: Transaction) -> tuple[list[AuditEvent], dict[str, str]]:
+            rows = tx.select(AuditEvent)
+            called = {row.device: row.detail for row in rows if row.name == "paired"}  # of those that were forgotten
+            return [row for row in rows if row.number > after], called | dict(names_of(tx))
 
-        rows = (await self.vault.run(read))[-limit:]
-        names = AuditEvent.__slots__
-        return {"events": [{name: getattr(row, name) for name in names if getattr(row, name) != ""} for row in rows]}
+        rows, called = await self.vault.run(read)
+        return {"events": [_event_row(row, called.get(row.device, "")) for row in rows[-limit:]]}
 
     def policy(self, config: AgentConfig) -> Policy:
         """Read who may have tokens. Raises ConfigError: the file is unsafe or wrong."""
@@ -208,6 +210,11 @@ class Runtime:
             except VaultError as exc:  # not fed: the service manager decides whether to kill the agent
                 log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
+
+
+def _event_row(row: AuditEvent, device_name: str) -> dict[str, JSON]:
+    shown = {name: value for name in AuditEvent.__slots__ if (value := getattr(row, name)) != ""}
+    return shown | {"device_name": device_name} if device_name else shown
 
 
 def _not_reloaded(running: AgentConfig, read: AgentConfig) -> list[str]:

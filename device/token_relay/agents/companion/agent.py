@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from token_relay.agents.companion import phones
@@ -24,7 +25,7 @@ from token_relay.agents.link import Link
 from token_relay.agents.pairings import delete_pairing
 from token_relay.agents.ports import Ports
 from token_relay.agents.records import CompanionHandoff, Grant, Identity, Pairing, PrimaryPhone, handoff_key
-from token_relay.agents.renaming import rename_self, settle_own_name
+from token_relay.agents.renaming import own_name, rename_self, settle_own_name
 from token_relay.agents.token_source import NamedPhone
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -47,7 +48,7 @@ class CompanionAgent:
         self.turns = turns = Turns(ports, identity)
         due = asyncio.Event()
         self.endpoints = Endpoints(ports.http, provider_hosts)
-        self.steps = CompanionSteps(turns, http=ports.http, gate=self.endpoints, due=due)
+        self.steps = CompanionSteps(turns, name=name, http=ports.http, gate=self.endpoints, due=due)
         self.keeper = GrantKeeper(
             ports, turns, watcher=self.steps, due=due, idle_days=idle_days, book=Phones(), gate=self.endpoints
         )
@@ -114,6 +115,7 @@ class CompanionAgent:
         def step(turn: Turn) -> str:
             before = rename_self(turn, name, self._name)
             self.link.greet_all(turn)
+            turn.after.append(lambda: self.steps.is_called(name))
             return before
 
         return await self.turns.run(step)
@@ -130,6 +132,7 @@ class CompanionAgent:
                 turn.change(CompanionHandoff, *row.at, provider_said="unknown")
             phones.choose_oldest(turn)
             settle_own_name(turn, self._name)
+            turn.after.append(partial(self.steps.is_called, own_name(turn.tx, self._name)))
 
         await self.turns.run(step)
 

@@ -7,6 +7,7 @@ or ends, the answer, and the request for a new grant (RENEW). The provider is to
 from __future__ import annotations
 
 import asyncio
+import shlex
 from functools import partial
 from typing import Literal
 
@@ -60,15 +61,20 @@ REASONS: dict[str, RenewReason] = {"uncertain": "uncertain", "person": "person",
 
 
 class CompanionSteps:
-    """The steps of all handoffs of this companion. They set ``due`` after a grant was stored."""
+    """The steps of all handoffs of this companion, called ``name``. They set ``due`` after a grant was stored."""
 
-    def __init__(self, turns: Turns, *, http: Http, gate: Gate, due: asyncio.Event) -> None:
+    def __init__(self, turns: Turns, *, name: str, http: Http, gate: Gate, due: asyncio.Event) -> None:
         self._turns = turns
         self._http = http
         self._gate = gate
         self._lanes = Lanes()
         self._due = due
-        self.reauth_action = f"on the phone: token-relay phone handoff {turns.own_id}"
+        self.reauth_action = ""
+        self.is_called(name)
+
+    def is_called(self, name: str) -> None:
+        """Take this device's name, for what a person is told to type."""
+        self.reauth_action = f"on the phone: token-relay phone handoff {shlex.quote(name)}"
 
     def is_full(self, turn: Turn, pairing: Pairing) -> bool:
         """Return whether this pairing has ``HANDOFFS_MAX`` rows."""

@@ -85,7 +85,7 @@ class GrantKeeper:
         self._idle_days = idle_days
         self._challenges = Challenges()
         self._pauses = Pauses(ports.clock, ports.random)
-        self._refusals = Refusals(watcher.reauth_action)
+        self._refusals = Refusals(lambda: watcher.reauth_action)
         self._is_reloaded = False
         self._wake = due
         self.flights = Flights(

@@ -7,6 +7,7 @@ never worked waits for a minute after any refused one of the same grant.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from token_relay.agents.grants.answers import words_of
@@ -34,7 +35,7 @@ class _Remembered:
 class Refusals:
     """The refusals of one keeper."""
 
-    def __init__(self, reauth_action: str) -> None:
+    def __init__(self, reauth_action: Callable[[], str]) -> None:
         self._reauth_action = reauth_action
         self._refused: dict[Key, _Remembered] = {}
 
@@ -73,5 +74,5 @@ class Refusals:
     def _answer(self, key: Key, outcome: Denied) -> TokenRefused:
         what, words = "these claims" if key[2] else "this scope", words_of(outcome)
         if outcome.kind == "person":
-            return TokenRefused("refused", f"the provider wants the person for {what}: {words}", self._reauth_action)
+            return TokenRefused("refused", f"the provider wants the person for {what}: {words}", self._reauth_action())
         return TokenRefused("refused", f"the provider refuses {what}: {words}", f"ask without {what}")

@@ -38,6 +38,7 @@ from token_relay.agents.phone.obtaining import Obtaining
 from token_relay.agents.phone.own_grants import OwnGrants
 from token_relay.agents.phone.pairing import PhonePairing
 from token_relay.agents.phone.person import Person, SignIn, SignInOptions
+from token_relay.agents.phone.roll_call import RollCall
 from token_relay.agents.phone.sign_in_advice import OWN_CREDENTIAL
 from token_relay.agents.phone.steps import PhoneSteps
 from token_relay.agents.ports import Ports
@@ -142,6 +143,7 @@ class PhoneAgent:
             self.steps, self.pairing, changed, may_release=lambda: settings.allow_refresh_token_access
         )
         self.link = Link(turns, handler=self.handoffs, mailbox=self.pairing)
+        self.roll_call = RollCall(turns, self.link, changed)
 
     # -- running ---------------------------------------------------------------------------------------
 
@@ -197,6 +199,7 @@ class PhoneAgent:
 
     def network_is_up(self) -> None:
         """The broker is connected: work that waits for the provider may try again at once."""
+        self.roll_call.network_is_up()
         self.obtaining.network_is_up()
         self.keeper.network_is_up()
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from token_relay.cli.client import JSON, JsonObject, control_call, locate
-from token_relay.cli.parsing import DONE, PENDING, Context, UsageError
+from token_relay.cli.device_table import summary_text
+from token_relay.cli.parsing import DONE, PENDING, PERSON, Context, UsageError
 from token_relay.cli.prompts import Prompts, Sources, read_argument_from_stdin, read_attributes
 from token_relay.cli.render import clean, show, value_text
 from token_relay.protocol.errors import LocalError, PeerError
@@ -92,21 +93,31 @@ def check_number_text(number: object) -> str:
 
 
 def status(args: argparse.Namespace, context: Context) -> int:
-    """``status``: returns 0 also when a person must act; the result contains the action."""
-    return finish(context, call(args, context, "status", silence_s=30))
+    """``status``: returns 0 also when a person must act, unless ``--exit-code`` asks for 4 then."""
+    result = call(args, context, "status", silence_s=30)
+    shown = result
+    if not context.as_json and isinstance(counts := result.get("summary"), dict):  # the list has a command of its own
+        rest = {key: value for key, value in result.items() if key not in ("summary", "devices")}
+        shown = {**rest, "message": summary_text(counts)} if counts.get("devices") else rest
+    code = finish(context, shown)
+    return PERSON if args.exit_code and result.get("action") else code
 
 
 def events(args: argparse.Namespace, context: Context) -> int:
-    """``events``."""
-    return finish(context, call(args, context, "events", {"limit": args.limit, "after": args.after}, silence_s=30))
+    """``events``: people see a device's name where they are told its id otherwise."""
+    result = call(args, context, "events", {"limit": args.limit, "after": args.after}, silence_s=30)
+    rows = result.get("events")
+    if context.as_json or not isinstance(rows, list):
+        return finish(context, result)
+    return finish(context, {**result, "events": [_named(row) if isinstance(row, dict) else row for row in rows]})
+
+
+def _named(row: JsonObject) -> JsonObject:
+    rest = {key: value for key, value in row.items() if key != "device_name" and (key, value) != ("generation", 0)}
+    return {**rest, "device": row["device_name"]} if row.get("device_name") else rest
 
 
 # -- Phone -------------------------------------------------------------------------------------------------
-
-
-def devices(args: argparse.Namespace, context: Context) -> int:
-    """``phone devices``."""
-    return finish(context, call(args, context, "devices", silence_s=30))
 
 
 def sign_in(args: argparse.Namespace, context: Context) -> int:
@@ -145,20 +156,21 @@ def import_token(args: argparse.Namespace, context: Context) -> int:
 
 def phone_pair(args: argparse.Namespace, context: Context) -> int:
     """``phone pair``."""
-    invitation = " ".join(args.invitation)  # in several words: pasted with blanks or line breaks
-    if invitation == "-":
-        invitation = _invitation_from_stdin(context)
-    command_args: JsonObject = {"yes": args.yes}
-    if invitation:
-        if len(invitation) > INVITATION_CHARS_MAX:
-            raise LocalError(
-                f"an invitation has at most {INVITATION_CHARS_MAX} characters",
-                hint="token-relay companion pair shows one",
-            )
-        command_args["invitation"] = invitation
+    command_args: JsonObject = {"yes": args.yes, **_invitation(args, context)}
     if args.name is not None:
         command_args["as"] = args.name
     return finish(context, call(args, context, "pair", command_args, sources=Sources(is_confirmed=args.yes)))
+
+
+def _invitation(args: argparse.Namespace, context: Context) -> JsonObject:
+    """Return the invitation as an argument of the agent's command; none, where the agent is to ask for it."""
+    invitation = " ".join(args.invitation)  # in several words: pasted with blanks or line breaks
+    if invitation == "-":
+        invitation = _invitation_from_stdin(context)
+    if len(invitation) > INVITATION_CHARS_MAX:
+        message = f"an invitation has at most {INVITATION_CHARS_MAX} characters"
+        raise LocalError(message, hint="token-relay companion pair shows one")
+    return {"invitation": invitation} if invitation else {}
 
 
 def _invitation_from_stdin(context: Context) -> str:
@@ -207,10 +219,9 @@ def handoff(
 
 def replace(args: argparse.Namespace, context: Context) -> int:
     """``phone replace``: returns 6 while the new companion has no grant yet, or the old one still has its own."""
-    text = args.invitation
-    invitation = read_argument_from_stdin(context, "invitation").strip() if text == "-" else text
-    given = {"invitation": invitation, "as": args.name}
-    more: JsonObject = {"yes": args.yes, **{key: value for key, value in given.items() if value is not None}}
+    more: JsonObject = {"yes": args.yes, **_invitation(args, context)}
+    if args.name is not None:
+        more["as"] = args.name
     return handoff(args, context, "replace", more)
 
 

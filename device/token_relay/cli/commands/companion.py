@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 KIND = "companion"
 
 
+def status_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a timer asks for."""
+    parser.add_argument(
+        "--exit-code", action="store_true", help="exit with 4 when a person must act, for cron; else that is 0 too"
+    )
+
+
 def _init(parser: argparse.ArgumentParser) -> None:
     from token_relay.cli.commands.options import client_options, init_options
 
@@ -182,6 +189,7 @@ _OWN = {
     "status": Command(
         "say what the agent holds, what it waits for and what to do",
         "agent_calls:status",
+        status_options,
         examples="  token-relay companion status\n  token-relay companion status --json | jq -r .action.slug",
     ),
     "events": Command("list what happened, newest last", "agent_calls:events", _events),

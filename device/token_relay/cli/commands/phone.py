@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from token_relay.cli.commands.companion import ACCESS_HELP, OPEN_WEB_HELP, UPKEEP, open_web_options, token_options
+from token_relay.cli.commands.companion import (
+    ACCESS_HELP,
+    OPEN_WEB_HELP,
+    UPKEEP,
+    open_web_options,
+    status_options,
+    token_options,
+)
 from token_relay.cli.commands.options import (
     device_argument,
     events_options,
@@ -14,7 +21,7 @@ from token_relay.cli.commands.options import (
     wait_option,
     yes_option,
 )
-from token_relay.cli.parsing import Command, agent_options, device_name, text, whole, with_common
+from token_relay.cli.parsing import Command, agent_options, device_name, seconds, text, whole, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +30,8 @@ if TYPE_CHECKING:
 KIND = "phone"
 STRATEGIES = ("branch", "mint", "move")
 LEASE_DAYS_MAX = 365
+DEVICES_LIMIT, DEVICES_LIMIT_MAX = 100, 500
+ANSWER_WAIT_S, ANSWER_WAIT_S_MAX = 2.0, 30.0  # a living device answers within milliseconds
 HANDOFF_WAIT_S = 60.0  # a companion on a slow network needs seconds; a person waits no longer than a minute
 REVOKE_WAIT_S = 10.0  # a companion that is online answers by then; one that is not may take days
 
@@ -120,6 +129,36 @@ def _ask_about(parser: argparse.ArgumentParser) -> None:
     yes_option(parser)
 
 
+def _devices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "device",
+        metavar="DEVICE",
+        nargs="?",
+        type=text,
+        help="show this one whole: its id, its name, or the beginning of its id",
+    )
+    parser.add_argument("--only", choices=("needs-me",), metavar="needs-me", help="only those that need a person")
+    parser.add_argument("--watch", action="store_true", help="show the list again whenever it changes, until Ctrl-C")
+    parser.add_argument(
+        "--limit",
+        metavar="N",
+        type=whole(1, DEVICES_LIMIT_MAX),
+        default=DEVICES_LIMIT,
+        help=f"how many at most, 1 to {DEVICES_LIMIT_MAX} (default {DEVICES_LIMIT})",
+    )
+    parser.add_argument(
+        "--after", metavar="PLACE", type=text, help="go on from here: what the page before says at its end"
+    )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=seconds,
+        default=ANSWER_WAIT_S,
+        help=f"how long to wait for the devices' answers, 0 to {ANSWER_WAIT_S_MAX:.0f}; 0 asks them nothing "
+        f"(default {ANSWER_WAIT_S:g})",
+    )
+
+
 def _revoke(parser: argparse.ArgumentParser) -> None:
     device_argument(parser)
     parser.add_argument(
@@ -152,9 +191,20 @@ _OWN = {
     "status": Command(
         "say what the agent holds, what it waits for and what to do",
         "agent_calls:status",
-        examples="  token-relay phone status\n  token-relay phone status --json | jq -r .action.slug",
+        status_options,
+        examples="  token-relay phone status\n  token-relay phone status --json | jq -r .action.slug\n"
+        "  token-relay phone status --exit-code",
     ),
-    "devices": Command("list the paired companions and their handoffs", "agent_calls:devices"),
+    "devices": Command(
+        "list the paired companions, those that need a person first",
+        "devices:run",
+        _devices,
+        description="List the paired companions: state, name, account, last heard, lease left, and what to do. What "
+        "needs a person comes first, then what is silent. The devices shown are asked whether they are there, at most "
+        "each 10 seconds; one that does not answer is silent. DEVICE shows one of them whole.",
+        examples="  token-relay phone devices\n  token-relay phone devices --only needs-me\n"
+        "  token-relay phone devices --watch\n  token-relay phone devices kitchen",
+    ),
     "events": Command("list what happened, newest last", "agent_calls:events", events_options),
     "token": Command(
         "print an access token of the signed-in account",

@@ -1,0 +1,98 @@
+"""The list of devices as a person reads it: one line each, cut to the width of the terminal. It prints nothing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from token_relay.cli.render import clean, columns, cut, duration
+
+Row = Mapping[str, object]
+STATES: Mapping[str, tuple[str, str, str]] = {  # a mark, the same in ASCII, and a word
+    "needs_me": ("!", "!", "needs you"),
+    "silent": ("○", "-", "silent"),
+    "online": ("●", "*", "online"),
+    "waiting": ("◦", "+", "waiting"),
+    "unknown": ("·", ".", "unknown"),
+    "leaving": ("·", ".", "leaving"),
+}
+HEADING = ("  state", "name", "account", "heard", "lease", "next")
+NARROW_CHARS = 8  # a name or an account is not cut below this
+GAP = "  "
+
+
+def lines_of(result: Mapping[str, object], *, width: int | None, in_ascii: bool = False) -> list[str]:
+    """Return heading, one line a device, the counts, and what to do next; ``width``: None cuts nothing.
+
+    ``result`` is the agent's answer to ``devices``; what a newer agent adds is left out.
+    """
+    listed = result.get("devices")
+    rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
+    lines = _table(rows, _whole(result.get("now")), width, in_ascii=in_ascii) if rows else []
+    lines.append(summary_text(result.get("summary")))
+    if isinstance(place := result.get("next"), str) and place:
+        lines.append(f"more: token-relay phone devices --after {clean(place)}")
+    lines += _next(rows, width)
+    return lines
+
+
+def _table(rows: Sequence[Row], now: int, width: int | None, *, in_ascii: bool) -> list[str]:
+    cells = [HEADING, *(_cells(row, now, in_ascii=in_ascii) for row in rows)]
+    widths = [max(map(columns, column)) for column in zip(*cells, strict=True)]
+    if width is not None:
+        free = width - sum(widths) - len(GAP) * (len(widths) - 1)
+        if free < 0:
+            room = max(widths[1] + widths[2] + free, 2 * NARROW_CHARS)
+            widths[1] = min(widths[1], max(room - widths[2], room * 9 // 20))
+            widths[2] = min(widths[2], room - widths[1])
+    return [GAP.join(_fit(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def _cells(row: Row, now: int, *, in_ascii: bool) -> tuple[str, ...]:
+    mark, plain_mark, word = STATES.get(str(row.get("state")), ("·", ".", clean(str(row.get("state")))))
+    others = _whole(row.get("accounts")) - 1
+    heard_at, left_s = _whole(row.get("heard_at")), row.get("lease_left_s")
+    return (
+        f"{plain_mark if in_ascii else mark} {word}",
+        clean(str(row.get("name") or row.get("device_id"))),
+        clean(str(row.get("account") or "")) + (f" +{others}" if others > 0 else ""),
+        _about(now - heard_at) if heard_at else "never",
+        _about(left_s) if isinstance(left_s, int) else "",
+        clean(str(row.get("next") or "")),
+    )
+
+
+def _about(seconds: int) -> str:
+    """Return a duration in its largest unit."""
+    return " ".join(duration(max(0, seconds)).split(" ")[:2])
+
+
+def _fit(text: str, width: int) -> str:
+    shown = cut(text, width)
+    return shown + " " * (width - columns(shown))
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def summary_text(summary: object) -> str:
+    """Return the counts as a sentence: ``20 devices: 1 needs you, 1 silent, 18 fine``."""
+    counts = {str(key): _whole(value) for key, value in summary.items()} if isinstance(summary, Mapping) else {}
+    total, asking = counts.get("devices", 0), counts.get("needs_me", 0)
+    if not total:
+        return "no device is paired: token-relay phone pair"
+    parts = [f"{asking} {'needs' if asking == 1 else 'need'} you"] if asking else []
+    parts += [f"{counts[key]} {key}" for key in ("silent", "waiting", "unknown", "leaving", "fine") if counts.get(key)]
+    return f"{total} device{'' if total == 1 else 's'}: {', '.join(parts)}"
+
+
+def _next(rows: Sequence[Row], width: int | None) -> list[str]:
+    """Return what to do about the first device that needs a person, or where that is said if it needs two lines."""
+    row = next((row for row in rows if isinstance(row.get("action"), Mapping)), None)
+    if row is None or not isinstance(action := row["action"], Mapping):
+        return []
+    line = f"next: {clean(str(action.get('sentence')))} [{clean(str(action.get('slug')))}]"
+    if width is None or columns(line) <= width:
+        return [line]
+    return [f"next: token-relay phone devices {shlex.quote(clean(str(row.get('name') or row.get('device_id'))))}"]
