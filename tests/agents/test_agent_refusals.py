@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import pytest
@@ -13,6 +13,7 @@ from tests.agents.guard_kit import watching
 from tests.agents.world_kit import Nobody, World, running, settle
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import answers, keeper
+from token_relay.agents.grants.choice import ambiguous
 from token_relay.agents.grants.transfer import TransferExchange
 from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.handoff_rows import offer_body
@@ -216,3 +217,55 @@ async def test_a_handoff_whose_terms_an_older_disk_has_lost_is_not_offered() -> 
         await world.phone.hand_off()
         with pytest.raises(PersonNeededError, match="without a strategy"):
             offer_body(replace(await world.phone.handoff(), strategy=""))
+
+
+async def test_grants_that_no_single_word_tells_apart_ask_for_two() -> None:
+    def fitting(account: str, issuer: str) -> Any:
+        grant = SimpleNamespace(account=account, subject="", issuer=issuer)
+        return SimpleNamespace(grant=grant, phone=None)
+
+    answer = ambiguous((fitting("ann", "a"), fitting("ann", "b"), fitting("bob", "a")))
+    assert (answer.error, answer.action) == ("ambiguous", "say which: name the account and the issuer or phone")
+
+
+async def test_pairing_without_the_broker_is_refused_at_once() -> None:
+    async with running(paired=False) as world:
+        invitation = await world.watch.agent.invitations.show()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(world.phone.agent.pairing._channel), "is_connected", False)
+            with pytest.raises(TransientError, match="the broker is not connected"):
+                await world.phone.agent.pairing.pair(invitation, agreed)
+
+
+async def agreed(number: str, name: str) -> bool:
+    return True
+
+
+async def test_a_companion_that_goes_away_before_its_last_word_completes_the_pairing_later() -> None:
+    async with running(paired=False) as world:
+        invitation = await world.watch.agent.invitations.show()
+
+        async def agreed_too_late(number: str, name: str) -> bool:
+            await world.watch.crash()
+            return True
+
+        with pytest.raises(TransientError, match="the companion did not confirm the pairing"):
+            await world.within(world.phone.agent.pairing.pair(invitation, agreed_too_late))
+
+
+async def test_an_exchange_waits_for_an_open_intent_and_not_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running("auth0") as world:
+        await world.phone.hand_off()
+        await world.clock.advance(5)
+        stamp = Stamp.of(world.watch.clock.now()).to_text()
+        await world.watch.edit(
+            await world.watch.grant(), state="uncertain", intent=stamp, intent_sent=stamp, intent_attempts=1
+        )
+
+        async def nothing_comes(grant_id: str, errand: Any) -> None:
+            return None
+
+        monkeypatch.setattr(world.watch.agent.keeper.flights, "fly", nothing_comes)
+        answer = await world.within(world.watch.agent.keeper.get_session_transfer(TransferQuery()))
+        assert isinstance(answer, TokenRefused)
+        assert answer.detail == "an earlier answer of the provider is still missing"

@@ -149,6 +149,7 @@ def test_a_system_without_tables_of_connections_lets_no_browser_in(
         (lambda: phone._sign_in_options({"method": "fax"}), "method must be native or browser"),
         (lambda: phone._attributes([1]), "attributes must be an object"),
         (lambda: phone._attributes({"city": 1}), "the value of an attribute must be text"),
+        (lambda: phone._names("mfa_method"), "sign_in_options must be a list"),
         (lambda: text_of({"device": 1}, "device"), "device must be text"),
         (lambda: parse_policy(f"x = {'1' * 5000}", file="p", owner_uid=0), "too many digits"),
     ],

@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 
 from tests.vault.rekey_kit import make_home, opened
-from token_relay.agents.records import RECORDS
+from token_relay.agents.records import RECORDS, Identity
 from token_relay.ca import store as ca
 from token_relay.cli.commands.open_web import put_cookie
 from token_relay.host import install as installing
 from token_relay.host import systemd
 from token_relay.host.atomic_files import make_directory, unlink
-from token_relay.host.config import VaultConfig
-from token_relay.host.config_file import read_own_text
+from token_relay.host.config import CompanionConfig, Home, VaultConfig
+from token_relay.host.config_file import check_config, read_own_text
 from token_relay.host.home import create_home
 from token_relay.protocol.errors import ConfigError, LocalError, RelayError, VaultError
 from token_relay.protocol.secret import Password, PrivateKey
 from token_relay.service.checks import local
+from token_relay.service.runtime import open_runtime
 from token_relay.vault import rekey as copies
 from token_relay.vault.database import open_database, sqlite_errors_mapped
 from token_relay.vault.files import Lock, create_private, read_file, set_aside
@@ -230,3 +231,33 @@ def test_a_passed_socket_that_is_not_open_is_named(monkeypatch: pytest.MonkeyPat
     environment = {"LISTEN_PID": "7", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "control.sock"}
     with pytest.raises(ConfigError, match=r"'control.sock' \(descriptor \d+\) is not open"):
         systemd.listen_fds(environment, pid=7)
+
+
+def test_units_of_a_user_that_cannot_be_removed_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = installing.sources()
+    for file in installing.user_files(tmp_path, Path("/opt/token-relay"), units):
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        file.path.touch()
+
+    def unlink_nothing(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", unlink_nothing)
+    program = Path("/opt/token-relay")
+    refused(LocalError, "Permission denied", lambda place: installing.uninstall_user(place, program, units), tmp_path)
+
+
+def test_an_agent_does_not_run_on_a_vault_without_an_identity(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    make_home(home)
+    with opened(home) as held:
+        held.do(lambda tx: tx.delete(Identity, "self"))
+    config = check_config(CompanionConfig, (home / "config.toml").read_text(), home)
+    assert isinstance(config, CompanionConfig)
+
+    async def run() -> None:
+        async with open_runtime("companion", Home(home, home, {}), config, provider_ca=None):
+            pass
+
+    with pytest.raises(VaultError, match="the vault holds no identity"):
+        asyncio.run(run())
