@@ -29,7 +29,7 @@ def settle_own_name(turn: Turn, configured: str) -> None:
     """At the start: a setting that has changed since the last one is a new name; else the last name stays."""
     row = turn.tx.get(OwnName, SELF)
     if row is None or row.configured != configured:
-        _call_self(turn, OwnName(SELF, configured, configured))
+        _call_self(turn, configured, configured)
 
 
 def rename_self(turn: Turn, name: str, configured: str) -> str:
@@ -37,15 +37,15 @@ def rename_self(turn: Turn, name: str, configured: str) -> str:
     if not is_name(name):
         raise LocalError(NAME_RULE, hint="token-relay companion rename NAME")
     before = own_name(turn.tx, configured)
-    _call_self(turn, OwnName(SELF, name, configured))
+    _call_self(turn, name, configured)
     return before
 
 
-def _call_self(turn: Turn, now: OwnName) -> None:
+def _call_self(turn: Turn, called: str, configured: str) -> None:
     before = turn.tx.get(OwnName, SELF)
-    turn.tx.put(now)
-    if before is not None and before.called != now.called:
-        turn.event("own_name_changed", detail=_change(before.called, now.called))
+    turn.tx.put(OwnName(SELF, called, configured))
+    if before is not None and before.called != called:
+        turn.event("own_name_changed", detail=_change(before.called, called))
 
 
 def given_name(tx: Transaction, peer_id: str) -> str:

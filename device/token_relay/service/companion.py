@@ -103,7 +103,7 @@ class _CompanionCommands(AgentCommands[CompanionAgent]):
             try:
                 return await self._follow(text, exchange, tick_s)
             except InvitationEndedError as exc:
-                if not fresh or exc.reason in ("replaced", "used"):  # another command shows one
+                if not fresh or exc.is_others_doing:
                     raise
                 fresh -= 1
                 await exchange.progress({"state": "ended", "reason": exc.reason, "message": str(exc)})

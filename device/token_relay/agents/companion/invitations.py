@@ -58,12 +58,20 @@ class Paired:
     is_active: bool
 
 
+OTHERS_DOING: frozenset[wire.EndReason] = frozenset({"replaced", "used"})
+
+
 class InvitationEndedError(PersonNeededError):
     """An invitation can no longer be used; ``reason`` says why, as a phone is told."""
 
     def __init__(self, reason: wire.EndReason, message: str) -> None:
         super().__init__(message, hint="show a new one: token-relay companion pair")
         self.reason = reason
+
+    @property
+    def is_others_doing(self) -> bool:
+        """Whether another command showed a newer one, or the invitation served its purpose: none follows it here."""
+        return self.reason in OTHERS_DOING
 
 
 @dataclass(slots=True)
