@@ -37,6 +37,7 @@ from token_relay.provider.native_auth.states import Attribute, AttributesRequire
 from token_relay.provider.outcome import OutcomeUnknown, Refreshed, Unavailable
 from token_relay.provider.profile import PROFILES
 from token_relay.provider.session_transfer import Exchanged
+from token_relay.service.device_list import DeviceList
 
 pytestmark = pytest.mark.asyncio
 METADATA = ProviderMetadata("https://p.example", "https://p.example/token")
@@ -269,3 +270,23 @@ async def test_an_exchange_waits_for_an_open_intent_and_not_twice(monkeypatch: p
         answer = await world.within(world.watch.agent.keeper.get_session_transfer(TransferQuery()))
         assert isinstance(answer, TokenRefused)
         assert answer.detail == "an earlier answer of the provider is still missing"
+
+
+async def test_without_a_verdict_and_without_a_pause_the_answer_is_offline() -> None:
+    async with running() as world:
+        answer = world.watch.agent.keeper._offline("unknown", TokenQuery(timeout_s=3.0))
+        assert answer.error == "offline" and answer.retry_after_s is not None
+
+
+async def test_a_device_that_is_forgotten_while_it_is_looked_at_is_no_empty_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as world:
+        looked_at = DeviceList(world.phone.agent)
+
+        async def no_rows() -> list[Any]:
+            return []
+
+        monkeypatch.setattr(looked_at, "rows", no_rows)
+        with pytest.raises(LocalError, match="the device was forgotten meanwhile"):
+            await looked_at.answer({"device": "watch", "wait_s": 0})

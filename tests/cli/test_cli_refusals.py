@@ -31,6 +31,7 @@ from token_relay.protocol.errors import ConfigError, LocalError
 from token_relay.protocol.secret import SessionTransferToken
 from token_relay.service import phone
 from token_relay.service.copied_vault import _Locked
+from token_relay.service.device_list import DeviceList
 from token_relay.service.runtime import text_of
 
 # -- The agent's end of the socket -------------------------------------------------------------------------
@@ -142,6 +143,11 @@ def test_a_system_without_tables_of_connections_lets_no_browser_in(
 # -- What another program than ours may ask the agent ------------------------------------------------------
 
 
+async def devices_asked(args: dict[str, Any]) -> object:
+    nobody: Any = None
+    return await DeviceList(nobody).answer(args)
+
+
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
@@ -150,6 +156,7 @@ def test_a_system_without_tables_of_connections_lets_no_browser_in(
         (lambda: phone._attributes([1]), "attributes must be an object"),
         (lambda: phone._attributes({"city": 1}), "the value of an attribute must be text"),
         (lambda: phone._names("mfa_method"), "sign_in_options must be a list"),
+        (lambda: asyncio.run(devices_asked({"only": "everything"})), "only must be needs-me"),
         (lambda: text_of({"device": 1}, "device"), "device must be text"),
         (lambda: parse_policy(f"x = {'1' * 5000}", file="p", owner_uid=0), "too many digits"),
     ],
@@ -188,3 +195,9 @@ def test_a_copied_vault_knows_no_phones() -> None:
     runtime: Any = SimpleNamespace(kind="companion")
     answer = asyncio.run(_Locked(runtime).find_phone("phone"))
     assert (answer.error, "token-relay companion adopt" in answer.action) == ("locked", True)
+
+
+def test_units_of_a_user_need_to_know_whose(shell: Shell) -> None:
+    shell.env = {}
+    ran = shell("service", "install", "--user", "--program", "/opt/token-relay")
+    assert (ran.code, "HOME is not set" in ran.err) == (2, True)

@@ -57,7 +57,7 @@ def test_what_a_process_refuses_is_noted_once_by_its_place(tmp_path: Path) -> No
     [noted] = [path.read_text().splitlines() for path in tmp_path.iterdir()]
     assert len(noted) == 1
     met = set(refusals.refusals()) - set(refusals.unmet(tmp_path))
-    assert [(one.file, one.function) for one in met] == [("relay/token_relay/protocol/pairing.py", "from_text")]
+    assert [(one.file, one.function) for one in met] == [("relay/token_relay/protocol/pairing.py", "_decode")]
 
 
 def test_without_a_directory_nothing_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
