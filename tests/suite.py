@@ -29,6 +29,7 @@ DEAR = (
     "e2e",
     "wrong_steps",
     "demo",
+    "pages",
     "docs/test_testing_page.py",
     "vault",
     "exhaustive",

@@ -156,21 +156,20 @@ def import_token(args: argparse.Namespace, context: Context) -> int:
 
 def phone_pair(args: argparse.Namespace, context: Context) -> int:
     """``phone pair``."""
-    command_args: JsonObject = {"yes": args.yes, **_invitation(args, context)}
-    if args.name is not None:
-        command_args["as"] = args.name
-    return finish(context, call(args, context, "pair", command_args, sources=Sources(is_confirmed=args.yes)))
+    return finish(
+        context, call(args, context, "pair", _pair_args(args, context), sources=Sources(is_confirmed=args.yes))
+    )
 
 
-def _invitation(args: argparse.Namespace, context: Context) -> JsonObject:
-    """Return the invitation as an argument of the agent's command; none, where the agent is to ask for it."""
+def _pair_args(args: argparse.Namespace, context: Context) -> JsonObject:
     invitation = " ".join(args.invitation)  # in several words: pasted with blanks or line breaks
     if invitation == "-":
         invitation = _invitation_from_stdin(context)
     if len(invitation) > INVITATION_CHARS_MAX:
         message = f"an invitation has at most {INVITATION_CHARS_MAX} characters"
         raise LocalError(message, hint="token-relay companion pair shows one")
-    return {"invitation": invitation} if invitation else {}
+    given = {"invitation": invitation or None, "as": args.name}
+    return {"yes": args.yes, **{key: value for key, value in given.items() if value is not None}}
 
 
 def _invitation_from_stdin(context: Context) -> str:
@@ -219,10 +218,7 @@ def handoff(
 
 def replace(args: argparse.Namespace, context: Context) -> int:
     """``phone replace``: returns 6 while the new companion has no grant yet, or the old one still has its own."""
-    more: JsonObject = {"yes": args.yes, **_invitation(args, context)}
-    if args.name is not None:
-        more["as"] = args.name
-    return handoff(args, context, "replace", more)
+    return handoff(args, context, "replace", _pair_args(args, context))
 
 
 def cancel(args: argparse.Namespace, context: Context) -> int:
