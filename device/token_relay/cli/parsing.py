@@ -17,7 +17,7 @@ from token_relay.protocol.errors import LocalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
     from typing import NoReturn, TextIO
 
 DONE, FAILED, USAGE, NOT_RUNNING, PERSON, REFUSED, PENDING = range(7)
@@ -74,6 +74,15 @@ class Parser(argparse.ArgumentParser):
             text if "\n " in text else textwrap.fill(" ".join(text.split()), HELP_COLUMNS) for text in paragraphs
         )
         return super().format_help()
+
+    def parse_known_args(  # type: ignore[override]  # as argparse calls it
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Let a subcommand refuse what it does not know itself: its own usage helps."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and " " in self.prog:  # as those below another have it
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, so that ``--json`` can answer with an object here too."""
@@ -168,7 +177,7 @@ def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command
             continue
         leaf = group.add_parser(name, help=command.help, description=command.description, examples=command.examples)
         command.options(leaf)
-        leaf.set_defaults(run=command.run)
+        leaf.set_defaults(run=command.run, prog=leaf.prog)
 
 
 def agent_options(parser: argparse.ArgumentParser, kind: str) -> None:

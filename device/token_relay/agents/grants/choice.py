@@ -136,7 +136,7 @@ def ambiguous(several: tuple[Candidate, ...]) -> TokenRefused:
     detail = f"several grants fit: {'; '.join(words)}{more}"
     for what in ("account", "issuer", "phone"):  # the first that tells all of them apart
         if len({getattr(grant, what) for grant in grants}) == len(grants):
-            return TokenRefused("ambiguous", detail, f"say which: name the {what}", grants=grants)
+            return TokenRefused("ambiguous", detail, f"say which {what}, as with --{what}", grants=grants)
     return TokenRefused("ambiguous", detail, "say which: name the account and the issuer or phone", grants=grants)
 
 
