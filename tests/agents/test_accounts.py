@@ -232,6 +232,16 @@ async def test_who_moved_a_grant_and_signed_in_again_is_one_account_and_signs_ou
         assert [row.account for row in await world.phone.rows(Grant)] == [SECOND]
 
 
+async def test_all_grants_of_one_account_are_signed_out_together() -> None:
+    async with running() as world:
+        first = await world.phone.one(Grant)
+        other = replace(first, grant_id="f" * 32, client_id="an earlier one")
+        await world.phone.vault.run(lambda tx: tx.put(other))
+        await world.phone.sign_in(SECOND)
+        await world.phone.agent.accounts.sign_out(FIRST, Nobody())
+        assert [row.account for row in await world.phone.rows(Grant)] == [SECOND]
+
+
 async def test_what_was_moved_is_gone_before_the_provider_is_asked_about_anything() -> None:
     async with running("strict") as world:
         await world.phone.sign_in(SECOND)

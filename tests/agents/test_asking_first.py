@@ -55,7 +55,7 @@ class Asked:
 
 async def run(world: World, command: str, args: dict[str, Any], person: Asked) -> dict[str, Any]:
     """Run a command as the control socket does."""
-    runtime: Any = SimpleNamespace(channel=None, clock=world.clock, kind="phone")
+    runtime: Any = SimpleNamespace(channel=world.phone.agent.turns.channel, clock=world.clock, kind="phone")
     http: Any = None  # none of them asks the provider
     phone, watch = PhoneCommands(runtime, world.phone.agent, http), _CompanionCommands(runtime, world.watch.agent, http)
     handler: Any = {"companion forget": watch.forget, "forget_phone": watch.forget_phone}.get(command)
@@ -127,6 +127,18 @@ async def test_only_true_is_a_yes_beforehand(yes: Any) -> None:
     assert person.questions == [("confirm", "really?")]
     await confirm({"yes": True}, person, "really?")
     assert len(person.questions) == 1
+
+
+@pytest.mark.asyncio
+async def test_the_check_numbers_are_compared_unless_true_says_that_they_are() -> None:
+    async with running(paired=False) as world:
+        for yes in ("true", 1, False):
+            invitation = await world.watch.agent.invitations.show()
+            person = Asked("no")
+            with pytest.raises(PersonNeededError, match="check number was not confirmed"):
+                await run(world, "pair", {"invitation": invitation, "yes": yes}, person)
+            assert [kind for kind, _ in person.questions] == ["confirm"]
+            assert await world.phone.rows(Pairing) == []
 
 
 # -- The questions -----------------------------------------------------------------------------------------

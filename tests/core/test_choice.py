@@ -146,3 +146,22 @@ def test_a_list_of_ambiguous_grants_is_bounded_and_holds_no_secret() -> None:
     answer = ambiguous(many)
     assert len(answer.grants) == 16 and "and 24 more" in answer.detail
     assert "person 3 at https://login.example from anns" in answer.detail and "rt" not in str(answer.grants)
+
+
+@pytest.mark.parametrize(
+    ("two", "which"),
+    [
+        ([("ann", "i1", "p1"), ("bob", "i2", "p2")], " account, as with --account"),
+        ([("ann", "i1", "p1"), ("ann", "i2", "p2")], " issuer, as with --issuer"),
+        ([("ann", "i1", "p1"), ("ann", "i1", "p2")], " phone, as with --phone"),
+        ([("ann", "i1", "p1"), ("ann", "i1", "p2"), ("bob", "i2", "p1")], ": name the account and the issuer or phone"),
+    ],
+)
+def test_who_asks_is_told_the_one_thing_that_tells_all_of_them_apart(
+    two: list[tuple[str, str, str]], which: str
+) -> None:
+    many = [
+        Candidate(replace(GRANT, account=account, issuer=issuer), None, NamedPhone(phone, phone, is_primary=True))
+        for account, issuer, phone in two
+    ]
+    assert ambiguous(tuple(many)).action == f"say which{which}"

@@ -17,7 +17,6 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from unicodedata import category
 
 from token_relay.agents.device_names import NAME_CHARS_MAX
 from token_relay.agents.ports import Now, Transaction
@@ -214,4 +213,4 @@ def _of_devices(rows: Sequence[Json], by: Callable[[str, str, str, Mapping[str, 
 
 def printable(name: str) -> str:
     """Return a device's name without what does not print, or turns the direction of what follows it."""
-    return "".join(c if c.isprintable() and category(c) != "Cf" else "?" for c in name[:NAME_CHARS_MAX])
+    return "".join(c if c.isprintable() else "?" for c in name[:NAME_CHARS_MAX])

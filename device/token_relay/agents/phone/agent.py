@@ -298,7 +298,7 @@ class PhoneAgent:
             grant.grant_id: grant
             for grant in await self.accounts.grants()
             if (grant.client_id, grant.profile) == (self.settings.client_id, self.settings.profile.name)
-            and (may_be_sent(grant) or (grant.refresh_token is not None and grant.state in USABLE))
+            and may_be_sent(grant)
         }
         if not own:
             raise PersonNeededError("nobody is signed in on this phone", hint=sign_in)
