@@ -18,7 +18,7 @@ SHOWN_CHARS = 6  # of an id, beside a name
 NEAR_MAX = 3  # names that a mistyped word may stand for
 LISTED_MAX = 8  # names in an error; a hub has thousands of devices
 NAME_CHARS_MAX = 64  # as a device's own name in PAIR1, PAIR2 and HELLO
-NAME_RULE = f"a name has 1 to {NAME_CHARS_MAX} printable characters, without spaces around it"
+NAME_RULE = f"a name has 1 to {NAME_CHARS_MAX} printable characters, no spaces around it and no - in front"
 # Printable to Python, and nothing to the eye: blanks, fillers, joiners and selectors (Default_Ignorable_Code_Point).
 _UNSEEN = re.compile(
     r"[\s\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -66,8 +66,8 @@ def _meant(word: str, known: Sequence[tuple[str, str]]) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a person may call a device so: they must be able to see it."""
-    is_clean = text.isprintable() and text == text.strip()
+    """Return whether a person may call a device so: they must be able to see it, and no command takes it for an option."""
+    is_clean = text.isprintable() and text == text.strip() and not text.startswith("-")
     return len(text) <= NAME_CHARS_MAX and is_clean and as_seen(text) != ""
 
 

@@ -230,8 +230,11 @@ def name_and_value(value: str) -> tuple[str, str]:
 
 def device_name(value: str) -> str:
     """Take what a device is to be called here."""
-    if not 0 < len(value) <= NAME_CHARS_MAX or not value.isprintable() or value != value.strip():
-        raise argparse.ArgumentTypeError(f"must have 1 to {NAME_CHARS_MAX} printable characters, no blanks around")
+    is_clean = value.isprintable() and value == value.strip() and not value.startswith("-")
+    if not 0 < len(value) <= NAME_CHARS_MAX or not is_clean:
+        raise argparse.ArgumentTypeError(
+            f"must have 1 to {NAME_CHARS_MAX} printable characters, no blanks around and no - in front"
+        )
     return value
 
 

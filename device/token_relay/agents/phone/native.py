@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any, assert_never
 
 from token_relay.agents.elapsed import Stamp
@@ -226,7 +227,7 @@ class Conversation:
         if self._passwords > PASSWORD_TRIES_MAX:
             raise PersonNeededError(
                 f"{PASSWORD_TRIES_MAX} wrong passwords{self._support()}",
-                hint=f"token-relay phone reset-password --username {self._options.username}",
+                hint=f"token-relay phone reset-password --username {quote(self._options.username)}",
             )
         text = f"password of {self._options.username}{', once more' if said else ''}"
         value = await self._ask("password", text)
@@ -331,17 +332,17 @@ def error_of(failure: Failed, username: str) -> RelayError:
     if failure.error in ("unauthorized_client", "invalid_client"):
         return ConfigError(text, hint="switch native authentication on in the app registration of provider.client_id")
     if LOCKED in failure.codes:
-        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {quote(username)}")
     if failure.error == "user_not_found":
         return PersonNeededError(
-            text, hint=f"correct the name; a new account: token-relay phone sign-up --username {username}"
+            text, hint=f"correct the name; a new account: token-relay phone sign-up --username {quote(username)}"
         )
     if failure.error == "user_already_exists":
-        return PersonNeededError(text, hint=f"token-relay phone sign-in --username {username}")
+        return PersonNeededError(text, hint=f"token-relay phone sign-in --username {quote(username)}")
     if failure.error == "interaction_required":
         return PersonNeededError(text, hint="use: token-relay phone sign-in --browser")
     if {50142, 50055} & set(failure.codes):
-        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {quote(username)}")
     return PersonNeededError(text, hint="run the command again" if failure.retryable else "")
 
 
