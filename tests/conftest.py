@@ -20,6 +20,7 @@ NEED_A_BROKER = (
     "tests/channel",
     "tests/chaos",
     "tests/e2e",
+    "tests/pages",
     "tests/certs/test_broker.py",
     "tests/providers",
     "tests/world/test_versions_of_ends.py",

@@ -23,6 +23,7 @@ DEAR = (
     "providers",
     "e2e",
     "demo",
+    "pages",
     "docs/test_testing_page.py",
     "vault",
     "exhaustive",

@@ -22,10 +22,9 @@ CONFIG = "/etc/token-relay/companion.toml"
 PENDING = 6  # the exit code of a rekey whose configuration is written by somebody else
 
 
-# Makes a vault and the program of today what the version before was: what the newest step added is taken away, what it
-# keyed anew is keyed as before, by the vault itself and with its key file, and the program says that it is older. The
-# older program is not run.
-OLDER = """\
+# Makes a vault of today what the version before was: what the newest step added is taken away, what it keyed anew is
+# keyed as before, by the vault itself and with its key file. The older program is not run.
+OLDER_VAULT = """\
 import sqlite3, sys
 from pathlib import Path
 from token_relay.protocol.secret import PrivateKey
@@ -54,10 +53,16 @@ connection.execute("UPDATE meta SET value = ? WHERE name = 'check'", (check,))
 connection.execute(f"PRAGMA user_version = {newest.version - 1}")
 connection.execute("COMMIT")
 connection.close()
+"""
+# And the program says that it is older.
+OLDER = (
+    OLDER_VAULT
+    + """\
 for metadata in Path(sys.prefix).glob("lib/python3*/site-packages/token_relay-*.dist-info/METADATA"):
     lines = metadata.read_text().splitlines(keepends=True)
     metadata.write_text("".join("Version: 0.0.1\\n" if line.startswith("Version: ") else line for line in lines))
 """
+)
 SCHEMA = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version').fetchone()[0])"
 
 

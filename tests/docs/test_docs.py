@@ -56,7 +56,7 @@ HOSTS = {
     "semver.org", "other.invalid", "localhost", "127.0.0.1",
 }  # fmt: skip
 ROOTS = {
-    "opt", "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",  # of the file system
+    "opt", "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr", "var",  # of the file system
     ".well-known", "authorize", "callback", "contoso.onmicrosoft.com", "discovery", "login", "oauth", "oauth2",  # URLs
     "activate", "api", "oidc", "register", "resetpassword", "samlp", "sandbox", "signup", "userinfo", "users", "v1",
     "v2", "v2.0", "wsfed", "redirect.html",

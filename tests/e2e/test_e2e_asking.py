@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -49,6 +51,9 @@ async def test_each_command_that_takes_something_away_asks_first_and_does_nothin
             await terminal.types("y")
             assert await terminal.ended() == 0
             steps = [line for line in terminal.text.splitlines() if line.startswith("  - ")]
+            (object_id,) = re.findall(r"/v1.0/users/([0-9a-f-]{36})/revokeSignInSessions", "\n".join(steps))
+            own = (await phone("token", "--inspect", is_permitted=True)).expect(0).out
+            assert object_id == json.loads(own)["claims"]["oid"]
             assert len(steps) == 5 and f"certs revoke {watch.device_id}" in steps[3], "each step is one line"
         (await watch("token")).expect(4)
 

@@ -179,6 +179,7 @@ class PhoneHandoff:
     signed_in_at: int = 0
     profile: str = ""
     sid: str = ""
+    user_id: str = ""  # as the grant's
 
     @property
     def at(self) -> HandoffKey:
@@ -210,6 +211,7 @@ class PhoneHandoffColumns(TypedDict, total=False):
     is_otp: bool
     signed_in_at: int
     sid: str
+    user_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +318,7 @@ class Grant:
     sid: str = ""
     is_sole: bool = False
     behaviour: str = ""  # of the provider, as JSON, as the phone said it; empty: the profile's
+    user_id: str = ""  # what the provider's administration calls the person (Entra: oid), where the sign-in told it
 
 
 class GrantColumns(TypedDict, total=False):
@@ -351,6 +354,7 @@ class GrantColumns(TypedDict, total=False):
     trace_id: str
     correlation_id: str
     sid: str
+    user_id: str
     is_sole: bool
 
 

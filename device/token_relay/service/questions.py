@@ -38,9 +38,11 @@ def forget_question(pairing: Pairing, live: Sequence[PhoneHandoff]) -> str:
         return f"forget {_device(pairing)}? it is not told, and must be paired again before it can get a grant"
     leased = [row.lease_days for row in live]
     until = "without end" if 0 in leased else f"for up to {max(leased)} days, until its lease ends"
+    is_revoked = all(row.state == "revoking" for row in live)
+    after = "it has not confirmed the revocation" if is_revoked else "`phone revoke` takes it away"
     return (
         f"forget {_device(pairing)} without telling it? {_grants_of(row.account for row in live)} "
-        f"goes on working there {until}; `phone revoke` takes it away"
+        f"goes on working there {until}; {after}"
     )
 
 
@@ -71,7 +73,7 @@ def _at_the_provider(row: PhoneHandoff) -> str:
         case "entra":  # an id_token's subject names the person to its client alone, and Graph wants their object id
             return (
                 f"end all sessions of {row.account}: "
-                f"POST https://graph.microsoft.com/v1.0/users/OBJECT-ID/revokeSignInSessions"
+                f"POST https://graph.microsoft.com/v1.0/users/{row.user_id or 'OBJECT-ID'}/revokeSignInSessions"
             )
         case "auth0":
             user = quote(row.subject, safe="") or "USER-ID"

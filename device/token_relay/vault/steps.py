@@ -125,6 +125,7 @@ STEPS: tuple[SchemaStep, ...] = (
         ),
     ),
     # A device says what it calls itself, and a person may call it otherwise. Nobody knows who named the older ones.
+    # An administrator who has to end a lost device's sessions is told the person's id.
     SchemaStep(
         5,
         (
@@ -135,6 +136,18 @@ STEPS: tuple[SchemaStep, ...] = (
                     _add("own_name", "is_name_given", "INTEGER", 0),
                     _add("is_name_given", "replaced_by", "TEXT", ""),
                 ),
+            ),
+            ChangedTable(
+                "grants",
+                (_add("behaviour", "user_id", "TEXT", ""),),
+                sealed=("refresh_token",),
+                sealed_under="grant:{grant_id}",
+            ),
+            ChangedTable(
+                "phone_handoffs",
+                (_add("sid", "user_id", "TEXT", ""),),
+                sealed=("held_token",),
+                sealed_under="handoff:{pairing_id}:{handoff_id}",
             ),
             NewTable(
                 "own_name",

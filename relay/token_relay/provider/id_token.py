@@ -76,7 +76,8 @@ class Subject:
     """Who signed in: ``sub`` is unique at the issuer; ``name`` and ``username`` are for a person's eyes only.
 
     ``sid`` names the browser session at the provider, where it tells. ``unverified`` says why the signature could not
-    be judged; it is empty when the signature is right.
+    be judged; it is empty when the signature is right. ``user_id`` is what the provider's administration calls the
+    person, where that is not ``sub``: Entra's ``oid``.
     """
 
     sub: str
@@ -84,6 +85,7 @@ class Subject:
     username: str = ""
     sid: str = ""
     unverified: str = ""
+    user_id: str = ""
 
 
 async def fetch_jwks(http: Http, jwks_uri: str | None) -> Jwks | NoKeys:
@@ -171,6 +173,7 @@ def check_id_token(
         username=shown(username),
         sid=str(sid) if _is_name(sid) else "",
         unverified=unverified,
+        user_id=str(claims["oid"]) if _is_name(claims.get("oid")) else "",
     )
 
 

@@ -30,7 +30,7 @@ from token_relay.agents.phone.provider_endpoints import asked_scope, discover
 from token_relay.agents.phone.sign_in import shown_name
 from token_relay.agents.phone.sign_in_advice import no_refresh_token_hint
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import FINISHED, CachedToken, Grant
+from token_relay.agents.records import FINISHED, CachedToken, Grant, GrantColumns
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -153,6 +153,7 @@ class Accounts:
             subject=new.subject,
             account=new.username,
             sid=new.sid,
+            user_id=new.user_id,
             is_sole=not is_imported,
             profile=self.settings.profile.name,
             behaviour=self._behaviour(turn.tx, new.metadata.issuer),
@@ -200,7 +201,13 @@ class Accounts:
     def _adopt(self, turn: Turn, grant_id: str, checked: NewGrant) -> Grant:
         generation = turn.row(Grant, grant_id).generation
         turn.change(Grant, grant_id, **columns_of(lifecycle.Held(generation)))
-        grant = turn.change(Grant, grant_id, subject=checked.subject, account=checked.username, sid=checked.sid)
+        who: GrantColumns = {
+            "subject": checked.subject,
+            "account": checked.username,
+            "sid": checked.sid,
+            "user_id": checked.user_id,
+        }
+        grant = turn.change(Grant, grant_id, **who)
         for older in turn.tx.select(
             Grant, pairing_id="", issuer=grant.issuer, client_id=grant.client_id, subject=grant.subject
         ):

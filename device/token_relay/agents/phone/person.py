@@ -79,6 +79,7 @@ class NewGrant:
     sid: str = ""
     notes: tuple[SignInNote, ...] = ()
     client_id: str = ""
+    user_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,11 @@ class ProviderSignIn:
             new = _noted(new, "id_token_unverified", text)
         # The name that was typed is that of the account only at native sign-in, which sends no nonce.
         typed = new.username if new.nonce is None else ""
-        return await self._named(replace(new, sid=subject.sid), subject.sub, subject.username or typed or subject.name)
+        return await self._named(
+            replace(new, sid=subject.sid, user_id=subject.user_id),
+            subject.sub,
+            subject.username or typed or subject.name,
+        )
 
     async def _named(self, new: NewGrant, sub: str, name: str) -> NewGrant:
         """Return the sign-in with subject and name; the provider is asked for a name that is not known yet.

@@ -185,6 +185,7 @@ class PhoneSteps:
             subject=grant.subject,
             account=grant.account,
             sid=grant.sid,
+            user_id=grant.user_id,
             is_otp=grant.is_otp,
             signed_in_at=grant.signed_in_at,
         )

@@ -156,17 +156,19 @@ def import_token(args: argparse.Namespace, context: Context) -> int:
 
 def phone_pair(args: argparse.Namespace, context: Context) -> int:
     """``phone pair``."""
+    return finish(
+        context, call(args, context, "pair", _pair_args(args, context), sources=Sources(is_confirmed=args.yes))
+    )
+
+
+def _pair_args(args: argparse.Namespace, context: Context) -> JsonObject:
     invitation = " ".join(args.invitation)  # in several words: pasted with blanks or line breaks
     if invitation == "-":
         invitation = _invitation_from_stdin(context)
-    command_args: JsonObject = {"yes": args.yes}
-    if invitation:
-        if len(invitation) > INVITATION_CHARS_MAX:
-            raise LocalError(f"an invitation has at most {INVITATION_CHARS_MAX} characters")
-        command_args["invitation"] = invitation
-    if args.name is not None:
-        command_args["as"] = args.name
-    return finish(context, call(args, context, "pair", command_args, sources=Sources(is_confirmed=args.yes)))
+    if len(invitation) > INVITATION_CHARS_MAX:
+        raise LocalError(f"an invitation has at most {INVITATION_CHARS_MAX} characters")
+    given = {"invitation": invitation or None, "as": args.name}
+    return {"yes": args.yes, **{key: value for key, value in given.items() if value is not None}}
 
 
 def _invitation_from_stdin(context: Context) -> str:
@@ -215,11 +217,7 @@ def handoff(
 
 def replace(args: argparse.Namespace, context: Context) -> int:
     """``phone replace``: returns 6 while the new companion has no grant yet, or the old one still has its own."""
-    text = args.invitation
-    invitation = read_argument_from_stdin(context, "invitation").strip() if text == "-" else text
-    given = {"invitation": invitation, "as": args.name}
-    more: JsonObject = {"yes": args.yes, **{key: value for key, value in given.items() if value is not None}}
-    return handoff(args, context, "replace", more)
+    return handoff(args, context, "replace", _pair_args(args, context))
 
 
 def cancel(args: argparse.Namespace, context: Context) -> int:
