@@ -337,3 +337,29 @@ def test_token_command_imports_the_standard_library_only() -> None:
         "token_relay.host.paths",
         "token_relay.protocol.errors",
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("handoff watch", "handoff is a command of the phone", "token-relay phone handoff"),
+        (
+            "status",
+            "status is a command of the phone and the companion",
+            "token-relay phone status or token-relay companion status",
+        ),
+        ("phnoe status", "argument COMMAND: invalid choice: 'phnoe'; did you mean phone?", "token-relay --help"),
+        (
+            "phone hand-off watch",
+            "argument COMMAND: invalid choice: 'hand-off'; did you mean handoff?",
+            "token-relay phone --help",
+        ),
+        ("phone sign-out --yes", "unrecognized arguments: --yes", "token-relay phone sign-out --help"),
+        ("phone revoke car 13", "unrecognized arguments: 13", "token-relay phone revoke --help"),
+        ("sandbox ctl heal all --foo", "unrecognized arguments: --foo", "token-relay sandbox ctl heal --help"),
+    ],
+)
+def test_a_wrong_line_is_refused_in_the_name_of_the_command_that_was_meant(line: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        cli.parse(line.split())
+    assert (str(refused.value), refused.value.hint) == (message, hint)

@@ -29,7 +29,7 @@ def answer(*rows: dict[str, Any], place: str | None = None, **counts: int) -> di
 
 
 def test_the_list_says_state_name_account_heard_lease_and_next() -> None:
-    sentence = "bring car 13 online; the handoff goes on by itself when it is"
+    sentence = "bring car 13 online; what waits for it goes on by itself then"
     to_do = {"slug": "bring_device_online", "sentence": sentence}
     result = answer(
         row("car 13", "needs_me", next="bring online", heard_at=NOW - 93_600, action=to_do),

@@ -17,7 +17,7 @@ from token_relay.protocol.errors import LocalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
     from typing import NoReturn, TextIO
 
 DONE, FAILED, USAGE, NOT_RUNNING, PERSON, REFUSED, PENDING = range(7)
@@ -74,6 +74,25 @@ class Parser(argparse.ArgumentParser):
             text if "\n " in text else textwrap.fill(" ".join(text.split()), HELP_COLUMNS) for text in paragraphs
         )
         return super().format_help()
+
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads, as it calls this itself
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuse what a command does not know in the command's own name: argparse would in the whole program's."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest and self.get_default("run") is not None:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError:
+            from difflib import get_close_matches
+
+            if not (near := get_close_matches(str(value), map(str, action.choices or ()), n=1)):
+                raise
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; did you mean {near[0]}?") from None
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, so that ``--json`` can answer with an object here too."""
