@@ -138,8 +138,8 @@ def ambiguous(several: tuple[Candidate, ...]) -> TokenRefused:
     names = ("account", "issuer", "phone")
     enough = [(name,) for name in names if len({getattr(grant, name) for grant in grants}) == len(grants)]
     told = [f"--{name} {quote(value)}" for name in (enough or [names])[0] if (value := getattr(grants[0], name))]
-    said = " ".join(told) or "--account ACCOUNT"
-    return TokenRefused("ambiguous", detail, f"say which, such as: token-relay companion token {said}", grants=grants)
+    quoted = " ".join(told) or "--account ACCOUNT"
+    return TokenRefused("ambiguous", detail, f"say which, such as: token-relay companion token {quoted}", grants=grants)
 
 
 def _fits(grant: Grant, query: TokenQuery) -> bool:

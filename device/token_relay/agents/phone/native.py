@@ -52,6 +52,7 @@ QUESTIONS_MAX = 60  # of one conversation; the control socket allows a command a
 STEPS_MAX = 40  # states of one conversation, polls not counted; a provider that wants more is broken
 POLL_WAIT_S_MAX = 300.0  # as Microsoft's SDK waits; after that the outcome is unknown
 VALUE_CHARS_MAX = 256  # of an attribute
+UNKNOWN_CLIENT = 700016  # AADSTS: no such application in this tenant; Entra's reference of error codes
 LOCKED = 50053  # AADSTS: too many wrong passwords; Entra's reference of error codes
 
 AnyFlow = SignInFlow | SignUp | PasswordReset
@@ -329,6 +330,8 @@ def error_of(failure: Failed, username: str) -> RelayError:
         return TransientError(text, hint=action_for(failure.detail, is_phone=True) or _when(failure))
     if failure.error == "invalid_scope":
         return ConfigError(text, hint="correct provider.scope in config.toml")
+    if UNKNOWN_CLIENT in failure.codes:
+        return ConfigError(text, hint="correct provider.client_id or provider.tenant in config.toml")
     if failure.error in ("unauthorized_client", "invalid_client"):
         return ConfigError(text, hint="switch native authentication on in the app registration of provider.client_id")
     if LOCKED in failure.codes:
