@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -250,21 +251,6 @@ def test_help_mentions_every_option_and_the_exit_codes(group: str, name: str, sh
         assert action.help, f"{action.dest} is not explained"
 
 
-@pytest.mark.parametrize(("group", "name"), COMMANDS)
-def test_examples_in_help_parse(group: str, name: str) -> None:
-    import shlex
-
-    examples = cli.commands_of(group)[name].examples.replace("\\\n", " ")
-    for line in examples.splitlines():
-        words = shlex.split(re.sub(r"^.*\$\((.*)\).*$", r"\1", line), posix=True)
-        if "token-relay" not in words:
-            continue
-        words = words[words.index("token-relay") + 1 :]
-        for stop in ("|", "<"):
-            words = words[: words.index(stop)] if stop in words else words
-        assert cli.parse(words).run
-
-
 @pytest.mark.parametrize("group", ["phone", "companion", "certs", "sandbox ctl"])
 def test_help_of_a_group_lists_its_commands(group: str, shell: Shell) -> None:
     ran = shell(*group.split(), "--help")
@@ -346,7 +332,7 @@ def test_token_command_imports_the_standard_library_only() -> None:
         (
             "status",
             "status is a command of the phone and the companion",
-            "token-relay phone status or token-relay companion status",
+            "token-relay phone status, or token-relay companion status",
         ),
         ("phnoe status", "argument COMMAND: invalid choice: 'phnoe'; did you mean phone?", "token-relay --help"),
         (
@@ -363,3 +349,27 @@ def test_a_wrong_line_is_refused_in_the_name_of_the_command_that_was_meant(line:
     with pytest.raises(UsageError) as refused:
         cli.parse(line.split())
     assert (str(refused.value), refused.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("phone replace car --yes -", ["-"]),
+        ("phone replace --yes car RTR1:A", ["RTR1:A"]),
+        ("phone replace car RTR1:A --yes B", ["RTR1:A", "B"]),
+        ("phone pair RTR1:A --as x B C", ["RTR1:A", "B", "C"]),
+        ("phone pair --yes", []),
+    ],
+)
+def test_an_invitation_may_stand_behind_options(line: str, words: list[str]) -> None:
+    args = cli.parse(line.split())
+    assert (args.invitation, getattr(args, "device", "car")) == (words, "car")
+
+
+@pytest.mark.parametrize(("group", "name"), COMMANDS)
+def test_examples_in_help_parse(group: str, name: str) -> None:
+    text = re.sub(r"\\\n *", "", cli.commands_of(group)[name].examples)  # a line that goes on
+    found = re.findall(r"token-relay (.+?)(?= *[|)&;<>]|  |\"|$)", text, re.MULTILINE)
+    assert found or "token-relay" not in text
+    for line in found:  # of a pipe, both ends
+        assert cli.parse(shlex.split(line)).run

@@ -189,7 +189,7 @@ class _Program(Parser):
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if value not in GROUPS and (homes := [name for name in AGENTS if value in commands_of(name)]):
-            lines = " or ".join(f"token-relay {name} {value}" for name in homes)
+            lines = ", or ".join(f"token-relay {name} {value}" for name in homes)
             raise UsageError(f"{value} is a command of the {' and the '.join(homes)}", hint=lines)
         super()._check_value(action, value)
 

@@ -78,10 +78,17 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # argparse's overloads, as it calls this itself
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Refuse what a command does not know in the command's own name: argparse would in the whole program's."""
+        """Refuse what a command does not know in the command's own name: argparse would in the whole program's.
+
+        An argument of several words may stand behind an option too, where argparse has taken it for absent.
+        """
         found, rest = super().parse_known_args(args, namespace)
         if rest and self.get_default("run") is not None:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            many = next((action.dest for action in self._get_positional_actions() if action.nargs == "*"), None)
+            if many is None or any(word.startswith("-") and word != "-" for word in rest):
+                self.error(f"unrecognized arguments: {' '.join(rest)}")
+            setattr(found, many, [*getattr(found, many), *rest])
+            rest = []
         return found, rest
 
     def _check_value(self, action: argparse.Action, value: object) -> None:

@@ -136,8 +136,8 @@ def ambiguous(several: tuple[Candidate, ...]) -> TokenRefused:
     )
     detail = f"several grants fit: {'; '.join(words)}{more}"
     names = ("account", "issuer", "phone")
-    enough = [(name,) for name in names if len({getattr(grant, name) for grant in grants}) == len(grants)]
-    told = [f"--{name} {quote(value)}" for name in (enough or [names])[0] if (value := getattr(grants[0], name))]
+    enough = [name for name in names if len({getattr(grant, name) for grant in grants}) == len(grants)]
+    told = [f"--{name} {quote(value)}" for name in enough[:1] or names if (value := getattr(grants[0], name))]
     quoted = " ".join(told) or "--account ACCOUNT"
     return TokenRefused("ambiguous", detail, f"say which, such as: token-relay companion token {quoted}", grants=grants)
 
