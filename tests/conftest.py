@@ -23,6 +23,8 @@ NEED_A_BROKER = (
     "tests/pages",
     "tests/certs/test_broker.py",
     "tests/providers",
+    "tests/wrong_steps/test_wrong_owner.py",
+    "tests/wrong_steps/test_wrong_usage.py",
     "tests/world/test_versions_of_ends.py",
 )
 NEED_NONE = ("tests/channel/test_topics.py", "tests/channel/test_broker_decoder.py", "tests/chaos/test_chaos_plan.py")

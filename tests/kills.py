@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests import refusals
 from tests.watchdog import HANG_S
 from token_relay.cli.main import main
 
@@ -77,4 +78,5 @@ def nursery(*words: object, program: Path = Path(__file__)) -> Iterator[Callable
 if __name__ == "__main__":
     from token_relay.ca import store  # noqa: F401  # for the forks, which would each import it
 
+    refusals.record()
     serve(sys.argv[1], sys.argv[2:])

@@ -29,6 +29,7 @@ PURE = (
 )
 IMPURE = (  # of these: files that start processes or use sockets, and one test
     "core/test_needs.py",
+    "core/test_refusal_list.py",
     "core/test_not_run.py",
     "core/test_suite.py",
     "core/test_vectors.py::test_the_script_writes_the_very_files_that_are_checked_in",

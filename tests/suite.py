@@ -1,16 +1,21 @@
-"""A pytest plugin for whole runs: slow files first, how many tests there are, and which files took longest.
+"""A pytest plugin for whole runs: slow files first, how many tests there are, and what they have left out.
 
 ``-p tests.suite``. The number collected may not be below the one in ``floor.toml``: a test that is no longer found
-fails the run as one that fails does. A part of the suite (files, ``-k``, ``-m``) is no whole run and is not held to it.
+fails the run as one that fails does, and so does a refusal of the source that no test has met (``tests/refusals.py``).
+A part of the suite (files, ``-k``, ``-m``) is no whole run and is not held to it.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import tomllib
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from tests import refusals
 
 TESTS = Path(__file__).parent
 FLOOR = TESTS / "floor.toml"
@@ -22,6 +27,7 @@ DEAR = (
     "chaos",
     "providers",
     "e2e",
+    "wrong_steps",
     "demo",
     "pages",
     "docs/test_testing_page.py",
@@ -57,6 +63,7 @@ class Suite:
     def __init__(self) -> None:
         self.collected = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.unmet: list[refusals.Refusal] = []
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -78,8 +85,11 @@ class Suite:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Fail a whole run that has too few tests."""
-        if self.is_too_small(session.config) and session.exitstatus in (0, pytest.ExitCode.OK):
+        """Fail a whole run that has too few tests, or has not met every refusal."""
+        if self.is_whole(session.config) and not session.config.getoption("--world"):
+            self.unmet = refusals.missing(refusals.begin())
+        is_wrong = self.is_too_small(session.config) or self.unmet
+        if is_wrong and session.exitstatus in (0, pytest.ExitCode.OK):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @staticmethod
@@ -89,10 +99,15 @@ class Suite:
 
     def is_too_small(self, config: pytest.Config) -> bool:
         """Whether tests have got lost."""
+        return self.collected < self.least(config) and self.is_whole(config)
+
+    @staticmethod
+    def is_whole(config: pytest.Config) -> bool:
+        """Whether this process has seen a whole run."""
         is_named = config.args_source is pytest.Config.ArgsSource.ARGS and not config.getoption("--world")
         is_part = bool(is_named or config.option.keyword or config.option.markexpr or config.option.collectonly)
         is_worker = hasattr(config, "workerinput")
-        return self.collected < self.least(config) and not is_part and not is_worker
+        return not is_part and not is_worker
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say which files took longest, and how many tests there are."""
@@ -103,8 +118,21 @@ class Suite:
         terminalreporter.write_line(f"{self.collected} tests collected, {least} at least")
         if self.is_too_small(terminalreporter.config):
             terminalreporter.write_line("error: tests have got lost; the floor stands in tests/floor.toml", red=True)
+        if self.unmet:
+            terminalreporter.write_line("error: no test has met these refusals; see tests/refusals.toml", red=True)
+        for refusal in self.unmet:
+            terminalreporter.write_line(f"    {refusal}", red=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the plugin, in workers too: the order must be the same everywhere."""
     config.pluginmanager.register(Suite(), "suite")
+    if refusals.VARIABLE not in os.environ:
+        directory = refusals.begin()
+        config.add_cleanup(lambda: _forget(directory))
+    refusals.record()
+
+
+def _forget(directory: Path) -> None:
+    del os.environ[refusals.VARIABLE]
+    shutil.rmtree(directory)

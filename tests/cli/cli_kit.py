@@ -163,7 +163,7 @@ class Agent:
         stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
         async def serve() -> None:
-            control = ControlServer(self.handlers, owner_uid=os.geteuid())
+            control = ControlServer(self.handlers, owner_uid=os.geteuid(), kind="phone")
             tokens = TokenApi(self, Policy(os.geteuid()), clock=SystemClock(), transfers=self)
             await control.start(self.directory / "control.sock")
             await tokens.start(self.directory / "token.sock")

@@ -328,11 +328,11 @@ def test_token_command_imports_the_standard_library_only() -> None:
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("handoff watch", "handoff is a command of the phone", "token-relay phone handoff"),
+        ("handoff watch", "handoff is a command of the phone", "token-relay phone handoff --help"),
         (
             "status",
             "status is a command of the phone and the companion",
-            "token-relay phone status, or token-relay companion status",
+            "token-relay phone status --help, or token-relay companion status --help",
         ),
         ("phnoe status", "argument COMMAND: invalid choice: 'phnoe'; did you mean phone?", "token-relay --help"),
         (

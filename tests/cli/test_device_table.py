@@ -175,3 +175,11 @@ def test_events_name_a_device_for_people_and_have_both_in_json(shell: Shell, age
         shown = shell("phone", "events", *home).out
         assert "kitchen" in shown and "a" * 26 not in shown
         assert json.loads(shell("phone", "events", "--json", *home).out) == {"events": [event]}
+
+
+def test_the_next_page_is_asked_for_with_the_options_of_this_one(shell: Shell, agent: Agent) -> None:
+    agent.replies("devices", answer(row("hall"), place="0." + "a" * 26))
+    with agent.running():
+        for options in ("", "--only needs-me ", "--limit 1 ", "--only needs-me --limit 1 "):
+            line = shell("phone", "devices", *options.split(), "--home", str(agent.directory)).out.splitlines()[-1]
+            assert line == f"more: token-relay phone devices {options}--after 0.{'a' * 26}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,19 @@ ROOT = Path(__file__).parents[2]
 PLUGIN = """
 from tests import suite
 suite.floor = lambda: {{"tests": {least}, "world": 0}}
+suite.refusals.missing = lambda directory: {unmet}
 from tests.suite import *
 from tests.conftest import pytest_addoption
 """
 
 
-def run(directory: Path, *words: str, least: int) -> subprocess.CompletedProcess[str]:
+def run(directory: Path, *words: str, least: int, unmet: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     (directory / "test_a.py").write_text(
         "import pytest\n\n@pytest.mark.parametrize('n', range(5))\ndef test_one(n): ...\n"
     )
     (directory / "test_b.py").write_text("def test_two(): ...\n")
     (directory / "pytest.ini").write_text("[pytest]\n")
-    (directory / "plugin.py").write_text(PLUGIN.format(least=least))
+    (directory / "plugin.py").write_text(PLUGIN.format(least=least, unmet=list(unmet)))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "plugin", "-p", "no:cacheprovider", *words],
         check=False,
@@ -53,8 +55,15 @@ def test_fewer_tests_than_there_were_fail_the_run(
     assert "test_a.py" in ran.stdout.partition("slowest files")[2]
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2", "--dist", "loadfile")], ids=["alone", "workers"])
+def test_a_refusal_that_no_test_has_met_fails_the_run(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    ran = run(tmp_path, *workers, least=6, unmet=["relay/x.py:7 in open: 'wrong length'"])
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert ran.stdout.count("relay/x.py:7 in open: 'wrong length'") == 1
+
+
 def test_a_part_is_held_to_nothing(tmp_path: Path) -> None:
-    assert run(tmp_path, "-k", "two", least=7).returncode == 0
+    assert run(tmp_path, "-k", "two", least=7, unmet=["x"]).returncode == 0
 
 
 def test_the_floor_never_sinks() -> None:

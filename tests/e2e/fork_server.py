@@ -38,14 +38,14 @@ def preload() -> None:
     """Import what any program may import, in the order in which an agent would begin."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     importlib.import_module("token_relay.cli.structlog_without_rich")  # first: structlog must not find rich
-    for package in ("device", "relay"):
-        root = importlib.import_module(package)
-        for found in pkgutil.walk_packages(root.__path__, f"{package}.", onerror=lambda _: None):
-            if not set(found.name.split(".")) & set(FORBIDDEN):
-                try:
-                    importlib.import_module(found.name)
-                except ImportError:  # an extra that is not installed
-                    continue
+    halves = importlib.import_module("token_relay")  # a namespace of two folders
+    for found in pkgutil.walk_packages(halves.__path__, f"{halves.__name__}.", onerror=lambda _: None):
+        if not set(found.name.split(".")) & set(FORBIDDEN):
+            try:
+                importlib.import_module(found.name)
+            except ImportError:  # an extra that is not installed
+                continue
+    assert "token_relay.service.runtime" in sys.modules, "nothing was found to import"
 
 
 def show_as(words: list[str]) -> None:
@@ -135,6 +135,7 @@ def main() -> int:
     """Serve; and in each fork, be the command line."""
     control = socket.socket(fileno=int(sys.argv[1]))
     preload()
+    importlib.import_module("tests.refusals").record()
     gc.disable()
     gc.freeze()  # what is loaded is never garbage; a fork that checked it would copy its pages
     control.send(b"{}")

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
+from tests import refusals
 from tests.e2e.fork_server import REQUEST_BYTES_MAX, ROOM_BYTES
 from tests.watchdog import HANG_S
 
@@ -34,14 +35,14 @@ class ForkServer:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        cached = {name: value for name, value in os.environ.items() if name == "PYTHONPYCACHEPREFIX"}
+        ours = {name: value for name, value in os.environ.items() if name == "PYTHONPYCACHEPREFIX"}
         with theirs:
             fd = str(theirs.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.e2e.fork_server", fd, "-" * ROOM_BYTES],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={"PATH": os.environ.get("PATH", "")} | cached | dict(env),
+                env={"PATH": os.environ.get("PATH", "")} | ours | refusals.inherited() | dict(env),
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
             )

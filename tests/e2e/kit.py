@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from tests import refusals
 from tests.channel.mosquitto import Mosquitto
 from tests.e2e.agents import OTP_USER, PASSWORD, PASSWORD_USER, Agent, Companion, Phone, pair, ready
 from tests.e2e.processes import COMMAND, Program, Ran, eventually
@@ -119,7 +120,8 @@ class World:
     ) -> Program:
         """Start ``token-relay``, or another ``command``, with these words; it is ended with the world."""
         command = command or (COMMAND if self.by_exec else ())
-        program = await Program.start(*words, env=self.env, cwd=self.directory, stdin=stdin, command=command)
+        env = self.env | (refusals.inherited() if command else {})
+        program = await Program.start(*words, env=env, cwd=self.directory, stdin=stdin, command=command)
         self.programs.append(program)
         self._seen_by_others.append((" ".join(words), program.seen_by_others()))
         if is_permitted:

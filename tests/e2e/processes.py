@@ -148,7 +148,7 @@ class Program:
         """Write to its standard input and close it."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):  # it has said no before it read
-            self.process.stdin.write(text.encode())
+            self.process.stdin.write(text.encode(errors="surrogateescape"))
             await self.process.stdin.drain()
         self.process.stdin.close()
 

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests import refusals
 from tests.watchdog import HANG_S
 
 ROOT = Path(__file__).parents[2]
 # getpass asks the controlling terminal, so the command has to have one.
 START = (
     "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "from tests import refusals; refusals.record(); "
     "from token_relay.cli.main import main; sys.exit(main())"
 )
 
@@ -41,7 +43,7 @@ class Terminal:
                 stdin=slave,
                 stdout=slave,
                 stderr=slave,
-                env={**env, "PYTHONPATH": str(ROOT), "TERM": "dumb", "NO_COLOR": "1"},
+                env={**env, **refusals.inherited(), "PYTHONPATH": str(ROOT), "TERM": "dumb", "NO_COLOR": "1"},
                 cwd=cwd,
                 start_new_session=True,
             )
@@ -74,7 +76,7 @@ class Terminal:
 
     async def types(self, line: str) -> None:
         """Type a line and press return."""
-        await asyncio.to_thread(os.write, self._master, line.encode() + b"\n")
+        await asyncio.to_thread(os.write, self._master, line.encode(errors="surrogateescape") + b"\n")
 
     async def ended(self) -> int:
         """Wait for the end; returns the exit code."""

@@ -20,14 +20,18 @@ from token_relay.protocol.identity import KeyPair
 
 pytestmark = pytest.mark.asyncio
 
+ROOT = Path(__file__).parents[2]
 SHIFTED_CLOCK = """#!{python}
 import sys, time
 from pathlib import Path
 
 boot, shift = time.clock_gettime, Path({shift!r})
 time.clock_gettime = lambda which: boot(which) + (float(shift.read_text()) if which == time.CLOCK_BOOTTIME else 0)
+sys.path.insert(0, {root!r})
+from tests import refusals
 from token_relay.cli.main import main
 
+refusals.record()
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -36,7 +40,7 @@ def shifted_clock(into: Path) -> tuple[tuple[str, ...], Path]:
     """Return a command whose boot time is ahead by as many seconds as a file says, and the file."""
     shift, launcher = into / "shift", into / "token-relay"
     shift.write_text("0")
-    launcher.write_text(SHIFTED_CLOCK.format(python=sys.executable, shift=str(shift)))
+    launcher.write_text(SHIFTED_CLOCK.format(python=sys.executable, shift=str(shift), root=str(ROOT)))
     launcher.chmod(0o755)
     return (str(launcher),), shift
 

@@ -59,6 +59,7 @@ class World:
                 "bad-result": self.bad_result,
                 "count": self.count,
             },
+            kind="phone",
             owner_uid=os.geteuid(),
             goes_on=("handoff",),
         )
@@ -255,7 +256,8 @@ async def test_unknown_command_is_wrong_usage_and_names_the_known(world: World) 
     with pytest.raises(ClientError) as caught:
         await call(world, "explode")
     assert (caught.value.code, caught.value.exit_code) == ("unknown_command", 2)
-    assert "count, fail, handoff" in caught.value.hint
+    assert "count, fail, handoff" in str(caught.value)
+    assert caught.value.hint == "token-relay phone --help"
 
 
 @pytest.mark.asyncio
@@ -432,7 +434,7 @@ async def test_thirty_third_command_is_told_to_come_again(world: World) -> None:
 @pytest.mark.asyncio
 async def test_second_server_is_refused(world: World) -> None:
     with pytest.raises(ConfigError, match="already running"):
-        await ControlServer({}, owner_uid=os.geteuid()).start(world.path)
+        await ControlServer({}, owner_uid=os.geteuid(), kind="phone").start(world.path)
     assert await call(world, "status") == {"args": {}, "is_attended": True}
 
 

@@ -31,7 +31,7 @@ class NoTokens:
 
 
 def control() -> Server:
-    return ControlServer({}, owner_uid=os.geteuid())
+    return ControlServer({}, owner_uid=os.geteuid(), kind="phone")
 
 
 def tokens() -> Server:

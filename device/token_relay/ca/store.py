@@ -161,7 +161,7 @@ def init(
         set_aside = None
         if (ca_dir / INDEX).exists():
             if not force:
-                raise LocalError(f"{ca_dir} holds a CA", hint="--force replaces it, and all devices with it")
+                raise LocalError(f"{ca_dir} holds a CA", hint="--force replaces it; every device then needs a new one")
             set_aside = _set_aside(ca_dir)
         authority = pki.make_authority(_new_key(), serial=_new_serial(), now=now)
         write_atomic(ca_dir / CA_KEY, pki.private_key_pem(authority.private_key), mode=0o600)
@@ -406,7 +406,7 @@ def _load_index(ca_dir: Path) -> _Index:
         return _Index.model_validate_json(read_bytes(path, size_max=INDEX_BYTES_MAX))
     except ValidationError:
         raise LocalError(
-            f"{path} is damaged", hint="restore it from a backup; without it nothing can be revoked"
+            f"{path} is damaged", hint="restore index.json from a backup: without it nothing can be revoked"
         ) from None
 
 
@@ -415,7 +415,7 @@ def _checked_out(out: Path) -> Path:
     if out.exists() and b"-----BEGIN CERTIFICATE-----" not in read_bytes(out, size_max=pki.PEM_BYTES_MAX):
         raise LocalError(f"{out} exists and is no certificate", hint="give another --out")
     if not out.parent.is_dir():
-        raise LocalError(f"{out.parent} is no directory")
+        raise LocalError(f"{out.parent} is no directory", hint="give another --out")
     return out
 
 
@@ -444,9 +444,7 @@ def _check_place(ca_dir: Path) -> None:
             if directory.exists():
                 check_directory(directory)
         except VaultError as exc:
-            raise LocalError(
-                str(exc), hint="run this as its owner, or name a directory of your own with --dir"
-            ) from exc
+            raise LocalError(str(exc), hint="name a directory of your own with --dir") from exc
 
 
 @contextmanager

@@ -21,17 +21,18 @@ NARROW_CHARS = 8  # a name or an account is not cut below this
 GAP = "  "
 
 
-def lines_of(result: Mapping[str, object], *, width: int | None, in_ascii: bool = False) -> list[str]:
+def lines_of(result: Mapping[str, object], *, width: int | None, in_ascii: bool = False, asked: str = "") -> list[str]:
     """Return heading, one line a device, the counts, and what to do next; ``width``: None cuts nothing.
 
-    ``result`` is the agent's answer to ``devices``; what a newer agent adds is left out.
+    ``result`` is the agent's answer to ``devices``; what a newer agent adds is left out. ``asked``: the options of a
+    page, which the next one has too.
     """
     listed = result.get("devices")
     rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
     lines = _table(rows, _whole(result.get("now")), width, in_ascii=in_ascii) if rows else []
     lines.append(summary_text(result.get("summary")))
     if isinstance(place := result.get("next"), str) and place:
-        lines.append(f"more: token-relay phone devices --after {clean(place)}")
+        lines.append(f"more: token-relay phone devices {asked}--after {clean(place)}")
     lines += _next(rows, width)
     return lines
 

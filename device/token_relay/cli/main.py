@@ -102,8 +102,10 @@ def _spell_what_the_terminal_cannot() -> None:
 
 
 def _run(context: Context, given: Sequence[str]) -> int:
+    prog = "token-relay"
     try:
         args = parse(given)
+        prog = args.prog
         module, _, function = str(args.run).partition(":")
         code: int = getattr(importlib.import_module(f"{PACKAGE}.{module}"), function)(args, context)
     except SystemExit as exc:  # --help and --version end here
@@ -114,7 +116,7 @@ def _run(context: Context, given: Sequence[str]) -> int:
         context.note("interrupted")
         return INTERRUPTED
     except RelayError as exc:
-        return _fail(context, exc)
+        return _fail(context, exc, prog)
     except Exception as exc:
         return _internal_error(context, exc)
     return code
@@ -151,7 +153,7 @@ def parser_of(named: Container[str]) -> argparse.ArgumentParser:
             command = commands_of(name)[name]
             leaf = groups.add_parser(name, help=help_text, description=command.description, examples=command.examples)
             command.options(leaf)
-            leaf.set_defaults(run=command.run)
+            leaf.set_defaults(run=command.run, prog=leaf.prog)
             if name == "sandbox":
                 _add_ctl(leaf, named)
     return parser
@@ -189,7 +191,7 @@ class _Program(Parser):
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if value not in GROUPS and (homes := [name for name in AGENTS if value in commands_of(name)]):
-            lines = ", or ".join(f"token-relay {name} {value}" for name in homes)
+            lines = ", or ".join(f"token-relay {name} {value} --help" for name in homes)
             raise UsageError(f"{value} is a command of the {' and the '.join(homes)}", hint=lines)
         super()._check_value(action, value)
 
@@ -211,8 +213,10 @@ class _Version(argparse.Action):
 # -- Errors ------------------------------------------------------------------------------------------------
 
 
-def _fail(context: Context, error: RelayError) -> int:
+def _fail(context: Context, error: RelayError, prog: str = "token-relay") -> int:
     """Report the error and return its exit code."""
+    from token_relay.cli.advice import advice
+
     match error:
         case UsageError():
             slug, code = "usage", USAGE
@@ -228,7 +232,7 @@ def _fail(context: Context, error: RelayError) -> int:
     slug, code = str(getattr(error, "code", slug)), int(getattr(error, "exit_code", code))
     if isinstance(error, UsageError) and error.usage:
         context.note(error.usage)
-    _report(context, slug, str(error), error.hint, code)
+    _report(context, slug, str(error), advice(error, prog), code)
     return code
 
 

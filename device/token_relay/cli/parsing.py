@@ -194,7 +194,7 @@ def add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Command
             continue
         leaf = group.add_parser(name, help=command.help, description=command.description, examples=command.examples)
         command.options(leaf)
-        leaf.set_defaults(run=command.run)
+        leaf.set_defaults(run=command.run, prog=leaf.prog)
 
 
 def agent_options(parser: argparse.ArgumentParser, kind: str) -> None:

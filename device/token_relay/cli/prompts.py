@@ -233,7 +233,8 @@ class Prompts:
         print(text, end=" ", file=self._context.stderr, flush=True)
         try:
             typed = self._context.stdin.readline(SECRET_CHARS_MAX).strip()
-        except UnicodeDecodeError:
+            typed.encode()  # a terminal of no language leaves octets as surrogates
+        except UnicodeError:
             raise LocalError(f"{text}: the answer is not text") from None
         return typed
 
@@ -334,7 +335,8 @@ def _place(path: str) -> str:
 def _line(stream: TextIO, what: str) -> str:
     try:
         line = stream.readline(SECRET_CHARS_MAX + 2)
-    except UnicodeDecodeError:
+        line.encode()
+    except UnicodeError:
         raise LocalError(f"{what}: standard input is not text") from None
     line = line.removeprefix("\ufeff").rstrip("\r\n")
     if not line:
@@ -387,7 +389,8 @@ def _output_of(command: str) -> str:
             finally:
                 process.kill()  # harmless when it has ended; else it must not run on
     except OSError as exc:
-        raise LocalError(f"--otp-command: {name} cannot be run: {exc.strerror}") from exc
+        message = f"--otp-command: {name} cannot be run: {exc.strerror}"
+        raise LocalError(message, hint="name a program that is there after --otp-command") from exc
     if status != 0:
         raise LocalError(f"--otp-command: {name} failed with status {status}")
     return octets.decode("utf-8-sig", errors="replace").strip()

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from token_relay.host.config import AgentConfig, settings
+from token_relay.host.config import MODELS, AgentConfig, settings
 from token_relay.host.provider_behaviour import ProfileFile, problem_of
 from token_relay.protocol.errors import ConfigError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Password
@@ -123,6 +123,9 @@ def load_config(model: type[C], path: Path) -> C:
     text = read_own_text(path, CONFIG_BYTES_MAX, what="configuration", forbidden=0o022)
     result = check_config(model, text, path.parent.absolute())
     if isinstance(result, tuple):
+        for kind, other in MODELS.items():
+            if other is not model and not isinstance(check_config(other, text, path.parent.absolute()), tuple):
+                raise ConfigError(f"{path} is the configuration of a {kind}", hint=f"token-relay {kind} --help")
         raise ConfigError("\n".join(problem.in_file(str(path)) for problem in result))
     return result
 

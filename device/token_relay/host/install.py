@@ -179,7 +179,8 @@ def check_program(program: Path) -> None:
     check_name(program)
     if len(program.parts) > 1 and program.parts[1] in HOMES:
         raise ConfigError(
-            f"the services cannot see {program}: homes are hidden from them", hint=f"install the program in {PROGRAM}"
+            f"the services cannot see {program}: homes are hidden from them",
+            hint=f"install the program elsewhere, as in --program {PROGRAM}",
         )
 
 

@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from token_relay.agents.failures import where
 from token_relay.agents.token_source import Peer
 from token_relay.apps.policy import ROOT_UID
+from token_relay.host.paths import Kind
 from token_relay.host.systemd import UnixListener, open_listener, peer_of
 from token_relay.protocol.errors import (
     ConfigError,
@@ -346,11 +347,14 @@ class _Session:
 class ControlServer:
     """Serves an agent's commands. ``goes_on`` names those that run to their end without their client."""
 
-    def __init__(self, handlers: Mapping[str, Handler], *, owner_uid: int, goes_on: Collection[str] = ()) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], *, owner_uid: int, kind: Kind, goes_on: Collection[str] = ()
+    ) -> None:
         unknown = set(goes_on) - set(handlers)
         assert not unknown, f"no handler for {sorted(unknown)}"
         self._handlers = dict(handlers)
         self._goes_on = frozenset(goes_on)
+        self._kind = kind
         self._owner_uid = owner_uid
         self._sessions: set[asyncio.Task[object]] = set()
         self._listener: UnixListener | None = None
@@ -429,11 +433,9 @@ class ControlServer:
         handler = self._handlers.get(request.command)
         if handler is None:
             known = ", ".join(sorted(self._handlers))
-            await session.send(
-                _error(
-                    "unknown_command", f"no command {request.command!r}", hint=f"one of: {known}", exit_code=EXIT_USAGE
-                )
-            )
+            message = f"this {self._kind}'s agent has no command {request.command!r}, only {known}"
+            hint = f"token-relay {self._kind} --help"
+            await session.send(_error("unknown_command", message, hint=hint, exit_code=EXIT_USAGE))
             return
         log.debug("control_command_started", command=request.command, uid=peer.uid, pid=peer.pid)
         await session.run(handler, request, goes_on=request.command in self._goes_on)

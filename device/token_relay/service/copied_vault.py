@@ -43,7 +43,9 @@ async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
     log.error("vault_copied", detail=WHY, hint=hint)
     locked = _Locked(runtime)
     control = ControlServer(
-        {"status": locked.status, "events": runtime.events, "adopt": locked.adopt}, owner_uid=os.geteuid()
+        {"status": locked.status, "events": runtime.events, "adopt": locked.adopt},
+        owner_uid=os.geteuid(),
+        kind=runtime.kind,
     )
     token_api = TokenApi(locked, runtime.policy(runtime.config), clock=runtime.clock, phones=locked)
     await control.start(_place(runtime, CONTROL_SOCKET))

@@ -137,7 +137,10 @@ def with_setting(text: str, setting: Setting, value: str | None) -> str:
 
 def _toml(text: str) -> str:
     if not text.isprintable() or set(text) & {'"', "\\"}:
-        raise ConfigError(f"{text!a} cannot stand in the configuration", hint="choose a plain name")
+        raise ConfigError(
+            f"{text!a} cannot stand in the configuration",
+            hint="choose a name without quotes, as in --key-file vault-2.key",
+        )
     return f'"{text}"'
 
 

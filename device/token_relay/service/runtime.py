@@ -111,7 +111,7 @@ class Runtime:
         passed = listen_fds(self.home.environment, pid=os.getpid())
         config_file = self.home.config_file
         named = {name: _naming(handler, config_file) for name, handler in handlers.items()}
-        control = ControlServer(named, owner_uid=os.geteuid(), goes_on=goes_on)
+        control = ControlServer(named, owner_uid=os.geteuid(), kind=self.kind, goes_on=goes_on)
         keeper = agent.keeper
         token_api = TokenApi(
             keeper,

@@ -226,7 +226,10 @@ def _examine(
         raise CorruptVaultError(f"{path} has damaged key data")
     kek = kek_of(key, salt)
     if unwrap(wrapped, kek=kek, name=VAULT_DATA_KEY) is None:
-        raise WrongVaultKeyError(f"wrong vault key for {path}", hint="give the key or passphrase it was made with")
+        raise WrongVaultKeyError(
+            f"wrong vault key for {path}",
+            hint=f"bring back the vault.key of {path.parent}",
+        )
     if version > schema_version:
         raise VaultError(
             f"{path} was written by a newer program (schema {version}, this one knows {schema_version})",

@@ -147,7 +147,7 @@ class Lock:
         except OSError as exc:
             os.close(self._descriptor)
             raise VaultError(
-                f"another process uses the vault ({path})", hint="stop the running agent, or ask it instead"
+                f"another process uses the vault ({path})", hint=f"see which one: fuser -v {path}"
             ) from exc
 
     def release(self) -> None:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -121,7 +121,7 @@ def check_host(host: str) -> str:
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
         raise PolicyError(
             f"{_shown(host)} is no host name and no IP address",
-            hint="letters, digits, hyphens and dots; other scripts in their xn-- form; no port, no wildcard",
+            hint="as in: token-relay certs issue broker.example; no port, no wildcard, other scripts as xn--",
         )
     if DEVICE_ID_PATTERN.fullmatch(name):
         raise PolicyError(f"host {name} looks like a device id", hint="use its full name with the domain")
@@ -175,7 +175,7 @@ def parse_csr(data: bytes) -> SigningRequest:
     """
     if len(data) > CSR_BYTES_MAX:
         raise LocalError(f"a signing request has at most {CSR_BYTES_MAX} bytes, this one has {len(data)}")
-    again = "write it again with the device's init, and copy device.csr as it is"
+    again = "give the device.csr that init wrote on the device"
     # The parser is lazy: a broken subject, key or signature algorithm shows up only when it is asked for.
     try:
         csr = x509.load_pem_x509_csr(data)
@@ -187,11 +187,7 @@ def parse_csr(data: bytes) -> SigningRequest:
         raise LocalError("not a readable PEM certificate signing request", hint=again) from exc
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
         raise PolicyError("the request's key is not a P-256 key", hint=again)
-    try:
-        is_signed = csr.is_signature_valid
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as exc:
-        raise LocalError("the request's signature cannot be checked", hint=again) from exc
-    if not is_signed:
+    if not csr.is_signature_valid:
         raise LocalError("the request is not signed with its own key", hint=again)
     if len(names) != 1 or not isinstance(names[0], str):
         raise PolicyError(f"a request has one common name, this one has {len(names)}", hint=again)
@@ -342,7 +338,9 @@ def _sign_leaf(
     assert isinstance(public_key.curve, ec.SECP256R1)
     ca_end = authority.certificate.not_valid_after_utc
     if now >= ca_end:
-        raise LocalError("the CA has expired", hint="make a new one (certs init --force) and sign every device again")
+        raise LocalError(
+            "the CA has expired", hint="make a new one, and sign every device: token-relay certs init --force"
+        )
     issuer_key = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     not_after = min(now + LEAF_LIFETIME, ca_end)
     builder = (

@@ -251,7 +251,7 @@ def _check_times(claims: dict[str, object], now_wall_s: float, *, is_local: bool
             what = "has expired" if name == "exp" else "is in the future"
             hint = "set the clock of this machine"
             if is_local:  # both have one clock, unless a person moved the sandbox's
-                hint = "start the sandbox anew, if `sandbox ctl clock` moved its clock; else set this machine's"
+                hint = "start the sandbox anew if its clock was moved (token-relay sandbox), else set the clock here"
             times = f"{name} {_moment(value)}, the clock here says {_moment(now_wall_s)}"
             raise ProviderError("id_token_time", f"the id_token {what}: {times}", hint=hint)
 

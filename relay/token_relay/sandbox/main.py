@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import re
 import shlex
@@ -110,7 +111,9 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
             try:
                 broker_place = ("127.0.0.1", await broker.start())
             except OSError as exc:
-                raise ConfigError(f"cannot listen on 127.0.0.1:{options.mqtt_port}: {exc.strerror}") from exc
+                raise ConfigError(
+                    f"cannot listen on 127.0.0.1:{options.mqtt_port}: {os.strerror(exc.errno or 0)}"
+                ) from exc
             stack.push_async_callback(_within, broker.stop)
             mqtt = f"mqtt://127.0.0.1:{broker_place[1]}"
         if options.links:

@@ -13,6 +13,7 @@ codes.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -147,7 +148,7 @@ class SandboxServer:
             address = self._host if is_loopback(self._host) else ""
             sock = socket.create_server((address, self._port), family=family)
         except OSError as exc:
-            raise ConfigError(f"cannot listen on {self._host}:{self._port}: {exc.strerror}") from exc
+            raise ConfigError(f"cannot listen on {self._host}:{self._port}: {os.strerror(exc.errno or 0)}") from exc
         port = sock.getsockname()[1]
         shown = f"[{self._host}]" if ":" in self._host else self._host
         base_url = f"{'http' if self._tls is None else 'https'}://{shown}:{port}"

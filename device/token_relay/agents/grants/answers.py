@@ -49,8 +49,7 @@ def decide(
     if isinstance(choice, tuple):
         return None, ambiguous(choice)
     if choice is None:
-        detail = "no grant here fits this phone, account, issuer, audience and scope"
-        return None, TokenRefused("not_found", detail, reauth_action)
+        return None, TokenRefused("not_found", _nothing_for(query), reauth_action)
     grant = choice.best.grant
     match serve_or_refresh(state_of(grant), choice.best.token, query, now):
         case Serve():
@@ -76,6 +75,12 @@ def granted(one: Candidate, now: Now) -> TokenGranted:
         phone=one.phone,
         grant_id=grant.grant_id,
     )
+
+
+def _nothing_for(query: TokenQuery) -> str:
+    asked = {"account": query.account, "issuer": query.issuer, "audience": query.audience, "scope": query.scope}
+    words = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
+    return f"no grant here is for {words}" if words else "there is no grant here"
 
 
 def refusal(grant: Grant, reauth_action: str) -> TokenRefused:

@@ -291,7 +291,10 @@ class Accounts:
         await self._keeper.refresh(grant.grant_id)
         after = await self._turns.run(lambda turn: turn.tx.get(Grant, grant.grant_id))
         if after is None or after.state in FINISHED:
-            raise LocalError("the provider does not accept this refresh token", hint="obtain a new one")
+            raise LocalError(
+                "the provider does not accept this refresh token",
+                hint="obtain a new one, then: token-relay phone import --refresh-token-file FILE",
+            )
         if not after.refreshed:
             raise TransientError(
                 self._keeper.pause_reason(grant.grant_id) or "the provider cannot be reached",

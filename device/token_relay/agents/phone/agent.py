@@ -282,7 +282,7 @@ class PhoneAgent:
                 )
             reason = UNSAFE.get(strategy, "it is not safe with profile {name}").format(name=profile.name)
             raise PolicyError(
-                f"strategy {strategy} is refused: {reason}", hint=f"use one of: {', '.join(profile.strategies)}"
+                f"strategy {strategy} is refused: {reason}", hint=f"--strategy {' or '.join(profile.strategies)}"
             )
         return strategy
 
@@ -340,7 +340,8 @@ class PhoneAgent:
         def step(turn: Turn) -> HandoffKey:
             row = self.steps.open_handoff(turn.tx, pairing)
             if row is None:
-                raise LocalError("no handoff to this device is open", hint="to end a finished one: phone revoke")
+                hint = f"to end a finished one: token-relay phone revoke {pairing.peer_id}"
+                raise LocalError(f"no handoff to {pairing.peer_name} is open", hint=hint)
             if phone_may(state_of(row), "cancel"):  # not while CANCEL is under way
                 self.steps.step(turn, pairing, row.handoff_id, "cancel")
             return row.at

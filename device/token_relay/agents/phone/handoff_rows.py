@@ -166,7 +166,7 @@ def check_strategy(strategy: Strategy, pairing: Pairing) -> None:
     if strategy not in known:
         raise PolicyError(
             f"strategy {strategy} is refused: {pairing.peer_name} does not know it",
-            hint=f"update the program on {pairing.peer_name}, or use one of: {', '.join(known)}",
+            hint=f"update the program on {pairing.peer_name}, or choose --strategy {' or '.join(known)}",
         )
 
 
@@ -174,4 +174,7 @@ def check_scope(wanted: str, granted: str) -> None:
     """Raise ConfigError when a handoff wants more than its grant has."""
     beyond = set(wanted.split()) - set(granted.split())
     if beyond:
-        raise ConfigError(f"scope goes beyond what was granted: {' '.join(sorted(beyond))}", hint=f"granted: {granted}")
+        raise ConfigError(
+            f"scope goes beyond what was granted: {' '.join(sorted(beyond))}",
+            hint=f"ask with --scope for some of: {granted}",
+        )

@@ -92,7 +92,9 @@ class ProviderSignIn:
     ) -> NewGrant | NotSignedIn:
         settings, profile = self._settings, self._settings.profile
         if profile.sign_in != "native":
-            raise ConfigError(f"profile {profile.name} has no native sign-in", hint="use: phone sign-in --browser")
+            raise ConfigError(
+                f"profile {profile.name} has no native sign-in", hint="token-relay phone sign-in --browser"
+            )
         if not options.username:
             raise ConfigError("native authentication needs a user name", hint="add --username")
         base = native_base(settings.url, settings.tenant)

@@ -166,7 +166,8 @@ def _pair_args(args: argparse.Namespace, context: Context) -> JsonObject:
     if invitation == "-":
         invitation = _invitation_from_stdin(context)
     if len(invitation) > INVITATION_CHARS_MAX:
-        raise LocalError(f"an invitation has at most {INVITATION_CHARS_MAX} characters")
+        message = f"an invitation has at most {INVITATION_CHARS_MAX} characters"
+        raise LocalError(message, hint="token-relay companion pair shows one")
     given = {"invitation": invitation or None, "as": args.name}
     return {"yes": args.yes, **{key: value for key, value in given.items() if value is not None}}
 

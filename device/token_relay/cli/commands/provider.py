@@ -128,8 +128,6 @@ def probe(args: argparse.Namespace, context: Context) -> int:
     from token_relay.host.clock import SystemClock
     from token_relay.host.profile_text import profile_text
 
-    if args.username is not None and args.browser:
-        raise UsageError("--username is for a sign-in without a browser")
     args.browser = args.username is None
     sources = replace(sign_in_sources(args), is_confirmed=args.yes)
     config = _config(args)

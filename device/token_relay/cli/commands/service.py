@@ -147,7 +147,7 @@ def _of(args: argparse.Namespace) -> Places:
     from token_relay.host.install import Places
 
     if args.user and args.prefix:
-        raise UsageError("--prefix does not go with --user", hint="their place is ~/.config/systemd/user")
+        raise UsageError("--prefix does not go with --user: their place is ~/.config/systemd/user")
     given = {"--root": args.root, "--prefix": args.prefix or "/usr/local", "--program": args.program or sys.prefix}
     for option, value in given.items():
         if option != "--root" and (not value.startswith("/") or ".." in Path(value).parts):

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     status, body = get_token(path, query, timeout_s=AGENT_TIMEOUT_S + TOKEN_GRACE_S)
     token = body.get("access_token")
     if status != 200 or not isinstance(token, str) or not _is_clean(token):
-        return refused(context, status, body)
+        return refused(context, status, body, prog=args.prog)
     if args.inspect:
         context.out(json.dumps(inspect(token), indent=None if context.as_json else 2))
     else:
@@ -84,7 +84,7 @@ def _part(part: str) -> dict[str, object]:
     return value
 
 
-def refused(context: Context, status: int, body: JsonObject) -> int:
+def refused(context: Context, status: int, body: JsonObject, *, prog: str = "token-relay") -> int:
     """Print the agent's error, detail and action, and return the exit code of the error."""
     error = body.get("error")
     if not isinstance(error, str):
@@ -92,7 +92,8 @@ def refused(context: Context, status: int, body: JsonObject) -> int:
     if context.as_json:
         context.out(json.dumps(body))
     context.note(f"token-relay: {error}: {printable(str(body.get('detail') or error))}")
-    if isinstance(action := body.get("action"), str) and action:
+    action = f"{prog} --help" if error == "bad_request" else body.get("action")
+    if isinstance(action, str) and action:
         context.hint(action)
     return EXITS.get(error, FAILED)
 

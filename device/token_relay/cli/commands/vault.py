@@ -105,7 +105,7 @@ def rekey(args: argparse.Namespace, context: Context) -> int:
 def _home(args: argparse.Namespace, context: Context) -> Path:
     chosen = args.home or context.env.get("TOKEN_RELAY_HOME") or context.env.get("STATE_DIRECTORY", "").split(":")[0]
     if not chosen:
-        raise UsageError("whose vault? give --home DIR", hint="phone and companion have a home each")
+        raise UsageError("phone and companion have a home each, and --home DIR does not say whose")
     return Path(chosen).absolute()
 
 
@@ -121,7 +121,7 @@ def _target(args: argparse.Namespace) -> Target:
         return ToFile(None if args.key_file is None else Path(args.key_file))
     if args.to == "passphrase":
         if args.passphrase_file is None:
-            raise UsageError("--to passphrase needs --passphrase-file", hint="the agent reads it at each start")
+            raise UsageError("--to passphrase needs --passphrase-file, which the agent reads at each start")
         file = Path(args.passphrase_file)
         return ToPassphrase(file, read_secret_file(file, "passphrase", is_exact=True), args.memory * 1_048_576)
     if args.credential is None:

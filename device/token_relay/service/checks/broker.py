@@ -46,10 +46,10 @@ SETTINGS = {
 }
 WANTED = {  # missing, or not what it should be
     "ca": "bring ca.pem from the CA's directory",
-    "cert": "sign device.csr and bring the certificate: token-relay certs sign",
+    "cert": "sign device.csr and bring the certificate: token-relay certs sign device.csr",
     "key": "make a new one: init --force --new-key",
 }
-SIGN_AGAIN = "sign device.csr again: token-relay certs sign"
+SIGN_AGAIN = "sign device.csr again: token-relay certs sign device.csr"
 AGAIN = {"cert": SIGN_AGAIN, "ca": "make a new CA: token-relay certs init --force"}
 
 
