@@ -183,3 +183,12 @@ def test_the_next_page_is_asked_for_with_the_options_of_this_one(shell: Shell, a
         for options in ("", "--only needs-me ", "--limit 1 ", "--only needs-me --limit 1 "):
             line = shell("phone", "devices", *options.split(), "--home", str(agent.directory)).out.splitlines()[-1]
             assert line == f"more: token-relay phone devices {options}--after 0.{'a' * 26}"
+
+
+def test_without_a_broker_that_is_what_to_do_and_no_device() -> None:
+    sentence = "the broker cannot be reached; see why: token-relay phone doctor"
+    device = {"slug": "hand_off", "sentence": "on the phone: token-relay phone handoff hall"}
+    result = answer(row("hall", "needs_me", action=device), needs_me=1)
+    assert lines_of(result, width=80)[-1] == "next: on the phone: token-relay phone handoff hall [hand_off]"
+    result["action"] = {"slug": "check_broker", "sentence": sentence}
+    assert lines_of(result, width=80)[-1] == f"next: {sentence} [check_broker]"

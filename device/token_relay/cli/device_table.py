@@ -33,7 +33,7 @@ def lines_of(result: Mapping[str, object], *, width: int | None, in_ascii: bool 
     lines.append(summary_text(result.get("summary")))
     if isinstance(place := result.get("next"), str) and place:
         lines.append(f"more: token-relay phone devices {asked}--after {clean(place)}")
-    lines += _next(rows, width)
+    lines += _next([result] if result.get("action") else rows, width)
     return lines
 
 
@@ -89,11 +89,14 @@ def summary_text(summary: object) -> str:
 
 
 def _next(rows: Sequence[Row], width: int | None) -> list[str]:
-    """Return what to do about the first device that needs a person, or where that is said if it needs two lines."""
+    """Return what to do about the first device that needs a person, or where that is said if it needs two lines.
+
+    What the answer itself says comes before: without a broker nobody knows of any device.
+    """
     row = next((row for row in rows if isinstance(row.get("action"), Mapping)), None)
     if row is None or not isinstance(action := row["action"], Mapping):
         return []
     line = f"next: {clean(str(action.get('sentence')))} [{clean(str(action.get('slug')))}]"
-    if width is None or columns(line) <= width:
+    if width is None or columns(line) <= width or "device_id" not in row:
         return [line]
     return [f"next: token-relay phone devices {shlex.quote(clean(str(row.get('name') or row.get('device_id'))))}"]
