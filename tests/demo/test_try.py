@@ -114,7 +114,7 @@ async def test_a_program_that_ends_is_said_with_its_last_lines_and_the_phone_can
             os.kill(pid_of(terminal.session, "phone", "run"), signal.SIGKILL)
             told = r"the phone has ended \(exit code -9\)\nlast lines of phone\.log:\n(?:  .*\n)+"
             hint = await terminal.sees(told + r"  hint: start it again in the other terminal: (.*)\n")
-            code, text = await beside(place, first, f"{hint[1]} 2>/dev/null & token-relay phone status && kill $!")
+            code, text = await beside(place, first, f"{hint[1]} 2>/dev/null & token-relay phone devices && kill $!")
             assert (code, f"homes and logs in {place}" in terminal.text, "watch" in text) == (0, True, True), text
             os.kill(pid_of(terminal.session, "sandbox"), signal.SIGTERM)
             await terminal.sees(r"the sandbox has ended \(exit code 0\)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from token_relay.agents.agent import Agent
 from token_relay.agents.grants import refuted
@@ -13,10 +13,12 @@ from token_relay.agents.renaming import own_name
 from token_relay.protocol.errors import PersonNeededError, TransientError
 from token_relay.service import metrics, round_trip
 from token_relay.service.certificate_watch import certificate_end
-from token_relay.service.checks.finding import Finding
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.copied_vault import nothing_to_adopt
 from token_relay.service.runtime import Runtime
+
+if TYPE_CHECKING:
+    from token_relay.service.checks.finding import Finding
 
 A = TypeVar("A", bound=Agent)
 FIRST_CONNECTION_S = 10.0  # then a person wants to hear that there is none

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import TYPE_CHECKING
 
 from token_relay.agents.companion.agent import CompanionAgent
 from token_relay.agents.companion.invitations import InvitationEndedError
@@ -16,13 +17,15 @@ from token_relay.host.config import CompanionConfig, Home
 from token_relay.host.config_file import load_config
 from token_relay.protocol import pairing as wire
 from token_relay.service import metrics
-from token_relay.service.checks.finding import Finding
 from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
 from token_relay.service.questions import erase_question
 from token_relay.service.runtime import number_of, open_runtime, text_of
 from token_relay.service.status import companion_status
+
+if TYPE_CHECKING:
+    from token_relay.service.checks.finding import Finding
 
 FRESH_MAX = 10
 TICK_S_MIN = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from token_relay.agents.pairings import names_of, pairing_of
@@ -23,7 +23,6 @@ from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
 from token_relay.service import metrics
 from token_relay.service.actions import action
-from token_relay.service.checks.finding import Finding
 from token_relay.service.commands import AgentCommands, confirm
 from token_relay.service.control import JSON, Exchange
 from token_relay.service.copied_vault import until_at_home
@@ -40,6 +39,9 @@ from token_relay.service.questions import (
 from token_relay.service.replace import run_replace
 from token_relay.service.runtime import Runtime, number_of, open_runtime, text_of
 from token_relay.service.status import grant_row, phone_status
+
+if TYPE_CHECKING:
+    from token_relay.service.checks.finding import Finding
 
 COMMANDS_THAT_GO_ON: tuple[str, ...] = ("cancel", "revoke", "unpair", "forget", "sign_out")
 WAIT_S_MAX = 86_400.0
