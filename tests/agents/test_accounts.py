@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -343,6 +344,16 @@ async def answered(world: World, **query: Any) -> str:
     assert isinstance(answer, TokenGranted)
     (row,) = await world.watch.rows(Grant, grant_id=answer.grant_id)
     return row.account
+
+
+async def test_what_to_do_about_several_accounts_is_a_command_that_works() -> None:
+    async with running() as world:
+        await both(world)
+        refused = await world.watch.token()
+        assert isinstance(refused, TokenRefused)
+        words = shlex.split(refused.action)
+        assert words[-5:-1] == ["token-relay", "companion", "token", "--account"]
+        assert await answered(world, account=words[-1]) == words[-1]
 
 
 @pytest.mark.parametrize("how", ["denied", "damaged", "needs_handoff", "lease", "configuration"])

@@ -102,6 +102,13 @@ def one(
         # an open one counts, whatever is newer; then the newest
         ([handoff(KITCHEN, age_s=5), handoff(KITCHEN, "offered", age_s=50)], "online", ("waiting", "", "")),
         ([handoff(KITCHEN, age_s=5), handoff(KITCHEN, device_state="dead", age_s=50)], "online", ("online", "", "")),
+        # one that came to nothing takes nothing away
+        ([handoff(KITCHEN, age_s=50), handoff(KITCHEN, "cancelled", age_s=5)], "online", ("online", "", "")),
+        (
+            [handoff(KITCHEN, device_state="dead", age_s=50), handoff(KITCHEN, "cancelled", age_s=5)],
+            "online",
+            ("needs_me", "hand_off_again", "hand off"),
+        ),
         # e-mail code at Entra: 24 hours, of which a quarter is left
         (
             [handoff(KITCHEN, profile="entra", is_otp=True, signed_in_at=int(NOW.wall_s) - 19 * 3600)],
@@ -112,6 +119,22 @@ def one(
 )
 def test_state_and_what_to_do(handoffs: list[PhoneHandoff], presence: PresenceName, is_shown: tuple[str, ...]) -> None:
     assert one(KITCHEN, *handoffs, presence=presence) == is_shown
+
+
+@pytest.mark.parametrize("state", ["offered", "released", "cancelling", "cancelled"])
+def test_what_a_device_holds_is_shown_while_another_handoff_is_open(state: str) -> None:
+    row = pairing("kitchen", heard_s=80 * DAY)
+    handoffs = [handoff(row, age_s=81 * DAY, profile="entra"), handoff(row, state, age_s=5, account="bob@x")]
+    (shown,) = device_rows(devices_of([row], handoffs, {row.pairing_id: "silent"}), SIGNED_IN)
+    assert (shown["account"], shown["accounts"], shown["grant"]) == ("ann@x", 1, "held")
+    assert shown["lease_left_s"] == 10 * DAY
+    assert shown["grant_ends_at"] == NOW.wall_s + 10 * DAY
+
+
+def test_the_end_of_a_lease_is_said_while_another_handoff_is_open() -> None:
+    row = pairing("kitchen", heard_s=84 * DAY)
+    handoffs = [handoff(row, age_s=85 * DAY), handoff(row, "offered", age_s=5, lease_days=1)]
+    assert one(row, *handoffs, presence="unknown") == ("needs_me", "device_lease_ends", "bring online")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import shlex
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import token_relay.service
 from tests.agents.world_kit import running
 from token_relay.agents.token_source import TokenRefused
 from token_relay.protocol.errors import LocalError
@@ -18,6 +22,30 @@ def test_a_name_in_a_command_is_one_word(slug: str, name: str) -> None:
     sentence = str(action(slug, name)["sentence"])
     command = sentence[sentence.index("token-relay ") :]
     assert name in shlex.split(command)
+
+
+OURS = {"self._kind", "kind", "self.settings.url", "device_id", "broker.host"}
+"""What a command may hold as it is: words of the program, settings of the person, an id of letters and digits."""
+
+
+def _in_commands() -> Iterator[tuple[str, str]]:
+    """Yield each expression behind the words of a command of ours in an f-string, with its place."""
+    package = Path(str(token_relay.service.__file__)).parents[1]
+    for path in sorted(file for room in ("agents", "service") for file in (package / room).rglob("*.py")):
+        for text in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.JoinedStr)):
+            said = ""
+            for part in text.values:
+                if isinstance(part, ast.Constant):
+                    said += str(part.value)
+                elif isinstance(part, ast.FormattedValue) and "token-relay " in said:
+                    yield f"{path.relative_to(package)}:{text.lineno}", ast.unparse(part.value)
+
+
+def test_what_a_command_in_a_message_names_is_quoted() -> None:
+    found = list(_in_commands())
+    assert any("quote(" in expression for _, expression in found)
+    bare = [(place, expression) for place, expression in found if "quote" not in expression]
+    assert [(place, expression) for place, expression in bare if expression not in OURS] == []
 
 
 def test_a_sentence_without_a_device_says_where_its_name_belongs() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -250,21 +251,6 @@ def test_help_mentions_every_option_and_the_exit_codes(group: str, name: str, sh
         assert action.help, f"{action.dest} is not explained"
 
 
-@pytest.mark.parametrize(("group", "name"), COMMANDS)
-def test_examples_in_help_parse(group: str, name: str) -> None:
-    import shlex
-
-    examples = cli.commands_of(group)[name].examples.replace("\\\n", " ")
-    for line in examples.splitlines():
-        words = shlex.split(re.sub(r"^.*\$\((.*)\).*$", r"\1", line), posix=True)
-        if "token-relay" not in words:
-            continue
-        words = words[words.index("token-relay") + 1 :]
-        for stop in ("|", "<"):
-            words = words[: words.index(stop)] if stop in words else words
-        assert cli.parse(words).run
-
-
 @pytest.mark.parametrize("group", ["phone", "companion", "certs", "sandbox ctl"])
 def test_help_of_a_group_lists_its_commands(group: str, shell: Shell) -> None:
     ran = shell(*group.split(), "--help")
@@ -337,3 +323,53 @@ def test_token_command_imports_the_standard_library_only() -> None:
         "token_relay.host.paths",
         "token_relay.protocol.errors",
     }
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("handoff watch", "handoff is a command of the phone", "token-relay phone handoff --help"),
+        (
+            "status",
+            "status is a command of the phone and the companion",
+            "token-relay phone status --help, or token-relay companion status --help",
+        ),
+        ("phnoe status", "argument COMMAND: invalid choice: 'phnoe'; did you mean phone?", "token-relay --help"),
+        (
+            "phone hand-off watch",
+            "argument COMMAND: invalid choice: 'hand-off'; did you mean handoff?",
+            "token-relay phone --help",
+        ),
+        ("phone sign-out --yes", "unrecognized arguments: --yes", "token-relay phone sign-out --help"),
+        ("phone revoke car 13", "unrecognized arguments: 13", "token-relay phone revoke --help"),
+        ("sandbox ctl heal all --foo", "unrecognized arguments: --foo", "token-relay sandbox ctl heal --help"),
+    ],
+)
+def test_a_wrong_line_is_refused_in_the_name_of_the_command_that_was_meant(line: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        cli.parse(line.split())
+    assert (str(refused.value), refused.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("phone replace car --yes -", ["-"]),
+        ("phone replace --yes car RTR1:A", ["RTR1:A"]),
+        ("phone replace car RTR1:A --yes B", ["RTR1:A", "B"]),
+        ("phone pair RTR1:A --as x B C", ["RTR1:A", "B", "C"]),
+        ("phone pair --yes", []),
+    ],
+)
+def test_an_invitation_may_stand_behind_options(line: str, words: list[str]) -> None:
+    args = cli.parse(line.split())
+    assert (args.invitation, getattr(args, "device", "car")) == (words, "car")
+
+
+@pytest.mark.parametrize(("group", "name"), COMMANDS)
+def test_examples_in_help_parse(group: str, name: str) -> None:
+    text = re.sub(r"\\\n *", "", cli.commands_of(group)[name].examples)  # a line that goes on
+    found = re.findall(r"token-relay (.+?)(?= *[|)&;<>]|  |\"|$)", text, re.MULTILINE)
+    assert found or "token-relay" not in text
+    for line in found:  # of a pipe, both ends
+        assert cli.parse(shlex.split(line)).run

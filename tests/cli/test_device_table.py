@@ -29,7 +29,7 @@ def answer(*rows: dict[str, Any], place: str | None = None, **counts: int) -> di
 
 
 def test_the_list_says_state_name_account_heard_lease_and_next() -> None:
-    sentence = "bring car 13 online; the handoff goes on by itself when it is"
+    sentence = "bring car 13 online; what waits for it goes on by itself then"
     to_do = {"slug": "bring_device_online", "sentence": sentence}
     result = answer(
         row("car 13", "needs_me", next="bring online", heard_at=NOW - 93_600, action=to_do),
@@ -175,3 +175,20 @@ def test_events_name_a_device_for_people_and_have_both_in_json(shell: Shell, age
         shown = shell("phone", "events", *home).out
         assert "kitchen" in shown and "a" * 26 not in shown
         assert json.loads(shell("phone", "events", "--json", *home).out) == {"events": [event]}
+
+
+def test_the_next_page_is_asked_for_with_the_options_of_this_one(shell: Shell, agent: Agent) -> None:
+    agent.replies("devices", answer(row("hall"), place="0." + "a" * 26))
+    with agent.running():
+        for options in ("", "--only needs-me ", "--limit 1 ", "--only needs-me --limit 1 "):
+            line = shell("phone", "devices", *options.split(), "--home", str(agent.directory)).out.splitlines()[-1]
+            assert line == f"more: token-relay phone devices {options}--after 0.{'a' * 26}"
+
+
+def test_without_a_broker_that_is_what_to_do_and_no_device() -> None:
+    sentence = "the broker cannot be reached; see why: token-relay phone doctor"
+    device = {"slug": "hand_off", "sentence": "on the phone: token-relay phone handoff hall"}
+    result = answer(row("hall", "needs_me", action=device), needs_me=1)
+    assert lines_of(result, width=80)[-1] == "next: on the phone: token-relay phone handoff hall [hand_off]"
+    result["action"] = {"slug": "check_broker", "sentence": sentence}
+    assert lines_of(result, width=80)[-1] == f"next: {sentence} [check_broker]"

@@ -112,6 +112,9 @@ async def test_broker_killed_in_the_middle_of_a_handoff_only_delays_it(broker: B
         await world.sandbox.release()
         await phone.running.logged("handoff_released")  # the disk decides, not the network
         assert await phone.action() == "check_broker"
+        handoff = (await phone("handoff", watch.device_id, "--wait", "0")).expect(6)
+        assert handoff.last_line.endswith("token-relay phone doctor [check_broker]")  # and not: bring watch online
+        assert (await phone("devices")).expect(0).last_line == handoff.last_line
         await world.mosquitto.start()
         await until_done(phone)
         await works(watch)

@@ -43,7 +43,7 @@ async def test_a_killed_companion_is_silent_the_others_are_online_and_each_hint_
         waiting = (await phone("handoff", "car 13", "--wait", "0")).expect(6)
         assert (
             waiting.last_line
-            == "next: bring car 13 online; the handoff goes on by itself when it is [bring_device_online]"
+            == "next: bring car 13 online; what waits for it goes on by itself then [bring_device_online]"
         )
         asked = (await phone("devices", "--only", "needs-me")).expect(0).out
         assert "needs you" in asked and "hall" not in asked

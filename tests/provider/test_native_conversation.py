@@ -405,7 +405,7 @@ async def test_five_refused_passwords_end_it(core: Core) -> None:
     ("error", "code", "kind", "hint"),
     [
         ("user_not_found", 50034, PersonNeededError, "sign-up"),
-        ("unauthorized_client", 700016, ConfigError, "client_id"),
+        ("unauthorized_client", 700016, ConfigError, "correct provider.client_id or provider.tenant"),
         ("invalid_client", 7000218, ConfigError, "switch native authentication on"),
         ("invalid_scope", 70011, ConfigError, "scope"),
         ("interaction_required", 53003, PersonNeededError, "--browser"),

@@ -18,13 +18,24 @@ SHOWN_CHARS = 6  # of an id, beside a name
 NEAR_MAX = 3  # names that a mistyped word may stand for
 LISTED_MAX = 8  # names in an error; a hub has thousands of devices
 NAME_CHARS_MAX = 64  # as a device's own name in PAIR1, PAIR2 and HELLO
-NAME_RULE = f"a name has 1 to {NAME_CHARS_MAX} printable characters, without spaces around it"
+NAME_RULE = f"a name has 1 to {NAME_CHARS_MAX} printable characters, no spaces around it and no - in front"
 # Printable to Python, and nothing to the eye: blanks, fillers, joiners and selectors (Default_Ignorable_Code_Point).
 _UNSEEN = re.compile(
     r"[\s\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-# Greek and Cyrillic letters that are a Latin one to the eye, as they are after case folding (UTS #39 has them all).
-_LOOKS = str.maketrans("αβεζηικμνορτυχавекмнорстухѕіјһԁԛԝ", "abezhikmnoptyxabekmhopctyxsijhdqw")
+# What is another character to the eye, as it is after case folding (UTS #39 has them all): Greek, Cyrillic and rare
+# Latin letters, 0 and 1, dashes and the minus, apostrophes, colons, slashes.
+_LOOKS = str.maketrans("αβεζηικμνορτυχавекмнорстухѕіјһԁԛԝıɑɡ01|", "abezhikmnoptyxabekmhopctyxsijhdqwiagoll") | {
+    ord(seen): plain
+    for plain, alike in (
+        ("-", "\u2010\u2012\u2013\u2014\u2015\u2212\u02d7\u2043"),
+        ("'", "\u2018\u2019\u201b\u2032\u02b9\u02bc`"),
+        (":", "\u02d0\u2236\ua789"),
+        ("/", "\u2044\u2215"),
+    )
+    for seen in alike
+}
+_CAPITAL_I = str.maketrans("I1|", "lll")  # where case counts: Iamp looks like lamp, and KIOSK is kiosk all the same
 
 
 def shown(device_id: str, name: str) -> str:
@@ -66,8 +77,8 @@ def _meant(word: str, known: Sequence[tuple[str, str]]) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a person may call a device so: they must be able to see it."""
-    is_clean = text.isprintable() and text == text.strip()
+    """Return whether a person may call a device so: it is seen, and no command takes it for an option."""
+    is_clean = text.isprintable() and text == text.strip() and not text.startswith("-")
     return len(text) <= NAME_CHARS_MAX and is_clean and as_seen(text) != ""
 
 
@@ -75,10 +86,10 @@ def name_problem(device_id: str, name: str, known: Sequence[tuple[str, str]]) ->
     """Return why a new device cannot be called so beside those that are known, or an empty string."""
     if not is_name(name):
         return NAME_RULE
-    word = as_seen(name)
+    word, sights = as_seen(name), _sights(name)
     for other_id, other_name in known:
-        looks = (as_seen(other_name), as_seen(shown(other_id, other_name)))
-        if other_id != device_id and (_is_prefix(word, other_id) or word in looks):
+        alike = sights & (_sights(other_name) | _sights(shown(other_id, other_name)))
+        if other_id != device_id and (alike or _is_prefix(word, other_id)):
             return f"{name!r} can mean {shown(other_id, other_name)} already"
     return ""
 
@@ -90,6 +101,10 @@ def as_seen(name: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return _UNSEEN.sub("", folded).translate(_LOOKS)
+
+
+def _sights(name: str) -> set[str]:
+    return {as_seen(name), as_seen(name.translate(_CAPITAL_I))}
 
 
 def _can_mean(word: str, device_id: str, name: str) -> bool:

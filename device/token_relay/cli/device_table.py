@@ -21,18 +21,19 @@ NARROW_CHARS = 8  # a name or an account is not cut below this
 GAP = "  "
 
 
-def lines_of(result: Mapping[str, object], *, width: int | None, in_ascii: bool = False) -> list[str]:
+def lines_of(result: Mapping[str, object], *, width: int | None, in_ascii: bool = False, asked: str = "") -> list[str]:
     """Return heading, one line a device, the counts, and what to do next; ``width``: None cuts nothing.
 
-    ``result`` is the agent's answer to ``devices``; what a newer agent adds is left out.
+    ``result`` is the agent's answer to ``devices``; what a newer agent adds is left out. ``asked``: the options of a
+    page, which the next one has too.
     """
     listed = result.get("devices")
     rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
     lines = _table(rows, _whole(result.get("now")), width, in_ascii=in_ascii) if rows else []
     lines.append(summary_text(result.get("summary")))
     if isinstance(place := result.get("next"), str) and place:
-        lines.append(f"more: token-relay phone devices --after {clean(place)}")
-    lines += _next(rows, width)
+        lines.append(f"more: token-relay phone devices {asked}--after {clean(place)}")
+    lines += _next([result] if result.get("action") else rows, width)
     return lines
 
 
@@ -88,11 +89,14 @@ def summary_text(summary: object) -> str:
 
 
 def _next(rows: Sequence[Row], width: int | None) -> list[str]:
-    """Return what to do about the first device that needs a person, or where that is said if it needs two lines."""
+    """Return what to do about the first device that needs a person, or where that is said if it needs two lines.
+
+    What the answer itself says comes before: without a broker nobody knows of any device.
+    """
     row = next((row for row in rows if isinstance(row.get("action"), Mapping)), None)
     if row is None or not isinstance(action := row["action"], Mapping):
         return []
     line = f"next: {clean(str(action.get('sentence')))} [{clean(str(action.get('slug')))}]"
-    if width is None or columns(line) <= width:
+    if width is None or columns(line) <= width or "device_id" not in row:
         return [line]
     return [f"next: token-relay phone devices {shlex.quote(clean(str(row.get('name') or row.get('device_id'))))}"]

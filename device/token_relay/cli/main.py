@@ -137,7 +137,7 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
 
 def parser_of(named: Container[str]) -> argparse.ArgumentParser:
     """Return the parser with all commands, and with the options of those that are named."""
-    parser = Parser(
+    parser = _Program(
         prog="token-relay",
         description=DESCRIPTION,
         examples=EXAMPLES + "\n\n" + ENVIRONMENT,
@@ -184,6 +184,16 @@ def _add_ctl(parser: argparse.ArgumentParser, named: Container[str]) -> None:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
+
+
+class _Program(Parser):
+    """The parser of the whole line. It knows where a command belongs that stands without its group."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if value not in GROUPS and (homes := [name for name in AGENTS if value in commands_of(name)]):
+            lines = ", or ".join(f"token-relay {name} {value} --help" for name in homes)
+            raise UsageError(f"{value} is a command of the {' and the '.join(homes)}", hint=lines)
+        super()._check_value(action, value)
 
 
 class _Version(argparse.Action):

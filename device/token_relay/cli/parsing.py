@@ -75,14 +75,31 @@ class Parser(argparse.ArgumentParser):
         )
         return super().format_help()
 
-    def parse_known_args(  # type: ignore[override]  # as argparse calls it
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads, as it calls this itself
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Let a subcommand refuse what it does not know itself: its own usage helps."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown and " " in self.prog:  # as those below another have it
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return found, unknown
+        """Refuse what a command does not know in the command's own name: argparse would in the whole program's.
+
+        An argument of several words may stand behind an option too, where argparse has taken it for absent.
+        """
+        found, rest = super().parse_known_args(args, namespace)
+        if rest and self.get_default("run") is not None:
+            many = next((action.dest for action in self._get_positional_actions() if action.nargs == "*"), None)
+            if many is None or any(word.startswith("-") and word != "-" for word in rest):
+                self.error(f"unrecognized arguments: {' '.join(rest)}")
+            setattr(found, many, [*getattr(found, many), *rest])
+            rest = []
+        return found, rest
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError:
+            from difflib import get_close_matches
+
+            if not (near := get_close_matches(str(value), map(str, action.choices or ()), n=1)):
+                raise
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; did you mean {near[0]}?") from None
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, so that ``--json`` can answer with an object here too."""
@@ -239,8 +256,11 @@ def name_and_value(value: str) -> tuple[str, str]:
 
 def device_name(value: str) -> str:
     """Take what a device is to be called here."""
-    if not 0 < len(value) <= NAME_CHARS_MAX or not value.isprintable() or value != value.strip():
-        raise argparse.ArgumentTypeError(f"must have 1 to {NAME_CHARS_MAX} printable characters, no blanks around")
+    is_clean = value.isprintable() and value == value.strip() and not value.startswith("-")
+    if not 0 < len(value) <= NAME_CHARS_MAX or not is_clean:
+        raise argparse.ArgumentTypeError(
+            f"must have 1 to {NAME_CHARS_MAX} printable characters, no blanks around and no - in front"
+        )
     return value
 
 

@@ -19,7 +19,7 @@ ACTIONS: Mapping[str, str] = {
     "finish_replacement": "go on with what was begun: token-relay phone replace {device}",
     "finish_handoff": "the handoff to {name} waits for the person to sign in: token-relay phone handoff {device}",
     "hand_off_again": "the grant of {name} needs the person; on the phone: token-relay phone handoff {device}",
-    "bring_device_online": "bring {name} online; the handoff goes on by itself when it is",
+    "bring_device_online": "bring {name} online; what waits for it goes on by itself then",
     "bring_phone_online": "bring the phone online: the lease is over",
     "lease_ends_soon": "bring the phone online before the lease ends",
     "device_lease_ends": "bring {name} online: its lease ends unless it hears this phone",

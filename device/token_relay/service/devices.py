@@ -47,13 +47,15 @@ _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PairedDevice:
-    """One paired device with the handoff that counts: the open one, else the newest.
+    """One paired device with the handoff that counts: the open one, else the newest that was done, else the newest.
 
-    ``accounts``: how many it has a grant of.
+    ``held``: the one that it has its grant by, which goes on while another is open. ``accounts``: how many it has a
+    grant of.
     """
 
     pairing: Pairing
     latest: PhoneHandoff | None
+    held: PhoneHandoff | None
     presence: PresenceName
     accounts: int
 
@@ -85,15 +87,18 @@ def devices_of(
         if pairing.state != "pending":
             peers[pairing.peer_id] = pairing
     latest: dict[str, PhoneHandoff] = {}
+    held: dict[str, PhoneHandoff] = {}
     accounts: dict[str, set[str]] = {}
-    for handoff in sorted(handoffs, key=lambda row: (row.state in OPEN, begun(row))):
+    for handoff in sorted(handoffs, key=lambda row: (row.state in OPEN, row.state == "done", begun(row))):
         latest[handoff.pairing_id] = handoff
         if handoff.state == "done":
+            held[handoff.pairing_id] = handoff
             accounts.setdefault(handoff.pairing_id, set()).add(handoff.account)
     devices = []
     for row in peers.values():
         at = row.pairing_id
-        devices.append(PairedDevice(row, latest.get(at), presence.get(at, "unknown"), len(accounts.get(at, ()))))
+        there, count = presence.get(at, "unknown"), len(accounts.get(at, ()))
+        devices.append(PairedDevice(row, latest.get(at), held.get(at), there, count))
     return sorted(devices, key=lambda device: _by_name(device.pairing.peer_name, device.pairing.peer_id))
 
 
@@ -148,12 +153,12 @@ def half_replaced(device: PairedDevice, active: Collection[str]) -> Json | None:
 
 def lacking(device: PairedDevice, now: Now) -> Json | None:
     """Return what to do about a device that has no grant, unless a person took it away, or whose lease ends soon."""
-    row, left_s = device.latest, lease_left_s(device, now)
+    row, held, left_s = device.latest, device.held, lease_left_s(device, now)
     if device.pairing.state != "active":
         return None
     if row is None or row.state == "cancelled" or (row.state == "gone" and row.reason != "revoked"):
         return action("hand_off", device.pairing.peer_name)
-    if left_s is not None and left_s < min(lease.WARN_BEFORE_S, row.lease_days * lease.DAY_S / 4):
+    if held is not None and left_s is not None and left_s < min(lease.WARN_BEFORE_S, held.lease_days * lease.DAY_S / 4):
         return action("device_lease_ends", device.pairing.peer_name)
     return None
 
@@ -210,8 +215,8 @@ def lease_left_s(device: PairedDevice, now: Now) -> int | None:
 
     None where its grant has no lease, or no clock can say.
     """
-    row = device.latest
-    if row is None or row.state != "done" or not row.lease_days:
+    row = device.held
+    if row is None or not row.lease_days:
         return None
     stamp = device.pairing.heard or row.created
     age_s = elapsed_s(Stamp.from_text(stamp), now)
@@ -230,8 +235,7 @@ def device_rows(devices: Sequence[PairedDevice], phone: PhoneSide) -> list[Json]
 
 
 def _row(device: PairedDevice, phone: PhoneSide, to_do: Json | None) -> Json:
-    pairing, latest = device.pairing, device.latest
-    done = latest if latest is not None and latest.state == "done" else None
+    pairing, latest, done = device.pairing, device.latest, device.held
     end = companions_grant_end(done, pairing.heard_at, phone.described) if done is not None else None
     is_waited_for = latest is not None and latest.state in OPEN
     state: str = "waiting" if is_waited_for else device.presence
@@ -241,7 +245,7 @@ def _row(device: PairedDevice, phone: PhoneSide, to_do: Json | None) -> Json:
         "name": pairing.peer_name,
         "state": state,
         "presence": device.presence,
-        "account": latest.account if latest is not None else "",
+        "account": shown.account if (shown := done or latest) is not None else "",
         "accounts": device.accounts,
         "handoff": latest.state if latest is not None else "",
         "grant": done.device_state if done is not None else "",

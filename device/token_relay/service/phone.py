@@ -127,7 +127,12 @@ class PhoneCommands(AgentCommands[PhoneAgent]):
 
     async def devices(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Return a page of the devices, or one of them whole."""
-        return await self._devices.answer(args)
+        shown = await self._devices.answer(args)
+        return shown if self._is_online() else {**shown, "action": action("check_broker", self._runtime.kind)}
+
+    def _is_online(self) -> bool:
+        channel = self._runtime.channel  # it counts as that until its first connection has failed
+        return channel.is_connected or not channel.last_error
 
     async def device_rows(self) -> list[Json]:
         """Return the rows of all devices."""
@@ -221,8 +226,11 @@ class PhoneCommands(AgentCommands[PhoneAgent]):
         row = await self._agent.hand_off(device, _wish(args), exchange)
         if row.state == "done":
             return {**self._row(row), "message": "the companion has the grant on its disk"}
+        asked = action("bring_device_online", device)
         waits = row.problem or "waiting for the companion"
-        return {**self._row(row), "pending": True, "message": waits, "action": action("bring_device_online", device)}
+        if not self._is_online():
+            asked, waits = action("check_broker", self._runtime.kind), "waiting for the broker"
+        return {**self._row(row), "pending": True, "message": waits, "action": asked}
 
     async def replace(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Have a new companion take the place of another."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Protocol
 
 from token_relay.agents.grants.lifecycle import serves_access_tokens
@@ -134,10 +135,11 @@ def ambiguous(several: tuple[Candidate, ...]) -> TokenRefused:
         for one in several[:SHOWN_MAX]
     )
     detail = f"several grants fit: {'; '.join(words)}{more}"
-    for what in ("account", "issuer", "phone"):  # the first that tells all of them apart
-        if len({getattr(grant, what) for grant in grants}) == len(grants):
-            return TokenRefused("ambiguous", detail, f"say which {what}, as with --{what}", grants=grants)
-    return TokenRefused("ambiguous", detail, "say which: name the account and the issuer or phone", grants=grants)
+    names = ("account", "issuer", "phone")
+    enough = [name for name in names if len({getattr(grant, name) for grant in grants}) == len(grants)]
+    told = [f"--{name} {quote(value)}" for name in enough[:1] or names if (value := getattr(grants[0], name))]
+    quoted = " ".join(told) or "--account ACCOUNT"
+    return TokenRefused("ambiguous", detail, f"say which, such as: token-relay companion token {quoted}", grants=grants)
 
 
 def _fits(grant: Grant, query: TokenQuery) -> bool:

@@ -258,10 +258,8 @@ class PhoneAgent:
                     return row
                 case "cancelling" | "cancelled" | "gone" | "revoking":
                     why = row.problem or row.reason or row.state
-                    raise LocalError(
-                        f"the handoff did not come about: {why}",
-                        hint=f"token-relay phone devices {quote(pairing.peer_name)}",
-                    )
+                    hint = f"token-relay phone devices {quote(pairing.peer_name)}"
+                    raise LocalError(f"the handoff did not come about: {why}", hint=hint)
                 case "offered" if row.reason == "accepted" and row.strategy == "mint":
                     await self.obtaining.mint(row, wish.sign_in, person, account=wish.account)
                     continue

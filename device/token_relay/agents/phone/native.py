@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any, assert_never
 
 from token_relay.agents.elapsed import Stamp
@@ -51,6 +52,7 @@ QUESTIONS_MAX = 60  # of one conversation; the control socket allows a command a
 STEPS_MAX = 40  # states of one conversation, polls not counted; a provider that wants more is broken
 POLL_WAIT_S_MAX = 300.0  # as Microsoft's SDK waits; after that the outcome is unknown
 VALUE_CHARS_MAX = 256  # of an attribute
+UNKNOWN_CLIENT = 700016  # AADSTS: no such application in this tenant; Entra's reference of error codes
 LOCKED = 50053  # AADSTS: too many wrong passwords; Entra's reference of error codes
 
 AnyFlow = SignInFlow | SignUp | PasswordReset
@@ -226,7 +228,7 @@ class Conversation:
         if self._passwords > PASSWORD_TRIES_MAX:
             raise PersonNeededError(
                 f"{PASSWORD_TRIES_MAX} wrong passwords{self._support()}",
-                hint=f"token-relay phone reset-password --username {self._options.username}",
+                hint=f"token-relay phone reset-password --username {quote(self._options.username)}",
             )
         text = f"password of {self._options.username}{', once more' if said else ''}"
         value = await self._ask("password", text)
@@ -328,20 +330,22 @@ def error_of(failure: Failed, username: str) -> RelayError:
         return TransientError(text, hint=action_for(failure.detail, is_phone=True) or _when(failure))
     if failure.error == "invalid_scope":
         return ConfigError(text, hint="correct provider.scope in config.toml")
+    if UNKNOWN_CLIENT in failure.codes:
+        return ConfigError(text, hint="correct provider.client_id or provider.tenant in config.toml")
     if failure.error in ("unauthorized_client", "invalid_client"):
         return ConfigError(text, hint="switch native authentication on in the app registration of provider.client_id")
     if LOCKED in failure.codes:
-        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {quote(username)}")
     if failure.error == "user_not_found":
         return PersonNeededError(
-            text, hint=f"correct the name; a new account: token-relay phone sign-up --username {username}"
+            text, hint=f"correct the name; a new account: token-relay phone sign-up --username {quote(username)}"
         )
     if failure.error == "user_already_exists":
-        return PersonNeededError(text, hint=f"token-relay phone sign-in --username {username}")
+        return PersonNeededError(text, hint=f"token-relay phone sign-in --username {quote(username)}")
     if failure.error == "interaction_required":
         return PersonNeededError(text, hint="use: token-relay phone sign-in --browser")
     if {50142, 50055} & set(failure.codes):
-        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {username}")
+        return PersonNeededError(text, hint=f"token-relay phone reset-password --username {quote(username)}")
     return PersonNeededError(text, hint="run the command again" if failure.retryable else "")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from token_relay.cli.client import JsonObject
 from token_relay.cli.commands.agent_calls import call, finish
+from token_relay.cli.commands.phone import DEVICES_LIMIT
 from token_relay.cli.device_table import lines_of
 from token_relay.cli.parsing import DONE, Context, UsageError
 from token_relay.cli.render import can_draw, is_terminal, moment, show, width_of
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     if context.as_json:
         show(context, result)
     else:
-        _print(context, _lines(context, result))
+        _print(context, _lines(args, context, result))
     return DONE
 
 
@@ -45,7 +46,7 @@ def watch(args: argparse.Namespace, context: Context, *, pause: Callable[[float]
     try:
         while True:
             result = _look(args, context)
-            lines = _lines(context, result)
+            lines = _lines(args, context, result)
             news = lines if is_drawn else _news(result)
             if news != shown:
                 if context.as_json:
@@ -71,8 +72,11 @@ def _look(args: argparse.Namespace, context: Context) -> JsonObject:
     return call(args, context, "devices", wish, silence_s=60)
 
 
-def _lines(context: Context, result: JsonObject) -> list[str]:
-    return lines_of(result, width=width_of(context), in_ascii=not can_draw(context.stdout, "●○◦·…"))
+def _lines(args: argparse.Namespace, context: Context, result: JsonObject) -> list[str]:
+    only = f"--only {args.only} " if args.only else ""
+    asked = only + (f"--limit {args.limit} " if args.limit != DEVICES_LIMIT else "")
+    is_ascii = not can_draw(context.stdout, "●○◦·…")
+    return lines_of(result, width=width_of(context), in_ascii=is_ascii, asked=asked)
 
 
 def _print(context: Context, lines: list[str]) -> None:
