@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.agents.world_kit import World, running
+from tests.agents.world_kit import World, running, settle
 from token_relay.agents.companion import invitations as companions
 from token_relay.agents.companion.invitations import Invitations, Paired
 from token_relay.agents.phone.pairing import PAIR1_WAIT_S, NoAnswerError
@@ -183,6 +183,23 @@ async def test_so_many_ended_invitations_are_remembered_and_no_more() -> None:
         said = [await ask(world, text, question(text)) for text in texts[:-1]]
         assert said == ["wrong_mailbox"] * 2 + ["invitation_used"] * companions.ENDED_MAX
         assert await ask(world, texts[-1], question(texts[-1])) == ""
+
+
+async def test_two_messages_at_once_leave_each_old_mailbox_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running("entra", paired=False) as world:
+        texts = [await shows(world).show() for _ in range(4)]
+        await world.clock.advance(companions.ENDED_S_MAX + 1)
+        left: list[str] = []
+
+        async def unsubscribe(topic: str) -> None:
+            left.append(topic)
+            await settle()  # the broker answers later
+
+        monkeypatch.setattr(world.watch.agent.turns.channel, "unsubscribe", unsubscribe)
+        said = await asyncio.gather(*(ask(world, text, question(text)) for text in texts[:2]))
+        assert said == ["wrong_mailbox"] * 2
+        over = [mailbox_topic(wire.Invitation.from_text(text).mailbox_id) for text in texts[:3]]
+        assert sorted(left) == sorted(over)
 
 
 async def test_a_day_later_an_invitation_is_forgotten() -> None:

@@ -156,8 +156,9 @@ class Invitations:
         """Leave the mailboxes of those that ended long ago, had all their answers, or are too many."""
         now_s, ended = self._clock.now().boot_s, [s for s in self._shown.values() if s.reason is not None]
         for number, shown in enumerate(reversed(ended)):
-            if number >= ENDED_MAX or shown.looks >= LOOKS_MAX or now_s - shown.ended_boot_s > ENDED_S_MAX:
-                del self._shown[shown.invitation.mailbox_id]
+            is_old = number >= ENDED_MAX or shown.looks >= LOOKS_MAX or now_s - shown.ended_boot_s > ENDED_S_MAX
+            # None: while this one waited for the broker, another message has left it.
+            if is_old and self._shown.pop(shown.invitation.mailbox_id, None) is not None:
                 await self._channel.unsubscribe(shown.topic)
 
     async def receive(self, mailbox_id: bytes, payload: bytes) -> None:
