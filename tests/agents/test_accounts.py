@@ -81,6 +81,16 @@ async def test_two_accounts_of_one_name_are_shown_apart() -> None:
             await hand_off(world, account=FIRST)
 
 
+async def test_an_account_that_looks_like_another_is_shown_with_its_subject() -> None:
+    async with running() as world:
+        first = await world.phone.one(Grant)
+        other = replace(first, grant_id="f" * 32, subject="another person", account=FIRST.replace("a", "\u0430"))
+        await world.phone.vault.run(lambda tx: tx.put(other))
+        person = Chooser(f"{FIRST} ({first.subject})")
+        assert (await hand_off(world, person)).subject == first.subject
+        assert sorted(person.offered) == sorted([f"{FIRST} ({first.subject})", f"{other.account} (another person)"])
+
+
 @pytest.mark.parametrize("strategy", [None, "branch", "move"])
 @pytest.mark.parametrize(
     ("given", "said"),
