@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
+from shlex import quote
 from typing import Any, Literal
 
 import structlog
@@ -97,7 +98,7 @@ def check_joined(row: PhoneHandoff, wish: HandoffWish, device: str) -> None:
         others.append(f"with strategy {row.strategy}")
     if others:
         said = " ".join(others)
-        raise LocalError(f"a handoff {said} to {device} is open", hint=f"token-relay phone cancel {device}")
+        raise LocalError(f"a handoff {said} to {device} is open", hint=f"token-relay phone cancel {quote(device)}")
 
 
 class PhoneAgent:
@@ -257,9 +258,8 @@ class PhoneAgent:
                     return row
                 case "cancelling" | "cancelled" | "gone" | "revoking":
                     why = row.problem or row.reason or row.state
-                    raise LocalError(
-                        f"the handoff did not come about: {why}", hint=f"token-relay phone devices {pairing.peer_name}"
-                    )
+                    look = f"token-relay phone devices {quote(pairing.peer_name)}"
+                    raise LocalError(f"the handoff did not come about: {why}", hint=look)
                 case "offered" if row.reason == "accepted" and row.strategy == "mint":
                     await self.obtaining.mint(row, wish.sign_in, person, account=wish.account)
                     continue
