@@ -62,6 +62,14 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     assert str(broker.cert) in said and "certs sign" in said
 
 
+def test_a_certificate_of_another_device_is_named(tmp_path: Path) -> None:
+    broker, other = enrolled(tmp_path / "home"), enrolled(tmp_path / "other")
+    assert broker.key is not None and other.key is not None
+    broker.key.write_bytes(other.key.read_bytes())
+    said = advice("certificate and key do not belong together", broker, NOW.timestamp())
+    assert said.startswith(f"{broker.key} is not the key of the certificate, which is of ")
+
+
 def test_clock_that_was_never_set_is_named_before_any_certificate(tmp_path: Path) -> None:
     said = advice("certificate not accepted: certificate is not yet valid", enrolled(tmp_path / "home"), 86_400.0)
     assert said.startswith("the clock says 1970-01-02")
