@@ -219,8 +219,10 @@ class PhoneCommands(AgentCommands[PhoneAgent]):
         row = await self._agent.hand_off(device, _wish(args), exchange)
         if row.state == "done":
             return {**self._row(row), "message": "the companion has the grant on its disk"}
-        waits = row.problem or "waiting for the companion"
-        return {**self._row(row), "pending": True, "message": waits, "action": action("bring_device_online", device)}
+        waits, to_do = "waiting for the companion", action("bring_device_online", device)
+        if not self._runtime.channel.is_connected:
+            waits, to_do = "waiting for the broker", action("check_broker", self._runtime.kind)
+        return {**self._row(row), "pending": True, "message": row.problem or waits, "action": to_do}
 
     async def replace(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
         """Have a new companion take the place of another."""

@@ -193,6 +193,8 @@ def trust_hint(message: str, broker: BrokerConfig, now_s: float) -> str:
     if "expired" in words:
         ended = f"ended on {shown.not_valid_after_utc:%Y-%m-%d %H:%M}Z: " if shown is not None else ""
         return f"{ended}`token-relay certs renew` on the CA's machine"
+    if "match" in words and shown is not None and broker.host in names(shown):
+        return "it has another certificate by now, with this name: the agent tries again by itself, once a minute"
     if "match" in words:
         named = f"is for {', '.join(names(shown)) or 'no name'}: " if shown is not None else ""
         return f"the broker's certificate {named}`token-relay certs issue {broker.host}` on the CA's machine"
