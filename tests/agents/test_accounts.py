@@ -233,6 +233,19 @@ async def test_a_program_that_names_nobody_never_speaks_for_another_person_becau
         assert {await answered(world, account=name) for name in (FIRST, SECOND)} == {FIRST, SECOND}
 
 
+async def test_another_person_of_the_same_name_does_not_take_the_place_of_one_whose_grant_ended() -> None:
+    async with running() as world:
+        assert (await hand_off(world)).state == "done"
+        await world.clock.advance(5)
+        row = await world.watch.grant()
+        await world.watch.edit(row, state="dead", reason="denied", refresh_token=None, subject="the first of this name")
+        assert await answered(world) == "reauth_required"
+        assert (await hand_off(world)).state == "done"
+        await world.clock.advance(5)
+        assert await answered(world) == "ambiguous"
+        assert await answered(world, account=(await world.phone.one(Grant)).subject) == FIRST
+
+
 async def test_whom_the_phone_took_away_is_meant_no_more() -> None:
     async with running() as world:
         await both(world)
