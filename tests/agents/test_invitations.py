@@ -12,7 +12,7 @@ from token_relay.agents.companion.invitations import Invitations, Paired
 from token_relay.agents.phone.pairing import PAIR1_WAIT_S, NoAnswerError
 from token_relay.agents.records import Pairing
 from token_relay.protocol import pairing as wire
-from token_relay.protocol.errors import LocalError, PeerError, PersonNeededError, VaultError
+from token_relay.protocol.errors import LocalError, PeerError, PersonNeededError, TransientError, VaultError
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.topics import mailbox_topic
 
@@ -281,6 +281,22 @@ async def test_only_the_phone_of_this_exchange_can_decline_it(wrong: str) -> Non
         right = wire.seal_declined(invitation, pairing.transcript_hash, "not_confirmed")
         assert await ask(world, text, right) == ""
         assert await world.watch.rows(Pairing) == []
+
+
+async def test_who_was_answered_pairs_no_more_once_a_new_invitation_is_shown() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+
+        async def shows_another(number: str, name: str) -> bool:
+            await shows(world).show()  # its person saw another number, and did not wait for the ten minutes
+            return True
+
+        with pytest.raises(TransientError):
+            await world.within(world.phone.agent.pairing.pair(text, shows_another))
+        assert await world.watch.rows(Pairing) == []
+        assert shows(world).left_s() > 0, "the new one is still to be used"
+        await world.pair()
+        assert (await world.watch.one(Pairing)).state == "active"
 
 
 async def test_a_pairing_that_is_active_is_ended_by_no_word_in_the_mailbox() -> None:

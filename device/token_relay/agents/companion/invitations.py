@@ -117,12 +117,21 @@ class Invitations:
         self._shown: dict[bytes, _Shown] = {}  # by mailbox, oldest first; the last is the present one
 
     async def show(self) -> str:
-        """Make a new invitation, which ends the old one, and listen in its mailbox; returns its text."""
+        """Make a new invitation, which ends the old one, and listen in its mailbox; returns its text.
+
+        A phone that has not confirmed yet can no longer do so: a person who saw a wrong check number wants another.
+        """
         if present := self._present:
             self._expire(present)
             reason: wire.EndReason = "used" if present.pair1 else "replaced"  # to the phone that comes too late
             present.end(reason, self._clock.now().boot_s, WHY["replaced"])
-        self._name = await self._turns.read(lambda tx: own_name(tx, self._name))
+
+        def step(turn: Turn) -> str:
+            for old in turn.tx.select(Pairing, state="pending"):
+                delete_pairing(turn, old.pairing_id)
+            return own_name(turn.tx, self._name)
+
+        self._name = await self._turns.run(step)
         secret = wire.PairingSecret(self._random.bytes(wire.SECRET_BYTES))
         invitation = wire.Invitation(self._turns.own.public_key, secret, self._broker_url)
         shown = self._shown[invitation.mailbox_id] = _Shown(invitation, self._clock.now().boot_s)
