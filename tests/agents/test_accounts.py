@@ -84,6 +84,17 @@ async def test_two_accounts_of_one_name_are_shown_apart() -> None:
             await hand_off(world, account=FIRST)
 
 
+async def test_an_account_that_looks_like_another_is_shown_with_its_subject() -> None:
+    async with running() as world:
+        first = await world.phone.one(Grant)
+        other = replace(first, grant_id="f" * 32, subject="another person", account=FIRST.replace("a", "\u0430"))
+        await world.phone.vault.run(lambda tx: tx.put(other))
+        at = f"at {first.issuer})"
+        person = Chooser(f"{FIRST} ({first.subject} {at}")
+        assert (await hand_off(world, person)).subject == first.subject
+        assert set(person.offered) == {f"{FIRST} ({first.subject} {at}", f"{other.account} (another person {at}"}
+
+
 @pytest.mark.parametrize("strategy", [None, "branch", "move"])
 @pytest.mark.parametrize(
     ("given", "said"),
@@ -376,6 +387,19 @@ async def test_a_program_that_names_nobody_never_speaks_for_another_person_becau
         assert (await hand_off(world, account=FIRST)).state == "done"  # the way out
         await world.clock.advance(5)
         assert {await answered(world, account=name) for name in (FIRST, SECOND)} == {FIRST, SECOND}
+
+
+async def test_another_person_of_the_same_name_does_not_take_the_place_of_one_whose_grant_ended() -> None:
+    async with running() as world:
+        assert (await hand_off(world)).state == "done"
+        await world.clock.advance(5)
+        row = await world.watch.grant()
+        await world.watch.edit(row, state="dead", reason="denied", refresh_token=None, subject="the first of this name")
+        assert await answered(world) == "reauth_required"
+        assert (await hand_off(world)).state == "done"
+        await world.clock.advance(5)
+        assert await answered(world) == "ambiguous"
+        assert await answered(world, account=(await world.phone.one(Grant)).subject) == FIRST
 
 
 async def test_whom_the_phone_took_away_is_meant_no_more() -> None:

@@ -226,7 +226,10 @@ async def test_grants_that_no_single_word_tells_apart_ask_for_two() -> None:
         return SimpleNamespace(grant=grant, phone=None)
 
     answer = ambiguous((fitting("ann", "a"), fitting("ann", "b"), fitting("bob", "a")))
-    assert (answer.error, answer.action) == ("ambiguous", "say which: name the account and the issuer or phone")
+    assert (answer.error, answer.action) == (
+        "ambiguous",
+        "say which, such as: token-relay phone token --account ann --issuer a",
+    )
 
 
 async def test_pairing_without_the_broker_is_refused_at_once() -> None:

@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from tests.agents.world_kit import World, running
+from tests.agents.world_kit import World, running, settle
 from token_relay.agents.companion import invitations as companions
 from token_relay.agents.companion.invitations import Invitations, Paired
 from token_relay.agents.device_names import is_name
 from token_relay.agents.phone.pairing import PAIR1_WAIT_S, NoAnswerError
 from token_relay.agents.records import Pairing
 from token_relay.protocol import pairing as wire
-from token_relay.protocol.errors import LocalError, PeerError, PersonNeededError, VaultError
+from token_relay.protocol.errors import LocalError, PeerError, PersonNeededError, TransientError, VaultError
 from token_relay.protocol.identity import KeyPair
 from token_relay.protocol.topics import mailbox_topic
 
@@ -186,6 +186,23 @@ async def test_so_many_ended_invitations_are_remembered_and_no_more() -> None:
         assert await ask(world, texts[-1], question(texts[-1])) == ""
 
 
+async def test_two_messages_at_once_leave_each_old_mailbox_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running("entra", paired=False) as world:
+        texts = [await shows(world).show() for _ in range(4)]
+        await world.clock.advance(companions.ENDED_S_MAX + 1)
+        left: list[str] = []
+
+        async def unsubscribe(topic: str) -> None:
+            left.append(topic)
+            await settle()  # the broker answers later
+
+        monkeypatch.setattr(world.watch.agent.turns.channel, "unsubscribe", unsubscribe)
+        said = await asyncio.gather(*(ask(world, text, question(text)) for text in texts[:2]))
+        assert said == ["wrong_mailbox"] * 2
+        over = [mailbox_topic(wire.Invitation.from_text(text).mailbox_id) for text in texts[:3]]
+        assert sorted(left) == sorted(over)
+
+
 async def test_a_day_later_an_invitation_is_forgotten() -> None:
     async with running("entra", paired=False) as world:
         text = await expired(world)
@@ -265,6 +282,22 @@ async def test_only_the_phone_of_this_exchange_can_decline_it(wrong: str) -> Non
         right = wire.seal_declined(invitation, pairing.transcript_hash, "not_confirmed")
         assert await ask(world, text, right) == ""
         assert await world.watch.rows(Pairing) == []
+
+
+async def test_who_was_answered_pairs_no_more_once_a_new_invitation_is_shown() -> None:
+    async with running("entra", paired=False) as world:
+        text = await shows(world).show()
+
+        async def shows_another(number: str, name: str) -> bool:
+            await shows(world).show()  # its person saw another number, and did not wait for the ten minutes
+            return True
+
+        with pytest.raises(TransientError):
+            await world.within(world.phone.agent.pairing.pair(text, shows_another))
+        assert await world.watch.rows(Pairing) == []
+        assert shows(world).left_s() > 0, "the new one is still to be used"
+        await world.pair()
+        assert (await world.watch.one(Pairing)).state == "active"
 
 
 async def test_a_pairing_that_is_active_is_ended_by_no_word_in_the_mailbox() -> None:
@@ -423,16 +456,15 @@ async def test_a_phone_that_a_person_named_here_keeps_that_name() -> None:
         assert (row.peer_name, row.is_name_given, row.own_name) == ("hers", True, "phone")
 
 
-async def test_a_pairing_that_completes_late_is_told_to_who_waits_for_it_and_uses_up_what_is_shown() -> None:
+async def test_a_pairing_that_is_complete_is_told_to_who_waits_for_it_and_uses_up_what_is_shown() -> None:
     async with running("entra", paired=False) as world:
-        older = await shows(world).show()
+        shown = await shows(world).show()
 
-        async def show_another(number: str, name: str) -> bool:
-            await shows(world).show()
+        async def agrees(number: str, name: str) -> bool:
             return True
 
-        pairing = await world.within(world.phone.agent.pairing.pair(older, show_another))
-        for text in (older, ""):
+        pairing = await world.within(world.phone.agent.pairing.pair(shown, agrees))
+        for text in (shown, ""):
             paired = await shows(world).wait(text)
             assert paired is not None and paired.is_active and paired.device_id == world.phone.id
         assert pairing.state == "active" and shows(world).left_s() == 0

@@ -24,7 +24,7 @@ def test_a_name_in_a_command_is_one_word(slug: str, name: str) -> None:
     assert name in shlex.split(command)
 
 
-OURS = {"self._kind", "kind", "self.settings.url", "device_id", "broker.host"}
+OURS = {"self._kind", "kind", "self.settings.url", "device_id", "pairing.peer_id", "broker.host"}
 """What a command may hold as it is: words of the program, settings of the person, an id of letters and digits."""
 
 

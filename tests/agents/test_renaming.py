@@ -206,6 +206,24 @@ async def test_two_phones_of_one_name_are_told_apart_and_one_may_take_the_name_w
         assert await called(world.watch, second) == ("phone", "phone")
 
 
+async def test_a_name_that_a_person_typed_stays_though_the_device_chose_the_same() -> None:
+    async with running(companions=2) as world:
+        second = world.companions[1]
+        typed = second.name
+
+        async def agree(number: str, name: str) -> bool:
+            return True
+
+        for given in (typed, ""):  # and when it is paired again, without a word about its name
+            invitation = await second.agent.invitations.show()
+            await world.within(world.phone.agent.pairing.pair(invitation, agree, name=given))
+            await second.agent.rename(f"renamed {len(given)}")
+            await world.clock.advance(2)
+            assert (await called(world.phone, second))[0] == typed
+            await second.agent.rename(typed)
+            await world.clock.advance(2)
+
+
 @pytest.mark.parametrize("name", ["", " wrist", "wrist ", "a\nb", "x" * (NAME_CHARS_MAX + 1), "\u200b"])
 async def test_what_is_no_name_is_refused_before_anything_is_said(name: str) -> None:
     async with running() as world:

@@ -13,7 +13,7 @@ import pytest
 from tests.agents.world_kit import World, running
 from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.phone.person import SignInOptions
-from token_relay.agents.records import Pairing, PhoneHandoff
+from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted, TokenRefused
 from token_relay.protocol.errors import ConfigError, LocalError, PersonNeededError, PolicyError
 from token_relay.protocol.messages import decode
@@ -25,6 +25,7 @@ from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.power import PowerCutError
 
 pytestmark = pytest.mark.asyncio
+OTHER = "reset@contoso.example"
 HERE = Surroundings(
     "phone", "phone", "id", "mqtt://b", is_connected=True, broker_error="", vault_key="", rejects={}, home=""
 )
@@ -50,10 +51,16 @@ class Person:
 
 
 async def replaces(
-    world: World, *, person: Person | None = None, called: str = "", wait_s: float = 60.0, yes: Any = False
+    world: World,
+    *,
+    person: Person | None = None,
+    called: str = "",
+    wait_s: float = 60.0,
+    yes: Any = False,
+    by: int = -1,
 ) -> dict[str, Any]:
-    """Run the command on the phone with an invitation of the newest companion."""
-    invitation = await world.companions[-1].call(world.companions[-1].agent.invitations.show())
+    """Run the command on the phone with an invitation of the newest companion, or of the one with this number."""
+    invitation = await world.companions[by].call(world.companions[by].agent.invitations.show())
     wish = HandoffWish(wait_s=wait_s)
     given: dict[str, Any] = {"device": "watch", "invitation": invitation, "as": called, "yes": yes}
     agent = world.phone.agent
@@ -73,12 +80,12 @@ async def action(world: World) -> str:
     return str((shown["action"] or {}).get("slug", ""))
 
 
-def is_stored(world: World, packet: Packet) -> bool:
-    new, phone = world.companions[-1], world.phone
+def is_from(world: World, packet: Packet, kind: str, *, by: int = -1) -> bool:
+    new, phone = world.companions[by], world.phone
     if packet.topic != f"relay/v1/{phone.id}/from/{new.id}":
         return False
     plaintext = phone.agent.turns.box(new.agent.turns.own.public_key).open(packet.payload)
-    return decode(plaintext).head.type == "STORED"
+    return decode(plaintext).head.type == kind
 
 
 async def devices(world: World) -> dict[str, tuple[str, str]]:
@@ -124,7 +131,7 @@ async def test_the_old_one_keeps_all_it_has_until_the_new_one_has_stored_the_gra
     async with running("entra", companions=2) as world:
         await world.phone.hand_off()
         old, new = world.companions
-        world.broker.hold = lambda packet: is_stored(world, packet)
+        world.broker.hold = lambda packet: is_from(world, packet, "STORED")
         waits = await replaces(world, wait_s=5.0)
         assert (waits["pending"], waits["action"]["slug"]) == (True, "finish_replacement")
         assert await devices(world) == {old.id: ("watch", "active"), new.id: (new.name, "active")}
@@ -286,6 +293,35 @@ async def test_what_is_left_undone_is_checked_before_the_invitation_is_used_up()
         with pytest.raises(PolicyError):
             await replaces(world)
         assert len(await devices(world)) == 1
+
+
+async def test_who_brings_another_invitation_gives_nothing_to_the_device_of_the_first() -> None:
+    async with running("entra", companions=3) as world:
+        await world.phone.hand_off()
+        _, first, second = world.companions
+        world.broker.hold = lambda packet: is_from(world, packet, "ACCEPT", by=1)
+        waits = await replaces(world, wait_s=5.0, by=1)
+        assert (waits["pending"], waits["device_id"]) == (True, first.id)
+        done = await replaces(world, yes=True, by=2)
+        assert (done["device_id"], done["device_name"]) == (second.id, "watch")
+        assert isinstance(await second.token(), TokenGranted)
+        assert await first.rows(Grant) == []
+
+
+async def test_what_the_new_companion_got_of_another_account_takes_no_place() -> None:
+    async with running("entra", companions=2) as world:
+        await world.phone.hand_off()
+        await world.phone.sign_in(OTHER)
+        new = world.companions[1]
+        world.broker.hold = lambda packet: is_from(world, packet, "ACCEPT")
+        await replaces(world, wait_s=0.0)
+        await world.within(world.phone.agent.cancel(new.id))
+        world.broker.release()
+        await world.clock.advance(5)
+        assert (await world.phone.hand_off(new.id, account=OTHER)).state == "done"
+        done = await replaces(world)
+        assert done["device_name"] == "watch"
+        assert {row.account for row in await new.rows(Grant)} == {"password@contoso.example", OTHER}
 
 
 async def test_a_device_is_not_replaced_by_itself() -> None:

@@ -229,6 +229,12 @@ async def test_unreadable_files_are_errors_of_ours_and_never_a_question(tmp_path
         assert (await end.down()).startswith("certificate file not readable")
 
 
+async def test_a_certificate_of_another_device_is_no_fault_of_the_broker(tmp_path: Path, authority: Authority) -> None:
+    (cert, _), (_, key) = authority.issue("another"), authority.issue(ME)
+    async with running(End(settings(1, use_tls=True, ca_file=authority.ca, cert_file=cert, key_file=key))) as end:
+        assert await end.down() == "certificate and key do not belong together"
+
+
 async def test_plain_mqtt_where_tls_is_expected_is_an_error(embedded: Broker, authority: Authority) -> None:
     async with running(End(settings(embedded.port, use_tls=True, ca_file=authority.ca))) as end:
         assert await end.down() != ""

@@ -21,6 +21,7 @@ from token_relay.cli.commands.serve import until_stopped
 from token_relay.host.config import CompanionConfig, Home, PhoneConfig
 from token_relay.host.config_file import load_config
 from token_relay.protocol.errors import VaultError
+from token_relay.vault.files import Lock
 
 DEVICE_ID = "abcdefghijklmnopqrstuvwxyz"
 PHONE_INIT = (
@@ -213,6 +214,16 @@ def test_force_writes_the_configuration_and_keeps_the_devices_key(
     assert (ran.code, ran.out) == (0, DEVICE_ID + "\n")
     assert load_config(CompanionConfig, home / "config.toml").broker.port == 9
     assert (home / "device.key").read_bytes() == key
+
+
+def test_force_beside_an_agent_that_runs_changes_nothing(shell: Shell, home: Path) -> None:
+    shell(*COMPANION_INIT.split(), "--home", str(home), "--provider-host", "127.0.0.1:8400")
+    before = {name: (home / name).read_bytes() for name in ("config.toml", "device.key", "device.csr")}
+    lock = Lock(home / "vault.lock")
+    ran = shell("companion", "init", "--broker", "mqtt://x", "--force", "--new-key", "--home", str(home))
+    lock.release()
+    assert ran.code == 1 and "another process uses the vault" in ran.err
+    assert {name: (home / name).read_bytes() for name in before} == before
 
 
 def test_new_key_replaces_the_devices_key_and_request(

@@ -281,10 +281,7 @@ FAULTS: dict[str, tuple[str, Callable[[Device], object]]] = {
 def test_a_fault_turns_exactly_its_own_line_red(device: Device, fault: str) -> None:
     line, spoil = FAULTS[fault]
     spoil(device)
-    if line == "broker cert" and fault == "no certificate":  # the broker asks for one, which is a finding too
-        assert device.red() == {"broker cert", "broker"}
-    else:
-        assert device.red() == {line}
+    assert device.red() == {line}
 
 
 def test_what_the_running_agent_says_of_the_provider_counts(device: Device) -> None:
@@ -386,7 +383,23 @@ def test_broker_of_another_ca_is_named(device: Device, tmp_path: Path) -> None:
 
 def test_wrong_key_is_named(device: Device) -> None:
     write_csr(device.home, OTHER, force=True)
-    assert "broker key" in device.red()
+    assert device.red() == {"broker key"}, "the broker has judged nothing of ours"
+    assert f"is not the key of the certificate, which is of {NAME}" in device.doctor().out
+
+
+@pytest.mark.parametrize("broken", ["empty", "missing", "a request"])
+def test_without_a_certificate_of_its_own_nobody_says_that_the_broker_refuses_it(device: Device, broken: str) -> None:
+    own = device.home / "device.pem"
+    text = {"empty": b"", "missing": b"", "a request": (device.home / "device.csr").read_bytes()}[broken]
+    own.unlink() if broken == "missing" else own.write_bytes(text)
+    said = device.doctor().out
+    assert device.red() == {"broker cert"} and f"{own}" in said and "not tried with this device's certificate" in said
+
+
+def test_a_certificate_of_another_ca_is_named(device: Device) -> None:
+    revoke_everybody(device)
+    assert device.red() == {"broker"}
+    assert f"{device.home / 'device.pem'} is of another CA than {device.home / 'ca.pem'}" in device.doctor().out
 
 
 def test_broken_configuration_stops_the_rest_and_the_agent_is_still_asked(device: Device) -> None:

@@ -35,6 +35,8 @@ ASKING: dict[str, dict[str, list[str]]] = {
         "sign-out": [],
         "import": ["--refresh-token-file", "-"],
         "pair": ["RTR1:X"],
+        "rename": ["watch", "car"],
+        "replace": ["watch", "RTR1:X"],
         "handoff": ["watch"],
         "cancel": ["watch"],
         "revoke": ["watch"],
@@ -55,6 +57,7 @@ ASKING: dict[str, dict[str, list[str]]] = {
         "open-web": ["https://shop.example/login", "--print"],
         "pair": [],
         "primary": ["phone"],
+        "rename": ["car"],
         "token": [],
     },
 }
@@ -120,6 +123,9 @@ async def test_every_command_prints_one_json_object_and_exits_0_when_it_did_what
         asked.add("phone cancel")
         await ask(phone, "handoff", "watch")
         assert (await ask(watch, "primary", "phone"))["device_id"] == phone.device_id
+        assert (await ask(phone, "rename", "watch", "wrist"))["name_before"] == "watch"
+        await ask(phone, "rename", "wrist", "watch")
+        assert (await ask(watch, "rename", "watch"))["message"]
         assert (await ask(watch, "forget", "--yes"))["grants"] == 1
         assert (await ask(phone, "unpair", "watch", "--yes"))["pending"] is False
         await pair(phone, watch)
@@ -135,6 +141,7 @@ async def test_every_command_prints_one_json_object_and_exits_0_when_it_did_what
         # asked for, with `--json`, where native authentication and session transfer are.
         every = {f"{kind} {name}" for kind, words in ASKING.items() for name in words}
         elsewhere = {"phone import", "phone sign-up", "phone reset-password", "phone open-web", "companion open-web"}
+        elsewhere.add("phone replace")  # in the stories: it needs a second companion
         assert every - asked == elsewhere
 
 

@@ -66,6 +66,15 @@ async def test_a_provider_on_this_machine_is_used_only_once_a_person_has_allowed
         assert (await world.sandbox.resource(await watch.token()))[0] == 200
 
 
+async def test_a_handoff_without_a_broker_sends_nobody_to_the_companion() -> None:
+    async with World(broker="mosquitto") as world:
+        phone, _ = await ready(world)
+        assert world.mosquitto is not None
+        await world.mosquitto.stop()
+        waits = (await phone("handoff", "watch", "--wait", "1", "--json")).expect(6).json
+        assert (waits["message"], waits["action"]["slug"]) == ("waiting for the broker", "check_broker")
+
+
 async def test_second_handoff_joins_the_open_one() -> None:
     async with World() as world:
         phone, watch = await ready(world)

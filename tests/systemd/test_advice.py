@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from token_relay.host.config import BrokerConfig
 from token_relay.pki import certificates as pki
 from token_relay.service.broker_advice import REFUSED, WAITS, Adviser, advice
+from token_relay.service.checks import broker as broker_check
 
 NOW = datetime(2030, 1, 2, tzinfo=UTC)
 DEVICE = "a" * 26
@@ -60,6 +61,26 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     broker.cert.unlink()
     said = advice("certificate file not readable: unnamed", broker, NOW.timestamp())
     assert str(broker.cert) in said and "certs sign" in said
+
+
+def test_a_certificate_of_another_device_is_named(tmp_path: Path) -> None:
+    broker, other = enrolled(tmp_path / "home"), enrolled(tmp_path / "other")
+    assert broker.key is not None and other.key is not None
+    broker.key.write_bytes(other.key.read_bytes())
+    said = advice("certificate and key do not belong together", broker, NOW.timestamp())
+    assert said.startswith(f"{broker.key} is not the key of the certificate, which is of ")
+
+
+@pytest.mark.parametrize(("host", "said"), [("broker.example", "by now"), ("other.example", "certs issue")])
+def test_a_certificate_that_was_exchanged_meanwhile_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, said: str
+) -> None:
+    authority = pki.make_authority(ec.generate_private_key(ec.SECP256R1()), serial=1, now=NOW)
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    certificate = pki.sign_broker(authority, key, [host], serial=2, now=NOW)
+    monkeypatch.setattr(broker_check, "look", lambda *_: certificate)  # what the broker shows by now
+    reason = "certificate not accepted: Hostname mismatch, certificate is not valid for 'broker.example'."
+    assert said in advice(reason, enrolled(tmp_path / "home"), (NOW + timedelta(days=1)).timestamp())
 
 
 def test_clock_that_was_never_set_is_named_before_any_certificate(tmp_path: Path) -> None:

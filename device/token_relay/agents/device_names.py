@@ -18,6 +18,7 @@ SHOWN_CHARS = 6  # of an id, beside a name
 NEAR_MAX = 3  # names that a mistyped word may stand for
 LISTED_MAX = 8  # names in an error; a hub has thousands of devices
 NAME_CHARS_MAX = 64  # as a device's own name in PAIR1, PAIR2 and HELLO
+MARKS_MAX = 3  # on one letter, beside those that are written with it as one: no living language has more
 NAME_RULE = f"a name has 1 to {NAME_CHARS_MAX} printable characters, no spaces around it and no - in front"
 # Printable to Python, and nothing to the eye: blanks, fillers, joiners and selectors (Default_Ignorable_Code_Point).
 _UNSEEN = re.compile(
@@ -78,8 +79,19 @@ def _meant(word: str, known: Sequence[tuple[str, str]]) -> str:
 
 def is_name(text: str) -> bool:
     """Return whether a person may call a device so: it is seen, and no command takes it for an option."""
-    is_clean = text.isprintable() and text == text.strip() and not text.startswith("-")
+    is_word = text.isprintable() and text == text.strip() and not text.startswith("-")
+    is_clean = is_word and not _has_loose_marks(text)
     return len(text) <= NAME_CHARS_MAX and is_clean and as_seen(text) != ""
+
+
+def _has_loose_marks(text: str) -> bool:
+    """Whether marks stand on nothing, or so many on one letter that they cover what is printed beside it."""
+    marks = MARKS_MAX  # before the first letter none is taken
+    for character in unicodedata.normalize("NFC", text):
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        if marks > MARKS_MAX:
+            return True
+    return False
 
 
 def name_problem(device_id: str, name: str, known: Sequence[tuple[str, str]]) -> str:

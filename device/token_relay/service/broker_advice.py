@@ -40,7 +40,7 @@ def advice(reason: str, broker: BrokerConfig, now_s: float) -> str:
 
 
 def _about_certificates(reason: str, broker: BrokerConfig, now_s: float) -> str:
-    from token_relay.service.checks.broker import certificates, trust_hint
+    from token_relay.service.checks.broker import certificates, refused_hint, trust_hint
     from token_relay.service.checks.machine import BUILT_AT
 
     for check in certificates(broker, now_s):
@@ -50,28 +50,7 @@ def _about_certificates(reason: str, broker: BrokerConfig, now_s: float) -> str:
         return f"the clock says {datetime.fromtimestamp(now_s, UTC):%Y-%m-%d}: set it, or wait until the network has"
     if reason != REFUSED:
         return trust_hint(reason, broker, now_s)
-    if _is_of_another_ca(broker):
-        return f"{broker.cert} is of another CA than {broker.ca}: sign device.csr with the broker's CA"
-    return "revoked, or the broker trusts another CA: `token-relay certs list` on the CA's machine says"
-
-
-def _is_of_another_ca(broker: BrokerConfig) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
-    from token_relay.host.atomic_files import read_bytes
-    from token_relay.pki import certificates as pki
-    from token_relay.service.checks.broker import PEM_BYTES_MAX
-
-    if broker.ca is None or broker.cert is None:
-        return False
-    authority, own = (
-        pki.parse_certificate(read_bytes(file, size_max=PEM_BYTES_MAX)) for file in (broker.ca, broker.cert)
-    )
-    try:
-        own.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
-        return True
-    return False
+    return refused_hint(broker)
 
 
 class Adviser:

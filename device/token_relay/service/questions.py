@@ -12,6 +12,9 @@ from token_relay.agents.device_names import shown
 from token_relay.agents.phone.handoff_rows import LIVE
 from token_relay.agents.records import Grant, Pairing, PhoneHandoff
 
+NAMED_MAX = 2  # accounts, or phones, in a question; a command line shows 512 characters of it
+ACCOUNT_CHARS_MAX = 64  # of an account's name, which its provider or another phone chose
+
 
 def live_of(rows: Iterable[PhoneHandoff]) -> list[PhoneHandoff]:
     """Return the handoffs by which a device has something, or may have."""
@@ -49,8 +52,8 @@ def forget_question(pairing: Pairing, live: Sequence[PhoneHandoff]) -> str:
 def erase_question(grants: Sequence[Grant], pairings: Sequence[Pairing], *, with_pairings: bool) -> str:
     """Ask before `companion forget`, of everything or of one phone."""
     what = _grants_of(grant.account for grant in grants) if grants else "what is left here"
-    phones = ", ".join(sorted({_device(pairing) for pairing in pairings}))
-    also = f" and the pairing with {phones}" if with_pairings and phones else ""
+    phones = sorted({_device(pairing) for pairing in pairings})
+    also = f" and the pairing with {_named(phones, ', ', 'phones')}" if with_pairings and phones else ""
     after = "pair again" if with_pairings else "hand off again"
     return f"erase {what}{also}? apps get no token of it any more; to have one again, {after}"
 
@@ -85,10 +88,20 @@ def _at_the_provider(row: PhoneHandoff) -> str:
             return f"revoke the refresh tokens of {row.account or row.subject} at {row.issuer}"
 
 
+def account_text(account: str) -> str:
+    """Return an account so short that a question stays whole: its end says what follows, and is cut off else."""
+    name = account or "an account without a name"
+    return name if len(name) <= ACCOUNT_CHARS_MAX else f"{name[:ACCOUNT_CHARS_MAX]}…"
+
+
 def _device(pairing: Pairing) -> str:
     return shown(pairing.peer_id, pairing.peer_name)
 
 
 def _grants_of(accounts: Iterable[str]) -> str:
-    names = sorted({account or "an account without a name" for account in accounts})
-    return f"the grant of {' and that of '.join(names)}"
+    return f"the grant of {_named([account_text(name) for name in sorted(set(accounts))], ' and that of ', 'accounts')}"
+
+
+def _named(names: Sequence[str], between: str, what: str) -> str:
+    more = [f"{len(names) - NAMED_MAX} more {what}"] if len(names) > NAMED_MAX else []
+    return between.join([*names[:NAMED_MAX], *more])

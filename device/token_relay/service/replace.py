@@ -12,6 +12,7 @@ from functools import partial
 
 from token_relay.agents.device_names import free_name, name_problem, shown
 from token_relay.agents.pairings import names_of, pairing_of, peers
+from token_relay.agents.phone.account_choice import is_called
 from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
 from token_relay.agents.phone.handoff_rows import LIVE
 from token_relay.agents.ports import Transaction
@@ -23,6 +24,7 @@ from token_relay.protocol.pairing import Invitation
 from token_relay.service.actions import action
 from token_relay.service.commands import confirm
 from token_relay.service.control import JSON, AskKind, Exchange, Handler
+from token_relay.service.questions import account_text
 from token_relay.service.runtime import text_of
 
 WAIT_S = 10.0  # for the old device to confirm, as `phone revoke` waits
@@ -72,15 +74,19 @@ async def run_replace(
     if old.state != "active":
         raise LocalError("this device is being unpaired", hint="for the other one: token-relay phone pair")
     loses = f"{shown(old.peer_id, old.peer_name)} loses its own and is unpaired"
-    follows = f"it gets a grant of {wish.account or 'your account'}, then {loses}"
-    if new is None or new.state != "active":
+    follows = f"it gets a grant of {account_text(wish.account) if wish.account else 'your account'}, then {loses}"
+    row = stand.row
+    if row is not None and row.account and wish.account:  # else a person has handed it another one's in between
+        row = row if is_called(wish.account, account=row.account, subject=row.subject) else None
+    if new is None or new.state != "active" or _is_of_another(text_of(args, "invitation"), new):
+        row = None
         await agent.check_wish(wish, exchange)  # before an invitation is used up
         paired = await pair(*await _pairing(agent, old, follows, args, exchange))
         new_id = str(paired["device_id"])
     else:
         new_id = new.peer_id
         await confirm(args, exchange, f"go on with {shown(new_id, new.peer_name)}? {follows}")
-    row = stand.row or await agent.hand_off(new_id, wish, exchange)
+    row = row or await agent.hand_off(new_id, wish, exchange)
     if row.state != "done":
         waits = row.problem or f"waiting for the new companion; {old.peer_name} keeps its grant until then"
         return {"device_id": new_id, "pending": True, "message": waits, "action": action("finish_replacement", word)}
@@ -97,6 +103,11 @@ async def run_replace(
         "message": f"{shown(new_id, known[new_id])} has taken the place of {shown(old.peer_id, old.peer_name)}{told}",
         "action": action("bring_device_online", known.get(old.peer_id, "")) if pending else None,
     }
+
+
+def _is_of_another(invitation: str, new: Pairing) -> bool:
+    """Whether a person brings the invitation of another device than the one that they had begun with."""
+    return invitation != "" and device_id(Invitation.from_text(invitation).public_key) != new.peer_id
 
 
 async def _pairing(

@@ -454,6 +454,8 @@ def describe(exc: BaseException | None) -> str:
             return "connection refused"
         case ssl.SSLCertVerificationError():
             return f"certificate not accepted: {exc.verify_message}"
+        case ssl.SSLError() if exc.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+            return "certificate and key do not belong together"
         case ssl.SSLError():
             is_alert = "ALERT" in (exc.reason or "")
             return "certificate not accepted by the broker" if is_alert else f"TLS failed: {exc.reason or 'no reason'}"

@@ -117,12 +117,21 @@ class Invitations:
         self._shown: dict[bytes, _Shown] = {}  # by mailbox, oldest first; the last is the present one
 
     async def show(self) -> str:
-        """Make a new invitation, which ends the old one, and listen in its mailbox; returns its text."""
+        """Make a new invitation, which ends the old one, and listen in its mailbox; returns its text.
+
+        A phone that has not confirmed yet can no longer do so: a person who saw a wrong check number wants another.
+        """
         if present := self._present:
             self._expire(present)
             reason: wire.EndReason = "used" if present.pair1 else "replaced"  # to the phone that comes too late
             present.end(reason, self._clock.now().boot_s, WHY["replaced"])
-        self._name = await self._turns.read(lambda tx: own_name(tx, self._name))
+
+        def step(turn: Turn) -> str:
+            for old in turn.tx.select(Pairing, state="pending"):
+                delete_pairing(turn, old.pairing_id)
+            return own_name(turn.tx, self._name)
+
+        self._name = await self._turns.run(step)
         secret = wire.PairingSecret(self._random.bytes(wire.SECRET_BYTES))
         invitation = wire.Invitation(self._turns.own.public_key, secret, self._broker_url)
         shown = self._shown[invitation.mailbox_id] = _Shown(invitation, self._clock.now().boot_s)
@@ -156,8 +165,9 @@ class Invitations:
         """Leave the mailboxes of those that ended long ago, had all their answers, or are too many."""
         now_s, ended = self._clock.now().boot_s, [s for s in self._shown.values() if s.reason is not None]
         for number, shown in enumerate(reversed(ended)):
-            if number >= ENDED_MAX or shown.looks >= LOOKS_MAX or now_s - shown.ended_boot_s > ENDED_S_MAX:
-                del self._shown[shown.invitation.mailbox_id]
+            is_old = number >= ENDED_MAX or shown.looks >= LOOKS_MAX or now_s - shown.ended_boot_s > ENDED_S_MAX
+            # None: while this one waited for the broker, another message has left it.
+            if is_old and self._shown.pop(shown.invitation.mailbox_id, None) is not None:
                 await self._channel.unsubscribe(shown.topic)
 
     async def receive(self, mailbox_id: bytes, payload: bytes) -> None:

@@ -160,8 +160,9 @@ class CompanionSteps:
         for older in turn.tx.select(Grant, pairing_id=pairing.pairing_id, **client):
             # Without a subject nobody knows whose it is: it takes the place of what it renews, and of no other.
             is_same = older.subject == payload.subject != "" or older.handoff_id == row.renews
-            if not is_same and (older.state, older.account) != ("dead", row.account):
-                continue
+            is_nobodys = "" in (older.subject, payload.subject) and older.account == row.account
+            if not is_same and not (is_nobodys and older.state == "dead"):
+                continue  # a dead one too: its person is not the next one who has chosen the same name
             if older.state != "dead":
                 self.end_grant(turn, older, "superseded")
             turn.tx.delete(Grant, older.grant_id)

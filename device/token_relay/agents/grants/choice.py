@@ -112,8 +112,8 @@ def choose(found: Iterable[Candidate]) -> Choice | tuple[Candidate, ...] | None:
         groups.setdefault(candidate.whose, []).append(candidate)
     bests = sorted((max(group, key=lambda one: one.rank) for group in groups.values()), key=lambda one: one.rank)
     living = tuple(one for one in bests if one.is_living)
-    names = {one.grant.account for one in living}
-    several = tuple(one for one in bests if one.is_hindered and one.grant.account not in names) + living
+    hindered = (one for one in bests if one.is_hindered)
+    several = (*(one for one in hindered if not any(_is_one_person(one.grant, it.grant) for it in living)), *living)
     if living and len(several) > 1:
         return several[::-1]
     if not bests:
@@ -125,13 +125,13 @@ def choose(found: Iterable[Candidate]) -> Choice | tuple[Candidate, ...] | None:
 def ambiguous(several: tuple[Candidate, ...]) -> TokenRefused:
     """Say which grants a question fits."""
     words = [
-        f"{one.grant.account or one.grant.subject or 'nobody'} at {one.grant.issuer}"
+        f"{_called(one.grant, several) or 'nobody'} at {one.grant.issuer}"
         + (f" from {one.phone.name} ({one.phone.device_id})" if one.phone else "")
         for one in several[:SHOWN_MAX]
     ]
     more = f" and {len(several) - SHOWN_MAX} more" if len(several) > SHOWN_MAX else ""
     grants = tuple(
-        FittingGrant(one.grant.issuer, one.grant.account, one.phone.device_id if one.phone else "")
+        FittingGrant(one.grant.issuer, _called(one.grant, several), one.phone.device_id if one.phone else "")
         for one in several[:SHOWN_MAX]
     )
     detail = f"several grants fit: {'; '.join(words)}{more}"
@@ -139,7 +139,21 @@ def ambiguous(several: tuple[Candidate, ...]) -> TokenRefused:
     enough = [name for name in names if len({getattr(grant, name) for grant in grants}) == len(grants)]
     told = [f"--{name} {quote(value)}" for name in enough[:1] or names if (value := getattr(grants[0], name))]
     quoted = " ".join(told) or "--account ACCOUNT"
-    return TokenRefused("ambiguous", detail, f"say which, such as: token-relay companion token {quoted}", grants=grants)
+    kind = "companion" if any(one.phone for one in several) else "phone"  # a phone has no phones
+    return TokenRefused("ambiguous", detail, f"say which, such as: token-relay {kind} token {quoted}", grants=grants)
+
+
+def _called(grant: Grant, several: Iterable[Candidate]) -> str:
+    """Return the account by which a program can name this grant among several, or the subject where it cannot."""
+    others = (one.grant for one in several if one.grant.issuer == grant.issuer and one.grant.account == grant.account)
+    return grant.account if all(other.subject == grant.subject for other in others) else grant.subject or grant.account
+
+
+def _is_one_person(one: Grant, other: Grant) -> bool:
+    """Whether two grants of one name are one person's: one client is told two subjects of two people alone."""
+    is_one_client = (one.issuer, one.client_id) == (other.issuer, other.client_id)
+    are_two = is_one_client and one.subject != other.subject and "" not in (one.subject, other.subject)
+    return one.account == other.account and not are_two
 
 
 def _fits(grant: Grant, query: TokenQuery) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from token_relay.agents.device_names import as_seen
 from token_relay.agents.phone.person import Person
 from token_relay.agents.records import Grant
 from token_relay.protocol.errors import LocalError, PersonNeededError
@@ -51,12 +52,13 @@ async def choose(grants: Sequence[Grant], word: str, person: Person, question: s
         return fitting[-1].grant_id
     fitting = sorted(newest.values(), key=lambda grant: (name_of(grant), grant.subject, grant.issuer))
     names = [name_of(grant) for grant in fitting]
+    looks = [as_seen(name) for name in names]  # a provider may let people choose them
     choices = [
         {
             "value": grant.grant_id,
-            "text": name if names.count(name) == 1 else f"{name} ({grant.subject or 'no subject'} at {grant.issuer})",
+            "text": name if looks.count(look) == 1 else f"{name} ({grant.subject or 'no subject'} at {grant.issuer})",
         }
-        for grant, name in zip(fitting, names, strict=True)
+        for grant, name, look in zip(fitting, names, looks, strict=True)
     ]
     choices += [{"value": ALL, "text": "all of them"}] if or_all else []
     chosen = await person.ask("choice", question, choices=choices, hint=NAME_IT)

@@ -113,7 +113,7 @@ class PhonePairing:
                 note = wire.seal_declined(invitation, transcript, _decline_reason(exc))
                 self._turns.spawn(self._channel.publish(mailbox_topic(invitation.mailbox_id), note))
                 raise
-            return await self._confirm(answer, transcript, called)
+            return await self._confirm(answer, transcript, called, is_given=given != "" or called != answer.name)
 
     async def _name_problem(self, peer_id: str, name: str) -> str:
         return await self._turns.read(lambda tx: name_problem(peer_id, name, names_of(tx)))
@@ -183,7 +183,7 @@ class PhonePairing:
                 continue
         raise NoAnswerError(invitation.broker)
 
-    async def _confirm(self, answer: wire.Pair2Fields, transcript: bytes, name: str) -> Pairing:
+    async def _confirm(self, answer: wire.Pair2Fields, transcript: bytes, name: str, *, is_given: bool) -> Pairing:
         peer_key = bytes.fromhex(answer.static_key)
         event = self._active[answer.pairing_id] = asyncio.Event()
 
@@ -203,7 +203,7 @@ class PhonePairing:
                     transcript_hash=transcript,
                     created=turn.stamp,
                     own_name=answer.name if is_name(answer.name) else "",
-                    is_name_given=name != answer.name,
+                    is_name_given=is_given,
                 )
             )
             turn.request(answer.pairing_id, Pair3(transcript_hash=transcript.hex()))

@@ -98,7 +98,7 @@ def init(args: argparse.Namespace, context: Context) -> int:
     config = checked(kind, text, config_path.parent)
     from token_relay.host.home import HOME_FILES, create_home
 
-    was_there = config_path.exists()
+    before = config_path.read_bytes() if config_path.exists() else None
     make_directory(home, mode=0o700)  # an existing one keeps its mode; the vault refuses one that is too open
     for path in remove_drafts(home, *HOME_FILES):
         context.note(f"removed {clean(str(path))}: a command that was killed had left it")
@@ -106,8 +106,10 @@ def init(args: argparse.Namespace, context: Context) -> int:
     try:
         device_id = create_home(kind, home, text, context.env).device_id
     except BaseException:
-        if not was_there:
+        if before is None:
             unlink(config_path)
+        else:  # what --force would have replaced, as where the agent still runs
+            write_atomic(config_path, before, mode=0o600)
         raise
     csr = home / CSR_NAME
     # --force alone keeps the key: a changed setting must not cost the certificate that the CA has signed

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from token_relay.host.atomic_files import read_bytes
@@ -69,13 +70,17 @@ def certificates(broker: BrokerConfig, now_s: float) -> Iterator[Finding]:
         try:
             found[name] = pki.parse_certificate(read_bytes(file, size_max=PEM_BYTES_MAX))
         except RelayError as exc:
-            yield Finding(f"broker {name}", False, str(exc), WANTED[name])
+            yield Finding(f"broker {name}", False, _of_file(exc, file), WANTED[name])
         except OSError as exc:
             yield Finding(f"broker {name}", False, f"{file}: {exc.strerror}", unreadable(exc, file, WANTED[name]))
         else:
             yield dates(f"broker {name}", file, found[name], now, again=AGAIN[name])
     if broker.key is not None:
         yield _key(broker.key, found.get("cert"))
+
+
+def _of_file(error: RelayError, file: Path) -> str:
+    return str(error) if str(file) in str(error) else f"{file}: {error}"
 
 
 def unreadable(error: OSError, file: Path, missing: str) -> str:
@@ -102,14 +107,17 @@ def _key(file: Path, certificate: x509.Certificate | None) -> Finding:
         mode = file.stat().st_mode
         key = pki.parse_private_key(read_bytes(file, size_max=PEM_BYTES_MAX))
     except RelayError as exc:
-        return Finding("broker key", False, str(exc), WANTED["key"])
+        return Finding("broker key", False, _of_file(exc, file), WANTED["key"])
     except OSError as exc:
         return Finding("broker key", False, f"{file}: {exc.strerror}", unreadable(exc, file, WANTED["key"]))
     if mode & 0o077:
         return Finding("broker key", False, f"{file} is open to others (mode {mode & 0o777:o})", f"chmod 600 {file}")
     certified = None if certificate is None else certificate.public_key()
     if isinstance(certified, ec.EllipticCurvePublicKey) and certified != key.public_key():
-        return Finding("broker key", False, f"{file} is not the key of the certificate", SIGN_AGAIN)
+        whose = ", ".join(str(name.value) for name in certificate.subject) if certificate is not None else ""
+        return Finding(
+            "broker key", False, f"{file} is not the key of the certificate, which is of {whose}", SIGN_AGAIN
+        )
     return Finding("broker key", True, str(file))
 
 
@@ -138,8 +146,7 @@ def _failure(error: OSError, place: str, broker: BrokerConfig, now_s: float) -> 
         case ssl.SSLCertVerificationError():
             return f"{place}: {error.verify_message}", trust_hint(error.verify_message, broker, now_s)
         case ssl.SSLError() if "alert" in str(error).lower():
-            hint = "`token-relay certs list` on the CA's machine says whether it is revoked or of another CA"
-            return f"{place} refuses this device's certificate", hint
+            return f"{place} refuses this device's certificate", refused_hint(broker)
         case ssl.SSLError():
             hint = "correct the port in broker.url, or write mqtt:// for a broker without TLS"
             return f"{place}: no TLS there ({error.reason or 'closed'})", hint
@@ -153,10 +160,15 @@ def _failure(error: OSError, place: str, broker: BrokerConfig, now_s: float) -> 
 
 def _shake_hands(broker: BrokerConfig, plain: socket.socket) -> str:
     context = client_context(broker.ca)
+    is_lacking = False
     if broker.cert is not None and broker.key is not None:
-        with contextlib.suppress(OSError):  # missing or wrong files have their own lines
+        try:
             context.load_cert_chain(broker.cert, broker.key, password=b"")
+        except OSError:  # missing or wrong files have their own lines
+            is_lacking = True
     with context.wrap_socket(plain, server_hostname=broker.host) as sock:
+        if is_lacking:
+            return f", {sock.version()}; not tried with this device's certificate"
         sock.settimeout(VERDICT_S)
         try:
             if sock.recv(1) == b"":
@@ -181,10 +193,25 @@ def trust_hint(message: str, broker: BrokerConfig, now_s: float) -> str:
     if "expired" in words:
         ended = f"ended on {shown.not_valid_after_utc:%Y-%m-%d %H:%M}Z: " if shown is not None else ""
         return f"{ended}`token-relay certs renew` on the CA's machine"
+    if "match" in words and shown is not None and broker.host in names(shown):
+        return "it has another certificate by now, with this name: the agent tries again by itself, once a minute"
     if "match" in words:
         named = f"is for {', '.join(names(shown)) or 'no name'}: " if shown is not None else ""
         return f"the broker's certificate {named}`token-relay certs issue {broker.host}` on the CA's machine"
     return "its certificate is of another CA: bring that CA's ca.pem"
+
+
+def refused_hint(broker: BrokerConfig) -> str:
+    """Return what to do about a certificate of this device that the broker refuses. Blocks: it reads two files."""
+    with contextlib.suppress(RelayError, OSError):
+        if broker.ca is not None and broker.cert is not None:
+            files = (broker.ca, broker.cert)
+            authority, own = (pki.parse_certificate(read_bytes(file, size_max=PEM_BYTES_MAX)) for file in files)
+            try:
+                own.verify_directly_issued_by(authority)
+            except (InvalidSignature, ValueError, TypeError):
+                return f"{broker.cert} is of another CA than {broker.ca}: sign device.csr with the broker's CA"
+    return "revoked, or the broker trusts another CA: `token-relay certs list` on the CA's machine says"
 
 
 _NEW_CA = (
