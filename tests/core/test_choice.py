@@ -152,10 +152,10 @@ def test_a_list_of_ambiguous_grants_is_bounded_and_holds_no_secret() -> None:
 @pytest.mark.parametrize(
     ("two", "which"),
     [
-        ([("ann", "i1", "p1"), ("bob", "i2", "p2")], " account, as with --account"),
-        ([("ann", "i1", "p1"), ("ann", "i2", "p2")], " issuer, as with --issuer"),
-        ([("ann", "i1", "p1"), ("ann", "i1", "p2")], " phone, as with --phone"),
-        ([("ann", "i1", "p1"), ("ann", "i1", "p2"), ("bob", "i2", "p1")], ": name the account and the issuer or phone"),
+        ([("ann", "i1", "p1"), ("bob", "i2", "p2")], "--account ann"),
+        ([("ann", "i1", "p1"), ("ann", "i2", "p2")], "--issuer i1"),
+        ([("ann", "i1", "p1"), ("ann", "i1", "p2")], "--phone p1"),
+        ([("ann", "i1", "p1"), ("ann", "i1", "p2"), ("bob", "i2", "p1")], "--account ann --issuer i1 --phone p1"),
     ],
 )
 def test_who_asks_is_told_the_one_thing_that_tells_all_of_them_apart(
@@ -165,4 +165,4 @@ def test_who_asks_is_told_the_one_thing_that_tells_all_of_them_apart(
         Candidate(replace(GRANT, account=account, issuer=issuer), None, NamedPhone(phone, phone, is_primary=True))
         for account, issuer, phone in two
     ]
-    assert ambiguous(tuple(many)).action == f"say which{which}"
+    assert ambiguous(tuple(many)).action == f"say which, such as: token-relay companion token {which}"

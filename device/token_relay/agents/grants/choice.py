@@ -112,7 +112,8 @@ def choose(found: Iterable[Candidate]) -> Choice | tuple[Candidate, ...] | None:
         groups.setdefault(candidate.whose, []).append(candidate)
     bests = sorted((max(group, key=lambda one: one.rank) for group in groups.values()), key=lambda one: one.rank)
     living = tuple(one for one in bests if one.is_living)
-    hindered = (one for one in bests if one.is_hindered)
+    peers = {one.whose[0] for one in living}  # what one phone brought hides nothing that came of another
+    hindered = (one for one in bests if one.is_hindered and one.whose[0] in peers)
     several = (*(one for one in hindered if not any(_is_one_person(one.grant, it.grant) for it in living)), *living)
     if living and len(several) > 1:
         return several[::-1]

@@ -216,7 +216,8 @@ def _ids_of(body: m.Body) -> tuple[str, ...]:
 def _grants_of(tables: Tables, phones: Set[str]) -> Iterator[Grant]:
     for grant in rows(tables, Grant).values():
         by = rows(tables, Pairing).get((grant.pairing_id,))
-        if by is not None and by.peer_id in phones and grant.state != "dead":
+        is_present = grant.state != "dead" or grant.reason in ("denied", "damaged")  # nobody wanted its end
+        if by is not None and by.peer_id in phones and is_present:
             yield grant
 
 
