@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -557,9 +558,11 @@ async def test_a_revoke_is_in_the_outbox_of_every_live_handoff() -> None:
 
 async def test_there_is_one_open_handoff_for_each_pairing() -> None:
     async with running("entra") as world:
-        first = await offered(world)
-        second = await world.phone.hand_off(wait_s=0)
-        assert second.handoff_id == first.handoff_id
+        deafen(world, world.watch)
+        hand_off = world.phone.hand_off
+        first, second = await asyncio.gather(hand_off(wait_s=0), hand_off(wait_s=0))  # neither sees the other begin
+        third = await world.phone.hand_off(wait_s=0)
+        assert first.handoff_id == second.handoff_id == third.handoff_id
         with pytest.raises(LocalError, match="no handoff"):
             await world.phone.edit(first, state="done")
             await world.phone.agent.cancel("watch")
