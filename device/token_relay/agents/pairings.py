@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from token_relay.agents.device_names import resolve_device
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.ports import Transaction
@@ -10,10 +12,15 @@ from token_relay.agents.turn import Turn
 from token_relay.protocol.delivery import is_given_up
 
 
-def peers(tx: Transaction) -> dict[str, Pairing]:
+def by_peer(pairings: Iterable[Pairing]) -> dict[str, Pairing]:
     """Return the pairing of each device by its id: the active one, else the newest; none that is pending."""
-    rows = [row for row in tx.select(Pairing) if row.state != "pending"]
-    return {row.peer_id: row for row in sorted(rows, key=lambda row: (row.state == "active", row.paired_at))}
+    rows = sorted(pairings, key=lambda row: (row.state == "active", row.paired_at))
+    return {row.peer_id: row for row in rows if row.state != "pending"}
+
+
+def peers(tx: Transaction) -> dict[str, Pairing]:
+    """Return :func:`by_peer` of all pairings here."""
+    return by_peer(tx.select(Pairing))
 
 
 def names_of(tx: Transaction) -> list[tuple[str, str]]:

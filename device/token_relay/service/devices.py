@@ -13,6 +13,7 @@ from typing import Any
 
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.grants import lease, schedule
+from token_relay.agents.pairings import by_peer
 from token_relay.agents.phone.presence import PresenceName
 from token_relay.agents.ports import Now
 from token_relay.agents.records import Grant, Outgoing, Pairing, PhoneHandoff
@@ -82,10 +83,6 @@ def devices_of(
     pairings: Iterable[Pairing], handoffs: Iterable[PhoneHandoff], presence: Mapping[str, PresenceName]
 ) -> list[PairedDevice]:
     """Return the devices by name: of several pairings with one the active, else the newest; none that is pending."""
-    peers: dict[str, Pairing] = {}
-    for pairing in sorted(pairings, key=lambda row: (row.state == "active", row.paired_at)):
-        if pairing.state != "pending":
-            peers[pairing.peer_id] = pairing
     latest: dict[str, PhoneHandoff] = {}
     held: dict[str, PhoneHandoff] = {}
     accounts: dict[str, set[str]] = {}
@@ -95,7 +92,7 @@ def devices_of(
             held[handoff.pairing_id] = handoff
             accounts.setdefault(handoff.pairing_id, set()).add(handoff.account)
     devices = []
-    for row in peers.values():
+    for row in by_peer(pairings).values():
         at = row.pairing_id
         there, count = presence.get(at, "unknown"), len(accounts.get(at, ()))
         devices.append(PairedDevice(row, latest.get(at), held.get(at), there, count))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from token_relay.agents.device_names import resolve_device
+from token_relay.agents.pairings import by_peer
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Pairing, PrimaryPhone
 from token_relay.agents.token_source import PRIMARY, NamedPhone, TokenRefused
@@ -45,12 +46,9 @@ class Phones:
 
 def phones_of(pairings: Iterable[Pairing], primary: PrimaryPhone | None) -> dict[str, NamedPhone]:
     """Return the phones by id; their names are those of the newest pairing."""
-    rows = sorted(pairings, key=lambda row: (row.state == "active", row.paired_at))
     primary_id = primary.peer_id if primary is not None else ""
     return {
-        row.peer_id: NamedPhone(row.peer_id, row.peer_name, row.peer_id == primary_id)
-        for row in rows
-        if row.state != "pending"
+        peer_id: NamedPhone(peer_id, row.peer_name, peer_id == primary_id) for peer_id, row in by_peer(pairings).items()
     }
 
 

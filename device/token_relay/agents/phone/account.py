@@ -22,7 +22,7 @@ from token_relay.agents.grants.keeper import GrantKeeper
 from token_relay.agents.grants.schedule import columns_of_life
 from token_relay.agents.grants.serving import columns_of, normalise_scope
 from token_relay.agents.grants.tokens import cache_token, delete_grant
-from token_relay.agents.phone.account_choice import choose
+from token_relay.agents.phone.account_choice import ALL, choose, person_of
 from token_relay.agents.phone.account_settings import AccountSettings
 from token_relay.agents.phone.own_grants import is_only
 from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, SignIn, SignInOptions
@@ -322,8 +322,8 @@ class Accounts:
         grants = [grant for grant in await self.grants() if grant.state != "dead" or grant.reason == "moved"]
         if account or grants:
             chosen = await choose(grants, account, person, "sign out of which account", or_all=not account)
-            who = next((grant for grant in grants if grant.grant_id == chosen), None)
-            grants = [grant for grant in grants if who is None or _is_same_person(grant, who)]
+            who = {person_of(grant) for grant in grants if chosen in (grant.grant_id, ALL)}
+            grants = [grant for grant in grants if person_of(grant) in who]
         result: list[dict[str, str]] = []
         for grant in sorted(grants, key=lambda grant: grant.state != "dead"):
             said: ProviderSaid = "unsupported"
@@ -393,10 +393,6 @@ class Accounts:
                 "this phone may not give refresh tokens away: allow_refresh_token_access is false",
                 hint="set allow_refresh_token_access = true in config.toml and restart the agent",
             )
-
-
-def _is_same_person(one: Grant, other: Grant) -> bool:
-    return (one.issuer, one.subject or one.account) == (other.issuer, other.subject or other.account)
 
 
 def tell_notes(turn: Turn, new: NewGrant, *, grant_id: str = "", handoff_id: str = "") -> None:

@@ -26,6 +26,11 @@ def name_of(grant: Grant) -> str:
     return grant.account or grant.subject or f"an account without a name at {grant.issuer}"
 
 
+def person_of(grant: Grant) -> tuple[str, str]:
+    """Return what tells the person of a grant from others: a subject is unique at its issuer."""
+    return grant.issuer, grant.subject or grant.account
+
+
 def called(grants: Sequence[Grant], word: str) -> list[Grant]:
     """Return the grants of the account that a person names.
 
@@ -47,7 +52,7 @@ async def choose(grants: Sequence[Grant], word: str, person: Person, question: s
         LocalError: nobody of that name is signed in. PersonNeededError: several are, and nobody says which.
     """
     fitting = called(grants, word) if word else grants
-    newest = {(grant.issuer, grant.subject or grant.account): grant for grant in fitting}
+    newest = {person_of(grant): grant for grant in fitting}
     if len(newest) == 1:
         return fitting[-1].grant_id
     fitting = sorted(newest.values(), key=lambda grant: (name_of(grant), grant.subject, grant.issuer))
