@@ -29,10 +29,11 @@ LAYERS = (
     ("host",),
     ("apps",),
     ("service", "ca"),
+    ("console",),
     ("cli",),
     ("simulation",),
 )
-RELAY = frozenset({"protocol", "provider", "mqtt", "pki", "sandbox"})  # the half that knows nothing of the other
+RELAY = frozenset({"protocol", "provider", "mqtt", "pki", "sandbox", "pages"})  # the half that knows nothing of the other
 PURE = ("protocol", "pki", "sandbox/provider")  # no socket, file, clock, randomness, logger, async
 # ... and so is a module elsewhere that says so of itself in its docstring; a package says it for all in it.
 SAYS_PURE = re.compile(r"\bPure\b|(;|module is) pure\b")
@@ -120,7 +121,8 @@ FILE_CALLS = frozenset(  # what a path offers beside its parts
 LIBRARIES = {  # by whose rooms alone they are imported
     "aiomqtt": ("mqtt",),
     "paho": ("mqtt",),
-    "aiohttp": ("host", "apps", "sandbox"),
+    "aiohttp": ("host", "apps", "sandbox", "pages"),
+    "jinja2": ("pages",),
     "sqlite3": ("vault", "cli/demo"),
     "tests": (),
 }

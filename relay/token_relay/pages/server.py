@@ -1,0 +1,227 @@
+"""Serves pages on a loopback port: the walls, the key, the headers, the errors, and the end after idle minutes.
+
+:mod:`.walls` decides who is let in. A handler that fails with one of our errors becomes a page that says why and what
+to do; any other failure is a page without details, and a line in the log. Nothing of a request is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl
+
+import structlog
+from aiohttp import web
+
+from token_relay.pages.rendering import environment
+from token_relay.pages.visit import Answer, Visit
+from token_relay.pages.walls import HEADERS, Caller, Refused, cookie_header, has_cookie, refusal
+from token_relay.protocol.errors import ConfigError, LocalError, RelayError
+
+log = structlog.get_logger()
+
+IDLE_S_MAX = 1800.0
+FORM_BYTES_MAX = 65_536
+FIELDS_MAX = 64
+HEAD_BYTES_MAX = 262_144  # browsers keep up to 180 cookies of 4 KiB for 127.0.0.1, whichever port has set them
+STREAMS_MAX = 16  # the oldest ends when another begins: a page that was left behind keeps no new one away
+KEYS_MAX = 8
+STATIC = Path(__file__).with_name("static")
+TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+Handler = Callable[[Visit], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A page: ``path`` as aiohttp's routes have it, without the root. ``comes_from_elsewhere``: see :mod:`.walls`; such
+    a page is open to who has no cookie, and must know its visitor by something else."""
+
+    path: str
+    handler: Handler
+    comes_from_elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a set of pages brings along: templates, static files, and what every template of it is given."""
+
+    templates: Sequence[Path]
+    statics: Sequence[Path]
+    common: Mapping[str, object]
+
+
+class PageServer:
+    """The pages on a port of 127.0.0.1, for as long as the ``async with`` lasts.
+
+    ``owner`` says whose a connection is: client's port and ours to uid. ``uids`` are let in.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        look: Look,
+        *,
+        owner: Callable[[int, int], int | None],
+        uids: Collection[int],
+        port: int = 0,
+        idle_s: float = IDLE_S_MAX,
+    ) -> None:
+        self.root = f"/{secrets.token_hex(16)}/"
+        self._cookie = secrets.token_urlsafe(32)
+        self._keys: list[str] = []
+        self._owner, self._uids = owner, frozenset(uids)
+        self._look, self._environment = look, environment(look.templates)
+        self._statics = {path.name: path for place in (STATIC, *look.statics) for path in place.iterdir()}
+        self._asked_port, self.port = port, 0
+        self._idle_s, self._active_at = idle_s, time.monotonic()
+        self._ends = asyncio.Event()
+        self._streams: dict[object, None] = {}  # the oldest first
+        app = web.Application(client_max_size=FORM_BYTES_MAX)
+        for route in (*routes, Route("static/{name}", self._static)):
+            app.router.add_route("*", f"{self.root}{route.path}", self._serving(route))
+        app.router.add_route(
+            "*", f"{self.root}open", self._serving(Route("open", self._open, comes_from_elsewhere=True))
+        )
+        app.router.add_route("*", "/{tail:.*}", self._serving(Route("", _nowhere, comes_from_elsewhere=True)))
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=0.5,
+            handler_cancellation=True,
+            max_line_size=8190,
+            max_field_size=HEAD_BYTES_MAX,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises ConfigError: the port is taken."""
+        try:
+            sock = socket.create_server(("127.0.0.1", self._asked_port))
+        except OSError as exc:
+            raise ConfigError(f"cannot listen on 127.0.0.1:{self._asked_port}: {exc.strerror}") from exc
+        self.port = sock.getsockname()[1]
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.set()
+        self._streams.clear()
+        await self._runner.cleanup()
+
+    @property
+    def origin(self) -> str:
+        """Return scheme, address and port."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def address(self) -> str:
+        """Return an address that opens the pages once."""
+        key = secrets.token_urlsafe(24)
+        self._keys = [*self._keys[1 - KEYS_MAX :], key]
+        return f"{self.origin}{self.root}open?key={key}"
+
+    async def until_idle(self) -> None:
+        """Return when nothing was asked for ``idle_s``; an open event stream is no activity."""
+        while (left_s := self._active_at + self._idle_s - time.monotonic()) > 0:
+            await self._pause(left_s)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ends.wait()
+        except TimeoutError:
+            return
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    def _serving(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def serve(request: web.Request) -> web.StreamResponse:
+            visit = Visit(
+                request, self.root, {}, time.time(), self._environment, self._look.common, self._streams, self._pause
+            )
+            refused = self._refused(route, request)
+            if refused is not None:
+                return visit.refuse(refused.status, refused.why, is_in=False)
+            if not route.path.endswith("stream"):
+                self._active_at = time.monotonic()
+            elif len(self._streams) >= STREAMS_MAX:
+                del self._streams[next(iter(self._streams))]
+            try:
+                if request.method == "POST":
+                    visit.fields = await _form(request)
+                return await route.handler(visit)
+            except RelayError as exc:
+                return visit.refuse(400, str(exc), hint=exc.hint)
+            except web.HTTPRequestEntityTooLarge:
+                return visit.refuse(413, f"that form is longer than {FORM_BYTES_MAX} bytes")
+            except Exception as exc:
+                log.error("page_failed", error_type=type(exc).__name__, page=route.path, where=_where(exc))
+                if route.path.endswith("stream"):
+                    raise  # it has begun to answer: the connection ends
+                return visit.refuse(500, "internal error, see the log")
+
+        return serve
+
+    def _refused(self, route: Route, request: web.Request) -> Refused | None:
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        caller = Caller(
+            method=request.method,
+            uid=None if peer is None else self._owner(peer[1], self.port),
+            host=request.headers.get("Host", ""),
+            origin=request.headers.get("Origin"),
+            fetch_site=request.headers.get("Sec-Fetch-Site", ""),
+        )
+        why = refusal(caller, uids=self._uids, comes_from_elsewhere=route.comes_from_elsewhere)
+        if why is not None or route.comes_from_elsewhere:
+            return why
+        if not has_cookie(request.headers.getall("Cookie", []), self._cookie):
+            return Refused(403, "open the address that was printed in the terminal; Enter there prints a new one")
+        return None
+
+    async def _open(self, visit: Visit) -> Answer:
+        key = visit.query.get("key", "")
+        known = next((one for one in self._keys if secrets.compare_digest(one.encode(), key.encode())), None)
+        if known is None or visit.is_post:
+            why = "this address was used already, or is an old one; Enter in the terminal prints a new one"
+            return visit.refuse(403, why, is_in=False)
+        self._keys.remove(known)
+        answer = visit.onward("")
+        answer.headers["Set-Cookie"] = cookie_header(self._cookie, self.root)
+        return answer
+
+    async def _static(self, visit: Visit) -> Answer:
+        path = self._statics.get(visit.part("name"))
+        if path is None:
+            return visit.refuse(404, "nothing is here")
+        return web.Response(body=path.read_bytes(), content_type=TYPES[path.suffix], headers=HEADERS)
+
+
+async def _nowhere(visit: Visit) -> Answer:
+    return visit.refuse(404, "nothing is here", is_in=False)
+
+
+async def _form(request: web.Request) -> dict[str, str]:
+    """Return the fields of a form, the last of each name. Raises LocalError: it is none."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise LocalError("a form was expected")
+    try:
+        body = await request.read()
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX))
+    except ValueError:
+        raise LocalError("that form cannot be read") from None
+
+
+def _where(exc: Exception) -> str:
+    """Return file and line of a mistake of ours, without any value."""
+    last = traceback.extract_tb(exc.__traceback__)[-1]
+    return f"{Path(last.filename).name}:{last.lineno}"
