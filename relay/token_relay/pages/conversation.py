@@ -1,7 +1,7 @@
 """A command that runs and asks, as pages: each of its questions is a form, its steps are a list, its end is a sentence.
 
-The work is a coroutine that gets the conversation and may call :meth:`Conversation.ask` and
-:meth:`Conversation.progress`, which are the agent's ``Exchange``. An answer goes to the question and is kept nowhere:
+The work is a coroutine that gets the conversation and may call :meth:`Talk.ask` and
+:meth:`Talk.progress`, which are the agent's ``Exchange``. An answer goes to the question and is kept nowhere:
 not in the list of steps, not in a page. A conversation that nobody needs any more ends with its server.
 """
 
@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from token_relay.pages.server import Route
-from token_relay.pages.visit import Answer, Elements, Visit
+from token_relay.pages.server import PageRoute
+from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.protocol.errors import LocalError, RelayError
 
 TALKS_MAX = 32  # the oldest that is over goes first
@@ -25,7 +25,7 @@ Values = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class OpenQuestion:
     """What a command asks: ``kind`` and ``more`` as the control socket has them."""
 
     number: int
@@ -35,7 +35,7 @@ class Question:
     answer: asyncio.Future[str | None] = field(repr=False)
 
 
-class Conversation:
+class Talk:
     """One command with one person. ``template`` shows its steps as an element with the id ``talk-steps``; ``back`` is
     the place to go to afterwards."""
 
@@ -43,7 +43,7 @@ class Conversation:
         self.talk_id = secrets.token_hex(8)
         self.title, self.back, self.template = title, back, template
         self.steps: list[Values] = []
-        self.question: Question | None = None
+        self.question: OpenQuestion | None = None
         self.result: Values | None = None
         self.failure: tuple[str, str] | None = None  # why, and what to do
         self.task: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class Conversation:
         """Show a question, and wait for its answer; None when the person declines."""
         self._asked += 1
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self.question = Question(self._asked, kind, text, more, answer)
+        self.question = OpenQuestion(self._asked, kind, text, more, answer)
         self._tell()
         try:
             return await answer
@@ -93,7 +93,7 @@ class Conversation:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def run(self, work: Callable[[Conversation], Awaitable[Values]]) -> None:
+    async def run(self, work: Callable[[Talk], Awaitable[Values]]) -> None:
         """Do the work, and keep how it ended."""
         try:
             self.result = await work(self)
@@ -106,27 +106,27 @@ class Conversation:
             self._tell()
 
 
-class Conversations:
+class Talks:
     """All conversations of a server, and the pages to have them: ``talks/ID``."""
 
     def __init__(self) -> None:
-        self._all: dict[str, Conversation] = {}
+        self._all: dict[str, Talk] = {}
 
     @property
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[PageRoute, ...]:
         """Return the pages."""
         return (
-            Route("talks/{id}", self._page),
-            Route("talks/{id}/answer", self._answer),
-            Route("talks/{id}/end", self._end),
-            Route("talks/{id}/stream", self._stream),
+            PageRoute("talks/{id}", self._page),
+            PageRoute("talks/{id}/answer", self._answer),
+            PageRoute("talks/{id}/end", self._end),
+            PageRoute("talks/{id}/stream", self._stream),
         )
 
     async def start(
         self,
-        visit: Visit,
+        visit: PageRequest,
         title: str,
-        work: Callable[[Conversation], Awaitable[Values]],
+        work: Callable[[Talk], Awaitable[Values]],
         *,
         back: str = "",
         template: str = "talk_steps.html",
@@ -141,7 +141,7 @@ class Conversations:
                 del self._all[old.talk_id]
         if len(self._all) >= TALKS_MAX:
             raise LocalError(f"{TALKS_MAX} commands are open", hint="end some of them first")
-        talk = Conversation(title, back=back, template=template)
+        talk = Talk(title, back=back, template=template)
         self._all[talk.talk_id] = talk
         changed = asyncio.ensure_future(talk.changed())
         talk.task = asyncio.create_task(talk.run(work))
@@ -156,21 +156,21 @@ class Conversations:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
-    def open(self) -> list[Conversation]:
+    def open(self) -> list[Talk]:
         """Return those that are not over."""
         return [talk for talk in self._all.values() if not talk.is_over]
 
-    def _of(self, visit: Visit) -> Conversation:
+    def _of(self, visit: PageRequest) -> Talk:
         talk = self._all.get(visit.part("id"))
         if talk is None:
             raise LocalError("this command is over and forgotten")
         return talk
 
-    async def _page(self, visit: Visit) -> Answer:
+    async def _page(self, visit: PageRequest) -> Answer:
         talk = self._of(visit)
         return visit.page("conversation.html", talk=talk)
 
-    async def _answer(self, visit: Visit) -> Answer:
+    async def _answer(self, visit: PageRequest) -> Answer:
         talk = self._of(visit)
         value: str | None = visit.fields.get("value", "")
         if "again" in visit.fields and visit.fields["again"] != value:
@@ -189,14 +189,14 @@ class Conversations:
         await _settled(talk, changed)
         return visit.go(f"talks/{talk.talk_id}")
 
-    async def _end(self, visit: Visit) -> Answer:
+    async def _end(self, visit: PageRequest) -> Answer:
         talk = self._of(visit)
         if visit.is_post and talk.task is not None:
             talk.task.cancel()
             await asyncio.wait({talk.task})
         return visit.go(f"talks/{talk.talk_id}")
 
-    async def _stream(self, visit: Visit) -> Answer:
+    async def _stream(self, visit: PageRequest) -> Answer:
         talk = self._of(visit)
 
         async def look() -> Elements:
@@ -208,7 +208,7 @@ class Conversations:
         return await visit.live(look, talk.changed)
 
 
-async def _settled(talk: Conversation, changed: asyncio.Future[None]) -> None:
+async def _settled(talk: Talk, changed: asyncio.Future[None]) -> None:
     """Wait a moment for what follows an answer; steps alone are not worth a page."""
     try:
         async with asyncio.timeout(SETTLE_S):

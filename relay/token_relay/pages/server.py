@@ -22,8 +22,8 @@ import structlog
 from aiohttp import web
 
 from token_relay.pages.rendering import environment
-from token_relay.pages.visit import Answer, Visit
-from token_relay.pages.walls import HEADERS, Caller, Refused, cookie_header, has_cookie, refusal
+from token_relay.pages.visit import Answer, PageRequest
+from token_relay.pages.walls import HEADERS, Barred, Caller, cookie_header, has_cookie, refusal
 from token_relay.protocol.errors import ConfigError, LocalError, RelayError
 
 log = structlog.get_logger()
@@ -37,11 +37,11 @@ KEYS_MAX = 8
 STATIC = Path(__file__).with_name("static")
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-Handler = Callable[[Visit], Awaitable[Answer]]
+Handler = Callable[[PageRequest], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class PageRoute:
     """A page: ``path`` as aiohttp's routes have it, without the root. ``comes_from_elsewhere``: see :mod:`.walls`; such
     a page is open to who has no cookie, and must know its visitor by something else."""
 
@@ -67,7 +67,7 @@ class PageServer:
 
     def __init__(
         self,
-        routes: Sequence[Route],
+        routes: Sequence[PageRoute],
         look: Look,
         *,
         owner: Callable[[int, int], int | None],
@@ -86,12 +86,12 @@ class PageServer:
         self._ends = asyncio.Event()
         self._streams: dict[object, None] = {}  # the oldest first
         app = web.Application(client_max_size=FORM_BYTES_MAX)
-        for route in (*routes, Route("static/{name}", self._static)):
+        for route in (*routes, PageRoute("static/{name}", self._static)):
             app.router.add_route("*", f"{self.root}{route.path}", self._serving(route))
         app.router.add_route(
-            "*", f"{self.root}open", self._serving(Route("open", self._open, comes_from_elsewhere=True))
+            "*", f"{self.root}open", self._serving(PageRoute("open", self._open, comes_from_elsewhere=True))
         )
-        app.router.add_route("*", "/{tail:.*}", self._serving(Route("", _nowhere, comes_from_elsewhere=True)))
+        app.router.add_route("*", "/{tail:.*}", self._serving(PageRoute("", _nowhere, comes_from_elsewhere=True)))
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -144,9 +144,9 @@ class PageServer:
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    def _serving(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _serving(self, route: PageRoute) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def serve(request: web.Request) -> web.StreamResponse:
-            visit = Visit(
+            visit = PageRequest(
                 request, self.root, {}, time.time(), self._environment, self._look.common, self._streams, self._pause
             )
             refused = self._refused(route, request)
@@ -172,7 +172,7 @@ class PageServer:
 
         return serve
 
-    def _refused(self, route: Route, request: web.Request) -> Refused | None:
+    def _refused(self, route: PageRoute, request: web.Request) -> Barred | None:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         caller = Caller(
             method=request.method,
@@ -185,10 +185,10 @@ class PageServer:
         if why is not None or route.comes_from_elsewhere:
             return why
         if not has_cookie(request.headers.getall("Cookie", []), self._cookie):
-            return Refused(403, "open the address that was printed in the terminal; Enter there prints a new one")
+            return Barred(403, "open the address that was printed in the terminal; Enter there prints a new one")
         return None
 
-    async def _open(self, visit: Visit) -> Answer:
+    async def _open(self, visit: PageRequest) -> Answer:
         key = visit.query.get("key", "")
         known = next((one for one in self._keys if secrets.compare_digest(one.encode(), key.encode())), None)
         if known is None or visit.is_post:
@@ -199,14 +199,14 @@ class PageServer:
         answer.headers["Set-Cookie"] = cookie_header(self._cookie, self.root)
         return answer
 
-    async def _static(self, visit: Visit) -> Answer:
+    async def _static(self, visit: PageRequest) -> Answer:
         path = self._statics.get(visit.part("name"))
         if path is None:
             return visit.refuse(404, "nothing is here")
         return web.Response(body=path.read_bytes(), content_type=TYPES[path.suffix], headers=HEADERS)
 
 
-async def _nowhere(visit: Visit) -> Answer:
+async def _nowhere(visit: PageRequest) -> Answer:
     return visit.refuse(404, "nothing is here", is_in=False)
 
 

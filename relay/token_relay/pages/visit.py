@@ -23,7 +23,7 @@ TROUBLE_PAUSE_S = 2.0  # between two tries while the agent does not answer
 
 
 @dataclass(slots=True)
-class Visit:
+class PageRequest:
     """One request that the walls have let in.
 
     ``root`` is the path under which everything lies, with a slash at the end. ``query`` and ``fields`` (of a form) have

@@ -38,31 +38,31 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Barred:
     """A request that is not let in, with a sentence for the person who may be at the other end."""
 
     status: int
     why: str
 
 
-def refusal(caller: Caller, *, uids: Collection[int], comes_from_elsewhere: bool = False) -> Refused | None:
+def refusal(caller: Caller, *, uids: Collection[int], comes_from_elsewhere: bool = False) -> Barred | None:
     """Return why a request is not let in, or None.
 
     ``comes_from_elsewhere``: this path may be reached from another page, by GET alone.
     """
     if caller.uid not in uids:
-        return Refused(403, "this page belongs to another user of this machine")
+        return Barred(403, "this page belongs to another user of this machine")
     if host_of(caller.host) not in HOSTS:
-        return Refused(421, "this page has the names 127.0.0.1 and localhost alone")
+        return Barred(421, "this page has the names 127.0.0.1 and localhost alone")
     if caller.method not in METHODS:
-        return Refused(405, "this page knows GET and POST")
+        return Barred(405, "this page knows GET and POST")
     if caller.method == "GET":
         is_own = caller.fetch_site in OWN_PAGE or comes_from_elsewhere
     elif caller.origin == "null":
         is_own = caller.fetch_site == "same-origin"
     else:
         is_own = caller.origin == f"http://{caller.host}" and caller.fetch_site in OWN_PAGE
-    return None if is_own else Refused(403, "another page asked for this; open the address that was printed")
+    return None if is_own else Barred(403, "another page asked for this; open the address that was printed")
 
 
 def host_of(host: str) -> str:
