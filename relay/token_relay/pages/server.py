@@ -80,7 +80,9 @@ class PageServer:
         self._keys: list[str] = []
         self._owner, self._uids = owner, frozenset(uids)
         self._look, self._environment = look, environment(look.templates)
-        self._statics = {path.name: path for place in (STATIC, *look.statics) for path in place.iterdir()}
+        self._statics = {
+            path.name: path for place in (STATIC, *look.statics) for path in place.iterdir() if path.suffix in TYPES
+        }
         self._asked_port, self.port = port, 0
         self._idle_s, self._active_at = idle_s, time.monotonic()
         self._ends = asyncio.Event()
