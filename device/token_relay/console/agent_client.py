@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET, Kind
-from token_relay.protocol.errors import PeerError, RelayError, TransientError
+from token_relay.pages.conversation import Talk
+from token_relay.protocol.errors import LocalError, RelayError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,18 +34,6 @@ class AgentAwayError(TransientError):
     """The agent does not run, or does not take or end a connection: its pages say so and try again."""
 
 
-class Person(Protocol):
-    """Who hears a command's steps and answers its questions."""
-
-    async def progress(self, step: Mapping[str, object]) -> None:
-        """Hear a step."""
-        ...
-
-    async def ask(self, kind: str, text: str, **more: object) -> str | None:
-        """Answer a question; None declines."""
-        ...
-
-
 class AgentClient:
     """The agent of one kind."""
 
@@ -53,13 +42,13 @@ class AgentClient:
         self._locate = locate
         self._places: dict[str, Path] = {}
 
-    async def call(self, command: str, args: Json | None = None, person: Person | None = None) -> Json:
+    async def call(self, command: str, args: Json | None = None, person: Talk | None = None) -> Json:
         """Run one command and return its result; without ``person`` each question is declined.
 
         Cancellation closes the connection; for the agent, its client is gone then.
 
         Raises:
-            AgentAwayError: it does not run, or went away. RelayError: what the agent says. PeerError: an answer of
+            AgentAwayError: it does not run, or went away. RelayError: what the agent says. LocalError: an answer of
                 another protocol.
         """
         async with self._connection(CONTROL_SOCKET) as (reader, writer):
@@ -81,10 +70,10 @@ class AgentClient:
                     case {"error": dict(error)}:
                         raise RelayError(str(error.get("message")), hint=str(error.get("hint", "")))
                     case _:
-                        raise PeerError("bad_reply", "the agent's answer is not of this protocol")
+                        raise LocalError("the agent's answer is not of this protocol")
 
     async def token(self, query: Mapping[str, str]) -> tuple[int, Json]:
-        """Ask the token API; return the status and the body, of a refusal too. Raises AgentAwayError, PeerError."""
+        """Ask the token API; return the status and the body, of a refusal too. Raises AgentAwayError, LocalError."""
         async with self._connection(TOKEN_SOCKET) as (reader, writer):
             head = f"GET /v1/token?{urlencode(query)} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
             try:
@@ -101,9 +90,9 @@ class AgentClient:
         try:
             status, body = int(first.split(b" ")[1]), json.loads(rest.partition(b"\r\n\r\n")[2])
         except (IndexError, ValueError, RecursionError):
-            raise PeerError("bad_reply", "the agent's answer is not of this protocol") from None
+            raise LocalError("the agent's answer is not of this protocol") from None
         if not isinstance(body, dict):
-            raise PeerError("bad_reply", "the agent's answer is not a JSON object")
+            raise LocalError("the agent's answer is not a JSON object")
         return status, body
 
     @asynccontextmanager
@@ -144,4 +133,4 @@ async def _line(reader: asyncio.StreamReader) -> object:
         said = "the agent closed the connection without an answer; what it did is unknown"
         raise AgentAwayError(said, hint="see its log") from None
     except (asyncio.LimitOverrunError, ValueError, RecursionError):
-        raise PeerError("bad_reply", "the agent's answer is not a line of JSON") from None
+        raise LocalError("the agent's answer is not a line of JSON") from None
