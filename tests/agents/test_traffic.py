@@ -134,7 +134,7 @@ async def test_a_refused_message_has_its_reason_and_a_strangers_has_no_row() -> 
         traffic = world.watch.agent.turns.traffic
         await say(world.phone, m.Pair4(transcript_hash="ab" * 32))
         came = traffic.rows()[-1]
-        assert (came.type, came.state) == ("PAIR4", "refused:wrong_direction")
+        assert came.type == "PAIR4" and came.state == "refused:wrong_direction"
         before = traffic.last
         topic = f"relay/v1/{world.watch.id}/from/{world.phone.id}"
         await world.watch.agent.link.receive(topic, b"\x00" * 200)
