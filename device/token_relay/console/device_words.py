@@ -18,6 +18,16 @@ STATES: Mapping[str, tuple[str, str, str]] = {  # a mark, the same in ASCII, and
 }
 
 
+GRANTS: Mapping[str, str] = {  # a grant's states
+    "held": "works",
+    "refreshing": "is being refreshed",
+    "uncertain": "an answer of the provider is missing",
+    "needs_handoff": "needs the person",
+    "locked": "locked",
+    "dead": "over",
+}
+
+
 def summary_text(summary: object, nothing: str = "no device is paired: token-relay phone pair") -> str:
     """Return the counts as a sentence: ``20 devices: 1 needs you, 1 silent, 18 fine``."""
     counts = {str(key): whole(value) for key, value in summary.items()} if isinstance(summary, Mapping) else {}

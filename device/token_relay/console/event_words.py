@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from token_relay.pages.columns import Column, Happening
+from token_relay.pages.words import sentence
 
 Json = Mapping[str, Any]
 EVENTS: Mapping[str, str] = {
@@ -132,7 +133,7 @@ def happenings(kind: Column, events: Iterable[Json], messages: Iterable[Json]) -
         column: Column = "provider" if name in OF_THE_PROVIDER else kind
         who = f"the {kind}: " if column == "provider" else ""
         key, is_bad = f"{kind}-e{row['number']}", name in REFUSALS
-        text, rank = f"{who}{in_words(row)}", _rank(f"{kind} {name}", f"{name}: {row.get('detail')}", name)
+        text, rank = sentence(f"{who}{in_words(row)}"), _rank(f"{kind} {name}", f"{name}: {row.get('detail')}", name)
         found.append(Happening(key, row["at"], column, text, trace_id=trace_of(row), is_bad=is_bad, rank=rank))
     for row in messages:
         state, key = str(row.get("state")), f"{kind}-m{row['number']}"
@@ -146,7 +147,7 @@ def happenings(kind: Column, events: Iterable[Json], messages: Iterable[Json]) -
         times = f"sent {row['times']} times" if row.get("times", 1) > 1 else words
         found.append(Happening(key, row["at"], kind, row["type"], to=other, bytes=row["size"], state=times, rank=rank))
         if state == "at_broker":
-            text = f"has {row['type']} for the {other}"
+            text = f"{row['type']}, for the {other}"
             found.append(Happening(f"{key}-b", row["at"], "broker", text, bytes=row["size"], rank=rank + 1))
     return found
 
