@@ -105,7 +105,9 @@ def status(args: argparse.Namespace, context: Context) -> int:
 
 def events(args: argparse.Namespace, context: Context) -> int:
     """``events``: people see a device's name where they are told its id otherwise."""
-    result = call(args, context, "events", {"limit": args.limit, "after": args.after}, silence_s=30)
+    given = {"device": args.device, "trace": args.trace}
+    filters = {name: value for name, value in given.items() if value is not None}
+    result = call(args, context, "events", {"limit": args.limit, "after": args.after, **filters}, silence_s=30)
     rows = result.get("events")
     if context.as_json or not isinstance(rows, list):
         return finish(context, result)

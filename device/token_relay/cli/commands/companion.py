@@ -38,7 +38,7 @@ def _init(parser: argparse.ArgumentParser) -> None:
 def _events(parser: argparse.ArgumentParser) -> None:
     from token_relay.cli.commands.options import events_options
 
-    events_options(parser)
+    events_options(parser, "PHONE")
 
 
 def _forget(parser: argparse.ArgumentParser) -> None:
