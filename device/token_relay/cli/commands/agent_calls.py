@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 from token_relay.cli.client import JSON, JsonObject, control_call, locate
-from token_relay.cli.device_table import summary_text
 from token_relay.cli.parsing import DONE, PENDING, PERSON, Context, UsageError
 from token_relay.cli.prompts import Prompts, Sources, read_argument_from_stdin, read_attributes
 from token_relay.cli.render import clean, show, value_text
+from token_relay.console.device_words import summary_text
 from token_relay.protocol.errors import LocalError, PeerError
 
 SIGN_IN_OPTIONS = (
