@@ -12,9 +12,13 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from token_relay.pages.server import PageRoute
+import structlog
+
+from token_relay.pages.server import PageRoute, where_of
 from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.protocol.errors import LocalError, RelayError
+
+log = structlog.get_logger()
 
 TALKS_MAX = 32  # the oldest that is over goes first
 STEPS_MAX = 200
@@ -102,6 +106,9 @@ class Talk:
         except asyncio.CancelledError:
             self.failure = "given up", ""
             raise
+        except Exception as exc:
+            log.error("command_failed", error_type=type(exc).__name__, where=where_of(exc))
+            self.failure = "internal error, see the log", ""
         finally:
             self._tell()
 
