@@ -20,7 +20,7 @@ NEED_A_BROKER = (
     "tests/channel",
     "tests/chaos",
     "tests/e2e",
-    "tests/pages",
+    "tests/pages/",
     "tests/certs/test_broker.py",
     "tests/providers",
     "tests/wrong_steps/test_wrong_owner.py",

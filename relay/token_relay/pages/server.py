@@ -32,7 +32,6 @@ IDLE_S_MAX = 1800.0
 FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 64
 HEAD_BYTES_MAX = 262_144  # browsers keep up to 180 cookies of 4 KiB for 127.0.0.1, whichever port has set them
-STREAMS_MAX = 16  # the oldest ends when another begins: a page that was left behind keeps no new one away
 KEYS_MAX = 8
 STATIC = Path(__file__).with_name("static")
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -86,7 +85,7 @@ class PageServer:
         self._asked_port, self.port = port, 0
         self._idle_s, self._active_at = idle_s, time.monotonic()
         self._ends = asyncio.Event()
-        self._streams: dict[object, None] = {}  # the oldest first
+        self._streams: dict[asyncio.Timeout, None] = {}
         app = web.Application(client_max_size=FORM_BYTES_MAX)
         for route in (*routes, PageRoute("static/{name}", self._static)):
             app.router.add_route("*", f"{self.root}{route.path}", self._serving(route))
@@ -118,7 +117,8 @@ class PageServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ends.set()
-        self._streams.clear()
+        while self._streams:
+            self._streams.popitem()[0].reschedule(0)
         await self._runner.cleanup()
 
     @property
@@ -134,8 +134,15 @@ class PageServer:
 
     async def until_idle(self) -> None:
         """Return when nothing was asked for ``idle_s``; an open event stream is no activity."""
-        while (left_s := self._active_at + self._idle_s - time.monotonic()) > 0:
+        while (left_s := self._active_at + self._idle_s - time.monotonic()) > 0 and not self._ends.is_set():
             await self._pause(left_s)
+
+    async def forget_when_idle(self) -> None:
+        """After each idle time ask for an address again, for ever; one that was printed and not used still opens."""
+        while not self._ends.is_set():
+            await self.until_idle()
+            self._cookie, self._active_at = secrets.token_urlsafe(32), time.monotonic()
+            self._streams.clear()
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -156,8 +163,6 @@ class PageServer:
                 return visit.refuse(refused.status, refused.why, is_in=False)
             if not route.path.endswith("stream"):
                 self._active_at = time.monotonic()
-            elif len(self._streams) >= STREAMS_MAX:
-                del self._streams[next(iter(self._streams))]
             try:
                 if request.method == "POST":
                     visit.fields = await _form(request)
@@ -167,7 +172,7 @@ class PageServer:
             except web.HTTPRequestEntityTooLarge:
                 return visit.refuse(413, f"that form is longer than {FORM_BYTES_MAX} bytes")
             except Exception as exc:
-                log.error("page_failed", error_type=type(exc).__name__, page=route.path, where=_where(exc))
+                log.error("page_failed", error_type=type(exc).__name__, page=route.path, where=where_of(exc))
                 if route.path.endswith("stream"):
                     raise  # it has begun to answer: the connection ends
                 return visit.refuse(500, "internal error, see the log")
@@ -223,7 +228,7 @@ async def _form(request: web.Request) -> dict[str, str]:
         raise LocalError("that form cannot be read") from None
 
 
-def _where(exc: Exception) -> str:
+def where_of(exc: Exception) -> str:
     """Return file and line of a mistake of ours, without any value."""
     last = traceback.extract_tb(exc.__traceback__)[-1]
     return f"{Path(last.filename).name}:{last.lineno}"

@@ -109,6 +109,7 @@ def difference(before: Words, after: Words, now: float) -> list[Changed]:
 def _object(part: str) -> dict[str, object] | None:
     try:
         found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        json.dumps(found, ensure_ascii=False).encode()  # what no page could show, such as half a character, is no token
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -7,6 +7,7 @@ other, and a page without JavaScript lacks nothing but that.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from token_relay.protocol.errors import RelayError
 
 Answer = web.StreamResponse
 Elements = Mapping[str, str]  # HTML by the id of its one element, in the order of the page
+STREAMS_MAX = 16  # the oldest ends when another begins: a page that was left behind keeps no new one away
 TROUBLE_PAUSE_S = 2.0  # between two tries while the agent does not answer
 
 
@@ -36,7 +38,7 @@ class PageRequest:
     now: float
     environment: Environment
     common: Mapping[str, object]
-    streams: dict[object, None]
+    streams: dict[asyncio.Timeout, None]  # the oldest first
     pause: Callable[[float], Awaitable[None]]
 
     @property
@@ -79,6 +81,10 @@ class PageRequest:
         """Send the browser to another address; only a link may lead to this, no form."""
         return web.Response(status=303, headers={**HEADERS, "Location": url})
 
+    def picture(self, svg: bytes) -> Answer:
+        """Answer with a drawing, for an ``img``."""
+        return web.Response(body=svg, content_type="image/svg+xml", headers=HEADERS)
+
     def download(self, body: bytes, *, name: str, content_type: str) -> Answer:
         """Answer with a file to keep."""
         return web.Response(
@@ -88,42 +94,65 @@ class PageRequest:
         )
 
     async def live(
-        self, look: Callable[[], Awaitable[Elements]], news: Callable[[], Awaitable[object]] | float = 2.0
+        self, look: Callable[[], Awaitable[Elements | None]], news: Callable[[], Awaitable[object]] | float = 2.0
     ) -> Answer:
         """Send the elements, and from then on those that change, until the browser goes.
+
+        None in their place: the page is another one by now, and the browser loads it again.
 
         ``news`` returns when it is worth another look; a number is a pause in seconds. An error of either is told on
         the page, and it is tried again.
         """
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         await response.prepare(self.request)
-        mark = object()
-        self.streams[mark] = None
-        shown: dict[str, str] = {}
-        is_well = True
         try:
-            while mark in self.streams:
-                try:
-                    found = dict(await look())
-                except RelayError as exc:
-                    is_well = False
-                    await _send(response, "trouble", {"why": str(exc), "hint": exc.hint})
-                    await self.pause(TROUBLE_PAUSE_S)
-                    continue
-                if not is_well:
-                    is_well = True
-                    await _send(response, "well", {})
-                await _send_changes(response, shown, found)
-                shown = found
-                try:
-                    await (self.pause(news) if isinstance(news, int | float) else news())
-                except RelayError:
-                    await self.pause(TROUBLE_PAUSE_S)  # the next look tells
+            async with asyncio.timeout(None) as until:
+                self._take_a_stream(until)
+                await self._send_what_changes(response, look, news)
         except ConnectionError:
             pass  # the browser has gone
+        except TimeoutError:
+            if not until.expired():
+                raise
         finally:
-            self.streams.pop(mark, None)
+            self.streams.pop(until, None)
         return response
+
+    def _take_a_stream(self, until: asyncio.Timeout) -> None:
+        while len(self.streams) >= STREAMS_MAX:
+            oldest = next(iter(self.streams))
+            self.streams.pop(oldest)
+            oldest.reschedule(0)
+        self.streams[until] = None
+
+    async def _send_what_changes(
+        self,
+        response: web.StreamResponse,
+        look: Callable[[], Awaitable[Elements | None]],
+        news: Callable[[], Awaitable[object]] | float,
+    ) -> None:
+        shown: Elements = {}
+        is_well = True
+        while True:
+            try:
+                found = await look()
+            except RelayError as exc:
+                is_well = False
+                await _send(response, "trouble", {"why": str(exc), "hint": exc.hint})
+                await self.pause(TROUBLE_PAUSE_S)
+                continue
+            if found is None:
+                await _send(response, "go", "")
+                return
+            if not is_well:
+                is_well = True
+                await _send(response, "well", {})
+            await _send_changes(response, shown, found)
+            shown = found
+            try:
+                await (self.pause(news) if isinstance(news, int | float) else news())
+            except RelayError:
+                await self.pause(TROUBLE_PAUSE_S)  # the next look tells
 
 
 async def _send_changes(response: web.StreamResponse, shown: Elements, found: Elements) -> None:

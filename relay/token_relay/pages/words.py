@@ -28,6 +28,7 @@ def moment(at: float) -> str:
 
 def seen_from(at: float, now: float) -> str:
     """Return a moment as it is seen now: ``in 7 min``, ``3 s ago``."""
+    at = min(max(at, -1e12), 1e12)  # a token's number may be larger than any float
     return f"in {duration(at - now)}" if at > now else f"{duration(now - at)} ago"
 
 
