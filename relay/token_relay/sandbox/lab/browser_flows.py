@@ -169,7 +169,10 @@ class BrowserPages:
         if words is None:
             return "the answer has no id_token"
         wanted = {"iss": self._room.state.urls.issuer, "aud": self._room.client_id, "nonce": attempt.nonce}
-        return next((f"the id_token's {name} is another one" for name, one in wanted.items() if words.claims.get(name) != one), "")
+        return next(
+            (f"the id_token's {name} is another one" for name, one in wanted.items() if words.claims.get(name) != one),
+            "",
+        )
 
     async def _attempt(self, visit: PageRequest) -> Answer:
         attempt = self._attempts.get(visit.part("id"))

@@ -107,6 +107,8 @@ class FlowPages:
         return (PageRoute(PATH, self._list), PageRoute(f"{PATH}/{{name}}", self._page))
 
     async def _list(self, visit: PageRequest) -> Answer:
+        if not self._room.is_native:
+            return visit.page("not_native.html", title="Native authentication")
         return visit.page("flows.html", flows=flows().values())
 
     async def _page(self, visit: PageRequest) -> Answer:
@@ -150,7 +152,7 @@ class FlowPages:
                 wanted.add("continuation_token")
         chosen = {"id": tuple((str(one.get("id")), described(one)) for one in run.methods)}
         values = {**run.flow.values, **step.set}
-        return form(self._room, step.operation, run.chain, values, only=wanted, choices=chosen)
+        return form(self._room, step.operation, run.chain, values, only=wanted, asked=step.ask, choices=chosen)
 
     async def _go_on(self, run: FlowRun, typed: Mapping[str, str]) -> FlowRun:
         """Make the step's call; for a person also those that follow and ask nothing. Raises RelayError."""

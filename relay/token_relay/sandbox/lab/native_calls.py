@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,6 +63,7 @@ class FormField:
     value: str
     choices: tuple[tuple[str, str], ...]
     kept: str
+    may_be_none: bool
 
     @property
     def hint(self) -> str:
@@ -132,9 +133,10 @@ def form(
     values: Mapping[str, str],
     *,
     only: Iterable[str] | None = None,
+    asked: Collection[str] = (),
     choices: Mapping[str, tuple[tuple[str, str], ...]] | None = None,
 ) -> list[FormField]:
-    """Return the fields of a call, filled in as far as can be; ``only`` these."""
+    """Return the fields of a call, filled in as far as can be; ``only`` these. Those ``asked`` for need a value."""
     defaults = {**content("flows")["defaults"], "client_id": next(iter(room.state.clients)), "username": chain.username}
     wanted = None if only is None else {*only}
     fields = []
@@ -143,8 +145,11 @@ def form(
             continue
         value = values.get(param.name) or defaults.get(param.name, "")
         given = (choices or {}).get(param.name) or tuple((one, one) for one in param.choices)
-        is_typed = param.name in TYPED_HIDDEN
-        fields.append(FormField(param, "" if is_typed else value, given, KEPT.get(param.name, "")))
+        if given and value not in dict(given):
+            value = given[0][0] if len(given) == 1 else ""
+        shown_value = "" if param.name in TYPED_HIDDEN else value
+        may_be_none = not param.is_required and param.name not in asked
+        fields.append(FormField(param, shown_value, given, KEPT.get(param.name, ""), may_be_none))
     return fields
 
 
@@ -169,7 +174,9 @@ async def send(
         elif needs:
             raise LocalError("there is no continuation token yet", hint="begin with initiate, or the start of a flow")
     if fields.get("grant_type") == "refresh_token" and "refresh_token" not in fields:
-        kept = next((one for one in room.memory.tokens if one.refresh_token and one.client_id == fields.get("client_id")), None)
+        kept = next(
+            (one for one in room.memory.tokens if one.refresh_token and one.client_id == fields.get("client_id")), None
+        )
         if kept is None or kept.refresh_token is None:
             raise LocalError("the lab keeps no refresh token of this client", hint="sign in first, then renew")
         fields["refresh_token"] = kept.refresh_token.reveal()
@@ -210,6 +217,8 @@ def mail(room: LabRoom, chain: Chain) -> tuple[str, str] | None:
 def curl(base_url: str, call: LiveCall) -> str:
     """Return a line for a shell that makes the same call; secrets are variables of the shell."""
     words = ["curl", "-sS", "-X", call.method, shlex.quote(f"{base_url}{call.path}")]
+    if call.is_json:
+        return " ".join([*words, "-H 'Content-Type: application/json' -d", shlex.quote(json.dumps(call.sent))])
     for name, value in call.sent.items():
         is_left_out = value == HIDDEN or name in SHORTENED
         words += ["--data-urlencode", f'"{name}=${name.upper()}"' if is_left_out else shlex.quote(f"{name}={value}")]

@@ -73,7 +73,13 @@ class LabMemory:
     tokens: deque[KeptTokens] = field(default_factory=lambda: deque(maxlen=TOKENS_MAX))  # the newest first
     issued: int = 0
 
-    def keep(self, body: Mapping[str, object], *, how: str, username: str, client_id: str, at: float, trace_id: str) -> KeptTokens:
+    def is_person(self) -> bool:
+        """Whether the pages are in the words of a person who signs in."""
+        return self.mode == "person"
+
+    def keep(
+        self, body: Mapping[str, object], *, how: str, username: str, client_id: str, at: float, trace_id: str
+    ) -> KeptTokens:
         """Keep the tokens of an answer; a refresh that gives no refresh token leaves the one before in use."""
         self.issued += 1
         found = {name: str(body[name]) for name in ("access_token", "id_token", "refresh_token") if body.get(name)}
@@ -105,7 +111,7 @@ class LabRoom:
 
     def __init__(self, sandbox: SandboxServer, ends: Ends | None) -> None:
         self.sandbox, self.ends, self.talks = sandbox, ends, Talks()
-        self.live = LiveClient(sandbox.base_url)
+        self.live = LiveClient(sandbox.base_url, sandbox.provider.state)
         self.memory = LabMemory()
         self.client_id = f"lab-{secrets.token_hex(4)}"
 

@@ -1,8 +1,7 @@
-"""What the lab says and remembers besides its calls: the start, the journey, the mode, the guide, and find your email."""
+"""What the lab says and remembers besides its calls: start, journey, mode, guide, and find your email."""
 
 from __future__ import annotations
 
-import json
 import re
 
 from token_relay.pages.server import PageRoute
@@ -20,6 +19,7 @@ class TeachingPages:
     def __init__(self, room: LabRoom) -> None:
         self._room = room
         self._search: LiveCall | None = None
+        self._found = ""
 
     @property
     def routes(self) -> tuple[PageRoute, ...]:
@@ -76,11 +76,11 @@ class TeachingPages:
                 raise LocalError("there is no such person")
             user.is_findable = visit.fields.get("may") == "yes"
         elif visit.is_post:
-            order = json.dumps({"phone": visit.fields.get("phone", "")})
-            headers = {"Content-Type": "application/json"}
-            self._search, _ = await self._room.live.call("POST", "/sandbox/find-email", headers=headers, body=order)
+            order = {"phone": visit.fields.get("phone", "")}
+            self._search, body = await self._room.live.call("POST", "/sandbox/find-email", json_body=order)
+            names = body.get("usernames")
+            self._found = ", ".join(map(str, names)) if isinstance(names, list) else ""
         if visit.is_post:
             return visit.go("find-email")
         with_phone = [one for one in self._room.state.users.values() if one.phones]
-        found = json.loads(self._search.answer) if self._search is not None and self._search.status == 200 else {}
-        return visit.page("find_email.html", call=self._search, found=found.get("username", ""), people=with_phone)
+        return visit.page("find_email.html", call=self._search, found=self._found, people=with_phone)
