@@ -12,10 +12,12 @@ from token_relay.pages.server import Look, PageRoute, PageServer
 from token_relay.pages.visit import Answer, PageRequest
 from token_relay.sandbox.lab.ends import Ends
 from token_relay.sandbox.lab.live import LiveClient
+from token_relay.sandbox.lab.operator import OperatorPages
+from token_relay.sandbox.lab.tenant_log import LogPages
 from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
-NAV = (("", "Start"),)
+NAV = (("", "Start"), *LogPages.nav, *OperatorPages.nav)
 
 
 class Lab:
@@ -38,6 +40,7 @@ class Lab:
             common={"called": "The lab", "nav": NAV},
         )
         routes = [PageRoute("", self._start), *self.talks.routes]
+        routes += [*OperatorPages(sandbox, self.talks).routes, *LogPages(sandbox, self.live, ends).routes]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)
 
     async def __aenter__(self) -> Self:
