@@ -14,9 +14,11 @@ from token_relay.sandbox.lab.ends import Ends
 from token_relay.sandbox.lab.flows import FlowPages
 from token_relay.sandbox.lab.kept_tokens import TokenPages
 from token_relay.sandbox.lab.native_calls import curl
+from token_relay.sandbox.lab.operator import OperatorPages
 from token_relay.sandbox.lab.reference import ReferencePages
 from token_relay.sandbox.lab.room import LabMemory, LabRoom
 from token_relay.sandbox.lab.teaching import TeachingPages
+from token_relay.sandbox.lab.tenant_log import LogPages
 from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
@@ -28,6 +30,7 @@ NAV = (
     ("reference", "API", ""),
     ("tokens", "Tokens", "Sign-ins"),
     ("guide", "Guide", ""),
+    *((place, name, "") for place, name in (*LogPages.nav, *OperatorPages.nav)),
 )
 
 
@@ -72,6 +75,7 @@ class Lab:
         )
         pages = (TeachingPages(room), FlowPages(room), ReferencePages(room), BrowserPages(room), TokenPages(room))
         routes = [*room.talks.routes, *(route for one in pages for route in one.routes)]
+        routes += [*OperatorPages(sandbox, room.talks).routes, *LogPages(sandbox, room.live, ends).routes]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)
 
     async def __aenter__(self) -> Self:
