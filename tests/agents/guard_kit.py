@@ -14,6 +14,7 @@ import pytest
 from tests.agents.world_kit import SimulatedDevice, World, settle
 from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Pairing
+from token_relay.agents.traffic import Outbound
 from token_relay.protocol import messages as m
 
 T = TypeVar("T")
@@ -49,8 +50,10 @@ async def say(
                 **head,
             }
             envelope = turn.box(chosen.peer_key).seal(m.encode_json(fields), turn.random.bytes(24))
-            turn.outgoing.append((turn._topic(current), envelope))
-        sent.append(turn.outgoing[-1][1])
+            turn.outgoing.append(
+                Outbound(chosen.peer_id, chosen.pairing_id, current.seq_sent + 1, body.type, "", envelope)
+            )
+        sent.append(turn.outgoing[-1].envelope)
 
     await end.agent.turns.run(step)
     await asyncio.sleep(0.5)

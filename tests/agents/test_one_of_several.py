@@ -437,7 +437,7 @@ async def test_what_a_peer_sends_costs_so_many_commits_and_no_more(kind: str, ra
             (pairing,) = turn.tx.select(Pairing)
             for number in range(rate.burst + 100):
                 turn.answer(pairing.pairing_id, a_message(kind, number, turn.row(Pairing, pairing.pairing_id)))
-            envelopes.extend(envelope for _, envelope in turn.outgoing)
+            envelopes.extend(message.envelope for message in turn.outgoing)
             turn.outgoing.clear()
 
         await world.phone.agent.turns.run(step)
@@ -470,7 +470,7 @@ async def test_the_newest_greetings_of_a_flood_are_bounded_too() -> None:
             def step(turn: Turn, envelopes: list[bytes] = envelopes) -> None:
                 (pairing,) = turn.tx.select(Pairing)
                 turn.answer(pairing.pairing_id, a_message("HELLO", 0, pairing))
-                envelopes.extend(envelope for _, envelope in turn.outgoing)
+                envelopes.extend(message.envelope for message in turn.outgoing)
                 turn.outgoing.clear()
 
             await world.phone.agent.turns.run(step)
@@ -491,7 +491,7 @@ async def test_a_flood_in_one_pairing_leaves_the_others_their_share() -> None:
             for number in range(REQUESTS_RATE.burst + OTHERS_RATE.burst):
                 turn.answer(pairing.pairing_id, m.Cancel(handoff_id=f"{number:032x}"))
                 turn.answer(pairing.pairing_id, m.Reject(handoff_id=None, reason="gone"))
-            envelopes.extend(envelope for _, envelope in turn.outgoing)
+            envelopes.extend(message.envelope for message in turn.outgoing)
             turn.outgoing.clear()
 
         await phone2.agent.turns.run(step)

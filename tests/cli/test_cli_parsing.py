@@ -45,6 +45,8 @@ phone init --provider https://idp --client-id ID --broker mqtt://h:1 --profile e
 phone run
 phone status
 phone devices
+phone console
+phone console --port 8500 --json
 phone events --limit 5 --after 3
 phone token
 phone open-web https://shop.example/login
@@ -82,6 +84,7 @@ companion init --broker mqtts://h:1 --vault-passphrase-file F
 companion init --broker mqtt://h:1 --provider-host 127.0.0.1 --provider-host [::1]:8400
 companion run
 companion status
+companion console --port 0
 companion events
 companion metrics
 companion adopt

@@ -10,10 +10,11 @@ import pytest
 
 from tests.cli.cli_kit import Agent, Pipe, Shell, Terminal
 from token_relay.cli.commands import devices
-from token_relay.cli.device_table import lines_of, summary_text
+from token_relay.cli.device_table import lines_of
 from token_relay.cli.main import parse
 from token_relay.cli.parsing import Context
 from token_relay.cli.render import columns
+from token_relay.console.device_words import summary_text
 from token_relay.service.control import JSON, Exchange
 
 NOW = 1_800_000_000

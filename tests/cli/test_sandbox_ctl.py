@@ -176,11 +176,12 @@ def test_events_can_be_asked_for_by_trace(running: Running) -> None:
         with pytest.raises(urllib.request.HTTPError) as met:
             urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=HANG_S)
         met.value.close()
-    first, second = running.json("events")["events"]
-    assert first["trace_id"] != second["trace_id"]
-    assert running.json("events", "--trace-id", second["trace_id"])["events"] == [second]
-    assert running.json("events", "--after", str(second["id"]))["events"] == []
-    (line,) = running("events", "--trace-id", first["trace_id"]).out.splitlines()
+    first, first_answered, second, second_answered = running.json("events")["events"]
+    assert first["trace_id"] == first_answered["trace_id"] != second["trace_id"]
+    assert running.json("events", "--trace-id", second["trace_id"])["events"] == [second, second_answered]
+    assert running.json("events", "--after", str(second_answered["id"]))["events"] == []
+    line, answered = running("events", "--trace-id", first["trace_id"]).out.splitlines()
+    assert "request_answered" in answered and "status=500" in answered
     assert "fault_met" in line and "fault=error_500" in line and "endpoint=jwks" in line
 
 

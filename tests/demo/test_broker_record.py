@@ -38,16 +38,16 @@ def asked(
 
 
 @pytest.mark.asyncio
-async def test_the_record_shows_number_topic_and_length(provider: Provider) -> None:
-    broker = Broker(record=True)
+async def test_the_record_shows_number_time_topic_and_length(provider: Provider) -> None:
+    broker = Broker(record=True, wall=iter([1000.5, 1001.0]).__next__)
     broker.inject("a/b", PAYLOAD)
     broker.inject("a/c", b"")
     status, found = asked(provider, broker, "GET", "broker/messages")
     assert status == 200
     assert found == {
         "messages": [
-            {"number": 1, "topic": "a/b", "payload_bytes": len(PAYLOAD)},
-            {"number": 2, "topic": "a/c", "payload_bytes": 0},
+            {"number": 1, "at": 1000.5, "topic": "a/b", "payload_bytes": len(PAYLOAD)},
+            {"number": 2, "at": 1001.0, "topic": "a/c", "payload_bytes": 0},
         ],
         "last_number": 2,
     }

@@ -162,8 +162,8 @@ class Talk:
         self.check.ledger.changes.clear()
         self.check.ledger.tables[scene.name] = self.vault.tables
         self.check.committed(scene.name, before, self.vault.tables)
-        for _, answer in turn.outgoing:
-            message = m.decode(self.box.open(answer))
+        for answer in turn.outgoing:
+            message = m.decode(self.box.open(answer.envelope))
             if isinstance(message.body, m.Accept):
                 self.accepts[message.body.handoff_id] = message
 

@@ -92,4 +92,4 @@ def turn_of(tx: Tx, *, is_duplicate: bool = False) -> Turn:
 def sent(turn: Turn) -> list[Message]:
     """What the turn would send, opened at the other end."""
     box = PeerBox(PEER, OWN.public_key)
-    return [decode(box.open(envelope)) for _, envelope in turn.outgoing]
+    return [decode(box.open(message.envelope)) for message in turn.outgoing]

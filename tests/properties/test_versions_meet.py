@@ -101,7 +101,7 @@ class End:
         return Turn(self.tx, self.own, NOW, self.random, lambda key: PeerBox(self.own, key))
 
     def _finish(self, turn: Turn) -> None:
-        self.sent.extend(envelope for _, envelope in turn.outgoing)
+        self.sent.extend(message.envelope for message in turn.outgoing)
 
 
 class Pair:

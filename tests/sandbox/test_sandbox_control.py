@@ -144,8 +144,11 @@ async def test_events_are_numbered_ordered_and_can_be_waited_for(entra: SandboxC
     await entra.sign_in()
     events = await entra.events()
     assert [event["id"] for event in events] == list(range(1, len(events) + 1))
-    assert [event["kind"] for event in events] == ["token_request_received", "signed_in", "token_request_answered"]
-    assert events[1]["username"] == PASSWORD_USER and events[1]["at"] == NOON
+    answered = [(event["kind"], event["endpoint"], event["status"]) for event in events[:2]]
+    assert answered == [("request_answered", "initiate", 200), ("request_answered", "challenge", 200)]
+    kinds = [event["kind"] for event in events[2:]]
+    assert kinds == ["token_request_received", "signed_in", "token_request_answered"]
+    assert events[3]["username"] == PASSWORD_USER and events[3]["at"] == NOON
     last = events[-1]["id"]
     nothing = await entra.request("GET", f"/sandbox/events?after={last}&wait_s=0.02")
     assert nothing.json == {"events": [], "last_event_id": last}

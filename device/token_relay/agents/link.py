@@ -45,7 +45,7 @@ from token_relay.protocol.messages import (
     decode,
     envelope_digest,
 )
-from token_relay.protocol.topics import PeerTopic, parse_topic, peer_topic
+from token_relay.protocol.topics import PeerTopic, parse_topic
 
 log = structlog.get_logger()
 
@@ -142,7 +142,8 @@ class Link:
                 case PeerTopic(recipient, sender) if recipient == self._turns.own_id:
                     if id_text(parse_header(payload).sender) != sender:
                         raise PeerError("wrong_sender")
-                    await self._turns.run(lambda turn: self._accept(turn, sender, payload, is_last=is_last))
+                    step = partial(self._accept, sender=sender, envelope=payload, is_last=is_last)
+                    await self._turns.hear(sender, len(payload), step)
                 case PeerTopic() | None:
                     raise PeerError("wrong_topic")
                 case mailbox:
@@ -181,6 +182,7 @@ class Link:
             raise PeerError("unknown_sender")
         plaintext = self._turns.box(candidates[0].peer_key).open(envelope)
         message, head = _read(plaintext)
+        turn.heard.opened(head, message.body if message else None)
         if head.sender != sender or head.recipient != self._turns.own_id:
             raise PeerError("id_mismatch")
         pairing = next((p for p in candidates if p.pairing_id == head.pairing_id), None)
@@ -300,6 +302,7 @@ class Link:
         return is_allowed
 
     def _count_after(self, turn: Turn, reason: str) -> None:
+        turn.heard.dropped(reason)
         turn.after.append(lambda: self._turns.count_reject(reason))
 
     # -- HELLO and ROLLBACK ----------------------------------------------------------------------------
@@ -442,8 +445,7 @@ class Link:
                     self.greet(turn, pairing)
                 if pairing.state == "retired":
                     give_up_old(turn, pairing)
-                topic = peer_topic(recipient=pairing.peer_id, sender=self._turns.own_id)
-                rows.extend((topic, row) for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id))
+                rows.extend((pairing.peer_id, row) for row in turn.tx.select(Outgoing, pairing_id=pairing.pairing_id))
             turn.after.append(lambda: self._turns.send_all(rows))  # before any later turn settles or queues
 
         await self._turns.run(step)

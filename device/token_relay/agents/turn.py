@@ -32,12 +32,12 @@ from token_relay.agents.records import (
     PhoneHandoff,
     PhoneHandoffColumns,
 )
+from token_relay.agents.traffic import Heard, Outbound, handoff_of
 from token_relay.protocol import delivery
 from token_relay.protocol.envelope import NONCE_BYTES, PeerBox
 from token_relay.protocol.errors import TransientError
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.messages import REQUESTS, Body, Head, Request, RequestType, decode, encode
-from token_relay.protocol.topics import peer_topic
 
 log = structlog.get_logger()
 
@@ -56,7 +56,9 @@ class Turn:
     is_duplicate: bool = False
     is_overtaken: bool = False  # a HELLO that came after newer messages of its sender
     in_reply_to: int | None = None
-    outgoing: list[tuple[str, bytes]] = field(default_factory=list)
+    heard: Heard = field(default_factory=Heard)  # the message that this turn is about, if any
+    has_events: bool = False
+    outgoing: list[Outbound] = field(default_factory=list)
     queued: list[Outgoing] = field(default_factory=list)
     settled: list[Outgoing] = field(default_factory=list)
     after: list[Callable[[], None]] = field(default_factory=list)
@@ -112,19 +114,16 @@ class Turn:
         """
         if len(self.tx.select(Outgoing, pairing_id=pairing_id)) >= delivery.OUTBOX_ROWS_MAX:
             raise TransientError(f"{delivery.OUTBOX_ROWS_MAX} requests to this device are still unanswered")
-        pairing, plaintext, envelope, seq = self._seal(pairing_id, body, None)
-        row = Outgoing(pairing_id, seq, body.type, handoff_id, envelope, self.stamp)
+        plaintext, sealed = self._seal(pairing_id, body, None)
+        row = Outgoing(pairing_id, sealed.seq, body.type, handoff_id, sealed.envelope, self.stamp)
         self.tx.put(row)
         self.queued.append(row)
-        self.outgoing.append((self._topic(pairing), envelope))
         return plaintext
 
     def answer(self, pairing_id: str, body: Body, *, in_reply_to: int | None = None) -> bytes:
         """Send an answer once, after the commit; returns its plaintext. The peer asks again when it is lost."""
         reply = self.in_reply_to if in_reply_to is None else in_reply_to
-        pairing, plaintext, envelope, _ = self._seal(pairing_id, body, reply)
-        self.outgoing.append((self._topic(pairing), envelope))
-        return plaintext
+        return self._seal(pairing_id, body, reply)[0]
 
     def settle(
         self, pairing_id: str, *, handoff_id: str | None = None, types: frozenset[RequestType] = REQUESTS
@@ -157,7 +156,7 @@ class Turn:
             if row.type in types and handoff_id in (None, row.handoff_id)
         ]
         if pairing is not None:
-            self.outgoing.extend((self._topic(pairing), row.envelope) for row in rows)
+            self.outgoing.extend(outbound(pairing.peer_id, row) for row in rows)
         return bool(rows)
 
     def event(
@@ -181,10 +180,12 @@ class Turn:
         )
         self.tx.put(row)
         self.tx.delete(AuditEvent, number - EVENTS_MAX)
+        self.has_events = True
         known = {k: v for k in AuditEvent.__slots__ if k not in ("number", "at", "name") and (v := getattr(row, k))}
         self.after.append(lambda: log.info(name, **known))
 
-    def _seal(self, pairing_id: str, body: Body, in_reply_to: int | None) -> tuple[Pairing, bytes, bytes, int]:
+    def _seal(self, pairing_id: str, body: Body, in_reply_to: int | None) -> tuple[bytes, Outbound]:
+        """Seal a message and have it sent after the commit; returns its plaintext too."""
         seq = self.row(Pairing, pairing_id).seq_sent + 1
         pairing = self.change(Pairing, pairing_id, seq_sent=seq)
         head = Head(
@@ -199,7 +200,11 @@ class Turn:
         )
         plaintext = encode(head, body)
         envelope = self.box(pairing.peer_key).seal(plaintext, self.random.bytes(NONCE_BYTES))
-        return pairing, plaintext, envelope, seq
+        sealed = Outbound(pairing.peer_id, pairing_id, seq, body.type, handoff_of(body), envelope)
+        self.outgoing.append(sealed)
+        return plaintext, sealed
 
-    def _topic(self, pairing: Pairing) -> str:
-        return peer_topic(recipient=pairing.peer_id, sender=device_id(self.own.public_key))
+
+def outbound(device: str, row: Outgoing) -> Outbound:
+    """Return an open request as it goes out to this device once more."""
+    return Outbound(device, row.pairing_id, row.seq, row.type, row.handoff_id, row.envelope)

@@ -17,11 +17,15 @@ import structlog
 from token_relay.agents.elapsed import Stamp, elapsed_s
 from token_relay.agents.failures import guarded
 from token_relay.agents.ports import Ports, Transaction
+from token_relay.agents.pulse import Pulse
 from token_relay.agents.records import Identity, Outgoing
-from token_relay.agents.turn import Turn
+from token_relay.agents.traffic import Heard, Outbound, Traffic
+from token_relay.agents.turn import Turn, outbound
 from token_relay.protocol import delivery
 from token_relay.protocol.envelope import PeerBox
+from token_relay.protocol.errors import PeerError, TransientError, VaultError
 from token_relay.protocol.identity import KeyPair, device_id
+from token_relay.protocol.topics import peer_topic
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -35,8 +39,8 @@ BOXES_MAX = 64  # cached shared keys; a phone with more companions computes some
 class _Due:
     """When to send an open request again; in memory, since each new connection resends everything anyway."""
 
-    topic: str
-    row: Outgoing
+    message: Outbound
+    queued: str
     attempts: int
     at_boot_s: float
 
@@ -58,6 +62,8 @@ class Turns:
         self.clock = ports.clock
         self.random = ports.random
         self.rejects: Tally[str] = Tally()
+        self.traffic = Traffic()
+        self.events_written = Pulse()
         self._vault = ports.vault
         self._tasks = ports.tasks
         self._new_box = ports.new_box
@@ -127,29 +133,67 @@ class Turns:
     # -- sending ---------------------------------------------------------------------------------------
 
     def _finish(self, turn: Turn) -> None:
+        self.traffic.came(turn.heard, turn.wall)
         for row in turn.queued:
-            topic = next(topic for topic, envelope in turn.outgoing if envelope is row.envelope)
-            self._schedule(_Due(topic, row, 1, 0.0))
+            message = next(one for one in turn.outgoing if one.envelope is row.envelope)
+            self._schedule(_Due(message, row.queued, 1, 0.0))
         for row in turn.settled:  # also what this turn has queued itself
             self._due.pop((row.pairing_id, row.seq), None)
-        if self.channel.is_connected:
-            for topic, envelope in turn.outgoing:
-                self.spawn(self.channel.publish(topic, envelope))
+        for message in turn.outgoing:
+            if self.channel.is_connected:
+                self.spawn(self.send(message))
+            else:
+                is_kept = (message.pairing_id, message.seq) in self._due
+                self.traffic.went(message, "queued" if is_kept else "not_sent", turn.wall)
         for call in turn.after:
             call()
+        if turn.has_events:
+            self.events_written.beat()
+
+    async def send(self, message: Outbound) -> bool:
+        """Publish a message once; returns whether the broker has said that it has it."""
+        self.traffic.went(message, "sent", self._wall())
+        topic = peer_topic(recipient=message.device, sender=self.own_id)
+        is_at_broker = await self.channel.publish(topic, message.envelope)
+        if is_at_broker:
+            self.traffic.went(message, "at_broker", self._wall())
+        return is_at_broker
+
+    async def hear(self, device: str, size: int, step: Callable[[Turn], T]) -> T:
+        """Run the step of a message that came, as :meth:`run` does, and note in the journal what became of it."""
+        heard = Heard(device, size)
+
+        def begin(turn: Turn) -> T:
+            turn.heard = heard
+            return step(turn)
+
+        try:
+            return await self.run(begin)
+        except VaultError:  # it comes again
+            raise
+        except Exception as exc:
+            is_full = isinstance(exc, TransientError)
+            heard.dropped(exc.reason if isinstance(exc, PeerError) else "outbox_full" if is_full else "internal_error")
+            self.traffic.came(heard, self._wall())
+            raise
+
+    def _wall(self) -> int:
+        return int(self.clock.now().wall_s)
 
     def send_all(self, rows: list[tuple[str, Outgoing]]) -> None:
-        """Make these open requests, with their topics, due now and forget all others: the connection is new."""
+        """Make these open requests, with their devices, due now and forget all others: the connection is new."""
         now = self.clock.now()
-        self._due = {(row.pairing_id, row.seq): _Due(topic, row, 0, now.boot_s) for topic, row in rows}
+        self._due = {
+            (row.pairing_id, row.seq): _Due(outbound(device, row), row.queued, 0, now.boot_s) for device, row in rows
+        }
         self._wake.set()
 
     def _schedule(self, due: _Due) -> None:
         now = self.clock.now()
-        age = elapsed_s(Stamp.from_text(due.row.queued), now)
+        age = elapsed_s(Stamp.from_text(due.queued), now)
         delay = delivery.resend_delay_s(attempts=due.attempts, age_s=delivery.RESEND_EAGER_S if age is None else age)
         due.at_boot_s = now.boot_s + delay * self.random.uniform(0.75, 1.25)
-        self._due[(due.row.pairing_id, due.row.seq)] = due
+        self._due[(due.message.pairing_id, due.message.seq)] = due
         self._wake.set()
 
     async def resend_loop(self) -> None:
@@ -159,7 +203,7 @@ class Turns:
             for due in [d for d in self._due.values() if d.at_boot_s <= now.boot_s]:
                 if self.channel.is_connected:
                     due.attempts += 1
-                    self.spawn(self.channel.publish(due.topic, due.row.envelope))
+                    self.spawn(self.send(due.message))
                 self._schedule(due)
             self._wake.clear()
             next_s = min((d.at_boot_s for d in self._due.values()), default=now.boot_s + IDLE_S) - now.boot_s

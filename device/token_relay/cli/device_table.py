@@ -6,16 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from token_relay.cli.render import clean, columns, cut, duration
+from token_relay.console.device_words import STATES, summary_text, whole
 
 Row = Mapping[str, object]
-STATES: Mapping[str, tuple[str, str, str]] = {  # a mark, the same in ASCII, and a word
-    "needs_me": ("!", "!", "needs you"),
-    "silent": ("○", "-", "silent"),
-    "online": ("●", "*", "online"),
-    "waiting": ("◦", "+", "waiting"),
-    "unknown": ("·", ".", "unknown"),
-    "leaving": ("·", ".", "leaving"),
-}
 HEADING = ("  state", "name", "account", "heard", "lease", "next")
 NARROW_CHARS = 8  # a name or an account is not cut below this
 GAP = "  "
@@ -29,7 +22,7 @@ def lines_of(result: Mapping[str, object], *, width: int | None, in_ascii: bool 
     """
     listed = result.get("devices")
     rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, list) else []
-    lines = _table(rows, _whole(result.get("now")), width, in_ascii=in_ascii) if rows else []
+    lines = _table(rows, whole(result.get("now")), width, in_ascii=in_ascii) if rows else []
     lines.append(summary_text(result.get("summary")))
     if isinstance(place := result.get("next"), str) and place:
         lines.append(f"more: token-relay phone devices {asked}--after {clean(place)}")
@@ -51,8 +44,8 @@ def _table(rows: Sequence[Row], now: int, width: int | None, *, in_ascii: bool) 
 
 def _cells(row: Row, now: int, *, in_ascii: bool) -> tuple[str, ...]:
     mark, plain_mark, word = STATES.get(str(row.get("state")), ("·", ".", clean(str(row.get("state")))))
-    others = _whole(row.get("accounts")) - 1
-    heard_at, left_s = _whole(row.get("heard_at")), row.get("lease_left_s")
+    others = whole(row.get("accounts")) - 1
+    heard_at, left_s = whole(row.get("heard_at")), row.get("lease_left_s")
     return (
         f"{plain_mark if in_ascii else mark} {word}",
         clean(str(row.get("name") or row.get("device_id"))),
@@ -71,21 +64,6 @@ def _about(seconds: int) -> str:
 def _fit(text: str, width: int) -> str:
     shown = cut(text, width)
     return shown + " " * (width - columns(shown))
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def summary_text(summary: object) -> str:
-    """Return the counts as a sentence: ``20 devices: 1 needs you, 1 silent, 18 fine``."""
-    counts = {str(key): _whole(value) for key, value in summary.items()} if isinstance(summary, Mapping) else {}
-    total, asking = counts.get("devices", 0), counts.get("needs_me", 0)
-    if not total:
-        return "no device is paired: token-relay phone pair"
-    parts = [f"{asking} {'needs' if asking == 1 else 'need'} you"] if asking else []
-    parts += [f"{counts[key]} {key}" for key in ("silent", "waiting", "unknown", "leaving", "fine") if counts.get(key)]
-    return f"{total} device{'' if total == 1 else 's'}: {', '.join(parts)}"
 
 
 def _next(rows: Sequence[Row], width: int | None) -> list[str]:

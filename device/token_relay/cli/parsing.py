@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DONE, FAILED, USAGE, NOT_RUNNING, PERSON, REFUSED, PENDING = range(7)
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 HTTP_PORT = 8400  # of the sandbox's provider
+LAB_PORT = 8409  # of its lab; the four links lie between
 MQTT_PORT = 1884  # of its broker; not 1883: a real broker may run beside the sandbox
 
 EXIT_CODES = """\

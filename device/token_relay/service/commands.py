@@ -15,6 +15,7 @@ from token_relay.service import metrics, round_trip
 from token_relay.service.certificate_watch import certificate_end
 from token_relay.service.control import JSON, Exchange, Handler
 from token_relay.service.copied_vault import nothing_to_adopt
+from token_relay.service.journals import Journals
 from token_relay.service.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -37,8 +38,11 @@ class AgentCommands(Generic[A]):
     @property
     def shared(self) -> dict[str, Handler]:
         """Return the handlers by name."""
+        turns = self._agent.turns
+        journals = Journals(self._runtime, turns.traffic, turns.events_written)
         return {
-            "events": self._runtime.events,
+            "events": journals.events,
+            "messages": journals.messages,
             "doctor": self.doctor,
             "metrics": self.metrics,
             "adopt": nothing_to_adopt,

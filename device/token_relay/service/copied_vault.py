@@ -14,13 +14,16 @@ from pathlib import Path
 
 import structlog
 
+from token_relay.agents.pulse import Pulse
 from token_relay.agents.token_source import TokenGranted, TokenQuery, TokenRefused
+from token_relay.agents.traffic import Traffic
 from token_relay.apps.server import TokenApi
 from token_relay.host.paths import CONTROL_SOCKET, TOKEN_SOCKET
 from token_relay.host.systemd import listen_fds, notify
 from token_relay.service import board_check
 from token_relay.service.actions import action
 from token_relay.service.control import JSON, ControlServer, Exchange
+from token_relay.service.journals import Journals
 from token_relay.service.runtime import Runtime
 from token_relay.service.status import common
 
@@ -43,7 +46,7 @@ async def until_at_home(runtime: Runtime, tasks: asyncio.TaskGroup) -> None:
     log.error("vault_copied", detail=WHY, hint=hint)
     locked = _Locked(runtime)
     control = ControlServer(
-        {"status": locked.status, "events": runtime.events, "adopt": locked.adopt},
+        {"status": locked.status, "events": Journals(runtime, Traffic(), Pulse()).events, "adopt": locked.adopt},
         owner_uid=os.geteuid(),
         kind=runtime.kind,
     )

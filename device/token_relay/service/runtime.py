@@ -22,9 +22,8 @@ import structlog
 
 from token_relay.agents.agent import Agent
 from token_relay.agents.grants.keeper import GrantKeeper
-from token_relay.agents.pairings import names_of
 from token_relay.agents.ports import Ports, Transaction
-from token_relay.agents.records import AuditEvent, Grant, Identity, Pairing
+from token_relay.agents.records import Grant, Identity, Pairing
 from token_relay.apps.policy import Policy, parse_policy
 from token_relay.apps.server import TokenApi
 from token_relay.host.clock import SystemClock, SystemRandom
@@ -49,7 +48,6 @@ from token_relay.vault.store import SqliteVault
 log = structlog.get_logger()
 
 DRAIN_S = 1.5  # a clean stop takes at most two seconds
-EVENTS_SHOWN_MAX = 1000
 POLICY_BYTES_MAX = 65_536  # a rule has some 100 bytes
 
 
@@ -174,19 +172,6 @@ class Runtime:
         keeper.reload()
         notify(address, READY=1)
 
-    async def events(self, args: dict[str, JSON], exchange: Exchange) -> dict[str, JSON]:
-        """The command ``events``: audit rows with a number above ``after``, the newest ``limit`` of them."""
-        limit = int(number_of(args, "limit", 50, low=1, high=EVENTS_SHOWN_MAX))
-        after = int(number_of(args, "after", 0, low=0, high=2**53))
-
-        def read(tx: Transaction) -> tuple[list[AuditEvent], dict[str, str]]:
-            rows = tx.select(AuditEvent)
-            called = {row.device: row.detail for row in rows if row.name == "paired"}  # of those that were forgotten
-            return [row for row in rows if row.number > after], called | dict(names_of(tx))
-
-        rows, called = await self.vault.run(read)
-        return {"events": [_event_row(row, called.get(row.device, "")) for row in rows[-limit:]]}
-
     def policy(self, config: AgentConfig) -> Policy:
         """Read who may have tokens. Raises ConfigError: the file is unsafe or wrong."""
         path = config.token_api.policy_file
@@ -210,11 +195,6 @@ class Runtime:
             except VaultError as exc:  # not fed: the service manager decides whether to kill the agent
                 log.error("vault_refused", detail=str(exc))
             await self.clock.sleep(interval_s / 2)
-
-
-def _event_row(row: AuditEvent, device_name: str) -> dict[str, JSON]:
-    shown = {name: value for name in AuditEvent.__slots__ if (value := getattr(row, name)) != ""}
-    return shown | {"device_name": device_name} if device_name else shown
 
 
 def _not_reloaded(running: AgentConfig, read: AgentConfig) -> list[str]:

@@ -167,18 +167,19 @@ class Talks:
         """Return those that are not over."""
         return [talk for talk in self._all.values() if not talk.is_over]
 
-    def _of(self, visit: PageRequest) -> Talk:
+    def of(self, visit: PageRequest) -> Talk:
+        """Return the conversation that a path names. Raises LocalError: there is none."""
         talk = self._all.get(visit.part("id"))
         if talk is None:
             raise LocalError("this command is over and forgotten")
         return talk
 
     async def _page(self, visit: PageRequest) -> Answer:
-        talk = self._of(visit)
+        talk = self.of(visit)
         return visit.page("conversation.html", talk=talk)
 
     async def _answer(self, visit: PageRequest) -> Answer:
-        talk = self._of(visit)
+        talk = self.of(visit)
         value: str | None = visit.fields.get("value", "")
         if "again" in visit.fields and visit.fields["again"] != value:
             raise LocalError("the two are not the same", hint="go back, and type it twice alike")
@@ -197,14 +198,14 @@ class Talks:
         return visit.go(f"talks/{talk.talk_id}")
 
     async def _end(self, visit: PageRequest) -> Answer:
-        talk = self._of(visit)
+        talk = self.of(visit)
         if visit.is_post and talk.task is not None:
             talk.task.cancel()
             await asyncio.wait({talk.task})
         return visit.go(f"talks/{talk.talk_id}")
 
     async def _stream(self, visit: PageRequest) -> Answer:
-        talk = self._of(visit)
+        talk = self.of(visit)
 
         async def look() -> Elements:
             return {

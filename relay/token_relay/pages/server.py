@@ -117,8 +117,7 @@ class PageServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ends.set()
-        while self._streams:
-            self._streams.popitem()[0].reschedule(0)
+        self._end_streams()
         await self._runner.cleanup()
 
     @property
@@ -134,8 +133,19 @@ class PageServer:
 
     async def until_idle(self) -> None:
         """Return when nothing was asked for ``idle_s``; an open event stream is no activity."""
-        while (left_s := self._active_at + self._idle_s - time.monotonic()) > 0:
+        while (left_s := self._active_at + self._idle_s - time.monotonic()) > 0 and not self._ends.is_set():
             await self._pause(left_s)
+
+    async def forget_when_idle(self) -> None:
+        """After each idle time ask for an address again, for ever; one that was printed and not used still opens."""
+        while not self._ends.is_set():
+            await self.until_idle()
+            self._cookie, self._active_at = secrets.token_urlsafe(32), time.monotonic()
+            self._end_streams()
+
+    def _end_streams(self) -> None:
+        while self._streams:
+            self._streams.popitem()[0].reschedule(0)
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -82,6 +82,10 @@ class PageRequest:
         """Send the browser to another address; only a link may lead to this, no form."""
         return web.Response(status=303, headers={**HEADERS, "Location": url})
 
+    def picture(self, svg: bytes) -> Answer:
+        """Answer with a drawing, for an ``img``."""
+        return web.Response(body=svg, content_type="image/svg+xml", headers=HEADERS)
+
     def download(self, body: bytes, *, name: str, content_type: str) -> Answer:
         """Answer with a file to keep."""
         return web.Response(
@@ -91,9 +95,11 @@ class PageRequest:
         )
 
     async def live(
-        self, look: Callable[[], Awaitable[Elements]], news: Callable[[], Awaitable[object]] | float = 2.0
+        self, look: Callable[[], Awaitable[Elements | None]], news: Callable[[], Awaitable[object]] | float = 2.0
     ) -> Answer:
         """Send the elements, and from then on those that change, until the browser goes.
+
+        None in their place: the page is another one by now, and the browser loads it again.
 
         ``news`` returns when it is worth another look; a number is a pause in seconds. An error of either is told on
         the page, and it is tried again.
@@ -123,19 +129,22 @@ class PageRequest:
     async def _send_what_changes(
         self,
         response: web.StreamResponse,
-        look: Callable[[], Awaitable[Elements]],
+        look: Callable[[], Awaitable[Elements | None]],
         news: Callable[[], Awaitable[object]] | float,
     ) -> None:
-        shown: dict[str, str] | None = None
+        shown: Elements | None = None
         is_well = True
         while True:
             try:
-                found = dict(await look())
+                found = await look()
             except RelayError as exc:
                 is_well = False
                 await _send(response, "trouble", {"why": str(exc), "hint": exc.hint})
                 await self.pause(TROUBLE_PAUSE_S)
                 continue
+            if found is None:
+                await _send(response, "go", "")
+                return
             if not is_well:
                 is_well = True
                 await _send(response, "well", {})

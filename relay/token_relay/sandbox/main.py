@@ -16,6 +16,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -70,10 +71,16 @@ class SandboxOptions:
     issuer_path: str = ""
 
 
-async def run(options: SandboxOptions, *, write: Callable[[str], object] | None = None) -> None:
+Beside = Callable[[SandboxServer, Mapping[str, str]], AbstractAsyncContextManager[str]]
+"""Starts the lab: for a sandbox that runs and the lines that make its agents, it yields the address to announce."""
+
+
+async def run(
+    options: SandboxOptions, *, write: Callable[[str], object] | None = None, lab: Beside | None = None
+) -> None:
     """Run the sandbox until SIGTERM or SIGINT (returns) or cancellation (raises CancelledError).
 
-    The announcement goes to ``write``, else to standard output.
+    The announcement goes to ``write``, else to standard output. With ``lab``, pages about it run beside it.
 
     Raises:
         ConfigError: an option or the world file is wrong, or a port is taken.
@@ -121,7 +128,10 @@ async def run(options: SandboxOptions, *, write: Callable[[str], object] | None 
             server.links = network
             stack.push_async_callback(_within, network.stop)
         trust = {} if options.tls_cert is None else trust_lines(options.tls_cert)
-        (write or _print)(announcement(server, world, mqtt=mqtt, trust=trust, as_json=options.as_json))
+        facts = _facts(server, world, mqtt=mqtt)
+        if lab is not None:
+            facts["lab"] = await stack.enter_async_context(lab(server, init_lines(facts, _addresses(server))))
+        (write or _print)(announcement(server, facts, trust=trust, as_json=options.as_json))
         await stop.wait()
 
 
@@ -196,8 +206,26 @@ def world_of(options: SandboxOptions) -> WorldModel:
     return world
 
 
+def _facts(server: SandboxServer, world: WorldModel, *, mqtt: str) -> dict[str, JsonValue]:
+    state = server.provider.state
+    return {
+        "http": server.base_url,
+        "authority": state.urls.authority,
+        "issuer": state.urls.issuer,
+        "mqtt": mqtt or None,
+        "profile": state.rules.imitates or state.rules.name,
+        "tenant": world.tenant,
+        "client_id": next(iter(state.clients)),
+        "control": f"{server.base_url}/sandbox/",
+    }
+
+
+def _addresses(server: SandboxServer) -> dict[str, str]:
+    return {} if server.links is None else {link.name: link.address for link in server.links.status()}
+
+
 def announcement(
-    server: SandboxServer, world: WorldModel, *, mqtt: str, trust: Mapping[str, str], as_json: bool
+    server: SandboxServer, facts: Mapping[str, JsonValue], *, trust: Mapping[str, str], as_json: bool
 ) -> str:
     """Say where everything is. The passwords and secrets shown are the sandbox's own and open nothing else."""
     state = server.provider.state
@@ -212,22 +240,12 @@ def announcement(
         if user.password is not None:
             shown["password"] = user.password.reveal()
         users.append(shown)
-    facts: dict[str, JsonValue] = {
-        "http": server.base_url,
-        "authority": state.urls.authority,
-        "issuer": state.urls.issuer,
-        "mqtt": mqtt or None,
-        "profile": state.rules.imitates or state.rules.name,
-        "tenant": world.tenant,
-        "client_id": next(iter(state.clients)),
-        "control": f"{server.base_url}/sandbox/",
-    }
-    addresses = {} if server.links is None else {link.name: link.address for link in server.links.status()}
+    addresses = _addresses(server)
     init = init_lines(facts, addresses)
     if as_json:
         more: dict[str, JsonValue] = {"clients": [*clients], "users": users, "links": {**addresses}, "init": {**init}}
         return json.dumps({**facts, **more, "trust": {**trust}}) + "\n"
-    lines = [f"{name:10} {value or 'none'}" for name, value in facts.items() if name != "client_id"]
+    lines = [f"{name:10} {value or 'none'}" for name, value in facts.items() if name not in {"client_id", "lab"}]
     lines[-1] += " (codes: GET /sandbox/mailbox/ADDRESS)"
     for shown in clients:
         how = f"{shown['kind']}, secret {shown['client_secret']}" if "client_secret" in shown else shown["kind"]
@@ -243,6 +261,8 @@ def announcement(
     if init:
         through = ", through the links (token-relay sandbox ctl cut LINK)" if addresses else ""
         lines += ["", f"agents that use it{through}:", *init.values()]
+    if "lab" in facts:
+        lines += ["", "the lab, opened once by this address (Enter prints a new one):", str(facts["lab"])]
     return "\n".join(lines) + "\n"
 
 

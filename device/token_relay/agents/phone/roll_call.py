@@ -19,6 +19,7 @@ from token_relay.agents.ports import Transaction
 from token_relay.agents.pulse import Pulse
 from token_relay.agents.rates import Rate, Rates
 from token_relay.agents.records import Pairing
+from token_relay.agents.traffic import Outbound
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 
@@ -70,8 +71,8 @@ class RollCall:
         if sending:
             self._is_broker_mute = True
 
-    def _greet(self, turn: Turn, *, pairing_ids: Collection[str]) -> list[tuple[str, bytes]]:
-        """Return the greetings that are due, with their topics; the turn does not send them."""
+    def _greet(self, turn: Turn, *, pairing_ids: Collection[str]) -> list[Outbound]:
+        """Return the greetings that are due; the turn does not send them."""
         for pairing_id in pairing_ids:
             pairing, now_s = turn.tx.get(Pairing, pairing_id), turn.now.boot_s
             if pairing is None or pairing.state != "active" or not self._rates.allows(pairing_id, ASKS, now_s):
@@ -83,11 +84,11 @@ class RollCall:
         greetings, turn.outgoing = turn.outgoing, []
         return greetings
 
-    async def _send(self, greetings: list[tuple[str, bytes]], untaken: list[tuple[str, bytes]]) -> None:
+    async def _send(self, greetings: list[Outbound], untaken: list[Outbound]) -> None:
         """Give the greetings to the broker, one after another; ``untaken`` are those that it has not acknowledged."""
         while greetings:
             greeting = greetings.pop()
-            if await self._turns.channel.publish(*greeting):
+            if await self._turns.send(greeting):
                 untaken.remove(greeting)
                 self._is_broker_mute &= bool(untaken)
 

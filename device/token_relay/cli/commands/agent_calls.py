@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 from token_relay.cli.client import JSON, JsonObject, control_call, locate
-from token_relay.cli.device_table import summary_text
 from token_relay.cli.parsing import DONE, PENDING, PERSON, Context, UsageError
 from token_relay.cli.prompts import Prompts, Sources, read_argument_from_stdin, read_attributes
 from token_relay.cli.render import clean, show, value_text
+from token_relay.console.device_words import summary_text
 from token_relay.protocol.errors import LocalError, PeerError
 
 SIGN_IN_OPTIONS = (
@@ -105,7 +105,9 @@ def status(args: argparse.Namespace, context: Context) -> int:
 
 def events(args: argparse.Namespace, context: Context) -> int:
     """``events``: people see a device's name where they are told its id otherwise."""
-    result = call(args, context, "events", {"limit": args.limit, "after": args.after}, silence_s=30)
+    given = {"device": args.device, "trace": args.trace}
+    filters = {name: value for name, value in given.items() if value is not None}
+    result = call(args, context, "events", {"limit": args.limit, "after": args.after, **filters}, silence_s=30)
     rows = result.get("events")
     if context.as_json or not isinstance(rows, list):
         return finish(context, result)

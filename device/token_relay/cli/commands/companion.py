@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from token_relay.cli.parsing import Command, agent_options, device_name, seconds, text, with_common
+from token_relay.cli.parsing import Command, agent_options, device_name, seconds, text, whole, with_common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _init(parser: argparse.ArgumentParser) -> None:
 def _events(parser: argparse.ArgumentParser) -> None:
     from token_relay.cli.commands.options import events_options
 
-    events_options(parser)
+    events_options(parser, "PHONE")
 
 
 def _forget(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +149,22 @@ A valid token comes from the agent's memory without network. Never prints a refr
 4 means that the grant is gone or locked and a person must act; 1 that there is no token now (offline, busy,
 unknown scope, several grants that fit); 5 that the agent's policy does not let this user have one."""
 
+
+def _console(parser: argparse.ArgumentParser) -> None:
+    from token_relay.cli.commands.options import PORT_MAX
+
+    parser.add_argument("--port", metavar="N", type=whole(0, PORT_MAX), default=0, help="port on 127.0.0.1; else any")
+
+
 UPKEEP = {  # the same for both agents
+    "console": Command(
+        "show the agent's pages in a browser on this machine",
+        "console:run",
+        _console,
+        description="Serve the agent's pages on a port of 127.0.0.1 and print one address with a key that works once; "
+        "Enter prints a fresh one. Only this user's browser is let in, and with sudo that of the user who typed it. "
+        "The pages end with this command, or after half an hour without a request; the agent goes on.",
+    ),
     "metrics": Command(
         "print the agent's numbers for Prometheus",
         "agent_calls:metrics",

@@ -289,8 +289,8 @@ def yes_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask before something is taken away")
 
 
-def events_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which events."""
+def events_options(parser: argparse.ArgumentParser, device: str = "DEVICE") -> None:
+    """Add the options that say which events; ``device`` stands for the other device."""
     parser.add_argument(
         "--limit",
         metavar="N",
@@ -300,4 +300,16 @@ def events_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--after", metavar="ID", type=whole(0, 2**53 - 1), default=0, help="only events after the one with this id"
+    )
+    parser.add_argument(
+        "--device",
+        metavar=device,
+        type=text,
+        help="only events about this device: its id, its name, or its id's beginning",
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="ID",
+        type=text,
+        help="only events with this trace id or correlation id of the provider, or its first characters, at least 8",
     )

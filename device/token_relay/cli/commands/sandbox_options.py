@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from token_relay.cli.commands.options import PORT_MAX, profile_option
-from token_relay.cli.parsing import HTTP_PORT, MQTT_PORT, Command, json_option, seconds, text, whole
+from token_relay.cli.parsing import HTTP_PORT, LAB_PORT, MQTT_PORT, Command, json_option, seconds, text, whole
 
 PROFILES = ("entra", "auth0", "strict")
 
@@ -103,6 +103,19 @@ def _sandbox(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="listen also on four links that lead to provider and broker and can be cut (default)",
+    )
+    parser.add_argument(
+        "--lab",
+        action="store_true",
+        help="open the lab too: pages about this provider, and about a handoff; its address is printed, "
+        "and a new one at each Enter",
+    )
+    parser.add_argument(
+        "--lab-port",
+        metavar="PORT",
+        type=whole(0, PORT_MAX),
+        default=LAB_PORT,
+        help=f"port of the lab on 127.0.0.1, 0 for any free one (default {LAB_PORT})",
     )
     json_option(parser)
 

@@ -12,6 +12,7 @@ import json
 import shlex
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from token_relay.cli.demo import steps
 from token_relay.cli.demo.checks import StepFailedError
 from token_relay.cli.demo.programs import Interrupts, Program, Programs
 from token_relay.cli.demo.stage import Stage
-from token_relay.cli.parsing import DONE, FAILED, HTTP_PORT, MQTT_PORT, Context
+from token_relay.cli.parsing import DONE, FAILED, HTTP_PORT, LAB_PORT, MQTT_PORT, Context
 from token_relay.cli.render import clean
 
 
@@ -47,6 +48,9 @@ def run_try(context: Context, *, profile: str, home: Path | None) -> int:
             else:
                 for line in _told(stage, took_s, is_kept=home is not None):
                     context.out(line)
+            if not context.as_json and context.stdin.isatty():
+                sandbox = next(iter(running))
+                threading.Thread(target=_address_on_enter, args=(sandbox, context), daemon=True).start()
             return _stay(programs, running, context)
         except KeyboardInterrupt:
             context.note("stopping")
@@ -57,9 +61,9 @@ def run_try(context: Context, *, profile: str, home: Path | None) -> int:
 
 def _set_up(stage: Stage, context: Context) -> dict[Program, str]:
     """Do what a person would do by hand; return the programs that stay, by name. Raises StepFailedError."""
-    sandbox = stage.start_sandbox(
-        http_port=_free_or_any("provider", HTTP_PORT, context), mqtt_port=_free_or_any("broker", MQTT_PORT, context)
-    )
+    http_port, mqtt_port = _free_or_any("provider", HTTP_PORT, context), _free_or_any("broker", MQTT_PORT, context)
+    lab = ("--lab", "--lab-port", str(_free_or_any("lab", LAB_PORT, context)))
+    sandbox = stage.start_sandbox(*lab, http_port=http_port, mqtt_port=mqtt_port, keeps_stdin=True)
     stage.init_agents()
     stage.start_agents()
     steps.sign_in(stage)
@@ -78,6 +82,19 @@ def _free_or_any(what: str, port: int, context: Context) -> int:
             context.note(f"port {port} is taken: the {what} gets another one")
             return 0
     return port
+
+
+def _address_on_enter(sandbox: Program, context: Context) -> None:
+    """Have the sandbox make another address of the lab for each Enter, and print it."""
+    given = 1
+    while context.stdin.readline() and sandbox.popen.stdin is not None:
+        try:
+            sandbox.popen.stdin.write(b"\n")
+            found = sandbox.find(rf'(?s)\A(?:.*?"lab": "(\S+?)"){{{given + 1}}}')
+        except (OSError, StepFailedError):
+            return  # it has ended, which is said elsewhere
+        given += 1
+        context.out(found[1])
 
 
 def _stay(programs: Programs, running: Mapping[Program, str], context: Context) -> int:
@@ -112,6 +129,7 @@ def _facts(stage: Stage) -> dict[str, object]:
         "account": stage.username,
         "device": stage.companion.name,
         "device_id": stage.companion.device_id,
+        "lab": facts["lab"],
         "homes": str(directory),
         "environment": {"TOKEN_RELAY_HOMES": str(directory)},
     }
@@ -124,6 +142,10 @@ def _told(stage: Stage, took_s: float, *, is_kept: bool) -> Iterator[str]:
     yield ""
     yield f"  provider  {facts['http']}   broker  {facts['mqtt']}"
     yield f"  homes and logs in {directory}, {'which stays' if is_kept else 'removed at the end'}"
+    yield ""
+    yield "All of it as pages, opened once by this address (Enter prints a new one):"
+    yield ""
+    yield f"  {facts['lab']}"
     yield ""
     yield "In another terminal, first:"
     yield ""

@@ -178,11 +178,15 @@ class Programs:
         if self._named is None and self.directory.exists():
             raise StepFailedError(f"no file is left in {self.directory}", "it could not be removed")
 
-    def start(self, *words: str, stdin: str = "", log: str = "") -> Program:
-        """Start ``token-relay`` with these words; with ``log`` its standard error goes to that file."""
+    def start(self, *words: str, stdin: str = "", log: str = "", keeps_stdin: bool = False) -> Program:
+        """Start ``token-relay`` with these words; with ``log`` its standard error goes to that file.
+
+        ``keeps_stdin``: its standard input is a pipe that stays open.
+        """
         environment = {
             **self._kept,
             "HOME": str(self.directory),
+            "TOKEN_RELAY_HOMES": str(self.directory),  # where a lab finds the agents; their own commands name a home
             "LANG": "C.UTF-8",
             "PYTHONUTF8": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),  # also when the package is not installed
@@ -195,7 +199,7 @@ class Programs:
         with self._interrupts.held(), out.open("wb") as output, err.open("ab") as errors:
             popen = subprocess.Popen(  # noqa: S603  # our own program, and words without a shell
                 (*COMMAND, *words),
-                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if stdin or keeps_stdin else subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
                 env=environment,
@@ -204,7 +208,7 @@ class Programs:
             )
             program = Program("token-relay " + " ".join(words), popen, out, err)
             self._all.append(program)
-        if popen.stdin is not None:
+        if popen.stdin is not None and not keeps_stdin:
             with popen.stdin, contextlib.suppress(BrokenPipeError):  # it refused before it read
                 popen.stdin.write(stdin.encode())  # a line or two: it fits into the pipe
         return program

@@ -175,10 +175,13 @@ class Stage:
         self.token_here_at = 0.0  # monotonic; the newest access token is older than this
         self.handoff_messages: list[Answer] = []
 
-    def start_sandbox(self, *options: str, http_port: int = 0, mqtt_port: int = 0) -> Program:
+    def start_sandbox(
+        self, *options: str, http_port: int = 0, mqtt_port: int = 0, keeps_stdin: bool = False
+    ) -> Program:
         """Start provider and broker, on free ports if none are given. Raises StepFailedError."""
-        words = ("sandbox", "--json", "--http-port", str(http_port), "--mqtt-port", str(mqtt_port))
-        program = self.programs.start(*words, "--profile", self.profile, *options, log="sandbox.log")
+        words: tuple[str, ...] = ("sandbox", "--json", "--http-port", str(http_port), "--mqtt-port", str(mqtt_port))
+        words += "--profile", self.profile, *options
+        program = self.programs.start(*words, log="sandbox.log", keeps_stdin=keeps_stdin)
         self.sandbox = Sandbox(program.find(r"^\{.*\}$")[0])
         return program
 

@@ -294,7 +294,7 @@ def _broker_messages(broker: BrokerRecord, request: Request) -> ControlAnswer:
     wait_s = _number(request, "wait_s", WAIT_S_MAX)
     known = broker.messages()
     found: list[JsonValue] = [
-        {"number": one.number, "topic": one.topic, "payload_bytes": one.payload_bytes}
+        {"number": one.number, "at": one.at, "topic": one.topic, "payload_bytes": one.payload_bytes}
         for one in known
         if one.number > after
     ]

@@ -1,4 +1,4 @@
-"""The lab's pages on a port of their own, never the provider's origin: what a page stores there is not the provider's."""
+"""The lab's pages, on a port of their own: nothing that a page stores there is at the provider's origin."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import ipaddress
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ _SERVER_UNAVAILABLE_311 = 3
 class SeenPublish:
     """What a broker knows about a message; ``payload`` is None unless the broker records."""
 
+    at: float
     topic: str
     payload_length: int
     payload: bytes | None = None
@@ -113,6 +115,7 @@ class Broker:
         packet_bytes_max: int = PACKET_BYTES_MAX,
         on_publish: Callable[[str, bytes], None] | None = None,
         should_deliver: Callable[[str, str, bytes], bool] | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Prepare; nothing is bound before :meth:`start`.
 
@@ -133,6 +136,7 @@ class Broker:
         self._seen_count = 0
         self.on_publish = on_publish
         self.should_deliver = should_deliver
+        self._wall = wall
         self._packet_bytes_max = packet_bytes_max
         self._server: asyncio.Server | None = None
         self._sessions: dict[str, MqttSession] = {}
@@ -193,7 +197,7 @@ class Broker:
     def messages(self) -> list[BrokerMessage]:
         """Return what ``seen`` holds with running numbers, oldest first."""
         first = self._seen_count - len(self.seen) + 1
-        return [BrokerMessage(n, seen.topic, seen.payload_length) for n, seen in enumerate(self.seen, first)]
+        return [BrokerMessage(n, seen.at, seen.topic, seen.payload_length) for n, seen in enumerate(self.seen, first)]
 
     def replay(self, numbers: Sequence[int]) -> None:
         """Inject recorded messages again, in this order.
@@ -383,7 +387,8 @@ class Broker:
         now = asyncio.get_running_loop().time()
         self._sweep(now)
         self._seen_count += 1
-        self.seen.append(SeenPublish(packet.topic, len(packet.payload), packet.payload if self.record else None))
+        payload = packet.payload if self.record else None
+        self.seen.append(SeenPublish(self._wall(), packet.topic, len(packet.payload), payload))
         if self.on_publish is not None:
             self.on_publish(packet.topic, packet.payload)
         properties = tuple(item for item in packet.properties if item[0] in _FORWARDED)

@@ -9,9 +9,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class BrokerMessage:
-    """One message that the broker took, by number from 1."""
+    """One message that the broker took, by number from 1; ``at`` is Unix seconds of this machine's clock."""
 
     number: int
+    at: float
     topic: str
     payload_bytes: int
 

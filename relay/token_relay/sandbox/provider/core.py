@@ -159,9 +159,10 @@ class Provider:
         self._note(admission, now, "answer_lost" if was_committed else "request_lost")
 
     def answered(self, admission: Admission, answer: Answer, now: float) -> None:
-        """Note that the answer to a token request has left: whole, on a connection that was open."""
-        if admission.endpoint == "token":
-            self._note(admission, now, "token_request_answered", status=answer.response.status)
+        """Note that the answer has left: whole, on a connection that was open."""
+        if admission.endpoint is not None:
+            kind = "token_request_answered" if admission.endpoint == "token" else "request_answered"
+            self._note(admission, now, kind, status=answer.response.status)
 
     def _note(self, admission: Admission, now: float, kind: str, **more: str | int) -> None:
         trace = admission.trace

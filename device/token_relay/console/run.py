@@ -1,0 +1,69 @@
+"""Runs the console of one agent: prints an address, and a fresh one for each Enter, until a signal or idle minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TextIO
+
+from token_relay.console.agent_client import AgentClient, Locate
+from token_relay.console.companion import NAV as COMPANION_NAV
+from token_relay.console.companion import CompanionPages
+from token_relay.console.phone import NAV as PHONE_NAV
+from token_relay.console.phone import PhonePages
+from token_relay.host.loopback_peer import owner_of
+from token_relay.host.paths import Kind
+from token_relay.pages.conversation import Talks
+from token_relay.pages.server import IDLE_S_MAX, Look, PageServer
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def page_server(
+    kind: Kind,
+    *,
+    here: Locate,
+    there: Locate,
+    talks: Talks,
+    uids: Collection[int],
+    port: int = 0,
+    idle_s: float = IDLE_S_MAX,
+) -> PageServer:
+    """Return the pages of an agent; ``here`` and ``there`` find its sockets and those of the other kind's agent."""
+    other: Kind = "companion" if kind == "phone" else "phone"
+    ends = AgentClient(kind, here), AgentClient(other, there)
+    pages = PhonePages(*ends, talks) if kind == "phone" else CompanionPages(*ends, talks)
+    nav = PHONE_NAV if kind == "phone" else COMPANION_NAV
+    look = Look([TEMPLATES], [], {"called": f"token-relay {kind}", "nav": nav})
+    return PageServer(pages.routes, look, owner=owner_of, uids=uids, port=port, idle_s=idle_s)
+
+
+async def run_console(server: PageServer, talks: Talks, *, tell: Callable[[str], None], stdin: TextIO | None) -> bool:
+    """Serve until cancelled, or return when nothing was asked for half an hour.
+
+    ``tell`` gets each address; ``stdin`` is a terminal where Enter asks for a fresh one.
+    """
+    loop = asyncio.get_running_loop()
+
+    def entered() -> None:
+        assert stdin is not None
+        if os.tcgetpgrp(stdin.fileno()) != os.getpgrp():
+            return  # in the background: what is typed is another program's
+        if stdin.readline():
+            tell(server.address())
+        else:
+            loop.remove_reader(stdin.fileno())
+
+    async with server:
+        tell(server.address())
+        if stdin is not None:
+            loop.add_reader(stdin.fileno(), entered)
+        try:
+            await server.until_idle()
+        finally:
+            if stdin is not None:
+                loop.remove_reader(stdin.fileno())
+            await talks.stop()
+    return True
