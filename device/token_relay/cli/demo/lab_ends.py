@@ -15,8 +15,9 @@ from pathlib import Path
 from token_relay.cli.client import ClientError, connect, locate
 from token_relay.cli.demo.checks import StepFailedError
 from token_relay.cli.demo.programs import WITHIN_S, Interrupts, Programs
-from token_relay.console.agent_client import AgentClient, Person
+from token_relay.console.agent_client import AgentClient
 from token_relay.host.paths import CONTROL_SOCKET, Kind, agent_home
+from token_relay.pages.conversation import Talk
 from token_relay.protocol.errors import LocalError, RelayError, TransientError
 
 KINDS: tuple[Kind, ...] = ("phone", "companion")
@@ -81,7 +82,7 @@ class LabEnds:
         end: Kind,
         command: str,
         args: Mapping[str, object],
-        talk: Person | None = None,
+        talk: Talk | None = None,
     ) -> Mapping[str, object]:
         """Give a command of control.sock, and return its result. Raises RelayError."""
         return await self._clients[end].call(command, dict(args), talk)
