@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,26 +20,20 @@ from token_relay.sandbox.lab.teaching import TeachingPages
 from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
-# place, its name for a developer, and for a person who signs in; empty: not for them
-NAV = (
-    ("", "Start", "Start"),
-    ("flows", "Native", "Sign in"),
-    ("browser", "Browser", "In the browser"),
-    ("reference", "API", ""),
-    ("tokens", "Tokens", "Sign-ins"),
-    ("guide", "Guide", ""),
-)
+# What a person who signs in sees of the list of pages, and what they call it.
+FOR_PEOPLE = {"": "Start", "flows": "Sign in", "browser": "In the browser", "tokens": "Sign-ins", "relay": "Your watch"}
 
 
 class LabNav:
     """The list of pages, as the present mode has it."""
 
-    def __init__(self, memory: LabMemory) -> None:
-        self._memory = memory
+    def __init__(self, memory: LabMemory, entries: Iterable[tuple[str, str]]) -> None:
+        self._memory, self._entries = memory, [("", "Start"), *entries]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        column = 1 if self._memory.mode == "developer" else 2
-        return iter([(entry[0], entry[column]) for entry in NAV if entry[column]])
+        if self._memory.mode == "developer":
+            return iter(self._entries)
+        return iter([(place, FOR_PEOPLE[place]) for place, _ in self._entries if place in FOR_PEOPLE])
 
 
 class Lab:
@@ -55,12 +49,13 @@ class Lab:
         port: int = 0,
     ) -> None:
         self.room = room = LabRoom(sandbox, ends)
+        pages = (FlowPages(room), BrowserPages(room), ReferencePages(room), TokenPages(room), TeachingPages(room))
         look = Look(
             templates=[HERE / "templates"],
             statics=[HERE / "static"],
             common={
                 "called": "The lab",
-                "nav": LabNav(room.memory),
+                "nav": LabNav(room.memory, [entry for one in pages for entry in one.nav]),
                 "tools": "mode_switch.html",
                 "memory": room.memory,
                 "is_person": room.memory.is_person,
@@ -70,7 +65,6 @@ class Lab:
                 "curl": partial(curl, sandbox.base_url),
             },
         )
-        pages = (TeachingPages(room), FlowPages(room), ReferencePages(room), BrowserPages(room), TokenPages(room))
         routes = [*room.talks.routes, *(route for one in pages for route in one.routes)]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)
 
