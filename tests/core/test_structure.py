@@ -46,7 +46,7 @@ LENT = {
     "simulation": ("simulation",),
     "cli/demo": ("cli/demo", "cli/commands/sandbox", "simulation/testkit"),
     "sandbox/lab": ("sandbox/lab", "cli/commands/sandbox"),
-    "pages": ("pages", "sandbox/lab", "console", "cli/commands"),
+    "pages": ("pages", "sandbox/lab", "console", "cli/commands", "cli/demo"),
 }
 SANDBOX_IMPORTS = ("sandbox", "protocol", "provider")
 APART = (("agents/phone", "agents/companion"),)  # the two ends meet on the wire only

@@ -14,9 +14,11 @@ from token_relay.sandbox.lab.ends import Ends
 from token_relay.sandbox.lab.flows import FlowPages
 from token_relay.sandbox.lab.kept_tokens import TokenPages
 from token_relay.sandbox.lab.native_calls import curl
+from token_relay.sandbox.lab.operator import OperatorPages
 from token_relay.sandbox.lab.reference import ReferencePages
 from token_relay.sandbox.lab.room import LabMemory, LabRoom
 from token_relay.sandbox.lab.teaching import TeachingPages
+from token_relay.sandbox.lab.tenant_log import LogPages
 from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
@@ -49,7 +51,15 @@ class Lab:
         port: int = 0,
     ) -> None:
         self.room = room = LabRoom(sandbox, ends)
-        pages = (FlowPages(room), BrowserPages(room), ReferencePages(room), TokenPages(room), TeachingPages(room))
+        pages = (
+            FlowPages(room),
+            BrowserPages(room),
+            ReferencePages(room),
+            TokenPages(room),
+            TeachingPages(room),
+            OperatorPages(sandbox, room.talks),
+            LogPages(sandbox, room.live, ends),
+        )
         look = Look(
             templates=[HERE / "templates"],
             statics=[HERE / "static"],
