@@ -159,4 +159,4 @@ async def test_without_an_answer_the_page_says_so() -> None:
         async with visitor._session.post(f"{visitor.sandbox.base_url}/sandbox/faults", json={"name": "down"}):
             pass
         page = await visitor.post("flows/sign-in", username="password@contoso.example")
-        assert page.status == 400 and "no answer to POST" in page.words
+        assert page.status == 400 and "No answer to POST" in page.words
