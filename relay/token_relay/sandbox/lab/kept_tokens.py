@@ -18,6 +18,8 @@ KINDS = ("access_token", "id_token")
 class TokenPages:
     """``tokens``, ``tokens/NUMBER`` and ``tokens/difference``."""
 
+    nav = (("tokens", "Tokens"),)
+
     def __init__(self, room: LabRoom) -> None:
         self._room = room
 

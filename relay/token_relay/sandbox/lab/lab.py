@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -22,27 +22,20 @@ from token_relay.sandbox.lab.tenant_log import LogPages
 from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
-# place, its name for a developer, and for a person who signs in; empty: not for them
-NAV = (
-    ("", "Start", "Start"),
-    ("flows", "Native", "Sign in"),
-    ("browser", "Browser", "In the browser"),
-    ("reference", "API", ""),
-    ("tokens", "Tokens", "Sign-ins"),
-    ("guide", "Guide", ""),
-    *((place, name, "") for place, name in (*LogPages.nav, *OperatorPages.nav)),
-)
+# What a person who signs in sees of the list of pages, and what they call it.
+FOR_PEOPLE = {"": "Start", "flows": "Sign in", "browser": "In the browser", "tokens": "Sign-ins", "relay": "Your watch"}
 
 
 class LabNav:
     """The list of pages, as the present mode has it."""
 
-    def __init__(self, memory: LabMemory) -> None:
-        self._memory = memory
+    def __init__(self, memory: LabMemory, entries: Iterable[tuple[str, str]]) -> None:
+        self._memory, self._entries = memory, [("", "Start"), *entries]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        column = 1 if self._memory.mode == "developer" else 2
-        return iter([(entry[0], entry[column]) for entry in NAV if entry[column]])
+        if self._memory.mode == "developer":
+            return iter(self._entries)
+        return iter([(place, FOR_PEOPLE[place]) for place, _ in self._entries if place in FOR_PEOPLE])
 
 
 class Lab:
@@ -58,12 +51,21 @@ class Lab:
         port: int = 0,
     ) -> None:
         self.room = room = LabRoom(sandbox, ends)
+        pages = (
+            FlowPages(room),
+            BrowserPages(room),
+            ReferencePages(room),
+            TokenPages(room),
+            TeachingPages(room),
+            OperatorPages(sandbox, room.talks),
+            LogPages(sandbox, room.live, ends),
+        )
         look = Look(
             templates=[HERE / "templates"],
             statics=[HERE / "static"],
             common={
                 "called": "The lab",
-                "nav": LabNav(room.memory),
+                "nav": LabNav(room.memory, [entry for one in pages for entry in one.nav]),
                 "tools": "mode_switch.html",
                 "memory": room.memory,
                 "is_person": room.memory.is_person,
@@ -73,9 +75,7 @@ class Lab:
                 "curl": partial(curl, sandbox.base_url),
             },
         )
-        pages = (TeachingPages(room), FlowPages(room), ReferencePages(room), BrowserPages(room), TokenPages(room))
         routes = [*room.talks.routes, *(route for one in pages for route in one.routes)]
-        routes += [*OperatorPages(sandbox, room.talks).routes, *LogPages(sandbox, room.live, ends).routes]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)
 
     async def __aenter__(self) -> Self:
