@@ -16,6 +16,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from token_relay.protocol.secret import Password
+from token_relay.sandbox.control.find_email import PhoneModel, find_email
 from token_relay.sandbox.control.links import LinkBook, LinkOrder, carry_out, event_fields, shown
 from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Provider
@@ -202,6 +203,8 @@ def described(user: User) -> dict[str, JsonValue]:
         shown["alias"] = user.alias
     if user.mfa != "none":
         shown["mfa"] = user.mfa
+    if user.is_findable:
+        shown["findable_by_phone"] = True
     if user.methods:
         shown["methods"] = [{"channel": one.channel, "target": one.target} for one in user.methods]
     return shown
@@ -267,6 +270,10 @@ def _list_rules(provider: Provider, request: Request, now: float) -> Response:
 def _keep_rules(provider: Provider, request: Request, now: float) -> Response:
     provider.state.lenient.clear()
     return _list_rules(provider, request, now)
+
+
+def _find_email(provider: Provider, request: Request, now: float) -> Response:
+    return find_email(provider.state, _read(PhoneModel, request).phone, provider.time(now))
 
 
 def _revoke(provider: Provider, request: Request, now: float) -> Response:
@@ -417,6 +424,7 @@ _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]]
     ("POST", "lenient"): _lenient,
     ("GET", "lenient"): _list_rules,
     ("DELETE", "lenient"): _keep_rules,
+    ("POST", "find-email"): _find_email,
     ("POST", "revoke"): _revoke,
     ("POST", "keys"): _keys,
     ("POST", "clock"): _clock,

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping
 from typing import get_args
 from urllib.parse import quote
 
-from token_relay.pages.conversation import Talk, Talks
+from token_relay.pages.conversation import Talk
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, PageRequest
 from token_relay.protocol.errors import LocalError
+from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.lab.tenant_log import line_of
 from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.provider.http_values import JsonValue
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.world.model import FAULT_NAMES, EndpointName
-from token_relay.sandbox.server import SandboxServer
 
 Order = tuple[str, str, dict[str, JsonValue]]  # method, path and body, as the control interface has them
 EVENTS_SHOWN = 20
@@ -73,10 +73,8 @@ ACTS: Mapping[str, tuple[str, str, Callable[[str], Order]]] = {
 class OperatorPages:
     """Users, clients and policy, switches."""
 
-    nav = (("users", "Users"), ("tenant", "Clients and policy"), ("switches", "Switches"))
-
-    def __init__(self, sandbox: SandboxServer, talks: Talks) -> None:
-        self._sandbox, self._talks = sandbox, talks
+    def __init__(self, room: LabRoom) -> None:
+        self._sandbox, self._talks = room.sandbox, room.talks
 
     @property
     def routes(self) -> tuple[PageRoute, ...]:

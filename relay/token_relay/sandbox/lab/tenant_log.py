@@ -14,9 +14,10 @@ from token_relay.pages.columns import Happening
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.protocol.errors import RelayError
-from token_relay.sandbox.lab.ends import ENDS, Ends
-from token_relay.sandbox.lab.live import LiveCall, LiveClient
+from token_relay.sandbox.lab.ends import ENDS
+from token_relay.sandbox.lab.live import LiveCall
 from token_relay.sandbox.lab.provider_words import advice, codes_of, in_words, is_bad
+from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.server import SandboxServer
 
 LINES_MAX = 200
@@ -28,10 +29,8 @@ Json = Mapping[str, Any]
 class LogPages:
     """``log`` and ``trouble``."""
 
-    nav = (("log", "Tenant log"), ("trouble", "What went wrong"))
-
-    def __init__(self, sandbox: SandboxServer, live: LiveClient, ends: Ends | None) -> None:
-        self._sandbox, self._live, self._ends = sandbox, live, ends
+    def __init__(self, room: LabRoom) -> None:
+        self._sandbox, self._live, self._ends = room.sandbox, room.live, room.ends
 
     @property
     def routes(self) -> tuple[PageRoute, ...]:
