@@ -99,7 +99,7 @@ class LiveClient:
             path=path,
             sent={name: shown(name, value) for name, value in (form or json_body or {}).items()},
             status=status,
-            answer=json.dumps({name: shown(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
+            answer=json.dumps({name: _kept(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
             if body
             else f"({len(raw)} bytes that are no JSON object)",
             trace_id=trace_id,
@@ -122,6 +122,10 @@ def shown(name: str, value: object) -> str:
     if name in SECRETS and text:
         return HIDDEN
     return f"{text[:12]}…" if name in SHORTENED and len(text) > 13 else text
+
+
+def _kept(name: str, value: object) -> object:
+    return shown(name, value) if isinstance(value, str) or name in SECRETS else value
 
 
 def _object(raw: bytes) -> dict[str, object]:
