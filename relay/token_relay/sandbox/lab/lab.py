@@ -16,6 +16,7 @@ from token_relay.sandbox.lab.kept_tokens import TokenPages
 from token_relay.sandbox.lab.native_calls import curl
 from token_relay.sandbox.lab.operator import OperatorPages
 from token_relay.sandbox.lab.reference import ReferencePages
+from token_relay.sandbox.lab.relay import RelayPages
 from token_relay.sandbox.lab.room import LabMemory, LabRoom
 from token_relay.sandbox.lab.teaching import TeachingPages
 from token_relay.sandbox.lab.tenant_log import LogPages
@@ -30,6 +31,7 @@ NAV = (
     ("reference", "API", ""),
     ("tokens", "Tokens", "Sign-ins"),
     ("guide", "Guide", ""),
+    ("relay", "Relay", "Watch"),
     ("users", "Users", ""),
     ("tenant", "Clients and policy", ""),
     ("switches", "Switches", ""),
@@ -78,7 +80,7 @@ class Lab:
             },
         )
         pages = (TeachingPages(room), FlowPages(room), ReferencePages(room), BrowserPages(room), TokenPages(room))
-        of_operator = (OperatorPages(room), LogPages(room))
+        of_operator = (OperatorPages(room), LogPages(room), RelayPages(room))
         routes = [*room.talks.routes, *(route for one in (*pages, *of_operator) for route in one.routes)]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)
 

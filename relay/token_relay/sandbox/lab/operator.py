@@ -268,6 +268,17 @@ def _animal(fields: Mapping[str, str]) -> Order:
     return "POST", "animals", order | _numbers(fields, "times")
 
 
+def _gateway(fields: Mapping[str, str]) -> Order:
+    """Let a gateway answer the next refresh: a page, where the provider's JSON should be."""
+    answer: dict[str, JsonValue] = {
+        "status": 502,
+        "headers": [["Content-Type", "text/html"]],
+        "body": "<html><title>502 Bad Gateway</title></html>",
+    }
+    of_refresh: dict[str, JsonValue] = {"endpoint": "token", "grant_type": "refresh_token"}
+    return "POST", "faults", {"name": "answer", **of_refresh, "answer": answer}
+
+
 def _clock(fields: Mapping[str, str]) -> Order:
     amount = _numbers(fields, "amount").get("amount")
     unit = UNITS.get(fields.get("unit", ""))
@@ -306,6 +317,7 @@ ORDERS: Mapping[str, Callable[[Mapping[str, str]], Order]] = {
     "link": link_order,
     "fault": _fault,
     "animal": _animal,
+    "gateway": _gateway,
     "clear": lambda fields: ("DELETE", "faults", {}),
     "clock": _clock,
     "lenient": lambda fields: ("POST", "lenient", _texts(fields, "name")),
