@@ -206,7 +206,10 @@ class OperatorPages:
             return visit.refuse(404, "nothing is here")
         back = "users" if what == "user" else "tenant" if what in ("client", "policy") else "switches"
         if visit.is_post:
-            self._sandbox.order(*make(visit.fields))
+            order = make(visit.fields)
+            if what == "link" and self._sandbox.links is None:
+                raise LocalError("this sandbox was started without links")
+            self._sandbox.order(*order)
             back = next((one for one in BACKS if one == visit.fields.get("back")), back)
         return visit.go(back)
 

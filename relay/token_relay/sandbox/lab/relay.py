@@ -7,11 +7,12 @@ carried and how long the payloads were, the provider its events. No column is ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from token_relay.pages import token_words
-from token_relay.pages.columns import Happening, ordered
+from token_relay.pages.columns import Column, Happening, ordered
 from token_relay.pages.conversation import Talk
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
@@ -23,6 +24,7 @@ from token_relay.sandbox.lab.tenant_log import happening, in_wall_time
 
 SHOWN_MAX = 150  # of what happened; the rest is in the log
 EVENTS_ASKED = 200
+SKEW_S = 5.0  # between the row of a sender and the broker's: more, and they are not the same message
 HANDOFF_WAIT_S = 30.0
 STRATEGIES = {
     "branch": "branch: the companion gets the phone's refresh token, which goes on working in both places",
@@ -93,27 +95,41 @@ class RelayPages:
             rows = await asyncio.gather(*asked)
             for end, events, messages in zip(ENDS, rows[::2], rows[1::2], strict=True):
                 found += self._ends.happenings(end, events["events"], messages["messages"])
+        carried = self._carried(names, found)
         own_calls = {one.trace_id for one in self._room.live.calls}  # those have pages of their own
         for event in in_wall_time(self._sandbox):
             if event["at"] < self._since:
                 break
             if event.get("trace_id") not in own_calls:
-                found.append(happening(event))
-        found += self._carried(names)
-        return ordered(one for one in found if one.at >= self._since)[-SHOWN_MAX:]
+                found.append(_among(carried, happening(event)))
+        found += [one for _, one in carried]
+        return ordered(one for one in found if one.at >= int(self._since))[-SHOWN_MAX:]
 
-    def _carried(self, names: Mapping[str, EndName]) -> Iterator[Happening]:
-        """Yield what the broker carried: to whom, from whom, how much."""
-        for one in [] if self._sandbox.broker is None else self._sandbox.broker.messages():
-            key, topic = f"b-{one.number}", parse_topic(one.topic)
-            if isinstance(topic, PeerTopic):
-                to = names.get(topic.recipient)
-                text = f"a sealed message from the {names.get(topic.sender, 'other device')}"
-                yield Happening(key, one.at, "broker", text, to=to, bytes=one.payload_bytes, rank=4)
-            else:
-                yield Happening(
-                    key, one.at, "broker", "a message in a pairing mailbox", bytes=one.payload_bytes, rank=4
-                )
+    def _carried(self, names: Mapping[str, EndName], ends: Sequence[Happening]) -> list[tuple[float, Happening]]:
+        """Return what the broker carried: to whom, from whom, how much; with its own time of each.
+
+        The ends know whole seconds. So a message stands in the second, and at the place, of the row of its sender.
+        """
+        rows: dict[tuple[Column, Column | None], list[Happening]] = {}
+        for row in ends:
+            if row.to is not None and row.state.startswith("sent"):
+                times = int("".join(filter(str.isdigit, row.state)) or 1)
+                rows.setdefault((row.column, row.to), []).extend([row] * times)
+        found: list[tuple[float, Happening]] = []
+        for one in reversed([] if self._sandbox.broker is None else self._sandbox.broker.messages()):
+            key, topic = f"b-{one.number:08d}", parse_topic(one.topic)
+            if not isinstance(topic, PeerTopic):
+                text = "A message in a pairing mailbox"
+                found.append((one.at, Happening(key, int(one.at), "broker", text, bytes=one.payload_bytes)))
+                continue
+            sender, to = names.get(topic.sender), names.get(topic.recipient)
+            known = rows.get((sender, to)) if sender and to else None
+            at, rank = float(int(one.at)), 0
+            if known and abs((sent := known.pop()).at - one.at) <= SKEW_S:
+                at, rank = sent.at, sent.rank + 1
+            text = f"A sealed message from the {sender or 'other device'}"
+            found.append((one.at, Happening(key, at, "broker", text, to=to, bytes=one.payload_bytes, rank=rank)))
+        return found
 
     async def _shown(self, visit: PageRequest) -> dict[str, Any]:
         standing = await self._standing()
@@ -245,6 +261,12 @@ class RelayPages:
         user = self._room.state.users.get(fields.get("username", "").lower())
         if user is not None and fields.get("method") != "browser":
             await talk.progress({"message": f"codes for {user.username} are in the mailbox", "user": user.username})
+
+
+def _among(carried: Sequence[tuple[float, Happening]], event: Happening) -> Happening:
+    """Return an event of the provider at its place among the messages of the same second."""
+    before = [one.rank for at, one in carried if at <= event.at and int(one.at) == int(event.at)]
+    return replace(event, at=int(event.at), rank=max(before, default=-1) + 1)
 
 
 def _sign_in_of(fields: Mapping[str, str]) -> dict[str, object]:
