@@ -24,6 +24,8 @@ LINES_MAX = 200
 EVENTS_LOOKED_AT = 1000
 TOKEN_WISHES = ("account", "issuer", "phone", "scope", "audience")
 WISH_CHARS_MAX = 2048
+NEWS_WAIT_S = 5.0  # an event without a message is seen by then
+PAUSE_S = 0.2  # what comes together is shown together
 
 
 class SharedPages:
@@ -31,6 +33,7 @@ class SharedPages:
 
     def __init__(self, here: AgentClient, there: AgentClient, talks: Talks) -> None:
         self.here, self.there, self.talks = here, there, talks
+        self._is_alone = True
         self._refreshed: dict[str, tuple[token_words.Words, token_words.Words]] = {}  # by kind: before and after
 
     @property
@@ -172,8 +175,8 @@ class SharedPages:
         trace = visit.query.get("trace", "")[:WISH_CHARS_MAX]
         args: Json = {"limit": EVENTS_LOOKED_AT, **({"trace": trace} if trace else {})}
         lines = []
-        for client, events in await self._of_both("events", args):
-            for row in events:
+        for client, found in await self._of_both("events", args):
+            for row in found["events"]:
                 if trace or row.get("name") in event_words.REFUSALS:
                     lines.append(line_of(row, client.kind))
         lines.sort(key=lambda row: (-row["at"], row["id"]))
@@ -187,7 +190,7 @@ class SharedPages:
 
     async def columns(self, visit: PageRequest, handoff_id: str) -> Answer:
         """Show a handoff in four columns."""
-        found = await self._happenings(handoff_id)
+        found, _ = await self._happenings(handoff_id)
         return visit.page("handoff.html", handoff_id=handoff_id, happenings=found, **self._elsewhere("events"))
 
     async def _handoff_stream(self, visit: PageRequest) -> Answer:
@@ -196,32 +199,43 @@ class SharedPages:
     async def columns_stream(self, visit: PageRequest, which: Callable[[], Awaitable[str]]) -> Answer:
         """Send the columns of a handoff as it goes on."""
 
+        last, handoff_id = 0, ""
+
         async def look() -> Elements:
-            found = await self._happenings(await which())
+            nonlocal last, handoff_id
+            handoff_id = await which()
+            found, last = await self._happenings(handoff_id)
             other = visit.html("other_end.html", **self._elsewhere("events"))
             return {"other-end": other, **{f"h-{one.key}": visit.html("happening.html", one=one) for one in found}}
 
-        return await visit.live(look, 1.0)
+        async def news() -> None:
+            args: Json = {"handoff_id": handoff_id, "after": last, "wait_s": NEWS_WAIT_S}
+            await self.here.call("messages", args)
+            await visit.pause(PAUSE_S)
 
-    async def _happenings(self, handoff_id: str) -> list[Happening]:
+        return await visit.live(look, news)
+
+    async def _happenings(self, handoff_id: str) -> tuple[list[Happening], int]:
+        """Return what happened, and up to which change of the messages here."""
         if not handoff_id:
-            return []
+            return [], 0
         args: Json = {"handoff_id": handoff_id}
-        events = dict(await self._of_both("events", {**args, "limit": EVENTS_LOOKED_AT}))
         messages = dict(await self._of_both("messages", args))
+        events = dict(await self._of_both("events", {**args, "limit": EVENTS_LOOKED_AT}))
         found = []
         for client, rows in events.items():
-            found += event_words.happenings(client.kind, rows, messages.get(client, []))
-        return ordered(found)
+            passed = messages[client]["messages"] if client in messages else []
+            found += event_words.happenings(client.kind, rows["events"], passed)
+        return ordered(found), messages[self.here]["last"]
 
     # -- Both ends ---------------------------------------------------------------------------------------------
 
-    async def _of_both(self, command: str, args: Json) -> list[tuple[AgentClient, list[Json]]]:
-        """Ask both agents for rows; the other one may be away."""
-        found = [(self.here, (await self.here.call(command, args))[command])]
+    async def _of_both(self, command: str, args: Json) -> list[tuple[AgentClient, Json]]:
+        """Ask both agents; the other one may be away."""
+        found = [(self.here, await self.here.call(command, args))]
         self._is_alone = False
         try:
-            found.append((self.there, (await self.there.call(command, args))[command]))
+            found.append((self.there, await self.there.call(command, args)))
         except RelayError:
             self._is_alone = True
         return found
@@ -229,8 +243,6 @@ class SharedPages:
     def _elsewhere(self, command: str) -> Json:
         """Return how to see the other end's lines where they are not here."""
         return {"elsewhere": f"token-relay {self.there.kind} {command}" if self._is_alone else ""}
-
-    _is_alone = True
 
 
 def line_of(row: Json, kind: str) -> Json:

@@ -8,9 +8,9 @@ from typing import Any
 import segno
 
 from token_relay.console.both import SharedPages
+from token_relay.console.device_words import ago, largest
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
-from token_relay.pages.words import duration
 from token_relay.protocol.errors import LocalError
 
 Json = dict[str, Any]
@@ -46,11 +46,15 @@ class CompanionPages(SharedPages):
     async def _status(self) -> Json:
         found = await self.here.call("status")
         phones = {phone["device_id"]: phone["name"] for phone in found["phones"]}
+        now = found["clock"]["now"]
+        for phone in found["phones"]:
+            phone["heard_text"] = ago(phone["heard_at"], now)
         for grant in found["grants"]:
             left_s = grant["lease_left_s"]
             grant["phone_name"] = phones.get(grant["phone"], "a phone that is forgotten")
-            grant["lease_text"] = "" if left_s is None else " ".join(duration(left_s).split(" ")[:2])
-            grant["lease_days"] = 0 if left_s is None else round(left_s / DAY_S)
+            grant["refreshed_text"] = ago(grant["refreshed_at"], now)
+            grant["lease_text"] = "" if left_s is None or grant["state"] == "dead" else largest(left_s)
+            grant["lease_left_days"] = 0 if left_s is None else round(left_s / DAY_S)
         return {"agent": found, "place": PLACES.get((found["action"] or {}).get("slug", ""), "")}
 
     async def _grants(self, visit: PageRequest) -> Answer:
@@ -58,9 +62,7 @@ class CompanionPages(SharedPages):
 
     async def _grants_stream(self, visit: PageRequest) -> Answer:
         async def look() -> Elements:
-            found = await self._status()
-            now = found["agent"]["clock"]["now"]
-            return {"state": visit.html("grants_state.html", **{**found, "now": now - now % 60})}
+            return {"state": visit.html("grants_state.html", **await self._status())}
 
         return await visit.live(look)
 

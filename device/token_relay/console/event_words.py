@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from token_relay.pages.columns import Column, Happening
+from token_relay.pages.words import sentence
 
 Json = Mapping[str, Any]
 EVENTS: Mapping[str, str] = {
@@ -24,6 +25,10 @@ EVENTS: Mapping[str, str] = {
     "sign_in_refused": "the provider refused the sign-in",
     "sign_in_needed": "a sign-in is needed",
     "imported": "a refresh token was adopted",
+    "id_token_unverified": "the signature of the id_token could not be judged",
+    "scope_not_granted": "not all of the scope was granted",
+    "session_shared": "another sign-in of the same browser session",
+    "primary_phone_forgotten": "the primary phone was forgotten",
     "refreshed": "a new access token came",
     "refresh_denied": "the provider refused to refresh",
     "refresh_page": "something else than the provider answered the refresh",
@@ -36,6 +41,7 @@ EVENTS: Mapping[str, str] = {
     "behaviour_refuted": "the provider does not behave as it was described",
     "endpoint_barred": "an endpoint is on a host that is not allowed",
     "handoff_offered": "the handoff was offered",
+    "handoff_offered: accepted": "the companion has accepted",
     "handoff_released": "the token was given away",
     "handoff_done": "the companion has the grant on its disk",
     "handoff_cancelling": "asked to give the handoff up",
@@ -80,11 +86,19 @@ REFUSALS = frozenset(
         *("own_rollback_noticed", "peer_rollback_noticed"),
     }
 )
+# A handoff from its beginning to its end, for what happened in one second: events, messages, the phone's errand.
+FLOW = (
+    *("handoff_offered", "OFFER", "handoff_ready", "ACCEPT", "handoff_offered: accepted", "signed_in", "refreshed"),
+    *("handoff_released", "TOKEN", "grant_stored", "handoff_stored", "STORED", "handoff_done", "CLOSED"),
+    *("companion refreshed", "RENEW", "handoff_cancelling", "CANCEL", "CANCELLED", "handoff_cancelled"),
+    *("handoff_revoking", "REVOKE", "grant_erased", "handoff_dead", "revoked_at_provider", "LOST", "REVOKED"),
+    "handoff_gone",
+)
 MESSAGE_STATES: Mapping[str, str] = {
     "queued": "waits for a connection",
     "not_sent": "not sent: no connection",
     "sent": "sent",
-    "at_broker": "the broker has it",
+    "at_broker": "sent",
     "accepted": "accepted",
     "duplicate": "was here already",
 }
@@ -93,7 +107,10 @@ MESSAGE_STATES: Mapping[str, str] = {
 def in_words(event: Json) -> str:
     """Return what an event says; one of a newer agent by its own name."""
     name = str(event.get("name", ""))
-    words, detail = EVENTS.get(name, name.replace("_", " ")), str(event.get("detail", ""))
+    detail = str(event.get("detail", ""))
+    if whole := EVENTS.get(f"{name}: {detail}"):
+        return whole
+    words = EVENTS.get(name, name.replace("_", " "))
     return f"{words}: {detail}" if detail else words
 
 
@@ -116,20 +133,25 @@ def happenings(kind: Column, events: Iterable[Json], messages: Iterable[Json]) -
         column: Column = "provider" if name in OF_THE_PROVIDER else kind
         who = f"the {kind}: " if column == "provider" else ""
         key, is_bad = f"{kind}-e{row['number']}", name in REFUSALS
-        text = f"{who}{in_words(row)}"
-        found.append(Happening(key, row["at"], column, text, trace_id=trace_of(row), is_bad=is_bad, rank=2))
+        text, rank = sentence(f"{who}{in_words(row)}"), _rank(f"{kind} {name}", f"{name}: {row.get('detail')}", name)
+        found.append(Happening(key, row["at"], column, text, trace_id=trace_of(row), is_bad=is_bad, rank=rank))
     for row in messages:
         state, key = str(row.get("state")), f"{kind}-m{row['number']}"
-        words, is_bad = state_in_words(state), state.startswith("refused")
+        words, is_bad, rank = state_in_words(state), state.startswith("refused"), _rank(str(row["type"]))
         if row.get("direction") == "in":
             text = f"{row['type']} has come"
-            found.append(Happening(key, row["at"], kind, text, bytes=row["size"], state=words, is_bad=is_bad, rank=1))
+            found.append(
+                Happening(key, row["at"], kind, text, bytes=row["size"], state=words, is_bad=is_bad, rank=rank + 2)
+            )
             continue
-        times = f"{words}, {row['times']} times" if row.get("times", 1) > 1 else words
-        found.append(
-            Happening(key, row["at"], kind, str(row["type"]), to=other, bytes=row["size"], state=times, rank=3)
-        )
+        times = f"sent {row['times']} times" if row.get("times", 1) > 1 else words
+        found.append(Happening(key, row["at"], kind, row["type"], to=other, bytes=row["size"], state=times, rank=rank))
         if state == "at_broker":
-            text = f"has {row['type']} for the {other}"
-            found.append(Happening(f"{key}-b", row["at"], "broker", text, bytes=row["size"], rank=4))
+            text = f"{row['type']}, for the {other}"
+            found.append(Happening(f"{key}-b", row["at"], "broker", text, bytes=row["size"], rank=rank + 1))
     return found
+
+
+def _rank(*names: str) -> int:
+    """Return the place in a handoff of the first of these names that has one; a message takes three: out, there, in."""
+    return next((FLOW.index(name) * 3 for name in names if name in FLOW), len(FLOW) * 3)

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from token_relay.console.both import SharedPages, line_of
-from token_relay.console.device_words import STATES, summary_text
+from token_relay.console.device_words import STATES, ago, largest, summary_text
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
-from token_relay.pages.words import duration
 from token_relay.protocol.errors import LocalError
 
 Json = dict[str, Any]
@@ -18,7 +17,6 @@ NAV = (("", "Devices"), ("pair", "Pair"), ("account", "Account"), ("tokens", "To
 ROWS = 200
 PRESENCE_WAIT_S = 2.0  # a living device answers within milliseconds
 EVENTS_SHOWN = 100
-JUST_NOW_S = 60
 DAY_S = 86_400
 PLACES: Mapping[str, str] = {  # where the one thing to do is done, by its slug; else on the device's page
     "sign_in": "account",
@@ -210,27 +208,20 @@ def args_of(command: str, fields: Mapping[str, str]) -> Json:
 def row_of(row: Json, now: int) -> Json:
     """Return a device as its row shows it: words that do not change with each second."""
     mark, _, word = STATES.get(row["state"], ("·", ".", row["state"]))
-    heard, left_s, days = row["heard_at"], row["lease_left_s"], row.get("lease_days") or 0
-    ago = now - heard
-    heard_text = "never" if not heard else "now" if row["presence"] == "online" or ago < JUST_NOW_S else None
+    left_s, days = row["lease_left_s"], row.get("lease_days") or 0
     slug = (row["action"] or {}).get("slug", "")
     place = PLACES.get(slug, f"devices/{row['device_id']}")
     return {
         **row,
         "mark": mark,
         "word": word,
-        "heard_text": heard_text or f"{_largest(ago)} ago",
+        "heard_text": "just now" if row["presence"] == "online" else ago(row["heard_at"], now),
         "others": max(0, row["accounts"] - 1),
-        "lease_text": "" if left_s is None else f"{_largest(left_s)} left" if left_s else "over",
+        "lease_text": "" if left_s is None else f"{largest(left_s)} left" if left_s else "over",
         "lease_max": max(days, 1),
         "lease_value": 0 if left_s is None else round(left_s / DAY_S, 0 if left_s > 2 * DAY_S else 1),
         "place": f"{place}#hand-off" if row["next"] == "hand off" else place,
     }
-
-
-def _largest(seconds: float) -> str:
-    """Return a length of time in its largest unit alone."""
-    return " ".join(duration(seconds).split(" ")[:2])
 
 
 def _summary(found: Json) -> Json:

@@ -11,6 +11,7 @@ from typing import TextIO
 from token_relay.console.agent_client import AgentClient, Locate
 from token_relay.console.companion import NAV as COMPANION_NAV
 from token_relay.console.companion import CompanionPages
+from token_relay.console.device_words import GRANTS
 from token_relay.console.phone import NAV as PHONE_NAV
 from token_relay.console.phone import PhonePages
 from token_relay.host.loopback_peer import owner_of
@@ -36,7 +37,7 @@ def page_server(
     ends = AgentClient(kind, here), AgentClient(other, there)
     pages = PhonePages(*ends, talks) if kind == "phone" else CompanionPages(*ends, talks)
     nav = PHONE_NAV if kind == "phone" else COMPANION_NAV
-    look = Look([TEMPLATES], [], {"called": f"token-relay {kind}", "nav": nav})
+    look = Look([TEMPLATES], [], {"called": f"token-relay {kind}", "nav": nav, "grant_words": GRANTS})
     return PageServer(pages.routes, look, owner=owner_of, uids=uids, port=port, idle_s=idle_s)
 
 

@@ -248,6 +248,7 @@ def _row(device: PairedDevice, phone: PhoneSide, to_do: Json | None) -> Json:
         "grant": done.device_state if done is not None else "",
         "heard_at": pairing.heard_at,
         "lease_left_s": lease_left_s(device, phone.now),
+        "lease_days": done.lease_days if done is not None else 0,
         "grant_ends_at": end.at if end is not None else None,
         "grant_life_s": end.life_s if end is not None else None,
         "next": SHORT[to_do["slug"]] if to_do else "",

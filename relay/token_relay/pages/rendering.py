@@ -25,6 +25,7 @@ def environment(templates: Sequence[Path]) -> Environment:
         "duration": words.duration,
         "moment": words.moment,
         "seen_from": words.seen_from,
+        "sentence": words.sentence,
         "short": words.short,
         "size": words.size,
     }

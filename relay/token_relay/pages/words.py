@@ -32,6 +32,11 @@ def seen_from(at: float, now: float) -> str:
     return f"in {duration(at - now)}" if at > now else f"{duration(now - at)} ago"
 
 
+def sentence(text: str) -> str:
+    """Return a message as a sentence begins: errors and steps are written in lower case."""
+    return text[:1].upper() + text[1:]
+
+
 def short(text: str) -> str:
     """Return the beginning of an id; the page has the whole one in a title."""
     return text if len(text) <= ID_CHARS_SHOWN + 1 else f"{text[:ID_CHARS_SHOWN]}…"
