@@ -53,7 +53,7 @@ class Room:
 
 WORDS = {"pure": "pure", "ports": "ports only", "io": "I/O", "world": "test world"}
 
-# In the order of the imports: a room may import those before it. `pages` and `console` will come with their issue.
+# In the order of the imports: a room may import those before it.
 ROOMS: Mapping[str, Room] = {
     "protocol": Room(
         "relay", "pure", "secrets, envelope, messages, pairing, delivery, handoff",
@@ -62,66 +62,76 @@ ROOMS: Mapping[str, Room] = {
         24, 758, 588,
     ),
     "pki": Room(
-        "relay", "pure", "certificates as values",
+        "relay", "pure", "certificates",
         "the broker's private CA as values: inputs in, certificates out",
-        192, 668, 186,
+        240, 668, 198,
     ),
     "provider": Room(
         "relay", "ports", "a client of the provider",
         "the identity provider as its client sees it: OAuth, native authentication, session transfer; what each "
         "provider does with refresh tokens, as data",
-        408, 668, 204,
+        456, 668, 186,
     ),
     "mqtt": Room(
-        "relay", "io", "the MQTT client",
+        "relay", "io", "one client",
         "one lasting connection to the broker; the only importer of aiomqtt",
-        24, 668, 142,
+        138, 668, 90,
+    ),
+    "pages": Room(
+        "relay", "io", "templates",
+        "what console and lab share: who may look, the server, forms out of questions, templates, one stylesheet",
+        24, 668, 104,
     ),
     "sandbox": Room(
         "relay", "world", "a provider, a broker and a network",
-        "a world to try things in, on real sockets: a provider, a broker, links that can be cut",
-        646, 668, 290,
+        "a world to try things in, on real sockets: a provider, a broker, links that can be cut, the lab",
+        660, 668, 276,
     ),
     "agents": Room(
         "device", "ports", "what phone and companion decide, and in which transaction",
         "what an agent decides, and in which transaction: the phone, the companion, the grants that both keep, "
         "the link between them",
-        250, 536, 440,
+        270, 536, 420,
     ),
     "vault": Room(
         "device", "io", "the sealed durable store, and its key",
         "the sealed durable store and where its key comes from; knows no handoff",
-        250, 456, 440,
+        270, 456, 420,
     ),
     "host": Room(
         "device", "io", "what a Linux device gives",
         "what a Linux device gives: clocks, HTTP, systemd, logs, paths, configuration, the home, the board",
-        250, 376, 440,
+        270, 376, 420,
     ),
     "apps": Room(
         "device", "io", "token.sock, and who may have which token",
         "the socket at which apps get access tokens, and the policy; no refresh token comes here",
-        250, 296, 440,
+        270, 296, 420,
     ),
     "service": Room(
         "device", "io", "an agent as a running program",
         "an agent as a running program: start and stop, the control socket, `status`, metrics, `doctor`",
-        250, 216, 440,
+        270, 216, 420,
     ),
     "ca": Room(
         "device", "io", "the broker's CA on disk",
         "the CA's directory, what stands behind `certs`",
         722, 216, 214,
     ),
+    "console": Room(
+        "device", "io", "what a person looks at",
+        "the pages of an agent, as a client of its control socket",
+        24, 176, 200,
+    ),
     "cli": Room(
         "device", "io", "what a person types, and the demo",
         "what a person types: parser, prompts, output, exit codes; `demo`",
-        250, 136, 440,
+        270, 136, 420,
     ),
     "simulation": Room(
         "device", "world", "the same agents in virtual time; the test kit",
         "the agents' real code in virtual time, with simulated ports; the promises; the pytest fixtures",
-        250, 56, 440,
+        270, 56, 420,
     ),
 }  # fmt: skip
 RANK = {name: number for number, name in enumerate(ROOMS)}
@@ -230,7 +240,7 @@ def _candidates(a: Room, b: Room, left_used: int, right_used: int) -> Iterator[P
             yield ((a.right if x > a.right else a.x, y), (x, y), (x, b.y))
     for x in _outwards(a.x + a.width // 2, a.width // 2 - 12):  # down, then into a side
         if not b.x - CLEAR < x < b.right + CLEAR:
-            y = b.y + BOX_H // 2
+            y = b.y + BOX_H - 5  # below the arrows that leave by this side
             yield ((x, a.bottom), (x, y), (b.right if x > b.right else b.x, y))
 
 
@@ -298,8 +308,8 @@ def draw(edges: Edges) -> str:
         '  <rect class="panel" x="8" y="608" width="944" height="222" rx="12"/>',
         '  <text x="24" y="36" font-size="16"><tspan font-weight="700">device/</tspan>token_relay</text>',
         '  <text class="muted" x="24" y="57" font-size="13">the programs at either end</text>',
-        '  <text x="252" y="634" font-size="16"><tspan font-weight="700">relay/</tspan>token_relay</text>',
-        '  <text class="muted" x="252" y="654" font-size="13">what passes between the two ends</text>',
+        '  <text x="300" y="634" font-size="16"><tspan font-weight="700">relay/</tspan>token_relay</text>',
+        '  <text class="muted" x="300" y="654" font-size="13">what passes between the two ends</text>',
     ]
     found = routes(forward)
     for a, b in sorted(forward):

@@ -86,3 +86,22 @@ async def test_an_event_is_told_when_it_is_written_and_found_by_device_and_hando
             assert {"paired"} < {row["name"] for row in found} and {row.get("device_name") for row in found} == {name}
         with pytest.raises(ClientError, match="no paired device is called 'watch 2'"):
             await phone.control("events", device="watch 2")
+
+
+async def test_a_refusal_is_found_by_its_trace_and_leads_to_both_ends_of_the_handoff() -> None:
+    async with World() as world:
+        phone, watch = await ready(world)
+        await phone.hand_off(watch)
+        await watch.token()  # its first refresh is over
+        await world.sandbox.fault("refuse", endpoint="token", error="interaction_required", code=53003)
+        await watch.token("--force-refresh")  # the one from before, which lives yet
+        (denied,) = [row for row in (await watch.control("events"))["events"] if row["name"] == "refresh_denied"]
+        assert denied["device_name"] == "phone"  # it is known by the handoff
+        for ids in (denied["trace_id"], denied["trace_id"][:8].upper(), denied["correlation_id"]):
+            shown = (await watch("events", "--trace", ids, "--device", "phone")).expect(0).out
+            assert shown.count("  name  ") == 1 and "refresh_denied" in shown and denied["trace_id"] in shown
+        assert (await phone.control("events", trace=denied["trace_id"]))["events"] == []
+        (await phone("events", "--trace", denied["trace_id"][:7])).expect(2)
+        ends = [(await end.control("events", handoff_id=denied["handoff_id"]))["events"] for end in (phone, watch)]
+        names = [[row["name"] for row in rows] for rows in ends]
+        assert "handoff_offered" in names[0] and {"grant_stored", "refresh_denied", "handoff_needed"} <= {*names[1]}

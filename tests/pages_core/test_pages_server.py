@@ -441,7 +441,7 @@ async def test_a_stream_says_what_changed_and_where_it_belongs() -> None:
         return "element", f'{{"id": "{name}", "html": "{html}", "before": {after}}}'
 
     assert told == [
-        [element("c", "C", ""), element("b", "B", "c"), element("a", "A", "b")],
+        [("only", '["a", "b", "c"]'), element("c", "C", ""), element("b", "B", "c"), element("a", "A", "b")],
         [element("b", "B2", "c")],
         [element("b", "B2", ""), element("c", "C", "a")],
         [("gone", '["a"]'), element("n", "N", "b"), element("c", "C", "n")],
@@ -478,6 +478,7 @@ async def test_an_agent_that_went_away_is_told_and_its_coming_back_too(monkeypat
         told = [*(await stream.until("done")), *(await stream.until("done")), *(await stream.until("done"))]
     trouble = ("trouble", '{"why": "the agent does not answer", "hint": "start <it>"}')
     assert [name for name, _ in told] == [
+        "only",
         "element",
         "done",
         "trouble",
@@ -488,7 +489,7 @@ async def test_an_agent_that_went_away_is_told_and_its_coming_back_too(monkeypat
         "element",
         "done",
     ]
-    assert told[2] == told[3] == trouble
+    assert told[3] == told[4] == trouble
 
 
 async def test_a_mistake_in_a_stream_ends_it_and_is_logged() -> None:

@@ -274,8 +274,8 @@ async def test_the_stream_of_a_command_shows_its_steps_and_questions(monkeypatch
         talk = await place.begin()
         async with streaming(place.server, f"{place.server.root}{talk}/stream", place.cookie) as stream:
             told = await stream.until("done")
-            assert [name for name, _ in told] == ["element", "element", "done"]
-            assert '"id": "talk-question"' in told[0][1] and "What &lt;first&gt;?" in told[0][1]
+            assert [name for name, _ in told] == ["only", "element", "element", "done"]
+            assert '"id": "talk-question"' in told[1][1] and "What &lt;first&gt;?" in told[1][1]
             await place.answer(talk, "value=x")
             seen = ""
             while "What second?" not in seen or "a &lt;step&gt;" not in seen:

@@ -8,7 +8,7 @@ import socket
 import tomllib
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -102,6 +102,16 @@ async def test_a_refusal_arrives_as_its_slug() -> None:
     async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
         await get(receiver, f"error=%1b[2J{MARK}&state={STATE}")
         assert await receiver.wait() == SignInRefused("unrecognised_error")
+
+
+async def test_a_refusal_keeps_the_ids_for_the_providers_support() -> None:
+    trace, correlation = "0f9fbb5f-1f37-4ba4-8ee8-9c0a3a1f0200", "5c1f6b50-2f0a-4d39-9d5c-3a7f5a0f1b11"
+    said = f"AADSTS65004: User declined to consent. Trace ID: {trace} Correlation ID: {correlation}"
+    async with LoopbackReceiver(STATE) as receiver, asyncio.timeout(HANG_S):
+        await get(receiver, f"error=access_denied&error_description={quote(said)}&state={STATE}")
+        refused = await receiver.wait()
+    assert isinstance(refused, SignInRefused)
+    assert (refused.codes, refused.trace_id, refused.correlation_id) == ((65004,), trace, correlation)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])

@@ -1,7 +1,5 @@
-"""What a person looks at: ``phone console`` and ``companion console``. No agent imports anything from here.
+"""What a person looks at: ``phone console`` and ``companion console``. I/O. No agent imports it.
 
-Both have ``tokens``, ``trouble`` (also ``?trace=ID``) and ``talks/ID``. A phone's others: the empty path (devices; also
-``?only=needs-me`` and ``?after=PLACE``), ``devices/ID``, ``devices/ID/handoff`` (its newest handoff in four columns),
-``handoffs/ID``, ``pair`` and ``account``. A companion's: the empty path (grants and phones), ``handoffs/ID`` and
-``pair`` (with ``pair/qr.svg``). A live page's stream is its path with ``/stream``, the first page's is ``stream``.
+:mod:`.run` serves, :mod:`.phone` and :mod:`.companion` have the pages, :mod:`.both` those that both have. A live page's
+stream is its path with ``/stream``, the first page's is ``stream``.
 """

@@ -25,7 +25,7 @@ from token_relay.agents.phone.person import CodeReceived, NotAccepted, SignInRef
 from token_relay.host.loopback_peer import owner_of
 from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code
-from token_relay.provider.tokens import described, slug
+from token_relay.provider.tokens import find_error
 
 HEAD_BYTES_MAX = 65_536  # request line and headers; browsers keep up to 180 cookies of 4 KiB for 127.0.0.1
 DISCARDED_BYTES_MAX = 1 << 20  # read of a larger head, so that the browser gets to see the answer
@@ -236,7 +236,6 @@ class LoopbackReceiver:
         return ""
 
     def _content(self, found: dict[str, str]) -> CodeReceived | SignInRefused:
-        error = found.get("error")
-        if error:
-            return SignInRefused(slug(error), described(found.get("error_description")))
+        if (said := find_error({**found})) is not None:
+            return SignInRefused(said.error, said.description, said.codes, said.trace_id, said.correlation_id)
         return CodeReceived(Code(found["code"]))

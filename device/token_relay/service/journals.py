@@ -6,12 +6,13 @@ Whoever waits costs nothing: the turn that writes an event, or the message that 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from token_relay.agents.device_names import resolve_device
 from token_relay.agents.pairings import names_of
 from token_relay.agents.ports import Clock, Transaction, Vault
 from token_relay.agents.pulse import Pulse
-from token_relay.agents.records import AuditEvent
+from token_relay.agents.records import AuditEvent, CompanionHandoff, Pairing, PhoneHandoff
 from token_relay.agents.traffic import PASSED_MAX, Passed, Traffic
 from token_relay.protocol.errors import ConfigError
 from token_relay.service.control import JSON, Exchange
@@ -50,14 +51,13 @@ class Journals:
             rows, called = tx.select(AuditEvent), dict(names_of(tx))
             before = {row.device: row.detail for row in rows if row.name == "paired"}  # of those that were forgotten
             device = resolve_device(word, _known(called, before), lists=self._lists) if word else ""
+            devices = _devices(tx, rows)
             found = [
-                row
+                row if row.device else replace(row, device=devices.get(row.handoff_id, ""))
                 for row in rows
-                if row.number > after
-                and device in ("", row.device)
-                and handoff_id in ("", row.handoff_id)
-                and _is_of(row, trace.lower())
+                if row.number > after and handoff_id in ("", row.handoff_id) and _is_of(row, trace.lower())
             ]
+            found = [row for row in found if device in ("", row.device)]
             return [_shown(row, before | called) for row in found[-limit:]]
 
         async def look() -> dict[str, JSON]:
@@ -107,6 +107,14 @@ def _known(called: Mapping[str, str], before: Mapping[str, str]) -> list[tuple[s
     taken = set(called.values())
     forgotten = ((peer, name) for peer, name in before.items() if peer not in called)
     return [*called.items(), *((peer, "" if name in taken else name) for peer, name in forgotten)]
+
+
+def _devices(tx: Transaction, rows: list[AuditEvent]) -> dict[str, str]:
+    """Return the device of each handoff: what the provider says of a grant is written with its handoff alone."""
+    peers = {row.pairing_id: row.peer_id for row in tx.select(Pairing)}
+    keys = [row.at for row in tx.select(PhoneHandoff)] + [row.at for row in tx.select(CompanionHandoff)]
+    known = {handoff_id: peers[pairing_id] for pairing_id, handoff_id in keys if pairing_id in peers}
+    return {row.handoff_id: row.device for row in rows if row.device and row.handoff_id} | known
 
 
 def _is_of(row: AuditEvent, trace: str) -> bool:

@@ -117,8 +117,7 @@ class PageServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ends.set()
-        while self._streams:
-            self._streams.popitem()[0].reschedule(0)
+        self._end_streams()
         await self._runner.cleanup()
 
     @property
@@ -142,7 +141,11 @@ class PageServer:
         while not self._ends.is_set():
             await self.until_idle()
             self._cookie, self._active_at = secrets.token_urlsafe(32), time.monotonic()
-            self._streams.clear()
+            self._end_streams()
+
+    def _end_streams(self) -> None:
+        while self._streams:
+            self._streams.popitem()[0].reschedule(0)
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -2,7 +2,8 @@
 
 A live page gives a function that returns its elements by id, as HTML. Each change of one is sent alone, and the module
 ``live.js`` puts it in its place (HTML Living Standard, server-sent events). So an event changes its own row and no
-other, and a page without JavaScript lacks nothing but that.
+other, and a page without JavaScript lacks nothing but that. All rows of a list with ``data-live`` come of its stream: a
+row that the stream does not know goes.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class PageRequest:
         look: Callable[[], Awaitable[Elements | None]],
         news: Callable[[], Awaitable[object]] | float,
     ) -> None:
-        shown: Elements = {}
+        shown: Elements | None = None
         is_well = True
         while True:
             try:
@@ -147,7 +148,9 @@ class PageRequest:
             if not is_well:
                 is_well = True
                 await _send(response, "well", {})
-            await _send_changes(response, shown, found)
+            if shown is None:  # a row that is gone since the page was made, or since an earlier stream
+                await _send(response, "only", [*found])
+            await _send_changes(response, shown or {}, found)
             shown = found
             try:
                 await (self.pause(news) if isinstance(news, int | float) else news())

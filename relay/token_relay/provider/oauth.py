@@ -121,7 +121,8 @@ def _classify_refusal(
     error = _verdict(response)
     code = error.error if error else ""
     if error and code in _UNAVAILABLE and (status == 503 or 400 <= status < 500):
-        return Unavailable(f"{code} (HTTP {came_as.status})", retry_after_s)
+        reason = f"{code} (HTTP {came_as.status})"
+        return Unavailable(reason, retry_after_s, trace_id=error.trace_id, correlation_id=error.correlation_id)
     if status == 429 and code != "invalid_grant":
         return Unavailable("too many requests (HTTP 429)", retry_after_s)
     if error is None or code == "server_error" or not 400 <= status < 500:

@@ -59,10 +59,15 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Certainly not processed: keep the token, back off, at least ``retry_after_s`` where it is given."""
+    """Certainly not processed: keep the token, back off, at least ``retry_after_s`` where it is given.
+
+    The ids are as in :class:`Denied`, where the provider itself has said so.
+    """
 
     reason: str
     retry_after_s: float | None = None
+    trace_id: str = field(default="", compare=False)
+    correlation_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class ExchangeRefused:
 
     error: str
     retry_after_s: float | None = None
+    trace_id: str = ""
+    correlation_id: str = ""
 
 
 ExchangeOutcome = Exchanged | ExchangeRefused | Denied | Unavailable | OutcomeUnknown
@@ -105,8 +107,8 @@ def classify_exchange(profile: Profile, answer: HttpResponse | NotSent | AnswerL
             return _exchanged(answer, refresh_token)
         case Denied(kind="final") | Unavailable() | OutcomeUnknown():
             return outcome
-        case Denied():
-            return ExchangeRefused(outcome.error, outcome.retry_after_s)
+        case Denied(error=error, retry_after_s=retry_after_s, trace_id=trace_id, correlation_id=correlation_id):
+            return ExchangeRefused(error, retry_after_s, trace_id, correlation_id)
         case _:
             assert_never(outcome)
 
@@ -132,9 +134,9 @@ def for_grant(outcome: ExchangeOutcome) -> TokenOutcome:
     match outcome:
         case Exchanged(refresh_token=refresh_token, problem=problem):
             return Refreshed(refresh_token, None, token_type="", expires_in_s=0.0, scope="", problem=problem)
-        case ExchangeRefused(error=error, retry_after_s=retry_after_s):
+        case ExchangeRefused(error, retry_after_s, trace_id, correlation_id):
             # Not processed as far as the refresh token goes; "temporary" keeps the grant as it was.
-            return Denied("temporary", error, retry_after_s=retry_after_s)
+            return Denied("temporary", error, "", (), trace_id, correlation_id, retry_after_s)
         case Denied() | Unavailable() | OutcomeUnknown():
             return outcome
         case _:

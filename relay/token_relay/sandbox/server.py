@@ -13,6 +13,7 @@ codes.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import ssl
@@ -26,7 +27,7 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 
-from token_relay.protocol.errors import ConfigError
+from token_relay.protocol.errors import ConfigError, LocalError
 from token_relay.provider.http import is_loopback
 from token_relay.sandbox.actions.runner import ActionRunner
 from token_relay.sandbox.control.api import PREFIX, control
@@ -106,7 +107,7 @@ class SandboxServer:
         self._world, self._profile, self._rng = world, profile, rng
         self._host, self._port, self._tls = host, port, tls
         self._signer, self._issuer_path = signer, issuer_path
-        self._wall = wall
+        self.wall = wall
         self._cors_origins = cors_origins
         self._rules, self._networks, self._actions = rules, networks, actions
         self._runner: web.AppRunner | None = None
@@ -159,7 +160,7 @@ class SandboxServer:
             urls,
             self._rng,
             signer,
-            now=self._wall(),
+            now=self.wall(),
             rules=self._rules,
             cors_origins=self._cors_origins,
             networks=self._networks,
@@ -195,6 +196,26 @@ class SandboxServer:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    async def changed(self) -> None:
+        """Wait for the next thing that happens here."""
+        await self._changed.wait()
+
+    def order(self, method: str, path: str, value: Mapping[str, JsonValue] | None = None) -> dict[str, JsonValue]:
+        """Do what the control interface does for such a request, and return its answer; for callers in this process.
+
+        Raises:
+            LocalError: it refuses, and why.
+        """
+        body = json.dumps(value or {}).encode()
+        request = Request(method, f"{PREFIX}{path}", body, {"content-type": "application/json"})
+        answer = control(self.provider, request, self.wall(), broker=self.broker, links=self.links).response
+        self.tell()
+        is_text = answer.content_type.startswith("text/")
+        found: dict[str, JsonValue] = {"text": answer.body.decode()} if is_text else json.loads(answer.body)
+        if answer.status >= 400:
+            raise LocalError(str(found.get("detail") or found.get("error")))
+        return found
+
     # -- requests ----------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -224,7 +245,7 @@ class SandboxServer:
         began_at = loop.time()
         while True:
             changed = self._changed
-            answer = control(self.provider, value, self._wall(), broker=self.broker, links=self.links)
+            answer = control(self.provider, value, self.wall(), broker=self.broker, links=self.links)
             if value.method != "GET":
                 self.tell()
             if not answer.is_empty or answer.wait_s == 0:
@@ -237,7 +258,7 @@ class SandboxServer:
 
     async def _provide(self, request: web.Request, value: Request) -> web.StreamResponse:
         provider = self.provider
-        admission = provider.admit(value, self._wall())
+        admission = provider.admit(value, self.wall())
         self.tell()
         was_committed = False
         try:
@@ -262,11 +283,11 @@ class SandboxServer:
                 response = _to_aiohttp(answer.response)
                 await response.prepare(request)
                 await response.write_eof()
-            provider.answered(admission, answer, self._wall())
+            provider.answered(admission, answer, self.wall())
             self.tell()
             return response
         except (asyncio.CancelledError, ConnectionError) as exc:
-            provider.lost(admission, self._wall(), was_committed=was_committed)
+            provider.lost(admission, self.wall(), was_committed=was_committed)
             self.tell()
             if isinstance(exc, asyncio.CancelledError):
                 raise
@@ -279,12 +300,12 @@ class SandboxServer:
         verdict: Verdict | None = None
         for _ in range(ASKED_MAX):
             try:
-                return self.provider.commit(value, admission, self._wall(), verdict)
+                return self.provider.commit(value, admission, self.wall(), verdict)
             except ActionWanted as wanted:
                 assert self._actions is not None, "without Actions nobody is asked"
                 verdict = await self._actions.ask(wanted.question)
         try:
-            return self.provider.commit(value, admission, self._wall(), verdict)
+            return self.provider.commit(value, admission, self.wall(), verdict)
         except ActionWanted:
             body: dict[str, JsonValue] = {
                 "error": "temporarily_unavailable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypedDict, assert_never
 
 from token_relay.agents.grants.choice import Candidate, PhoneBook, ambiguous, candidates, choose
 from token_relay.agents.grants.serving import (
@@ -164,6 +164,20 @@ def problem_of(outcome: TokenOutcome) -> str:
             return f"the provider's answer was lost: {words}"
         case _:
             assert_never(outcome)
+
+
+class ProviderIds(TypedDict, total=False):
+    """What the provider's support knows a request by."""
+
+    trace_id: str
+    correlation_id: str
+
+
+def ids_of(outcome: TokenOutcome) -> ProviderIds:
+    """Return the ids that came with a refusal; none where the provider gave none."""
+    if isinstance(outcome, Denied | Unavailable):
+        return {"trace_id": outcome.trace_id, "correlation_id": outcome.correlation_id}
+    return {}
 
 
 def event_of(outcome: TokenOutcome) -> tuple[str, str]:

@@ -8,7 +8,7 @@ token (:mod:`token_relay.agents.phone.branch`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants.answers import event_of
@@ -33,6 +33,11 @@ class Errand(Protocol):
     @property
     def wants_access_token(self) -> bool:
         """Whether an answer without an access token is a failure."""
+        ...
+
+    @property
+    def handoff_id(self) -> str:
+        """The handoff that it is for; empty: the grant's own, if it has one."""
         ...
 
     def key(self, grant_id: str) -> Key | None:
@@ -67,6 +72,7 @@ class RefreshErrand:
     scope: str = ""
     claims: str = ""
     wants_access_token: bool = True
+    handoff_id: ClassVar[str] = ""
 
     def key(self, grant_id: str) -> Key:
         """Return the key by which its refusal is remembered."""

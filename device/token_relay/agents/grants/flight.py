@@ -22,7 +22,7 @@ import structlog
 from token_relay.agents.elapsed import Stamp
 from token_relay.agents.failures import until_stored, where
 from token_relay.agents.grants import lifecycle, refuted, second_attempt
-from token_relay.agents.grants.answers import allow_host, check_client, event_of, problem_of, words_of
+from token_relay.agents.grants.answers import allow_host, check_client, event_of, ids_of, problem_of, words_of
 from token_relay.agents.grants.errand import Errand, RefreshErrand
 from token_relay.agents.grants.lanes import Lanes
 from token_relay.agents.grants.pauses import Pauses
@@ -294,7 +294,8 @@ class Flights:
         grant = turn.tx.get(Grant, grant_id)
         state = state_of(grant) if grant is not None else None
         if grant is None or not isinstance(state, lifecycle.Refreshing) or state.generation != begun.grant.generation:
-            turn.event("late_answer_dropped", grant_id=grant_id)  # it died or was replaced meanwhile
+            # it died or was replaced meanwhile
+            turn.event("late_answer_dropped", grant_id=grant_id, handoff_id=errand.handoff_id, **ids_of(outcome))
             brought = outcome.refresh_token if isinstance(outcome, Refreshed) else None
             if brought is not None and (grant is None or grant.state == "dead"):
                 self._watcher.on_late_token(turn, grant or begun.grant, brought)
@@ -316,12 +317,11 @@ class Flights:
         name, detail = errand.event(outcome)
         turn.event(
             name,
-            handoff_id=grant.handoff_id,
+            handoff_id=errand.handoff_id or grant.handoff_id,
             grant_id=grant_id,
             generation=after.generation,
             detail=detail,
-            trace_id=outcome.trace_id if isinstance(outcome, Denied) else "",
-            correlation_id=outcome.correlation_id if isinstance(outcome, Denied) else "",
+            **ids_of(outcome),
         )
         if not is_refused_alone:
             refuted.look(turn, grant, outcome)

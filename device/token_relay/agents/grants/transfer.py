@@ -33,6 +33,7 @@ class TransferExchange:
     """The exchange of one caller; nobody shares it, since its token works once."""
 
     scope = ""
+    handoff_id = ""
     wants_access_token = False
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ from token_relay.protocol.secret import RefreshToken
 from token_relay.provider import discovery
 from token_relay.provider.http import Http
 from token_relay.provider.native_auth.states import Done, Failed
-from token_relay.provider.outcome import Refreshed
+from token_relay.provider.outcome import Denied, Refreshed
 from token_relay.provider.profile import PROFILES, Profile
 
 
@@ -124,7 +124,7 @@ class Accounts:
         except RelayError as exc:
             return NotSignedIn(done, str(exc))
 
-    async def note_refusal(self, failure: Failed | None) -> None:
+    async def note_refusal(self, failure: Failed | Denied | None, handoff_id: str = "") -> None:
         """Write a refusal to the audit table, with the ids that the provider's support asks for; nothing for None."""
         if failure is None:
             return
@@ -133,7 +133,11 @@ class Accounts:
 
         def step(turn: Turn) -> None:
             turn.event(
-                "sign_in_refused", detail=detail, trace_id=failure.trace_id, correlation_id=failure.correlation_id
+                "sign_in_refused",
+                handoff_id=handoff_id,
+                detail=detail,
+                trace_id=failure.trace_id,
+                correlation_id=failure.correlation_id,
             )
 
         await self._turns.run(step)

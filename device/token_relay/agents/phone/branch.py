@@ -32,6 +32,7 @@ class Branch:
     def __init__(self, steps: PhoneSteps, at: HandoffKey) -> None:
         self._steps = steps
         self._at = at
+        self.handoff_id = at[1]
         self._outcome: TokenOutcome | None = None
 
     def key(self, grant_id: str) -> Key | None:

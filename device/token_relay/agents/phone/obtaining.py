@@ -176,7 +176,8 @@ class Obtaining:
             if is_browser and (advice := sibling_advice(profile)):
                 await person.progress({"message": advice})
             try:
-                new = await self._sign_in.authenticate(person, chosen, self._accounts.note_refusal)
+                refused = partial(self._accounts.note_refusal, handoff_id=row.handoff_id)
+                new = await self._sign_in.authenticate(person, chosen, refused)
             except BaseException as exc:
                 orphans = int(isinstance(exc, SignInLostError))
                 await self._turns.run(partial(self._abandon, at=row.at, orphans=orphans))

@@ -16,7 +16,7 @@ from token_relay.protocol.errors import TransientError
 from token_relay.protocol.secret import Code
 from token_relay.provider.discovery import ProviderMetadata
 from token_relay.provider.native_auth.states import Done, Failed
-from token_relay.provider.outcome import Refreshed
+from token_relay.provider.outcome import Denied, Refreshed
 
 
 class Person(Protocol):
@@ -90,7 +90,7 @@ class NotSignedIn:
     reason: str
 
 
-RefusalNote = Callable[[Failed | None], Awaitable[None]]
+RefusalNote = Callable[[Failed | Denied | None], Awaitable[None]]
 """Takes the provider's last refusal, if any, of a sign-in that failed; for the audit table."""
 
 
@@ -138,11 +138,14 @@ class CodeReceived:
 class SignInRefused:
     """The provider sent the browser back with an error.
 
-    ``error`` is its code, reduced to a slug, ``description`` its own words, cleaned.
+    ``error`` is its code, reduced to a slug, ``description`` its own words, cleaned. The ids are those of ``Denied``.
     """
 
     error: str
     description: str = ""
+    codes: tuple[int, ...] = ()
+    trace_id: str = ""
+    correlation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

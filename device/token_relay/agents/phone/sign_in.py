@@ -70,7 +70,7 @@ class ProviderSignIn:
     async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
         """See :meth:`SignIn.authenticate`."""
         if (options.method or self._settings.profile.sign_in) != "native":
-            return await self._browser(person, options)
+            return await self._browser(person, options, note)
         new = await self._native(person, options, note, Conversation.sign_in)
         assert isinstance(new, NewGrant), "a sign-in has no other end"
         return new
@@ -116,7 +116,7 @@ class ProviderSignIn:
             outcome.tokens, metadata, sent, None, is_otp=is_otp, username=options.username, client_id=options.client_id
         )
 
-    async def _browser(self, person: Person, options: SignInOptions) -> NewGrant:
+    async def _browser(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
         metadata = await discover(self._http, self._settings)
         for sentence in foreseen(metadata, self._settings, asked_scope(self._settings, metadata)):
             await person.progress({"message": f"warning: {sentence}"})
@@ -141,13 +141,16 @@ class ProviderSignIn:
             except TimeoutError:
                 raise PersonNeededError("nobody signed in within ten minutes", hint="run the command again") from None
             match answer:
-                case SignInRefused(error=error, description=description):
+                case SignInRefused(error, description, codes, trace_id, correlation_id):
+                    await note(Denied("person", error, "", codes, trace_id, correlation_id))
                     raise PersonNeededError(refused_sentence(error, description), hint=hint_for(error))
                 case CodeReceived(code=code):
                     sent = Stamp.of(self._clock.now())
                     outcome = await self._redeem(
                         metadata, receiver.redirect_uri, code, verifier, client_id=options.client_id
                     )
+        if isinstance(outcome, Denied):
+            await note(outcome)
         tokens = _tokens(outcome, metadata.token_endpoint)
         # Nobody knows yet who signed in: the hint is not who did.
         return NewGrant(tokens, metadata, sent, nonce, is_otp=False, username="", client_id=options.client_id)

@@ -6,7 +6,6 @@ The tokens live in the memory of this object. When it ends, however it ends, wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, assert_never
 
 from token_relay.agents.phone.account_settings import AccountSettings
@@ -129,8 +128,7 @@ class Probe:
         if await person.ask("confirm", text) != "yes":
             raise PersonNeededError("the measurement was stopped: nobody signed in", hint="run the command again")
         self._windows[number] = window
-        note: Callable[[Failed | None], Any] = _ignore
-        new = await self._sign_in.authenticate(_AtWindow(person, window), self._options, note)
+        new = await self._sign_in.authenticate(_AtWindow(person, window), self._options, _ignore)
         at = TokenAt(number, 0)
         if new.tokens.refresh_token is not None:
             self._refresh_tokens[at], self._newest[number] = new.tokens.refresh_token, at
@@ -279,7 +277,7 @@ class _AtWindow:
         await self._person.progress(step)
 
 
-async def _ignore(failure: Failed | None) -> None:
+async def _ignore(failure: Failed | Denied | None) -> None:
     """Take a refusal of the sign-in, which is told to the person as an error."""
 
 

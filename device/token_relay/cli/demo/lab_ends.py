@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from token_relay.cli.client import ClientError, connect, locate
 from token_relay.cli.demo.checks import StepFailedError
 from token_relay.cli.demo.programs import WITHIN_S, Interrupts, Programs
+from token_relay.console import event_words
 from token_relay.console.agent_client import AgentClient
 from token_relay.host.paths import CONTROL_SOCKET, Kind, agent_home
+from token_relay.pages.columns import Happening
 from token_relay.pages.conversation import Talk
+from token_relay.pages.words import sentence
 from token_relay.protocol.errors import LocalError, RelayError, TransientError
 
 KINDS: tuple[Kind, ...] = ("phone", "companion")
@@ -83,7 +88,7 @@ class LabEnds:
         command: str,
         args: Mapping[str, object],
         talk: Talk | None = None,
-    ) -> Mapping[str, object]:
+    ) -> Mapping[str, Any]:
         """Give a command of control.sock, and return its result. Raises RelayError."""
         return await self._clients[end].call(command, dict(args), talk)
 
@@ -93,6 +98,17 @@ class LabEnds:
         if status != 200:
             raise RelayError(f"{body.get('error')}: {body.get('detail')}", hint=str(body.get("action") or ""))
         return body
+
+    def happenings(
+        self, end: Kind, events: Sequence[Mapping[str, Any]], messages: Sequence[Mapping[str, Any]]
+    ) -> list[Happening]:
+        """Return what an end wrote down and the messages that it saw, all in its own column.
+
+        The columns of the broker and the provider are their own here, so that what an end believes of them is left
+        out, or stands with the end.
+        """
+        found = (one for one in event_words.happenings(end, events, messages) if one.column != "broker")
+        return [replace(one, column=end, text=sentence(one.text.removeprefix(f"The {end}: "))) for one in found]
 
     async def stop(self) -> None:
         """End the agents that were started here, and remove their homes."""

@@ -8,11 +8,22 @@ function say(text) {
   trouble.textContent = text;
 }
 
-// What the person is in: the new element gets the focus where the old one had it.
-function focusedIn(element) {
-  const active = document.activeElement;
-  if (!element.contains(active)) return null;
-  return active.id ? `#${CSS.escape(active.id)}` : active.name ? `[name="${CSS.escape(active.name)}"]` : active.tagName;
+// The same field, button or link in a new element, or none.
+function twinOf(node, fresh) {
+  const name = (one) => [one.id, one.name, one.defaultValue, (one.querySelector("summary") ?? one).textContent].join("\n");
+  return [fresh, ...fresh.querySelectorAll(node.localName)].find((one) => name(one) === name(node));
+}
+
+// What a person has typed or opened stays, as long as its form asks for the same.
+function keep(old, fresh) {
+  for (const node of [old, ...old.querySelectorAll("details, input, select, textarea")]) {
+    const twin = twinOf(node, fresh);
+    if (twin && node.localName === "details") twin.open = node.open;
+    if (!twin?.form?.isEqualNode(node.form)) continue;
+    const state = ["checkbox", "radio"].includes(node.type) ? "checked" : "value";
+    twin[state] = node[state];
+    if (node.selectionStart != null) twin.setSelectionRange(node.selectionStart, node.selectionEnd);
+  }
 }
 
 function put({ id, html, before }) {
@@ -24,32 +35,47 @@ function put({ id, html, before }) {
   const next = before ? document.getElementById(before) : null;
   const list = old ? old.parentElement : (next ? next.parentElement : document.querySelector("[data-live]"));
   if (!list) return;
-  const isList = list.hasAttribute("data-live");
-  if (old && !old.isEqualNode(fresh)) {
-    const focused = focusedIn(old);
+  const active = document.activeElement;
+  const isIn = old?.contains(active);
+  const shown = old?.isEqualNode(fresh) ? old : fresh;
+  if (old && shown === fresh) {
+    keep(old, fresh);
     old.replaceWith(fresh);
-    if (focused) (fresh.querySelector(focused) ?? fresh).focus();
   }
-  const shown = old && old.isConnected ? old : fresh;
+  const isList = list.hasAttribute("data-live");
   if (isList && (!shown.isConnected || shown.nextElementSibling !== next)) list.insertBefore(shown, next);
+  if (isIn) (shown === old ? active : twinOf(active, fresh) ?? fresh).focus({ preventScroll: true });
 }
 
 const handlers = {
   element: put,
+  only: (ids) => document.querySelectorAll("[data-live] > [id]").forEach((one) => ids.includes(one.id) || one.remove()),
   gone: (ids) => ids.forEach((id) => document.getElementById(id)?.remove()),
   trouble: ({ why, hint }) => say(hint ? `${why} (${hint})` : why),
   well: () => say(""),
   go: (place) => location.assign(place),
 };
 
+let source = null;
+
 function listen(address) {
-  const source = new EventSource(address);
+  source = new EventSource(address);
   for (const [name, handle] of Object.entries(handlers)) {
     source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
   }
   source.onopen = () => say("");
   source.onerror = () => say("This page does not hear its server; it tries again. If the server has ended, start it anew.");
-  addEventListener("pagehide", () => source.close());
 }
 
-if (document.body.dataset.stream) listen(document.body.dataset.stream);
+// A browser opens six connections to a server, for all its windows: one that nobody sees takes none.
+function follow() {
+  const isSeen = document.visibilityState === "visible";
+  if (isSeen && !source) listen(document.body.dataset.stream);
+  if (!isSeen) source = source?.close() ?? null;
+}
+
+if (document.body.dataset.stream) {
+  follow();
+  document.addEventListener("visibilitychange", follow);
+  addEventListener("pagehide", () => source?.close());
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from token_relay.provider.native_auth.states import Again, Failed
 from token_relay.provider.tokens import ErrorAnswer
 
-_BY_ERROR = {
+BY_ERROR = {
     "user_not_found": "the provider knows no account with this name",
     "user_already_exists": "there is an account with this name already",
     "unauthorized_client": "the provider does not know this client_id in this tenant",
@@ -28,7 +28,7 @@ BY_SUBERROR = {
     "password_banned": "the password is on the list of forbidden ones",
     "password_is_invalid": "the password holds characters that are not allowed",
 }
-_BY_CODE = {
+BY_CODE = {
     50126: "wrong password",
     50034: "the provider knows no account with this name",
     50053: "the account is locked for a while after too many failed attempts",
@@ -54,8 +54,8 @@ def failed(
 ) -> Failed:
     """Return the failure for this error, with a sentence for the person."""
     if not detail:
-        by_code = next((_BY_CODE[code] for code in error.codes if code in _BY_CODE), "")
-        detail = BY_SUBERROR.get(error.suberror) or by_code or _BY_ERROR.get(error.error) or ""
+        by_code = next((BY_CODE[code] for code in error.codes if code in BY_CODE), "")
+        detail = BY_SUBERROR.get(error.suberror) or by_code or BY_ERROR.get(error.error) or ""
     return Failed(
         retryable=retryable,
         error=error.error,

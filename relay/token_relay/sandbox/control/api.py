@@ -15,6 +15,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from token_relay.protocol.secret import Password
+from token_relay.sandbox.control.find_email import PhoneModel, find_email
 from token_relay.sandbox.control.links import LinkBook, LinkOrder, carry_out, event_fields, shown
 from token_relay.sandbox.mqtt.record import BrokerRecord
 from token_relay.sandbox.provider.core import Provider
@@ -22,7 +24,7 @@ from token_relay.sandbox.provider.http_values import JsonValue, Refusal, Request
 from token_relay.sandbox.provider.memory.accounts import AccountEvent, User
 from token_relay.sandbox.provider.memory.refusals import Trace
 from token_relay.sandbox.provider.memory.signing import RollsOver, published
-from token_relay.sandbox.provider.tokens.families import revoke_user
+from token_relay.sandbox.provider.tokens.families import remove_user, revoke_user
 from token_relay.sandbox.provider.world.animal import AnimalOrder
 from token_relay.sandbox.provider.world.contacts import mailbox
 from token_relay.sandbox.provider.world.model import (
@@ -51,6 +53,22 @@ class RevokeModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
     username: Name
     event: AccountEvent = "revoke_all"
+
+
+class UserChangeModel(BaseModel):
+    """What an administrator changes of an account: ``disabled``, or the ``password``, which ends its sign-ins."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    username: Name
+    disabled: bool | None = None
+    password: Password | None = None
+
+
+class UserNameModel(BaseModel):
+    """Who is deleted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+    username: Name
 
 
 class KeysModel(BaseModel):
@@ -142,6 +160,38 @@ def _users(provider: Provider, request: Request, now: float) -> Response:
     return json_response({"username": user.username.lower()}, 201)
 
 
+def _change_user(provider: Provider, request: Request, now: float) -> Response:
+    order = _read(UserChangeModel, request)
+    user = provider.state.users.get(order.username.lower())
+    if user is None:
+        raise _no_user()
+    if order.disabled is not None:
+        user.is_disabled = order.disabled
+    if order.password is not None:
+        if user.password is None:
+            raise Refusal("invalid_request", "this account has no password: it signs in with a code")
+        user.set_password(order.password)
+        revoke_user(provider.state, user.username, _trace(provider, now), event="password_changed")
+    return json_response({**described(user), "disabled": user.is_disabled})
+
+
+def _delete_user(provider: Provider, request: Request, now: float) -> Response:
+    order = _read(UserNameModel, request)
+    if not remove_user(provider.state, order.username, _trace(provider, now)):
+        raise _no_user()
+    return json_response({"username": order.username.lower()})
+
+
+def _no_user() -> Refusal:
+    return Refusal("not_found", "there is no such user", status=404)
+
+
+def _trace(provider: Provider, now: float) -> Trace:
+    """Return ids for what nobody has asked the provider itself for."""
+    trace_id = provider.state.guid()
+    return Trace(trace_id, trace_id, provider.time(now))
+
+
 def _list_users(provider: Provider, request: Request, now: float) -> Response:
     return json_response({"users": [described(one) for one in provider.state.users.values()]})
 
@@ -153,6 +203,8 @@ def described(user: User) -> dict[str, JsonValue]:
         shown["alias"] = user.alias
     if user.mfa != "none":
         shown["mfa"] = user.mfa
+    if user.is_findable:
+        shown["findable_by_phone"] = True
     if user.methods:
         shown["methods"] = [{"channel": one.channel, "target": one.target} for one in user.methods]
     return shown
@@ -220,12 +272,14 @@ def _keep_rules(provider: Provider, request: Request, now: float) -> Response:
     return _list_rules(provider, request, now)
 
 
+def _find_email(provider: Provider, request: Request, now: float) -> Response:
+    return find_email(provider.state, _read(PhoneModel, request).phone, provider.time(now))
+
+
 def _revoke(provider: Provider, request: Request, now: float) -> Response:
     order = _read(RevokeModel, request)
-    trace_id = provider.state.guid()
-    trace = Trace(trace_id, trace_id, provider.time(now))
-    if not revoke_user(provider.state, order.username, trace, event=order.event):
-        raise Refusal("not_found", "there is no such user", status=404)
+    if not revoke_user(provider.state, order.username, _trace(provider, now), event=order.event):
+        raise _no_user()
     return json_response({"username": order.username.lower()})
 
 
@@ -239,10 +293,12 @@ def _keys(provider: Provider, request: Request, now: float) -> Response:
 
 
 def _clock(provider: Provider, request: Request, now: float) -> Response:
-    offset_s = provider.state.clock_offset_s + _read(ClockModel, request).advance_s
+    advance_s = _read(ClockModel, request).advance_s
+    offset_s = provider.state.clock_offset_s + advance_s
     if offset_s > SECONDS_MAX:
         raise Refusal("invalid_request", f"advance_s: the sum would be more than {SECONDS_MAX:.0f} s")
     provider.state.clock_offset_s = offset_s
+    provider.state.note("clock_advanced", provider.time(now), advance_s=f"{advance_s:g}")
     return _show_clock(provider, request, now)
 
 
@@ -356,6 +412,8 @@ def _only(request: Request, *methods: str) -> None:
 _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]] = {
     ("POST", "users"): _users,
     ("GET", "users"): _list_users,
+    ("PATCH", "users"): _change_user,
+    ("DELETE", "users"): _delete_user,
     ("POST", "clients"): _clients,
     ("POST", "policy"): _policy,
     ("GET", "policy"): _show_policy,
@@ -366,6 +424,7 @@ _HANDLERS: dict[tuple[str, str], Callable[[Provider, Request, float], Response]]
     ("POST", "lenient"): _lenient,
     ("GET", "lenient"): _list_rules,
     ("DELETE", "lenient"): _keep_rules,
+    ("POST", "find-email"): _find_email,
     ("POST", "revoke"): _revoke,
     ("POST", "keys"): _keys,
     ("POST", "clock"): _clock,

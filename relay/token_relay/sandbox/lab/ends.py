@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
+from token_relay.pages.columns import Happening
 from token_relay.pages.conversation import Talk
 
 EndName = Literal["phone", "companion"]
+ENDS: tuple[EndName, ...] = ("phone", "companion")
 
 
 class Ends(Protocol):
@@ -28,7 +30,7 @@ class Ends(Protocol):
 
     async def call(
         self, end: EndName, command: str, args: Mapping[str, object], talk: Talk | None = None
-    ) -> Mapping[str, object]:
+    ) -> Mapping[str, Any]:
         """Give a command of control.sock, and return its result; its questions and steps go to ``talk``.
 
         Raises:
@@ -38,6 +40,12 @@ class Ends(Protocol):
 
     async def access_token(self, end: EndName, *, force_refresh: bool = False) -> Mapping[str, object]:
         """Ask for an access token on token.sock. Raises RelayError."""
+        ...
+
+    def happenings(
+        self, end: EndName, events: Sequence[Mapping[str, Any]], messages: Sequence[Mapping[str, Any]]
+    ) -> list[Happening]:
+        """Return what an end wrote down, and the messages that it sent and got, in its column."""
         ...
 
     async def stop(self) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from token_relay.protocol.errors import TransientError
+from token_relay.sandbox.provider.memory.state import State
 
 CALLS_MAX = 200
 ANSWER_BYTES_MAX = 262_144
@@ -42,15 +43,15 @@ class LiveCall:
     answer: str
     trace_id: str
     correlation_id: str
+    is_json: bool = False  # what was sent
 
 
 class LiveClient:
     """Calls one provider. ``calls`` are the newest ones, the newest first."""
 
-    def __init__(self, base_url: str, ssl: object = None) -> None:
+    def __init__(self, base_url: str, state: State) -> None:
         self.calls: deque[LiveCall] = deque(maxlen=CALLS_MAX)
-        self._base_url = base_url
-        self._ssl = ssl
+        self._base_url, self._state = base_url, state
         self._made = 0
 
     async def call(
@@ -59,19 +60,29 @@ class LiveClient:
         path: str,
         form: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        json_body: Mapping[str, str] | None = None,
     ) -> tuple[LiveCall, Mapping[str, object]]:
         """Send one request; return it as a page shows it, and the answer with its secrets ({} if it is no JSON object).
+
+        Its TLS certificate is not looked at: the provider is this process, and the certificate a person's own.
 
         Raises:
             TransientError: there is no whole answer, as after a link that was cut.
         """
+        first_event_id = self._state.next_event_id
         try:
             async with (
                 aiohttp.ClientSession(
                     timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar()
                 ) as session,
                 session.request(
-                    method, f"{self._base_url}{path}", data=form, headers=headers, allow_redirects=False
+                    method,
+                    f"{self._base_url}{path}",
+                    data=form,
+                    json=json_body,
+                    headers=headers,
+                    ssl=False,
+                    allow_redirects=False,
                 ) as response,
             ):
                 raw = await response.content.read(ANSWER_BYTES_MAX)
@@ -80,22 +91,34 @@ class LiveClient:
             raise TransientError(f"no answer to {method} {path}: {type(exc).__name__}") from exc
         body = _object(raw)
         self._made += 1
-        trace_id = answered.get("x-ms-request-id") or str(body.get("trace_id") or "")
+        trace_id = answered.get("x-ms-request-id") or str(body.get("trace_id") or "") or self._noted(first_event_id)
         call = LiveCall(
             number=self._made,
             at=time.time(),
             method=method,
             path=path,
-            sent={name: shown(name, value) for name, value in (form or {}).items()},
+            sent={name: shown(name, value) for name, value in (form or json_body or {}).items()},
             status=status,
-            answer=json.dumps({name: shown(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
+            answer=json.dumps({name: _safe(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
             if body
             else f"({len(raw)} bytes that are no JSON object)",
             trace_id=trace_id,
             correlation_id=answered.get("client-request-id", ""),
+            is_json=json_body is not None,
         )
         self.calls.appendleft(call)
         return call, body
+
+    def _noted(self, event_id: int) -> str:
+        """Return the trace id of what the provider has just noted: not every profile's answers tell it."""
+        kinds = ("token_request_received", "token_request_answered", "request_answered")
+        found = [dict(one.fields) for one in self._state.events_after(event_id - 1) if one.kind in kinds]
+        return str(found[-1].get("trace_id", "")) if found else ""
+
+
+def _safe(name: str, value: object) -> object:
+    """Return a value of an answer as it is, unless it is to be hidden."""
+    return shown(name, value) if name in SECRETS | SHORTENED else value
 
 
 def shown(name: str, value: object) -> str:

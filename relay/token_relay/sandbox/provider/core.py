@@ -168,6 +168,7 @@ class Provider:
         trace = admission.trace
         known = {
             "trace_id": trace.trace_id,
+            "correlation_id": trace.correlation_id if trace.correlation_id != trace.trace_id else "",
             "endpoint": trace.endpoint,
             "grant_type": trace.grant_type,
             "fault": admission.fault.name if admission.fault is not None else "",

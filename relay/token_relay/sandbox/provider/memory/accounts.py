@@ -60,6 +60,7 @@ class User:
     email_proven: bool = False
     is_disabled: bool = False
     alias: str = ""
+    is_findable: bool = False  # by phone number
     must_change_password: bool = False
     past_passwords: tuple[Password, ...] = ()
     password_revoked_at_seq: int = -1
@@ -82,6 +83,7 @@ class User:
             email_proven=model.email_proven,
             is_disabled=model.disabled,
             alias=(model.alias or "").lower(),
+            is_findable=model.findable_by_phone,
             past_passwords=() if model.password is None else (model.password,),
         )
         for method in model.methods:
@@ -99,6 +101,11 @@ class User:
     def kind(self) -> str:
         """The method as a person reads it."""
         return "password" if self.password is not None else "email_code"
+
+    @property
+    def phones(self) -> list[str]:
+        """The numbers that codes go to."""
+        return [method.target for method in self.methods if method.channel == "sms"]
 
     @property
     def oid(self) -> str:

@@ -272,6 +272,7 @@ class State:
     logins: dict[str, Authorization] = field(default_factory=dict)
     codes: dict[str, Authorization] = field(default_factory=dict)
     mailboxes: dict[str, SentCode] = field(default_factory=dict)
+    email_searches: deque[float] = field(default_factory=deque)  # when somebody looked for an account by phone
     recent_requests: dict[str, deque[float]] = field(default_factory=dict)  # by client, for the limit per minute
     sessions: dict[str, Session] = field(default_factory=dict)
     session_cookies: dict[str, str] = field(default_factory=dict)  # digest of the cookie: session id

@@ -305,6 +305,17 @@ def revoke_user(state: State, username: str, trace: Trace, *, event: AccountEven
     return True
 
 
+def remove_user(state: State, username: str, trace: Trace) -> bool:
+    """Delete an account with all that it has signed in to; False when there is no such person."""
+    if not revoke_user(state, username, trace, event="admin_reset_admin_center"):
+        return False
+    for family in state.families.values():
+        if family.username == username.lower() and not family.is_dead:
+            kill_family(state, family, trace, reason="user_deleted")
+    del state.users[username.lower()]
+    return True
+
+
 def _drop_over_limit(state: State, family: Family, trace: Trace) -> None:
     """End this person's oldest grants with this client beyond the limit."""
     most = state.rules.grants_max

@@ -117,6 +117,8 @@ class UserModel(BaseModel):
     ``mfa`` concerns people with a password only: people who sign in with an e-mail code need no second one.
     ``required`` without ``methods`` means codes to ``username``. ``email_proven``: the address was proven when the
     person signed up, so registering it takes no code. ``alias``: another name to sign in with natively.
+    ``findable_by_phone``: whoever knows the number of a text message method learns, masked, whose it is; nobody is
+    unless they say so, since this tells strangers who has an account.
     """
 
     model_config = _CLOSED
@@ -129,6 +131,7 @@ class UserModel(BaseModel):
     email_proven: bool = False
     disabled: bool = False
     alias: Name | None = None
+    findable_by_phone: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> UserModel:
