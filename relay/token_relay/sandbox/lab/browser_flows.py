@@ -50,8 +50,6 @@ class Attempt:
 class BrowserPages:
     """``browser`` explains and begins, ``browser/callback`` is the way back, ``browser/attempts/ID`` how it ended."""
 
-    nav = (("browser", "Browser"),)
-
     def __init__(self, room: LabRoom) -> None:
         self._room = room
         self._attempts: dict[str, Attempt] = {}

@@ -109,8 +109,6 @@ def _step(one: Content) -> FlowStep:
 class FlowPages:
     """The pages of the flows, ``flows/NAME``. One run at a time of each."""
 
-    nav = (("flows", "Native"),)
-
     def __init__(self, room: LabRoom) -> None:
         self._room = room
         self._runs: dict[str, FlowRun] = {}

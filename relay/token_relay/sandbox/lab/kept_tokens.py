@@ -18,8 +18,6 @@ KINDS = ("access_token", "id_token")
 class TokenPages:
     """``tokens``, ``tokens/NUMBER`` and ``tokens/difference``."""
 
-    nav = (("tokens", "Tokens"),)
-
     def __init__(self, room: LabRoom) -> None:
         self._room = room
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,26 +16,39 @@ from token_relay.sandbox.lab.kept_tokens import TokenPages
 from token_relay.sandbox.lab.native_calls import curl
 from token_relay.sandbox.lab.operator import OperatorPages
 from token_relay.sandbox.lab.reference import ReferencePages
+from token_relay.sandbox.lab.relay import RelayPages
 from token_relay.sandbox.lab.room import LabMemory, LabRoom
 from token_relay.sandbox.lab.teaching import TeachingPages
 from token_relay.sandbox.lab.tenant_log import LogPages
 from token_relay.sandbox.server import SandboxServer
 
 HERE = Path(__file__).parent
-# What a person who signs in sees of the list of pages, and what they call it.
-FOR_PEOPLE = {"": "Start", "flows": "Sign in", "browser": "In the browser", "tokens": "Sign-ins", "relay": "Your watch"}
+# place, its name for a developer, and for a person who signs in; empty: not for them
+NAV = (
+    ("", "Start", "Start"),
+    ("flows", "Native", "Sign in"),
+    ("browser", "Browser", "In the browser"),
+    ("reference", "API", ""),
+    ("tokens", "Tokens", "Sign-ins"),
+    ("guide", "Guide", ""),
+    ("relay", "Relay", "Watch"),
+    ("users", "Users", ""),
+    ("tenant", "Clients and policy", ""),
+    ("switches", "Switches", ""),
+    ("log", "Tenant log", ""),
+    ("trouble", "What went wrong", "What went wrong"),
+)
 
 
 class LabNav:
     """The list of pages, as the present mode has it."""
 
-    def __init__(self, memory: LabMemory, entries: Iterable[tuple[str, str]]) -> None:
-        self._memory, self._entries = memory, [("", "Start"), *entries]
+    def __init__(self, memory: LabMemory) -> None:
+        self._memory = memory
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        if self._memory.mode == "developer":
-            return iter(self._entries)
-        return iter([(place, FOR_PEOPLE[place]) for place, _ in self._entries if place in FOR_PEOPLE])
+        column = 1 if self._memory.mode == "developer" else 2
+        return iter([(entry[0], entry[column]) for entry in NAV if entry[column]])
 
 
 class Lab:
@@ -57,15 +70,16 @@ class Lab:
             ReferencePages(room),
             TokenPages(room),
             TeachingPages(room),
-            OperatorPages(sandbox, room.talks),
-            LogPages(sandbox, room.live, ends),
+            RelayPages(room),
+            OperatorPages(room),
+            LogPages(room),
         )
         look = Look(
             templates=[HERE / "templates"],
             statics=[HERE / "static"],
             common={
                 "called": "The lab",
-                "nav": LabNav(room.memory, [entry for one in pages for entry in one.nav]),
+                "nav": LabNav(room.memory),
                 "tools": "mode_switch.html",
                 "memory": room.memory,
                 "is_person": room.memory.is_person,

@@ -13,8 +13,6 @@ from token_relay.sandbox.lab.room import LabRoom, content
 class ReferencePages:
     """``reference``, ``reference/NAME`` and the two downloads."""
 
-    nav = (("reference", "API"),)
-
     def __init__(self, room: LabRoom) -> None:
         self._room = room
         self._latest: dict[str, LiveCall] = {}  # by operation

@@ -16,8 +16,6 @@ PLACE = re.compile(r"[A-Za-z0-9/_-]{0,200}", re.ASCII)
 class TeachingPages:
     """The pages that explain."""
 
-    nav = (("guide", "Guide"),)
-
     def __init__(self, room: LabRoom) -> None:
         self._room = room
         self._search: LiveCall | None = None
