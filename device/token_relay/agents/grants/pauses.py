@@ -95,7 +95,7 @@ class Pauses:
         self._pauses.pop(grant_id, None)
 
     def force(self, grant_id: str, now: Now) -> None:
-        """Let one try through at ``now`` if the pause waits for the network: its owner asks. The failures still count."""
+        """Let one try through now if the pause waits for the network: its owner asks for it. Failures still count."""
         pause = self._pauses.get(grant_id)
         if pause is not None and not pause.is_firm:
             self._pauses[grant_id] = replace(pause, until_boot_s=now.boot_s)
