@@ -18,12 +18,14 @@ from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.protocol.errors import LocalError, RelayError
 from token_relay.protocol.topics import PeerTopic, parse_topic
 from token_relay.sandbox.lab.ends import ENDS, EndName, Ends
+from token_relay.sandbox.lab.provider_words import is_bad
 from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.lab.tenant_log import happening, in_wall_time
 from token_relay.sandbox.lab.true_order import Way, placed
 
 SHOWN_MAX = 150  # of what happened; the rest is in the log
 EVENTS_ASKED = 200
+ASIDE = ("discovery", "jwks")  # what each client reads before it does anything; the log has it
 HANDOFF_WAIT_S = 30.0
 STRATEGIES = {
     "branch": "branch: the companion gets the phone's refresh token, which goes on working in both places",
@@ -95,7 +97,11 @@ class RelayPages:
             for end, events, messages in zip(ENDS, rows[::2], rows[1::2], strict=True):
                 found += self._ends.happenings(end, events["events"], messages["messages"])
         own_calls = {one.trace_id for one in self._room.live.calls}  # those have pages of their own
-        provider = [one for one in in_wall_time(self._sandbox) if one.get("trace_id") not in own_calls]
+        provider = [
+            one
+            for one in in_wall_time(self._sandbox)
+            if one.get("trace_id") not in own_calls and (one.get("endpoint") not in ASIDE or is_bad(one))
+        ]
         broker = list(self._carried(names))
         traces = {str(one["trace_id"]): float(one["at"]) for one in provider if "trace_id" in one}
         found = placed(found, [(way, one.at) for way, one in broker if way is not None], traces)
