@@ -132,4 +132,4 @@ $(PROVIDERS)/.installed: $(VENV)/bin/python tests/providers/requirements.txt
 clean:  ## remove .venv, caches and what the tests installed
 	@rm -rf $(VENV) $(WORLD) $(PROVIDERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist \
 		tests/api/node_modules tests/auth0_js/node_modules tests/clients/node_modules tests/providers/node_modules \
-		tests/sdk_js/node_modules tests/web_js/node_modules
+		tests/pages_world/node_modules tests/sdk_js/node_modules tests/web_js/node_modules

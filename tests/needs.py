@@ -70,9 +70,7 @@ TABLE = (
     Need(("libtss2-esys.so.0",), ("libtss2-esys-3.0.2-0t64", "libtss2-esys-3.0.2-0"), "vault (TPM)"),
     Need(("libtss2-rc.so.0",), ("libtss2-rc0t64", "libtss2-rc0"), "vault (TPM)"),
     Need(("libtss2-mu.so.0",), ("libtss2-mu-4.0.1-0t64", "libtss2-mu0"), "vault (TPM)"),
-    Need(
-        ("chromium", "chromium-browser", "google-chrome"), ("chromium",), "auth0_js, browser, sdk_js, web_js, providers"
-    ),
+    Need(("chromium", "chromium-browser", "google-chrome"), ("chromium",), "auth0_js, browser, pages, sdk_js, web_js"),
     Need(("groff",), ("groff-base",), "docs"),
     Need(("promtool",), ("prometheus",), "sockets (alert rules)"),
     Need(("zbarimg",), ("zbar-tools",), "cli"),
@@ -151,7 +149,7 @@ def main(words: list[str]) -> int:
         print(f"  {need.names[0]:<24} {_package(need):<24} for tests of {need.tests}")
     if lacks_node:
         print(
-            f"  {f'node {NODE_MAJOR_MIN} or newer':<24} {NODE_PACKAGE:<24} for tests of sdk_js, web_js; into .venv/node"
+            f"  {f'node {NODE_MAJOR_MIN} or newer':<24} {NODE_PACKAGE:<24} for tests of pages, sdk_js; into .venv/node"
         )
     as_root = _as_root() if lacking else []
     if as_root is None:

@@ -63,6 +63,8 @@ WORLD = (
     "tests/auth0_js",
     "tests/sdk_js",
     "tests/web_js",
+    "tests/pages_core",
+    "tests/pages_world",
     "tests/clients",
     "tests/api/test_newman.py",
     "tests/api/test_schemathesis.py",

@@ -39,6 +39,8 @@ DEAR = (
     "auth0_js",
     "sdk_js",
     "web_js",
+    "pages_world",
+    "pages_core/test_live_module.py",
     "certs",
     "docs",
     "sandbox/test_transfer_actions.py",

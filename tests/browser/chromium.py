@@ -26,10 +26,9 @@ from token_relay.sandbox.provider.world.model import PASSWORD
 
 CHROMIUM = needs.find("chromium", "chromium-browser", "google-chrome")
 NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason=needs.missing("chromium"))
-QUIET = (
-    *("--disable-gpu", "--disable-quic", "--disable-dev-shm-usage"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",  # a name that leads away fails
-)
+QUIET = ("--disable-gpu", "--disable-quic", "--disable-dev-shm-usage")
+# A name that leads away fails.
+RESOLVER = "--host-resolver-rules={}MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
 # Cookies of a provider in a frame of another site are let through, as in Chrome; Debian's Chromium keeps them away.
 PREFERENCES = {"profile": {"cookie_controls_mode": 0}}
 PASSWORD_USER = "password@contoso.example"
@@ -62,8 +61,11 @@ def certificate(directory: Path) -> Certificate:
 
 
 @asynccontextmanager
-async def chromium(trusted: Certificate | None = None) -> AsyncIterator[Browser]:
-    """Start the browser, headless; ``trusted`` is the one key that it takes without knowing its CA."""
+async def chromium(trusted: Certificate | None = None, *, resolves: str = "") -> AsyncIterator[Browser]:
+    """Start the browser, headless; ``trusted`` is the one key that it takes without knowing its CA.
+
+    ``resolves``: a name that leads to this machine too, as an attacker's does when it is bound anew.
+    """
     trust = [f"--ignore-certificate-errors-spki-list={trusted.spki_hash}"] if trusted else []
     with tempfile.TemporaryDirectory(prefix="chromium") as directory:
         (Path(directory) / "Default").mkdir()
@@ -73,7 +75,7 @@ async def chromium(trusted: Certificate | None = None) -> AsyncIterator[Browser]
                 directory,
                 executable_path=CHROMIUM,
                 chromium_sandbox=False,
-                args=[*QUIET, *trust],
+                args=[*QUIET, RESOLVER.format(f"MAP {resolves} 127.0.0.1, " if resolves else ""), *trust],
                 timeout=HANG_S * 1000,
             )
             try:

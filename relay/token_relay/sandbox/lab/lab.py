@@ -64,6 +64,16 @@ class Lab:
         port: int = 0,
     ) -> None:
         self.room = room = LabRoom(sandbox, ends)
+        pages = (
+            FlowPages(room),
+            BrowserPages(room),
+            ReferencePages(room),
+            TokenPages(room),
+            TeachingPages(room),
+            RelayPages(room),
+            OperatorPages(room),
+            LogPages(room),
+        )
         look = Look(
             templates=[HERE / "templates"],
             statics=[HERE / "static"],
@@ -79,9 +89,7 @@ class Lab:
                 "curl": partial(curl, sandbox.base_url),
             },
         )
-        pages = (TeachingPages(room), FlowPages(room), ReferencePages(room), BrowserPages(room), TokenPages(room))
-        of_operator = (OperatorPages(room), LogPages(room), RelayPages(room))
-        routes = [*room.talks.routes, *(route for one in (*pages, *of_operator) for route in one.routes)]
+        routes = [*room.talks.routes, *(route for one in pages for route in one.routes)]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)
 
     async def __aenter__(self) -> Self:

@@ -99,7 +99,7 @@ class LiveClient:
             path=path,
             sent={name: shown(name, value) for name, value in (form or json_body or {}).items()},
             status=status,
-            answer=json.dumps({name: _kept(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
+            answer=json.dumps({name: _safe(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
             if body
             else f"({len(raw)} bytes that are no JSON object)",
             trace_id=trace_id,
@@ -116,16 +116,17 @@ class LiveClient:
         return str(found[-1].get("trace_id", "")) if found else ""
 
 
+def _safe(name: str, value: object) -> object:
+    """Return a value of an answer as it is, unless it is to be hidden."""
+    return shown(name, value) if name in SECRETS | SHORTENED else value
+
+
 def shown(name: str, value: object) -> str:
     """Return a value as a page shows it."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if name in SECRETS and text:
         return HIDDEN
     return f"{text[:12]}…" if name in SHORTENED and len(text) > 13 else text
-
-
-def _kept(name: str, value: object) -> object:
-    return shown(name, value) if isinstance(value, str) or name in SECRETS else value
 
 
 def _object(raw: bytes) -> dict[str, object]:

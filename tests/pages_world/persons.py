@@ -1,0 +1,69 @@
+"""What a person does at two consoles: pair, hand off. By keys alone, or with a browser that runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from playwright.async_api import Page, expect
+
+from tests.pages_world.consoles import Window
+
+TABS_MAX = 80
+WHERE = """() => {
+  const one = document.activeElement;
+  return ["A", "BUTTON", "SUMMARY"].includes(one.tagName) ? one.textContent.trim() : one.id;
+}"""
+
+Act = Callable[[Page, str], Awaitable[None]]
+
+
+async def by_keys(page: Page, name: str) -> None:
+    """Go with Tab to the control of this name (a link's or button's text, a field's id), and press Enter.
+
+    A field gets the focus alone.
+    """
+    for _ in range(TABS_MAX):
+        await page.keyboard.press("Tab")
+        if await page.evaluate(WHERE) == name:
+            break
+    else:
+        raise AssertionError(f"{name!r} was not reached at {page.url}: {await page.content()}")
+    if await page.evaluate("() => ['A', 'BUTTON', 'SUMMARY'].includes(document.activeElement.tagName)"):
+        await page.keyboard.press("Enter")
+
+
+async def by_clicks(page: Page, name: str) -> None:
+    """Click the link or button of this name, or into the field of this id."""
+    control = page.get_by_role("link", name=name, exact=True).or_(page.get_by_role("button", name=name, exact=True))
+    await control.or_(page.locator(f"[id='{name}']")).first.click()
+
+
+async def pair(act: Act, phone: Window, companion: Window, *, called: str) -> None:
+    """Show an invitation, paste it, compare the two numbers, and say yes."""
+    await act(companion.page, "Pair")
+    await act(companion.page, "Show the QR code")
+    text = companion.page.locator("textarea#invitation")
+    await expect(companion.page.locator("img.qr")).to_be_visible()
+    invitation = await text.input_value()
+    assert invitation.startswith("RTR1:")
+    await act(phone.page, "Pair")
+    await act(phone.page, "invitation")
+    await phone.page.keyboard.insert_text(invitation)
+    await act(phone.page, "as")
+    await phone.page.keyboard.type(called)
+    await phone.page.keyboard.press("Enter")
+    number = phone.page.locator(".number")
+    await expect(number).to_be_visible()
+    await expect(companion.page.locator(".number")).to_have_text(await number.inner_text())
+    await act(phone.page, "Yes")
+    await expect(phone.page.locator(".good")).to_be_visible()
+    await expect(companion.page.locator(".good")).to_be_visible()
+
+
+async def hand_off(act: Act, phone: Window, *, called: str) -> None:
+    """Choose a device and hand off to it."""
+    await act(phone.page, "Devices")
+    await act(phone.page, called)
+    await expect(phone.page.locator("h1")).to_have_text(called)
+    await act(phone.page, "Hand off")
+    await expect(phone.page.locator(".good")).to_be_visible()
