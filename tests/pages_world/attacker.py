@@ -90,7 +90,7 @@ async def foreign_server() -> AsyncIterator[Foreign]:
             answer.headers.add("Set-Cookie", cookie)
         return answer
 
-    runner = web.ServerRunner(web.Server(page, max_field_size=1_000_000))  # type: ignore[no-untyped-call]
+    runner = web.ServerRunner(web.Server(page, max_field_size=1_000_000))
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
