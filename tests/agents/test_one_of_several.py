@@ -14,7 +14,7 @@ import pytest
 from tests.agents.guard_kit import UNKNOWN, an_offer, between, deafen, say
 from tests.agents.world_kit import SimulatedCompanion, SimulatedDevice, SimulatedPhone, World, running
 from token_relay.agents.elapsed import Stamp
-from token_relay.agents.link import ASK_EVERY_S, LAST_RATE, OTHERS_RATE, REQUESTS_RATE
+from token_relay.agents.link import ASK_EVERY_S, CHALLENGED_S, LAST_RATE, OTHERS_RATE, REQUESTS_RATE
 from token_relay.agents.phone.handoff_rows import unknown_row
 from token_relay.agents.rates import KEYS_MAX, Rate, Rates
 from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PhoneHandoff, PrimaryPhone, Seen
@@ -343,6 +343,22 @@ async def test_a_phone_that_is_online_for_three_seconds_a_day_renews_a_lease_of_
             await world.clock.advance(3)
             await world.phone.crash()
             assert isinstance(await world.watch.token(), TokenGranted)
+
+
+async def test_a_phone_that_is_back_just_after_our_greeting_was_lost_renews_the_lease_once_that_is_certain() -> None:
+    async with running("entra") as world:
+        await world.phone.hand_off(lease_days=2)
+        await world.phone.crash()
+        await world.clock.advance(DAY)
+        world.watch.channel.cut()
+        await world.watch.channel.connect()
+        await world.clock.advance(1)
+        del world.broker.sessions[world.phone.id]  # and with it the greeting of the watch
+        await world.phone.start()
+        await world.clock.advance(CHALLENGED_S / 2)
+        assert (await world.watch.one(Pairing)).challenge, "its answer might have been on its way"
+        await world.clock.advance(CHALLENGED_S)
+        assert (await world.watch.one(Pairing)).challenge == "", "LEASE has answered the second one"
 
 
 async def test_the_newest_of_many_greetings_is_heard_though_the_phone_is_there_for_seconds() -> None:

@@ -346,6 +346,17 @@ DOORS: dict[str, dict[str, tuple[int, str]]] = {
         "_shown": (1, "a client's secret, to whoever may read client keys"),
     },
     "relay/token_relay/sandbox/control/api.py": {"_mailbox": (1, "the sandbox's own one-time code, as its e-mail")},
+    # ... and its lab, which signs them in; what it keeps goes back to the sandbox alone
+    "relay/token_relay/sandbox/lab/browser_flows.py": {
+        "BrowserPages._exchange": (1, "code_verifier to the sandbox, with the code that it sent")
+    },
+    "relay/token_relay/sandbox/lab/native_calls.py": {
+        "send": (3, "continuation token, refresh token and a made-up person's password, to the sandbox"),
+        "mail": (1, "the sandbox's own one-time code, as its e-mail"),
+    },
+    "relay/token_relay/sandbox/lab/kept_tokens.py": {
+        "_text": (1, "access token or id_token, to be read as words; as text to who asks for that")
+    },
     # tools beside production: the provider they talk to is the sandbox
     "device/token_relay/cli/demo/sandbox.py": {
         "Sandbox.show_to_resource": (1, "access token to the demo's resource server"),

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from html import unescape
+from urllib.parse import urljoin
 
 from aiohttp import ClientSession, ClientTimeout, CookieJar
 
@@ -16,9 +17,12 @@ from tests.watchdog import HANG_S
 from token_relay.sandbox.lab.ends import Ends
 from token_relay.sandbox.lab.lab import Lab
 from token_relay.sandbox.provider.memory.signing import RsaSigner
-from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, ProfileName, WorldModel
+from token_relay.sandbox.provider.world.model import DEFAULT_WORLD, PASSWORD, ProfileName, WorldModel
 from token_relay.sandbox.server import SandboxServer
 
+STEPS_MAX = 20
+NEXT = 'autocomplete="off"'  # of the form of the step that comes
+CODE = re.compile(r'<strong class="code">([0-9]+)<')
 TRACE = re.compile(r'trouble\?trace=[^"]+" title="([^"]+)"')
 
 
@@ -84,6 +88,42 @@ class Visitor:
         onward = re.search(r'url=([^"]+)"', text)
         assert onward, text
         return await self._ask("GET", f"{self.lab.server.origin}{unescape(onward[1])}")
+
+    async def walk(self, flow: str, **typed: str) -> Shown:
+        """Do a flow's forms as they stand, with what was typed and the code that the page shows, to its end."""
+        page = await self.get(f"flows/{flow}")
+        if NEXT not in page.text:
+            page = await self.post(f"flows/{flow}", again="yes")
+        for _ in range(STEPS_MAX):
+            if NEXT not in page.text:
+                return page
+            fields = page.values(NEXT)
+            found = CODE.search(page.text)
+            fields |= {"oob": found[1]} if found and "oob" in fields else {}
+            fields |= {name: value for name, value in typed.items() if name in fields}
+            page = await self.post(page.place, **fields)
+            assert page.status == 200, page.words
+        raise AssertionError(f"{flow} does not end: {page.words}")
+
+    async def sign_in_in_browser(self, way: str, username: str = "password@contoso.example") -> Shown:
+        """Sign in on the provider's page, begun by the link on the lab's page."""
+        page = await self.get("browser")
+        link = re.search(rf'href="[^"]*(browser/begin\?way={way}&amp;id=[0-9a-f]+)"', page.text)
+        assert link, page.text
+        return await self.come_back(await self.fill_in(await self.leave(unescape(link[1])), username))
+
+    async def fill_in(self, url: str, username: str, password: str = PASSWORD) -> str:
+        """Fill in the provider's page, and return where it sends the browser."""
+        async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as browser:
+            async with browser.get(url) as answer:
+                text = await answer.text()
+            action, ticket = re.search(r'action="([^"]+)"', text), re.search(r'name="ticket" value="([^"]+)"', text)
+            assert action and ticket, text
+            fields = {"ticket": unescape(ticket[1]), "username": username, "password": password}
+            target = urljoin(url, unescape(action[1]))
+            async with browser.post(target, data=fields, allow_redirects=False) as answer:
+                assert answer.status == 303, await answer.text()
+                return answer.headers["Location"]
 
     async def events(self) -> list[dict[str, object]]:
         """The tenant log, as anybody reads it."""

@@ -91,7 +91,7 @@ async def test_what_is_not_json_is_refused(entra: SandboxClient) -> None:
 async def test_unknown_paths_name_the_known_ones_and_wrong_methods_the_right_ones(entra: SandboxClient) -> None:
     reply = await entra.request("GET", "/sandbox/nothing")
     assert reply.status == 404 and "faults" in reply.json["paths"]
-    wrong = await entra.request("DELETE", "/sandbox/users")
+    wrong = await entra.request("DELETE", "/sandbox/policy")
     assert wrong.status == 405 and "GET and POST" in wrong.json["detail"]
     assert (await entra.request("POST", "/sandbox/events")).status == 405
     assert (await entra.order("revoke", username="nobody@x.example")).status == 404

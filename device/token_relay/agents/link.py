@@ -357,8 +357,22 @@ class Link:
             self._learn(turn, turn.row(Pairing, pairing_id), hello, is_answer=is_answer)
         # A peer that is there for seconds, and lost our last greeting with its session, can vouch for a lease yet.
         wants_lease = not is_answer and self._handler.is_leased(turn.tx, pairing)
-        if wants_lease and not _is_challenged(turn, pairing_id) and self._may(f"{pairing_id}:ask", turn.now, ASKED):
+        if wants_lease and _is_challenged(turn, pairing_id):
+            if self._may(f"{pairing_id}:lease", turn.now, ASKED):
+                turn.after.append(lambda: self._turns.spawn(self._greet_unanswered(pairing_id)))
+        elif wants_lease and self._may(f"{pairing_id}:ask", turn.now, ASKED):
             self.greet(turn, pairing)
+
+    async def _greet_unanswered(self, pairing_id: str) -> None:
+        """Greet anew once no answer to our last greeting may be on its way any more, if none has come."""
+        await self._clock.sleep(CHALLENGED_S)
+
+        def step(turn: Turn) -> None:
+            pairing = turn.tx.get(Pairing, pairing_id)
+            if pairing is not None and pairing.challenge and self._handler.is_leased(turn.tx, pairing):
+                self.greet(turn, pairing)
+
+        await self._turns.run(step)
 
     def _ask(self, turn: Turn, pairing_id: str) -> None:
         """Greet anew: the list of handoffs in the peer's HELLO was overtaken. Later, if that was done of late."""

@@ -76,19 +76,21 @@ class AgentClient:
         """Ask the token API; return the status and the body, of a refusal too. Raises AgentAwayError, LocalError."""
         async with self._connection(TOKEN_SOCKET) as (reader, writer):
             head = f"GET /v1/token?{urlencode(query)} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
+            raw = bytearray()
             try:
                 writer.write(head.encode())
                 async with asyncio.timeout(TOKEN_WAIT_S):
-                    raw = bytearray()
                     while (part := await reader.read(65_536)) and len(raw) <= TOKEN_BYTES_MAX:
                         raw += part
             except TimeoutError:
                 raise AgentAwayError("the agent does not answer", hint="see its log") from None
-            except OSError as exc:
-                raise AgentAwayError("the agent closed the connection without an answer") from exc
-        first, _, rest = bytes(raw).partition(b"\r\n")
+            except OSError:
+                raw.clear()  # what came of it is no answer
+        if not raw:
+            raise AgentAwayError("the agent closed the connection without an answer", hint="see its log")
+        head_lines, _, answer = bytes(raw).partition(b"\r\n\r\n")
         try:
-            status, body = int(first.split(b" ")[1]), json.loads(rest.partition(b"\r\n\r\n")[2])
+            status, body = int(head_lines.split()[1]), json.loads(answer)
         except (IndexError, ValueError, RecursionError):
             raise LocalError("the agent's answer is not of this protocol") from None
         if not isinstance(body, dict):

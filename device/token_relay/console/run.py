@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TextIO
 
 from token_relay.console.agent_client import AgentClient, Locate
 from token_relay.console.companion import NAV as COMPANION_NAV
@@ -18,6 +16,7 @@ from token_relay.host.loopback_peer import owner_of
 from token_relay.host.paths import Kind
 from token_relay.pages.conversation import Talks
 from token_relay.pages.server import IDLE_S_MAX, Look, PageServer
+from token_relay.pages.terminal import on_enter
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -41,30 +40,19 @@ def page_server(
     return PageServer(pages.routes, look, owner=owner_of, uids=uids, port=port, idle_s=idle_s)
 
 
-async def run_console(server: PageServer, talks: Talks, *, tell: Callable[[str], None], stdin: TextIO | None) -> bool:
+async def run_console(server: PageServer, talks: Talks, *, tell: Callable[[str], None], terminal: int | None) -> None:
     """Serve until cancelled, or return when nothing was asked for half an hour.
 
-    ``tell`` gets each address; ``stdin`` is a terminal where Enter asks for a fresh one.
+    ``tell`` gets each address; ``terminal`` is a descriptor where Enter asks for a fresh one.
     """
-    loop = asyncio.get_running_loop()
 
-    def entered() -> None:
-        assert stdin is not None
-        if os.tcgetpgrp(stdin.fileno()) != os.getpgrp():
-            return  # in the background: what is typed is another program's
-        if stdin.readline():
-            tell(server.address())
-        else:
-            loop.remove_reader(stdin.fileno())
+    def announce() -> None:
+        tell(server.address())
 
     async with server:
-        tell(server.address())
-        if stdin is not None:
-            loop.add_reader(stdin.fileno(), entered)
+        announce()
         try:
-            await server.until_idle()
+            with nullcontext() if terminal is None else on_enter(terminal, announce):
+                await server.until_idle()
         finally:
-            if stdin is not None:
-                loop.remove_reader(stdin.fileno())
             await talks.stop()
-    return True

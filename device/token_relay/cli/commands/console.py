@@ -16,6 +16,7 @@ from token_relay.console.agent_client import Locate
 from token_relay.console.run import page_server, run_console
 from token_relay.host.paths import Kind
 from token_relay.pages.conversation import Talks
+from token_relay.pages.terminal import viewers
 
 
 def run(args: argparse.Namespace, context: Context) -> int:
@@ -31,9 +32,9 @@ def run(args: argparse.Namespace, context: Context) -> int:
     server = page_server(
         kind,
         here=here,
-        there=_of_the_same_user(other, context.env),
+        there=of_the_same_user(other, context.env),
         talks=talks,
-        uids=_uids(context.env),
+        uids=viewers(context.env, os.geteuid()),
         port=args.port,
     )
 
@@ -41,17 +42,17 @@ def run(args: argparse.Namespace, context: Context) -> int:
         context.out(json.dumps({"address": address}) if context.as_json else address)
 
     async def serve() -> None:
-        await run_console(server, talks, tell=tell, stdin=stdin)
+        await run_console(server, talks, tell=tell, terminal=terminal)
         context.note("nothing was asked for half an hour: the console has ended")
 
-    stdin = context.stdin if context.stdin.isatty() and not context.as_json else None
-    if stdin is not None:
+    terminal = context.stdin.fileno() if context.stdin.isatty() and not context.as_json else None
+    if terminal is not None:
         context.note("open this address in a browser on this machine; it works once, and Enter prints a fresh one")
     asyncio.run(until_stopped(serve()))
     return DONE
 
 
-def _of_the_same_user(kind: Kind, environment: Mapping[str, str]) -> Locate:
+def of_the_same_user(kind: Kind, environment: Mapping[str, str]) -> Locate:
     """Return what finds the other kind's agent where it is usual, if it is this user's too."""
     known = {
         name: value
@@ -66,10 +67,3 @@ def _of_the_same_user(kind: Kind, environment: Mapping[str, str]) -> Locate:
         return path
 
     return there
-
-
-def _uids(environment: Mapping[str, str]) -> frozenset[int]:
-    """Return whose browsers may look: this user's, and under sudo that of the person who typed it."""
-    given = environment.get("SUDO_UID", "") if os.geteuid() == 0 else ""
-    is_number = given.isascii() and given.isdigit() and len(given) < 11
-    return frozenset({os.geteuid(), *([int(given)] if is_number else [])})

@@ -22,6 +22,7 @@ from token_relay.console.agent_client import AgentClient
 from token_relay.host.paths import CONTROL_SOCKET, Kind, agent_home
 from token_relay.pages.columns import Happening
 from token_relay.pages.conversation import Talk
+from token_relay.pages.words import sentence
 from token_relay.protocol.errors import LocalError, RelayError, TransientError
 
 KINDS: tuple[Kind, ...] = ("phone", "companion")
@@ -107,7 +108,7 @@ class LabEnds:
         out, or stands with the end.
         """
         found = (one for one in event_words.happenings(end, events, messages) if one.column != "broker")
-        return [replace(one, column=end, text=one.text.removeprefix(f"the {end}: ")) for one in found]
+        return [replace(one, column=end, text=sentence(one.text.removeprefix(f"The {end}: "))) for one in found]
 
     async def stop(self) -> None:
         """End the agents that were started here, and remove their homes."""

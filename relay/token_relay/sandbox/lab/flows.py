@@ -37,7 +37,7 @@ class FlowStep:
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class LabFlow:
     """A way through the endpoints."""
 
     name: str
@@ -53,7 +53,7 @@ class Flow:
 class FlowRun:
     """One run. ``at`` is the step that comes; ``ended`` says how it ended: tokens, redirect, done or codes."""
 
-    flow: Flow
+    flow: LabFlow
     chain: Chain
     at: int = 0
     ended: str = ""
@@ -71,14 +71,14 @@ class FlowRun:
 
 
 @cache
-def flows() -> Mapping[str, Flow]:
+def flows() -> Mapping[str, LabFlow]:
     """Return all flows, by name."""
     read = content("flows")
     return {name: _flow(name, one, read["steps"]) for name, one in read["flows"].items()}
 
 
-def _flow(name: str, one: Content, steps: Content) -> Flow:
-    return Flow(
+def _flow(name: str, one: Content, steps: Content) -> LabFlow:
+    return LabFlow(
         name=name,
         title=one["title"],
         about=one["about"],
@@ -133,7 +133,7 @@ class FlowPages:
             run = await self._go_on(run, visit.fields)
         return visit.go(f"{PATH}/{run.flow.name}")
 
-    def _begin(self, flow: Flow) -> FlowRun:
+    def _begin(self, flow: LabFlow) -> FlowRun:
         users = self._room.state.users
         number = 1
         while flow.is_new and f"newcomer-{number}@contoso.example" in users:

@@ -16,6 +16,7 @@ from token_relay.sandbox.lab.kept_tokens import TokenPages
 from token_relay.sandbox.lab.native_calls import curl
 from token_relay.sandbox.lab.operator import OperatorPages
 from token_relay.sandbox.lab.reference import ReferencePages
+from token_relay.sandbox.lab.relay import RelayPages
 from token_relay.sandbox.lab.room import LabMemory, LabRoom
 from token_relay.sandbox.lab.teaching import TeachingPages
 from token_relay.sandbox.lab.tenant_log import LogPages
@@ -30,7 +31,12 @@ NAV = (
     ("reference", "API", ""),
     ("tokens", "Tokens", "Sign-ins"),
     ("guide", "Guide", ""),
-    *((place, name, "") for place, name in (*LogPages.nav, *OperatorPages.nav)),
+    ("relay", "Relay", "Watch"),
+    ("users", "Users", ""),
+    ("tenant", "Clients and policy", ""),
+    ("switches", "Switches", ""),
+    ("log", "Tenant log", ""),
+    ("trouble", "What went wrong", "What went wrong"),
 )
 
 
@@ -58,6 +64,16 @@ class Lab:
         port: int = 0,
     ) -> None:
         self.room = room = LabRoom(sandbox, ends)
+        pages = (
+            FlowPages(room),
+            BrowserPages(room),
+            ReferencePages(room),
+            TokenPages(room),
+            TeachingPages(room),
+            RelayPages(room),
+            OperatorPages(room),
+            LogPages(room),
+        )
         look = Look(
             templates=[HERE / "templates"],
             statics=[HERE / "static"],
@@ -73,9 +89,7 @@ class Lab:
                 "curl": partial(curl, sandbox.base_url),
             },
         )
-        pages = (TeachingPages(room), FlowPages(room), ReferencePages(room), BrowserPages(room), TokenPages(room))
         routes = [*room.talks.routes, *(route for one in pages for route in one.routes)]
-        routes += [*OperatorPages(sandbox, room.talks).routes, *LogPages(sandbox, room.live, ends).routes]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)
 
     async def __aenter__(self) -> Self:

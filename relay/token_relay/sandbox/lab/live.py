@@ -99,7 +99,7 @@ class LiveClient:
             path=path,
             sent={name: shown(name, value) for name, value in (form or json_body or {}).items()},
             status=status,
-            answer=json.dumps({name: shown(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
+            answer=json.dumps({name: _safe(name, value) for name, value in body.items()}, indent=2, ensure_ascii=False)
             if body
             else f"({len(raw)} bytes that are no JSON object)",
             trace_id=trace_id,
@@ -114,6 +114,11 @@ class LiveClient:
         kinds = ("token_request_received", "token_request_answered", "request_answered")
         found = [dict(one.fields) for one in self._state.events_after(event_id - 1) if one.kind in kinds]
         return str(found[-1].get("trace_id", "")) if found else ""
+
+
+def _safe(name: str, value: object) -> object:
+    """Return a value of an answer as it is, unless it is to be hidden."""
+    return shown(name, value) if name in SECRETS | SHORTENED else value
 
 
 def shown(name: str, value: object) -> str:

@@ -137,7 +137,11 @@ def form(
     choices: Mapping[str, tuple[tuple[str, str], ...]] | None = None,
 ) -> list[FormField]:
     """Return the fields of a call, filled in as far as can be; ``only`` these. Those ``asked`` for need a value."""
-    defaults = {**content("flows")["defaults"], "client_id": next(iter(room.state.clients)), "username": chain.username}
+    defaults = {
+        **content("flows")["defaults"],
+        "client_id": next(iter(room.state.clients)),
+        "username": chain.username or next(iter(room.state.users), ""),
+    }
     wanted = None if only is None else {*only}
     fields = []
     for param in operation.params:

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping
 from typing import get_args
 from urllib.parse import quote
 
-from token_relay.pages.conversation import Talk, Talks
+from token_relay.pages.conversation import Talk
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, PageRequest
 from token_relay.protocol.errors import LocalError
+from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.lab.tenant_log import line_of
 from token_relay.sandbox.links.orders import LINK_NAMES
 from token_relay.sandbox.provider.http_values import JsonValue
 from token_relay.sandbox.provider.memory.accounts import User
 from token_relay.sandbox.provider.world.model import FAULT_NAMES, EndpointName
-from token_relay.sandbox.server import SandboxServer
 
 Order = tuple[str, str, dict[str, JsonValue]]  # method, path and body, as the control interface has them
 EVENTS_SHOWN = 20
@@ -73,10 +73,8 @@ ACTS: Mapping[str, tuple[str, str, Callable[[str], Order]]] = {
 class OperatorPages:
     """Users, clients and policy, switches."""
 
-    nav = (("users", "Users"), ("tenant", "Clients and policy"), ("switches", "Switches"))
-
-    def __init__(self, sandbox: SandboxServer, talks: Talks) -> None:
-        self._sandbox, self._talks = sandbox, talks
+    def __init__(self, room: LabRoom) -> None:
+        self._sandbox, self._talks = room.sandbox, room.talks
 
     @property
     def routes(self) -> tuple[PageRoute, ...]:
@@ -208,7 +206,10 @@ class OperatorPages:
             return visit.refuse(404, "nothing is here")
         back = "users" if what == "user" else "tenant" if what in ("client", "policy") else "switches"
         if visit.is_post:
-            self._sandbox.order(*make(visit.fields))
+            order = make(visit.fields)
+            if what == "link" and self._sandbox.links is None:
+                raise LocalError("this sandbox was started without links")
+            self._sandbox.order(*order)
             back = next((one for one in BACKS if one == visit.fields.get("back")), back)
         return visit.go(back)
 
@@ -270,6 +271,17 @@ def _animal(fields: Mapping[str, str]) -> Order:
     return "POST", "animals", order | _numbers(fields, "times")
 
 
+def _gateway(fields: Mapping[str, str]) -> Order:
+    """Let a gateway answer the next refresh: a page, where the provider's JSON should be."""
+    answer: dict[str, JsonValue] = {
+        "status": 502,
+        "headers": [["Content-Type", "text/html"]],
+        "body": "<html><title>502 Bad Gateway</title></html>",
+    }
+    of_refresh: dict[str, JsonValue] = {"endpoint": "token", "grant_type": "refresh_token"}
+    return "POST", "faults", {"name": "answer", **of_refresh, "answer": answer}
+
+
 def _clock(fields: Mapping[str, str]) -> Order:
     amount = _numbers(fields, "amount").get("amount")
     unit = UNITS.get(fields.get("unit", ""))
@@ -308,6 +320,7 @@ ORDERS: Mapping[str, Callable[[Mapping[str, str]], Order]] = {
     "link": link_order,
     "fault": _fault,
     "animal": _animal,
+    "gateway": _gateway,
     "clear": lambda fields: ("DELETE", "faults", {}),
     "clock": _clock,
     "lenient": lambda fields: ("POST", "lenient", _texts(fields, "name")),

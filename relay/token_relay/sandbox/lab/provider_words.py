@@ -47,6 +47,7 @@ BAD = frozenset(
 )
 # Shown in columns of their own, or of no use to a person.
 _APART = frozenset({"id", "at", "kind", "trace_id", "correlation_id", "username", "endpoint", "client_id"})
+_GENERAL = frozenset({"invalid_grant", "invalid_request", "password", "code"})  # where a number says it better
 _AGAIN = "sign in again on the phone, and hand off again"
 _LATER = "wait, and try again"
 TO_DO: Mapping[str, str] = {
@@ -155,4 +156,6 @@ def codes_of(body: Mapping[str, object]) -> Iterator[str]:
 def advice(codes: Iterable[str]) -> list[Advice]:
     """Return what is known of these codes, each once; what nothing is known of is left out."""
     known = [code for code in dict.fromkeys(codes) if code in MEANINGS or code in TO_DO]
+    if any(code.isdigit() for code in known):
+        known = [code for code in known if code not in _GENERAL]
     return [Advice(code, MEANINGS.get(code, ""), TO_DO.get(code, "")) for code in known]

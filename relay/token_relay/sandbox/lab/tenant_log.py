@@ -13,10 +13,12 @@ from typing import Any
 from token_relay.pages.columns import Happening
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
+from token_relay.pages.words import sentence
 from token_relay.protocol.errors import RelayError
-from token_relay.sandbox.lab.ends import ENDS, Ends
-from token_relay.sandbox.lab.live import LiveCall, LiveClient
+from token_relay.sandbox.lab.ends import ENDS
+from token_relay.sandbox.lab.live import LiveCall
 from token_relay.sandbox.lab.provider_words import advice, codes_of, in_words, is_bad
+from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.server import SandboxServer
 
 LINES_MAX = 200
@@ -28,10 +30,8 @@ Json = Mapping[str, Any]
 class LogPages:
     """``log`` and ``trouble``."""
 
-    nav = (("log", "Tenant log"), ("trouble", "What went wrong"))
-
-    def __init__(self, sandbox: SandboxServer, live: LiveClient, ends: Ends | None) -> None:
-        self._sandbox, self._live, self._ends = sandbox, live, ends
+    def __init__(self, room: LabRoom) -> None:
+        self._sandbox, self._live, self._ends = room.sandbox, room.live, room.ends
 
     @property
     def routes(self) -> tuple[PageRoute, ...]:
@@ -152,7 +152,7 @@ def log_lines(sandbox: SandboxServer) -> list[Json]:
     lines = [line_of(event.as_json()) for event in state.events]
     for record in state.logs:
         fields = record.as_json()
-        text = f"log {record.type}: {fields['description']}"
+        text = f"Log {record.type}: {fields['description']}"
         more = {
             "username": fields.get("user_name", ""),
             "client_id": fields.get("client_id", ""),
@@ -165,17 +165,23 @@ def log_lines(sandbox: SandboxServer) -> list[Json]:
 def line_of(event: Json) -> Json:
     """Return an event as a line."""
     known = {name: event.get(name, "") for name in ("username", "endpoint", "client_id", "trace_id")}
-    return {"id": f"p-{event['id']}", "at": event["at"], "text": in_words(event), "is_bad": is_bad(event), **known}
+    return {
+        "id": f"p-{event['id']}",
+        "at": event["at"],
+        "text": sentence(in_words(event)),
+        "is_bad": is_bad(event),
+        **known,
+    }
 
 
 def happening(event: Json) -> Happening:
     """Return an event as it stands in the provider's column."""
     who = f" ({event['username']})" if event.get("username") else ""
     return Happening(
-        f"p-{event['id']}",
+        f"p-{event['id']:08d}",
         float(event["at"]),
         "provider",
-        f"{in_words(event)}{who}",
+        sentence(f"{in_words(event)}{who}"),
         state=str(event.get("endpoint", "")),
         trace_id=str(event.get("trace_id", "")),
         is_bad=is_bad(event),
@@ -193,7 +199,7 @@ def _is_of(call: LiveCall, trace: str) -> bool:
 
 
 def _call_line(call: LiveCall) -> Happening:
-    text = f"the lab called {call.method} {call.path} and got {call.status}"
+    text = f"It called {call.method} {call.path} and got {call.status}"
     return Happening(
         f"c-{call.number}", call.at, "phone", text, trace_id=call.trace_id, is_bad=call.status >= 400, rank=9
     )

@@ -1,0 +1,102 @@
+"""``phone console`` and ``companion console`` as a person types them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.cli.cli_kit import Shell
+from tests.e2e.kit import Program, World
+from tests.e2e.terminal import Terminal
+from tests.sockets.sockets_kit import short_directory
+from tests.watchdog import HANG_S
+from token_relay.cli.client import ClientError
+from token_relay.cli.commands import console as command
+from token_relay.console.run import page_server, run_console
+from token_relay.pages.conversation import Talks
+
+
+async def opens(address: str) -> int:
+    """Open an address without cookies; return the status."""
+    async with aiohttp.ClientSession() as session, session.get(address) as answer:
+        return answer.status
+
+
+@pytest.mark.asyncio
+async def test_it_prints_one_address_that_opens_once_and_outlives_its_agent() -> None:
+    async with World() as world:
+        phone, watch = await asyncio.gather(world.phone(is_running=False), world.companion("watch"))
+        for agent, said in ((phone, "The agent is away"), (watch, "No grant is here")):
+            program: Program = await agent.begin("console", "--json")
+            address = json.loads((await program.find(r"^\{.*\}$"))[0])["address"]
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[0-9a-f]{32}/open\?key=[\w-]{32}", address)
+            assert address.encode() not in program.seen_by_others()
+            jar = aiohttp.CookieJar(unsafe=True)
+            async with aiohttp.ClientSession(cookie_jar=jar) as session:
+                async with session.get(address) as answer:
+                    assert answer.status == 200
+                async with session.get(address.partition("open?")[0]) as answer:
+                    assert said in await answer.text()
+            assert await opens(address) == 403
+            await program.terminate()
+            assert bytes(program.out).count(b"\n") == 1
+
+
+@pytest.mark.asyncio
+async def test_each_enter_prints_a_fresh_address() -> None:
+    async with World() as world:
+        phone = await world.phone(is_running=False)
+        words = ("phone", "console", "--home", str(phone.home))
+        async with Terminal(*words, env=world.env, cwd=world.directory) as screen:
+            first = (await screen.sees(r"http://127\S+key=[\w-]{32}"))[0]
+            await screen.types("")
+            second = (await screen.sees(r"http://127\S+key=[\w-]{32}"))[0]
+            assert second != first
+            assert await opens(second) == await opens(first) == 200
+            await screen.types("\x03")
+            assert await screen.ended() == 0
+
+
+@pytest.mark.asyncio
+async def test_it_ends_when_nothing_is_asked_for() -> None:
+    with short_directory() as home:
+        talks, told = Talks(), list[str]()
+        server = page_server(
+            "phone", here=lambda name: home / name, there=lambda name: home / name, talks=talks, uids={0}, idle_s=0.0
+        )
+        async with asyncio.timeout(HANG_S):
+            await run_console(server, talks, tell=told.append, terminal=None)
+        assert len(told) == 1
+
+
+def test_half_an_hour_without_a_request_is_said(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def ends_at_once(*_: object, **__: object) -> None:
+        return
+
+    monkeypatch.setattr(command, "run_console", ends_at_once)
+    ran = shell("phone", "console", "--home", str(tmp_path))
+    assert ran.code == 0 and "nothing was asked for half an hour" in ran.err
+
+
+def test_the_other_kind_is_found_where_it_is_usual_and_only_of_the_same_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    with short_directory() as homes:
+        import socket
+
+        (homes / "companion").mkdir()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(homes / "companion" / "control.sock"))
+            listener.listen()
+            find = command.of_the_same_user(
+                "companion", {"TOKEN_RELAY_HOMES": str(homes), "TOKEN_RELAY_HOME": str(homes / "phone")}
+            )
+            assert find("control.sock") == homes / "companion" / "control.sock"
+            uid = os.geteuid()
+            monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+            with pytest.raises(ClientError, match="belongs to another user"):
+                find("control.sock")
