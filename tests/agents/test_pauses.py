@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -136,6 +138,21 @@ async def test_the_owner_may_have_a_paused_provider_tried_at_once_and_the_pauses
         before = len(world.phone.http.requests)
         await world.phone.token(force_refresh=True)
         assert len(world.phone.http.requests) == before  # it is the provider that asked for this one
+
+
+async def test_a_forced_try_is_made_although_time_passes_between_two_looks_at_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A real clock has moved on by the next reading, where virtual time stands still."""
+    async with running("entra") as world:
+        clock, readings = world.phone.clock, itertools.count()
+        still = clock.now
+        monkeypatch.setattr(clock, "now", lambda: replace(still(), boot_s=still().boot_s + next(readings) * 1e-6))
+        world.phone.http.cut()
+        for _ in range(3):
+            before = len(world.phone.http.requests)
+            await world.phone.token(force_refresh=True)
+            assert len(world.phone.http.requests) == before + 1
 
 
 @pytest.mark.parametrize(

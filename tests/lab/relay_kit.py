@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from aiohttp import ClientSession, ClientTimeout, CookieJar
 
@@ -25,9 +25,17 @@ class Story(Visitor):
 
     async def until(self, place: str, holds: Callable[[str], bool]) -> Shown:
         """Look at a page until what it says holds."""
-        async with asyncio.timeout(HANG_S):
-            while not holds((page := await self.get(place)).words):
-                await asyncio.sleep(0.05)
+        return await self._until(lambda: self.get(place), holds)
+
+    async def presses_until(self, place: str, holds: Callable[[str], bool], **fields: str) -> Shown:
+        """Press a button again and again until the page that follows says it: an agent pauses after a failure."""
+        return await self._until(lambda: self.post(place, **fields), holds)
+
+    async def _until(self, ask: Callable[[], Awaitable[Shown]], holds: Callable[[str], bool]) -> Shown:
+        ends_at = asyncio.get_running_loop().time() + HANG_S
+        while not holds((page := await ask()).words):
+            assert asyncio.get_running_loop().time() < ends_at, page.words
+            await asyncio.sleep(0.05)
         return page
 
     async def over(self, page: Shown) -> Shown:

@@ -132,7 +132,7 @@ class GrantKeeper:
         if is_asked_again(state_of(answer.grant)):
             self._pauses.end(answer.grant.grant_id)  # its owner asks
         elif query.force_refresh:
-            self._pauses.force(answer.grant.grant_id)
+            self._pauses.force(answer.grant.grant_id, now)
         newest = replace(query, force_refresh=False, min_valid_s=0.0)  # after a refresh, whatever came will do
         ends_at = now.boot_s + query.timeout_s
         while now.boot_s < ends_at and not self._pauses.is_on(answer.grant.grant_id, now):

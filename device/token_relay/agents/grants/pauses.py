@@ -94,11 +94,11 @@ class Pauses:
         """End the pause of a grant: its last request went well, or its owner asks."""
         self._pauses.pop(grant_id, None)
 
-    def force(self, grant_id: str) -> None:
-        """Let one try through if the pause waits for the network: its owner asks for it. The failures still count."""
+    def force(self, grant_id: str, now: Now) -> None:
+        """Let one try through now if the pause waits for the network: its owner asks for it. Failures still count."""
         pause = self._pauses.get(grant_id)
         if pause is not None and not pause.is_firm:
-            self._pauses[grant_id] = replace(pause, until_boot_s=self._clock.now().boot_s)
+            self._pauses[grant_id] = replace(pause, until_boot_s=now.boot_s)
 
     def clear(self) -> None:
         """End the pauses that wait for the network: it may be back."""

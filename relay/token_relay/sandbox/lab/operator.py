@@ -35,35 +35,35 @@ LINK_ORDERS = {
     "drop down": "cut: nothing arrives at the device",
     "slow": "slow",
 }
-# What is done to a person: the title, the question before it, and the order.
+# What is done to a person: the button, the question before it, and the order.
 ACTS: Mapping[str, tuple[str, str, Callable[[str], Order]]] = {
     "revoke": (
-        "Revoke all of {}",
+        "Revoke all",
         "End all that {} has signed in to? Refresh tokens stop working; access tokens last to their end.",
         lambda name: ("POST", "revoke", {"username": name}),
     ),
     "sign-out": (
-        "Sign {} out of all browsers",
+        "Sign out of all browsers",
         "End the browser sessions of {}? Grants go on.",
         lambda name: ("POST", "revoke", {"username": name, "event": "single_sign_out"}),
     ),
     "expire": (
-        "Let the password of {} expire",
+        "Let the password expire",
         "Let the password of {} expire? The next sign-in asks for another one.",
         lambda name: ("POST", "revoke", {"username": name, "event": "password_expired"}),
     ),
     "disable": (
-        "Switch {} off",
+        "Switch off",
         "Switch the account of {} off? It signs in nowhere and refreshes nothing, until it is switched on again.",
         lambda name: ("PATCH", "users", {"username": name, "disabled": True}),
     ),
     "enable": (
-        "Switch {} on",
+        "Switch on",
         "Switch the account of {} on again?",
         lambda name: ("PATCH", "users", {"username": name, "disabled": False}),
     ),
     "delete": (
-        "Delete {}",
+        "Delete",
         "Delete the account of {}? All that it has signed in to ends, and it does not come back.",
         lambda name: ("DELETE", "users", {"username": name}),
     ),
@@ -127,7 +127,7 @@ class OperatorPages:
             "user.html",
             user=user,
             place=_place(user),
-            acts={name: title.format("") for name, (title, _, _) in ACTS.items()},
+            acts={name: button for name, (button, _, _) in ACTS.items()},
             grants=self._grants(user.username),
             sessions=self._sessions(user.username),
             events=events[: -EVENTS_SHOWN - 1 : -1],
@@ -146,7 +146,7 @@ class OperatorPages:
         user, act = self._one(visit), visit.part("act")
         if act not in ACTS or not visit.is_post:
             return visit.go(_place(user))
-        title, question, order = ACTS[act]
+        button, question, order = ACTS[act]
 
         async def work(talk: Talk) -> Mapping[str, object]:
             if await talk.ask("confirm", question.format(user.username)) != "yes":
@@ -155,7 +155,7 @@ class OperatorPages:
             return {"message": "done"}
 
         back = "users" if act == "delete" else _place(user)
-        return await self._talks.start(visit, title.format(user.username), work, back=back)
+        return await self._talks.start(visit, f"{button}: {user.username}", work, back=back)
 
     async def _password(self, visit: PageRequest) -> Answer:
         user = self._one(visit)

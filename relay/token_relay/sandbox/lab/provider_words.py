@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from token_relay.pages.words import short
 from token_relay.provider.native_auth.refusals import BY_CODE, BY_ERROR, BY_SUBERROR
 
 EVENTS: Mapping[str, str] = {
@@ -47,6 +48,7 @@ BAD = frozenset(
 )
 # Shown in columns of their own, or of no use to a person.
 _APART = frozenset({"id", "at", "kind", "trace_id", "correlation_id", "username", "endpoint", "client_id"})
+_IDS = frozenset({"family", "session", "parent_family"})
 _GENERAL = frozenset({"invalid_grant", "invalid_request", "password", "code"})  # where a number says it better
 _AGAIN = "sign in again on the phone, and hand off again"
 _LATER = "wait, and try again"
@@ -134,8 +136,14 @@ def in_words(event: Mapping[str, object]) -> str:
     """Return what an event says."""
     kind = str(event.get("kind", ""))
     words = EVENTS.get(kind, kind.replace("_", " "))
-    more = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in event.items() if name not in _APART)
+    more = ", ".join(
+        f"{name.replace('_', ' ')} {_shown(name, value)}" for name, value in event.items() if name not in _APART
+    )
     return f"{words}: {more}" if more else words
+
+
+def _shown(name: str, value: object) -> str:
+    return short(str(value).removeprefix("family-")) if name in _IDS else str(value)
 
 
 def is_bad(event: Mapping[str, object]) -> bool:

@@ -7,24 +7,25 @@ carried and how long the payloads were, the provider its events. No column is ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from token_relay.pages import token_words
-from token_relay.pages.columns import Column, Happening, ordered
+from token_relay.pages.columns import Happening, ordered
 from token_relay.pages.conversation import Talk
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.protocol.errors import LocalError, RelayError
 from token_relay.protocol.topics import PeerTopic, parse_topic
 from token_relay.sandbox.lab.ends import ENDS, EndName, Ends
+from token_relay.sandbox.lab.provider_words import is_bad
 from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.lab.tenant_log import happening, in_wall_time
+from token_relay.sandbox.lab.true_order import Way, placed
 
 SHOWN_MAX = 150  # of what happened; the rest is in the log
 EVENTS_ASKED = 200
-SKEW_S = 5.0  # between the row of a sender and the broker's: more, and they are not the same message
+ASIDE = ("discovery", "jwks")  # what each client reads before it does anything; the log has it
 HANDOFF_WAIT_S = 30.0
 STRATEGIES = {
     "branch": "branch: the companion gets the phone's refresh token, which goes on working in both places",
@@ -95,41 +96,29 @@ class RelayPages:
             rows = await asyncio.gather(*asked)
             for end, events, messages in zip(ENDS, rows[::2], rows[1::2], strict=True):
                 found += self._ends.happenings(end, events["events"], messages["messages"])
-        carried = self._carried(names, found)
         own_calls = {one.trace_id for one in self._room.live.calls}  # those have pages of their own
-        for event in in_wall_time(self._sandbox):
-            if event["at"] < self._since:
-                break
-            if event.get("trace_id") not in own_calls:
-                found.append(_among(carried, happening(event)))
-        found += [one for _, one in carried]
-        return ordered(one for one in found if one.at >= int(self._since))[-SHOWN_MAX:]
+        provider = [
+            one
+            for one in in_wall_time(self._sandbox)
+            if one.get("trace_id") not in own_calls and (one.get("endpoint") not in ASIDE or is_bad(one))
+        ]
+        broker = list(self._carried(names))
+        traces = {str(one["trace_id"]): float(one["at"]) for one in provider if "trace_id" in one}
+        found = placed(found, [(way, one.at) for way, one in broker if way is not None], traces)
+        found += [happening(one) for one in provider] + [one for _, one in broker]
+        return ordered(one for one in found if one.at >= self._since)[-SHOWN_MAX:]
 
-    def _carried(self, names: Mapping[str, EndName], ends: Sequence[Happening]) -> list[tuple[float, Happening]]:
-        """Return what the broker carried: to whom, from whom, how much; with its own time of each.
-
-        The ends know whole seconds. So a message stands in the second, and at the place, of the row of its sender.
-        """
-        rows: dict[tuple[Column, Column | None], list[Happening]] = {}
-        for row in ends:
-            if row.to is not None and row.state.startswith("sent"):
-                times = int("".join(filter(str.isdigit, row.state)) or 1)
-                rows.setdefault((row.column, row.to), []).extend([row] * times)
-        found: list[tuple[float, Happening]] = []
-        for one in reversed([] if self._sandbox.broker is None else self._sandbox.broker.messages()):
-            key, topic = f"b-{one.number:08d}", parse_topic(one.topic)
-            if not isinstance(topic, PeerTopic):
-                text = "A message in a pairing mailbox"
-                found.append((one.at, Happening(key, int(one.at), "broker", text, bytes=one.payload_bytes)))
-                continue
-            sender, to = names.get(topic.sender), names.get(topic.recipient)
-            known = rows.get((sender, to)) if sender and to else None
-            at, rank = float(int(one.at)), 0
-            if known and abs((sent := known.pop()).at - one.at) <= SKEW_S:
-                at, rank = sent.at, sent.rank + 1
-            text = f"A sealed message from the {sender or 'other device'}"
-            found.append((one.at, Happening(key, at, "broker", text, to=to, bytes=one.payload_bytes, rank=rank)))
-        return found
+    def _carried(self, names: Mapping[str, EndName]) -> Iterator[tuple[Way | None, Happening]]:
+        """Yield what the broker carried: to whom, from whom, how much; and its way between the two ends."""
+        for one in [] if self._sandbox.broker is None else self._sandbox.broker.messages():
+            key, topic, size = f"b-{one.number:08d}", parse_topic(one.topic), one.payload_bytes
+            if isinstance(topic, PeerTopic):
+                sender, to = names.get(topic.sender), names.get(topic.recipient)
+                text = f"A sealed message from the {sender or 'other device'}"
+                way: Way | None = (sender, to) if sender and to else None
+                yield way, Happening(key, one.at, "broker", text, to=to, bytes=size)
+            else:
+                yield None, Happening(key, one.at, "broker", "A message in a pairing mailbox", bytes=size)
 
     async def _shown(self, visit: PageRequest) -> dict[str, Any]:
         standing = await self._standing()
@@ -181,7 +170,9 @@ class RelayPages:
                 self._said = str(exc), exc.hint, True
             else:
                 self._tokens = self._tokens[1], token_words.read(str(body.get("access_token")))
-                self._said = f"an access token for {body.get('scope')}", "", False
+                is_same = self._tokens[0] == self._tokens[1] is not None
+                what = "the same access token as before, which still serves" if is_same else "an access token"
+                self._said = f"{what}, for {body.get('scope')}", "", False
         return visit.go("relay#token")
 
     async def _do(self, visit: PageRequest) -> Answer:
@@ -261,12 +252,6 @@ class RelayPages:
         user = self._room.state.users.get(fields.get("username", "").lower())
         if user is not None and fields.get("method") != "browser":
             await talk.progress({"message": f"codes for {user.username} are in the mailbox", "user": user.username})
-
-
-def _among(carried: Sequence[tuple[float, Happening]], event: Happening) -> Happening:
-    """Return an event of the provider at its place among the messages of the same second."""
-    before = [one.rank for at, one in carried if at <= event.at and int(one.at) == int(event.at)]
-    return replace(event, at=int(event.at), rank=max(before, default=-1) + 1)
 
 
 def _sign_in_of(fields: Mapping[str, str]) -> dict[str, object]:
