@@ -99,7 +99,8 @@ test-booted: $(VENV)/.development  ## as root: the services in a booted containe
 test-booted-arm64:  ## the same for a Raspberry Pi's processor, under qemu-user: slow
 	@$(MAKE) --no-print-directory test-booted ARCH=arm64
 
-bench chaos: NEEDS = mosquitto
+bench: NEEDS = mosquitto chromium
+chaos: NEEDS = mosquitto
 
 test-fresh: $(VENV)/bin/python  ## as root: demo and test on a bare Debian: SUITE=trixie AS_USER=1 KEEP=1 RUN="make check"
 	@$(BIN)/python -m tests.fresh $(if $(SUITE),--suite $(SUITE)) $(if $(AS_USER),--as-user) $(if $(KEEP),--keep) \

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.measure import Bench, BenchmarkError, machine
 from benchmarks.table import Report, Section, show
 
-SUBJECTS = ("envelope", "channel", "handoff", "token", "idle", "companions", "refresh", "provider")
+SUBJECTS = ("envelope", "channel", "handoff", "token", "idle", "companions", "refresh", "provider", "console")
 DIRECTORY_CHARS_MAX = 50  # the path of a Unix socket has at most 107 bytes; ours add some 40
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.lab.visitor import CODE, NEXT, visiting
@@ -155,8 +157,29 @@ async def test_each_flow_has_a_page_and_an_unknown_one_is_refused() -> None:
 
 async def test_without_an_answer_the_page_says_so() -> None:
     async with visiting() as visitor:
-        visitor.sandbox.provider.faults.clear()
-        async with visitor._session.post(f"{visitor.sandbox.base_url}/sandbox/faults", json={"name": "down"}):
-            pass
+        await visitor.order("faults", name="down")
         page = await visitor.post("flows/sign-in", username="password@contoso.example")
         assert page.status == 400 and "No answer to POST" in page.words
+
+
+ORDERS = [
+    {"name": "html"},
+    {"name": "redirect"},
+    {"name": "cut_json"},
+    {"name": "huge", "size": 1_048_576},
+    {"name": "error_503"},
+    {"name": "throttle_429"},
+    {"name": "answer", "answer": {"status": 200, "headers": [["Content-Type", "application/json"]], "body": "[1]"}},
+    {"name": "answer", "answer": {"status": 200, "body": json.dumps({"continuation_token": "x" * 20_000})}},
+    {"name": "answer", "answer": {"status": 200, "body": json.dumps({"access_token": 7, "methods": [1, {"id": []}]})}},
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: str(order)[:40])
+async def test_what_a_gateway_or_a_fault_answers_is_shown_and_is_no_success(order: dict[str, object]) -> None:
+    async with visiting() as visitor:
+        await visitor.order("faults", **order)
+        page = await visitor.post("flows/sign-in", username="password@contoso.example")
+        assert page.status == 200 and page.traces and "Tokens came" not in page.words
+        await visitor.post("flows/sign-in", again="yes")
+        assert "Tokens came" in (await visitor.walk("sign-in")).words

@@ -92,7 +92,21 @@ async def test_the_continuation_token_flows_on_inside_the_server() -> None:
             assert page.status == 200 and page.traces and await visitor.is_logged(page.traces[0])
         call = visitor.lab.room.live.calls[0]
         assert call.status == 200 and '"access_token": "(hidden)"' in call.answer
-        assert call.sent["password"] == HIDDEN and call.sent["continuation_token"].endswith("…")
+        assert call.sent["password"] == HIDDEN and call.sent["continuation_token"].startswith("…")
+
+
+async def test_a_form_has_again_what_was_sent_but_no_secret() -> None:
+    async with visiting() as visitor:
+        for name in ("oauth2_initiate", "oauth2_challenge"):
+            values = (await visitor.get(f"reference/{name}")).values(NEXT)
+            values |= {"username": "otp@contoso.example"} if "username" in values else {}
+            await visitor.post(f"reference/{name}", **(values | {"challenge_type": "oob redirect"}))
+        page = await visitor.get("reference/oauth2_token")
+        assert "mailbox of otp@contoso.example" in page.words
+        values = page.values(NEXT) | {"grant_type": "oob", "oob": "000", "scope": "openid"}
+        values = (await visitor.post("reference/oauth2_token", **values)).values(NEXT)
+        assert (values["grant_type"], values["oob"], values["scope"]) == ("oob", "", "openid")
+        assert (await visitor.get("reference/oauth2_initiate")).values(NEXT)["challenge_type"] == "oob redirect"
 
 
 async def test_the_curl_line_makes_the_same_call() -> None:

@@ -131,13 +131,18 @@ class Visitor:
             found: list[dict[str, object]] = (await answer.json())["events"]
             return found
 
+    async def order(self, path: str, **body: object) -> None:
+        """Order something at the control interface."""
+        async with self._session.post(f"{self.sandbox.base_url}/sandbox/{path}", json=body) as answer:
+            assert answer.status < 300, await answer.text()
+
     async def is_logged(self, trace_id: str) -> bool:
         return any(event.get("trace_id") == trace_id for event in await self.events())
 
     async def _ask(self, method: str, url: str, fields: Mapping[str, str] | None = None) -> Shown:
         headers = {"Origin": self.lab.server.origin} if method == "POST" else {}
         async with self._session.request(method, url, data=fields, headers=headers) as answer:
-            place = str(answer.url).partition(self.lab.server.root)[2]
+            place = str(answer.url).partition(self.lab.server.root)[2].partition("#")[0]
             return Shown(answer.status, await answer.text(errors="replace"), place, dict(answer.headers))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request
 
 from tests.e2e.kit import PASSWORD_USER, Agent, Companion, Phone, Program, World, pair
 from tests.watchdog import HANG_S
@@ -28,6 +28,7 @@ TOO_WIDE = """() => {
     .filter((one) => one.getBoundingClientRect().right > width + 1 && !one.closest("[role=region]"))
     .map((one) => one.outerHTML.slice(0, 120)).slice(0, 5).concat("the page is wider than the window");
 }"""
+LINKS = "() => [...document.querySelectorAll('a[href]')].map((one) => one.href)"
 AXE = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations
   .map((one) => one.id + ": " + one.nodes.map((node) => node.html.slice(0, 99) + node.failureSummary).join(" | "))"""
 
@@ -112,8 +113,12 @@ class Ends:
     companion: Companion
 
     async def console(self, kind: str) -> Console:
-        """Start the console of an end."""
-        return await console(self.phone if kind == "phone" else self.companion)
+        """Start the console of an end, or a sandbox with its lab."""
+        if kind != "lab":
+            return await console(self.phone if kind == "phone" else self.companion)
+        ports = ("--http-port", "0", "--mqtt-port", "0", "--lab-port", "0")
+        program = await self.world.start("sandbox", "--lab", "--json", *ports)
+        return Console(program, json.loads((await program.find(r"^\{.*\}$"))[0])["lab"])
 
 
 @asynccontextmanager
@@ -139,19 +144,28 @@ def kind_of(url: str) -> tuple[Any, ...]:
 
 
 async def crawl(window: Window, first: str) -> list[str]:
-    """Return every page that links lead to, one of each kind; forms are not sent."""
-    found = {kind_of(first): first}
-    waiting = [first]
+    """Return every page that links lead to, one of each kind; forms are not sent.
+
+    A link to a file, or one that leads on to another place, is followed and is no page.
+    """
+    known, found, waiting = {kind_of(first)}, [], [first]
     while waiting:
-        await window.page.goto(waiting.pop())
-        links: list[str] = await window.page.evaluate(
-            "() => [...document.querySelectorAll('a[href]')].map((one) => one.href)"
-        )
+        url = waiting.pop(0)
+        try:
+            await window.page.goto(url)
+        except Error as exc:
+            if "Download is starting" not in str(exc):
+                raise
+            continue
+        if not window.page.url.startswith(first):
+            continue
+        found.append(url)
+        links: list[str] = await window.page.evaluate(LINKS)
         for link in (one.partition("#")[0] for one in links):
-            if link.startswith(first) and "/static/" not in link and kind_of(link) not in found:
-                found[kind_of(link)] = link
+            if link.startswith(first) and "/static/" not in link and kind_of(link) not in known:
+                known.add(kind_of(link))
                 waiting.append(link)
-    return list(found.values())
+    return found
 
 
 async def faults(window: Window, axe: str, page: Page | None = None) -> list[str]:

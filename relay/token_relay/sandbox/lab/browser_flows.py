@@ -20,7 +20,7 @@ from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import Code
 from token_relay.provider.authorization import authorization_url, pkce_pair
 from token_relay.sandbox.lab.live import LiveCall
-from token_relay.sandbox.lab.room import LabRoom, content
+from token_relay.sandbox.lab.room import LabRoom, content, secret_in
 from token_relay.sandbox.provider.world.model import ClientModel
 
 ATTEMPTS_MAX = 16
@@ -135,7 +135,8 @@ class BrowserPages:
         else:
             attempt.outcome = "refused"  # until the exchange says otherwise: a state works once
             await self._exchange(attempt, visit.query.get("code", ""), origin=f"http://{visit.request.host}")
-        return visit.onward(f"browser/attempts/{attempt.attempt_id}")
+        window = "?window=popup" if attempt.way == "popup" else ""
+        return visit.onward(f"browser/attempts/{attempt.attempt_id}{window}")
 
     async def _exchange(self, attempt: Attempt, code: str, *, origin: str) -> None:
         """Change the code for tokens, and look at the id_token. RFC 6749 §4.1.3, OpenID Connect Core §3.1.3.7."""
@@ -150,7 +151,11 @@ class BrowserPages:
         # entra lets a page redeem what a single-page application was given, and marks pages by their Origin
         call, body = await self._room.live.call("POST", path, form, {"Origin": origin})
         attempt.call = call
-        why = str(body.get("error", "no tokens came")) if "access_token" not in body else self._wrong(attempt, body)
+        why = (
+            str(body.get("error", "no tokens came"))
+            if not secret_in(body, "access_token")
+            else self._wrong(attempt, body)
+        )
         if why:
             attempt.why = why
             return
@@ -178,4 +183,4 @@ class BrowserPages:
         attempt = self._attempts.get(visit.part("id"))
         if attempt is None:
             raise LocalError("this sign-in was not begun, or is forgotten", hint="begin again on the page Browser")
-        return visit.page("attempt.html", attempt=attempt)
+        return visit.page("attempt.html", attempt=attempt, is_popup=visit.query.get("window") == "popup")

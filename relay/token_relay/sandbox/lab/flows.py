@@ -14,8 +14,18 @@ from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, PageRequest
 from token_relay.protocol.errors import LocalError
 from token_relay.sandbox.lab.live import LiveCall
-from token_relay.sandbox.lab.native_calls import FormField, Operation, described, form, mail, operations, outcome, send
-from token_relay.sandbox.lab.room import Chain, Content, LabRoom, content
+from token_relay.sandbox.lab.native_calls import (
+    NO_JSON,
+    FormField,
+    Operation,
+    described,
+    form,
+    mail,
+    operations,
+    outcome,
+    send,
+)
+from token_relay.sandbox.lab.room import Chain, Content, LabRoom, content, secret_in
 
 WRONG_CODES_MAX = 3
 CALLS_MAX = 40  # one run; more is a loop
@@ -42,6 +52,7 @@ class LabFlow:
 
     name: str
     title: str
+    person: str  # the title in the words of somebody who signs in
     about: str
     steps: tuple[FlowStep, ...]
     username: str
@@ -81,6 +92,7 @@ def _flow(name: str, one: Content, steps: Content) -> LabFlow:
     return LabFlow(
         name=name,
         title=one["title"],
+        person=one.get("person", one["title"]),
         about=one["about"],
         steps=tuple(_step(steps[step]) for step in one["steps"]),
         username=one.get("username", ""),
@@ -131,7 +143,7 @@ class FlowPages:
             run = self._begin(flow)
         elif not run.ended:
             run = await self._go_on(run, visit.fields)
-        return visit.go(f"{PATH}/{run.flow.name}")
+        return visit.go(f"{PATH}/{run.flow.name}#now")
 
     def _begin(self, flow: LabFlow) -> FlowRun:
         users = self._room.state.users
@@ -176,7 +188,9 @@ class FlowPages:
             run.methods = tuple(one for one in methods if isinstance(one, dict))
         if said == "oob" and call.status == 200:
             run.sent = run.at, {name: value for name, value in typed.items() if name != "continuation_token"}
-        return self._next(run, said, is_good=call.status < 400, has_tokens=bool(body.get("access_token")))
+        return self._next(
+            run, said, is_good=call.status < 400 and said != NO_JSON, has_tokens=bool(secret_in(body, "access_token"))
+        )
 
     def _next(self, run: FlowRun, said: str, *, is_good: bool, has_tokens: bool) -> FlowRun:
         """Move a run on by the word of an answer."""

@@ -85,7 +85,11 @@ class LiveClient:
                     allow_redirects=False,
                 ) as response,
             ):
-                raw = await response.content.read(ANSWER_BYTES_MAX)
+                raw = b""
+                async for chunk in response.content.iter_any():
+                    raw += chunk
+                    if len(raw) > ANSWER_BYTES_MAX:
+                        break
                 status, answered = response.status, response.headers
         except (OSError, TimeoutError, aiohttp.ClientError) as exc:
             raise TransientError(f"no answer to {method} {path}: {type(exc).__name__}") from exc
@@ -126,7 +130,7 @@ def shown(name: str, value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if name in SECRETS and text:
         return HIDDEN
-    return f"{text[:12]}…" if name in SHORTENED and len(text) > 13 else text
+    return f"…{text[-8:]}" if name in SHORTENED and len(text) > 9 else text
 
 
 def _object(raw: bytes) -> dict[str, object]:

@@ -18,11 +18,12 @@ from typing import Any
 from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import Code
 from token_relay.sandbox.lab.live import HIDDEN, SHORTENED, LiveCall, shown
-from token_relay.sandbox.lab.room import Chain, LabRoom, content
+from token_relay.sandbox.lab.room import Chain, LabRoom, content, secret_in
 from token_relay.sandbox.provider.world.contacts import mailbox
 
 PACKAGE = Path(__file__).parents[2]
 OPENAPI, POSTMAN = "native-auth.openapi.json", "native-auth.postman_collection.json"
+NO_JSON = "the answer is no JSON object: a gateway or a fault has answered"
 TYPED_HIDDEN = frozenset({"password", "new_password", "refresh_token", "continuation_token"})
 KEPT = {
     "continuation_token": "empty: the one of the latest answer",
@@ -190,9 +191,9 @@ async def send(
         if user is not None and user.password is not None:
             fields["password"] = user.password.reveal()
     call, body = await room.live.call("POST", f"{room.authority}{operation.path}", fields)
-    if token := body.get("continuation_token"):
-        chain.continuation_token = Code(str(token))
-    if body.get("access_token"):
+    if token := secret_in(body, "continuation_token"):
+        chain.continuation_token = Code(token)
+    if secret_in(body, "access_token"):
         room.memory.keep(
             body,
             how="renewed" if fields.get("grant_type") == "refresh_token" else "native",
@@ -231,6 +232,8 @@ def curl(base_url: str, call: LiveCall) -> str:
 
 def outcome(body: Mapping[str, object], status: int) -> str:
     """Return the word of an answer that decides what comes next."""
+    if not body:
+        return NO_JSON
     names = ("suberror", "error") if status >= 400 else ("challenge_type", "status")
     return next((str(body[name]) for name in names if body.get(name)), "ok")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, PageRequest
 from token_relay.protocol.errors import LocalError
-from token_relay.sandbox.lab.live import LiveCall
+from token_relay.sandbox.lab.live import HIDDEN, LiveCall
 from token_relay.sandbox.lab.native_calls import OPENAPI, POSTMAN, Operation, api_file, form, mail, operations, send
 from token_relay.sandbox.lab.room import LabRoom, content
 
@@ -40,7 +40,7 @@ class ReferencePages:
         chain = self._room.memory.chain
         if visit.is_post:
             self._latest[operation.name], _ = await send(self._room, operation, chain, visit.fields)
-            return visit.go(f"reference/{operation.name}")
+            return visit.go(f"reference/{operation.name}#answer")
         call = self._latest.get(operation.name)
         meanings = content("lessons")["meanings"]
         return visit.page(
@@ -48,7 +48,7 @@ class ReferencePages:
             one=operation,
             call=call,
             mail=mail(self._room, chain),
-            fields=form(self._room, operation, chain, {} if call is None else call.sent),
+            fields=form(self._room, operation, chain, {} if call is None else _typed(call)),
             params=[(one.name, "yes" if one.is_required else "", one.meaning) for one in operation.params],
             answers=[(name, meanings.get(name, "")) for name in operation.answers],
             errors=_errors(operation),
@@ -59,6 +59,11 @@ class ReferencePages:
         if name is None:
             raise LocalError("there is no such file here", hint="openapi, postman")
         return visit.download(api_file(name).read_bytes(), name=name, content_type="application/json")
+
+
+def _typed(call: LiveCall) -> dict[str, str]:
+    """Return what was sent and may stand in the form again."""
+    return {name: value for name, value in call.sent.items() if value != HIDDEN}
 
 
 def _errors(operation: Operation) -> list[list[str]]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from token_relay.pages.conversation import Talks
 from token_relay.protocol.errors import LocalError
-from token_relay.protocol.secret import AccessToken, Code, IdToken, RefreshToken
+from token_relay.protocol.secret import SECRET_CHARS_MAX, AccessToken, Code, IdToken, RefreshToken
 from token_relay.sandbox.lab.ends import Ends
 from token_relay.sandbox.lab.live import LiveClient
 from token_relay.sandbox.provider.memory.state import State
@@ -34,6 +34,12 @@ Content = Mapping[str, Any]  # of a TOML file of ours
 def content(name: str) -> Content:
     """Return one of the files of texts."""
     return tomllib.loads((CONTENT / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def secret_in(body: Mapping[str, object], name: str) -> str:
+    """Return a secret of an answer; empty when there is none, or what stands there is none."""
+    found = body.get(name)
+    return found if isinstance(found, str) and len(found) <= SECRET_CHARS_MAX else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class LabMemory:
     ) -> KeptTokens:
         """Keep the tokens of an answer; a refresh that gives no refresh token leaves the one before in use."""
         self.issued += 1
-        found = {name: str(body[name]) for name in ("access_token", "id_token", "refresh_token") if body.get(name)}
+        found = {name: secret_in(body, name) for name in ("access_token", "id_token", "refresh_token")}
         kept = KeptTokens(
             number=self.issued,
             at=at,
@@ -91,9 +97,9 @@ class LabMemory:
             client_id=client_id,
             scope=str(body.get("scope") or ""),
             trace_id=trace_id,
-            access_token=AccessToken(found["access_token"]) if "access_token" in found else None,
-            id_token=IdToken(found["id_token"]) if "id_token" in found else None,
-            refresh_token=RefreshToken(found["refresh_token"]) if "refresh_token" in found else None,
+            access_token=AccessToken(found["access_token"]) if found["access_token"] else None,
+            id_token=IdToken(found["id_token"]) if found["id_token"] else None,
+            refresh_token=RefreshToken(found["refresh_token"]) if found["refresh_token"] else None,
         )
         self.tokens.appendleft(kept)
         return kept

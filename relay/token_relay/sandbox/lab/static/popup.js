@@ -20,7 +20,7 @@ for (const link of document.querySelectorAll("a[data-popup]")) {
   });
 }
 
-if (document.body.querySelector("[data-popup-over]") && window.name === "token-relay-lab-sign-in") {
+if (document.querySelector("[data-popup-over]")) {
   channel.postMessage("over");
   close();
 }
