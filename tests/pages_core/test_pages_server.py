@@ -88,20 +88,33 @@ async def test_another_user_of_the_machine_is_not_let_in() -> None:
     async with serving(owner=owner_of, uids={mine + 1}) as server:  # and our own socket is another user's there
         reply = await ask(server, path_of(server, server.address()))
         assert reply.status == 403 and "another user" in reply.body and not reply.header("Set-Cookie")
-    async with serving(owner=lambda client_port, port: None) as server:
+    async with serving(owner=lambda client, port: None) as server:
         assert (await ask(server, path_of(server, server.address()))).status == 403
 
 
-async def test_the_kernel_is_asked_about_this_very_connection() -> None:
-    asked: list[tuple[int, int]] = []
+async def test_another_user_with_the_port_of_a_program_of_ours_is_not_let_in() -> None:
+    """A port is free once more at each address of 127.0.0.0/8, and each of them reaches 127.0.0.1."""
+    mine = os.geteuid()
+    async with serving(owner=owner_of, uids={mine}) as server:
+        cookie = await enter(server)
+        _, ours = await asyncio.open_connection("127.0.0.1", server.port)
+        port = ours.get_extra_info("sockname")[1]
+        for source, path in (("127.0.0.2", server.root), ("127.0.0.3", path_of(server, server.address()))):
+            other = socket_of(server, NOBODY if mine == 0 else mine, (source, port))
+            assert (await ask(server, path, headers=cookie, sock=other)).status == 403
+        ours.close()
 
-    def owner(client_port: int, port: int) -> int:
-        asked.append((client_port, port))
+
+async def test_the_kernel_is_asked_about_this_very_connection() -> None:
+    asked: list[tuple[tuple[str, int], int]] = []
+
+    def owner(client: tuple[str, int], port: int) -> int:
+        asked.append((client, port))
         return 7
 
     async with serving(owner=owner) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        ours = writer.get_extra_info("sockname")[1]
+        ours = writer.get_extra_info("sockname")
         for _ in range(2):  # one connection, and each request of it is asked about
             writer.write(head(server, "/x", headers=[("Host", "127.0.0.1")]))
             await reader.readuntil(b"</html>")

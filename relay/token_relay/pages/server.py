@@ -61,7 +61,7 @@ class Look:
 class PageServer:
     """The pages on a port of 127.0.0.1, for as long as the ``async with`` lasts.
 
-    ``owner`` says whose a connection is: client's port and ours to uid. ``uids`` are let in.
+    ``owner`` says whose a connection is: the client's address and our port to uid. ``uids`` are let in.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PageServer:
         routes: Sequence[PageRoute],
         look: Look,
         *,
-        owner: Callable[[int, int], int | None],
+        owner: Callable[[tuple[str, int], int], int | None],
         uids: Collection[int],
         port: int = 0,
         idle_s: float = IDLE_S_MAX,
@@ -186,7 +186,7 @@ class PageServer:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         caller = Caller(
             method=request.method,
-            uid=None if peer is None else self._owner(peer[1], self.port),
+            uid=None if peer is None else self._owner(peer, self.port),
             host=request.headers.get("Host", ""),
             origin=request.headers.get("Origin"),
             fetch_site=request.headers.get("Sec-Fetch-Site", ""),
