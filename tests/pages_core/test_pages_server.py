@@ -381,7 +381,7 @@ async def test_an_open_stream_is_no_activity_and_a_request_is(monkeypatch: pytes
             await stream.until("done")  # it was open, and well, all the time
 
 
-@pytest.mark.parametrize("why", ["another page", "another user", "no cookie"])
+@pytest.mark.parametrize("why", ["another page", "another user", "no cookie", "no page", "no key"])
 async def test_what_is_refused_is_no_activity(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("token_relay.pages.server.time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 0.0))
@@ -391,8 +391,10 @@ async def test_what_is_refused_is_no_activity(monkeypatch: pytest.MonkeyPatch, w
         clock.now = 0.009
         if why == "another user":
             who.append(8)
-        headers = [] if why == "no cookie" else [*cookie, ("Sec-Fetch-Site", "same-site")] if len(who) == 1 else cookie
-        assert (await ask(server, server.root, headers=headers)).status == 403
+        is_none = why.startswith("no ")
+        headers = [] if is_none else [*cookie, ("Sec-Fetch-Site", "same-site")] if len(who) == 1 else cookie
+        path = {"no page": "/x", "no key": f"{server.root}open?key=x"}.get(why, server.root)
+        assert (await ask(server, path, headers=headers)).status == (404 if why == "no page" else 403)
         clock.now = 0.0101
         await server.until_idle()
 

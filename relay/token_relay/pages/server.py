@@ -164,7 +164,8 @@ class PageServer:
             refused = self._refused(route, request)
             if refused is not None:
                 return visit.refuse(refused.status, refused.why, is_in=False)
-            if not route.path.endswith("stream"):
+            # What anybody's page may ask for keeps nothing open, nor does a stream.
+            if not route.comes_from_elsewhere and not route.path.endswith("stream"):
                 self._active_at = time.monotonic()
             try:
                 if request.method == "POST":
@@ -205,6 +206,7 @@ class PageServer:
             why = "this address was used already, or is an old one; Enter in the terminal prints a new one"
             return visit.refuse(403, why, is_in=False)
         self._keys.remove(known)
+        self._active_at = time.monotonic()
         answer = visit.onward("")
         answer.headers["Set-Cookie"] = cookie_header(self._cookie, self.root)
         return answer
