@@ -247,7 +247,7 @@ async def test_an_invitation_is_a_picture_that_counts_down_and_ends_with_its_pag
             assert (status, kind) == (200, "image/svg+xml") and b"<svg" in body
             await mine.press(shown, "Give up")
             status, kind, body = await mine.octets(found[1])
-            assert (status, kind) == (400, "text/html") and b"No invitation is open" in body
+            assert (status, kind) == (400, "text/html") and b"no invitation is open" in body
 
 
 async def test_tokens_in_words_their_difference_and_the_raw_text_only_when_asked() -> None:
@@ -363,3 +363,48 @@ async def test_the_agent_is_killed_under_its_page_and_comes_back() -> None:
                     break
             assert states == ["well", "trouble"]
             assert (await mine.get()).status == 200
+
+
+async def test_every_live_page_sends_its_elements_and_what_is_new() -> None:
+    async with World() as world:
+        phone, watch = await ready(world)
+        await phone.hand_off(watch)
+        (handoff,) = await phone.handoffs(watch)
+        device, columns = f"devices/{watch.device_id}", f"handoffs/{handoff['handoff_id']}"
+        async with console("phone", phone.home, watch.home) as mine, console("companion", watch.home) as theirs:
+            for browser, page, element in (
+                (mine, "", "summary"),
+                (mine, "account", "accounts"),
+                (mine, device, "facts"),
+                (mine, f"{device}/handoff", "other-end"),
+                (mine, columns, "other-end"),
+                (mine, "trouble", "other-end"),
+                (theirs, "", "state"),
+                (theirs, columns, "other-end"),
+                (theirs, "trouble", "other-end"),
+            ):
+                shown = await browser.get(page)
+                found = re.search(r'data-stream="[^"]*?/[0-9a-f]{32}/([^"]*)"', shown.html)
+                assert found is not None, page
+                sent = []
+                async for name, data in browser.stream(found[1].replace("&amp;", "&")):
+                    if name == "done":
+                        break
+                    assert name in ("only", "element"), (page, name, data)
+                    if name == "only":
+                        continue
+                    assert f'id="{data["id"]}"' in shown.html, (page, data)
+                    sent.append(data["id"])
+                assert element in sent and len(sent) == len({*sent})
+
+            new: list[str] = []
+            async for name, data in mine.stream(f"{device}/stream"):
+                if name == "done" and not new:
+                    new.append("asked")
+                    await phone.control("rename", device="watch", name="wrist")
+                elif new and name == "element" and "called otherwise" in data["html"].lower():
+                    break
+            assert new == ["asked"]
+            await phone.control("revoke", device="wrist", yes=True, wait_s=0)
+            await mine.until(f"{columns}/stream", lambda name, data: name == "element" and "REVOKED" in data["html"])
+            await theirs.until("stream", lambda name, data: name == "element" and "revoked" in data["html"])
