@@ -250,6 +250,40 @@ async def test_an_invitation_is_a_picture_that_counts_down_and_ends_with_its_pag
             assert (status, kind) == (400, "text/html") and b"no invitation is open" in body
 
 
+async def test_a_number_that_differs_is_refused_and_a_fresh_picture_follows() -> None:
+    async with World() as world:
+        phone, watch = await asyncio.gather(world.phone(), world.companion("watch"))
+        async with console("phone", phone.home) as mine, console("companion", watch.home) as theirs:
+            shown = await theirs.press(await theirs.get("pair"), "Show the QR code")
+            place = shown.form("Give up").action.partition("talks/")[2].removesuffix("/end")
+            invitation = re.search(r"RTR1:[A-Z0-9]+", shown.text)
+            assert invitation is not None
+            asked = await mine.settled(await mine.press(await mine.get("pair"), "Pair", invitation=invitation[0]))
+            over = await mine.settled(await mine.press(asked, "No"))
+            assert over.status == 200 and "Go on" in over.links and not over.forms
+            told = await theirs.until(
+                f"talks/{place}/stream", lambda name, data: name == "element" and "qr.svg?n=2" in data["html"]
+            )
+            assert "The one before: " in element_text(told["html"]) and invitation[0] not in told["html"]
+            status, _, body = await theirs.octets(f"pair/{place}/qr.svg?n=2")
+            assert status == 200 and b"<svg" in body
+            await both_pair(mine, theirs)
+
+
+async def test_a_person_signs_in_for_one_device_alone() -> None:
+    async with World("auth0") as world:
+        phone, watch = await ready(world)
+        async with console("phone", phone.home, watch.home) as mine:
+            device = await mine.get(f"devices/{watch.device_id}")
+            asked = await mine.settled(await mine.press(device, "Hand off", strategy="mint", method="browser"))
+            await world.sandbox.fill_in_form(asked.links["Open the sign-in page"], PASSWORD_USER, PASSWORD)
+            done = await mine.settled(await mine.press(asked, "I have opened it"))
+            assert "The companion has the grant on its disk" in done.text
+            columns = await mine.follow(done, "Go on")
+            assert "TOKEN → companion" in columns.text
+            holds_no_secret(columns)
+
+
 async def test_tokens_in_words_their_difference_and_the_raw_text_only_when_asked() -> None:
     async with World() as world:
         phone, watch = await ready(world)
