@@ -176,5 +176,5 @@ async def test_agents_that_end_while_they_start_are_said(monkeypatch: pytest.Mon
         ends: Any = visitor.lab.room.ends
         monkeypatch.setitem(ends._init, "companion", ends._init["companion"] + " --scope=")
         page = await visitor.post("relay/start")
-        assert page.status == 400 and "The two agents do not start" in page.words
+        assert page.status == 400 and "the two agents do not start" in page.words.lower()
         assert "No phone and no companion run here yet." in (await visitor.get("relay")).words
