@@ -45,6 +45,8 @@ async def test_pair_hand_off_cut_lose_an_answer_heal_revoke() -> None:
         assert "No phone and no companion run here yet." in first.words
         early = await visitor.post("relay/pair", how="itself")
         assert early.status == 400 and "phone and companion do not run" in early.words.lower()
+        early = await visitor.post("relay/token")
+        assert "no phone and no companion run here" in early.words.lower()
         page = await visitor.post("relay/start")
         assert page.place == "relay" and "nobody is signed in" in page.words
         unpaired = await visitor.over(await visitor.post("relay/hand-off", strategy="branch"))
@@ -133,6 +135,13 @@ async def test_a_refusal_is_followed_by_its_trace_id_from_the_companion_to_the_p
         assert "Companion : The provider refused to refresh" in page.words
         assert "Provider : Refuses to refresh" in page.words
         assert "50173 all tokens of this person were revoked" in page.words
+
+
+async def test_for_a_person_the_lines_of_all_four_are_behind_a_press() -> None:
+    async with visiting() as visitor:
+        assert "<details open><summary>The lines of all four" in (await visitor.get("relay")).text
+        visitor.lab.room.memory.mode = "person"
+        assert "<details><summary>The lines of all four" in (await visitor.get("relay")).text
 
 
 async def test_an_invitation_is_pasted_and_a_pairing_declined() -> None:
