@@ -14,7 +14,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE  # else each program of each test compiles everything anew
 
-.PHONY: help docs-img demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
+.PHONY: help docs-img pictures demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,6 +53,9 @@ vectors: $(VENV)/.development  ## make tests/vectors anew
 
 openapi: $(VENV)/.development  ## make docs/api anew: OpenAPI and Postman, out of the client's models
 	@$(BIN)/python tests/api/make.py
+
+pictures: $(VENV)/.development system-packages  ## take the pictures of the pages anew, from a real run: docs/img/*.png
+	@$(BIN)/python docs/img/make_pictures.py
 
 docs-img: $(VENV)/.runtime  ## draw anew: the rooms (docs/img/rooms.svg, docs/architecture.md), the states (docs/spec/handoff.md)
 	@$(BIN)/python docs/img/make_rooms.py
