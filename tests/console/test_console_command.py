@@ -92,11 +92,11 @@ def test_the_other_kind_is_found_where_it_is_usual_and_only_of_the_same_user(mon
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(homes / "companion" / "control.sock"))
             listener.listen()
-            find = command.of_the_same_user(
+            place_of = command.of_the_same_user(
                 "companion", {"TOKEN_RELAY_HOMES": str(homes), "TOKEN_RELAY_HOME": str(homes / "phone")}
             )
-            assert find("control.sock") == homes / "companion" / "control.sock"
+            assert place_of("control.sock") == homes / "companion" / "control.sock"
             uid = os.geteuid()
             monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
             with pytest.raises(ClientError, match="belongs to another user"):
-                find("control.sock")
+                place_of("control.sock")

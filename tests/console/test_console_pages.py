@@ -247,7 +247,7 @@ async def test_an_invitation_is_a_picture_that_counts_down_and_ends_with_its_pag
             assert (status, kind) == (200, "image/svg+xml") and b"<svg" in body
             await mine.press(shown, "Give up")
             status, kind, body = await mine.octets(found[1])
-            assert (status, kind) == (400, "text/html") and b"No invitation is open" in body
+            assert (status, kind) == (400, "text/html") and b"no invitation is open" in body
 
 
 async def test_tokens_in_words_their_difference_and_the_raw_text_only_when_asked() -> None:

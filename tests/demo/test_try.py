@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,9 +13,11 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from urllib.request import HTTPCookieProcessor, ProxyHandler, build_opener
 
 import pytest
 
@@ -27,6 +30,7 @@ from token_relay.cli.demo.stage import Stage
 from token_relay.cli.parsing import HTTP_PORT, MQTT_PORT
 from token_relay.sandbox.marked_tokens import find_marked
 
+LAB = r"http://127\.0\.0\.1:\d+/[0-9a-f]{32}/open\?key=\S+"
 READY = r"Sandbox, phone and companion run until Ctrl-C\."
 
 
@@ -122,6 +126,24 @@ async def test_a_program_that_ends_is_said_with_its_last_lines_and_the_phone_can
             check_that_nothing_is_left(terminal.session, place)
 
 
+@pytest.mark.asyncio
+async def test_its_lab_has_these_agents_and_each_enter_prints_a_fresh_address(place: Path) -> None:
+    async with trying(place) as terminal:
+        first = re.search(LAB, terminal.text)
+        assert first and "opened once by this address (Enter prints a new one)" in terminal.text
+        await terminal.types("")
+        second = await terminal.sees(LAB)
+        assert second[0] != first[0]
+        browser = build_opener(ProxyHandler({}), HTTPCookieProcessor(CookieJar()))
+        (await asyncio.to_thread(browser.open, second[0])).close()
+        with await asyncio.to_thread(browser.open, f"{second[0].partition('open?')[0]}relay") as answer:
+            page = answer.read().decode()
+        assert "paired with the phone" in page and "Its grant</dt><dd>held, " in page
+        await terminal.interrupts()
+        assert await terminal.ended() == 0
+        check_that_nothing_is_left(terminal.session, place)
+
+
 def pid_of(session: int, *words: str) -> int:
     (found,) = (
         pid
@@ -165,6 +187,7 @@ def test_json_is_one_line_and_a_named_home_stays_and_every_stop_signal_is_the_pr
         assert process.stdout is not None
         ready: dict[str, Any] = json.loads(process.stdout.readline())
         assert (ready["profile"], ready["device"], ready["homes"]) == (profile, "watch", str(home))
+        assert re.fullmatch(LAB, ready["lab"])
         assert ready["environment"] == {"TOKEN_RELAY_HOMES": str(home)}
         process.send_signal(number)
         out, err = process.communicate(timeout=HANG_S)

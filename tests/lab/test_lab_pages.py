@@ -27,12 +27,15 @@ async def test_the_mode_is_switched_on_each_page_and_remembered() -> None:
         assert "Show it as a person sees it" in (await visitor.get("guide")).words
         page = await visitor.post("mode", mode="person", back="tokens")
         assert page.place == "tokens" and "Show it to a developer" in page.words
+        assert (await visitor.post("mode", mode="person", back=f"users/{MIA}")).place == f"users/{MIA}"
         assert "reference" not in (await visitor.get("")).text  # no endpoints in the list of pages either
         await visitor.post("mode", mode="developer", back="")
         assert "reference" in (await visitor.get("")).text
 
 
-@pytest.mark.parametrize("back", ["//other.invalid/", "https://other.invalid/", "a\r\nSet-Cookie: x=y", "x" * 300])
+@pytest.mark.parametrize(
+    "back", ["//other.invalid/", "https://other.invalid/", "a\r\nSet-Cookie: x=y", "x" * 300, "../x", "a/../.."]
+)
 async def test_a_switch_leads_to_our_pages_only(back: str) -> None:
     async with visiting() as visitor:
         page = await visitor.post("mode", mode="person", back=back)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.lab.visitor import visiting
+from token_relay.sandbox.marked_tokens import find_marked
 
 pytestmark = pytest.mark.asyncio
 
@@ -63,3 +64,21 @@ async def test_tokens_that_are_not_kept_are_refused_with_a_sentence(place: str) 
         page = await visitor.get(place)
         assert page.status == 400 and "keeps the newest" in page.words
         assert "Two answers with tokens are needed" in (await visitor.get("tokens/difference")).words
+
+
+async def test_a_person_reads_who_they_are_and_until_when() -> None:
+    async with visiting() as visitor:
+        await visitor.walk("sign-in")
+        await visitor.post("mode", mode="person", back="")
+        page = await visitor.get("tokens/1")
+        assert "the person's name: Pat Password" in page.words and "ends: in " in page.words
+        assert not {word for word in ("uti", "RS256", "aud", "access_token", "signature") if word in page.words.split()}
+
+
+async def test_no_page_of_tokens_shows_a_marked_one() -> None:
+    async with visiting() as visitor:
+        await visitor.walk("sign-in")
+        await visitor.walk("renewal")
+        for place in ("tokens", "tokens/1", "tokens/2", "tokens/difference", "flows/renewal"):
+            assert not find_marked((await visitor.get(place)).text.encode()), place
+        assert find_marked((await visitor.post("tokens/1", raw="access_token")).text.encode())

@@ -102,7 +102,7 @@ async def test_a_question_is_answered_once(monkeypatch: pytest.MonkeyPatch) -> N
         assert (await place.post(f"{talk}/answer", "value=x")).status == 400
         assert "What second?" in (await place.get(talk)).body, "no answer to another question has gone to this one"
         assert (await place.answer(talk, "value=two", number=2)).status == 303
-        assert "one and 3" in (await place.get(talk)).body
+        assert "One and 3" in (await place.get(talk)).body
         assert (await place.answer(talk, "value=two", number=2)).status == 400
 
 
@@ -191,7 +191,7 @@ async def test_each_kind_of_question_is_a_form(
         )
         assert page.count("<h1>") == 1
         assert (await place.answer(talk, "value=yes")).status == 303
-        assert "yes" in (await place.get(talk)).body
+        assert "<strong>Yes</strong>" in (await place.get(talk)).body
 
 
 async def test_an_error_says_what_to_do_and_a_mistake_of_ours_no_details(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,10 +202,10 @@ async def test_an_error_says_what_to_do_and_a_mistake_of_ours_no_details(monkeyp
 
     async with placed(work, monkeypatch) as place:
         page = (await place.get(await place.begin())).body
-        assert "the &lt;agent&gt; is away" in page and "What to do: start it" in page and "data-stream" not in page
+        assert "The &lt;agent&gt; is away" in page and "What to do: start it" in page and "data-stream" not in page
         with capture_logs() as logs:
             page = (await place.get(await place.begin())).body
-        assert "internal error, see the log" in page and "data-stream" not in page
+        assert "Internal error, see the log" in page and "data-stream" not in page
         assert [entry["event"] for entry in logs] == ["command_failed"] and "SECRET" not in page + repr(logs)
         assert place.talks.open == []
 
@@ -226,7 +226,7 @@ async def test_giving_up_ends_the_command_and_looking_does_not(monkeypatch: pyte
         assert (await place.post(f"{talk}/end", "a=b")).status == 303
         assert ended == ["cleaned up"]
         page = (await place.get(talk)).body
-        assert "given up" in page and "<form" not in page
+        assert "Given up" in page and "<form" not in page
         assert (await place.post(f"{talk}/end", "a=b")).status == 303
         assert (await place.answer(talk, "value=x", number=1)).status == 400
 
@@ -259,7 +259,7 @@ async def test_there_are_at_most_so_many_and_what_is_over_makes_room(monkeypatch
         await place.answer(begun[0], "value=first")
         await place.answer(begun[1], "value=second")
         await place.begin()
-        assert (await place.get(begun[0])).status == 400 and "second" in (await place.get(begun[1])).body
+        assert (await place.get(begun[0])).status == 400 and "Second" in (await place.get(begun[1])).body
 
 
 async def test_a_command_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ async def test_the_stream_of_a_command_shows_its_steps_and_questions(monkeypatch
             while "What second?" not in seen or "a &lt;step&gt;" not in seen:
                 seen += "".join(data for _, data in await stream.until("done"))
             await place.answer(talk, "value=SECRET")
-            while "x and 6" not in seen:
+            while "X and 6" not in seen:
                 seen += "".join(data for _, data in await stream.until("done"))
             assert "SECRET" not in seen
 

@@ -22,6 +22,14 @@ def viewers(environment: Mapping[str, str], uid: int) -> frozenset[int]:
     return frozenset({uid, int(person)} if is_sudo else {uid})
 
 
+def _is_ours(fd: int) -> bool:
+    """Whether reading stops nobody: in the foreground, or no terminal of ours at all."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True
+
+
 @contextmanager
 def on_enter(fd: int, tell: Callable[[], object]) -> Iterator[None]:
     """Call ``tell`` for each Enter on this terminal or pipe, until it ends."""
@@ -33,7 +41,7 @@ def on_enter(fd: int, tell: Callable[[], object]) -> Iterator[None]:
 
     def read() -> None:
         nonlocal again
-        if os.isatty(fd) and os.tcgetpgrp(fd) != os.getpgrp():
+        if not _is_ours(fd):
             loop.remove_reader(fd)
             again = loop.call_later(BACKGROUND_PAUSE_S, listen)
             return

@@ -15,6 +15,10 @@ from token_relay.pages.words import moment, seen_from
 
 TOKEN_CHARS_MAX = 65_536
 VALUE_CHARS_MAX = 400
+OWN_NUMBERS = frozenset({"jti", "uti"})
+NUMBER_CHARS_SHOWN = (
+    12  # the end of a token's own number: enough to tell two apart, and a search for the whole finds none
+)
 MOMENTS = frozenset({"iat", "nbf", "exp", "auth_time", "xms_tdbr"})
 MEANINGS: Mapping[str, str] = {
     "typ": "what kind of token this is",
@@ -119,4 +123,6 @@ def _value(name: str, value: object, now: float) -> str:
     if name in MOMENTS and isinstance(value, int | float) and not isinstance(value, bool):
         return f"{seen_from(value, now)} ({moment(value)})"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if name in OWN_NUMBERS and len(text) > NUMBER_CHARS_SHOWN:
+        return f"…{text[-NUMBER_CHARS_SHOWN:]}"
     return text if len(text) <= VALUE_CHARS_MAX else f"{text[:VALUE_CHARS_MAX]}…"

@@ -21,7 +21,7 @@ from token_relay.cli.demo import steps
 from token_relay.cli.demo.checks import StepFailedError
 from token_relay.cli.demo.programs import Interrupts, Program, Programs
 from token_relay.cli.demo.stage import Stage
-from token_relay.cli.parsing import DONE, FAILED, HTTP_PORT, LAB_PORT, MQTT_PORT, Context
+from token_relay.cli.parsing import DONE, FAILED, HTTP_PORT, MQTT_PORT, Context
 from token_relay.cli.render import clean
 
 
@@ -62,8 +62,9 @@ def run_try(context: Context, *, profile: str, home: Path | None) -> int:
 def _set_up(stage: Stage, context: Context) -> dict[Program, str]:
     """Do what a person would do by hand; return the programs that stay, by name. Raises StepFailedError."""
     http_port, mqtt_port = _free_or_any("provider", HTTP_PORT, context), _free_or_any("broker", MQTT_PORT, context)
-    lab = ("--lab", "--lab-port", str(_free_or_any("lab", LAB_PORT, context)))
-    sandbox = stage.start_sandbox(*lab, http_port=http_port, mqtt_port=mqtt_port, keeps_stdin=True)
+    sandbox = stage.start_sandbox(
+        "--lab", "--lab-port", "0", http_port=http_port, mqtt_port=mqtt_port, keeps_stdin=True
+    )
     stage.init_agents()
     stage.start_agents()
     steps.sign_in(stage)

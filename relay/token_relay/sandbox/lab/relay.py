@@ -28,7 +28,7 @@ EVENTS_ASKED = 200
 ASIDE = ("discovery", "jwks")  # what each client reads before it does anything; the log has it
 HANDOFF_WAIT_S = 30.0
 STRATEGIES = {
-    "branch": "branch: the companion gets the phone's refresh token, which goes on working in both places",
+    "branch": "branch: the phone refreshes, and gives the new token away; its own goes on working",
     "mint": "mint: a grant of its own, for which the person signs in",
     "move": "move: the phone's grant goes over, and the phone has none afterwards",
 }

@@ -10,7 +10,7 @@ from token_relay.protocol.errors import LocalError
 from token_relay.sandbox.lab.live import LiveCall
 from token_relay.sandbox.lab.room import MODES, Content, LabRoom, content
 
-PLACE = re.compile(r"[A-Za-z0-9/_-]{0,200}", re.ASCII)
+PLACE = re.compile(r"(?!.*(\.\.|//))[A-Za-z0-9/_.@+-]{0,200}", re.ASCII)  # a page of ours, a person's among them
 
 
 class TeachingPages:

@@ -7,6 +7,7 @@ that the provider gave it and by the correlation id that its client chose; the e
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from token_relay.sandbox.server import SandboxServer
 LINES_MAX = 200
 WISH_CHARS_MAX = 200
 TRACE_CHARS_MIN = 8
+CODE = re.compile(r"\b[0-9]{5,7}\b|\b[a-z]+_[a-z_]+\b", re.ASCII)  # in what an end wrote down of a refusal
 Json = Mapping[str, Any]
 
 
@@ -82,10 +84,12 @@ class LogPages:
         ]
         calls = [one for one in self._live.calls if trace and _is_of(one, trace)]
         lines = [happening(event) for event in known] + [_call_line(one) for one in calls]
-        lines += [one for one in await self._of_the_ends(trace) if trace or one.is_bad]
+        told = [one for one in await self._of_the_ends(trace) if trace or one.is_bad]
+        lines += told
         lines.sort(key=lambda one: (one.at, one.key))
         codes = [code for one in calls for code in codes_of(_answer(one))]
         codes += [code for event in known if is_bad(event) for code in codes_of(event)]
+        codes += [code for one in told if one.is_bad for code in CODE.findall(one.text)]
         return {
             "trace": trace,
             "lines": lines[: -LINES_MAX - 1 : -1] if not trace else lines[:LINES_MAX],
