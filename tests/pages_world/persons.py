@@ -30,8 +30,9 @@ async def by_keys(page: Page, name: str) -> None:
             break
     else:
         raise AssertionError(f"{name!r} was not reached at {page.url}: {await page.content()}")
-    if await page.evaluate("() => ['A', 'BUTTON', 'SUMMARY'].includes(document.activeElement.tagName)"):
-        await page.keyboard.press("Enter")
+    if await page.evaluate("() => ['A', 'BUTTON'].includes(document.activeElement.tagName)"):
+        async with page.expect_navigation():
+            await page.keyboard.press("Enter")
 
 
 async def by_clicks(page: Page, name: str) -> None:
