@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -84,19 +85,26 @@ def test_half_an_hour_without_a_request_is_said(shell: Shell, monkeypatch: pytes
     assert ran.code == 0 and "nothing was asked for half an hour" in ran.err
 
 
-def test_the_other_kind_is_found_where_it_is_usual_and_only_of_the_same_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    with short_directory() as homes:
-        import socket
-
-        (homes / "companion").mkdir()
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(homes / "companion" / "control.sock"))
-            listener.listen()
-            place_of = command.of_the_same_user(
-                "companion", {"TOKEN_RELAY_HOMES": str(homes), "TOKEN_RELAY_HOME": str(homes / "phone")}
-            )
-            assert place_of("control.sock") == homes / "companion" / "control.sock"
-            uid = os.geteuid()
-            monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
+@pytest.mark.parametrize(
+    ("me", "phones", "companions", "is_found"),
+    [(7, 7, 7, True), (0, 7, 7, True), (7, 0, 7, True), (0, 7, 8, False), (7, 7, 8, False)],
+)
+def test_the_other_kind_is_found_where_it_is_usual_and_only_of_the_same_user(
+    me: int, phones: int, companions: int, is_found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = {"phone": phones, "companion": companions}
+    with short_directory() as homes, socket.socket(socket.AF_UNIX) as listener:
+        theirs = homes / "companion" / "control.sock"
+        theirs.parent.mkdir()
+        listener.bind(str(theirs))
+        listener.listen()
+        environment = {"TOKEN_RELAY_HOMES": str(homes), "TOKEN_RELAY_HOME": str(homes / "phone")}
+        place_of = command.of_the_same_user("companion", environment, lambda name: homes / "phone" / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "geteuid", lambda: me)
+            patch.setattr(Path, "stat", lambda path: os.stat_result([0] * 4 + [owners[path.parent.name]] + [0] * 5))
+            if is_found:
+                assert place_of("control.sock") == theirs
+                return
             with pytest.raises(ClientError, match="belongs to another user"):
                 place_of("control.sock")

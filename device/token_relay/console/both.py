@@ -64,6 +64,11 @@ class SharedPages:
 
         return PageRoute(path, page)
 
+    async def news(self, visit: PageRequest, journal: str, after: int, **args: str) -> None:
+        """Wait until this end's journal has more; or a while, for what the other end or a clock brings."""
+        await self.here.call(journal, {**args, "after": after, "wait_s": NEWS_WAIT_S})
+        await visit.pause(PAUSE_S)
+
     async def _away_stream(self, visit: PageRequest) -> Answer:
         async def look() -> None:
             await self.here.call("events", {"limit": 1})
@@ -163,25 +168,30 @@ class SharedPages:
         return visit.page("trouble.html", trace=visit.query.get("trace", ""), **found)
 
     async def _trouble_stream(self, visit: PageRequest) -> Answer:
+        last = 0
+
         async def look() -> Elements:
+            nonlocal last
             found = await self._lines(visit)
+            last = found["last"]
             rows = {row["id"]: visit.html("line.html", line=row) for row in found["lines"]}
             return {"other-end": visit.html("other_end.html", **found), **rows}
 
-        return await visit.live(look)
+        return await visit.live(look, lambda: self.news(visit, "events", last))
 
     async def _lines(self, visit: PageRequest) -> Json:
         """Return the newest lines of both ends: those of a trace, or else the refusals."""
         trace = visit.query.get("trace", "")[:WISH_CHARS_MAX]
         args: Json = {"limit": EVENTS_LOOKED_AT, **({"trace": trace} if trace else {})}
-        lines = []
+        lines, last = [], 0
         for client, found in await self._of_both("events", args):
             for row in found["events"]:
+                last = max(last, row["number"]) if client is self.here else last
                 if trace or row.get("name") in event_words.REFUSALS:
                     lines.append(line_of(row, client.kind))
         lines.sort(key=lambda row: (-row["at"], row["id"]))
         command = f"events --trace {trace}" if trace else "events"
-        return {"lines": lines[:LINES_MAX], **self._elsewhere(command)}
+        return {"lines": lines[:LINES_MAX], "last": last, **self._elsewhere(command)}
 
     # -- A handoff ---------------------------------------------------------------------------------------------
 
@@ -208,12 +218,7 @@ class SharedPages:
             other = visit.html("other_end.html", **self._elsewhere("events"))
             return {"other-end": other, **{f"h-{one.key}": visit.html("happening.html", one=one) for one in found}}
 
-        async def news() -> None:
-            args: Json = {"handoff_id": handoff_id, "after": last, "wait_s": NEWS_WAIT_S}
-            await self.here.call("messages", args)
-            await visit.pause(PAUSE_S)
-
-        return await visit.live(look, news)
+        return await visit.live(look, lambda: self.news(visit, "messages", last, handoff_id=handoff_id))
 
     async def _happenings(self, handoff_id: str) -> tuple[list[Happening], int]:
         """Return what happened, and up to which change of the messages here."""
@@ -250,8 +255,8 @@ def line_of(row: Json, kind: str) -> Json:
     known = {name: str(row.get(name, "")) for name in ("device", "device_name", "handoff_id")}
     is_bad = row.get("name") in event_words.REFUSALS
     words, trace = event_words.in_words(row), event_words.trace_of(row)
-    return {**known, "id": f"e-{kind}-{row['number']}", "at": row["at"], "end": kind, "text": words, "trace": trace,
-            "is_bad": is_bad}  # fmt: skip
+    told = {"number": row["number"], "at": row["at"], "end": kind, "text": words, "trace": trace, "is_bad": is_bad}
+    return {**known, **told, "id": f"e-{kind}-{row['number']}"}
 
 
 async def _access_token(client: AgentClient, query: Json) -> str:

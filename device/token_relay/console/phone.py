@@ -17,6 +17,7 @@ NAV = (("", "Devices"), ("pair", "Pair"), ("account", "Account"), ("tokens", "To
 ROWS = 200
 PRESENCE_WAIT_S = 2.0  # a living device answers within milliseconds
 EVENTS_SHOWN = 100
+ACCOUNT_PAUSE_S = 10.0  # a status has all devices in it
 DAY_S = 86_400
 PLACES: Mapping[str, str] = {  # where the one thing to do is done, by its slug; else on the device's page
     "sign_in": "account",
@@ -122,12 +123,16 @@ class PhonePages(SharedPages):
         return visit.page("device.html", **await self._whole(visit, 0), accounts=accounts)
 
     async def _device_stream(self, visit: PageRequest) -> Answer:
+        last = 0
+
         async def look() -> Elements:
+            nonlocal last
             found = await self._whole(visit, PRESENCE_WAIT_S)
+            last = max((line["number"] for line in found["lines"]), default=0)
             lines = {line["id"]: visit.html("line.html", line=line) for line in found["lines"]}
             return {"facts": visit.html("device_facts.html", **found), **lines}
 
-        return await visit.live(look)
+        return await visit.live(look, lambda: self.news(visit, "events", last, device=visit.part("id")))
 
     async def _newest_of(self, device: str) -> str:
         row = (await self.here.call("devices", {"device": device, "wait_s": 0}))["device"]
@@ -159,7 +164,7 @@ class PhonePages(SharedPages):
         async def look() -> Elements:
             return {"accounts": visit.html("accounts.html", accounts=await self._accounts())}
 
-        return await visit.live(look)
+        return await visit.live(look, ACCOUNT_PAUSE_S)
 
     # -- What is done ------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     server = page_server(
         kind,
         here=here,
-        there=of_the_same_user(other, context.env),
+        there=of_the_same_user(other, context.env, here),
         talks=talks,
         uids=viewers(context.env, os.geteuid()),
         port=args.port,
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
     return DONE
 
 
-def of_the_same_user(kind: Kind, environment: Mapping[str, str]) -> Locate:
-    """Return what finds the other kind's agent where it is usual, if it is this user's too."""
+def of_the_same_user(kind: Kind, environment: Mapping[str, str], here: Locate) -> Locate:
+    """Return what finds the other kind's agent where it is usual, if it is this user's or of this agent's user."""
     known = {
         name: value
         for name, value in environment.items()
@@ -62,7 +62,7 @@ def of_the_same_user(kind: Kind, environment: Mapping[str, str]) -> Locate:
 
     def there(name: str) -> Path:
         path = locate(kind, known, name=name)
-        if path.stat().st_uid != os.geteuid():
+        if path.stat().st_uid not in (os.geteuid(), here(name).stat().st_uid):
             raise ClientError("no_access", f"the {kind}'s agent belongs to another user")
         return path
 
