@@ -24,7 +24,7 @@ from tests.pages_core.page_kit import (
 )
 from tests.watchdog import HANG_S
 from token_relay.host.loopback_peer import owner_of
-from token_relay.pages.server import FIELDS_MAX, FORM_BYTES_MAX, HEAD_BYTES_MAX, PageRoute
+from token_relay.pages.server import CONNECTIONS_BUSY, FIELDS_MAX, FORM_BYTES_MAX, HEAD_BYTES_MAX, PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.pages.walls import HEADERS
 from token_relay.protocol.errors import ConfigError, TransientError
@@ -318,6 +318,29 @@ async def test_half_open_connections_keep_nobody_away_and_do_not_keep_the_server
         for reader, writer in open_ones:
             await reader.read()  # the server has closed it
             writer.close()
+
+
+async def test_connections_of_another_user_are_few_and_the_person_gets_in_beside_them() -> None:
+    who = [7]
+    async with asyncio.timeout(HANG_S), serving(owner=lambda *ports: who[-1]) as server:
+        cookie = await enter(server)
+        who.append(8)
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS_BUSY + 4)]
+        who.append(7)
+        assert (await ask(server, server.root, headers=cookie)).status == 200
+        who.append(8)
+        lines = []
+        for reader, writer in held:
+            writer.write(head(server, "/", headers=[("Host", "127.0.0.1")]))
+            try:
+                lines.append(await reader.readline())
+            except ConnectionError:
+                lines.append(b"")
+        for _, writer in held:
+            writer.close()
+    # The person's first connection may have been counted still.
+    assert lines.count(b"HTTP/1.1 403 Forbidden\r\n") in (CONNECTIONS_BUSY - 1, CONNECTIONS_BUSY)
+    assert lines[CONNECTIONS_BUSY:] == [b""] * 4
 
 
 async def test_a_port_that_is_taken_is_told() -> None:

@@ -33,6 +33,7 @@ FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 64
 HEAD_BYTES_MAX = 262_144  # browsers keep up to 180 cookies of 4 KiB for 127.0.0.1, whichever port has set them
 KEYS_MAX = 8
+CONNECTIONS_BUSY = 16  # from here on other users get none: a head is read, of up to 32 MiB, before it can be refused
 STATIC = Path(__file__).with_name("static")
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -93,6 +94,7 @@ class PageServer:
             "*", f"{self.root}open", self._serving(PageRoute("open", self._open, comes_from_elsewhere=True))
         )
         app.router.add_route("*", "/{tail:.*}", self._serving(PageRoute("", _nowhere, comes_from_elsewhere=True)))
+        self._listener: asyncio.Server | None = None
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -110,7 +112,7 @@ class PageServer:
             raise ConfigError(f"cannot listen on 127.0.0.1:{self._asked_port}: {exc.strerror}") from exc
         self.port = sock.getsockname()[1]
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        self._listener = await asyncio.get_running_loop().create_server(self._connection, sock=sock)
         return self
 
     async def __aexit__(
@@ -118,6 +120,8 @@ class PageServer:
     ) -> None:
         self._ends.set()
         self._end_streams()
+        if self._listener is not None:
+            self._listener.close()
         await self._runner.cleanup()
 
     @property
@@ -153,6 +157,10 @@ class PageServer:
                 await self._ends.wait()
         except TimeoutError:
             return
+
+    def _connection(self) -> asyncio.Protocol:
+        assert self._runner.server is not None
+        return _Entrance(self._runner.server, lambda client: self._owner(client, self.port) in self._uids)
 
     # -- requests ----------------------------------------------------------------------------------------------
 
@@ -216,6 +224,24 @@ class PageServer:
         if path is None:
             return visit.refuse(404, "nothing is here")
         return web.Response(body=path.read_bytes(), content_type=TYPES[path.suffix], headers=HEADERS)
+
+
+class _Entrance(asyncio.Protocol):
+    """Hands a connection on to aiohttp; one of another user only while there are few."""
+
+    def __init__(self, http: web.Server, is_persons: Callable[[tuple[str, int]], bool]) -> None:
+        self._http, self._is_persons = http, is_persons
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if len(self._http.connections) >= CONNECTIONS_BUSY and not self._is_persons(
+            transport.get_extra_info("peername")
+        ):
+            transport.abort()
+            return
+        handler = self._http()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
 
 
 async def _nowhere(visit: PageRequest) -> Answer:
