@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from playwright.async_api import Browser, BrowserContext, Frame, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Frame, Page, async_playwright, expect
 
 from tests import needs
 from tests.watchdog import HANG_S
@@ -32,6 +32,7 @@ RESOLVER = "--host-resolver-rules={}MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 
 # Cookies of a provider in a frame of another site are let through, as in Chrome; Debian's Chromium keeps them away.
 PREFERENCES = {"profile": {"cookie_controls_mode": 0}}
 PASSWORD_USER = "password@contoso.example"
+expect.set_options(timeout=HANG_S * 1000)  # else five seconds, which a busy machine meets
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def has(lines: list[str], *words: str) -> bool:
 async def sign_in(visitor: Story) -> Shown:
     """Sign in on the phone with a code, which is read from the mailbox by a press."""
     asking = await visitor.over(await visitor.post("relay/sign-in", username=OTP_USER, method="native"))
-    assert "Codes for otp@contoso.example are in the mailbox" in asking.words
+    assert "codes for otp@contoso.example are in the mailbox" in asking.words.lower()
     assert f'href="{visitor.lab.server.root}users/otp%40contoso.example"' in asking.text
     mail = await visitor.post(f"users/{OTP_USER}/mail", address=OTP_USER)
     code = re.search(r'class="number">(\d+)<', mail.text)
@@ -44,23 +44,27 @@ async def test_pair_hand_off_cut_lose_an_answer_heal_revoke() -> None:
         first = await visitor.get("relay")
         assert "No phone and no companion run here yet." in first.words
         early = await visitor.post("relay/pair", how="itself")
-        assert early.status == 400 and "Phone and companion do not run" in early.words
+        assert early.status == 400 and "phone and companion do not run" in early.words.lower()
+        early = await visitor.post("relay/token")
+        assert "no phone and no companion run here" in early.words.lower()
         page = await visitor.post("relay/start")
         assert page.place == "relay" and "nobody is signed in" in page.words
         unpaired = await visitor.over(await visitor.post("relay/hand-off", strategy="branch"))
-        assert "Phone and companion are not paired" in unpaired.words
+        assert "phone and companion are not paired" in unpaired.words.lower()
 
         pages.append(await sign_in(visitor))
         assert "signed in as otp@contoso.example (held)" in (await visitor.get("relay")).words
 
         asking = await visitor.over(await visitor.post("relay/pair", how="itself"))
-        assert "The companion's invitation went over to the phone" in asking.words and "RTR1:" not in asking.text
+        assert (
+            "the companion's invitation went over to the phone" in asking.words.lower() and "RTR1:" not in asking.text
+        )
         paired = await visitor.answer(asking, "yes")
         pages.append(paired)
         await visitor.until("relay", lambda words: "paired with the phone" in words)
 
         pages.append(await visitor.over(await visitor.post("relay/hand-off", strategy="branch")))
-        assert "The companion has the grant on its disk" in pages[-1].words
+        assert "the companion has the grant on its disk" in pages[-1].words.lower()
         page = await visitor.until("relay", lambda words: "Its grant held" in words and "2 refresh tokens" in words)
         phone, broker, companion, provider = (
             column(page, name) for name in ("phone", "broker", "companion", "provider")
@@ -72,7 +76,7 @@ async def test_pair_hand_off_cut_lose_an_answer_heal_revoke() -> None:
         pages.append(page)
 
         page = await visitor.post("relay/token")
-        assert "An access token, for" in page.words and "What the token says" in page.words
+        assert "an access token, for" in page.words.lower() and "What the token says" in page.words
         page = await visitor.post("relay/token", fresh="yes")
         assert "Difference between two tokens" in page.text
         pages.append(page)
@@ -80,7 +84,7 @@ async def test_pair_hand_off_cut_lose_an_answer_heal_revoke() -> None:
         page = await visitor.post("orders/link", link="companion-provider", order="refuse", back="relay")
         assert page.place == "relay" and "companion-provider is cut" in page.words
         page = await visitor.post("relay/token", fresh="yes")
-        assert "The same access token as before, which still serves" in page.words
+        assert "the same access token as before, which still serves" in page.words.lower()
         assert "the provider cannot be reached" in page.words
         page = await visitor.post("orders/link", link="all", order="heal", back="relay")
         assert "all whole" in page.words
@@ -106,7 +110,7 @@ async def test_pair_hand_off_cut_lose_an_answer_heal_revoke() -> None:
         assert has(column(page, "companion"), "REVOKE has come", "accepted")
         assert has(column(page, "companion"), "REVOKED", "→ phone")
         page = await visitor.post("relay/token")
-        assert "Reauth_required: " in page.words
+        assert "reauth_required: " in page.words.lower()
         pages += [page, await visitor.get("trouble"), await visitor.get("log")]
         home = visitor.lab.room.ends._home("phone").parent  # type: ignore[union-attr]
     for page in pages:
@@ -125,12 +129,19 @@ async def test_a_refusal_is_followed_by_its_trace_id_from_the_companion_to_the_p
         asking = await visitor.post(f"users/{OTP_USER}/revoke")
         await visitor.answer(asking, "yes")
         page = await visitor.post("relay/token", fresh="yes")
-        assert "Reauth_required: " in page.words
+        assert "reauth_required: " in page.words.lower()
         denied = next(event for event in await visitor.events() if event["kind"] == "refresh_denied")
         page = await visitor.get(f"trouble?trace={denied['trace_id']}")
         assert "Companion : The provider refused to refresh" in page.words
         assert "Provider : Refuses to refresh" in page.words
         assert "50173 all tokens of this person were revoked" in page.words
+
+
+async def test_for_a_person_the_lines_of_all_four_are_behind_a_press() -> None:
+    async with visiting() as visitor:
+        assert "<details open><summary>The lines of all four" in (await visitor.get("relay")).text
+        visitor.lab.room.memory.mode = "person"
+        assert "<details><summary>The lines of all four" in (await visitor.get("relay")).text
 
 
 async def test_an_invitation_is_pasted_and_a_pairing_declined() -> None:
@@ -160,7 +171,7 @@ async def test_agents_that_a_person_named_are_not_started_here(tmp_path: Path) -
     async with story(environment={"TOKEN_RELAY_HOMES": str(tmp_path)}) as visitor:
         page = await visitor.post("relay/start")
         assert page.status == 400
-        assert f"The agents of {tmp_path} do not run" in page.words and "token-relay phone run" in page.words
+        assert f"he agents of {tmp_path} do not run" in page.words and "token-relay phone run" in page.words
         assert not list(tmp_path.iterdir())
 
 
@@ -169,7 +180,7 @@ async def test_a_lab_without_ends_says_so_and_shows_the_provider_s_column() -> N
         page = await visitor.get("relay")
         assert page.status == 200 and "No phone and no companion run here yet." in page.words
         refused = await visitor.post("relay/start")
-        assert refused.status == 400 and "This lab has no phone and no companion" in refused.words
+        assert refused.status == 400 and "this lab has no phone and no companion" in refused.words.lower()
         assert (await visitor.get("relay/pair")).place == "relay"
         assert (await visitor.post("relay/nothing")).status == 404
         assert (await visitor.get("relay/start")).place == (await visitor.get("relay/token")).place == "relay"

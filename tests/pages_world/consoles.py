@@ -114,7 +114,7 @@ class Ends:
 
     async def console(self, kind: str) -> Console:
         """Start the console of an end, or a sandbox with its lab."""
-        if kind != "lab":
+        if not kind.startswith("lab"):
             return await console(self.phone if kind == "phone" else self.companion)
         ports = ("--http-port", "0", "--mqtt-port", "0", "--lab-port", "0")
         program = await self.world.start("sandbox", "--lab", "--json", *ports)

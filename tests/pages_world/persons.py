@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 
 from playwright.async_api import Page, expect
 
+from tests.e2e.kit import PASSWORD, PASSWORD_USER
 from tests.pages_world.consoles import Window
+from tests.watchdog import HANG_S
 
 TABS_MAX = 80
 WHERE = """() => {
@@ -28,8 +30,9 @@ async def by_keys(page: Page, name: str) -> None:
             break
     else:
         raise AssertionError(f"{name!r} was not reached at {page.url}: {await page.content()}")
-    if await page.evaluate("() => ['A', 'BUTTON', 'SUMMARY'].includes(document.activeElement.tagName)"):
-        await page.keyboard.press("Enter")
+    if await page.evaluate("() => ['A', 'BUTTON'].includes(document.activeElement.tagName)"):
+        async with page.expect_navigation():
+            await page.keyboard.press("Enter")
 
 
 async def by_clicks(page: Page, name: str) -> None:
@@ -67,3 +70,24 @@ async def hand_off(act: Act, phone: Window, *, called: str) -> None:
     await expect(phone.page.locator("h1")).to_have_text(called)
     await act(phone.page, "Hand off")
     await expect(phone.page.locator(".good")).to_be_visible()
+
+
+async def use_the_lab(person: Window) -> None:
+    """Leave something on the lab's pages: a call and its answer, and a handoff between two real agents."""
+    page = person.page
+    await page.get_by_role("link", name="API", exact=True).first.click()
+    await page.locator("main a", has_text="/initiate").first.click()
+    await page.locator("[name=username]").fill("otp@contoso.example")
+    for press in ("Send", "Relay", "Start a phone and a companion"):
+        await by_clicks(page, press)
+    await page.locator("#username").select_option(PASSWORD_USER)
+    await by_clicks(page, "Sign in")
+    await page.locator("input[type=password]").fill(PASSWORD)
+    for press in ("Go on", "Pair", "Yes", "Hand off"):
+        await by_clicks(page, press)
+        if press != "Pair":
+            await expect(page.locator(".good").first).to_be_visible(timeout=HANG_S * 1000)
+            await by_clicks(page, "Relay")
+    await by_clicks(page, "Relay")
+    for column in ("phone", "broker", "companion", "provider"):
+        await expect(page.locator(f".four-list > li.at-{column}").first).to_be_visible()

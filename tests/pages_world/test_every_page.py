@@ -6,14 +6,16 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser.chromium import NEEDS_CHROMIUM
+from tests.pages_world import persons
 from tests.pages_world.consoles import Ends, Window, crawl, faults, foreign, window
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), NEEDS_CHROMIUM]
-KINDS = pytest.mark.parametrize("kind", ["phone", "companion", "lab"])
+KINDS = pytest.mark.parametrize("kind", ["phone", "companion", "lab", "lab for a person"])
 PARTS = {
     "phone": {"", "pair", "tokens", "trouble", "handoffs", "devices", "account"},
     "companion": {"", "pair", "tokens", "trouble", "handoffs"},
-    "lab": {""},
+    "lab": {"", "reference", "relay", "users", "switches", "log", "guide", "flows", "browser", "trouble"},
+    "lab for a person": {"", "flows", "browser", "relay"},
 }
 
 # What a keyboard must reach: of radio buttons one of each name, and nothing in what is closed.
@@ -45,6 +47,10 @@ INLINE = """() => [...document.querySelectorAll("[style], script:not([src]), sty
 async def pages(ends: Ends, person: Window, kind: str) -> tuple[str, list[str]]:
     console = await ends.console(kind)
     await console.enter(person)
+    if kind == "lab":
+        await persons.use_the_lab(person)
+    elif kind != "phone" and kind != "companion":
+        await persons.by_clicks(person.page, "Show it as a person sees it")
     found = await crawl(person, console.first)
     person.requests.clear()
     return console.first, found

@@ -12,7 +12,7 @@ from functools import cache
 
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, PageRequest
-from token_relay.protocol.errors import LocalError
+from token_relay.protocol.errors import LocalError, TransientError
 from token_relay.sandbox.lab.live import LiveCall
 from token_relay.sandbox.lab.native_calls import (
     NO_JSON,
@@ -179,7 +179,11 @@ class FlowPages:
         if len(run.calls) >= CALLS_MAX:
             raise LocalError(f"{CALLS_MAX} calls in one run", hint="begin again")
         filled = {one.param.name: one.value for one in self._fields(run, is_all=True) if one.value}
-        call, body = await send(self._room, run.step.operation, run.chain, {**filled, **typed})
+        try:
+            call, body = await send(self._room, run.step.operation, run.chain, {**filled, **typed})
+        except TransientError as exc:  # the same step may be tried again: no answer is no step
+            run.problem = str(exc)
+            return run
         run.calls.insert(0, call)
         run.problem = ""
         said = outcome(body, call.status)

@@ -233,8 +233,9 @@ class RelayPages:
         if args.get("strategy") == "mint":
             await self._tell_mailbox(talk, fields)
             args["sign_in"] = _sign_in_of(fields)
+        result = await ends.call("phone", "handoff", args, talk)
         self._room.memory.done.add("handoff")
-        return await ends.call("phone", "handoff", args, talk)
+        return result
 
     async def _revoke(self, ends: Ends, talk: Talk, fields: Mapping[str, str]) -> Mapping[str, object]:
         return await ends.call("phone", "revoke", {"device": await self._device()}, talk)
