@@ -39,7 +39,7 @@ ROUTES = (PageRoute("", first), PageRoute("refused", refused), PageRoute("broken
 
 def serving(
     *routes: PageRoute,
-    owner: Callable[[int, int], int | None] = lambda client_port, port: 7,
+    owner: Callable[[tuple[str, int], int], int | None] = lambda client, port: 7,
     uids: Collection[int] = (7,),
     idle_s: float = IDLE_S_MAX,
     look: Look = LOOK,
@@ -173,13 +173,15 @@ async def streaming(server: PageServer, path: str, cookie: Headers) -> AsyncIter
         writer.close()
 
 
-def socket_of(server: PageServer, uid: int) -> socket.socket:
-    """Connect as another user; root alone can. Linux gives a socket the uid of its maker, socket(2)."""
+def socket_of(server: PageServer, uid: int, source: tuple[str, int] = ("", 0)) -> socket.socket:
+    """Connect as another user, which root alone can. Linux gives a socket the uid of its maker, socket(2)."""
     was = os.geteuid()
     os.seteuid(uid)
     try:
         made = socket.socket()
     finally:
         os.seteuid(was)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(source)
     made.connect(("127.0.0.1", server.port))
     return made

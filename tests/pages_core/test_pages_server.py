@@ -24,7 +24,7 @@ from tests.pages_core.page_kit import (
 )
 from tests.watchdog import HANG_S
 from token_relay.host.loopback_peer import owner_of
-from token_relay.pages.server import FIELDS_MAX, FORM_BYTES_MAX, HEAD_BYTES_MAX, PageRoute
+from token_relay.pages.server import CONNECTIONS_BUSY, FIELDS_MAX, FORM_BYTES_MAX, HEAD_BYTES_MAX, PageRoute
 from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.pages.walls import HEADERS
 from token_relay.protocol.errors import ConfigError, TransientError
@@ -88,20 +88,33 @@ async def test_another_user_of_the_machine_is_not_let_in() -> None:
     async with serving(owner=owner_of, uids={mine + 1}) as server:  # and our own socket is another user's there
         reply = await ask(server, path_of(server, server.address()))
         assert reply.status == 403 and "another user" in reply.body and not reply.header("Set-Cookie")
-    async with serving(owner=lambda client_port, port: None) as server:
+    async with serving(owner=lambda client, port: None) as server:
         assert (await ask(server, path_of(server, server.address()))).status == 403
 
 
-async def test_the_kernel_is_asked_about_this_very_connection() -> None:
-    asked: list[tuple[int, int]] = []
+async def test_another_user_with_the_port_of_a_program_of_ours_is_not_let_in() -> None:
+    """A port is free once more at each address of 127.0.0.0/8, and each of them reaches 127.0.0.1."""
+    mine = os.geteuid()
+    async with serving(owner=owner_of, uids={mine}) as server:
+        cookie = await enter(server)
+        _, ours = await asyncio.open_connection("127.0.0.1", server.port)
+        port = ours.get_extra_info("sockname")[1]
+        for source, path in (("127.0.0.2", server.root), ("127.0.0.3", path_of(server, server.address()))):
+            other = socket_of(server, NOBODY if mine == 0 else mine, (source, port))
+            assert (await ask(server, path, headers=cookie, sock=other)).status == 403
+        ours.close()
 
-    def owner(client_port: int, port: int) -> int:
-        asked.append((client_port, port))
+
+async def test_the_kernel_is_asked_about_this_very_connection() -> None:
+    asked: list[tuple[tuple[str, int], int]] = []
+
+    def owner(client: tuple[str, int], port: int) -> int:
+        asked.append((client, port))
         return 7
 
     async with serving(owner=owner) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        ours = writer.get_extra_info("sockname")[1]
+        ours = writer.get_extra_info("sockname")
         for _ in range(2):  # one connection, and each request of it is asked about
             writer.write(head(server, "/x", headers=[("Host", "127.0.0.1")]))
             await reader.readuntil(b"</html>")
@@ -307,6 +320,29 @@ async def test_half_open_connections_keep_nobody_away_and_do_not_keep_the_server
             writer.close()
 
 
+async def test_connections_of_another_user_are_few_and_the_person_gets_in_beside_them() -> None:
+    who = [7]
+    async with asyncio.timeout(HANG_S), serving(owner=lambda *ports: who[-1]) as server:
+        cookie = await enter(server)
+        who.append(8)
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(CONNECTIONS_BUSY + 4)]
+        who.append(7)
+        assert (await ask(server, server.root, headers=cookie)).status == 200
+        who.append(8)
+        lines = []
+        for reader, writer in held:
+            writer.write(head(server, "/", headers=[("Host", "127.0.0.1")]))
+            try:
+                lines.append(await reader.readline())
+            except ConnectionError:
+                lines.append(b"")
+        for _, writer in held:
+            writer.close()
+    # The person's first connection may have been counted still.
+    assert lines.count(b"HTTP/1.1 403 Forbidden\r\n") in (CONNECTIONS_BUSY - 1, CONNECTIONS_BUSY)
+    assert lines[CONNECTIONS_BUSY:] == [b""] * 4
+
+
 async def test_a_port_that_is_taken_is_told() -> None:
     async with serving() as server:
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{server.port}: "):
@@ -368,7 +404,7 @@ async def test_an_open_stream_is_no_activity_and_a_request_is(monkeypatch: pytes
             await stream.until("done")  # it was open, and well, all the time
 
 
-@pytest.mark.parametrize("why", ["another page", "another user", "no cookie"])
+@pytest.mark.parametrize("why", ["another page", "another user", "no cookie", "no page", "no key"])
 async def test_what_is_refused_is_no_activity(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("token_relay.pages.server.time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 0.0))
@@ -378,8 +414,10 @@ async def test_what_is_refused_is_no_activity(monkeypatch: pytest.MonkeyPatch, w
         clock.now = 0.009
         if why == "another user":
             who.append(8)
-        headers = [] if why == "no cookie" else [*cookie, ("Sec-Fetch-Site", "same-site")] if len(who) == 1 else cookie
-        assert (await ask(server, server.root, headers=headers)).status == 403
+        is_none = why.startswith("no ")
+        headers = [] if is_none else [*cookie, ("Sec-Fetch-Site", "same-site")] if len(who) == 1 else cookie
+        path = {"no page": "/x", "no key": f"{server.root}open?key=x"}.get(why, server.root)
+        assert (await ask(server, path, headers=headers)).status == (404 if why == "no page" else 403)
         clock.now = 0.0101
         await server.until_idle()
 

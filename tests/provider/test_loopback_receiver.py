@@ -194,7 +194,7 @@ async def test_silent_connections_neither_block_the_redirect_nor_outlive_the_rec
 
 @pytest.mark.parametrize("uid", [os.geteuid(), 0, STRANGER, None])
 async def test_no_number_of_silent_connections_of_ones_own_blocks_the_browser(uid: int | None) -> None:
-    async with LoopbackReceiver(STATE, owner=lambda client_port, port: uid) as receiver, asyncio.timeout(HANG_S):
+    async with LoopbackReceiver(STATE, owner=lambda client, port: uid) as receiver, asyncio.timeout(HANG_S):
         silent = [await asyncio.open_connection("127.0.0.1", urlsplit(receiver.redirect_uri).port) for _ in range(100)]
         assert (await get(receiver, f"code={CODE}&state={STATE}")).startswith(b"HTTP/1.1 200 ")
         assert isinstance(await receiver.wait(), CodeReceived)
@@ -204,7 +204,7 @@ async def test_no_number_of_silent_connections_of_ones_own_blocks_the_browser(ui
 
 async def test_strangers_neither_push_out_the_person_nor_take_their_room() -> None:
     owners: list[int] = []
-    async with LoopbackReceiver(STATE, owner=lambda client_port, port: owners[-1]) as receiver:
+    async with LoopbackReceiver(STATE, owner=lambda client, port: owners[-1]) as receiver:
         port = urlsplit(receiver.redirect_uri).port
 
         async def connect(uid: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -54,7 +54,7 @@ class LoopbackReceiver:
 
     It listens on the first of ``ports`` that is free, on a random one when there are none. If the redirect has an
     ``iss``, it must equal ``issuer``, when that is given. RFC 9207 §2.4. ``owner`` returns the uid of a client by its
-    port and ours.
+    address and our port.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LoopbackReceiver:
         ports: Sequence[int] = (),
         path: str = "/callback",
         issuer: str | None = None,
-        owner: Callable[[int, int], int | None] = owner_of,
+        owner: Callable[[tuple[str, int], int], int | None] = owner_of,
     ) -> None:
         if len(state) < 22:
             raise ValueError("a state has at least 128 bits: 22 characters of base64url")
@@ -132,7 +132,7 @@ class LoopbackReceiver:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        uid = self._owner(writer.get_extra_info("peername")[1], self._port)
+        uid = self._owner(writer.get_extra_info("peername"), self._port)
         mine = self._room(uid)
         if mine is None:
             writer.close()

@@ -33,6 +33,7 @@ FORM_BYTES_MAX = 65_536
 FIELDS_MAX = 64
 HEAD_BYTES_MAX = 262_144  # browsers keep up to 180 cookies of 4 KiB for 127.0.0.1, whichever port has set them
 KEYS_MAX = 8
+CONNECTIONS_BUSY = 16  # from here on other users get none: a head is read, of up to 32 MiB, before it can be refused
 STATIC = Path(__file__).with_name("static")
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -61,7 +62,7 @@ class Look:
 class PageServer:
     """The pages on a port of 127.0.0.1, for as long as the ``async with`` lasts.
 
-    ``owner`` says whose a connection is: client's port and ours to uid. ``uids`` are let in.
+    ``owner`` says whose a connection is: the client's address and our port to uid. ``uids`` are let in.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class PageServer:
         routes: Sequence[PageRoute],
         look: Look,
         *,
-        owner: Callable[[int, int], int | None],
+        owner: Callable[[tuple[str, int], int], int | None],
         uids: Collection[int],
         port: int = 0,
         idle_s: float = IDLE_S_MAX,
@@ -93,6 +94,7 @@ class PageServer:
             "*", f"{self.root}open", self._serving(PageRoute("open", self._open, comes_from_elsewhere=True))
         )
         app.router.add_route("*", "/{tail:.*}", self._serving(PageRoute("", _nowhere, comes_from_elsewhere=True)))
+        self._listener: asyncio.Server | None = None
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -110,7 +112,7 @@ class PageServer:
             raise ConfigError(f"cannot listen on 127.0.0.1:{self._asked_port}: {exc.strerror}") from exc
         self.port = sock.getsockname()[1]
         await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        self._listener = await asyncio.get_running_loop().create_server(self._connection, sock=sock)
         return self
 
     async def __aexit__(
@@ -118,6 +120,8 @@ class PageServer:
     ) -> None:
         self._ends.set()
         self._end_streams()
+        if self._listener is not None:
+            self._listener.close()
         await self._runner.cleanup()
 
     @property
@@ -154,6 +158,10 @@ class PageServer:
         except TimeoutError:
             return
 
+    def _connection(self) -> asyncio.Protocol:
+        assert self._runner.server is not None
+        return _Entrance(self._runner.server, lambda client: self._owner(client, self.port) in self._uids)
+
     # -- requests ----------------------------------------------------------------------------------------------
 
     def _serving(self, route: PageRoute) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -164,7 +172,8 @@ class PageServer:
             refused = self._refused(route, request)
             if refused is not None:
                 return visit.refuse(refused.status, refused.why, is_in=False)
-            if not route.path.endswith("stream"):
+            # What anybody's page may ask for keeps nothing open, nor does a stream.
+            if not route.comes_from_elsewhere and not route.path.endswith("stream"):
                 self._active_at = time.monotonic()
             try:
                 if request.method == "POST":
@@ -186,7 +195,7 @@ class PageServer:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         caller = Caller(
             method=request.method,
-            uid=None if peer is None else self._owner(peer[1], self.port),
+            uid=None if peer is None else self._owner(peer, self.port),
             host=request.headers.get("Host", ""),
             origin=request.headers.get("Origin"),
             fetch_site=request.headers.get("Sec-Fetch-Site", ""),
@@ -205,6 +214,7 @@ class PageServer:
             why = "this address was used already, or is an old one; Enter in the terminal prints a new one"
             return visit.refuse(403, why, is_in=False)
         self._keys.remove(known)
+        self._active_at = time.monotonic()
         answer = visit.onward("")
         answer.headers["Set-Cookie"] = cookie_header(self._cookie, self.root)
         return answer
@@ -214,6 +224,24 @@ class PageServer:
         if path is None:
             return visit.refuse(404, "nothing is here")
         return web.Response(body=path.read_bytes(), content_type=TYPES[path.suffix], headers=HEADERS)
+
+
+class _Entrance(asyncio.Protocol):
+    """Hands a connection on to aiohttp; one of another user only while there are few."""
+
+    def __init__(self, http: web.Server, is_persons: Callable[[tuple[str, int]], bool]) -> None:
+        self._http, self._is_persons = http, is_persons
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if len(self._http.connections) >= CONNECTIONS_BUSY and not self._is_persons(
+            transport.get_extra_info("peername")
+        ):
+            transport.abort()
+            return
+        handler = self._http()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
 
 
 async def _nowhere(visit: PageRequest) -> Answer:

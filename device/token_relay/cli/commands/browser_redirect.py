@@ -71,15 +71,15 @@ class Doorway:
             except TimeoutError:
                 continue
             with connection:
-                if self._meets_browser(connection, client[1]):
+                if self._meets_browser(connection, client):
                     self._redirect(connection, arrive)
                     return True
         return False
 
-    def _meets_browser(self, connection: socket.socket, client_port: int) -> bool:
+    def _meets_browser(self, connection: socket.socket, client: tuple[str, int]) -> bool:
         try:
             connection.settimeout(REQUEST_TIMEOUT_S)
-            if self._is_the_browser(_head(connection), client_port):
+            if self._is_the_browser(_head(connection), client):
                 return True
             connection.sendall(f"HTTP/1.1 404 Not Found\r\n{_HEADERS}\r\n".encode())
         except OSError:
@@ -99,7 +99,7 @@ class Doorway:
             with suppress(OSError):
                 connection.sendall(answer)
 
-    def _is_the_browser(self, head: bytes, client_port: int) -> bool:
+    def _is_the_browser(self, head: bytes, client: tuple[str, int]) -> bool:
         lines = head.decode("latin-1").split("\r\n")
         if not hmac.compare_digest(lines[0].encode("latin-1"), f"GET {self._path} HTTP/1.1".encode()):
             return False
@@ -109,7 +109,7 @@ class Doorway:
         hosts = [value.strip() for name, value in fields if name == "host"]
         if is_ahead or hosts != [f"127.0.0.1:{self._port}"]:
             return False
-        return owner_of(client_port, self._port) == os.getuid()
+        return owner_of(client, self._port) == os.getuid()
 
 
 def _head(connection: socket.socket) -> bytes:

@@ -59,7 +59,7 @@ class Lab:
         sandbox: SandboxServer,
         ends: Ends | None,
         *,
-        owner: Callable[[int, int], int | None],
+        owner: Callable[[tuple[str, int], int], int | None],
         uids: Collection[int],
         port: int = 0,
     ) -> None:
