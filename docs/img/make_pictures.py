@@ -110,7 +110,7 @@ def take(run: Run, picture: Callable[[str, Page], object]) -> None:
     page.get_by_role("button", name="Hand off", exact=True).click()
     page.get_by_role("link", name="Relay", exact=True).first.click()
     page.locator(".four-list > li").nth(8).wait_for()
-    page.set_viewport_size({"width": 960, "height": 960})
+    page.set_viewport_size({"width": 960, "height": 880})
     page.locator(".four-head").evaluate(TO_THE_TOP)
     picture("handoff", page)
 
