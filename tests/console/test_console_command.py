@@ -17,9 +17,10 @@ from tests.e2e.kit import Program, World
 from tests.e2e.terminal import Terminal
 from tests.sockets.sockets_kit import short_directory
 from tests.watchdog import HANG_S
-from token_relay.cli.client import ClientError
+from token_relay.cli.client import ClientError, locate
 from token_relay.cli.commands import console as command
 from token_relay.console.run import page_server, run_console
+from token_relay.host import paths
 from token_relay.pages.conversation import Talks
 
 
@@ -84,6 +85,22 @@ def test_half_an_hour_without_a_request_is_said(shell: Shell, monkeypatch: pytes
     monkeypatch.setattr(command, "configure_logs", lambda context: None)  # it holds for a whole process: this one's too
     ran = shell("phone", "console", "--home", str(tmp_path))
     assert ran.code == 0 and "nothing was asked for half an hour" in ran.err
+
+
+def test_a_console_stays_with_the_agent_that_it_found_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with short_directory() as homes, socket.socket(socket.AF_UNIX) as service, socket.socket(socket.AF_UNIX) as own:
+        places = {service: homes / "run" / "phone", own: homes / "token-relay" / "phone"}
+        for listener, place in places.items():
+            place.mkdir(parents=True)
+            listener.bind(str(place / "control.sock"))
+            listener.listen()
+        monkeypatch.setattr(paths, "SYSTEM_SOCKET_DIRECTORY", homes / "run")
+        place_of = command.of_one_agent(lambda name: locate("phone", {"XDG_STATE_HOME": str(homes)}, name=name))
+        assert place_of("control.sock").parent == places[own]
+        own.close()
+        with pytest.raises(ClientError, match=r"another one listens in .*/run/phone"):
+            place_of("control.sock")
+        assert locate("phone", {"XDG_STATE_HOME": str(homes)}).parent == places[service]
 
 
 @pytest.mark.parametrize(

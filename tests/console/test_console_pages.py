@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 
 from tests.console.console_kit import Browser, Page, console, element_text
 from tests.e2e.kit import OTP_USER, PASSWORD, PASSWORD_USER, World, pair, ready
+from tests.watchdog import HANG_S
+from token_relay.pages.conversation import OPEN_MAX
+from token_relay.pages.visit import STREAMS_MAX
 from token_relay.sandbox.marked_tokens import find_marked
 
 pytestmark = pytest.mark.asyncio
@@ -208,6 +212,22 @@ async def test_a_refresh_token_from_elsewhere_is_asked_for_and_never_shown() -> 
             holds_no_secret(adopted)
             tokens = await mine.get("tokens")
             assert tokens.status == 200
+
+
+async def test_all_that_a_console_may_hold_open_leaves_the_agents_command_line_free() -> None:
+    async with World() as world, asyncio.timeout(HANG_S):
+        phone = await world.phone()
+        async with console("phone", phone.home) as page, contextlib.AsyncExitStack() as stack:
+            streams = [page.stream(f"handoffs/{'0' * 32}/stream") for _ in range(STREAMS_MAX)]
+            for stream in streams:
+                stack.push_async_callback(stream.aclose)  # type: ignore[attr-defined]  # an async generator
+                await anext(stream)
+            for _ in range(OPEN_MAX):
+                asked = await page.post("do/import")
+                assert "Give up" in asked.text, asked.text
+            assert f"{OPEN_MAX} commands are open" in (await page.post("do/import")).text
+            assert (await phone.control("status"))["accounts"] == []
+            assert (await page.get("account")).status == 200
 
 
 async def test_a_companion_is_renamed_and_forgets_a_phone_or_everything() -> None:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from tests.pages_core.page_kit import Headers, Reply, ask, enter, form, serving, streaming
 from tests.watchdog import HANG_S
 from token_relay.pages import conversation
-from token_relay.pages.conversation import ANSWER_CHARS_MAX, TALKS_MAX, Talk, Talks
+from token_relay.pages.conversation import ANSWER_CHARS_MAX, OPEN_MAX, TALKS_MAX, Talk, Talks
 from token_relay.pages.server import PageRoute, PageServer
 from token_relay.pages.visit import Answer, PageRequest
 from token_relay.protocol.errors import TransientError
@@ -252,14 +252,17 @@ async def test_there_are_at_most_so_many_and_what_is_over_makes_room(monkeypatch
         return {"message": await talk.ask("value", "?")}
 
     async with placed(work, monkeypatch) as place:
-        begun = [await place.begin() for _ in range(TALKS_MAX)]
+        begun: list[str] = []
+        for _ in range(TALKS_MAX - OPEN_MAX):
+            begun.append(await place.begin())
+            await place.answer(begun[-1], f"value=number-{len(begun)}")
+        begun += [await place.begin() for _ in range(OPEN_MAX)]
         assert len({*begun}) == TALKS_MAX == 32
         reply = await place.post("start", "a=b")
-        assert reply.status == 400 and "32 commands are open" in reply.body
-        await place.answer(begun[0], "value=first")
-        await place.answer(begun[1], "value=second")
+        assert reply.status == 400 and f"{OPEN_MAX} commands are open" in reply.body
+        await place.answer(begun[-1], "value=last")
         await place.begin()
-        assert (await place.get(begun[0])).status == 400 and "Second" in (await place.get(begun[1])).body
+        assert (await place.get(begun[0])).status == 400 and "Number-2<" in (await place.get(begun[1])).body
 
 
 async def test_a_command_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

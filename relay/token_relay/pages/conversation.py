@@ -21,6 +21,7 @@ from token_relay.protocol.errors import LocalError, RelayError
 log = structlog.get_logger()
 
 TALKS_MAX = 32  # the oldest that is over goes first
+OPEN_MAX = 12  # with 16 streams, fewer than the 32 connections that an agent takes: its command line stays free
 STEPS_MAX = 200
 ANSWER_CHARS_MAX = 16_384
 SETTLE_S = 2.0  # what follows an answer is mostly there by then, so that the next page shows it already
@@ -146,8 +147,8 @@ class Talks:
         for old in [one for one in self._all.values() if one.is_over]:
             if len(self._all) >= TALKS_MAX:
                 del self._all[old.talk_id]
-        if len(self._all) >= TALKS_MAX:
-            raise LocalError(f"{TALKS_MAX} commands are open", hint="end some of them first")
+        if len(self.open) >= OPEN_MAX:
+            raise LocalError(f"{OPEN_MAX} commands are open", hint="end some of them first, or wait ten minutes")
         talk = Talk(title, back=back, template=template)
         self._all[talk.talk_id] = talk
         changed = asyncio.ensure_future(talk.changed())

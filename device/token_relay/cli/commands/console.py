@@ -25,9 +25,7 @@ def run(args: argparse.Namespace, context: Context) -> int:
     kind: Kind = "phone" if args.group == "phone" else "companion"
     other: Kind = "companion" if kind == "phone" else "phone"
 
-    def here(name: str) -> Path:
-        return locate(kind, context.env, name=name, home=args.home, socket_directory=args.socket)
-
+    here = of_one_agent(lambda name: locate(kind, context.env, name=name, home=args.home, socket_directory=args.socket))
     talks = Talks()
     server = page_server(
         kind,
@@ -50,6 +48,25 @@ def run(args: argparse.Namespace, context: Context) -> int:
         context.note("open this address in a browser on this machine; it works once, and Enter prints a fresh one")
     asyncio.run(until_stopped(serve()))
     return DONE
+
+
+def of_one_agent(locate: Locate) -> Locate:
+    """Return what finds an agent in the directory where it was found first, whichever others run by then.
+
+    A form of its pages, such as the one that erases everything, must not reach the service of the machine because
+    the person's own agent is down.
+    """
+    first: list[Path] = []
+
+    def here(name: str) -> Path:
+        path = locate(name)
+        if path.parent not in (first or [path.parent]):
+            said = f"the agent of these pages does not run any more; another one listens in {path.parent}"
+            raise ClientError("not_running", said, hint="start it again, or for the other one another console")
+        first[:] = [path.parent]
+        return path
+
+    return here
 
 
 def of_the_same_user(kind: Kind, environment: Mapping[str, str], here: Locate) -> Locate:
