@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 HERE = Path(__file__).parent
 PROGRAM = Path(sys.executable).with_name("token-relay")
-SIZE: ViewportSize = {"width": 1040, "height": 680}
+SIZE: ViewportSize = {"width": 960, "height": 560}
 TO_THE_TOP = "(one) => one.scrollIntoView()"
 
 
@@ -110,7 +110,8 @@ def take(run: Run, picture: Callable[[str, Page], object]) -> None:
     page.get_by_role("button", name="Hand off", exact=True).click()
     page.get_by_role("link", name="Relay", exact=True).first.click()
     page.locator(".four-list > li").nth(8).wait_for()
-    page.get_by_role("heading", name="What happened").evaluate(TO_THE_TOP)
+    page.set_viewport_size({"width": 960, "height": 880})
+    page.locator(".four-head").evaluate(TO_THE_TOP)
     picture("handoff", page)
 
 

@@ -82,6 +82,7 @@ def test_half_an_hour_without_a_request_is_said(shell: Shell, monkeypatch: pytes
         return
 
     monkeypatch.setattr(command, "run_console", ends_at_once)
+    monkeypatch.setattr(command, "configure_logs", lambda context: None)  # it holds for a whole process: this one's too
     ran = shell("phone", "console", "--home", str(tmp_path))
     assert ran.code == 0 and "nothing was asked for half an hour" in ran.err
 

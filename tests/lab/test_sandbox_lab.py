@@ -126,10 +126,15 @@ async def test_at_a_terminal_each_enter_prints_a_fresh_address(tmp_path: Path) -
 async def test_in_the_background_it_leaves_the_terminal_to_its_shell_and_is_not_stopped(tmp_path: Path) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     command = f"{sys.executable} -m token_relay.cli sandbox --lab {' '.join(PORTS)}"
-    script = f"{command} & read line; echo got $line; kill $!; wait $!; echo ended $?"
+    later = "while [ ! -e go ]; do sleep 0.1; done"
+    script = f"{command} & {later}; read line; echo got $line; kill $!; wait $!; echo ended $?"
     async with Terminal(script, env=environment, cwd=tmp_path, program=(sys.executable, "-c", SHELL)) as terminal:
-        await terminal.sees(ADDRESS)
-        await terminal.types("hello")
+        address = await terminal.sees(ADDRESS)
+        await terminal.types("hello")  # nobody reads it yet, so that the sandbox sees it waiting
+        for _ in range(3):  # it goes on: one that has been stopped would not answer
+            with pytest.raises(HTTPError, match="403"):
+                await asyncio.to_thread(browser().open, f"{address[0]}x", timeout=HANG_S)
+        (tmp_path / "go").touch()
         await terminal.sees("got hello")
         await terminal.sees("ended 0")
 

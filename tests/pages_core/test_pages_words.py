@@ -10,7 +10,9 @@ import pytest
 
 from token_relay.pages import token_words, words
 from token_relay.pages.columns import HAPPENINGS_MAX, Happening, ordered
+from token_relay.pages.page_hints import WayOn, way_on
 from token_relay.pages.rendering import environment
+from token_relay.service.actions import ACTIONS, action
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00Z
 HERE = Path(__file__).parent
@@ -224,3 +226,32 @@ def test_nothing_that_is_shown_is_markup() -> None:
     assert text.count("alert(1)") > 9
     assert "<script>" not in text and "\"'>" not in text and "'>" not in text
     assert "2.0 KiB" in text and "2027-01-15 08:00:00Z" in text
+
+
+PLACES = {"phone sign-in": "account", "phone handoff": "", "phone pair": "pair"}
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        ("token-relay phone sign-in --username U, or --browser", WayOn("", "Sign in", "account")),
+        ("use: token-relay phone sign-in --browser", WayOn("use: ", "Sign in", "account")),
+        (
+            "pair the two devices: token-relay companion pair here, token-relay phone pair there",
+            WayOn("pair the two devices: “Pair” here, ", "Pair", "pair", " there"),
+        ),
+        ("on the phone: token-relay phone handoff 'my watch'", WayOn("on the phone: ", "Hand off")),
+        ("copy all of it: token-relay companion pair shows it", WayOn("copy all of it: “Pair” shows it")),
+        ("correct it; new: token-relay phone sign-up --username 'a b'", WayOn("correct it; new: “Make an account”")),
+        ("start it: token-relay companion run", WayOn("start it: token-relay companion run")),
+        ("token-relay phone pairing", WayOn("token-relay phone pairing")),
+        ("--yes goes on without the question", WayOn("")),
+    ],
+)
+def test_what_to_do_is_a_button_of_a_page_and_no_command(hint: str, shown: WayOn) -> None:
+    assert way_on(hint, PLACES) == shown
+
+
+def test_every_thing_to_do_that_a_page_can_do_names_no_command() -> None:
+    left = {slug for slug in ACTIONS if "token-relay" in way_on(action(slug, "my watch")["sentence"], {}).before}
+    assert left == {"copied", "check_broker"}  # of the machine itself

@@ -152,13 +152,14 @@ async def crawl(window: Window, first: str) -> list[str]:
     while waiting:
         url = waiting.pop(0)
         try:
-            await window.page.goto(url)
+            answer = await window.page.goto(url)
         except Error as exc:
             if "Download is starting" not in str(exc):
                 raise
             continue
         if not window.page.url.startswith(first):
             continue
+        assert answer is not None and answer.status == 200, f"{url}: {answer and answer.status}"
         found.append(url)
         links: list[str] = await window.page.evaluate(LINKS)
         for link in (one.partition("#")[0] for one in links):

@@ -64,8 +64,7 @@ async def test_no_page_keeps_anybody_out_at_any_width(ends: Ends, browser: Brows
         assert parts >= PARTS[kind], found
         wrong = []
         for url in found:
-            answer = await person.page.goto(url)
-            assert answer is not None and answer.status == 200, url
+            await person.page.goto(url)
             await person.page.evaluate(OPEN)
             wrong += await faults(person, axe)
             wrong += [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
-from tests.sandbox.sandbox_client import NOON, OTP_USER, PASSWORD_USER, SCOPE, SandboxClient, Start
+from tests.sandbox.sandbox_client import NOON, OTP_USER, PASSWORD_USER, SCOPE, Reply, SandboxClient, Start
 from token_relay.protocol.errors import ConfigError
 from token_relay.sandbox.provider.world.model import CLIENT_ID, DEFAULT_USERS, parse_world
 
@@ -24,6 +25,28 @@ async def test_users_are_added_by_name_with_or_without_a_password(entra: Sandbox
     listed = (await entra.request("GET", "/sandbox/users")).json["users"]
     assert {"username": "pw@contoso.example", "kind": "password"} in listed
     assert "long enough" not in (await entra.request("GET", "/sandbox/users")).text
+
+
+@pytest.mark.asyncio
+async def test_an_account_is_changed_and_deleted_with_all_that_it_has_signed_in_to(entra: SandboxClient) -> None:
+    async def order(method: str, **body: Any) -> Reply:
+        headers = {"Content-Type": "application/json"}
+        return await entra.request(method, "/sandbox/users", data=json.dumps(body).encode(), headers=headers)
+
+    tokens = await entra.sign_in(PASSWORD_USER)
+    off = await order("PATCH", username=PASSWORD_USER, disabled=True)
+    assert off.json["disabled"] is True and (await entra.refresh(tokens["refresh_token"])).json["error_codes"] == [
+        50057
+    ]
+    assert (await order("PATCH", username=PASSWORD_USER, disabled=False)).json["disabled"] is False
+    by_code = await order("PATCH", username=OTP_USER, password="Long-enough-9")
+    assert by_code.status == 400 and "no password" in by_code.json["detail"]
+    for method in ("PATCH", "DELETE"):
+        gone = await order(method, username="nobody@contoso.example")
+        assert gone.status == 404 and gone.json["detail"] == "there is no such user"
+    assert (await order("DELETE", username=PASSWORD_USER)).status == 200
+    assert (await entra.refresh(tokens["refresh_token"])).json["error"] == "invalid_grant"
+    assert [event["reason"] for event in await entra.events() if event["kind"] == "family_killed"] == ["user_deleted"]
 
 
 ANIMAL: dict[str, Any] = {

@@ -18,7 +18,7 @@ NAV = (("", "Grants"), ("pair", "Pair"), ("tokens", "Tokens"), ("trouble", "What
 TICK_S = 5.0  # how often the time that is left is said
 FRESH = 10  # invitations that may follow one that has ended
 DAY_S = 86_400
-PLACES = {"pair": "pair", "pair_again": "pair"}
+HINTS = {"companion pair": "pair", "companion primary": ""}  # where what a hint names is done
 TITLES = {
     "rename": "Rename this device",
     "forget": "Erase the grants here",
@@ -55,7 +55,7 @@ class CompanionPages(SharedPages):
             grant["refreshed_text"] = ago(grant["refreshed_at"], now)
             grant["lease_text"] = "" if left_s is None or grant["state"] == "dead" else largest(left_s)
             grant["lease_left_days"] = 0 if left_s is None else round(left_s / DAY_S)
-        return {"agent": found, "place": PLACES.get((found["action"] or {}).get("slug", ""), "")}
+        return {"agent": found}
 
     async def _grants(self, visit: PageRequest) -> Answer:
         return visit.page("grants.html", **await self._status())

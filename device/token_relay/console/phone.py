@@ -16,6 +16,7 @@ Json = dict[str, Any]
 NAV = (("", "Devices"), ("pair", "Pair"), ("account", "Account"), ("tokens", "Tokens"), ("trouble", "What went wrong"))
 ROWS = 200
 PRESENCE_WAIT_S = 2.0  # a living device answers within milliseconds
+LOST_WAIT_S = 2.0  # it hardly answers, and what else is to be done is urgent
 EVENTS_SHOWN = 100
 ACCOUNT_PAUSE_S = 10.0  # a status has all devices in it
 DAY_S = 86_400
@@ -24,6 +25,11 @@ PLACES: Mapping[str, str] = {  # where the one thing to do is done, by its slug;
     "restored_phone": "account",
     "pair_again": "pair",
     "pair": "pair",
+}
+HINTS: Mapping[str, str] = {  # where what a hint names is done
+    **dict.fromkeys(("phone sign-in", "phone sign-up", "phone reset-password", "phone import"), "account"),
+    **dict.fromkeys(("phone handoff", "phone cancel", "phone replace", "phone rename", "phone devices"), ""),
+    "phone pair": "pair",
 }
 HANDOFFS: Mapping[str, str] = {
     "offered": "offered; it waits for the companion",
@@ -194,7 +200,7 @@ def args_of(command: str, fields: Mapping[str, str]) -> Json:
             raise LocalError("the days of a lease are a whole number, 0 for no end", hint="for example 90")
         args["lease_days"] = int(given["lease_days"])
     if command == "lost":
-        args["lost"] = True
+        args |= {"lost": True, "wait_s": LOST_WAIT_S}
     sign_in: Json = {name: given[name] for name in ("method", "username", "mfa_method", "contact") if name in given}
     if sign_in.get("method") == "browser":
         sign_in = {"method": "browser", "open": False}

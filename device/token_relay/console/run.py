@@ -7,9 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from token_relay.console.agent_client import AgentClient, Locate
+from token_relay.console.companion import HINTS as COMPANION_HINTS
 from token_relay.console.companion import NAV as COMPANION_NAV
 from token_relay.console.companion import CompanionPages
 from token_relay.console.device_words import GRANTS
+from token_relay.console.phone import HINTS as PHONE_HINTS
 from token_relay.console.phone import NAV as PHONE_NAV
 from token_relay.console.phone import PhonePages
 from token_relay.host.loopback_peer import owner_of
@@ -36,7 +38,8 @@ def page_server(
     ends = AgentClient(kind, here), AgentClient(other, there)
     pages = PhonePages(*ends, talks) if kind == "phone" else CompanionPages(*ends, talks)
     nav = PHONE_NAV if kind == "phone" else COMPANION_NAV
-    look = Look([TEMPLATES], [], {"called": f"token-relay {kind}", "nav": nav, "grant_words": GRANTS})
+    hints = PHONE_HINTS if kind == "phone" else COMPANION_HINTS
+    look = Look([TEMPLATES], [], {"called": f"token-relay {kind}", "nav": nav, "grant_words": GRANTS}, hints)
     return PageServer(pages.routes, look, owner=owner_of, uids=uids, port=port, idle_s=idle_s)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from token_relay.pages import words
+from token_relay.pages.page_hints import way_on
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def environment(templates: Sequence[Path]) -> Environment:
+def environment(templates: Sequence[Path], hints: Mapping[str, str] = MappingProxyType({})) -> Environment:
     """Return the templates of these directories, and the shared ones."""
     made = Environment(
         loader=FileSystemLoader([*templates, TEMPLATES]),
@@ -29,4 +32,5 @@ def environment(templates: Sequence[Path]) -> Environment:
         "short": words.short,
         "size": words.size,
     }
+    made.globals["way_on"] = partial(way_on, places=hints)
     return made

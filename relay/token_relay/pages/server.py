@@ -12,7 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,11 +52,15 @@ class PageRoute:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a set of pages brings along: templates, static files, and what every template of it is given."""
+    """What a set of pages brings along: templates, static files, and what every template of it is given.
+
+    ``hints``: which of the pages a command in a hint is done on, see :func:`token_relay.pages.page_hints.way_on`.
+    """
 
     templates: Sequence[Path]
     statics: Sequence[Path]
     common: Mapping[str, object]
+    hints: Mapping[str, str] = field(default_factory=dict)
 
 
 class PageServer:
@@ -79,7 +83,7 @@ class PageServer:
         self._cookie = secrets.token_urlsafe(32)
         self._keys: list[str] = []
         self._owner, self._uids = owner, frozenset(uids)
-        self._look, self._environment = look, environment(look.templates)
+        self._look, self._environment = look, environment(look.templates, look.hints)
         self._statics = {
             path.name: path for place in (STATIC, *look.statics) for path in place.iterdir() if path.suffix in TYPES
         }

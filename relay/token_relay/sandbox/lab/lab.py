@@ -88,6 +88,9 @@ class Lab:
                 "base_url": sandbox.base_url,
                 "curl": partial(curl, sandbox.base_url),
             },
+            hints=dict.fromkeys(
+                ("phone sign-in", "phone pair", "companion pair", "phone handoff", "phone cancel"), "relay"
+            ),
         )
         routes = [*room.talks.routes, *(route for one in pages for route in one.routes)]
         self.server = PageServer(routes, look, owner=owner, uids=uids, port=port)

@@ -266,7 +266,7 @@ def _animal(fields: Mapping[str, str]) -> Order:
     try:
         animal = tomllib.loads(fields.get("animal", ""))
     except (tomllib.TOMLDecodeError, RecursionError) as exc:
-        raise LocalError(f"not TOML: {str(exc)[:200]}", hint="the page zoo.md has the fields of an answer") from None
+        raise LocalError(f"not TOML: {str(exc)[:200]}", hint="its fields: token-relay docs zoo") from None
     order: dict[str, JsonValue] = {"animal": json.loads(json.dumps(animal, default=str))}
     return "POST", "animals", order | _numbers(fields, "times")
 
