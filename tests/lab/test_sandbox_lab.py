@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar
@@ -23,7 +24,9 @@ from aiohttp import CookieJar as Jar
 
 from tests.e2e.terminal import ROOT, Terminal
 from tests.lab.relay_kit import story
+from tests.sockets.sockets_kit import short_directory
 from tests.watchdog import HANG_S
+from token_relay.cli.demo.lab_ends import LabEnds
 from token_relay.cli.main import main
 from token_relay.pages.server import Look, PageRoute, PageServer
 from token_relay.pages.terminal import viewers
@@ -185,3 +188,25 @@ async def test_agents_that_end_while_they_start_are_said(monkeypatch: pytest.Mon
         page = await visitor.post("relay/start")
         assert page.status == 400 and "the two agents do not start" in page.words.lower()
         assert "No phone and no companion run here yet." in (await visitor.get("relay")).words
+
+
+@pytest.mark.asyncio
+async def test_a_browser_that_goes_away_while_the_ends_begin_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with short_directory() as place:
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        await begin_and_go_away()
+        assert [*place.iterdir()] == []
+
+
+async def begin_and_go_away() -> None:
+    """Begin to make two agents, which will fail; go away at once."""
+    ends = LabEnds({kind: f"token-relay {kind} init --nonsense" for kind in ("phone", "companion")}, os.environ)
+    asked = asyncio.create_task(ends.start())
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    await ends.stop()
+    await asyncio.get_running_loop().shutdown_default_executor()  # whatever a thread still did is done

@@ -35,7 +35,7 @@ class LabEnds:
         self._init, self._environment = init, environment
         self._homes = environment.get("TOKEN_RELAY_HOMES", "")
         self._programs: Programs | None = None
-        self._starting = asyncio.Lock()
+        self._starting: asyncio.Task[None] | None = None
         self._clients = {kind: AgentClient(kind, partial(self._place, kind)) for kind in KINDS}
 
     @property
@@ -62,25 +62,32 @@ class LabEnds:
         return locate(kind, {}, name=name, home=home) if self._homes else home / name
 
     async def start(self) -> None:
-        """Make both and run them; without effect on ones that run. Raises RelayError."""
-        async with self._starting:
-            if self.are_running:
-                return
-            if self._homes:
-                lines = " and ".join(f"token-relay {kind} run" for kind in KINDS)
-                raise LocalError(f"the agents of {self._homes} do not run", hint=f"start them: {lines}")
-            await self.stop()
-            programs = Programs(self._environment, Interrupts())
-            self._programs = await asyncio.to_thread(programs.__enter__)
-            try:
-                await asyncio.to_thread(_run, self._programs, self._init)
-                async with asyncio.timeout(WITHIN_S):
-                    while not self.are_running:
-                        _check(self._programs)
-                        await asyncio.sleep(0.05)
-            except (StepFailedError, TimeoutError) as exc:
-                await self.stop()
-                raise TransientError("the two agents do not start", hint=str(getattr(exc, "got", ""))) from exc
+        """Make both and run them; without effect on ones that run. Raises RelayError.
+
+        It goes on when its caller is cancelled, as by a browser that goes away: half of it would be left behind.
+        """
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)
+
+    async def _start(self) -> None:
+        if self.are_running:
+            return
+        if self._homes:
+            lines = " and ".join(f"token-relay {kind} run" for kind in KINDS)
+            raise LocalError(f"the agents of {self._homes} do not run", hint=f"start them: {lines}")
+        await self._end()
+        programs = Programs(self._environment, Interrupts())
+        self._programs = await asyncio.to_thread(programs.__enter__)
+        try:
+            await asyncio.to_thread(_run, self._programs, self._init)
+            async with asyncio.timeout(WITHIN_S):
+                while not self.are_running:
+                    _check(self._programs)
+                    await asyncio.sleep(0.05)
+        except (StepFailedError, TimeoutError) as exc:
+            await self._end()
+            raise TransientError("the two agents do not start", hint=str(getattr(exc, "got", ""))) from exc
 
     async def call(
         self,
@@ -112,6 +119,11 @@ class LabEnds:
 
     async def stop(self) -> None:
         """End the agents that were started here, and remove their homes."""
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)
+        await self._end()
+
+    async def _end(self) -> None:
         programs, self._programs = self._programs, None
         if programs is not None:
             await asyncio.to_thread(programs.__exit__, None, None, None)
