@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import stat
 import threading
 import time
@@ -229,6 +230,20 @@ def test_a_program_of_another_user_is_not_let_through(monkeypatch: pytest.Monkey
         assert doorway.admit(lambda: "https://a.example/", wait_s=20)
         visitor.join()
     assert refused == [404]
+
+
+def test_a_program_with_the_port_of_the_persons_browser_at_another_address_is_not_let_through() -> None:
+    with Doorway() as doorway, socket.socket() as other, socket.socket() as browser:
+        address = urlsplit(doorway.url)
+        browser.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.2", browser.getsockname()[1]))  # another user's, say; it comes first
+        for one in (other, browser):
+            one.connect((address.hostname, address.port))
+        for one in (other, browser):
+            one.sendall(f"GET {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\n\r\n".encode())
+        assert doorway.admit(lambda: "https://a.example/", wait_s=20)
+        assert other.recv(12) == b"HTTP/1.1 404"
+        assert browser.recv(12) == b"HTTP/1.1 303"
 
 
 def test_the_doorway_lets_one_through_and_is_closed() -> None:

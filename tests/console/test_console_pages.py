@@ -365,6 +365,14 @@ async def test_what_went_wrong_has_both_ends_lines_of_one_trace() -> None:
             assert (await mine.get("trouble?trace=abc")).status == 400
 
 
+async def test_a_command_to_copy_is_one_command_whatever_the_trace_is() -> None:
+    async with World() as world:
+        phone = await world.phone()
+        async with console("phone", phone.home) as mine:
+            page = await mine.get("trouble?trace=12345678%3B%20id")
+            assert "token-relay companion events --trace '12345678; id'" in page.text
+
+
 async def test_an_event_changes_only_its_own_row() -> None:
     async with World() as world:
         phone, _ = await ready(world, "hall")

@@ -7,6 +7,7 @@ presses for it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -190,7 +191,7 @@ class SharedPages:
                 if trace or row.get("name") in event_words.REFUSALS:
                     lines.append(line_of(row, client.kind))
         lines.sort(key=lambda row: (-row["at"], row["id"]))
-        command = f"events --trace {trace}" if trace else "events"
+        command = f"events --trace {shlex.quote(trace)}" if trace else "events"
         return {"lines": lines[:LINES_MAX], "last": last, **self._elsewhere(command)}
 
     # -- A handoff ---------------------------------------------------------------------------------------------
