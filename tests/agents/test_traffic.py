@@ -92,7 +92,7 @@ async def test_a_handoff_stands_in_both_journals_alike_and_nothing_that_it_carri
         assert [r.type for r in watch.rows() if r.type.startswith("PAIR")] == ["PAIR3", "PAIR4"]
         assert watch.rows(device=world.watch.id) == []
         told = {type(getattr(r, name)) for r in (*mine, *theirs) for name in Passed.__slots__}
-        assert told == {int, str} and max(len(str(getattr(r, n))) for r in mine for n in Passed.__slots__) <= 32
+        assert told == {int, float, str} and max(len(str(getattr(r, n))) for r in mine for n in Passed.__slots__) <= 32
 
 
 async def test_a_request_waits_for_the_connection_and_an_answer_does_not() -> None:

@@ -177,7 +177,7 @@ def test_days_that_are_no_number_are_refused(days: str) -> None:
             {"device": "d", "sign_in": {"method": "native", "username": "u"}, "sign_in_options": ["--username"]},
         ),
         ("handoff", {"device": "d", "username": "u"}, {"device": "d"}),
-        ("lost", {"device": "d", "called": "n"}, {"device": "d", "lost": True}),
+        ("lost", {"device": "d", "called": "n"}, {"device": "d", "lost": True, "wait_s": 2.0}),
         ("revoke", {"device": "d"}, {"device": "d"}),
         ("pair", {"invitation": "RTR1:A", "as": ""}, {"invitation": "RTR1:A"}),
         ("sign_in", {"method": "native", "username": "u"}, {"method": "native", "username": "u"}),
@@ -209,27 +209,32 @@ def test_every_event_of_the_documents_has_words() -> None:
     assert event_words.state_in_words("refused:bad_box") == "refused: bad box"
 
 
-def test_what_falls_into_one_second_stands_in_the_order_of_a_handoff() -> None:
-    at = {"at": 5, "size": 4096, "times": 1, "handoff_id": "h"}
+def test_what_falls_into_one_second_stands_in_the_order_of_its_moments() -> None:
+    def at(moment: float, **more: object) -> dict[str, Any]:
+        return {"at": moment, "size": 4096, "times": 1, "handoff_id": "h", **more}
+
     phone = event_words.happenings(
         "phone",
         [
-            {"name": "handoff_done", "number": 3, "at": 5, "detail": "branch"},
-            {"name": "handoff_offered", "number": 2, "at": 5, "detail": "accepted"},
-            {"name": "handoff_offered", "number": 1, "at": 5, "detail": "branch"},
+            {"name": "handoff_done", "number": 13, "at": 5, "moment": 5.7, "detail": "branch"},
+            {"name": "handoff_offered", "number": 12, "at": 5, "moment": 5.4, "detail": "accepted"},
+            {"name": "handoff_offered", "number": 1, "at": 5, "moment": 5.1, "detail": "branch"},
         ],
         [
-            {**at, "number": 1, "direction": "out", "type": "OFFER", "state": "at_broker"},
-            {**at, "number": 2, "direction": "in", "type": "ACCEPT", "state": "accepted"},
-            {**at, "number": 3, "direction": "out", "type": "TOKEN", "state": "queued", "times": 2},
+            at(5.15, number=1, direction="out", type="OFFER", state="at_broker"),
+            at(5.4, number=2, direction="in", type="ACCEPT", state="accepted"),
+            at(5.5, number=3, direction="out", type="TOKEN", state="queued", times=2),
         ],
     )
     companion = event_words.happenings(
         "companion",
-        [{"name": "refreshed", "number": 9, "at": 5}, {"name": "refresh_denied", "number": 10, "at": 6}],
         [
-            {**at, "number": 1, "direction": "in", "type": "OFFER", "state": "refused:bad_box"},
-            {**at, "number": 2, "direction": "out", "type": "ACCEPT", "state": "at_broker"},
+            {"name": "refreshed", "number": 9, "at": 5, "moment": 5.9},
+            {"name": "refresh_denied", "number": 10, "at": 6},  # of before the agent was started anew
+        ],
+        [
+            at(5.2, number=1, direction="in", type="OFFER", state="refused:bad_box"),
+            at(5.3, number=2, direction="out", type="ACCEPT", state="at_broker"),
         ],
     )
     shown = ordered([*companion, *phone])

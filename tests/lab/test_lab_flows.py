@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -61,6 +62,26 @@ async def test_an_address_that_was_proven_is_registered_without_a_code() -> None
         page = await visitor.walk("register", username=user, challenge_channel="email", challenge_target=user)
         assert "Tokens came" in page.words
         assert [call.sent.get("grant_type") for call in visitor.lab.room.live.calls][:2] == ["continuation_token"] * 2
+
+
+async def test_a_person_is_told_what_was_wrong_and_where_the_journey_goes_on() -> None:
+    async with visiting() as visitor:
+        await visitor.post("mode", mode="person", back="flows/sign-in")
+        asked = await visitor.post("flows/sign-in", username="password@contoso.example")
+        assert "the sandbox knows it" in asked.words and " required" not in asked.text
+        assert "Wrong password. Please try again." in (await visitor.post("flows/sign-in", password="nope")).words
+        done = await visitor.post("flows/sign-in", password=PASSWORD)
+        assert "You are signed in" in done.words and "Next in the journey: Browser popup" in done.words
+        page = await visitor.post("flows/sign-up", username="new@contoso.example")
+        found = CODE.search(page.text)
+        assert found is not None and "formnovalidate" in page.text
+        page = await visitor.post("flows/sign-up", oob=found[1])
+        assert "Choose a password" in page.words and "the sandbox knows it" not in page.words
+        assert re.search(r'<input[^>]*name="password"[^>]* required>', page.text)
+        page = await visitor.post("flows/sign-up", password="abc")
+        assert "The password is too short. Please try again." in page.words
+        log = (await visitor.get("log?endpoint=signup_continue")).words
+        assert "Has answered: status 400, error invalid_grant, suberror password_too_short" in log
 
 
 async def test_renewal_needs_a_sign_in_first_and_then_renews() -> None:

@@ -168,7 +168,8 @@ async def test_a_client_is_added_and_the_policy_changed() -> None:
         await visitor.post("orders/policy", knob="otp_refresh_mode", value="sliding")
         await visitor.post("orders/policy", knob="leeway_s", value="2.5")
         page = await visitor.get("tenant")
-        assert "otp_refresh_mode sliding" in page.words and "leeway_s 2.5" in page.words
+        assert 'otp_refresh_mode "sliding"' in page.words and "leeway_s 2.5 (2 s)" in page.words
+        assert "conditional_access null" in page.words and "cae false" in page.words
 
 
 async def test_faults_are_armed_met_and_cleared() -> None:

@@ -7,10 +7,12 @@ this device is counted elsewhere, by reason, and pushes no row out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from token_relay.agents.pulse import Pulse
+from token_relay.agents.records import EVENTS_MAX
 from token_relay.protocol.messages import Body, Head
 
 PASSED_MAX = 512  # rows of some 300 bytes; a handoff has ten messages at most
@@ -58,7 +60,7 @@ class Passed:
 
     number: int
     change: int
-    at: int
+    at: float
     direction: Literal["out", "in"]
     type: str
     device: str
@@ -70,14 +72,19 @@ class Passed:
 
 
 class Traffic:
-    """The journal of one agent; ``changed`` beats when a row is new or has changed."""
+    """The journal of one agent; ``changed`` beats when a row is new or has changed.
+
+    ``moments`` are those of the newest events by number, finer than the seconds of the audit table: so they stand in
+    order with the messages, and with what others saw on the same machine.
+    """
 
     def __init__(self) -> None:
         self.last = 0
+        self.moments: dict[int, float] = {}
         self.changed = Pulse()
         self._rows: dict[tuple[str, int], Passed] = {}  # by pairing and number for what goes out, so it is found again
 
-    def went(self, message: Outbound, state: OutState, at: int) -> None:
+    def went(self, message: Outbound, state: OutState, at: float) -> None:
         """Note how far a message of this end got, for the first time or again."""
         of, key = message, (message.pairing_id, message.seq)
         row = self._rows.get(key)
@@ -89,12 +96,18 @@ class Traffic:
         row.times += state == "sent"
         self._note(key, row)
 
-    def came(self, heard: Heard, at: int) -> None:
+    def came(self, heard: Heard, at: float) -> None:
         """Note what became of a message that came, if it was opened."""
         of = heard
         if of.type:
             row = Passed(0, 0, at, "in", of.type, of.device, of.handoff_id, of.seq, of.size, of.state, 1)
             self._note(("", self.last), row)
+
+    def wrote(self, numbers: Iterable[int], at: float) -> None:
+        """Note when events were written."""
+        for number in numbers:
+            self.moments[number] = at
+            self.moments.pop(number - EVENTS_MAX, None)
 
     def rows(self, *, after: int = 0, device: str = "", handoff_id: str = "") -> list[Passed]:
         """Return the rows that are new or have changed since the change ``after``, in the order of their numbers."""

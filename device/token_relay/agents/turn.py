@@ -57,7 +57,7 @@ class Turn:
     is_overtaken: bool = False  # a HELLO that came after newer messages of its sender
     in_reply_to: int | None = None
     heard: Heard = field(default_factory=Heard)  # the message that this turn is about, if any
-    has_events: bool = False
+    events: list[int] = field(default_factory=list)  # the numbers of those that it writes
     outgoing: list[Outbound] = field(default_factory=list)
     queued: list[Outgoing] = field(default_factory=list)
     settled: list[Outgoing] = field(default_factory=list)
@@ -180,7 +180,7 @@ class Turn:
         )
         self.tx.put(row)
         self.tx.delete(AuditEvent, number - EVENTS_MAX)
-        self.has_events = True
+        self.events.append(number)
         known = {k: v for k in AuditEvent.__slots__ if k not in ("number", "at", "name") and (v := getattr(row, k))}
         self.after.append(lambda: log.info(name, **known))
 

@@ -133,7 +133,7 @@ class Turns:
     # -- sending ---------------------------------------------------------------------------------------
 
     def _finish(self, turn: Turn) -> None:
-        self.traffic.came(turn.heard, turn.wall)
+        self.traffic.came(turn.heard, turn.now.wall_s)
         for row in turn.queued:
             message = next(one for one in turn.outgoing if one.envelope is row.envelope)
             self._schedule(_Due(message, row.queued, 1, 0.0))
@@ -144,10 +144,11 @@ class Turns:
                 self.spawn(self.send(message))
             else:
                 is_kept = (message.pairing_id, message.seq) in self._due
-                self.traffic.went(message, "queued" if is_kept else "not_sent", turn.wall)
+                self.traffic.went(message, "queued" if is_kept else "not_sent", turn.now.wall_s)
         for call in turn.after:
             call()
-        if turn.has_events:
+        if turn.events:
+            self.traffic.wrote(turn.events, turn.now.wall_s)
             self.events_written.beat()
 
     async def send(self, message: Outbound) -> bool:
@@ -177,8 +178,8 @@ class Turns:
             self.traffic.came(heard, self._wall())
             raise
 
-    def _wall(self) -> int:
-        return int(self.clock.now().wall_s)
+    def _wall(self) -> float:
+        return self.clock.now().wall_s
 
     def send_all(self, rows: list[tuple[str, Outgoing]]) -> None:
         """Make these open requests, with their devices, due now and forget all others: the connection is new."""

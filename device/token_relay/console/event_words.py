@@ -86,14 +86,6 @@ REFUSALS = frozenset(
         *("own_rollback_noticed", "peer_rollback_noticed"),
     }
 )
-# A handoff from its beginning to its end, for what happened in one second: events, messages, the phone's errand.
-FLOW = (
-    *("handoff_offered", "OFFER", "handoff_ready", "ACCEPT", "handoff_offered: accepted", "signed_in", "refreshed"),
-    *("handoff_released", "TOKEN", "grant_stored", "handoff_stored", "STORED", "handoff_done", "CLOSED"),
-    *("companion refreshed", "RENEW", "handoff_cancelling", "CANCEL", "CANCELLED", "handoff_cancelled"),
-    *("handoff_revoking", "REVOKE", "grant_erased", "handoff_dead", "revoked_at_provider", "LOST", "REVOKED"),
-    "handoff_gone",
-)
 MESSAGE_STATES: Mapping[str, str] = {
     "queued": "waits for a connection",
     "not_sent": "not sent: no connection",
@@ -125,33 +117,29 @@ def trace_of(event: Json) -> str:
 
 
 def happenings(kind: Column, events: Iterable[Json], messages: Iterable[Json]) -> list[Happening]:
-    """Return what one end saw; what it did at the provider stands in the provider's column."""
+    """Return what one end saw; what it did at the provider stands in the provider's column.
+
+    The clock of this machine puts it in order, within one reading a message that came before what it gave rise to.
+    """
     other: Column = "companion" if kind == "phone" else "phone"
     found = []
     for row in events:
         name = str(row.get("name"))
         column: Column = "provider" if name in OF_THE_PROVIDER else kind
         who = f"the {kind}: " if column == "provider" else ""
-        key, is_bad = f"{kind}-e{row['number']}", name in REFUSALS
-        text, rank = sentence(f"{who}{in_words(row)}"), _rank(f"{kind} {name}", f"{name}: {row.get('detail')}", name)
-        found.append(Happening(key, row["at"], column, text, trace_id=trace_of(row), is_bad=is_bad, rank=rank))
+        key, is_bad, at = f"{kind}-e{row['number']:08d}", name in REFUSALS, row.get("moment", row["at"])
+        text = sentence(f"{who}{in_words(row)}")
+        found.append(Happening(key, at, column, text, trace_id=trace_of(row), is_bad=is_bad, rank=1))
     for row in messages:
-        state, key = str(row.get("state")), f"{kind}-m{row['number']}"
-        words, is_bad, rank = state_in_words(state), state.startswith("refused"), _rank(str(row["type"]))
+        state, key, at, size = str(row.get("state")), f"{kind}-m{row['number']:08d}", row["at"], row["size"]
+        words, is_bad = state_in_words(state), state.startswith("refused")
         if row.get("direction") == "in":
             text = f"{row['type']} has come"
-            found.append(
-                Happening(key, row["at"], kind, text, bytes=row["size"], state=words, is_bad=is_bad, rank=rank + 2)
-            )
+            found.append(Happening(key, at, kind, text, bytes=size, state=words, is_bad=is_bad))
             continue
         times = f"sent {row['times']} times" if row.get("times", 1) > 1 else words
-        found.append(Happening(key, row["at"], kind, row["type"], to=other, bytes=row["size"], state=times, rank=rank))
+        found.append(Happening(key, at, kind, row["type"], to=other, bytes=size, state=times, rank=2))
         if state == "at_broker":
             text = f"{row['type']}, for the {other}"
-            found.append(Happening(f"{key}-b", row["at"], "broker", text, bytes=row["size"], rank=rank + 1))
+            found.append(Happening(f"{key}-b", at, "broker", text, bytes=size, rank=3))
     return found
-
-
-def _rank(*names: str) -> int:
-    """Return the place in a handoff of the first of these names that has one; a message takes three: out, there, in."""
-    return next((FLOW.index(name) * 3 for name in names if name in FLOW), len(FLOW) * 3)

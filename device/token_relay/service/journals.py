@@ -58,7 +58,7 @@ class Journals:
                 if row.number > after and handoff_id in ("", row.handoff_id) and _is_of(row, trace.lower())
             ]
             found = [row for row in found if device in ("", row.device)]
-            return [_shown(row, before | called) for row in found[-limit:]]
+            return [self._event(row, before | called) for row in found[-limit:]]
 
         async def look() -> dict[str, JSON]:
             return {"events": await self._vault.run(read)}
@@ -87,6 +87,10 @@ class Journals:
         if after > traffic.last:  # that was told by an agent that has been started anew since
             return await look()
         return await self._look(args, look, traffic.changed)
+
+    def _event(self, row: AuditEvent, called: Mapping[str, str]) -> JSON:
+        moment = self._traffic.moments.get(row.number)
+        return _shown(row, called) | ({} if moment is None else {"moment": moment})
 
     async def _look(
         self, args: Mapping[str, JSON], look: Callable[[], Awaitable[dict[str, JSON]]], news: Pulse

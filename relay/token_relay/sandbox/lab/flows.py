@@ -25,6 +25,7 @@ from token_relay.sandbox.lab.native_calls import (
     outcome,
     send,
 )
+from token_relay.sandbox.lab.provider_words import advice, codes_of
 from token_relay.sandbox.lab.room import Chain, Content, LabRoom, content, secret_in
 
 WRONG_CODES_MAX = 3
@@ -69,6 +70,7 @@ class FlowRun:
     at: int = 0
     ended: str = ""
     problem: str = ""
+    meaning: str = ""  # of the problem, in words
     wrong_codes: int = 0
     sent: tuple[int, Mapping[str, str]] | None = None  # the step that had a code sent, and what was typed there
     methods: tuple[Mapping[str, object], ...] = ()
@@ -186,6 +188,7 @@ class FlowPages:
             return run
         run.calls.insert(0, call)
         run.problem = ""
+        run.meaning = next((one.meaning for one in advice(codes_of(body))), "") if call.status >= 400 else ""
         said = outcome(body, call.status)
         methods = body.get("methods")
         if isinstance(methods, list):

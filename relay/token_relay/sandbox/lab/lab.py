@@ -64,12 +64,13 @@ class Lab:
         port: int = 0,
     ) -> None:
         self.room = room = LabRoom(sandbox, ends)
+        teaching = TeachingPages(room)
         pages = (
             FlowPages(room),
             BrowserPages(room),
             ReferencePages(room),
             TokenPages(room),
-            TeachingPages(room),
+            teaching,
             RelayPages(room),
             OperatorPages(room),
             LogPages(room),
@@ -84,6 +85,7 @@ class Lab:
                 "memory": room.memory,
                 "is_person": room.memory.is_person,
                 "is_native": room.is_native,
+                "upcoming": teaching.upcoming,
                 "profile": room.state.rules.imitates or room.state.rules.name,
                 "base_url": sandbox.base_url,
                 "curl": partial(curl, sandbox.base_url),

@@ -58,13 +58,17 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class FormField:
-    """A field as its form shows it. ``choices``: value and text. ``kept``: what an empty one stands for."""
+    """A field as its form shows it. ``choices``: value and text. ``kept``: what an empty one stands for.
+
+    ``must``: a person who signs in is asked for it, and nothing stands for an empty one.
+    """
 
     param: Param
     value: str
     choices: tuple[tuple[str, str], ...]
     kept: str
     may_be_none: bool
+    must: bool
 
     @property
     def hint(self) -> str:
@@ -144,6 +148,8 @@ def form(
         "username": chain.username or next(iter(room.state.users), ""),
     }
     wanted = None if only is None else {*only}
+    user = room.state.users.get(chain.username.lower())
+    knows_password = user is not None and user.password is not None
     fields = []
     for param in operation.params:
         if wanted is not None and param.name not in wanted:
@@ -154,7 +160,9 @@ def form(
             value = given[0][0] if len(given) == 1 else ""
         shown_value = "" if param.name in TYPED_HIDDEN else value
         may_be_none = not param.is_required and param.name not in asked
-        fields.append(FormField(param, shown_value, given, KEPT.get(param.name, ""), may_be_none))
+        kept = "" if param.name == "password" and not knows_password else KEPT.get(param.name, "")
+        must = param.name in asked and not kept
+        fields.append(FormField(param, shown_value, given, kept, may_be_none, must))
     return fields
 
 

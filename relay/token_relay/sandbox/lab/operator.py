@@ -15,6 +15,7 @@ from urllib.parse import quote
 from token_relay.pages.conversation import Talk
 from token_relay.pages.server import PageRoute
 from token_relay.pages.visit import Answer, PageRequest
+from token_relay.pages.words import duration
 from token_relay.protocol.errors import LocalError
 from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.lab.tenant_log import line_of
@@ -180,7 +181,7 @@ class OperatorPages:
         return visit.page(
             "tenant.html",
             clients=self._sandbox.provider.state.clients.values(),
-            policy=policy,
+            policy={name: _in_words(name, value) for name, value in policy.items()},
             knobs=[(name, name) for name in policy],
         )
 
@@ -288,6 +289,12 @@ def _clock(fields: Mapping[str, str]) -> Order:
     if not isinstance(amount, int | float) or unit is None:
         raise LocalError("say by how much the clock goes forward", hint="a number, and minutes, hours or days")
     return "POST", "clock", {"advance_s": amount * unit}
+
+
+def _in_words(name: str, value: JsonValue) -> str:
+    """Return a knob's value as it would be typed, and a length of time also as people say it."""
+    text = json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return f"{text} ({duration(value)})" if name.endswith("_s") and isinstance(value, int | float) else text
 
 
 def _policy(fields: Mapping[str, str]) -> Order:

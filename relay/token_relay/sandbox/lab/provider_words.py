@@ -20,6 +20,7 @@ EVENTS: Mapping[str, str] = {
     "method_registered": "registers a method",
     "signed_up": "makes an account",
     "password_reset": "takes a new password",
+    "email_searched": "somebody looks for an address by phone number",
     "link_changed": "a link was changed",
     "token_request_received": "gets a token request",
     "refresh_committed": "takes a refresh token and issues the next one",

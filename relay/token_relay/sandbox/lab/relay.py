@@ -21,7 +21,6 @@ from token_relay.sandbox.lab.ends import ENDS, EndName, Ends
 from token_relay.sandbox.lab.provider_words import is_bad
 from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.lab.tenant_log import happening, in_wall_time
-from token_relay.sandbox.lab.true_order import Way, placed
 
 SHOWN_MAX = 150  # of what happened; the rest is in the log
 EVENTS_ASKED = 200
@@ -102,23 +101,19 @@ class RelayPages:
             for one in in_wall_time(self._sandbox)
             if one.get("trace_id") not in own_calls and (one.get("endpoint") not in ASIDE or is_bad(one))
         ]
-        broker = list(self._carried(names))
-        traces = {str(one["trace_id"]): float(one["at"]) for one in provider if "trace_id" in one}
-        found = placed(found, [(way, one.at) for way, one in broker if way is not None], traces)
-        found += [happening(one) for one in provider] + [one for _, one in broker]
+        found += [happening(one) for one in provider] + list(self._carried(names))
         return ordered(one for one in found if one.at >= self._since)[-SHOWN_MAX:]
 
-    def _carried(self, names: Mapping[str, EndName]) -> Iterator[tuple[Way | None, Happening]]:
-        """Yield what the broker carried: to whom, from whom, how much; and its way between the two ends."""
+    def _carried(self, names: Mapping[str, EndName]) -> Iterator[Happening]:
+        """Yield what the broker carried: to whom, from whom, how much."""
         for one in [] if self._sandbox.broker is None else self._sandbox.broker.messages():
             key, topic, size = f"b-{one.number:08d}", parse_topic(one.topic), one.payload_bytes
             if isinstance(topic, PeerTopic):
                 sender, to = names.get(topic.sender), names.get(topic.recipient)
                 text = f"A sealed message from the {sender or 'other device'}"
-                way: Way | None = (sender, to) if sender and to else None
-                yield way, Happening(key, one.at, "broker", text, to=to, bytes=size)
+                yield Happening(key, one.at, "broker", text, to=to, bytes=size)
             else:
-                yield None, Happening(key, one.at, "broker", "A message in a pairing mailbox", bytes=size)
+                yield Happening(key, one.at, "broker", "A message in a pairing mailbox", bytes=size)
 
     async def _shown(self, visit: PageRequest) -> dict[str, Any]:
         standing = await self._standing()

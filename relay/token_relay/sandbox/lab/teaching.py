@@ -42,10 +42,13 @@ class TeachingPages:
         before = self._steps()[: names.index(name)]
         return [step for step in before if step["name"] not in memory.done | memory.skipped]
 
-    async def _start(self, visit: PageRequest) -> Answer:
+    def upcoming(self) -> Content | None:
+        """Return the step of the journey that comes next."""
         memory = self._room.memory
-        left = (step["name"] for step in self._steps() if step["name"] not in memory.done | memory.skipped)
-        return visit.page("start.html", journey=self._steps(), upcoming=next(left, ""))
+        return next((step for step in self._steps() if step["name"] not in memory.done | memory.skipped), None)
+
+    async def _start(self, visit: PageRequest) -> Answer:
+        return visit.page("start.html", journey=self._steps())
 
     async def _mode(self, visit: PageRequest) -> Answer:
         mode = next((one for one in MODES if one == visit.fields.get("mode")), None)

@@ -189,7 +189,6 @@ def happening(event: Json) -> Happening:
         state=str(event.get("endpoint", "")),
         trace_id=str(event.get("trace_id", "")),
         is_bad=is_bad(event),
-        rank=5,
     )
 
 

@@ -25,6 +25,7 @@ from token_relay.sandbox.provider.http_values import (
     Request,
     Response,
     body_params,
+    error_in,
     json_response,
     query_params,
     with_basic,
@@ -162,7 +163,7 @@ class Provider:
         """Note that the answer has left: whole, on a connection that was open."""
         if admission.endpoint is not None:
             kind = "token_request_answered" if admission.endpoint == "token" else "request_answered"
-            self._note(admission, now, kind, status=answer.response.status)
+            self._note(admission, now, kind, status=answer.response.status, **error_in(answer.response))
 
     def _note(self, admission: Admission, now: float, kind: str, **more: str | int) -> None:
         trace = admission.trace

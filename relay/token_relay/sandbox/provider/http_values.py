@@ -76,6 +76,20 @@ class Response:
         return replace(self, headers=(*self.headers, *headers))
 
 
+def error_in(response: Response) -> dict[str, str | int]:
+    """Return the codes of a refusal in JSON; its sentences may repeat what was sent, and stay out."""
+    try:
+        body = json.loads(response.body) if response.status >= 400 and response.body else None
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(body, dict):
+        return {}
+    codes = body.get("error_codes")
+    found = {name: body.get(name) for name in ("error", "suberror")}
+    found |= {"code": codes[0]} if isinstance(codes, list) and codes else {}
+    return {name: value for name, value in found.items() if isinstance(value, str | int) and value}
+
+
 class Refusal(Exception):  # an answer on its way out of a handler, not a fault of the program
     """A handler's refusal; the profile gives it its shape
     (:func:`token_relay.sandbox.provider.memory.refusals.render`).
