@@ -82,3 +82,17 @@ def test_a_message_that_never_reached_the_broker_is_paired_with_none() -> None:
 def test_one_that_was_sent_twice_is_one_line_at_its_last_time() -> None:
     ends = [sent("again", "phone", 3, state="sent 2 times")]
     assert keys(ends, [(OVER, T + 0.1), (OVER, T + 0.9)]) == ["b0", "again", "b1"]
+
+
+def test_what_waited_for_the_provider_stands_after_the_provider_s_lines() -> None:
+    ends = [
+        come("accept here", "phone", 12),
+        event("accepted", "phone", 16),
+        event("refreshed", "phone", 24),
+        event("given away", "phone", 28),
+        sent("token", "phone", 32),
+    ]
+    found = placed(ends, [(BACK, T + 0.1), (OVER, T + 0.3)], {})
+    at = {one.key: one.at for one in found}
+    assert at["accept here"] < at["accepted"] < T + 0.2 < at["refreshed"] < at["token"] < T + 0.3
+    assert [one.key for one in ordered(found)] == ["accept here", "accepted", "refreshed", "given away", "token"]

@@ -2,8 +2,8 @@
 
 The broker is the clock that both ends share: it takes each message at a known moment. So a message stands just before
 that moment at its sender and just after it at its recipient; messages of one way keep their order, which pairs them
-from the newest on. What an end did in between stands at the messages of that end in the same second, by the place that
-it has in a handoff (``rank``); and what an end has a trace id of stands where the provider has it.
+from the newest on. What an end did in between stands at the messages of that end in the same second, at the one that
+is nearer to its place in a handoff (``rank``); and what an end has a trace id of stands where the provider has it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,16 @@ def _among(row: Happening, messages: Sequence[Happening], traces: Mapping[str, f
         return replace(row, at=traces[row.trace_id] + MESSAGE_S)
     near = [one for one in messages if one.column == row.column and int(one.at) == int(row.at)]
     before = [one for one in near if one.rank <= row.rank]
-    if before:
-        return replace(row, at=max(one.at for one in before) + EVENT_S)
+    after = [one for one in near if one.rank > row.rank]
+    early = max((one.at for one in before), default=0.0) + EVENT_S
+    late = min((one.at for one in after), default=0.0) - EVENT_S
+    # What prepares the next message stands at that one: it may have waited for the provider.
+    is_nearer_to_the_next = (
+        after
+        and row.rank - max((one.rank for one in before), default=row.rank) > min(one.rank for one in after) - row.rank
+    )
+    if before and not (is_nearer_to_the_next and late > early):
+        return replace(row, at=early)
     if near:
-        return replace(row, at=min(one.at for one in near) - EVENT_S)
+        return replace(row, at=late)
     return replace(row, at=int(row.at) + 0.999)  # whatever the others have of this second came first
