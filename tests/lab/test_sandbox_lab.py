@@ -16,7 +16,7 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, build_opener
+from urllib.request import HTTPCookieProcessor, OpenerDirector, ProxyHandler, Request, build_opener
 
 import pytest
 from aiohttp import ClientSession
@@ -88,6 +88,26 @@ def test_a_program_gets_an_address_that_opens_once_and_another_for_a_line(tmp_pa
         process.stdin.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(HANG_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "closed-terminal"])
+def test_its_two_agents_end_with_it_and_leave_no_directory(tmp_path: Path, number: signal.Signals) -> None:
+    with sandbox(tmp_path, "--lab", *PORTS) as process:
+        assert process.stdout is not None
+        address = json.loads(process.stdout.readline())["lab"]
+        place, mine = address.partition("open?")[0], browser()
+        mine.open(address, timeout=HANG_S).close()
+        origin = "/".join(address.split("/")[:3])
+        mine.open(Request(f"{place}relay/start", b"", {"Origin": origin}), timeout=HANG_S).close()
+        threads = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = [child for thread in threads for child in thread.read_text().split()]
+        command_lines = [Path(f"/proc/{child}/cmdline").read_text().split("\0") for child in children]
+        homes = [Path(line[line.index("--home") + 1]) for line in command_lines]
+        assert {home.name for home in homes} == {"phone", "companion"} and all(home.is_dir() for home in homes)
+        process.send_signal(number)
+        assert process.wait(HANG_S) == 0
+        assert not [child for child in children if Path(f"/proc/{child}").exists()]
+        assert not [home for home in homes if home.parent.exists()]
 
 
 def test_without_it_there_is_no_lab(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The ``sandbox`` command: provider, broker and the links to both in one process, until somebody stops it.
 
 Says once where everything is, for a person as text or for a program as one line of JSON, and ends within two seconds
-of SIGTERM, SIGINT or cancellation. All state is in memory and ends with it.
+of SIGTERM, SIGINT, SIGHUP or cancellation. All state is in memory and ends with it.
 """
 
 from __future__ import annotations
@@ -291,11 +291,16 @@ def init_lines(facts: Mapping[str, JsonValue], addresses: Mapping[str, str]) -> 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[asyncio.Event]:
-    """Yield an event that SIGTERM and SIGINT set, where signals can be caught at all (the main thread)."""
+    """Yield an event that SIGTERM and SIGINT set, where signals can be caught at all (the main thread).
+
+    So does a closed terminal, or the lab's agents would outlive it; but not under nohup.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     caught = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            continue
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, stop.set)
             caught.append(number)
