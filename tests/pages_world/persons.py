@@ -11,8 +11,10 @@ from tests.pages_world.consoles import Window
 from tests.watchdog import HANG_S
 
 TABS_MAX = 80
+# A link into the same page leads to a control, and is none itself.
 WHERE = """() => {
   const one = document.activeElement;
+  if (one.tagName === "A" && one.hash) return "";
   return ["A", "BUTTON", "SUMMARY"].includes(one.tagName) ? one.textContent.trim() : one.id;
 }"""
 
@@ -37,7 +39,8 @@ async def by_keys(page: Page, name: str) -> None:
 
 async def by_clicks(page: Page, name: str) -> None:
     """Click the link or button of this name, or into the field of this id."""
-    control = page.get_by_role("link", name=name, exact=True).or_(page.get_by_role("button", name=name, exact=True))
+    links = page.get_by_role("link", name=name, exact=True).and_(page.locator('a:not([href*="#"])'))
+    control = links.or_(page.get_by_role("button", name=name, exact=True))
     await control.or_(page.locator(f"[id='{name}']")).first.click()
 
 
