@@ -138,7 +138,7 @@ async def test_its_lab_has_these_agents_and_each_enter_prints_a_fresh_address(pl
         (await asyncio.to_thread(browser.open, second[0])).close()
         with await asyncio.to_thread(browser.open, f"{second[0].partition('open?')[0]}relay") as answer:
             page = answer.read().decode()
-        assert "paired with the phone" in page and "Its grant</dt><dd>held, " in page
+        assert "paired with the phone" in page and "Its grant</dt><dd>works, " in page
         await terminal.interrupts()
         assert await terminal.ended() == 0
         check_that_nothing_is_left(terminal.session, place)
