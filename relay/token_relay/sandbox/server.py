@@ -196,6 +196,10 @@ class SandboxServer:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    def now(self) -> float:
+        """Return the provider's time."""
+        return self.provider.time(self.wall())
+
     async def changed(self) -> None:
         """Wait for the next thing that happens here."""
         await self._changed.wait()

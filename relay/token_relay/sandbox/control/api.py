@@ -326,7 +326,7 @@ def _state(provider: Provider, request: Request, now: float) -> Response:
 def _mailbox(provider: Provider, address: str, request: Request, now: float) -> ControlAnswer:
     wait_s = _number(request, "wait_s", WAIT_S_MAX)
     sent = provider.state.mailboxes.get(mailbox(address))
-    if sent is None or sent.tries_left <= 0 or provider.time(now) >= sent.expires_at:
+    if sent is None or not sent.is_good(provider.time(now)):
         body: dict[str, JsonValue] = {"error": "not_found", "detail": "no code has been sent there, or it was used"}
         return ControlAnswer(json_response(body, 404), is_empty=True, wait_s=wait_s)
     response = Response(200, sent.code.reveal().encode(), "text/plain; charset=utf-8", (("Cache-Control", "no-store"),))

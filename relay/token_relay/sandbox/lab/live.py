@@ -93,7 +93,7 @@ class LiveClient:
                 status, answered = response.status, response.headers
         except (OSError, TimeoutError, aiohttp.ClientError) as exc:
             raise TransientError(f"no answer to {method} {path}: {type(exc).__name__}") from exc
-        body = _object(raw)
+        body = json_object(raw)
         self._made += 1
         trace_id = answered.get("x-ms-request-id") or str(body.get("trace_id") or "") or self._noted(first_event_id)
         call = LiveCall(
@@ -133,7 +133,8 @@ def shown(name: str, value: object) -> str:
     return f"…{text[-8:]}" if name in SHORTENED and len(text) > 9 else text
 
 
-def _object(raw: bytes) -> dict[str, object]:
+def json_object(raw: bytes | str) -> dict[str, object]:
+    """Return a JSON object; an empty one for anything else."""
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -220,11 +219,9 @@ def mail(room: LabRoom, chain: Chain) -> tuple[str, str] | None:
     state = room.state
     user = state.users.get(chain.username.lower())
     known = {mailbox(chain.username), mailbox(chain.target), *(one.target for one in (user.methods if user else ()))}
-    now = room.sandbox.provider.time(time.time())
-    found = [(name, sent) for name, sent in state.mailboxes.items() if name in known and sent.tries_left > 0]
-    if not found or now >= found[-1][1].expires_at:
-        return None
-    return found[-1][0], found[-1][1].code.reveal()
+    now = room.sandbox.now()
+    good = [(name, sent) for name, sent in state.mailboxes.items() if name in known and sent.is_good(now)]
+    return (good[-1][0], good[-1][1].code.reveal()) if good else None
 
 
 def curl(base_url: str, call: LiveCall) -> str:

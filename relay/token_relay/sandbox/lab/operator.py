@@ -105,7 +105,7 @@ class OperatorPages:
         return [one for one in self._sandbox.provider.state.families.values() if one.username == username]
 
     def _sessions(self, username: str) -> list[object]:
-        now = self._sandbox.provider.time(self._sandbox.wall())
+        now = self._sandbox.now()
         known = self._sandbox.provider.state.sessions.values()
         return [one for one in known if one.username == username and one.is_alive(now)]
 
@@ -117,12 +117,12 @@ class OperatorPages:
 
     async def _user(self, visit: PageRequest) -> Answer:
         user, state = self._one(visit), self._sandbox.provider.state
-        now = self._sandbox.provider.time(self._sandbox.wall())
+        now = self._sandbox.now()
         events = [line_of(one.as_json()) for one in state.events if dict(one.fields).get("username") == user.username]
         waiting = [
             (address, sent)
             for address in dict.fromkeys([user.username, *(one.target for one in user.methods)])
-            if (sent := state.mailboxes.get(address)) is not None and sent.tries_left > 0 and now < sent.expires_at
+            if (sent := state.mailboxes.get(address)) is not None and sent.is_good(now)
         ]
         return visit.page(
             "user.html",

@@ -6,7 +6,6 @@ that the provider gave it and by the correlation id that its client chose; the e
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from token_relay.pages.visit import Answer, Elements, PageRequest
 from token_relay.pages.words import sentence
 from token_relay.protocol.errors import RelayError
 from token_relay.sandbox.lab.ends import ENDS
-from token_relay.sandbox.lab.live import LiveCall
+from token_relay.sandbox.lab.live import LiveCall, json_object
 from token_relay.sandbox.lab.provider_words import advice, codes_of, in_words, is_bad
 from token_relay.sandbox.lab.room import LabRoom
 from token_relay.sandbox.server import SandboxServer
@@ -87,7 +86,7 @@ class LogPages:
         told = [one for one in await self._of_the_ends(trace) if trace or one.is_bad]
         lines += told
         lines.sort(key=lambda one: (one.at, one.key))
-        codes = [code for one in calls for code in codes_of(_answer(one))]
+        codes = [code for one in calls for code in codes_of(json_object(one.answer))]
         codes += [code for event in known if is_bad(event) for code in codes_of(event)]
         codes += [code for one in told if one.is_bad for code in CODE.findall(one.text)]
         return {
@@ -203,14 +202,4 @@ def _is_of(call: LiveCall, trace: str) -> bool:
 
 def _call_line(call: LiveCall) -> Happening:
     text = f"It called {call.method} {call.path} and got {call.status}"
-    return Happening(
-        f"c-{call.number}", call.at, "phone", text, trace_id=call.trace_id, is_bad=call.status >= 400, rank=9
-    )
-
-
-def _answer(call: LiveCall) -> Json:
-    try:
-        found = json.loads(call.answer)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return Happening(f"c-{call.number}", call.at, "phone", text, trace_id=call.trace_id, is_bad=call.status >= 400)

@@ -33,6 +33,10 @@ class SentCode:
     tries_left: int
     mailbox: str = ""
 
+    def is_good(self, now: float) -> bool:
+        """Whether it may still be used."""
+        return self.tries_left > 0 and now < self.expires_at
+
 
 @dataclass(frozen=True, slots=True)
 class UsernameGiven:

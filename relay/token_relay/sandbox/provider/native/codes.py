@@ -28,7 +28,7 @@ def send_code(
 
 def is_right_code(sent: SentCode, code: str, now: float) -> bool:
     """Return whether this is the code that was sent; each wrong one costs a try, and the right one works once."""
-    if sent.tries_left <= 0 or now >= sent.expires_at:
+    if not sent.is_good(now):
         return False
     if sent.code == Code(code):
         sent.tries_left = 0
