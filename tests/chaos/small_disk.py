@@ -2,6 +2,8 @@
 
 Where we may mount: a small tmpfs that holds the agent's home, and a file that takes all the room that is left.
 Anywhere: the agent's limit on the size of files that it writes (setrlimit(2), RLIMIT_FSIZE) set to nothing, and back.
+It is set between two transactions: a full disk lets a transaction that fails put back in place what it had written, and
+this limit does not, so that nothing could be read until there is room.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 import tempfile
+from contextlib import closing
 from types import TracebackType
 from typing import Literal, Self
 
 import pytest
 
 from tests.e2e.kit import Agent
+from tests.watchdog import HANG_S
 
 DISK_BYTES = 4 * 2**20
 Kind = Literal["tmpfs", "limit"]
@@ -69,7 +74,10 @@ class SmallDisk:
     def fill(self) -> None:
         """Leave no room."""
         if self.kind == "limit":
-            self._limit(0)
+            uri = f"{(self.agent.home / 'vault.db').as_uri()}?mode=rw"
+            with closing(sqlite3.connect(uri, uri=True, timeout=HANG_S, isolation_level=None)) as vault:
+                vault.execute("BEGIN IMMEDIATE")  # the agent writes nothing now
+                self._limit(0)
             return
         with self._filler.open("wb", buffering=0) as file:
             for size in (65_536, 4096, 1):

@@ -222,6 +222,15 @@ def program(place: Path, *words: str, **more: str) -> Iterator[subprocess.Popen[
             process.kill()
 
 
+def stop(process: subprocess.Popen[str]) -> None:
+    """Stop a program that ``Popen`` has just begun, before it runs a line of Python, and wait until it has stopped.
+
+    ``Popen`` returns inside the exec, where the command line in /proc is still empty.
+    """
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+
+
 def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stderr is not None
     return process.stderr.readline()
@@ -261,7 +270,7 @@ def test_a_command_waits_for_an_agent_whose_interpreter_has_only_begun(companion
             given = (*asked, "--socket", "sockets")
             asked = ("--socket", str(place / "sockets"))
     with program(place, "companion", "run", *given, **more) as agent:
-        agent.send_signal(signal.SIGSTOP)  # Popen returns at the exec: no line of Python has run
+        stop(agent)
         with program(place, "companion", "status", "--json", *asked) as command:
             assert first_line(command) == STARTING
             agent.send_signal(signal.SIGCONT)
@@ -324,7 +333,7 @@ def test_nothing_is_waited_for_where_nothing_starts(companion_home: Path, monkey
     other = companion_home.with_name("other")
     other.mkdir()
     with program(companion_home.parent, "companion", "run", "--home", str(other)) as elsewhere:
-        elsewhere.send_signal(signal.SIGSTOP)
+        stop(elsewhere)
         assert starting.agent("companion", other)
         assert not starting.agent("phone", other)
         assert not starting.agent("companion", companion_home)
@@ -364,7 +373,7 @@ def test_commands_wait_for_a_sandbox_that_is_starting(short_path: Path) -> None:
     phone = ("--provider", url, "--profile", "entra", "--tenant", "contoso", "--client-id", "id")
     init = ("phone", "init", *phone, "--broker", "mqtt://127.0.0.1:9", "--home", str(short_path / "phone"))
     with program(short_path, "sandbox", "--http-port", str(port), "--mqtt-port", "0") as sandbox:
-        sandbox.send_signal(signal.SIGSTOP)
+        stop(sandbox)
         with (
             program(short_path, "sandbox", "ctl", "clock", "--json", "--url", url) as control,
             program(short_path, *init) as made,
