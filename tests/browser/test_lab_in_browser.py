@@ -26,12 +26,17 @@ async def at_the_lab() -> AsyncIterator[tuple[Visitor, BrowserContext, Page, str
         yield visitor, context, page, root
 
 
+async def popup(context: BrowserContext, page: Page, root: str) -> Page:
+    """Begin to sign in by popup; return the window."""
+    await page.goto(f"{root}browser")
+    async with context.expect_page() as opened:
+        await page.get_by_role("link", name="Sign in by popup").click()
+    return await opened.value
+
+
 async def test_a_window_signs_in_closes_and_the_page_behind_it_goes_on() -> None:
     async with at_the_lab() as (visitor, context, page, root):
-        await page.goto(f"{root}browser")
-        async with context.expect_page() as opened:
-            await page.get_by_role("link", name="Sign in by popup").click()
-        window = await opened.value
+        window = await popup(context, page, root)
         await window.fill("[name=username]", PASSWORD_USER)
         await window.fill("[name=password]", PASSWORD)
         async with window.expect_event("close"):
@@ -43,10 +48,7 @@ async def test_a_window_signs_in_closes_and_the_page_behind_it_goes_on() -> None
 
 async def test_a_window_that_the_person_closes_is_told() -> None:
     async with at_the_lab() as (visitor, context, page, root):
-        await page.goto(f"{root}browser")
-        async with context.expect_page() as opened:
-            await page.get_by_role("link", name="Sign in by popup").click()
-        window = await opened.value
+        window = await popup(context, page, root)
         await window.wait_for_selector("[name=username]")
         await window.close()
         await page.wait_for_url("**/browser/attempts/*")

@@ -210,8 +210,8 @@ async def test_an_error_says_what_to_do_and_a_mistake_of_ours_no_details(monkeyp
         assert place.talks.open == []
 
 
-async def test_giving_up_ends_the_command_and_looking_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[str] = []
+def asking(ended: list[str]) -> Work:
+    """Return work that asks once, and writes down that it has cleaned up."""
 
     async def work(talk: Talk) -> Mapping[str, object]:
         try:
@@ -219,7 +219,12 @@ async def test_giving_up_ends_the_command_and_looking_does_not(monkeypatch: pyte
         finally:
             ended.append("cleaned up")
 
-    async with placed(work, monkeypatch) as place:
+    return work
+
+
+async def test_giving_up_ends_the_command_and_looking_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    async with placed(asking(ended), monkeypatch) as place:
         talk = await place.begin()
         assert (await place.get(f"{talk}/end")).status == 303 and ended == []
         assert (await place.get(f"{talk}/answer")).status == 400 and ended == []
@@ -233,14 +238,7 @@ async def test_giving_up_ends_the_command_and_looking_does_not(monkeypatch: pyte
 
 async def test_the_end_of_the_server_ends_what_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
-
-    async def work(talk: Talk) -> Mapping[str, object]:
-        try:
-            return {"message": await talk.ask("value", "?")}
-        finally:
-            ended.append("cleaned up")
-
-    async with placed(work, monkeypatch) as place:
+    async with placed(asking(ended), monkeypatch) as place:
         await place.begin()
         await place.begin()
         assert len(place.talks.open) == 2

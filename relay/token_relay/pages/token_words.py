@@ -16,9 +16,8 @@ from token_relay.pages.words import moment, seen_from
 TOKEN_CHARS_MAX = 65_536
 VALUE_CHARS_MAX = 400
 OWN_NUMBERS = frozenset({"jti", "uti"})
-NUMBER_CHARS_SHOWN = (
-    12  # the end of a token's own number: enough to tell two apart, and a search for the whole finds none
-)
+# The end of a token's own number: enough to tell two apart, and a search for the whole finds none.
+NUMBER_CHARS_SHOWN = 12
 MOMENTS = frozenset({"iat", "nbf", "exp", "auth_time", "xms_tdbr"})
 MEANINGS: Mapping[str, str] = {
     "typ": "what kind of token this is",

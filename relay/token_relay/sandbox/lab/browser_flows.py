@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from token_relay.pages.server import PageRoute
-from token_relay.pages.token_words import read
+from token_relay.pages.token_words import Words, read
 from token_relay.pages.visit import Answer, PageRequest
 from token_relay.protocol.errors import LocalError
 from token_relay.protocol.secret import Code
@@ -151,16 +150,17 @@ class BrowserPages:
         # entra lets a page redeem what a single-page application was given, and marks pages by their Origin
         call, body = await self._room.live.call("POST", path, form, {"Origin": origin})
         attempt.call = call
-        why = (
-            str(body.get("error", "no tokens came"))
-            if not secret_in(body, "access_token")
-            else self._wrong(attempt, body)
-        )
-        if why:
-            attempt.why = why
+        if not secret_in(body, "access_token"):
+            attempt.why = str(body.get("error", "no tokens came"))
             return
         words = read(str(body.get("id_token", "")))
-        claims: Mapping[str, object] = {} if words is None else words.claims
+        if words is None:
+            attempt.why = "the answer has no id_token"
+            return
+        attempt.why = self._wrong(attempt, words)
+        if attempt.why:
+            return
+        claims = words.claims
         name = str(claims.get("preferred_username") or claims.get("name") or claims.get("sub") or "")
         kept = self._room.memory.keep(
             body, how=attempt.way, username=name, client_id=self._room.client_id, at=call.at, trace_id=call.trace_id
@@ -168,11 +168,8 @@ class BrowserPages:
         attempt.outcome, attempt.tokens = "done", kept.number
         self._room.memory.done.add(attempt.way)
 
-    def _wrong(self, attempt: Attempt, body: Mapping[str, object]) -> str:
+    def _wrong(self, attempt: Attempt, words: Words) -> str:
         """Return what is wrong with an id_token that came straight from the token endpoint; empty when nothing is."""
-        words = read(str(body.get("id_token", "")))
-        if words is None:
-            return "the answer has no id_token"
         wanted = {"iss": self._room.state.urls.issuer, "aud": self._room.client_id, "nonce": attempt.nonce}
         return next(
             (f"the id_token's {name} is another one" for name, one in wanted.items() if words.claims.get(name) != one),
