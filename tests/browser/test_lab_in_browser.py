@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import BrowserContext, Page, Route
 
 from tests.browser.chromium import NEEDS_CHROMIUM, PASSWORD_USER, chromium
 from tests.lab.visitor import Visitor, visiting
@@ -54,6 +55,31 @@ async def test_a_window_that_the_person_closes_is_told() -> None:
         await page.wait_for_url("**/browser/attempts/*")
         assert "closed before the sign-in ended" in await page.inner_text("main")
         assert not visitor.lab.room.memory.tokens
+
+
+async def test_the_last_word_of_a_window_that_was_seen_to_be_closed_moves_the_page_no_second_time() -> None:
+    echo = "new BroadcastChannel('token-relay-lab').onmessage = () => new BroadcastChannel('echo').postMessage(0)"
+    call = "new BroadcastChannel('echo').onmessage = done; new BroadcastChannel('token-relay-lab').postMessage('over')"
+    async with at_the_lab() as (_, context, page, root):
+        elsewhere = await context.new_page()
+        await elsewhere.goto(root)
+        window = await popup(context, page, root)
+        await page.evaluate(f"() => {{ {echo} }}")  # the page's own channel is older: it hears before
+        asked, free, requests = asyncio.Event(), asyncio.Event(), list[str]()
+
+        async def hold(route: Route) -> None:
+            requests.append(route.request.url)
+            asked.set()
+            await free.wait()
+            await route.continue_()
+
+        await page.route("**/browser/attempts/*", hold)
+        await window.close()
+        await asked.wait()
+        await elsewhere.evaluate(f"() => new Promise((done) => {{ {call} }}).then(() => 0)")
+        free.set()
+        await page.wait_for_url("**/browser/attempts/*")
+        assert len(requests) == 1
 
 
 async def test_a_window_that_is_blocked_is_told_and_the_page_stays() -> None:

@@ -53,7 +53,10 @@ const handlers = {
   gone: (ids) => ids.forEach((id) => document.getElementById(id)?.remove()),
   trouble: ({ why, hint }) => say(hint ? `${why} (${hint})` : why),
   well: () => say(""),
-  go: (place) => location.assign(place),
+  go: (place) => {
+    source.close(); // else it asks again, and is sent on a second time, while the next page is on its way
+    location.assign(place);
+  },
 };
 
 let source = null;

@@ -1,5 +1,6 @@
 // Sign-in in a small window. The server knows how it ended: this only opens, notices, and shows its page.
 const channel = new BroadcastChannel("token-relay-lab");
+let watch;
 const say = (text) => { document.getElementById("popup-says").textContent = text; };
 
 for (const link of document.querySelectorAll("a[data-popup]")) {
@@ -11,12 +12,14 @@ for (const link of document.querySelectorAll("a[data-popup]")) {
       return;
     }
     say("The window is open: sign in there.");
-    const watch = setInterval(() => {
-      if (!opened.closed) return;
+    const goOn = () => { // once: its last word may come after it was seen to be closed
       clearInterval(watch);
+      channel.onmessage = null;
       location.assign(link.dataset.popup);
-    }, 500);
-    channel.onmessage = () => { clearInterval(watch); location.assign(link.dataset.popup); };
+    };
+    clearInterval(watch);
+    watch = setInterval(() => { if (opened.closed) goOn(); }, 500);
+    channel.onmessage = goOn;
   });
 }
 
