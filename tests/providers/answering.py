@@ -1,7 +1,8 @@
 """What the providers written in Python have in common as programs: a server, a log of its tokens, and an ear.
 
-Such a program says its issuer in one line on standard output, then answers one line of JSON for each that it reads from
-standard input, and ends with standard input.
+Such a program reads its options from the first line of standard input (a password is among them, and a command line is
+for everybody), says its issuer in one line on standard output, then answers one line of JSON for each that it reads,
+and ends with standard input.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ class Logged:
         kind = parse_qs(sent.decode()).get("grant_type", ["?"])[0]
         self.lines.append(f"{kind} {said[0]} {error}".rstrip())
         return [body]
+
+
+def options() -> dict[str, Any]:
+    """Read what this program was started for."""
+    told: dict[str, Any] = json.loads(sys.stdin.readline())
+    return told
 
 
 def listen() -> WSGIServer:

@@ -1,4 +1,4 @@
-"""Canaille as a program of its own: ``python canaille_server.py '{"users": […], …}'``; what it knows is in memory.
+"""Canaille as a program of its own, ``python canaille_server.py``; what it knows is in memory.
 
 The client is the one of the recipe in docs/integrating.md: its redirect URIs are compared literally, port and all.
 """
@@ -6,17 +6,15 @@ The client is the one of the recipe in docs/integrating.md: its redirect URIs ar
 from __future__ import annotations
 
 import datetime
-import json
-import sys
 from typing import Any
 
-from answering import listen, serve
+from answering import listen, options, serve
 from canaille import create_app
 from canaille.app import models
 from canaille.backends import Backend
 from joserfc.jwk import RSAKey
 
-ask: dict[str, Any] = json.loads(sys.argv[1])
+ask = options()
 server = listen()
 issuer = f"http://127.0.0.1:{server.server_port}"
 key = RSAKey.generate_key(2048, parameters={"kid": "one", "use": "sig", "alg": "RS256"}, private=True)

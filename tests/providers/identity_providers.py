@@ -6,6 +6,7 @@ nothing but the provider's own pages and endpoints is served.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import select
@@ -55,24 +56,23 @@ class Provider:
         self.unused = iter(USERS)  # names of users whom no story has had yet
 
     def command(self) -> Sequence[str]:
-        """Return how the program is started, without its options."""
+        """Return how the program is started; its options go to standard input."""
         assert PYTHON.exists(), f"{PYTHON} is missing: `make test-world` makes it"
         return (str(PYTHON), str(HERE / self.program))
 
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="tr-provider-")
         self._errors = Path(self._directory.name) / "stderr"
-        options = json.dumps({**self._options, "directory": self._directory.name})
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [*self.command(), options],
+                self.command(),
                 cwd=HERE,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
             )
         try:
-            self.issuer = str(self._line()["issuer"])
+            self.issuer = str(self._tell({**self._options, "directory": self._directory.name})["issuer"])
             self._look()
         except BaseException:
             self._end()
@@ -86,7 +86,8 @@ class Provider:
 
     def _end(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            self._process.stdin.close()
         try:
             self._process.wait(HANG_S)
         except subprocess.TimeoutExpired:
@@ -95,11 +96,18 @@ class Provider:
         self._process.stdout.close()
         self._directory.cleanup()
 
-    def _line(self) -> Any:
-        assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], HANG_S)
-        line = self._process.stdout.readline() if ready else b""
-        assert line, f"{self.name} says nothing:\n{self._errors.read_text(errors='replace')[-4000:]}"
+    def _tell(self, told: object) -> Any:
+        """Write a line to the program, and return what its next one says."""
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and the next lines tell how
+            process.stdin.write(json.dumps(told).encode() + b"\n")
+            process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], HANG_S)
+        line = process.stdout.readline() if ready else b""
+        if not line:
+            how = f"ended with {process.wait(HANG_S)}" if ready else f"says nothing for {HANG_S:g} s"
+            raise AssertionError(f"{self.name} {how}:\n{self._errors.read_text(errors='replace')[-4000:]}")
         return json.loads(line)
 
     def _look(self) -> None:
@@ -118,11 +126,8 @@ class Provider:
 
     def ask(self, do: str, **order: Any) -> Any:
         """Give the program an order and return its answer."""
-        assert self._process.stdin is not None
         with self._asking:
-            self._process.stdin.write(json.dumps({"do": do, **order}).encode() + b"\n")
-            self._process.stdin.flush()
-            return self._line()
+            return self._tell({"do": do, **order})
 
     def tokens(self, user: str = "") -> list[Token]:
         """Return every refresh token that it issued (to a user), the oldest first."""

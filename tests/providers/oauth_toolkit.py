@@ -1,4 +1,4 @@
-"""django-oauth-toolkit as a program of its own: ``python oauth_toolkit.py '{"grace_s": 0, …}'``.
+"""django-oauth-toolkit as a program of its own, ``python oauth_toolkit.py``.
 
 Django is configured here, its database is one file in the directory that it is given, and the only view that is not
 the toolkit's is the login page. The client is the one of the recipe in docs/integrating.md.
@@ -6,19 +6,17 @@ the toolkit's is the login page. The client is the one of the recipe in docs/int
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import django
-from answering import listen, serve
+from answering import listen, options, serve
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from django.conf import settings
 from django.urls import include, path
 
-ask: dict[str, Any] = json.loads(sys.argv[1])
+ask = options()
 key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
 )

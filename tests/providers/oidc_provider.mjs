@@ -1,10 +1,10 @@
-// npm's oidc-provider as a program of its own: `node oidc_provider.mjs '{"rotation": "always"}'`.
+// npm's oidc-provider as a program of its own: `node oidc_provider.mjs`.
 //
-// It says its issuer in one line on standard output, then answers one line of JSON for each that it reads from
-// standard input (tokens, log, revoke), and ends with standard input. Where its client comes back is the recipe of
-// docs/integrating.md. State is in memory.
+// It reads its options from the first line of standard input, says its issuer in one line on standard output, then
+// answers one line of JSON for each that it reads (tokens, log, revoke), and ends with standard input. Where its client
+// comes back is the recipe of docs/integrating.md. State is in memory.
 
-import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync, randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 
@@ -13,12 +13,20 @@ import { Provider } from 'oidc-provider';
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 console.info = console.warn; // the library's own notices go to standard error
 
-const ask = JSON.parse(process.argv[2]);
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const ask = JSON.parse((await lines.next()).value);
 const server = createServer();
 await new Promise((listens) => server.listen(0, '127.0.0.1', listens));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
-const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+// By way of a text: a key made here and exported as it is shares a lock with what made it, and Node 20 waits for itself
+// where that is collected meanwhile (once in hundreds of starts, for ever).
+const { privateKey: pem } = generateKeyPairSync('rsa', {
+  modulusLength: 2048,
+  publicKeyEncoding: { type: 'spki', format: 'pem' },
+  privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+});
+const privateKey = createPrivateKey(pem);
 const configuration = {
   clients: [
     {
@@ -87,7 +95,7 @@ const commands = {
 };
 server.on('request', provider.callback());
 say({ issuer });
-for await (const line of createInterface({ input: process.stdin })) {
+for await (const line of lines) {
   const order = JSON.parse(line);
   say(await commands[order.do](order));
 }
