@@ -22,6 +22,7 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp import CookieJar as Jar
 
+from tests.complaints import no_complaints
 from tests.e2e.terminal import ROOT, Terminal
 from tests.lab.relay_kit import story
 from tests.sockets.sockets_kit import short_directory
@@ -211,22 +212,27 @@ async def test_agents_that_end_while_they_start_are_said(monkeypatch: pytest.Mon
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("is_stopped", [True, False])
 async def test_a_browser_that_goes_away_while_the_ends_begin_leaves_nothing_behind(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, *, is_stopped: bool
 ) -> None:
-    with short_directory() as place:
+    with short_directory() as place, no_complaints():
         monkeypatch.setattr(tempfile, "tempdir", str(place))
-        await begin_and_go_away()
+        await begin_and_go_away(is_stopped=is_stopped)
         assert [*place.iterdir()] == []
 
 
-async def begin_and_go_away() -> None:
-    """Begin to make two agents, which will fail; go away at once."""
+async def begin_and_go_away(*, is_stopped: bool) -> None:
+    """Begin to make two agents, which will fail; go away at once. ``is_stopped``: the lab ends meanwhile."""
     ends = LabEnds({kind: f"token-relay {kind} init --nonsense" for kind in ("phone", "companion")}, os.environ)
     asked = asyncio.create_task(ends.start())
     await asyncio.sleep(0)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
-    await ends.stop()
+    if is_stopped:
+        await ends.stop()
+    else:
+        starting: Any = ends._starting
+        await asyncio.wait({starting})
     await asyncio.get_running_loop().shutdown_default_executor()  # whatever a thread still did is done

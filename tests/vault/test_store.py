@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import pytest
 
+from tests.complaints import no_complaints
 from tests.vault.samples import (
     GRANT,
     KEY,
@@ -33,7 +34,7 @@ from tests.vault.samples import (
 )
 from tests.watchdog import HANG_S
 from token_relay.agents.ports import Record, Transaction
-from token_relay.protocol.errors import VaultError
+from token_relay.protocol.errors import PeerError, VaultError
 from token_relay.protocol.secret import PrivateKey, RefreshToken
 from token_relay.vault import store
 from token_relay.vault.errors import CorruptVaultError, WrongVaultKeyError
@@ -302,6 +303,26 @@ async def test_cancelling_the_caller_returns_at_once_while_the_step_goes_on(tmp_
         assert not later.done()
         released.set()
         assert await later == (GRANT, Counter(1, 1))
+
+
+async def test_a_step_that_fails_after_its_caller_was_cancelled_is_no_complaint(tmp_path: Path) -> None:
+    began, released = threading.Event(), threading.Event()
+
+    def step(tx: Transaction) -> None:
+        began.set()
+        assert released.wait(HANG_S)
+        raise PeerError("stale_challenge")
+
+    with no_complaints():
+        async with open_vault(tmp_path) as vault:
+            task = asyncio.create_task(vault.run(step))
+            assert await asyncio.to_thread(began.wait, HANG_S)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            del task
+            released.set()
+            assert await vault.run(lambda tx: tx.select(Grant)) == []
 
 
 async def test_more_steps_than_may_wait_are_refused_not_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

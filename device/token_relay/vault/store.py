@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import Damaged
@@ -173,8 +173,10 @@ class SqliteVault:
     ) -> None:
         await self.close()
 
-    def _count_down(self, _: object) -> None:
+    def _count_down(self, step: asyncio.Future[Any]) -> None:
         self._waiting -= 1
+        if not step.cancelled():
+            step.exception()  # seen: where the caller has been cancelled, nobody else looks, and asyncio complains
 
     def _shut(self) -> None:
         try:

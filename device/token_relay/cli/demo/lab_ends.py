@@ -68,6 +68,8 @@ class LabEnds:
         """
         if self._starting is None or self._starting.done():
             self._starting = asyncio.create_task(self._start())
+            # Seen: where the caller has gone, nobody else looks, and asyncio complains.
+            self._starting.add_done_callback(lambda start: start.cancelled() or start.exception())
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
