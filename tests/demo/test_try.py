@@ -23,9 +23,13 @@ import pytest
 
 from tests.cli.cli_kit import context
 from tests.demo.sessions import check_that_nothing_is_left, end_session, of_session
+from tests.e2e.processes import eventually
 from tests.e2e.terminal import Terminal
 from tests.watchdog import HANG_S
-from token_relay.cli.demo.kept_running import _free_or_any, _lines
+from token_relay.cli.demo import kept_running
+from token_relay.cli.demo.checks import StepFailedError
+from token_relay.cli.demo.kept_running import _free_or_any, _lines, _start_sandbox
+from token_relay.cli.demo.programs import Interrupts, Programs
 from token_relay.cli.demo.stage import Stage
 from token_relay.cli.parsing import HTTP_PORT, MQTT_PORT
 from token_relay.sandbox.marked_tokens import find_marked
@@ -136,9 +140,14 @@ async def test_its_lab_has_these_agents_and_each_enter_prints_a_fresh_address(pl
         assert second[0] != first[0]
         browser = build_opener(ProxyHandler({}), HTTPCookieProcessor(CookieJar()))
         (await asyncio.to_thread(browser.open, second[0])).close()
-        with await asyncio.to_thread(browser.open, f"{second[0].partition('open?')[0]}relay") as answer:
-            page = answer.read().decode()
-        assert "paired with the phone" in page and "Its grant</dt><dd>works, " in page
+        address = f"{second[0].partition('open?')[0]}relay"
+
+        async def shows_them() -> bool:
+            with await asyncio.to_thread(browser.open, address) as answer:
+                page = answer.read().decode()
+            return "paired with the phone" in page and "Its grant</dt><dd>works, " in page
+
+        await eventually("the first refresh has ended, and the page shows it", shows_them)
         await terminal.interrupts()
         assert await terminal.ended() == 0
         check_that_nothing_is_left(terminal.session, place)
@@ -239,6 +248,25 @@ def test_the_ports_of_the_documents_are_used_where_they_are_free() -> None:
         assert _free_or_any("provider", port, told) == 0
     assert _free_or_any("provider", port, told) == port
     assert cast(Any, told.stderr).getvalue() == f"port {port} is taken: the provider gets another one\n"
+
+
+def test_a_port_that_somebody_takes_while_it_starts_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        socket.socket() as holder,
+        Interrupts() as interrupts,
+        Programs(os.environ, interrupts) as programs,
+    ):
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        looks = iter([port, 0, 0, 0])  # the first look came too early
+        monkeypatch.setattr(kept_running, "_free_or_any", lambda _what, _port, _context: next(looks))
+        stage = Stage(programs, "entra")
+        with pytest.raises(StepFailedError) as caught:
+            stage.start_sandbox(http_port=port)
+        assert caught.value.got == f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        _start_sandbox(stage, context())
+        assert stage.sandbox.look("links") and not [*looks] and programs.count_left() == 1
 
 
 def test_on_those_ports_the_lines_need_no_address() -> None:

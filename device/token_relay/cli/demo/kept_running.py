@@ -8,7 +8,9 @@ last lines of its log; without the sandbox there is nothing left to try, and all
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import socket
 import sys
@@ -61,16 +63,26 @@ def run_try(context: Context, *, profile: str, home: Path | None) -> int:
 
 def _set_up(stage: Stage, context: Context) -> dict[Program, str]:
     """Do what a person would do by hand; return the programs that stay, by name. Raises StepFailedError."""
-    http_port, mqtt_port = _free_or_any("provider", HTTP_PORT, context), _free_or_any("broker", MQTT_PORT, context)
-    sandbox = stage.start_sandbox(
-        "--lab", "--lab-port", "0", http_port=http_port, mqtt_port=mqtt_port, keeps_stdin=True
-    )
+    sandbox = _start_sandbox(stage, context)
     stage.init_agents()
     stage.start_agents()
     steps.sign_in(stage)
     steps.pair(stage)
     stage.hand_off()
     return {sandbox: "sandbox", stage.phone.running: "phone", stage.companion.running: "companion"}
+
+
+def _start_sandbox(stage: Stage, context: Context) -> Program:
+    """Start it on the usual ports, and where somebody has one, or takes one while it starts, on any."""
+    while True:
+        http_port, mqtt_port = _free_or_any("provider", HTTP_PORT, context), _free_or_any("broker", MQTT_PORT, context)
+        try:
+            return stage.start_sandbox(
+                "--lab", "--lab-port", "0", http_port=http_port, mqtt_port=mqtt_port, keeps_stdin=True
+            )
+        except StepFailedError as exc:
+            if os.strerror(errno.EADDRINUSE) not in exc.got or not (http_port or mqtt_port):
+                raise
 
 
 def _free_or_any(what: str, port: int, context: Context) -> int:

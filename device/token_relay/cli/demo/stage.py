@@ -178,11 +178,15 @@ class Stage:
     def start_sandbox(
         self, *options: str, http_port: int = 0, mqtt_port: int = 0, keeps_stdin: bool = False
     ) -> Program:
-        """Start provider and broker, on free ports if none are given. Raises StepFailedError."""
+        """Start provider and broker, on free ports if none are given. Raises StepFailedError: with what it says."""
         words: tuple[str, ...] = ("sandbox", "--json", "--http-port", str(http_port), "--mqtt-port", str(mqtt_port))
         words += "--profile", self.profile, *options
         program = self.programs.start(*words, log="sandbox.log", keeps_stdin=keeps_stdin)
-        self.sandbox = Sandbox(program.find(r"^\{.*\}$")[0])
+        said = program.find(r"^\{.*\}$")[0]
+        if problem := json.loads(said).get("error"):
+            program.expect(problem["exit"])
+            raise StepFailedError("the sandbox starts", problem["message"])
+        self.sandbox = Sandbox(said)
         return program
 
     def init_agents(self, *, without: Collection[str] = ()) -> None:
