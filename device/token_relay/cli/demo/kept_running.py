@@ -104,7 +104,7 @@ def _address_on_enter(sandbox: Program, context: Context) -> None:
         try:
             sandbox.popen.stdin.write(b"\n")
             found = sandbox.find(rf'(?s)\A(?:.*?"lab": "(\S+?)"){{{given + 1}}}')
-        except (OSError, StepFailedError):
+        except (OSError, ValueError, StepFailedError):  # ValueError: all of it ends, and this pipe is closed
             return  # it has ended, which is said elsewhere
         given += 1
         context.out(found[1])

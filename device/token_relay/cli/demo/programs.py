@@ -173,6 +173,9 @@ class Programs:
                 except subprocess.TimeoutExpired:
                     popen.kill()
                     popen.wait()
+            for program in self._all:
+                if program.popen.stdin is not None:
+                    program.popen.stdin.close()
             if self._named is None:
                 shutil.rmtree(self.directory, ignore_errors=True)
         if self._named is None and self.directory.exists():
