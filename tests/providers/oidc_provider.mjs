@@ -20,7 +20,7 @@ await new Promise((listens) => server.listen(0, '127.0.0.1', listens));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
 // By way of a text: a key made here and exported as it is shares a lock with what made it, and Node 20 waits for itself
-// where that is collected meanwhile (once in hundreds of starts, for ever).
+// for ever where that is collected meanwhile: seldom in one start, within hundreds of rounds in a loop.
 const { privateKey: pem } = generateKeyPairSync('rsa', {
   modulusLength: 2048,
   publicKeyEncoding: { type: 'spki', format: 'pem' },
