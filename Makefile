@@ -14,7 +14,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE  # else each program of each test compiles everything anew
 
-.PHONY: help docs-img pictures demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
+.PHONY: help protocol docs-img pictures demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -48,6 +48,9 @@ check: $(VENV)/.development  ## formatting, lint, types
 bench: $(VENV)/.development system-packages  ## print the table of ratios; ARGS="--quick"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+protocol: $(VENV)/.runtime  ## make from docs/spec/protocol.json: tables, diagrams, messages.schema.json
+	@$(BIN)/python docs/spec/make_spec.py
+
 vectors: $(VENV)/.development  ## make tests/vectors anew
 	@$(BIN)/python tests/vectors/make.py
 
@@ -57,9 +60,8 @@ openapi: $(VENV)/.development  ## make docs/api anew: OpenAPI and Postman, out o
 pictures: $(VENV)/.development system-packages  ## take the pictures of the pages anew, from a real run: docs/img/*.png
 	@$(BIN)/python docs/img/make_pictures.py
 
-docs-img: $(VENV)/.runtime  ## draw anew: the rooms (docs/img/rooms.svg, docs/architecture.md), the states (docs/spec/handoff.md)
+docs-img: $(VENV)/.runtime  ## draw anew: the rooms (docs/img/rooms.svg, docs/architecture.md)
 	@$(BIN)/python docs/img/make_rooms.py
-	@$(BIN)/python docs/img/make_states.py
 
 fuzz: $(VENV)/.development  ## mutated input for every decoder: T=SECONDS each, TARGET=, SEED=, REPLAY=FILE
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(T),10) $(if $(TARGET),--target $(TARGET)) \

@@ -193,7 +193,7 @@ class Turns:
         now = self.clock.now()
         age = elapsed_s(Stamp.from_text(due.queued), now)
         delay = delivery.resend_delay_s(attempts=due.attempts, age_s=delivery.RESEND_EAGER_S if age is None else age)
-        due.at_boot_s = now.boot_s + delay * self.random.uniform(0.75, 1.25)
+        due.at_boot_s = now.boot_s + delay * self.random.uniform(*delivery.RESEND_DRAWN)
         self._due[(due.message.pairing_id, due.message.seq)] = due
         self._wake.set()
 

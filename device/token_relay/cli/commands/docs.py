@@ -95,7 +95,8 @@ def documents(place: Path) -> dict[str, str]:
             found.setdefault(target, line.partition(": ")[2] or line)
     for path in sorted(place.rglob("*")):
         relative = path.relative_to(place)
-        if path.is_file() and relative.parts[0] not in LEFT_OUT and "node_modules" not in relative.parts:
+        is_left_out = path.suffix == ".py" or relative.parts[0] in LEFT_OUT or "node_modules" in relative.parts
+        if path.is_file() and not is_left_out:
             found.setdefault(str(relative), _title(path))
     return {
         path: line
