@@ -136,8 +136,6 @@ class Interpreter:
         pass
 
     def _do_connect(self, step: Json) -> None:
-        if self.model.memory.is_connected:
-            raise Impossible("there is a connection")
         self.model.connect()
 
     def _do_restart(self, step: Json) -> None:

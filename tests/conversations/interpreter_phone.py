@@ -247,8 +247,11 @@ class PhoneEnd(Mailboxes):
             "client_id": h.offer["client_id"],
             **{name: h.token.get(name, "*") for name in TOKEN_FIELDS},
         }
-        if h.token.get("profile", "entra") == "entra":
-            grant["scope"] = "*"  # words that this provider grants without saying so are put back
+        if "scope" in h.token:  # else nothing is known of what was granted
+            tacit = self.table.tacit_scope(h.token.get("profile", ""))
+            words = h.token["scope"].split() or h.offer["scope"].split()
+            words += [word for word in h.offer["scope"].split() if word in tacit and word not in words]
+            grant["scope"] = " ".join(words)
         if h.grant_v >= 2:
             grant |= {"is_sole": False if h.offer["strategy"] == "branch" else "*", "behaviour": "*"}
         return grant

@@ -140,6 +140,11 @@ class Table:
         value = self.content["limits"][name]
         return int(value["value"] if isinstance(value, dict) else value)
 
+    def tacit_scope(self, profile: str) -> list[str]:
+        """Words that the provider of a profile grants without saying so."""
+        words: list[str] = self.content["grant"]["tacit_scope"].get(profile, [])
+        return words
+
     @property
     def speaks(self) -> int:
         """The highest message version."""

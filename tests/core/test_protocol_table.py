@@ -25,6 +25,7 @@ from token_relay.agents.grants import lease
 from token_relay.agents.phone import devices, renewals
 from token_relay.agents.phone import pairing as phone_pairing
 from token_relay.agents.phone import steps as phone_steps
+from token_relay.agents.phone.account import _granted
 from token_relay.agents.phone.renewals import renewal_refusal
 from token_relay.agents.records import Pairing, PhoneHandoff
 from token_relay.protocol import delivery, envelope, handoff, messages, pairing
@@ -173,6 +174,13 @@ def test_a_number_of_a_peer_is_at_most_2_to_the_52(kind: str) -> None:
         row["name"] for row in table()["messages"][kind]["versions"][0]["fields"] if row.get("type") == "sequence"
     }
     assert inside == ({"seq_sent", "seq_accepted"} if kind in ("HELLO", "ROLLBACK") else set())
+
+
+def test_words_that_a_provider_grants_without_saying_so_are_put_back() -> None:
+    words = ["openid", "profile", "email", "offline_access", "api.read"]
+    for profile in PROFILES:
+        tacit = table()["grant"]["tacit_scope"].get(profile, [])
+        assert set(_granted("api.write", " ".join(words), profile).split()) == {"api.write", *tacit}
 
 
 # -- Reasons -----------------------------------------------------------------------------------------------

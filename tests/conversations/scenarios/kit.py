@@ -100,10 +100,17 @@ def renew(h: str = "$h1", reason: str = "uncertain", generation: int = 2, **head
 def obtained(h: str = "$h1", **token: Any) -> Step:
     """The provider has given the companion's token."""
     usual = {
-        "refresh_token": "0.refresh-token-of-the-companion", "token_endpoint": TOKEN_ENDPOINT, "revocation_endpoint": None,
-        "audience": "", "subject": SUBJECT, "account": ACCOUNT, "profile": "entra", "signed_in_at": SIGNED_IN_AT,
-        "is_otp": False, "scope": SCOPE,
-    }  # fmt: skip
+        "refresh_token": "0.refresh-token-of-the-companion",
+        "token_endpoint": TOKEN_ENDPOINT,
+        "revocation_endpoint": None,
+        "audience": "",
+        "subject": SUBJECT,
+        "account": ACCOUNT,
+        "profile": "entra",
+        "signed_in_at": SIGNED_IN_AT,
+        "is_otp": False,
+        "scope": SCOPE,
+    }
     return do("obtained", handoff_id=h, token={**usual, **token})
 
 
@@ -120,9 +127,16 @@ def offered(h: str = "$h1", **more: Any) -> Step:
     """OFFER."""
     head = {name: more.pop(name) for name in ("seq", "pairing") if name in more}
     body = {
-        "handoff_id": h, "strategy": "mint", "issuer": ISSUER, "client_id": CLIENT_ID, "scope": SCOPE, "account": ACCOUNT,
-        "lease_days": 0, "expires_at": 0, "renews": None,
-    }  # fmt: skip
+        "handoff_id": h,
+        "strategy": "mint",
+        "issuer": ISSUER,
+        "client_id": CLIENT_ID,
+        "scope": SCOPE,
+        "account": ACCOUNT,
+        "lease_days": 0,
+        "expires_at": 0,
+        "renews": None,
+    }
     return receive("OFFER", {**body, **more}, **head)
 
 
@@ -130,12 +144,28 @@ def token(h: str = "$h1", key: str = "$k1", *, spoil: Any = None, **more: Any) -
     """TOKEN with a grant that agrees with all that was said; ``more`` are fields of the grant or of the head."""
     head = {name: more.pop(name) for name in ("seq", "pairing", "sent_at") if name in more}
     grant = {
-        "v": 1, "pairing_id": head.get("pairing", "$p1"), "handoff_id": h, "phone_key": "$phone_key", "companion_key": "$companion_key",
-        "one_time_key": key, "offer_hash": f"#OFFER {h}", "accept_hash": f"#ACCEPT {h}",
-        "refresh_token": f"0.refresh-token-of-{h[1:]}", "issuer": ISSUER, "client_id": CLIENT_ID,
-        "token_endpoint": TOKEN_ENDPOINT, "revocation_endpoint": None, "scope": SCOPE, "audience": "", "subject": SUBJECT,
-        "account": ACCOUNT, "profile": "entra", "signed_in_at": SIGNED_IN_AT, "is_otp": False, **more,
-    }  # fmt: skip
+        "v": 1,
+        "pairing_id": head.get("pairing", "$p1"),
+        "handoff_id": h,
+        "phone_key": "$phone_key",
+        "companion_key": "$companion_key",
+        "one_time_key": key,
+        "offer_hash": f"#OFFER {h}",
+        "accept_hash": f"#ACCEPT {h}",
+        "refresh_token": f"0.refresh-token-of-{h[1:]}",
+        "issuer": ISSUER,
+        "client_id": CLIENT_ID,
+        "token_endpoint": TOKEN_ENDPOINT,
+        "revocation_endpoint": None,
+        "scope": SCOPE,
+        "audience": "",
+        "subject": SUBJECT,
+        "account": ACCOUNT,
+        "profile": "entra",
+        "signed_in_at": SIGNED_IN_AT,
+        "is_otp": False,
+        **more,
+    }
     sealed: Step = {"to": key, "grant": grant}
     if spoil is not None:
         sealed["spoil"] = spoil
