@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-PAGE = re.compile(r"\[([a-z-]+\.md)[^\]]*\](?:\([^)]*\))?")
+PAGE = re.compile(r"\[?([a-z-]+\.md)[^\]:]*[\]:]?(?:\([^)]*\))?")
 
 
 @dataclass(frozen=True, slots=True)
