@@ -10,8 +10,6 @@ from tests.conversations.interpreter_link import Link
 from tests.conversations.interpreter_state import Message, Pairing, Refused
 from tests.conversations.table import Json
 
-STRATEGIES = ["branch", "mint", "move"]
-
 
 class Greetings(Link):
     """Greets, answers greetings, and judges whose disk was restored."""
@@ -51,7 +49,7 @@ class Greetings(Link):
         listed = self.listed(p)[-self.table.limit("handoffs_listed") :]
         body: Json = {"challenge": challenge, "seq_sent": "=seq", "seq_accepted": p.high, "handoffs": listed}
         if v >= 2:
-            body |= {"speaks": self.table.speaks, "strategies": STRATEGIES}
+            body |= {"speaks": self.table.speaks, "strategies": "*"}
         if v >= 3:
             body["name"] = self.name
         self.say(p, "HELLO", body, in_reply_to, v)
@@ -82,7 +80,8 @@ class Greetings(Link):
     def on_hello(self, p: Pairing, m: Message, high: int) -> None:
         """A HELLO; `high` is the highest number accepted before it."""
         body, is_greeting = m.body, m.in_reply_to is None
-        sent, accepted = self.number(p.pairing_id, body["seq_sent"]), self.number(p.pairing_id, body["seq_accepted"])
+        sent = self.number(p.pairing_id, body["seq_sent"], m.seq)
+        accepted = self.number(p.pairing_id, body["seq_accepted"])
         is_overtaken = m.seq < high
         own_loss = accepted > p.own
         peer_loss = not own_loss and m.seq > high and (sent < high or accepted < p.claimed)

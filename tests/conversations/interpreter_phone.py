@@ -6,7 +6,7 @@ is here too, each with the page's words in the comment.
 
 from typing import Any
 
-from tests.conversations.interpreter_pairing import Pairings
+from tests.conversations.interpreter_mailbox import Mailboxes
 from tests.conversations.interpreter_state import Handoff, Impossible, Message, Pairing, Refused
 from tests.conversations.table import Json, Table
 
@@ -43,7 +43,7 @@ TOKEN_FIELDS = (
 )
 
 
-class PhoneEnd(Pairings):
+class PhoneEnd(Mailboxes):
     """What a phone must do."""
 
     end = "phone"
@@ -182,12 +182,11 @@ class PhoneEnd(Pairings):
                 self.apply(p, h, "revoke")
 
     def forget(self, step: Json) -> None:
-        """The device is given up; nothing is sent."""
-        peer = self.active(step).peer
-        self.disk.right_taken.add(peer)
-        for p in self.pairings(peer):
+        """The device is given up, and its pairings are deleted; nothing is sent."""
+        for p in self.pairings(self.active(step).peer):
             for h in list(p.handoffs.values()):
                 self.own(p, h, "forget")
+            self.drop(p)
 
     # --- messages -------------------------------------------------------------------------------------------
 
