@@ -96,16 +96,17 @@ class Greetings(Link):
             p.claimed = accepted
         else:
             p.claimed = max(p.claimed, accepted)
-        if not is_overtaken and not own_loss:
-            peer_loss = self.take_list(p, m) or peer_loss
+        if is_greeting:  # the answer tells what stood before the list of this HELLO is looked at
+            v = 1 if m.v == 1 else self.table.highest("HELLO", body["speaks"])
+            self._hello(p, v, m.seq, self.names.fresh("c"))
+        if not is_overtaken:
+            peer_loss = (self.take_list(p, m) and not own_loss) or peer_loss
             self.fleeting(p).due.pop("list", None)
         if peer_loss and not own_loss:
             self.rollback(p, m.seq)
             if not is_overtaken:
                 self._learn(p, m)
         if is_greeting:
-            v = 1 if m.v == 1 else self.table.highest("HELLO", body["speaks"])
-            self._hello(p, v, m.seq, self.names.fresh("c"))
             if self.once(p, "resend round"):
                 self.send_again(p, [r for r in fresh if any(r is other for other in p.requests)])
             self.greeted(p, m)
@@ -202,6 +203,8 @@ class Greetings(Link):
     def _late(self, p: Pairing, what: str) -> None:
         """What was put off."""
         fleeting = self.fleeting(p)
+        if what.startswith("obtain "):
+            self.out.append({"obtain": what.removeprefix("obtain ")})
         if what == "list" and self.once(p, "greet anew", "ask_every_s"):
             self.greet(p)
         if what == "lease" and self.wants_challenge(p) and p.challenge and self.once(p, "greet anew", "ask_every_s"):

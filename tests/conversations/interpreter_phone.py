@@ -29,6 +29,7 @@ SHOWN = {  # as HELLO names the live states
     "REVOKING": "revoking",
 }
 EVENTS = {"ACCEPT": "accept", "STORED": "stored", "CANCELLED": "cancelled", "REVOKED": "revoked", "LOST": "lost"}
+OBTAINED_AGAIN_S = 600  # by then at the latest, says adapter.md
 TOKEN_FIELDS = (
     "refresh_token",
     "token_endpoint",
@@ -59,7 +60,9 @@ class PhoneEnd(Mailboxes):
         row = self.table.row("phone", h.state, event)
         if row is None:
             return False
-        if is_repetition and row.next != h.state:  # a repeated message never moves anything
+        if is_repetition and row.next not in ("same", h.state):  # a repeated message never moves anything
+            if "SEND_CLOSED" in row.effects and h.handoff_id in p.handoffs:  # but a receipt is answered
+                self._effect(p, h, "SEND_CLOSED", m, h.state)
             return True
         is_new = h.handoff_id not in p.handoffs and row.next != h.state
         if is_new:
@@ -165,6 +168,8 @@ class PhoneEnd(Mailboxes):
         p, h = self.find(step["handoff_id"], step)
         if h.state == "ACCEPTED" and step["why"] == "refused":
             self.own(p, h, "cancel")
+        elif h.state == "ACCEPTED":
+            self.fleeting(p).due[f"obtain {h.handoff_id}"] = self.now + OBTAINED_AGAIN_S
 
     def cancel(self, step: Json) -> None:
         p = self.active(step)

@@ -15,185 +15,52 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import structlog
 
-from token_relay.agents.companion.agent import CompanionAgent
+from tests.conversations.our_devices import (
+    NO_ANSWER,
+    OWN_TOKEN,
+    SUBJECT,
+    Answer,
+    Asking,
+    OurCompanion,
+    OurPhone,
+    ScriptedHttp,
+    Somebody,
+    Watcher,
+    answered,
+    form_of,
+    tokens,
+)
+from tests.conversations.scenarios.kit import CLIENT_ID, ISSUER, SCOPE, TOKEN_ENDPOINT
 from token_relay.agents.companion.handoff_rows import state_of as companion_state
-from token_relay.agents.elapsed import Stamp
 from token_relay.agents.grants import lease
 from token_relay.agents.grants.serving import lease_of
 from token_relay.agents.phone.account import _granted
 from token_relay.agents.phone.account_settings import AccountSettings
-from token_relay.agents.phone.agent import HandoffWish, PhoneAgent
+from token_relay.agents.phone.agent import HandoffWish
 from token_relay.agents.phone.handoff_rows import state_of as phone_state
-from token_relay.agents.phone.person import NewGrant, NotSignedIn, Person, RefusalNote, SignInOptions
-from token_relay.agents.ports import Ports, Record, Transaction
+from token_relay.agents.ports import Record, Transaction
 from token_relay.agents.records import CompanionHandoff, Grant, Identity, Outgoing, Pairing, PhoneHandoff
 from token_relay.agents.token_source import TokenGranted
 from token_relay.agents.turn import Turn
 from token_relay.protocol import handoff
-from token_relay.protocol.errors import RelayError, TransientError
+from token_relay.protocol.errors import RelayError
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.messages import SPEAKS, Pair3
 from token_relay.protocol.secret import PrivateKey, RefreshToken
-from token_relay.provider.discovery import ProviderMetadata
-from token_relay.provider.http import AnswerLost, HttpRequest, HttpResponse, NotSent
-from token_relay.provider.outcome import Refreshed
+from token_relay.provider.http import AnswerLost, HttpRequest
 from token_relay.provider.profile import PROFILES
-from token_relay.simulation.observer import Observer, Tables
 from token_relay.simulation.ports.channel import Packet
 from token_relay.simulation.ports.clocks import SimulatedClock
-from token_relay.simulation.ports.disk import Disk
 from token_relay.simulation.ports.power import PowerCutError
-from token_relay.simulation.world.devices import SimulatedCompanion, SimulatedPhone
 from token_relay.simulation.world.world import World
 
 Json = dict[str, Any]
-Answer = HttpResponse | NotSent | AnswerLost
 
-OWN_TOKEN = "0.the-phones-own"
-SPELLED = {"new": "NEW", "none": "NONE"}
-NO_ANSWER = NotSent("the provider is not there")
 DAY_S = 86_400
-SUBJECT = "5b0c1f6e-ada"  # of the phone's own grant, as long as the runner has not said it
-
-
-class Watcher(Observer):
-    """Writes down what the device does, in its order."""
-
-    def __init__(self) -> None:
-        self.did: list[Json] = []
-
-    def committed(self, end: str, before: Tables, after: Tables) -> None:
-        self.did.append({"save": True})
-
-    def published(self, end: str, topic: str, payload: bytes) -> None:
-        self.did.append({"send": {"topic": topic, "payload": base64.b64encode(payload).decode()}})
-
-    def acknowledged(self, end: str, topic: str, payload: bytes) -> None:
-        self.did.append({"ack": True})
-
-
-def answered(status: int, body: Json) -> HttpResponse:
-    """Return an answer of the provider."""
-    return HttpResponse(status, {"content-type": "application/json"}, json.dumps(body).encode())
-
-
-def tokens(scope: str, refresh_token: str | None = None) -> HttpResponse:
-    """Return an answer with tokens."""
-    body = {"access_token": "an-access-token", "token_type": "Bearer", "expires_in": 3600, "scope": scope}
-    return answered(200, body | ({"refresh_token": refresh_token} if refresh_token else {}))
-
-
-class ScriptedHttp:
-    """The provider, as the runner tells it. ``waiting`` is what was asked and is not answered yet."""
-
-    def __init__(self) -> None:
-        self.decide: Callable[[HttpRequest], Answer | Awaitable[Answer]] = lambda request: NO_ANSWER
-
-    async def request(self, request: HttpRequest) -> Answer:
-        answer = self.decide(request)
-        return await answer if isinstance(answer, Awaitable) else answer
-
-    async def close(self) -> None:
-        """Do nothing: no connection is open."""
-
-
-def form_of(request: HttpRequest) -> dict[str, str]:
-    """Return a request's form."""
-    return {key: value if isinstance(value, str) else value.reveal() for key, value in request.form or ()}
-
-
-# -- The phone ---------------------------------------------------------------------------------------------
-
-
-class Asking:
-    """What the phone wants of the provider for its companions: one wait for each handoff."""
-
-    def __init__(self, did: list[Json]) -> None:
-        self._did = did
-        self.waits: dict[str, asyncio.Future[Json | None]] = {}
-
-    async def wait(self, handoff_id: str) -> Json | None:
-        """Say that a token is wanted, and wait for the runner's word: the token, {} for a refusal, None for silence."""
-        self._did.append({"obtain": handoff_id})
-        self.waits[handoff_id] = future = asyncio.get_running_loop().create_future()
-        return await future
-
-    def answer(self, handoff_id: str, token: Json | None) -> bool:
-        """Pass the runner's word on; False: nobody waits."""
-        future = self.waits.pop(handoff_id, None)
-        if future is None or future.done():
-            return False
-        future.set_result(token)
-        return True
-
-
-class ScriptedSignIn:
-    """The person's sign-in for a companion (``mint``)."""
-
-    def __init__(self, asking: Asking, clock: SimulatedClock, issuer: str) -> None:
-        self._asking = asking
-        self._clock = clock
-        self._issuer = issuer
-
-    async def authenticate(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant:
-        assert isinstance(note, partial)
-        token = await self._asking.wait(note.keywords["handoff_id"])
-        if not token:
-            raise TransientError("the provider did not answer" if token is None else "the provider refused")
-        metadata = ProviderMetadata(
-            self._issuer, token["token_endpoint"], revocation_endpoint=token["revocation_endpoint"]
-        )
-        came = Refreshed(RefreshToken(token["refresh_token"]), None, "Bearer", 3600.0, token["scope"])
-        sent = Stamp.of(self._clock.now())
-        return NewGrant(came, metadata, sent, None, token["is_otp"], token["account"], subject=token["subject"])
-
-    async def check(self, new: NewGrant) -> NewGrant:
-        return new
-
-    async def sign_up(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
-        raise AssertionError("nobody signs up in a conversation")
-
-    async def reset_password(self, person: Person, options: SignInOptions, note: RefusalNote) -> NewGrant | NotSignedIn:
-        raise AssertionError("nobody forgets a password in a conversation")
-
-
-class Somebody:
-    """A person who is asked nothing."""
-
-    async def ask(self, kind: Any, text: str, **extra: Any) -> str | None:
-        return None
-
-    async def progress(self, step: dict[str, Any]) -> None:
-        return None
-
-
-class OurPhone(SimulatedPhone):
-    """The phone, called ``called``; ``client`` is what the configuration says of the provider."""
-
-    called = ""
-    client: AccountSettings
-    asking: Asking
-
-    def build(self, ports: Ports) -> PhoneAgent:
-        sign_in = ScriptedSignIn(self.asking, self.clock, self.client.url)
-        settings = replace(self.client, allow_refresh_token_access=self.allow)
-        return PhoneAgent(
-            ports, self.identity, sign_in=sign_in, name=self.called, settings=settings, strategy=None, lease_days=0
-        )
-
-
-class OurCompanion(SimulatedCompanion):
-    """The companion, called ``called``."""
-
-    called = ""
-
-    def build(self, ports: Ports) -> CompanionAgent:
-        return CompanionAgent(ports, self.identity, name=self.called, broker_url="mqtts://broker.example:8883")
 
 
 # -- An end ------------------------------------------------------------------------------------------------
@@ -217,17 +84,17 @@ class OurEnd:
             return {"unknown": True}
         self._watcher.did.clear()
         rejected = dict(self._rejects())
-        answer: Json = self._world.loop.run_until_complete(self._step(step, request)) or {}
+        answer = self._world.loop.run_until_complete(self._step(step, request))
         refused = [reason for reason, count in self._rejects().items() if count > rejected.get(reason, 0)]
         did = [*({"refuse": reason} for reason in refused if request["do"] == "receive"), *self._watcher.did]
         return {"did": did, **answer}
 
-    async def _step(self, step: Callable[[Json], Any], request: Json) -> Json | None:
+    async def _step(self, step: Callable[[Json], Any], request: Json) -> Json:
         answer = step(request)
         if isinstance(answer, Coroutine):
             answer = await answer
         await self._device.loop.settle()
-        return answer if isinstance(answer, dict) else None
+        return answer if isinstance(answer, dict) else {}
 
     def close(self) -> None:
         """Give the device up."""
@@ -252,7 +119,7 @@ class OurEnd:
             phone = self._device = world._new(OurPhone, "phone")
             phone.asking = self._asking = Asking(self._watcher.did)
             self._http.decide = self._at_the_phone
-            self._set_client(phone, "https://login.example/tenant/v2.0", "", "entra")
+            phone.client = AccountSettings(ISSUER, CLIENT_ID, None, SCOPE, PROFILES["entra"], True)
         else:
             self._device = world._new(OurCompanion, "watch")
             self._refreshing: Answer = NO_ANSWER
@@ -270,10 +137,6 @@ class OurEnd:
         self._images: dict[str, Any] = {}
         world.loop.run_until_complete(device.start(connect=False))
         return {"did": [], "speaks": SPEAKS}
-
-    def _set_client(self, phone: OurPhone, issuer: str, client_id: str, profile: str) -> None:
-        of = AccountSettings(issuer, client_id, None, "openid", PROFILES[profile], True, uses_discovery=False)
-        phone.client = of
 
     def _do_connect(self, request: Json) -> Any:
         self._device.channel.drop()
@@ -336,20 +199,15 @@ class OurEnd:
     # -- what happens at a phone
 
     async def _do_offer(self, request: Json) -> None:
-        phone = self._phone
-        if (request["issuer"], request["client_id"]) != (phone.client.url, phone.client.client_id):
-            self._set_client(phone, request["issuer"], request["client_id"], "entra")
-            settings = replace(phone.client, allow_refresh_token_access=phone.allow)
-            phone.agent.settings = phone.agent.accounts.settings = settings
-        if request["strategy"] != "mint":
-            await self._sign_in(request)
-        account = "" if request["strategy"] == "mint" else request["account"]
-        wish = HandoffWish(
-            request["strategy"], request["scope"], request["lease_days"], wait_s=30.0 * DAY_S, account=account
-        )
+        phone, strategy = self._phone, request["strategy"]
+        phone.set(url=request["issuer"], client_id=request["client_id"], scope=request["scope"])
+        if strategy != "mint":
+            self._sign_in(request)
+        account = "" if strategy == "mint" else request["account"]
+        wish = HandoffWish(strategy, request["scope"], request["lease_days"], wait_s=30.0 * DAY_S, account=account)
         self._behind(phone.agent.hand_off(self._peer_id(), wish, Somebody()))
 
-    async def _sign_in(self, request: Json) -> None:
+    def _sign_in(self, request: Json) -> None:
         """Have the person signed in on the phone, as of old."""
         own = [row for row in self._device.rows(Grant) if row.account == request["account"]]
         if own:
@@ -377,6 +235,8 @@ class OurEnd:
     def _at_the_phone(self, request: HttpRequest) -> Answer | Awaitable[Answer]:
         form = form_of(request)
         obtaining = [row for row in self._device.rows(PhoneHandoff) if row.is_obtaining]
+        if request.method == "GET":  # discovery
+            return answered(200, {"issuer": ISSUER, "token_endpoint": TOKEN_ENDPOINT, "authorization_endpoint": ISSUER})
         if not form.get("refresh_token", "").startswith(OWN_TOKEN):
             return NO_ANSWER
         if not obtaining:  # the phone's own refresh
@@ -417,10 +277,7 @@ class OurEnd:
         await self._device.call(self._phone.agent.forget(self._peer_id()))
 
     def _do_allow(self, request: Json) -> None:
-        phone = self._phone
-        phone.allow = request["is_open"]
-        settings = replace(phone.client, allow_refresh_token_access=phone.allow)
-        phone.agent.settings = phone.agent.accounts.settings = settings
+        self._phone.set(allow_refresh_token_access=request["is_open"])
 
     def _do_scan(self, request: Json) -> None:
         self._confirmed: asyncio.Future[bool] = self._device.loop.create_future()
@@ -457,12 +314,13 @@ class OurEnd:
     async def _do_refresh(self, request: Json) -> None:
         grant = self._grant(request["handoff_id"])
         number = grant.generation + 1
-        self._refreshing = {
+        answers: dict[str, Answer] = {
             "rotated": tokens(grant.scope, f"0.rotated-{number}"),
             "denied": answered(400, {"error": "invalid_grant"}),
             "person": answered(400, {"error": "interaction_required"}),
             "uncertain": AnswerLost("connection reset"),
-        }[request["becomes"]]
+        }
+        self._refreshing = answers[request["becomes"]]
         await self._token(grant, force=True)
         self._refreshing = NO_ANSWER
 
@@ -512,7 +370,7 @@ class OurEnd:
                 of["grants"] = self._grants(pairing)
             state["pairings"][pairing.pairing_id] = of
         if is_phone:
-            own = [row.state for row in device.rows(Grant)]
+            own = [row.state for row in device.rows(Grant) if row.state != "dead"]  # with move it may be there alone
             state |= {"own_grants": "locked" if "locked" in own else "held"} if own else {}
         return {"state": state}
 
@@ -521,7 +379,8 @@ class OurEnd:
         for grant in self._device.rows(Grant, pairing_id=pairing.pairing_id):
             if grant.state != "dead":
                 held = lease_of(grant)
-                is_over = held is not None and lease.left_s(held, self._device.clock.now()) <= 0
+                left_s = lease.left_s(held, self._device.clock.now()) if held is not None else None
+                is_over = left_s is not None and left_s <= 0
                 usable = grant.state in ("held", "refreshing", "uncertain") and not is_over
                 found[grant.handoff_id] = {
                     "state": grant.state,
