@@ -207,6 +207,8 @@ class Greetings(Link):
     def _late(self, p: Pairing, what: str) -> None:
         """What was put off."""
         fleeting = self.fleeting(p)
+        if what.startswith("obtain "):
+            self.out.append({"obtain": what.removeprefix("obtain ")})
         if what == "list" and self.once(p, "greet anew", "ask_every_s"):
             self.greet(p)
         if what == "lease" and self.wants_challenge(p) and p.challenge:

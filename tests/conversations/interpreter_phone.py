@@ -31,6 +31,7 @@ SHOWN = {  # as HELLO names the live states
 }
 EVENTS = {"ACCEPT": "accept", "STORED": "stored", "CANCELLED": "cancelled", "REVOKED": "revoked", "LOST": "lost"}
 LOOK_EVERY_S = 3600  # between two looks for pairings that are over
+OBTAINED_AGAIN_S = 600  # by then at the latest, says adapter.md
 TOKEN_FIELDS = (
     "refresh_token",
     "token_endpoint",
@@ -173,6 +174,8 @@ class PhoneEnd(Mailboxes):
         p, h = self.find(step["handoff_id"], step)
         if h.state == "ACCEPTED" and step["why"] == "refused":
             self.own(p, h, "cancel")
+        elif h.state == "ACCEPTED":
+            self.fleeting(p).due[f"obtain {h.handoff_id}"] = self.now + OBTAINED_AGAIN_S
 
     def cancel(self, step: Json) -> None:
         p = self.active(step)

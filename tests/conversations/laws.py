@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-PAGE = re.compile(r"\[([a-z-]+\.md)[^\]]*\](?:\([^)]*\))?")
+PAGE = re.compile(r"[a-z-]+\.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Law:
 
     @classmethod
     def of_file(cls, about: str) -> Law:
-        """What a conversation is about: its sentence, and the page named in it."""
+        """What a conversation is about: its sentence, and the page that it names."""
         found = PAGE.search(about)
-        return cls(PAGE.sub("", about).strip(" ;()"), found[1] if found else "README.md")
+        return cls(re.sub(rf"^{PAGE.pattern}[,:] ", "", about), found[0] if found else "README.md")
 
 
 NUMBER = Law("each envelope that is *made* takes the next number", "delivery.md")

@@ -43,6 +43,8 @@ def reduced(item: dict[str, Any], speaks: int) -> dict[str, Any]:
     body = {name: value for name, value in item["body"].items() if name not in later}
     if "speaks" in body:
         body["speaks"] = speaks
+    if "strategies" in body:
+        body["strategies"] = "*"  # an end need not know every one
     return {**item, "v": version, "body": body}
 
 
