@@ -22,6 +22,13 @@ HOUR_S = 3600
 # Dates do not matter, except that a lease and an expiry count from it: 2026-01-01T00:00:00Z.
 NOW = 1_767_225_600
 
+# What happens at an end; the other end has no such method.
+OWN = (
+    *("pair", "offer", "obtained", "not_obtained", "cancel", "revoke", "forget", "refresh", "provider", "erase", "ask"),
+    *("invite", "scan", "confirm", "decline"),
+)
+NAMES = {"phone": "ada's phone", "companion": "kitchen"}
+
 
 @dataclass
 class Expected:
@@ -78,8 +85,6 @@ class Interpreter:
         if step["do"] != "receive" or "message" not in step:
             return step
         message = {"v": 1, "in_reply_to": None, "pairing": "$p1", **step["message"]}
-        if "bytes_of" in step:
-            message = {**self._brought(step["bytes_of"]).message, **step["message"]}
         if "seq" not in message:
             message["seq"] = self.numbers.get(message["pairing"], 0) + 1
         return {**step, "message": message}
@@ -97,12 +102,13 @@ class Interpreter:
         Raises:
             Impossible: the step makes no sense now. Nothing has changed.
         """
-        do = "scan_" if step["do"] == "scan" else step["do"]
-        ours: Callable[[Json], Any] | None = getattr(self, f"_do_{do}", None) or getattr(self.model, do, None)
-        if ours is None or do.startswith("_"):
+        do = step["do"]
+        ours: Callable[[Json], Any] | None = getattr(self, f"_do_{do}", None)
+        if do in OWN:
+            ours = getattr(self.model, do, None)
+        if ours is None:
             raise Impossible(f"this end has no {do}")
         step = self.filled(step)
-        self._use_symbols(step)
         model = self.model
         model.out, model.step, model.is_quiet = [], model.step + 1, False
         before = copy.deepcopy(model.disk) if do not in ("receive", "wait") else None
@@ -120,20 +126,10 @@ class Interpreter:
             copy.deepcopy(model.out), refused, wrong, model.state(), answer if isinstance(answer, dict) else None
         )
 
-    def _use_symbols(self, value: Any) -> None:
-        if isinstance(value, dict):
-            for item in value.values():
-                self._use_symbols(item)
-        elif isinstance(value, list):
-            for item in value:
-                self._use_symbols(item)
-        elif isinstance(value, str) and value.startswith("$"):
-            self.model.names.used.add(value)
-
     # --- what the runner does -------------------------------------------------------------------------------
 
     def _do_start(self, step: Json) -> None:
-        self.model.name = step.get("name", "*")
+        self.model.name = step.get("name", NAMES[self.model.end])
         self.model.wall = step.get("now", NOW)
 
     def _do_state(self, step: Json) -> None:
@@ -169,19 +165,28 @@ class Interpreter:
         model = self.model
         if not model.memory.is_connected:
             raise Impossible("there is no connection")
-        if "again" in step:
+        if "mailbox" in step:
+            seen = Seen(step, f"step {model.step}")
+        elif "again" in step:
             seen = self._brought(step["again"])
+        elif "bytes_of" in step:
+            other = self._brought(step["bytes_of"])
+            seen = Seen({**other.message, "body": step["as"]}, f"step {model.step}", other.sent)
         else:
             message = step["message"]
             seen = Seen(message, f"step {model.step}", self._resolved(message))
         self.brought[self.steps] = seen
+        if "mailbox" in seen.message:
+            model.mailbox(seen.message["mailbox"], seen.digest, seen.message)
+            return
         message, (seq, reply, sent_at) = seen.message, seen.sent
         pairing = message["pairing"]
         self.numbers[pairing] = max(self.numbers.get(pairing, 0), seq)
         body = message.get("body")
         handoff = body.get("handoff_id") if isinstance(body, dict) else None
         label = " ".join([message["type"], *([handoff] if handoff else [])])
-        model.last_digest[pairing, label] = seen.digest
+        if "again" not in step and "spoil" not in step:
+            model.last_digest[pairing, label] = seen.digest
         head = {
             "v": message["v"],
             "type": message["type"],

@@ -6,7 +6,7 @@ as far as it is seen: whether it may be used, its generation, why it cannot go o
 
 from typing import Any
 
-from tests.conversations.interpreter_pairing import Pairings
+from tests.conversations.interpreter_mailbox import Mailboxes
 from tests.conversations.interpreter_state import Grant, Handoff, Impossible, Message, Pairing, Refused
 from tests.conversations.table import Json
 
@@ -15,7 +15,7 @@ EVENTS = {"CANCEL": "cancel", "REVOKE": "revoke", "CLOSED": "closed"}
 USABLE = ("held",)
 
 
-class CompanionEnd(Pairings):
+class CompanionEnd(Mailboxes):
     """What a companion must do."""
 
     end = "companion"

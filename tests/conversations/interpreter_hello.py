@@ -10,8 +10,6 @@ from tests.conversations.interpreter_link import Link
 from tests.conversations.interpreter_state import Message, Pairing, Refused
 from tests.conversations.table import Json
 
-STRATEGIES = ["branch", "mint", "move"]
-
 
 class Greetings(Link):
     """Greets, answers greetings, and judges whose disk was restored."""
@@ -51,7 +49,7 @@ class Greetings(Link):
         listed = self.listed(p)[-self.table.limit("handoffs_listed") :]
         body: Json = {"challenge": challenge, "seq_sent": "=seq", "seq_accepted": p.high, "handoffs": listed}
         if v >= 2:
-            body |= {"speaks": self.table.speaks, "strategies": STRATEGIES}
+            body |= {"speaks": self.table.speaks, "strategies": "*"}
         if v >= 3:
             body["name"] = self.name
         self.say(p, "HELLO", body, in_reply_to, v)
@@ -82,7 +80,8 @@ class Greetings(Link):
     def on_hello(self, p: Pairing, m: Message, high: int) -> None:
         """A HELLO; `high` is the highest number accepted before it."""
         body, is_greeting = m.body, m.in_reply_to is None
-        sent, accepted = self.number(p.pairing_id, body["seq_sent"]), self.number(p.pairing_id, body["seq_accepted"])
+        sent = self.number(p.pairing_id, body["seq_sent"], m.seq)
+        accepted = self.number(p.pairing_id, body["seq_accepted"])
         is_overtaken = m.seq < high
         own_loss = accepted > p.own
         peer_loss = not own_loss and m.seq > high and (sent < high or accepted < p.claimed)
@@ -97,16 +96,17 @@ class Greetings(Link):
             p.claimed = accepted
         else:
             p.claimed = max(p.claimed, accepted)
-        if not is_overtaken and not own_loss:
-            peer_loss = self.take_list(p, m) or peer_loss
+        if is_greeting:  # the answer tells what stood before the list of this HELLO is looked at
+            v = 1 if m.v == 1 else self.table.highest("HELLO", body["speaks"])
+            self._hello(p, v, m.seq, self.names.fresh("c"))
+        if not is_overtaken:
+            peer_loss = (self.take_list(p, m) and not own_loss) or peer_loss
             self.fleeting(p).due.pop("list", None)
         if peer_loss and not own_loss:
             self.rollback(p, m.seq)
             if not is_overtaken:
                 self._learn(p, m)
         if is_greeting:
-            v = 1 if m.v == 1 else self.table.highest("HELLO", body["speaks"])
-            self._hello(p, v, m.seq, self.names.fresh("c"))
             if self.once(p, "resend round"):
                 self.send_again(p, [r for r in fresh if any(r is other for other in p.requests)])
             self.greeted(p, m)
@@ -203,6 +203,8 @@ class Greetings(Link):
     def _late(self, p: Pairing, what: str) -> None:
         """What was put off."""
         fleeting = self.fleeting(p)
+        if what.startswith("obtain "):
+            self.out.append({"obtain": what.removeprefix("obtain ")})
         if what == "list" and self.once(p, "greet anew", "ask_every_s"):
             self.greet(p)
         if what == "lease" and self.wants_challenge(p) and p.challenge and self.once(p, "greet anew", "ask_every_s"):

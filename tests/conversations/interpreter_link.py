@@ -113,14 +113,16 @@ class Link:
             if (peer is None or p.peer == peer) and (not states or p.state in states)
         ]
 
-    def number(self, p_id: str, value: Any) -> int:
+    def number(self, p_id: str, value: Any, seq: int | None = None) -> int:
         """The number that a symbol of an input stands for."""
         if isinstance(value, int):
             return value
+        if value == "=seq" and seq is not None:
+            return seq
         found = re.fullmatch(r"\$heard(?:\(([^)]*)\))?([+-]\d+)?", value)
         if found:
             heard = self.kept[found[1]][1] if found[1] else self.heard
-            return heard.get(p_id, 0) + int(found[2] or 0)
+            return max(0, heard.get(p_id, 0) + int(found[2] or 0))
         found = re.fullmatch(r"@(.+)", value)
         if found and (p_id, found[1]) in self.last_own:
             return self.last_own[p_id, found[1]]
@@ -133,7 +135,7 @@ class Link:
         v = self.table.highest(kind, p.speaks) if v is None else v
         p.own += 1
         label = " ".join([kind, *([body["handoff_id"]] if body.get("handoff_id") else [])])
-        self.last_own[p.pairing_id, label] = p.own
+        self.last_own[p.pairing_id, label] = self.last_own[p.pairing_id, kind] = p.own
         self.last_digest[p.pairing_id, label] = f"own {p.pairing_id} {p.own} {self.step}"
         if kind == "HELLO" and v >= 2 and not p.spoke_from:
             p.spoke_from = p.own
@@ -203,7 +205,7 @@ class Link:
                 raise Refused("bad_field", wrong)
         p = self.disk.pairings.get(m.pairing)
         if p is None:
-            raise Refused("wrong_pairing")
+            raise Refused("wrong_pairing" if self.disk.pairings else "unknown_sender")
         self.judge(p, m, is_known)
 
     def judge(self, p: Pairing, m: Message, is_known: bool) -> None:

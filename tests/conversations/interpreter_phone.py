@@ -6,7 +6,7 @@ is here too, each with the page's words in the comment.
 
 from typing import Any
 
-from tests.conversations.interpreter_pairing import Pairings
+from tests.conversations.interpreter_mailbox import Mailboxes
 from tests.conversations.interpreter_state import Handoff, Impossible, Message, Pairing, Refused
 from tests.conversations.table import Json, Table
 
@@ -29,6 +29,7 @@ SHOWN = {  # as HELLO names the live states
     "REVOKING": "revoking",
 }
 EVENTS = {"ACCEPT": "accept", "STORED": "stored", "CANCELLED": "cancelled", "REVOKED": "revoked", "LOST": "lost"}
+OBTAINED_AGAIN_S = 600  # by then at the latest, says adapter.md
 TOKEN_FIELDS = (
     "refresh_token",
     "token_endpoint",
@@ -43,7 +44,7 @@ TOKEN_FIELDS = (
 )
 
 
-class PhoneEnd(Pairings):
+class PhoneEnd(Mailboxes):
     """What a phone must do."""
 
     end = "phone"
@@ -59,7 +60,9 @@ class PhoneEnd(Pairings):
         row = self.table.row("phone", h.state, event)
         if row is None:
             return False
-        if is_repetition and row.next != h.state:  # a repeated message never moves anything
+        if is_repetition and row.next not in ("same", h.state):  # a repeated message never moves anything
+            if "SEND_CLOSED" in row.effects and h.handoff_id in p.handoffs:  # but a receipt is answered
+                self._effect(p, h, "SEND_CLOSED", m, h.state)
             return True
         is_new = h.handoff_id not in p.handoffs and row.next != h.state
         if is_new:
@@ -165,6 +168,8 @@ class PhoneEnd(Pairings):
         p, h = self.find(step["handoff_id"], step)
         if h.state == "ACCEPTED" and step["why"] == "refused":
             self.own(p, h, "cancel")
+        elif h.state == "ACCEPTED":
+            self.fleeting(p).due[f"obtain {h.handoff_id}"] = self.now + OBTAINED_AGAIN_S
 
     def cancel(self, step: Json) -> None:
         p = self.active(step)
@@ -182,12 +187,11 @@ class PhoneEnd(Pairings):
                 self.apply(p, h, "revoke")
 
     def forget(self, step: Json) -> None:
-        """The device is given up; nothing is sent."""
-        peer = self.active(step).peer
-        self.disk.right_taken.add(peer)
-        for p in self.pairings(peer):
+        """The device is given up, and its pairings are deleted; nothing is sent."""
+        for p in self.pairings(self.active(step).peer):
             for h in list(p.handoffs.values()):
                 self.own(p, h, "forget")
+            self.drop(p)
 
     # --- messages -------------------------------------------------------------------------------------------
 

@@ -239,15 +239,10 @@ class Memory:
 
 @dataclass
 class Names:
-    """Symbols for what an end makes by itself: the next number of that letter which the file has not used."""
+    """Symbols for what an end makes by itself, numbered in the order in which it makes them."""
 
-    used: set[str] = field(default_factory=set)
     last: dict[str, int] = field(default_factory=dict)
 
     def fresh(self, letter: str) -> str:
-        n = self.last.get(letter, 0) + 1
-        while f"${letter}{n}" in self.used:
-            n += 1
-        self.last[letter] = n
-        self.used.add(f"${letter}{n}")
-        return f"${letter}{n}"
+        self.last[letter] = self.last.get(letter, 0) + 1
+        return f"${letter}{self.last[letter]}"

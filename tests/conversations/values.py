@@ -129,6 +129,8 @@ def _objects(expected: dict[str, Any], actual: dict[str, Any], known: Known, whe
             found += [] if key in NOT_COMPARED else [f"{place}: expected {_short(item)}, is missing"]
             continue
         other = left.pop(spelled)
+        if key == "scope" and isinstance(item, str) and isinstance(other, str) and item != "*":
+            item, other = _words(item), _words(other)  # their order means nothing. RFC 6749 §3.3
         found += [] if key in NOT_COMPARED else differences(item, other, known, place, seq)
     for key in late:  # a name that this very object brings
         for spelled, other in left.items():
@@ -143,6 +145,10 @@ def _objects(expected: dict[str, Any], actual: dict[str, Any], known: Known, whe
         if key not in NOT_COMPARED:
             found.append(f"{where}.{key}: is {_short(other)}, and should not be there")
     return found
+
+
+def _words(scope: str) -> str:
+    return " ".join(sorted(scope.split(" ")))
 
 
 def _bound(name: str, value: Any, known: Known, where: str) -> list[str]:

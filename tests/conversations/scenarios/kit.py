@@ -17,7 +17,8 @@ SCOPE = "openid profile offline_access"
 ACCOUNT = "ada@login.example"
 TOKEN_ENDPOINT = "https://login.example/tenant/oauth2/v2.0/token"
 SUBJECT = "5b0c1f6e-ada"
-SIGNED_IN_AT = 1767225000
+NOW = 1767225600  # when every conversation begins
+SIGNED_IN_AT = NOW - 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,9 @@ def hello(*handoffs: tuple[str, str, int], **more: Any) -> Step:
 # -- What a companion says to a phone, and what a person does with it --------------------------------------
 
 
-def offer(strategy: str = "branch", lease_days: int = 0, account: str = ACCOUNT, scope: str = SCOPE) -> Step:
-    """A person asks for a handoff."""
+def offer(strategy: str = "branch", lease_days: int = 0, account: str | None = None, scope: str = SCOPE) -> Step:
+    """A person asks for a handoff; with ``mint`` nobody knows who will sign in, unless it is said."""
+    account = account if account is not None else "" if strategy == "mint" else ACCOUNT
     of = {"issuer": ISSUER, "client_id": CLIENT_ID, "scope": scope, "account": account}
     return do("offer", strategy=strategy, lease_days=lease_days, **of)
 
@@ -114,9 +116,14 @@ def obtained(h: str = "$h1", **token: Any) -> Step:
     return do("obtained", handoff_id=h, token={**usual, **token})
 
 
+def minted(h: str = "$h1", **token: Any) -> Step:
+    """The person has signed in just now, for the companion alone."""
+    return obtained(h, signed_in_at=NOW, **token)
+
+
 def handed_off(h: str = "$h1", key: str = "$k1", strategy: str = "branch", **of: Any) -> tuple[Step, ...]:
     """A whole handoff at the phone, up to DONE."""
-    obtain = () if strategy == "move" else (obtained(h),)
+    obtain = () if strategy == "move" else (minted(h),) if strategy == "mint" else (obtained(h),)
     return (offer(strategy, **of), accept(h, key), *obtain, says("STORED", h))
 
 

@@ -275,7 +275,7 @@ def _sealed(turn: Turn, pairing: Pairing, row: PhoneHandoff, grant: Grant, refre
         client_id=grant.client_id,
         token_endpoint=grant.token_endpoint,
         revocation_endpoint=grant.revocation_endpoint or None,
-        scope=row.scope or grant.scope,
+        scope=_handed_over(row.scope, grant.scope),
         audience=grant.audience,
         subject=grant.subject,
         account=grant.account,
@@ -290,6 +290,11 @@ def _sealed(turn: Turn, pairing: Pairing, row: PhoneHandoff, grant: Grant, refre
         if len(sealed) <= SEALED_CHARS_MAX:
             return sealed
     return _seal(turn, row, first)
+
+
+def _handed_over(chosen: str, granted: str) -> str:
+    """Return the scope that a companion asks for: a word that the provider did not grant makes every refresh fail."""
+    return " ".join(word for word in chosen.split() if word in granted.split() or not granted) or granted
 
 
 def _name_for_version_1(grant: Grant) -> str:
