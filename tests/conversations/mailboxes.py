@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nacl.bindings import crypto_box_beforenm, crypto_box_open_easy_afternm
@@ -21,7 +21,7 @@ from tests.conversations.fits import protocol
 from tests.conversations.peer import Peer, Sent, UnreadableError
 from tests.vectors.exchange_cases import invitation_octets, invitation_text, mailbox_id
 from tests.vectors.pairing_cases import ending_wire, pair_wire, transcript
-from tests.vectors.vector_kit import Case, Pair, b64, derive
+from tests.vectors.vector_kit import Case, Pair, b64, compact, derive, pad
 
 PAGE = "pairing.md"
 KEY_AT, SECRET_AT, BROKER_AT = 1, 33, 49
@@ -36,8 +36,9 @@ class Mailbox:
     octets: bytes
     number: int = 1
     pairing_id: str = ""
-    pair1: bytes = b""
+    pair1: bytes = b""  # the one that PAIR2 answers
     pair2: bytes = b""
+    _made: list[tuple[bytes, Pair]] = field(default_factory=list)  # every PAIR1 of the peer, with its fresh key
 
     @classmethod
     def shown_by(cls, peer: Peer, number: int) -> Mailbox:
@@ -82,24 +83,22 @@ class Mailbox:
         """T, when PAIR1 and PAIR2 have passed."""
         return transcript(self.octets + self.pair1 + self.pair2).hex()
 
-    @property
-    def _fresh(self) -> Pair:
-        return Pair.of(f"{self.peer.label} fresh key {self.number}")
-
     def made(self, kind: str, *, reason: int = 1, name: str, spoil: str = "", pairing_id: str = "") -> dict[str, str]:
         """Return what the peer publishes as ``kind``, ready for ``receive``."""
-        after_pair1 = transcript(self.octets + self.pair1)
         match kind:
             case "PAIR1":
-                wire = self.pair1 = self._pair(kind, name, self.octets, self.peer.device.public, spoil)
+                wire = self._pair(kind, name, self.octets, self.peer.device.public, spoil)
+                if not spoil:
+                    self.pair1 = self.pair1 or wire
             case "PAIR2":
-                theirs = self.pair1[4:36]
-                wire = self._pair(kind, name, after_pair1, theirs, spoil, pairing_id=pairing_id)
-                self.pair2, self.pairing_id = wire, pairing_id
-            case "ENDED":
-                wire = ending_wire(b"RTE1", reason, 0, after_pair1, secret=self.secret)
+                before = transcript(self.octets + self.pair1)
+                wire = self._pair(kind, name, before, self.pair1[4:36], spoil, pairing_id=pairing_id)
+                if not spoil:
+                    self.pair2, self.pairing_id = wire, pairing_id
             case _:
-                wire = ending_wire(b"RTD1", reason, 0, bytes.fromhex(self.transcript), secret=self.secret)
+                magic = b"RTE1" if kind == "ENDED" else b"RTD1"
+                about = transcript(self.octets + self.pair1) if kind == "ENDED" else bytes.fromhex(self.transcript)
+                wire = ending_wire(magic, reason, 0, about, secret=bytes(16) if spoil == "mac" else self.secret)
         match spoil:
             case "length":
                 wire = wire[:-1]
@@ -110,6 +109,7 @@ class Mailbox:
         return {"topic": self.topic, "payload": b64(wire)}
 
     def _pair(self, kind: str, name: str, before: bytes, to: bytes, spoil: str, **more: str) -> bytes:
+        fresh = Pair.of(f"{self.peer.label} fresh key {self.number} {kind} {len(self._made)}")
         fields: Case = {
             "v": 1,
             "static_key": self.peer.own.public.hex(),
@@ -118,10 +118,21 @@ class Mailbox:
             "type": kind,
             **more,
         }
-        text: Case | bytes = b"{" if spoil == "json" else fields
-        secret = bytes(16) if spoil == "mac" else self.secret
-        person = b"rtr1-pm1" if kind == "PAIR1" else b"rtr1-pm2"
-        return pair_wire(text, fresh=self._fresh, peer_public=to, secret=secret, person=person, before=before)
+        text = compact(fields).encode()
+        if spoil in ("json", "duplicate_key"):
+            text = text[:-1] if spoil == "json" else b'{"v":1,' + text[1:]
+        wire = pair_wire(
+            text,
+            fresh=fresh,
+            peer_public=to,
+            secret=bytes(16) if spoil == "mac" else self.secret,
+            person=b"rtr1-pm1" if kind == "PAIR1" else b"rtr1-pm2",
+            before=before,
+            pad_with=(lambda plain: plain + bytes(4096 - len(plain))) if spoil == "padding" else pad,
+        )
+        if kind == "PAIR1":
+            self._made.append((wire, fresh))
+        return wire
 
     def read(self, send: dict[str, Any]) -> Sent:
         """Open what the end published here. Raises :class:`UnreadableError`."""
@@ -132,12 +143,7 @@ class Mailbox:
         kind = "PAIR1" if self.peer.end == "phone" else "PAIR2"
         if len(wire) != 4172 or wire[:4] != b"RTP1":
             raise UnreadableError("what was published in the mailbox is no message of pairing.md", PAGE)
-        mine = self.peer.own if kind == "PAIR1" else self._fresh
-        before = self.octets if kind == "PAIR1" else transcript(self.octets + self.pair1)
-        try:
-            padded = crypto_box_open_easy_afternm(wire[60:], wire[36:60], crypto_box_beforenm(wire[4:36], mine.private))
-        except CryptoError:
-            raise UnreadableError(f"the box of {kind} does not open", PAGE) from None
+        before, padded = self._opened(kind, wire)
         plain = padded.rstrip(b"\0")[:-1]
         person = b"rtr1-pm1" if kind == "PAIR1" else b"rtr1-pm2"
         mac = hashlib.blake2b(before + wire[:60] + plain[32:], key=self.secret, digest_size=32, person=person)
@@ -152,13 +158,31 @@ class Mailbox:
         if kind == "PAIR1":
             self.pair1 = wire
         else:
+            self.pair1 = next(pair1 for pair1, _ in self._made if transcript(self.octets + pair1) == before)
             self.pair2, self.pairing_id = wire, fields["pairing_id"]
         return Sent(payload, "", {"mailbox": kind, "name": fields["name"]})
 
+    def _opened(self, kind: str, wire: bytes) -> tuple[bytes, bytes]:
+        """Return what the MAC begins with, and the padded plaintext."""
+        keys = [(self.octets, self.peer.own)]
+        if kind == "PAIR2":
+            keys = [(transcript(self.octets + pair1), fresh) for pair1, fresh in self._made]
+        for before, mine in keys:
+            try:
+                shared = crypto_box_beforenm(wire[4:36], mine.private)
+                return before, crypto_box_open_easy_afternm(wire[60:], wire[36:60], shared)
+            except CryptoError:
+                continue
+        raise UnreadableError(f"the box of {kind} does not open", PAGE)
+
     def _ending(self, wire: bytes) -> dict[str, Any]:
         kind = "ENDED" if wire[:4] == b"RTE1" else "DECLINED"
-        about = transcript(self.octets + self.pair1) if kind == "ENDED" else bytes.fromhex(self.transcript)
+        abouts = [transcript(self.octets + pair1) for pair1, _ in self._made]
+        if kind == "DECLINED":
+            abouts = [bytes.fromhex(self.transcript)]
         seconds = int.from_bytes(wire[5:9], "big")
-        if len(wire) != 41 or wire != ending_wire(wire[:4], wire[4], seconds, about, secret=self.secret):
+        if len(wire) != 41 or not any(
+            wire == ending_wire(wire[:4], wire[4], seconds, about, secret=self.secret) for about in abouts
+        ):
             raise UnreadableError(f"{kind} has a wrong length or a wrong MAC", PAGE)
         return {"mailbox": kind, "reason": wire[4]}

@@ -250,7 +250,8 @@ class Play:
         spoil = step.get("spoil", {}).get("kind", "")
         part = box.made(kind, reason=step.get("reason", 1), name=name, spoil=spoil, pairing_id=pairing)
         if kind == "PAIR2" and not spoil:
-            self._known.names[step.get("transcript", "$t1")] = box.transcript
+            named = step.get("pairing", "$p1")
+            self._known.names[step.get("transcript", f"$t{named[2:]}")] = box.transcript
         return Delivered({"do": "receive", **part}, {"type": kind, "body": None})
 
     # -- what came out
