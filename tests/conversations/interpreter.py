@@ -113,8 +113,11 @@ class Interpreter:
         model.out, model.step, model.is_quiet = [], model.step + 1, False
         before = copy.deepcopy(model.disk) if do not in ("receive", "wait") else None
         refused, wrong, answer = None, None, None
+        model.counted = None
         try:
             answer = ours(step)
+            if model.counted:
+                refused, wrong = model.counted
         except Refused as error:
             refused, wrong = error.reason, error.field
             if before is not None:

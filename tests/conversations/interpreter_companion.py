@@ -72,6 +72,10 @@ class CompanionEnd(Mailboxes):
         elif effect == "ERASE_KEY":
             h.key = None
         elif effect == "ERASE_GRANT":
+            if h.grant is not None:
+                h.ends_at = {"ends": "*"}
+                if h.grant.fields["revocation_endpoint"] is None:
+                    h.provider = "unsupported"
             h.grant = None
         elif effect == "SETTLE":
             kinds = () if event == "revoke" else ("STORED",)
@@ -125,6 +129,7 @@ class CompanionEnd(Mailboxes):
             wrong = self._wrong_token(p, h, m.body["sealed"])
             event = "bad_token" if wrong else "token"
             h.lost = wrong or h.lost
+            self.counted = wrong
         self.apply(p, h, event, m, is_repetition)
 
     def _wrong_token(self, p: Pairing, h: Handoff, sealed: Any) -> tuple[str, str] | None:
@@ -292,7 +297,6 @@ class CompanionEnd(Mailboxes):
         if (p.pairing_id, h.handoff_id) in asked:
             return
         if gone is not None:
-            h.ends_at = {"ends": "*" if gone.has_access_token else 0}
             behaviour = gone.fields.get("behaviour", {})
             can = not isinstance(behaviour, dict) or behaviour.get("can_revoke_token", True)
             if gone.fields["revocation_endpoint"] is not None and can:
@@ -302,7 +306,7 @@ class CompanionEnd(Mailboxes):
         self._say_revoked(p, h, in_reply_to)
 
     def _say_revoked(self, p: Pairing, h: Handoff, in_reply_to: int | None) -> None:
-        ends = h.ends_at.get("ends", 0)
+        ends = h.ends_at.get("ends", 0)  # a companion may have refreshed at once, when nobody asked
         body = {"handoff_id": h.handoff_id, "provider": h.provider, "access_token_ends_at": ends}
         if self.memory.is_connected:
             self.say(p, "REVOKED", body, in_reply_to)

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.conversations.interpreter import Interpreter
-from tests.conversations.scenarios import phone, phone_delivery
+from tests.conversations.scenarios import companion, companion_delivery, phone, phone_delivery
 from tests.conversations.scenarios.kit import Scenario, Step
 from tests.conversations.table import Table
 
 FILES = Path(__file__).parents[1] / "vectors" / "conversations"
-SCENARIOS: tuple[Scenario, ...] = (*phone.SCENARIOS, *phone_delivery.SCENARIOS)
+SCENARIOS: tuple[Scenario, ...] = (
+    *phone.SCENARIOS,
+    *phone_delivery.SCENARIOS,
+    *companion.SCENARIOS,
+    *companion_delivery.SCENARIOS,
+)
 
 
 def _named(value: Any, seq: int, fresh: Iterator[int]) -> Any:

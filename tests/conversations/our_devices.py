@@ -30,7 +30,6 @@ Answer = HttpResponse | NotSent | AnswerLost
 OWN_TOKEN = "0.the-phones-own"
 SPELLED = {"new": "NEW", "none": "NONE"}
 NO_ANSWER = NotSent("the provider is not there")
-DAY_S = 86_400
 SUBJECT = "5b0c1f6e-ada"  # of the phone's own grant, as long as the runner has not said it
 
 

@@ -61,6 +61,7 @@ from token_relay.simulation.world.world import World
 Json = dict[str, Any]
 
 DAY_S = 86_400
+USUAL = tokens("")  # what a companion gets for a refresh that no conversation is about: no new refresh token
 
 
 # -- An end ------------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ class OurEnd:
             phone.client = AccountSettings(ISSUER, CLIENT_ID, None, SCOPE, PROFILES["entra"], True)
         else:
             self._device = world._new(OurCompanion, "watch")
-            self._refreshing: Answer = NO_ANSWER
+            self._refreshing: Answer = USUAL
             self._revoking: dict[str, asyncio.Future[Answer]] = {}
             self._http.decide = self._at_the_companion
         device = self._device
@@ -316,13 +317,15 @@ class OurEnd:
         number = grant.generation + 1
         answers: dict[str, Answer] = {
             "rotated": tokens(grant.scope, f"0.rotated-{number}"),
-            "denied": answered(400, {"error": "invalid_grant"}),
+            "denied": answered(400, {"error": "invalid_grant", "error_codes": [700082]}),
             "person": answered(400, {"error": "interaction_required"}),
             "uncertain": AnswerLost("connection reset"),
         }
         self._refreshing = answers[request["becomes"]]
         await self._token(grant, force=True)
-        self._refreshing = NO_ANSWER
+        if request["becomes"] == "uncertain":  # the next look finds that it is not safe
+            await self._token(grant, force=True)
+        self._refreshing = USUAL
 
     async def _token(self, grant: Grant, *, force: bool) -> bool:
         phone = {row.pairing_id: row.peer_id for row in self._device.rows(Pairing)}[grant.pairing_id]
@@ -331,9 +334,7 @@ class OurEnd:
 
     async def _do_ask(self, request: Json) -> Json:
         grant = self._grant(request["handoff_id"])
-        self._refreshing = tokens(grant.scope)
         answer = await self._token(grant, force=False)
-        self._refreshing = NO_ANSWER
         return {"token": answer}
 
     def _do_provider(self, request: Json) -> None:

@@ -179,6 +179,6 @@ def token(h: str = "$h1", key: str = "$k1", *, spoil: Any = None, **more: Any) -
     return receive("TOKEN", {"handoff_id": h, "sealed": sealed}, **head)
 
 
-def stored(h: str = "$h1", key: str = "$k1", **of: Any) -> tuple[Step, ...]:
-    """A whole handoff at the companion, up to CLOSED."""
-    return (offered(h, **of), token(h, key), says("CLOSED", h))
+def stored(h: str = "$h1", key: str = "$k1", *, lease_days: int = 0, **grant: Any) -> tuple[Step, ...]:
+    """A whole handoff at the companion, up to CLOSED; ``grant`` are fields of it."""
+    return (offered(h, lease_days=lease_days), token(h, key, **grant), says("CLOSED", h))
