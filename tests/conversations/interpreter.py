@@ -117,6 +117,8 @@ class Interpreter:
             answer = ours(step)
         except Refused as error:
             refused, wrong = error.reason, error.field
+            if before is not None:
+                model.disk, model.out = before, []
         except Impossible:
             if before is not None:
                 model.disk = before

@@ -172,9 +172,10 @@ class CompanionEnd(Mailboxes):
             if (same and fields["subject"] != "") or other.handoff_id == h.offer["renews"]:
                 self.own(p, other, "ended")
                 other.wants = None
-        renewed = p.handoffs.get(h.offer["renews"] or "")
-        if renewed is not None:
-            renewed.wants = None
+        for other in p.handoffs.values():
+            same = all(other.token.get(k) == fields[k] for k in ("issuer", "client_id", "subject"))
+            if (same and fields["subject"] != "") or other.handoff_id == h.offer["renews"]:
+                other.wants = None
 
     # --- messages -------------------------------------------------------------------------------------------
 
@@ -209,9 +210,9 @@ class CompanionEnd(Mailboxes):
             if handoff_id in p.handoffs:
                 self.apply(p, p.handoffs[handoff_id], "reject", m)
             return
+        if m.body["reason"] == "unsupported" and self.on_unsupported(p, m):
+            return
         self.settle(p, [r for r in p.requests if r.type == "RENEW" and r.number == m.in_reply_to])
-        if m.body["reason"] == "unsupported":
-            self.on_unsupported(p, m)
 
     # --- RENEW ----------------------------------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class CompanionEnd(Mailboxes):
             self._renew(p, h)
 
     def _renew(self, p: Pairing, h: Handoff) -> None:
-        if not self.of_handoff(p, h.handoff_id, "RENEW"):
+        if p.state == "active" and not self.of_handoff(p, h.handoff_id, "RENEW"):
             generation = h.grant.generation if h.grant else h.heard
             self.open(p, "RENEW", {"handoff_id": h.handoff_id, "reason": h.wants, "generation": generation})
 
@@ -230,7 +231,7 @@ class CompanionEnd(Mailboxes):
         if any(h.state == "READY" for h in p.handoffs.values()):
             return
         for h in p.handoffs.values():
-            if h.wants is not None and reason in (None, h.wants):
+            if h.wants not in (None, "forgotten") and reason in (None, h.wants):
                 self._renew(p, h)
 
     def met(self, p: Pairing) -> None:
@@ -277,11 +278,12 @@ class CompanionEnd(Mailboxes):
         return False
 
     def restored(self, p: Pairing) -> None:
-        for h in list(p.handoffs.values()):
-            if h.state == "READY":
-                self.own(p, h, "replaced")
-            if h.grant is not None:
-                h.grant.state = "locked"
+        for of in self.pairings() if p.peer == self.disk.primary else [p]:
+            for h in list(of.handoffs.values()):
+                if h.state == "READY":
+                    self.own(of, h, "replaced")
+                if h.grant is not None:
+                    h.grant.state, h.wants = "locked", None
 
     # --- revocation -----------------------------------------------------------------------------------------
 
@@ -346,7 +348,7 @@ class CompanionEnd(Mailboxes):
                 self._wish(p, h, becomes)
 
     def _end(self, p: Pairing, h: Handoff, grant: Grant, reason: str) -> None:
-        h.heard = grant.generation
+        h.heard, h.token = grant.generation, grant.fields
         self.own(p, h, "ended")
         self._wish(p, h, reason)
 

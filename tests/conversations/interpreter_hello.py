@@ -7,7 +7,7 @@ device does that finds itself restored, is said by the classes below it.
 import contextlib
 
 from tests.conversations.interpreter_link import Link
-from tests.conversations.interpreter_state import Message, Pairing, Refused
+from tests.conversations.interpreter_state import Message, Pairing, Refused, Request
 from tests.conversations.table import Json
 
 
@@ -85,39 +85,41 @@ class Greetings(Link):
         is_overtaken = m.seq < high
         own_loss = accepted > p.own
         peer_loss = not own_loss and m.seq > high and (sent < high or accepted < p.claimed)
-        if own_loss or peer_loss:
-            self.forget_peer(p)
-        if not is_overtaken:
-            self._learn(p, m)
-        fresh = list(p.requests)
+        before = list(p.requests)
         if own_loss:
             self.jump(p, accepted)
         elif peer_loss:
             p.claimed = accepted
+            self.rollback(p, m.seq)
         else:
             p.claimed = max(p.claimed, accepted)
-        if is_greeting:  # the answer tells what stood before the list of this HELLO is looked at
-            v = 1 if m.v == 1 else self.table.highest("HELLO", body["speaks"])
-            self._hello(p, v, m.seq, self.names.fresh("c"))
-        if not is_overtaken:
-            peer_loss = (self.take_list(p, m) and not own_loss) or peer_loss
-            self.fleeting(p).due.pop("list", None)
-        if peer_loss and not own_loss:
-            self.rollback(p, m.seq)
-            if not is_overtaken:
-                self._learn(p, m)
         if is_greeting:
-            if self.once(p, "resend round"):
-                self.send_again(p, [r for r in fresh if any(r is other for other in p.requests)])
+            self._answer(p, m, [] if own_loss else before)
+        if not is_overtaken:
+            self.fleeting(p).due.pop("list", None)
+            if self.take_list(p, m) and not own_loss:  # of two losses it acts on its own alone
+                self.rollback(p, m.seq)
+        if is_greeting:
             self.greeted(p, m)
+        if not is_overtaken:  # also what was forgotten on a loss: this very HELLO tells it again
+            self._learn(p, m)
         self.met(p)
         self._greet_anew(p, is_overtaken, is_greeting)
         self._stray(p)
 
+    def _answer(self, p: Pairing, m: Message, open_requests: list[Request]) -> None:
+        """One HELLO, which lists what stood before the peer's list was taken, and all open requests again."""
+        v = 1 if m.v == 1 else self.table.highest("HELLO", m.body["speaks"])
+        self._hello(p, v, m.seq, self.names.fresh("c"))
+        if self.once(p, "resend round"):
+            self.send_again(p, open_requests)
+            for request in p.requests:
+                if not open_requests and request.is_sent:  # it went out under a new number in this very step
+                    self.out.append(self._item(p, {"again": request.label, "times": [0, 1]}))
+
     def _learn(self, p: Pairing, m: Message) -> None:
         if m.v >= 2:
-            if p.speaks < 2:
-                p.spoke_from = 0
+            p.spoke_from = 0
             p.speaks, p.strategies = m.body["speaks"], m.body["strategies"]
         elif m.in_reply_to is None and p.speaks >= 2:
             self.forget_peer(p)
@@ -125,15 +127,17 @@ class Greetings(Link):
     def _greet_anew(self, p: Pairing, is_overtaken: bool, is_greeting: bool) -> None:
         """The two things that make a device greet on a HELLO, at most once in ten minutes."""
         due, once = self.fleeting(p).due, self.fleeting(p).once
+        wants_lease = is_greeting and p.state == "active" and self.wants_challenge(p)
         free_at = once.get("greet anew", float("-inf")) + self.table.time("ask_every_s")
         if is_overtaken:
             if self.once(p, "greet anew", "ask_every_s"):
                 self.greet(p)
             else:
                 due["list"] = free_at
-        elif is_greeting and p.state == "active" and self.wants_challenge(p):
+        if wants_lease:
             if self.unanswered(p):
-                due.setdefault("lease", self.now + self.table.time("challenge_s"))
+                if self.once(p, "greet for a lease", "ask_every_s"):
+                    due["lease"] = self.now + self.table.time("challenge_s")
             elif self.once(p, "greet anew", "ask_every_s"):
                 self.greet(p)
 
@@ -142,7 +146,7 @@ class Greetings(Link):
         if p.state != "retired":
             return
         for other in self.pairings(p.peer, "active"):
-            silent = self.now - self.fleeting(other).heard_at >= self.table.time("stray_s")
+            silent = self.now - other.heard_at >= self.table.time("stray_s")
             if silent and self.once(other, "stray"):
                 self.greet(other)
 
@@ -160,27 +164,27 @@ class Greetings(Link):
                 self.renumber(p, request)
         self.greet(p)
 
-    def on_unsupported(self, p: Pairing, m: Message) -> None:
-        """REJECT `unsupported` of a message that was sent in version 2 or above."""
-        if m.in_reply_to is None or not p.spoke_from or m.in_reply_to < p.spoke_from:
-            return
-        if p.speaks == 1:
-            return
+    def on_unsupported(self, p: Pairing, m: Message) -> bool:
+        """REJECT `unsupported`. Returns whether it is of a message that was sent in version 2 or above."""
+        if m.in_reply_to is None or not p.spoke_from or m.in_reply_to < p.spoke_from or p.speaks == 1:
+            return False
         if p.speaks >= 3:
             self.forget_peer(p)
         else:
             p.speaks, p.strategies = 1, []
         p.spoke_from = 0
         self.greet(p)
+        return True
 
     # --- time -----------------------------------------------------------------------------------------------
 
     def _next_greeting(self) -> float:
-        """After an hour, doubling, up to the longest pause."""
-        first, every, at = self.table.time("greet_first_s"), self.table.time("greet_every_s"), 0.0
-        for n in range(self.memory.greetings + 1):
-            at = first if n == 0 else at + min(at, every)
-        return self.memory.started_at + at
+        """After an hour; the pauses double, up to the longest."""
+        pause, at = self.table.time("greet_first_s"), self.memory.started_at
+        for _ in range(self.memory.greetings + 1):
+            at += pause
+            pause = min(2 * pause, self.table.time("greet_every_s"))
+        return at
 
     def due(self) -> list[float]:
         times = [self._next_greeting()]
@@ -207,7 +211,7 @@ class Greetings(Link):
             self.out.append({"obtain": what.removeprefix("obtain ")})
         if what == "list" and self.once(p, "greet anew", "ask_every_s"):
             self.greet(p)
-        if what == "lease" and self.wants_challenge(p) and p.challenge and self.once(p, "greet anew", "ask_every_s"):
+        if what == "lease" and self.wants_challenge(p) and p.challenge:
             self.greet(p)
         if what == "late hello" and fleeting.late_hello is not None and self.memory.is_connected:
             m, fleeting.late_hello = fleeting.late_hello, None

@@ -213,26 +213,33 @@ class Link:
         fleeting = self.fleeting(p)
         if m.seq <= p.high - self.table.limit("replay_window"):
             if p.state != "pending" and self.once(p, "too old"):
+                self.spend(p, m)
                 self.greet(p)
             raise Refused("too_old")
         is_repetition = m.seq in p.seen
         if is_repetition and p.seen[m.seq] != m.digest:
+            self.spend(p, m)
             self.conflict(p)
             raise Refused("conflict")
         if is_repetition:
             last = fleeting.answered_again.get(m.seq, float("-inf"))
             if not self.table.is_request(m.type) or self.now - last < self.table.time("answer_pause_s"):
                 raise Refused("duplicate")
-        answers_us = m.in_reply_to is not None and any(r.number == m.in_reply_to for r in p.requests)
-        is_big = self.table.is_request(m.type) or answers_us
-        if not (fleeting.requests if is_big else fleeting.others).take(self.now):
-            if m.type == "HELLO" and is_known:
-                fleeting.late_hello = m
-                fleeting.due["late hello"] = self.now + self.table.time("last_hello_after_s")
-            raise Refused("too_often")
+        self.spend(p, m)
         if is_repetition:
             fleeting.answered_again[m.seq] = self.now
         self.accept(p, m, is_known, is_repetition)
+
+    def spend(self, p: Pairing, m: Message) -> None:
+        """A commit that this message costs; the pairing must have one left."""
+        fleeting = self.fleeting(p)
+        answers_us = m.in_reply_to is not None and any(r.number == m.in_reply_to for r in p.requests)
+        is_big = self.table.is_request(m.type) or answers_us
+        if not (fleeting.requests if is_big else fleeting.others).take(self.now):
+            if m.type == "HELLO" and self.table.knows(m.type, m.v):
+                fleeting.late_hello = m
+                fleeting.due.setdefault("late hello", self.now + self.table.time("last_hello_after_s"))
+            raise Refused("too_often")
 
     def accept(self, p: Pairing, m: Message, is_known: bool, is_repetition: bool) -> None:
         """Checks 18 to 21 of a message that may be written down."""
@@ -262,8 +269,8 @@ class Link:
                 self.disk = before
             self.out.clear()
             raise
-        if p.state == "active":
-            self.fleeting(p).heard_at = self.now
+        if not is_repetition:
+            p.heard_at = self.now
 
     def greet(self, p: Pairing) -> None:
         """Send HELLO with `in_reply_to` null."""

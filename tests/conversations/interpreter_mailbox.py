@@ -7,7 +7,7 @@ in memory: a power cut ends it. What is checked of the bytes is not modelled: a 
 from dataclasses import dataclass
 
 from tests.conversations.interpreter_pairing import Pairings
-from tests.conversations.interpreter_state import Impossible, Refused
+from tests.conversations.interpreter_state import Impossible, Pairing, Refused
 from tests.conversations.table import Json, Table
 
 SPOILT = {
@@ -62,8 +62,16 @@ class Mailboxes(Pairings):
         """An invitation is shown; it ends the one before."""
         if self.end != "companion":
             raise Impossible("a phone shows no invitation")
+        for p in self.pairings(None, "pending"):
+            self.drop(p)
         self.exchange = Exchange(self.now)
         return {"invitation": "*"}
+
+    def activate(self, p: Pairing) -> None:
+        super().activate(p)
+        exchange = self.exchange
+        if exchange is not None and self.end == "companion" and exchange.pair2 and exchange.pair2[0] == p.pairing_id:
+            exchange.ended = exchange.ended or "used"
 
     def _is_expired(self, exchange: Exchange) -> bool:
         return self.now - exchange.begun >= self.table.time("pairing_s")
@@ -72,8 +80,10 @@ class Mailboxes(Pairings):
         exchange = self.exchange
         if exchange is None:
             raise Refused("wrong_mailbox")
+        if kind == "ENDED":
+            return
         if exchange.ended is None and self._is_expired(exchange):
-            exchange.ended = "expired" if exchange.pair1 is None else "used"
+            exchange.ended = "expired"
         if exchange.pair1 is None and exchange.ended is None:
             self._first_pair1(exchange, kind, digest, reason)
             return
@@ -140,7 +150,7 @@ class Mailboxes(Pairings):
     def confirm(self, step: Json) -> None:
         """The person says that both show the same number."""
         pairing, transcript = self._asked()
-        if pairing in self.disk.pairings:
+        if pairing in self.disk.pairing_ids:
             raise Refused("pairing_id_reused")
         self.store_pending(pairing, transcript, PEER)
 

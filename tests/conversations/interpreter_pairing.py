@@ -30,6 +30,7 @@ class Pairings(Greetings):
         for other in self.pairings(None, "pending"):
             self.drop(other)
         p = Pairing(pairing_id, peer, "pending", transcript, self.now)
+        self.disk.pairing_ids.add(pairing_id)
         self.disk.pairings[pairing_id] = p
         if self.end == "phone":
             self.open(p, "PAIR3", {"transcript_hash": transcript})
@@ -49,6 +50,7 @@ class Pairings(Greetings):
             self.retire(other)
             other.state = "retired"
         p.state = "active"
+        self.disk.primary = self.disk.primary or p.peer
 
     def handle(self, p: Pairing, m: Message, is_repetition: bool) -> None:
         if m.type in ("PAIR3", "PAIR4"):

@@ -4,6 +4,7 @@ States and effects come from the table; each effect is one method here (`_effect
 is here too, each with the page's words in the comment.
 """
 
+import json
 from typing import Any
 
 from tests.conversations.interpreter_mailbox import Mailboxes
@@ -29,6 +30,7 @@ SHOWN = {  # as HELLO names the live states
     "REVOKING": "revoking",
 }
 EVENTS = {"ACCEPT": "accept", "STORED": "stored", "CANCELLED": "cancelled", "REVOKED": "revoked", "LOST": "lost"}
+LOOK_EVERY_S = 3600  # between two looks for pairings that are over
 OBTAINED_AGAIN_S = 600  # by then at the latest, says adapter.md
 TOKEN_FIELDS = (
     "refresh_token",
@@ -52,6 +54,7 @@ class PhoneEnd(Mailboxes):
     def __init__(self, table: Table) -> None:
         super().__init__(table)
         self.may_hand_out = True
+        self.looked_at = 0.0
 
     # --- the table ------------------------------------------------------------------------------------------
 
@@ -60,8 +63,10 @@ class PhoneEnd(Mailboxes):
         row = self.table.row("phone", h.state, event)
         if row is None:
             return False
-        if is_repetition and row.next not in ("same", h.state):  # a repeated message never moves anything
-            if "SEND_CLOSED" in row.effects and h.handoff_id in p.handoffs:  # but a receipt is answered
+        if "SEND_REVOKE" in row.effects and event == "stored" and not self._may_take_away(p):
+            raise Refused("too_many_handoffs")
+        if is_repetition and row.next != h.state:  # a repeated message never moves anything; STORED wants its answer
+            if h.handoff_id in p.handoffs and "SEND_CLOSED" in row.effects:
                 self._effect(p, h, "SEND_CLOSED", m, h.state)
             return True
         is_new = h.handoff_id not in p.handoffs and row.next != h.state
@@ -139,7 +144,7 @@ class PhoneEnd(Mailboxes):
             return
         if self.disk.is_locked and step["strategy"] != "mint":
             raise Impossible("the own grant is locked")
-        self.disk.right_taken.discard(p.peer)  # a handoff that a person asks for gives the right back
+        p.may_renew = True  # a handoff that a person asks for gives the right back
         if self.opened(p) is None:
             offer = {k: step[k] for k in ("strategy", "issuer", "client_id", "scope", "account", "lease_days")}
             self._begin(p, offer, None)
@@ -161,7 +166,8 @@ class PhoneEnd(Mailboxes):
         p, h = self.find(step["handoff_id"], step)
         if h.state == "ACCEPTED":
             h.token = dict(step["token"])
-            self.own(p, h, "sealed")
+            fits = len(json.dumps(self._grant(p, h)).encode()) <= self.table.limit("grant_bytes")
+            self.own(p, h, "sealed" if fits else "cancel")
 
     def not_obtained(self, step: Json) -> None:
         """No answer: it is tried again. Refused for good: the handoff is given up."""
@@ -181,8 +187,8 @@ class PhoneEnd(Mailboxes):
     def revoke(self, step: Json) -> None:
         """The peer's grants are taken away, and its right to renew."""
         peer = self.active(step).peer
-        self.disk.right_taken.add(peer)
         for p in self.pairings(peer):
+            p.may_renew = False
             for h in list(p.handoffs.values()):
                 self.apply(p, h, "revoke")
 
@@ -274,7 +280,7 @@ class PhoneEnd(Mailboxes):
             "renewal_is_open": bool(serving),
             "state": h.state if h else "NEW",
             "other_is_open": opened is not None and opened is not h,
-            "right_taken": p.peer in self.disk.right_taken,
+            "right_taken": not p.may_renew,
             "pairing": p.state,
             "reason": m.body["reason"],
             "strategy": h.offer.get("strategy", "") if h else "",
@@ -302,7 +308,7 @@ class PhoneEnd(Mailboxes):
             "in_reply_to": m.in_reply_to,
             "done": len(done),
             "revoke_is_open": any(r.type == "REVOKE" for r in p.requests),
-            "right_taken": p.peer in self.disk.right_taken,
+            "right_taken": not p.may_renew,
             "pairing": p.state,
         }
         if self.table.lease("given", facts):
@@ -327,17 +333,22 @@ class PhoneEnd(Mailboxes):
                 if h is None:
                     self.say(p, "REJECT", {"handoff_id": item["handoff_id"], "reason": "gone"}, m.seq)
                 continue
-            if item["state"] == "dead":
-                continue
+            is_dead = item["state"] == "dead"
             if h is None or h.state == "GONE(superseded)":
-                self._orphan(p, item["handoff_id"], h)
+                if not is_dead:
+                    self._orphan(p, item["handoff_id"], h)
             elif h.state in ("GONE(revoked)", "GONE(lost)"):
-                self.apply(p, h, "stored", m)
-            h = p.handoffs.get(item["handoff_id"])
-            if h is not None:
+                if not is_dead and self._may_take_away(p):
+                    self.apply(p, h, "stored", m)
+            elif h.state in SHOWN or h.state == "CANCELLED":
                 is_restored = is_restored or item["generation"] < h.heard
                 h.heard = max(h.heard, item["generation"])
         return is_restored
+
+    def _may_take_away(self, p: Pairing) -> bool:
+        """Whether there is room for one more REVOKE of what the companion's word alone has brought."""
+        count = sum(1 for r in p.requests if r.type == "REVOKE")
+        return count < self.table.limit("unknown_handoffs")
 
     def _orphan(self, p: Pairing, handoff_id: str, h: Handoff | None) -> None:
         """A grant that the phone does not know counts as GONE(rollback), so that a person can revoke it."""
@@ -364,14 +375,26 @@ class PhoneEnd(Mailboxes):
             if self.table.is_open(h.state) and h.state != "CANCELLING":
                 self.own(p, h, "cancel")
 
+    def activate(self, p: Pairing) -> None:
+        super().activate(p)
+        self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Delete the retired pairings in which nothing is live any more."""
+        for p in self.pairings(None, "retired"):
+            if not any(h.state in SHOWN for h in p.handoffs.values()):
+                self.drop(p)
+        self.looked_at = self.now
+
     def begin_again(self) -> None:
+        self._clear_up()
         for p in self.pairings():
             for h in p.handoffs.values():
                 if h.state == "ACCEPTED":
                     self.out.append({"obtain": h.handoff_id})
 
     def due(self) -> list[float]:
-        times = super().due()
+        times = [*super().due(), self.looked_at + LOOK_EVERY_S]
         for p in self.pairings():
             for h in p.handoffs.values():
                 if h.state in ("OFFERED", "ACCEPTED"):
@@ -380,6 +403,8 @@ class PhoneEnd(Mailboxes):
 
     def fall_due(self) -> None:
         super().fall_due()
+        if self.looked_at + LOOK_EVERY_S <= self.now:
+            self._clear_up()
         for p in self.pairings():
             for h in list(p.handoffs.values()):
                 if h.state in ("OFFERED", "ACCEPTED") and h.begun + self.table.time("offer_s") <= self.now:
@@ -394,6 +419,6 @@ class PhoneEnd(Mailboxes):
                 "state": p.state,
                 "handoffs": {h.handoff_id: h.state for h in p.handoffs.values()},
                 "open": [r.label for r in p.requests],
-                "may_renew": p.peer not in self.disk.right_taken,
+                "may_renew": p.may_renew,
             }
         return {"pairings": pairings, "own_grants": "locked" if self.disk.is_locked else "held"}

@@ -43,8 +43,8 @@ Slot = tuple[int, bool]  # sendings so far, and whether the request counts as ol
 class Resends:
     """When a request may be sent again. Each possibility is an interval of the next sending.
 
-    The pages leave open whether a sending at a connection or at HELLO counts among those that double the pause, so
-    both possibilities are kept. A count of sendings is therefore a range.
+    The pages leave open whether a sending at a connection or at HELLO counts among those that double the pause, or
+    begins them anew, so all of that is kept. A count of sendings is therefore a range.
     """
 
     queued_at: float
@@ -70,11 +70,10 @@ class Resends:
 
     def sent(self, table: Table, now: float) -> None:
         """It was sent at a connection or at HELLO, or for the first time."""
-        for (n, _), (low, high) in list(self.slots.items()) or [((0, False), (now, now))]:
-            found = self._after(table, n + 1, now, now) | self._after(table, max(n, 1), now, now)
-            if n:
-                found = _hull([found, {(n, False): (max(low, now), max(high, now))}])
-            self.slots = _hull([self.slots if n else {}, found])
+        for n in {n for n, _ in self.slots} or {0}:
+            found = [self._after(table, count, now, now) for count in {1, max(n, 1), n + 1}]
+            kept = {slot: (max(low, now), max(high, now)) for slot, (low, high) in self.slots.items()}
+            self.slots = _hull([*found, kept])
 
     def forget(self, table: Table, now: float) -> None:
         """After a power cut: how often it was sent need not be known, nor when."""
@@ -183,6 +182,8 @@ class Pairing:
     unknown: int = 0  # handoffs that came from the companion's word alone
     challenge: str | None = None
     challenge_at: float = 0.0
+    heard_at: float = float("-inf")  # when a new message of it was last taken
+    may_renew: bool = True
 
 
 @dataclass
@@ -190,7 +191,8 @@ class Disk:
     """All that is durable."""
 
     pairings: dict[str, Pairing] = field(default_factory=dict)
-    right_taken: set[str] = field(default_factory=set)  # peers that may not renew
+    pairing_ids: set[str] = field(default_factory=set)  # also of those that were deleted
+    primary: str | None = None  # the phone whose word counts for the grants of all
     is_locked: bool = False  # the phone's own grants
 
 
@@ -223,7 +225,6 @@ class Fleeting:
     once: dict[str, float] = field(default_factory=dict)
     due: dict[str, float] = field(default_factory=dict)  # what comes later, by name
     late_hello: Message | None = None
-    heard_at: float = float("-inf")
 
 
 @dataclass

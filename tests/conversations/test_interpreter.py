@@ -8,97 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.conversations.interpreter import Expected, Impossible, Interpreter
+from tests.conversations.interpreter import Impossible, Interpreter
+from tests.conversations.interpreter_play import OFFER, Play, handoffs, said
 from tests.conversations.table import Json, Table
 
 HERE = Path(__file__).parent
-OFFER: Json = {
-    "strategy": "branch",
-    "issuer": "https://login.example",
-    "client_id": "app",
-    "scope": "openid mail",
-    "account": "ada@example.com",
-    "lease_days": 7,
-}
-GRANT: Json = {
-    "v": 1,
-    "pairing_id": "$p1",
-    "phone_key": "$phone_key",
-    "companion_key": "$companion_key",
-    "refresh_token": "r1",
-    "issuer": "https://login.example",
-    "client_id": "app",
-    "token_endpoint": "https://login.example/token",
-    "revocation_endpoint": None,
-    "scope": "openid mail",
-    "audience": "",
-    "subject": "ada",
-    "account": "",
-    "profile": "strict",
-    "signed_in_at": 0,
-    "is_otp": False,
-}
-
-
-class Play:
-    """A conversation in short words."""
-
-    def __init__(self, end: str, table: Table | None = None) -> None:
-        self.interpreter = Interpreter(end, table)
-        self.interpreter.begin("paired")
-
-    def do(self, op: str, **rest: Any) -> Expected:
-        return self.interpreter.step({"do": op, **rest})
-
-    def receive(self, kind: str, body: Json, **head: Any) -> Expected:
-        return self.do("receive", message={"type": kind, "body": body, **head})
-
-    def offer(self, handoff: str, **more: Any) -> Expected:
-        body = {"handoff_id": handoff, **OFFER, "expires_at": "+86400", "renews": None, **more}
-        return self.receive("OFFER", body)
-
-    def token(self, handoff: str, key: str, spoil: Any = None, **more: Any) -> Expected:
-        bound = {"one_time_key": key, "offer_hash": f"#OFFER {handoff}", "accept_hash": f"#ACCEPT {handoff}"}
-        sealed: Json = {"to": key, "grant": {**GRANT, "handoff_id": handoff, **bound, **more}}
-        if spoil is not None:
-            sealed["spoil"] = spoil
-        return self.receive("TOKEN", {"handoff_id": handoff, "sealed": sealed})
-
-    def hello(self, handoffs: list[Json] | None = None, **more: Any) -> Expected:
-        reply = more.pop("in_reply_to", None)
-        seq = more.pop("seq", self.interpreter.numbers["$p1"] + 1)
-        body = {"challenge": "*", "seq_sent": seq, "seq_accepted": "$heard", "handoffs": handoffs or [], **more}
-        v = 3 if "name" in body else 2 if "speaks" in body else 1
-        return self.receive("HELLO", body, v=v, in_reply_to=reply, seq=seq)
-
-    def handed_off(self, handoff: str = "$h1", key: str = "$k1", **more: Any) -> Expected:
-        """A whole handoff, as seen from either end."""
-        if self.interpreter.model.end == "phone":
-            self.do("offer", **OFFER, **more)
-            accept = {"handoff_id": handoff, "one_time_key": key, "offer_hash": f"#OFFER {handoff}"}
-            self.receive("ACCEPT", accept)
-            self.do("obtained", handoff_id=handoff, token={"refresh_token": "r1", "subject": handoff})
-            return self.receive("STORED", {"handoff_id": handoff})
-        self.offer(handoff, **more)
-        self.token(handoff, key, subject=handoff)
-        return self.receive("CLOSED", {"handoff_id": handoff})
-
-
-def said(expected: Expected) -> list[str]:
-    """What was sent, in short."""
-    return [
-        f"again {item['again']}"
-        if "again" in item
-        else f"obtain {item['obtain']}"
-        if "obtain" in item
-        else item["type"] + (" " + item["body"]["reason"] if "reason" in item["body"] else "")
-        for item in expected.out
-    ]
-
-
-def handoffs(expected: Expected) -> Json:
-    found: Json = expected.state["pairings"]["$p1"]["handoffs"]
-    return found
 
 
 def test_it_imports_nothing_of_the_program() -> None:
@@ -500,3 +414,51 @@ def test_the_provider_is_asked_before_revoked_is_said() -> None:
     assert (revoked["body"]["provider"], revoked["in_reply_to"]) == ("accepted", None)
     assert play.receive("REVOKE", {"handoff_id": "$h1"}).out[0]["body"]["provider"] == "accepted"
     assert play.receive("REVOKE", {"handoff_id": "$h2"}).out[0]["body"]["provider"] == "unknown"
+
+
+def test_a_grant_that_does_not_fit_is_given_up() -> None:
+    play = Play("phone")
+    play.do("offer", **OFFER)
+    play.receive("ACCEPT", {"handoff_id": "$h1", "one_time_key": "$k1", "offer_hash": "#OFFER $h1"})
+    assert said(play.do("obtained", handoff_id="$h1", token={"refresh_token": "r" * 12_000})) == ["CANCEL"]
+
+
+def test_a_retired_pairing_goes_when_nothing_is_live_in_it() -> None:
+    play = Play("phone")
+    play.handed_off()
+    play.do("pair", pairing_id="$p2", transcript="$t2")
+    active = play.receive("PAIR4", {"transcript_hash": "$t2"}, pairing="$p2")
+    assert active.state["pairings"]["$p1"]["state"] == "retired"
+    play.receive("REVOKED", {"handoff_id": "$h1", "provider": "unknown", "access_token_ends_at": 0})
+    assert list(play.do("restart").state["pairings"]) == ["$p2"]
+
+
+def test_a_repeated_stored_moves_nothing_and_gets_its_answer() -> None:
+    play = Play("phone")
+    play.handed_off()
+    play.receive("REVOKED", {"handoff_id": "$h1", "provider": "unknown", "access_token_ends_at": 0})
+    again = play.do("receive", again=3)
+    assert (said(again), handoffs(again)) == (["CLOSED"], {"$h1": "GONE(revoked)"})
+
+
+def test_a_list_that_was_overtaken_is_asked_for_again() -> None:
+    play = Play("companion")
+    play.offer("$h1")
+    late = play.interpreter.numbers["$p1"] + 1
+    play.receive("CANCEL", {"handoff_id": "$h7"}, seq=late + 3)
+    overtaken = play.hello(seq=late)
+    assert said(overtaken) == ["HELLO", "HELLO"]
+    assert handoffs(overtaken)["$h1"] == "READY"
+    assert said(play.hello(seq=late + 1, in_reply_to="@HELLO")) == []
+    assert said(play.do("wait", seconds=599)) == []
+    assert said(play.do("wait", seconds=2)) == ["HELLO"]
+    assert handoffs(play.hello(seq=late + 9))["$h1"] == "DEAD(rejected)"
+
+
+def test_a_lease_is_asked_for_by_a_companion_that_met_its_phone_shortly() -> None:
+    play = Play("companion")
+    play.handed_off()
+    play.do("wait", seconds=100)
+    assert said(play.hello([{"handoff_id": "$h1", "state": "done", "generation": 1}])) == ["HELLO", "HELLO"]
+    assert said(play.hello([{"handoff_id": "$h1", "state": "done", "generation": 1}])) == ["HELLO"]
+    assert said(play.do("wait", seconds=61)) == ["HELLO"]
