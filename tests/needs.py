@@ -148,9 +148,8 @@ def main(words: list[str]) -> int:
     for need in lacking:
         print(f"  {need.names[0]:<24} {_package(need):<24} for tests of {need.tests}")
     if lacks_node:
-        print(
-            f"  {f'node {NODE_MAJOR_MIN} or newer':<24} {NODE_PACKAGE:<24} for tests of pages, sdk_js; into .venv/node"
-        )
+        what, of = f"node {NODE_MAJOR_MIN} or newer", "conversations, pages, sdk_js"
+        print(f"  {what:<24} {NODE_PACKAGE:<24} for tests of {of}; into .venv/node")
     as_root = _as_root() if lacking else []
     if as_root is None:
         print("packages are installed by root, or with sudo that asks for no password: neither is the case here")

@@ -92,7 +92,8 @@ class Pipe:
                 raise ProgramError(f"it answered {what} with a line of more than {LINE_BYTES_MAX} bytes")
             if left <= 0:
                 so_far = f"; so far it wrote {self._shown()}, without an end of line" if self._read else ""
-                raise ProgramError(f"it did not answer {what} within {self._answer_s:g} s{so_far}")
+                hint = "; is its output flushed after each line?"
+                raise ProgramError(f"it did not answer {what} within {self._answer_s:g} s{so_far or hint}")
             if not self._more(left) and self._is_at_end:
                 so_far = f"; it had written {self._shown()}, without an end of line" if self._read else ""
                 raise ProgramError(f"it {self._how_it_ended()} instead of answering {what}{so_far}")

@@ -151,7 +151,8 @@ class Play:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         answer = self._end.ask(request)
         if answer.get("unknown") is True:
-            raise UnplayedError(f"the program does not know `{request['do']}`")
+            kind = self._delivered[self._at].message["type"] if request["do"] == "receive" else ""
+            raise UnplayedError(f"the program does not know `{request['do']}`{f' of {kind}' if kind else ''}")
         if "error" in answer:
             self._fail([f"the program answered an error: {answer['error']}"], laws.ADAPTER)
             raise BrokenError

@@ -708,6 +708,7 @@ DELIVERY = [
         offer(),
         accept(key=LOW_ORDER),
         accept(),
+        level="envelope",  # at level plain there is no curve
     ),
     _of(
         "wrong-transcript",

@@ -85,7 +85,10 @@ const requests = {
   },
   cancel: () => each("cancel"),
   revoke: () => each("revoke"),
-  forget: () => each("forget"),
+  forget() {
+    each("forget"); // sends nothing
+    disk.state = disk.pairing_id = null;
+  },
   receive({ text }) {
     const { v, type, pairing_id, seq, body } = JSON.parse(text), id = body?.handoff_id, again = disk.seen[seq] === text;
     const event = phone.peer_events.find((name) => name === type.toLowerCase()), isProof = type === "PAIR4";
