@@ -16,6 +16,7 @@ from token_relay.agents.ports import Transaction
 from token_relay.agents.records import Pairing
 from token_relay.agents.traffic import Outbound
 from token_relay.protocol import messages as m
+from token_relay.protocol.wire_json import encode_json
 
 T = TypeVar("T")
 UNKNOWN = "ab" * 16  # a handoff that neither end knows
@@ -49,7 +50,7 @@ async def say(
                 "body": body.model_dump(mode="json"),
                 **head,
             }
-            envelope = turn.box(chosen.peer_key).seal(m.encode_json(fields), turn.random.bytes(24))
+            envelope = turn.box(chosen.peer_key).seal(encode_json(fields), turn.random.bytes(24))
             turn.outgoing.append(
                 Outbound(chosen.peer_id, chosen.pairing_id, current.seq_sent + 1, body.type, "", envelope)
             )

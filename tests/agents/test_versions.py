@@ -66,7 +66,7 @@ def hellos(world: World, sender: SimulatedDevice, recipient: SimulatedDevice) ->
 async def test_two_ends_of_today_know_each_other_before_the_first_handoff(profile: str) -> None:
     async with running(profile) as world:
         await world.clock.advance(1)
-        assert await known(world.phone) == await known(world.watch) == (3, STRATEGIES)
+        assert await known(world.phone) == await known(world.watch) == (m.SPEAKS, STRATEGIES)
         assert (await world.phone.hand_off()).grant_version == 2
         assert last(world, world.watch, world.phone, m.Accept2).grant_version == 2
         grant = await world.watch.grant()
@@ -124,7 +124,7 @@ async def test_an_end_of_version_2_never_gets_version_3(old: list[str]) -> None:
         for end in (phone, watch):
             await restart(end)
         await world.clock.advance(2 * HOUR)  # after the first greeting that is made when both know
-        assert await known(phone) == await known(watch) == (3, STRATEGIES)
+        assert await known(phone) == await known(watch) == (m.SPEAKS, STRATEGIES)
         assert (await phone.one(Pairing)).peer_name == "wrist"
 
 
@@ -138,7 +138,7 @@ async def test_an_end_that_was_updated_is_met_in_the_new_version(old: str) -> No
             first = await world.watch.grant()
         await restart(world.phone if old == "phone" else world.watch)
         await world.clock.advance(2)
-        assert await known(world.phone) == await known(world.watch) == (3, STRATEGIES)
+        assert await known(world.phone) == await known(world.watch) == (m.SPEAKS, STRATEGIES)
         assert isinstance(await world.watch.token(), TokenGranted)
         assert (await world.phone.hand_off()).grant_version == 2
         second = await world.watch.grant()
@@ -194,9 +194,9 @@ async def test_only_a_refusal_of_what_was_said_since_the_peer_spoke_version_2_co
         before = hellos(world, phone, watch)
         for head in ({"in_reply_to": stale}, {"in_reply_to": None}, {"in_reply_to": 0}):
             await say(watch, m.Reject(handoff_id=None, reason="unsupported"), head=head)
-            assert await known(phone) == (3, STRATEGIES)
+            assert await known(phone) == (m.SPEAKS, STRATEGIES)
         await say(watch, m.Reject(handoff_id=None, reason="later"), head={"in_reply_to": 2**40})
-        assert await known(phone) == (3, STRATEGIES) and hellos(world, phone, watch) == before
+        assert await known(phone) == (m.SPEAKS, STRATEGIES) and hellos(world, phone, watch) == before
 
 
 async def test_a_hello_that_was_overtaken_says_nothing_of_versions() -> None:
@@ -206,7 +206,7 @@ async def test_a_hello_that_was_overtaken_says_nothing_of_versions() -> None:
         number = (await watch.one(Pairing)).seq_sent + 1
         await say(watch, m.Reject(handoff_id=None, reason="later"), head={"seq": number + 1})
         await say(watch, m.Hello(**OLD_HELLO, seq_sent=number), head={"seq": number})  # type: ignore[arg-type]
-        assert await known(phone) == (3, STRATEGIES)
+        assert await known(phone) == (m.SPEAKS, STRATEGIES)
 
 
 async def test_a_restored_disk_asks_anew_what_the_peer_knows() -> None:
@@ -223,7 +223,7 @@ async def test_a_restored_disk_asks_anew_what_the_peer_knows() -> None:
         await world.phone.restore(image)
         await world.phone.start()
         await world.clock.advance(60)
-        assert await known(world.phone) == await known(world.watch) == (3, STRATEGIES)
+        assert await known(world.phone) == await known(world.watch) == (m.SPEAKS, STRATEGIES)
 
 
 async def test_a_strategy_that_the_device_does_not_know_is_refused_before_anybody_signs_in() -> None:

@@ -113,10 +113,10 @@ class Interpreter:
         model.out, model.step, model.is_quiet = [], model.step + 1, False
         before = copy.deepcopy(model.disk) if do not in ("receive", "wait") else None
         refused, wrong, answer = None, None, None
-        model.counted = None
+        model.counted = ("", "")
         try:
             answer = ours(step)
-            if model.counted:
+            if model.counted[0]:
                 refused, wrong = model.counted
         except Refused as error:
             refused, wrong = error.reason, error.field

@@ -65,7 +65,7 @@ class CompanionEnd(Mailboxes):
             self.say(p, "CANCELLED", body, answered)
         elif effect == "SEND_LOST":
             if self.table.highest("LOST", p.speaks) >= 4:
-                body |= {"reason": h.lost[0], "field": h.lost[1]}
+                body |= {"reason": h.lost[0], "field": h.lost[1] or "*"}
             self.say(p, "LOST", body, answered)
         elif effect == "SEND_REVOKED":
             self._revoked(p, h, answered, gone)
@@ -129,7 +129,7 @@ class CompanionEnd(Mailboxes):
             wrong = self._wrong_token(p, h, m.body["sealed"])
             event = "bad_token" if wrong else "token"
             h.lost = wrong or h.lost
-            self.counted = wrong
+            self.counted = wrong or self.counted
         self.apply(p, h, event, m, is_repetition)
 
     def _wrong_token(self, p: Pairing, h: Handoff, sealed: Any) -> tuple[str, str] | None:
@@ -146,6 +146,8 @@ class CompanionEnd(Mailboxes):
         if spoil == "json":
             return "bad_grant", ""
         grant = {**sealed["grant"], **(spoil if isinstance(spoil, dict) else {})}
+        if any(isinstance(value, float) for value in grant.values()):
+            return "bad_grant", ""  # a rule of JSON: no parser says where
         field = self.table.wrong_grant(grant)
         if field is not None:
             return "bad_grant", field

@@ -54,7 +54,7 @@ class Link:
         self.name = ""
         self.wall = 0
         self.out: list[Json] = []
-        self.counted: tuple[str, str] | None = None  # the reason and field of a TOKEN that ended its handoff
+        self.counted = ("", "")  # the reason and field of a TOKEN that ended its handoff
         self.is_quiet = False  # greetings are not listed: a wait of an hour and more
         self.heard: dict[str, int] = {}  # the highest number that the peer has got, by pairing
         self.kept: dict[str, tuple[Disk, dict[str, int]]] = {}

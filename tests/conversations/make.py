@@ -54,7 +54,7 @@ def steps_of(scenario: Scenario, table: Table) -> Iterator[Step]:
         written = {**step, "out": expected.out}
         if expected.refused is not None:
             written["refused"] = expected.refused
-        if expected.field is not None:
+        if expected.field not in (None, "", "*"):
             written["field"] = expected.field
         if expected.answer is not None:
             written["answer"] = expected.answer

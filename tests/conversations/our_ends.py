@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
+from structlog.testing import capture_logs
 
 from tests.conversations.our_devices import (
     NO_ANSWER,
@@ -64,6 +65,13 @@ DAY_S = 86_400
 USUAL = tokens("")  # what a companion gets for a refresh that no conversation is about: no new refresh token
 
 
+def _told(detail: str) -> tuple[str, Json]:
+    """Return the reason of a line of the log, and the field if it names one of the message itself."""
+    reason, _, names = detail.partition(": ")
+    names = names.partition(" of ")[0].partition(".")[0]
+    return reason, {"field": names} if names and (" " not in names or ", " in names) else {}
+
+
 # -- An end ------------------------------------------------------------------------------------------------
 
 
@@ -85,10 +93,12 @@ class OurEnd:
             return {"unknown": True}
         self._watcher.did.clear()
         rejected = dict(self._rejects())
-        answer = self._world.loop.run_until_complete(self._step(step, request))
+        with capture_logs() as logs:
+            answer = self._world.loop.run_until_complete(self._step(step, request))
+        fields = dict(_told(line["detail"]) for line in logs if line["event"] in ("message_refused", "grant_refused"))
         refused = [reason for reason, count in self._rejects().items() if count > rejected.get(reason, 0)]
-        did = [*({"refuse": reason} for reason in refused if request["do"] == "receive"), *self._watcher.did]
-        return {"did": did, **answer}
+        told = [{"refuse": reason, **fields.get(reason, {})} for reason in refused if request["do"] == "receive"]
+        return {"did": [*told, *self._watcher.did], **answer}
 
     async def _step(self, step: Callable[[Json], Any], request: Json) -> Json:
         answer = step(request)

@@ -214,7 +214,7 @@ class Table:
             elif not self._fits(field, value[name], each.get(name)):
                 return str(name)
         known = {field["name"] for field in fields}
-        return next((name for name in value if name not in known), None)
+        return None if value.keys() <= known else "*"  # a name that the peer made up is not told
 
     def _fits(self, field: Json, value: Any, each: list[Json] | None) -> bool:
         if value is None:

@@ -29,10 +29,10 @@ from token_relay.protocol.messages import (
     encode_base64url,
     encode_grant,
     envelope_digest,
-    parse_object,
     plaintext_hash,
 )
 from token_relay.protocol.secret import RefreshToken
+from token_relay.protocol.wire_json import parse_object
 
 Json = dict[str, Any]
 
@@ -86,6 +86,7 @@ BODY: dict[str, Json] = {
     "REVOKE": {"handoff_id": ID},
     "REVOKED": {"handoff_id": ID, "provider": "accepted", "access_token_ends_at": 1_700_000_000},
     "LOST": {"handoff_id": ID},
+    "LOST 4": {"handoff_id": ID, "reason": "grant_mismatch", "field": "issuer, client_id"},
     "RENEW": {"handoff_id": ID, "reason": "uncertain", "generation": 3},
     "REJECT": {"handoff_id": None, "reason": "unsupported"},
     "LEASE": {"challenge": ID, "handoffs": [{"handoff_id": ID, "lease_days": 90}]},
@@ -258,6 +259,10 @@ KINDS: dict[str, tuple[list[object], list[object]]] = {
         ["uncertain", "denied", "person", "expired", "locked", "forgotten"],
         [*NOT_TEXT, "", "Uncertain", "revoked"],
     ),
+    "lost reason": (
+        ["bad_field", "bad_sealed_box", "bad_grant", "grant_mismatch", "no_one_time_key", "no_handoff", "unknown"],
+        [*NOT_TEXT, "", "Bad_grant", "bad_box"],
+    ),
     "sealed": (["A", "a-_9", "x" * 15_000], [*NOT_TEXT, "", "x" * 15_001, "a=", "a+b", "a/b", "a\n", "ä"]),
     "secret": (["x", "x" * 16_384, "日"], [*NOT_TEXT, "", "x" * 16_385, "\ud800"]),
     "device": ([PHONE, "a" * 26], [*NOT_TEXT, "", PHONE[:-1], PHONE + "a", PHONE.upper(), "1" * 26, PHONE + "\n"]),
@@ -341,6 +346,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "REVOKE": {"handoff_id": "hex16"},
     "REVOKED": {"handoff_id": "hex16", "provider": "provider", "access_token_ends_at": "integer"},
     "LOST": {"handoff_id": "hex16"},
+    "LOST 4": {"handoff_id": "hex16", "reason": "lost reason", "field": "text"},
     "RENEW": {"handoff_id": "hex16", "reason": "renew reason", "generation": "integer"},
     "REJECT": {"handoff_id": "hex16", "reason": "slug"},
     "LEASE": {"challenge": "hex16", "handoffs": "terms"},
@@ -494,7 +500,11 @@ def test_a_body_of_another_type_is_refused(kind: str) -> None:
 # -- What we do not speak is told apart --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("versions", [["HELLO", "HELLO 2", "HELLO 3", "HELLO 4"], ["ACCEPT", "ACCEPT 2", "ACCEPT 3"]])
+@pytest.mark.parametrize(
+    "versions",
+    [["HELLO", "HELLO 2", "HELLO 3", "HELLO 4"], ["ACCEPT", "ACCEPT 2", "ACCEPT 3"], ["LOST", "LOST 4", "LOST 5"]],
+    ids=" ".join,
+)
 def test_what_one_version_has_more_the_other_refuses(versions: list[str]) -> None:
     *known, unknown = versions
     for kind in known:
@@ -691,6 +701,7 @@ LARGEST: dict[str, Json] = {
         "renews": ID,
     },
     "TOKEN": {"sealed": "x" * 15_000},
+    "LOST 4": {"reason": "no_one_time_key", "field": WIDE * 256},
     "LEASE": {"handoffs": [{"handoff_id": ID, "lease_days": 365}] * 64},
     "RENEW": {"generation": INTEGER_MAX},
     "REJECT": {"handoff_id": ID, "reason": "a" * 32},

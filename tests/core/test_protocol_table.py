@@ -32,6 +32,7 @@ from token_relay.protocol import delivery, envelope, handoff, messages, pairing
 from token_relay.protocol.behaviour import Behaviour
 from token_relay.protocol.errors import LocalProtocolError
 from token_relay.protocol.handoff import CompanionState, PhoneState
+from token_relay.protocol.wire_json import INTEGER_MAX
 from token_relay.provider import oauth
 from token_relay.provider.profile import PROFILES
 
@@ -81,12 +82,12 @@ def _shape(schema: Mapping[str, Any], defs: Mapping[str, Any], *, integer_max: i
 
 def _said(table: Table, name: str) -> dict[str, Any]:
     schema = make_spec.schema(table)
-    return _shape(schema["$defs"][name], schema["$defs"], integer_max=messages.INTEGER_MAX)
+    return _shape(schema["$defs"][name], schema["$defs"], integer_max=INTEGER_MAX)
 
 
 def _done(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(by_alias=True)
-    return _shape(schema, schema.get("$defs", {}), integer_max=messages.INTEGER_MAX)
+    return _shape(schema, schema.get("$defs", {}), integer_max=INTEGER_MAX)
 
 
 def wrong_messages(table: Table) -> list[str]:
@@ -101,7 +102,7 @@ def wrong_messages(table: Table) -> list[str]:
         if (message["kind"] == "request") != (kind in messages.REQUESTS):
             found.append(f"{kind}: kind")
     head = make_spec._object([row for row in table["head"] if row["name"] != "body"], table, {})
-    if _shape(head, make_spec.schema(table)["$defs"], integer_max=messages.INTEGER_MAX) != _done(messages.Head):
+    if _shape(head, make_spec.schema(table)["$defs"], integer_max=INTEGER_MAX) != _done(messages.Head):
         found.append("head")
     others: dict[str, type[BaseModel]] = {
         "grant_1": messages.GrantPayload, "grant_2": messages.GrantPayload2, "behaviour": Behaviour,
@@ -192,7 +193,7 @@ ROOMS = (
     *(ROOT / "device/token_relay/agents/companion").glob("*.py"),
 )
 OURS = {"internal_error"}  # a bug of this program, no fault of the peer's
-COUNTERS = {"PeerError", "count_reject", "_count_after"}  # what takes a reason as its first or second argument
+COUNTERS = {"PeerError", "count_reject"}  # what takes a reason as its first argument
 
 
 def _reasons_in(source: str) -> set[str]:
@@ -205,7 +206,7 @@ def _reasons_in(source: str) -> set[str]:
             calls = [call for call in inner if getattr(call.func, "attr", "") == "__init__"]
         elif isinstance(node, ast.Call) and COUNTERS & {getattr(node.func, "id", ""), getattr(node.func, "attr", "")}:
             calls = [node]
-        parts = [part for call in calls for argument in call.args[:2] for part in ast.walk(argument)]
+        parts = [part for call in calls for argument in call.args[:1] for part in ast.walk(argument)]
         found |= {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
     return {reason for reason in found if re.fullmatch(r"[a-z][a-z0-9_]+", reason)}
 
@@ -238,7 +239,7 @@ def program_limits() -> dict[str, Any]:
         "ended_bytes": pairing.ENDING_BYTES,
         "sealed_chars": messages.SEALED_CHARS_MAX,
         "grant_bytes": messages.SEALED_CHARS_MAX * 3 // 4 - envelope.SEALED_OVERHEAD_BYTES,
-        "integer": messages.INTEGER_MAX,
+        "integer": INTEGER_MAX,
         "sequence": messages.SEQUENCE_MAX,
         "handoffs_listed": messages.HANDOFFS_LISTED_MAX,
         "strategies_listed": messages.STRATEGIES_NAMED_MAX,

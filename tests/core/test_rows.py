@@ -151,7 +151,8 @@ def _sources(*rooms: str) -> Iterator[tuple[str, ast.AST]]:
 
 def test_every_text_beside_a_column_of_state_is_one_of_its_values() -> None:
     found = [(path, *place) for path, tree in _sources("device", "tests") for place in misspelt(tree)]
-    assert [place for place in found if place[0] != "tests/core/test_rows.py"] == []
+    others = ("tests/core/test_rows.py", "tests/conversations/")  # there they are states of the protocol's table
+    assert [place for place in found if not place[0].startswith(others)] == []
     planted = (
         'a = row.state in ("held", "uncertian")\n'
         'rows = turn.tx.select(Grant, state="lokced")\n'

@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.core import vector_files as v
 from tests.core.vector_world import key_pair, receive
@@ -42,6 +44,8 @@ from token_relay.protocol.messages import (
 )
 from token_relay.protocol.secret import PrivateKey
 
+SPEC = (v.VECTORS.parents[1] / "docs/spec/protocol.json").read_text()
+NAMES = {*re.findall(r'"name": "(\w+)"', SPEC), *json.loads(SPEC)["messages"], "of", "an", "unknown", "field", "body"}
 INVALID = [case for name in v.ENVELOPE_FILES for case in v.cases(f"envelopes-{name}")]
 
 
@@ -138,9 +142,18 @@ def test_an_invalid_envelope_is_refused_for_the_reason_given(case: v.Case) -> No
             decode(v.plaintext(case))
         assert refused.value.reason == case["reason"]
         return
-    received = receive(case, case["topic"], envelope, agent=case["reason"] == "wrong_direction")
+    with capture_logs() as logs:
+        received = receive(case, case["topic"], envelope, agent=case["reason"] == "wrong_direction")
     assert received.reasons == [case["reason"]]
     assert received.delivered == []
+    told = [line for line in logs if line["event"] == "message_refused"]
+    assert len(told) == (case["reason"] != "duplicate")
+    for line in told:
+        reason, _, names = line["detail"].partition(": ")
+        assert (line["log_level"], reason) == ("info", case["reason"])
+        assert set(re.findall("[A-Za-z_][A-Za-z0-9_]*", names)) <= NAMES, (
+            "names of fields and types, never what they hold"
+        )
     match case["reason"]:
         case "unsupported":
             (answer,) = received.answers

@@ -36,7 +36,6 @@ from token_relay.protocol.messages import (
     encode,
     encode_base64url,
     encode_grant,
-    encode_json,
 )
 from token_relay.protocol.pairing import (
     DECLINED_MAGIC,
@@ -57,6 +56,7 @@ from token_relay.protocol.pairing import (
 )
 from token_relay.protocol.secret import SECRET_CHARS_MAX, Code, IdToken, Password
 from token_relay.protocol.topics import MailboxTopic, PeerTopic, mailbox_topic, parse_topic, peer_topic
+from token_relay.protocol.wire_json import encode_json
 from token_relay.provider import id_token, oauth
 from token_relay.provider.discovery import discovery_urls, read_metadata
 from token_relay.provider.http import HttpRequest, HttpResponse

@@ -412,7 +412,7 @@ async def test_an_older_program_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_agents_steps_lead_from_a_gapless_list_to_their_records(tmp_path: Path) -> None:
-    assert version_of(STEPS) == 5
+    assert version_of(STEPS) == 6
     with pytest.raises(ValueError, match="without a gap"):
         version_of((KEYED,))
     SqliteVault.open(tmp_path / "vault.db", KEY, RECORDS, STEPS).close_now()

@@ -11,6 +11,7 @@ from tests.vectors.vector_kit import (
     COMPANION,
     HANDOFF,
     INTEGER_MAX,
+    LOST_4,
     PAIRING,
     PHONE,
     SEQUENCE_MAX,
@@ -25,6 +26,7 @@ from tests.vectors.vector_kit import (
     Json,
     compact,
     derive,
+    lost_4,
     message,
     second,
     third,
@@ -224,6 +226,17 @@ def field_faults() -> list[Case]:
     bad("out_of_range", "hello-3-speaks-2", third(speaks=2))
     for i, text in enumerate(("", " kitchen", "kitchen ", " ", "k" * 65, "a\nb", "kitchen\x85", "\x1b[2J")):
         bad("bad_text", f"hello-3-name-{i}", third(name=text))
+    for field in ("handoff_id", "reason", "field"):
+        bad("missing_field", f"lost-4-{field}", message("LOST", body={k: LOST_4[k] for k in LOST_4 if k != field}, v=4))
+    bad("unknown_field", "lost-4-body-in-version-1", message("LOST", body=LOST_4))
+    bad("unknown_field", "lost-4", lost_4(x=1))
+    for i, value in enumerate(no_names):
+        bad("wrong_type", f"lost-4-reason-{i}", lost_4(reason=value))
+        bad("wrong_type", f"lost-4-field-{i}", lost_4(field=value))
+    for i, text in enumerate(("", "something", "GRANT_MISMATCH", "bad_box")):
+        bad("bad_text", f"lost-4-reason-{i}", lost_4(reason=text))
+    for i, text in enumerate(("a" * 257, "scope\n", "\x1b[2J")):
+        bad("bad_text", f"lost-4-field-{i}", lost_4(field=text))
     no_numbers: tuple[Json, ...] = (None, "2", True, [2])
     for i, value in enumerate(no_numbers):
         bad("wrong_type", f"hello-2-speaks-{i}", second("HELLO", speaks=value))
@@ -271,6 +284,8 @@ def context_faults() -> list[Case]:
         out.add(f"version-{version}-{kind.lower()}", "unsupported", message(kind, v=version, to="companion"))
     for kind in ("PING", "A", "HELLO2", "OFFER_2", "X" * 16):
         out.add(f"type-{kind.lower()}", "unsupported", message(kind, body={}))
+    for version in (2, 3, 5):
+        out.add(f"version-{version}-lost", "unsupported", message("LOST", body=LOST_4, v=version), to="phone")
     out.add("version-255", "unsupported", message("CLOSED", v=255))
     out.add("version-2-other-body", "unsupported", message("OFFER", v=2, body={"new": [{}], "text": ""}))
     out.add("version-2-without-body", "unsupported", {k: v for k, v in message("CLOSED", v=2).items() if k != "body"})

@@ -26,6 +26,7 @@ from tests.vectors.vector_kit import (
     compact,
     cut,
     derive,
+    lost_4,
     message,
     pad,
     put,
@@ -81,6 +82,9 @@ def valid(sealed_grant: str) -> list[Case]:
     add("hello-3-of-a-later-program", third(speaks=255))
     for name, text in (("shortest", "k"), ("blanks-inside", "k  2"), ("longest", "\U0001f4df" * 64)):
         add(f"hello-3-name-{name}", third(name=text))
+    for reason in ("bad_field", "bad_sealed_box", "bad_grant", "no_one_time_key", "no_handoff", "unknown"):
+        add(f"lost-4-{reason.replace('_', '-')}", lost_4(reason=reason, field=""), to="phone")
+    add("lost-4-largest", lost_4(field="\U0001f4df" * 256), to="phone")
     add("hello-3-largest", third(handoffs=list(many), strategies=["s" * 32] * 16, name="\U0001f4df" * 64))
     for version in (1, 2, 255):
         add(f"accept-2-grant-{version}", second("ACCEPT", grant_version=version), to="phone")

@@ -120,6 +120,9 @@ BODIES_2: dict[str, Case] = {
 BODY_3: Case = {**BODIES_2["HELLO"], "speaks": 3, "name": "kitchen"}  # HELLO is the only one with a third
 
 
+LOST_4: Case = {**BODIES["LOST"], "reason": "grant_mismatch", "field": "issuer, client_id"}
+
+
 def compact(value: Json) -> str:
     """Return JSON without spaces, non-ASCII characters as they are: the form that the relay writes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -162,6 +165,11 @@ def second(kind: str, **fields: Json) -> Case:
 def third(**fields: Json) -> Case:
     """Return a HELLO of version 3 whose body differs from the sample in these fields."""
     return message("HELLO", body={**BODY_3, **fields}, v=3)
+
+
+def lost_4(**fields: Json) -> Case:
+    """Return a LOST of version 4 whose body differs from the sample in these fields."""
+    return message("LOST", body={**LOST_4, **fields}, v=4)
 
 
 def without(kind: str, field: str) -> Case:

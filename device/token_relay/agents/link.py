@@ -21,6 +21,7 @@ from token_relay.agents.pairings import give_up_old
 from token_relay.agents.ports import Now, Transaction
 from token_relay.agents.rates import Rate, Rates
 from token_relay.agents.records import Outgoing, OwnName, Pairing, RestoredEnd, Seen
+from token_relay.agents.refused import RefusedMessages
 from token_relay.agents.renaming import SELF, note_name
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -55,12 +56,9 @@ GREET_EVERY_S = 6 * 3600.0  # a connection may last for months, and a lease must
 STRAY_S = 60.0  # by then a peer that knows the active pairing has answered in it
 ASK_EVERY_S = 600.0  # between greetings that a HELLO of the peer gives rise to
 CHALLENGED_S = 60.0  # so long an answer to our last greeting may be on its way
-# What only a peer with our pairing can cause, and only by a mistake of its program.
-TOLD = frozenset({"bad_field", "offer_changed", "wrong_direction", "wrong_transcript", "stale_challenge"})
 
 ANSWERS = Rate(1, delivery.ANSWER_PAUSE_S)
 ASKED = Rate(1, ASK_EVERY_S)
-TELLS = Rate(1, 600.0)  # of one peer and reason: a peer must not fill the audit table
 NAMES = Rate(4, 3600.0)  # of one peer: a person who renames it once more is heard within the hour
 # What a pairing may cost in commits, and so in wear. At a reconnect all that an honest peer has open comes twice: out
 # of the broker's queue, and sent again. All else are greetings, leases and refusals, a handful at each connection.
@@ -120,6 +118,7 @@ class Link:
         self._clock = turns.clock
         self._handler = handler
         self._mailbox = mailbox
+        self._refused = RefusedMessages(turns)
         self._rates = Rates()
         self._last_hellos: dict[str, tuple[str, bytes]] = {}  # the newest of each pairing that sends too many
         self._to_ask: set[str] = set()  # pairings whose list of handoffs was overtaken, and is asked for later
@@ -151,14 +150,13 @@ class Link:
         except VaultError:
             raise
         except _OneHelloTooManyError as exc:
-            self._turns.count_reject(exc.reason)
+            await self._refused.tell(_sender(topic), exc)
             if exc.pairing_id not in self._last_hellos:
                 self._turns.spawn(self._hear_last(exc.pairing_id))
             self._last_hellos[exc.pairing_id] = topic, payload
         except (PeerError, TransientError) as exc:
-            self._turns.count_reject(exc.reason if isinstance(exc, PeerError) else "outbox_full")
-            if isinstance(exc, PeerError) and exc.reason in TOLD:
-                await self._tell(topic.rpartition("/")[2], exc)
+            refusal = exc if isinstance(exc, PeerError) else PeerError("outbox_full")
+            await self._refused.tell(_sender(topic), refusal)
         except Exception as exc:
             # A bug of ours. Nothing was kept. Delivered again at once, it would fail again and hold up every message
             # behind it. What matters is a request, and its sender repeats that in its own time.
@@ -170,11 +168,6 @@ class Link:
         await self._clock.sleep(LAST_AFTER_S)
         topic, payload = self._last_hellos.pop(pairing_id)
         await self.receive(topic, payload, is_last=True)
-
-    async def _tell(self, sender: str, exc: PeerError) -> None:
-        """Write an event about a peer's mistake, now and then: whoever writes the other end looks for it."""
-        if self._may(f"{sender}:{exc.reason}", self._clock.now(), TELLS):
-            await self._turns.run(lambda turn: turn.event("message_refused", device=sender, detail=exc.told()))
 
     def _accept(self, turn: Turn, sender: str, envelope: bytes, *, is_last: bool = False) -> None:
         candidates = turn.tx.select(Pairing, peer_id=sender)
@@ -196,7 +189,7 @@ class Link:
         if message is None:
             if pairing.state != "pending" and head.type != "REJECT":  # or two versions would never stop
                 turn.answer(pairing.pairing_id, Reject(handoff_id=None, reason="unsupported"))
-            self._count_after(turn, "unsupported")
+            self._refused.note(turn, sender, PeerError("unsupported"))
             return
         if pairing.state == "pending" and head.type not in PAIRING_TYPES:
             raise PeerError("not_active")
@@ -230,13 +223,13 @@ class Link:
                 return True
             case "duplicate":
                 turn.in_reply_to, turn.is_duplicate = head.seq, True
-                self._count_after(turn, "duplicate")
+                self._refused.note(turn, pairing.peer_id, PeerError("duplicate"))
                 if head.type not in REQUESTS or not self._may(f"{pairing.pairing_id}:{head.seq}", turn.now):
                     return False
                 self._spend(turn, pairing, head, is_last=is_last)
                 return True
             case "too_old":
-                self._count_after(turn, "too_old")
+                self._refused.note(turn, pairing.peer_id, PeerError("too_old"))
                 if pairing.state != "pending" and self._may(f"{pairing.pairing_id}:too_old", turn.now):
                     self._spend(turn, pairing, head, is_last=is_last)
                     self.greet(turn, pairing)  # a peer restored from far back learns it from our numbers
@@ -244,7 +237,7 @@ class Link:
             case "conflict":
                 self._spend(turn, pairing, head, is_last=is_last)
                 self._note_rollback(turn, pairing)
-                self._count_after(turn, "conflict")
+                self._refused.note(turn, pairing.peer_id, PeerError("conflict"))
                 return False
 
     def _advance(self, turn: Turn, pairing: Pairing, seq: int, digest: bytes) -> None:
@@ -300,10 +293,6 @@ class Link:
         if is_allowed:
             self._rates.count(what, rate, now.boot_s)
         return is_allowed
-
-    def _count_after(self, turn: Turn, reason: str) -> None:
-        turn.heard.dropped(reason)
-        turn.after.append(lambda: self._turns.count_reject(reason))
 
     # -- HELLO and ROLLBACK ----------------------------------------------------------------------------
 
@@ -489,6 +478,12 @@ def _is_challenged(turn: Turn, pairing_id: str) -> bool:
     pairing = turn.row(Pairing, pairing_id)
     age_s = elapsed_s(Stamp.from_text(pairing.challenged), turn.now) if pairing.challenge else None
     return age_s is not None and age_s < CHALLENGED_S
+
+
+def _sender(topic: str) -> str:
+    """Return the device that a topic names, for a log; a topic of another form says nothing that is safe to write."""
+    place = parse_topic(topic)
+    return place.sender if isinstance(place, PeerTopic) else ""
 
 
 def _read(plaintext: bytes) -> tuple[Message | None, Head]:

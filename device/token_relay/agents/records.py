@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypedDict
 
 from token_relay.protocol.handoff import CompanionStateName, DeadReason, GoneReason, PhoneStateName, Strategy
-from token_relay.protocol.messages import ProviderSaid, RenewReason, RequestType
+from token_relay.protocol.messages import LostReason, ProviderSaid, RenewReason, RequestType
 from token_relay.protocol.secret import AccessToken, PrivateKey, RefreshToken
 from token_relay.provider.outcome import Came
 
@@ -240,6 +240,8 @@ class CompanionHandoff:
     lease_days: int = 0
     provider_said: Literal["", "asking", ProviderSaid] = ""
     access_token_ends_at: int = 0
+    lost_reason: Literal["", LostReason] = ""
+    lost_field: str = ""  # names of fields, never what was in them
 
     @property
     def at(self) -> HandoffKey:
@@ -258,6 +260,8 @@ class CompanionHandoffColumns(TypedDict, total=False):
     one_time_key: PrivateKey | None
     provider_said: Literal["", "asking", ProviderSaid]
     access_token_ends_at: int
+    lost_reason: Literal["", LostReason]
+    lost_field: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ EVENTS: Mapping[str, str] = {
     "handoff_needed": "another handoff is needed",
     "grant_stored": "the grant is on the disk",
     "grant_refused": "a grant was refused",
+    "token_lost": "the companion could not take the token",
     "grant_locked": "the grant is locked",
     "grant_erased": "the grant was erased",
     "lease_ended": "the lease has ended",
@@ -83,7 +84,7 @@ REFUSALS = frozenset(
         *("refresh_answer_lost", "provider_unavailable", "session_transfer_refused", "endpoint_barred"),
         *("behaviour_refuted", "handoff_needed", "grant_refused", "grant_locked", "lease_ended", "renewal_refused"),
         *("renewal_not_asked", "message_refused", "request_given_up", "request_lost", "row_damaged", "orphan_left"),
-        *("own_rollback_noticed", "peer_rollback_noticed"),
+        *("token_lost", "own_rollback_noticed", "peer_rollback_noticed"),
     }
 )
 MESSAGE_STATES: Mapping[str, str] = {

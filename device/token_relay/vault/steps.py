@@ -156,4 +156,19 @@ STEPS: tuple[SchemaStep, ...] = (
             ),
         ),
     ),
+    # A companion tells the phone why a token was lost.
+    SchemaStep(
+        6,
+        (
+            ChangedTable(
+                "companion_handoffs",
+                (
+                    _add("access_token_ends_at", "lost_reason", "TEXT", ""),
+                    _add("lost_reason", "lost_field", "TEXT", ""),
+                ),
+                sealed=("one_time_key",),
+                sealed_under="handoff:{pairing_id}:{handoff_id}",
+            ),
+        ),
+    ),
 )

@@ -35,9 +35,14 @@ class PeerError(RelayError):
         super().__init__(message or reason.replace("_", " "), hint=hint)
         self.reason = reason
 
+    @property
+    def fields(self) -> str:
+        """The names of the fields that were wrong, where the message has them; or empty."""
+        return "" if str(self) == self.reason.replace("_", " ") else str(self)
+
     def told(self) -> str:
-        """Return the reason for a log, with the names of the fields where the message has them."""
-        return self.reason if str(self) == self.reason.replace("_", " ") else f"{self.reason}: {self}"
+        """Return the reason for a log, with the names of the fields."""
+        return f"{self.reason}: {self.fields}" if self.fields else self.reason
 
 
 class LocalError(RelayError):

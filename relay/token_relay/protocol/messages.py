@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,10 +20,10 @@ from token_relay.protocol.behaviour import Behaviour
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.handoff import Strategy
 from token_relay.protocol.secret import RefreshToken
+from token_relay.protocol.wire_json import INTEGER_MAX, encode_json, parse_object
 
-SPEAKS = 3  # the highest version of a message that this program knows
+SPEAKS = 4  # the highest version of a message that this program knows
 GRANT_VERSION = 2  # and of a sealed grant
-INTEGER_MAX = 2**53 - 1
 SEQUENCE_MAX = 2**52  # in a peer's messages; the room above is for our own jump after a claim of rollback
 HANDOFFS_LISTED_MAX = 64
 STRATEGIES_NAMED_MAX = 16
@@ -216,6 +215,25 @@ class Lost(_Body):
     handoff_id: Hex16
 
 
+LostReason = Literal[
+    "bad_field",
+    "bad_sealed_box",
+    "bad_grant",
+    "grant_mismatch",
+    "no_one_time_key",
+    "no_handoff",  # TOKEN found no handoff of this id
+    "unknown",  # it was lost before this was remembered
+]
+
+
+class Lost4(Lost):
+    """It says too why, and which fields were wrong: their names, separated by commas, never what they hold."""
+
+    version: ClassVar[int] = 4
+    reason: LostReason
+    field: Text
+
+
 RenewReason = Literal["uncertain", "denied", "person", "expired", "locked", "forgotten"]
 
 
@@ -291,6 +309,7 @@ Body: TypeAlias = (
     | Revoke
     | Revoked
     | Lost
+    | Lost4
     | Renew
     | Reject
     | Lease
@@ -369,27 +388,28 @@ def decode(plaintext: bytes) -> Message:
 
     Raises:
         UnsupportedError: a type or version that we do not speak; answer REJECT ``unsupported``.
-        PeerError: ``bad_json``, ``duplicate_key`` or ``bad_field``; drop the message.
+        PeerError: ``bad_json``, ``duplicate_key`` or ``bad_field``; drop the message. It names the field where it can.
     """
     value = parse_object(plaintext)
     body = value.pop("body", None)
     try:
         head = Head.model_validate(value, by_name=False)  # on the wire only the aliases count
-    except ValidationError:
-        raise PeerError("bad_field") from None  # the original shows what the peer sent
+    except ValidationError as exc:
+        raise PeerError("bad_field", _place(exc)) from None  # the original shows what the peer sent
     if head.seq > SEQUENCE_MAX:
-        raise PeerError("bad_field")
+        raise PeerError("bad_field", "seq")
     model = BODIES.get((head.type, head.v))
     if model is None:
         raise UnsupportedError(head)
     try:
         message = Message.model_construct(head=head, body=model.model_validate(body))
-    except ValidationError:
-        raise PeerError("bad_field") from None
+    except ValidationError as exc:
+        raise PeerError("bad_field", f"{_place(exc) or 'body'} of {head.type}") from None
     match message.body:
         case Hello(seq_sent=sent, seq_accepted=accepted) | Rollback(seq_sent=sent, seq_accepted=accepted):
             if max(sent, accepted) > SEQUENCE_MAX:
-                raise PeerError("bad_field")
+                name = "seq_sent" if sent > SEQUENCE_MAX else "seq_accepted"
+                raise PeerError("bad_field", f"{name} of {head.type}")
         case _:
             pass
     return message
@@ -418,9 +438,15 @@ def decode_grant(plaintext: bytes) -> GrantPayload:
     try:
         return kind.model_validate(value)
     except ValidationError as exc:
-        place = exc.errors(include_input=False, include_url=False, include_context=False)[0]["loc"]
-        is_known = bool(place) and place[0] in kind.model_fields
-        raise PeerError("bad_grant", str(place[0]) if is_known else "an unknown field") from None
+        raise PeerError("bad_grant", _place(exc)) from None
+
+
+def _place(exc: ValidationError) -> str:
+    """Name the first field that is wrong, such as ``handoffs.0.state``; no name that the peer made up."""
+    (first, *_) = exc.errors(include_input=False, include_url=False, include_context=False)
+    if first["type"] == "extra_forbidden":
+        return "an unknown field"
+    return ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
 
 
 def encode_base64url(data: bytes) -> str:
@@ -437,58 +463,7 @@ def decode_base64url(text: str) -> bytes:
     try:
         data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError as exc:
-        raise PeerError("bad_field") from exc
+        raise PeerError("bad_field", "sealed") from exc
     if encode_base64url(data) != text:
-        raise PeerError("bad_field")
+        raise PeerError("bad_field", "sealed")
     return data
-
-
-def encode_json(value: dict[str, Any]) -> bytes:
-    """Return compact UTF-8 JSON."""
-    return _ENCODER.encode(value).encode()
-
-
-def parse_object(plaintext: bytes) -> dict[str, Any]:
-    """Parse one JSON object without duplicate keys; its numbers are integers from 0 to 2^53 - 1, wherever they stand.
-
-    Raises:
-        PeerError: ``bad_json``, ``duplicate_key`` or ``bad_field``.
-    """
-    try:
-        value = _DECODER.decode(plaintext.decode("utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise PeerError("bad_json") from exc
-    if not isinstance(value, dict):
-        raise PeerError("bad_json")
-    return value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise PeerError("duplicate_key")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text) > len(str(INTEGER_MAX)) or text.startswith("-") or int(text) > INTEGER_MAX:
-        raise PeerError("bad_field")  # "-0" too, which some parsers read as a float
-    return int(text)
-
-
-def _refuse_float(text: str) -> None:
-    raise PeerError("bad_field")
-
-
-def _refuse_constant(text: str) -> None:
-    raise PeerError("bad_json")  # NaN and Infinity are not JSON. RFC 8259 §6
-
-
-# Made once: json.loads and json.dumps would make one for each message.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_no_duplicates,
-    parse_int=_integer,
-    parse_float=_refuse_float,
-    parse_constant=_refuse_constant,
-)

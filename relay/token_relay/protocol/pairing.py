@@ -41,8 +41,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from token_relay.protocol.envelope import BOX_OVERHEAD_BYTES, NONCE_BYTES, PADDED_BYTES, pad, shared_key, unpad
 from token_relay.protocol.errors import PeerError
 from token_relay.protocol.identity import KeyPair
-from token_relay.protocol.messages import Hex16, Hex32, Text, Version1, encode_json, parse_object
+from token_relay.protocol.messages import Hex16, Hex32, Text, Version1
 from token_relay.protocol.secret import Secret
+from token_relay.protocol.wire_json import encode_json, parse_object
 
 INVITATION_PREFIX = "RTR1:"
 INVITATION_VERSION = 1

@@ -228,5 +228,30 @@ def grants() -> list[Scenario]:
     return found
 
 
+LOST_WHY: dict[str, tuple[Step, ...]] = {
+    "bad-field": (*READY, token(spoil="spelling")),
+    "bad-sealed-box": (*READY, token(spoil="seal")),
+    "bad-grant": (*READY, token(spoil={"refresh_token": ""})),
+    "grant-mismatch": (*READY, token(issuer="https://other.example/v2.0", client_id="another")),
+    "no-handoff": BARE,
+    "repeated": (*READY, token(spoil={"scope": "openid\nprofile"}), wait(3), token()),
+}
+
+
+def lost() -> list[Scenario]:
+    """LOST of version 4 says why, to a phone that knows of it."""
+    return [
+        Scenario(
+            f"companion-lost-4-{name}",
+            END,
+            "messages.md, LOST: version 4, which goes only to a phone whose HELLO has said that it knows it",
+            (hello(speaks=4, strategies=["mint"]), *steps),
+            ("LOST 4",),
+            speaks=4,
+        )
+        for name, steps in LOST_WHY.items()
+    ]
+
+
 TABLE = Table()
-SCENARIOS = [*rows(TABLE), *silent(TABLE), *grants()]
+SCENARIOS = [*rows(TABLE), *silent(TABLE), *grants(), *lost()]

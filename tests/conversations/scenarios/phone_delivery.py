@@ -652,6 +652,17 @@ DELIVERY = [
         accept(),
     ),
     _of(
+        "lost-4",
+        "messages.md, LOST: version 4 says why, and ends the handoff as version 1 does",
+        "LOST 4",
+        offer(),
+        hello(("$h1", "ready", 0), speaks=4, strategies=["mint"]),
+        accept(),
+        obtained(),
+        receive("LOST", {"handoff_id": "$h1", "reason": "grant_mismatch", "field": "issuer, client_id"}, v=4),
+        speaks=4,
+    ),
+    _of(
         "overtaken-accept",
         "delivery.md: an older number that was not seen is new",
         "overtaken ACCEPT",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import cast
 
 from token_relay.agents.companion.invitations import Invitations
 from token_relay.agents.companion.steps import CompanionSteps
@@ -15,7 +16,15 @@ from token_relay.agents.grants import lease
 from token_relay.agents.grants.serving import columns_of_lease, lease_of
 from token_relay.agents.grants.tokens import lock_grants
 from token_relay.agents.ports import Transaction
-from token_relay.agents.records import CompanionHandoff, Grant, Outgoing, Pairing, PrimaryPhone, RestoredEnd
+from token_relay.agents.records import (
+    CompanionHandoff,
+    CompanionHandoffColumns,
+    Grant,
+    Outgoing,
+    Pairing,
+    PrimaryPhone,
+    RestoredEnd,
+)
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
 from token_relay.protocol.envelope import open_once
@@ -30,6 +39,7 @@ from token_relay.protocol.messages import (
     HandoffReport,
     Hello,
     Lease,
+    LostReason,
     Message,
     Offer,
     Pair3,
@@ -124,6 +134,8 @@ class CompanionMessages:
                 turn.after.append(lambda: self._turns.count_reject(reason))
                 # The implementer of the other end has no other way to learn of it: names of fields, never a value.
                 turn.event("grant_refused", device=pairing.peer_id, handoff_id=row.handoff_id, detail=exc.told())
+                why: CompanionHandoffColumns = {"lost_reason": cast("LostReason", reason), "lost_field": exc.fields}
+                turn.change(CompanionHandoff, *row.at, **why)
         event: CompanionEvent = "bad_token" if payload is None else "token"
         self._steps.step(turn, pairing, token.handoff_id, event, payload=payload)
         if payload is not None and sent_at:

@@ -40,6 +40,7 @@ from token_relay.protocol.messages import (
     GrantPayload,
     GrantPayload2,
     Lost,
+    Lost4,
     ProviderSaid,
     Renew,
     RenewReason,
@@ -146,7 +147,9 @@ class CompanionSteps:
             case CompanionEffect.SEND_CANCELLED:
                 turn.answer(pairing.pairing_id, CancelConfirmed(handoff_id=handoff_id))
             case CompanionEffect.SEND_LOST:
-                turn.answer(pairing.pairing_id, Lost(handoff_id=handoff_id))
+                turn.answer(
+                    pairing.pairing_id, _lost(turn.row(CompanionHandoff, pairing.pairing_id, handoff_id), pairing)
+                )
             case CompanionEffect.SEND_REVOKED:
                 row = turn.row(CompanionHandoff, pairing.pairing_id, handoff_id)
                 if row.provider_said != "asking":
@@ -345,6 +348,14 @@ def _behaviour_of(turn: Turn, payload: GrantPayload | GrantPayload2, pairing_id:
         turn.tx, profile_that(payload.profile, behaviour), issuer=payload.issuer, pairing_id=pairing_id
     )
     return profile.behaviour.model_dump_json()
+
+
+def _lost(row: CompanionHandoff, pairing: Pairing) -> Lost:
+    """Return LOST, with the reason where the phone knows of reasons."""
+    if pairing.speaks < Lost4.version:
+        return Lost(handoff_id=row.handoff_id)
+    reason = row.lost_reason or ("unknown" if row.offer_hash else "no_handoff")
+    return Lost4(handoff_id=row.handoff_id, reason=reason, field=row.lost_field)
 
 
 def _revoked(row: CompanionHandoff) -> Revoked:

@@ -32,6 +32,7 @@ from token_relay.protocol.messages import (
     Lease,
     LeaseTerm,
     Lost,
+    Lost4,
     Message,
     Pair4,
     Reject,
@@ -71,8 +72,8 @@ class Handoffs:
                 self._steps.step(turn, pairing, handoff_id, "cancelled")
             case Revoked() as revoked:
                 self._revoked(turn, pairing, revoked)
-            case Lost(handoff_id=handoff_id):
-                self._steps.step(turn, pairing, handoff_id, "lost")
+            case Lost() as lost:
+                self._lost(turn, pairing, lost)
             case Reject(handoff_id=str() as handoff_id, reason=reason):
                 self._rejected(turn, pairing, handoff_id, reason)
             case Reject(reason=reason):
@@ -99,6 +100,14 @@ class Handoffs:
                 grant_version=accept.grant_version if isinstance(accept, Accept2) else 1,
             )
         self._steps.step(turn, pairing, accept.handoff_id, "accept")
+
+    def _lost(self, turn: Turn, pairing: Pairing, lost: Lost) -> None:
+        row = turn.tx.get(PhoneHandoff, pairing.pairing_id, lost.handoff_id)
+        if row is not None and isinstance(lost, Lost4):
+            why = lost.reason + (f": {lost.field}" if lost.field else "")
+            turn.change(PhoneHandoff, *row.at, problem=f"the companion could not take the token ({why})")
+            turn.event("token_lost", device=pairing.peer_id, handoff_id=lost.handoff_id, detail=why)
+        self._steps.step(turn, pairing, lost.handoff_id, "lost")
 
     def _rejected(self, turn: Turn, pairing: Pairing, handoff_id: str, reason: str) -> None:
         if turn.tx.get(PhoneHandoff, pairing.pairing_id, handoff_id) is not None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from token_relay.agents.device_names import NAME_RULE, is_name, name_problem
 from token_relay.agents.pairings import delete_pairing, names_of
 from token_relay.agents.records import Pairing, PhoneHandoff
+from token_relay.agents.refused import RefusedMessages
 from token_relay.agents.renaming import given_name, own_name
 from token_relay.agents.turn import Turn
 from token_relay.agents.turns import Turns
@@ -62,6 +63,7 @@ class PhonePairing:
         self._turns = turns
         self._channel = turns.channel
         self._clock = turns.clock
+        self._refused = RefusedMessages(turns)
         self._random = turns.random
         self._name = name
         self._lock = asyncio.Lock()
@@ -178,7 +180,7 @@ class PhonePairing:
                                 raise _ended(wire.open_ended(invitation, pair1, payload))
                             return payload, wire.open_pair2(invitation, pair1, payload, fresh=fresh)
                         except PeerError as exc:
-                            self._turns.count_reject(exc.reason)
+                            self._refused.tell_of_mailbox(exc)
             except TimeoutError:
                 continue
         raise NoAnswerError(invitation.broker)
