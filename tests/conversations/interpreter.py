@@ -68,12 +68,12 @@ class Interpreter:
         """Play the steps that `begin` stands for. They are not counted among the steps of the file."""
         if kind == "new":
             return []
-        proof = "PAIR4" if self.model.end == "phone" else "PAIR3"
+        proof, reply = ("PAIR4", {"in_reply_to": 1}) if self.model.end == "phone" else ("PAIR3", {})
         played: list[Json] = [
             {"do": "start"},
             {"do": "connect"},
             {"do": "pair", "pairing_id": "$p1", "transcript": "$t1"},
-            {"do": "receive", "message": {"type": proof, "body": {"transcript_hash": "$t1"}}},
+            {"do": "receive", "message": {"type": proof, "body": {"transcript_hash": "$t1"}, **reply}},
         ]
         result = [(step, self.step(step)) for step in map(self.filled, played)]
         self.steps = 0

@@ -26,6 +26,7 @@ from tests.conversations.table import Json, Table
 # Damage to an envelope, and the reason for which it is refused (checks 1 to 9 and 13).
 SPOILT = {
     "topic": "wrong_topic",
+    "mailbox": "wrong_mailbox",
     "length": "bad_length",
     "magic": "bad_magic",
     "sender": "wrong_sender",
@@ -194,7 +195,7 @@ class Link:
 
     def receive(self, m: Message, head: Json, body: Any, spoilt: str | None) -> None:
         """Checks 1 to 21. Raises Refused; then nothing is kept, except of `unsupported` and `conflict`."""
-        if spoilt is not None:
+        if spoilt is not None and spoilt != "id_mismatch":
             raise Refused(SPOILT[spoilt])
         wrong = self.table.wrong_head(head)
         if wrong is not None:
@@ -204,6 +205,8 @@ class Link:
             wrong = self.table.wrong_body(m.type, m.v, body)
             if wrong is not None:
                 raise Refused("bad_field", wrong)
+        if spoilt is not None:
+            raise Refused(SPOILT[spoilt])
         p = self.disk.pairings.get(m.pairing)
         if p is None:
             raise Refused("wrong_pairing" if self.disk.pairings else "unknown_sender")

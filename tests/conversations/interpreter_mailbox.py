@@ -18,6 +18,12 @@ SPOILT = {
     "mac": "bad_mac",
     "json": "bad_json",
     "duplicate_key": "duplicate_key",
+    "field": "bad_field",
+    "fresh_key": "own_key",
+    "fresh_point": "bad_point",
+    "static_key": "own_key",
+    "static_point": "bad_point",
+    "another_key": "wrong_sender",
 }
 ENDED = {"used": 1, "declined": 2, "expired": 3, "bad_tries": 4, "replaced": 5}
 NOT_CONFIRMED = 1
@@ -52,7 +58,7 @@ class Mailboxes(Pairings):
         spoil = step.get("spoil", {}).get("kind")
         reason = SPOILT[spoil] if spoil else None
         if self.end == "companion":
-            self._at_companion(kind, digest, reason)
+            self._at_companion(kind, digest, reason, is_used_up=spoil == "static_point")
         else:
             self._at_phone(kind, step, reason)
 
@@ -76,7 +82,7 @@ class Mailboxes(Pairings):
     def _is_expired(self, exchange: Exchange) -> bool:
         return self.now - exchange.begun >= self.table.time("pairing_s")
 
-    def _at_companion(self, kind: str, digest: str, reason: str | None) -> None:
+    def _at_companion(self, kind: str, digest: str, reason: str | None, *, is_used_up: bool) -> None:
         exchange = self.exchange
         if exchange is None:
             raise Refused("wrong_mailbox")
@@ -85,6 +91,9 @@ class Mailboxes(Pairings):
         if exchange.ended is None and self._is_expired(exchange):
             exchange.ended = "expired"
         if exchange.pair1 is None and exchange.ended is None:
+            if is_used_up:  # check 16 comes behind that
+                exchange.pair1 = digest
+                raise Refused(str(reason))
             self._first_pair1(exchange, kind, digest, reason)
             return
         exchange.looked_at += 1
@@ -143,7 +152,7 @@ class Mailboxes(Pairings):
             exchange.ended = "told"
             return
         if kind != "PAIR2" or reason is not None:
-            raise Refused(reason if reason and kind == "PAIR2" else "bad_length")
+            raise Refused(reason or "bad_length")
         pairing = step.get("pairing", "$p1")
         exchange.pair2 = pairing, step.get("transcript", "$t" + pairing[2:])
 

@@ -21,9 +21,10 @@ from tests.conversations.fits import protocol
 from tests.conversations.peer import Peer, Sent, UnreadableError
 from tests.vectors.exchange_cases import invitation_octets, invitation_text, mailbox_id
 from tests.vectors.pairing_cases import ending_wire, pair_wire, transcript
-from tests.vectors.vector_kit import Case, Pair, b64, compact, derive, pad
+from tests.vectors.vector_kit import STRANGER, Case, Pair, b64, compact, derive, pad
 
 PAGE = "pairing.md"
+LOW_ORDER = bytes(32)  # a public key with which no secret is shared
 KEY_AT, SECRET_AT, BROKER_AT = 1, 33, 49
 TOPIC = "relay/v1/pair/"
 
@@ -118,6 +119,15 @@ class Mailbox:
             "type": kind,
             **more,
         }
+        match spoil:
+            case "field":
+                fields["friend"] = 1
+            case "static_key":
+                fields["static_key"] = self.peer.device.public.hex()
+            case "static_point":
+                fields["static_key"] = LOW_ORDER.hex()
+            case "another_key":
+                fields["static_key"] = STRANGER.public.hex()
         text = compact(fields).encode()
         if spoil in ("json", "duplicate_key"):
             text = text[:-1] if spoil == "json" else b'{"v":1,' + text[1:]
@@ -130,6 +140,11 @@ class Mailbox:
             before=before,
             pad_with=(lambda plain: plain + bytes(4096 - len(plain))) if spoil == "padding" else pad,
         )
+        match spoil:
+            case "fresh_key":  # what the receiver could have sent to itself
+                wire = wire[:4] + (self.peer.device.public if kind == "PAIR1" else to) + wire[36:]
+            case "fresh_point":
+                wire = wire[:4] + LOW_ORDER + wire[36:]
         if kind == "PAIR1":
             self._made.append((wire, fresh))
         return wire

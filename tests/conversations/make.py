@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conversations.interpreter import Interpreter
-from tests.conversations.scenarios import companion, companion_delivery, phone, phone_delivery
+from tests.conversations.scenarios import companion, companion_delivery, envelope, mailbox, phone, phone_delivery
 from tests.conversations.scenarios.kit import Scenario, Step
 from tests.conversations.table import Table
 
@@ -22,6 +22,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     *phone_delivery.SCENARIOS,
     *companion.SCENARIOS,
     *companion_delivery.SCENARIOS,
+    *envelope.SCENARIOS,
+    *mailbox.SCENARIOS,
 )
 
 

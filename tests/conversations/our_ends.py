@@ -48,7 +48,7 @@ from token_relay.agents.records import CompanionHandoff, Grant, Identity, Outgoi
 from token_relay.agents.token_source import TokenGranted
 from token_relay.agents.turn import Turn
 from token_relay.protocol import handoff
-from token_relay.protocol.errors import RelayError
+from token_relay.protocol.errors import PeerError, RelayError
 from token_relay.protocol.identity import KeyPair, device_id
 from token_relay.protocol.messages import SPEAKS, Pair3
 from token_relay.protocol.secret import PrivateKey, RefreshToken
@@ -202,8 +202,9 @@ class OurEnd:
         async def run() -> None:
             try:
                 await self._device.call(work)
-            except (RelayError, PowerCutError):
-                pass  # what a person would read; the conversation shows what became of it
+            except (RelayError, PowerCutError) as exc:  # what a person would read; state shows what became of it
+                if isinstance(exc, PeerError):
+                    self._watcher.did.append({"refuse": exc.reason})
 
         self._device.loop.create_task(run())
 
