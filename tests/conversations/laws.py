@@ -31,6 +31,7 @@ SAME_BYTES = Law(
     "A request that is sent again is the same envelope, byte for byte: same number, same nonce.", "delivery.md"
 )
 NEW_ANSWER = Law("An answer that is given again is a new envelope with a new number.", "delivery.md")
+JUMP = Law("plus 2048, so that no number is used twice", "delivery.md")
 SAVE = Law("After the commit: acknowledge to the broker, then send.", "delivery.md")
 ACK = Law(
     "A received message must be acknowledged (PUBACK) only after its effect is durable, or after it was refused.",

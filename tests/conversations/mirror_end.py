@@ -11,7 +11,7 @@ from typing import Any
 from tests.conversations.fits import fields_of, protocol
 from tests.conversations.mailboxes import TOPIC, Mailbox
 from tests.conversations.peer import Peer
-from tests.conversations.runner import paired
+from tests.conversations.runner import JUMP, paired
 from tests.conversations.values import Known, differences, filled
 from tests.vectors.vector_kit import SENT_AT, derive
 
@@ -38,6 +38,7 @@ class MirrorEnd:
         self._at = -1
         self._known = Known(SENT_AT)
         self._seq: dict[str, int] = {}
+        self._images: dict[str, dict[str, int]] = {}
         self._last: dict[tuple[str, str], list[Json]] = {}
         self._state: Json | None = None
         self._boxes: list[Mailbox] = []
@@ -83,6 +84,10 @@ class MirrorEnd:
                     step["pairing_id"]: request["pairing_id"],
                     step["transcript"]: request["transcript"],
                 }
+            case "keep":
+                self._images[step["image"]] = dict(self._seq)
+            case "restore":
+                self._seq = dict(self._images[step["image"]])
             case "scan":
                 self._boxes.append(Mailbox.read_from(self._crypto, request["invitation"], len(self._boxes) + 1))
             case "receive" if request.get("topic", "").startswith(TOPIC):
@@ -102,8 +107,17 @@ class MirrorEnd:
                                 self._known.names[value] = real[name]
                         elif isinstance(value, list):
                             differences(value, real[name], self._known)
+                if sent.message["type"] in ("HELLO", "ROLLBACK") and "refused" not in step:
+                    self._jump(sent.message)
                 handoff = str(real.get("handoff_id") or "") if isinstance(real, dict) else ""
-                self._known.hashes[sent.message["type"], handoff] = self._crypto.hash_of(sent.text)
+                self._known.said(sent.message["type"], handoff, self._crypto.hash_of(sent.text))
+
+    def _jump(self, message: Json) -> None:
+        """Go on above all that the peer may have seen, where it says that this disk was restored."""
+        pairing, accepted = message["pairing_id"], message["body"]["seq_accepted"]
+        last = self._seq.get(pairing, 0)
+        if accepted > last or message["type"] == "ROLLBACK":
+            self._seq[pairing] = max(last, accepted) + JUMP
 
     def _learn_mailbox(self, step: Json, request: Json) -> None:
         if "spoil" in step or step["mailbox"] not in ("PAIR1", "PAIR2"):
@@ -152,7 +166,7 @@ class MirrorEnd:
         }
         part, text = self._crypto.wrapped(message)
         handoff = str(body.get("handoff_id") or "")
-        self._known.hashes[item["type"], handoff] = self._crypto.hash_of(text)
+        self._known.said(item["type"], handoff, self._crypto.hash_of(text))
         self._known.numbers[item["type"], handoff] = seq
         self._last[pairing, f"{item['type']} {handoff}".strip()] = [{"send": part}]
         return [{"send": part}]

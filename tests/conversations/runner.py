@@ -30,6 +30,7 @@ from tests.vectors.vector_kit import SENT_AT
 NAMES = {"phone": "ada's phone", "companion": "kitchen"}
 OF_A_STEP = ("out", "refused", "field", "state", "answer", "note")  # what a step expects; all else is its input
 NO_COMMIT = ("again", "spoil", "mailbox")  # such a message is dropped, or brings nothing that was not there
+JUMP = 2048  # of an end that was restored
 SHOWN_MAX = 300
 
 
@@ -94,6 +95,7 @@ class Play:
         self._peer = Peer(conversation["end"], level, conversation["name"])
         self._delivered: dict[int, Delivered] = {}
         self._used: dict[str, dict[int, str]] = {}  # pairing id: number: bytes
+        self._floors: dict[str, int] = {}  # pairing id: what a restored end has jumped to
         self._wires: set[str] = set()
         self._images: dict[str, dict[str, dict[int, str]]] = {}
         self._last: dict[tuple[str, str, str], str] = {}  # pairing id, type, handoff id: bytes
@@ -188,6 +190,8 @@ class Play:
                 return {**keys, **self._filled(given)}
             case "receive":
                 self._delivered[self._at] = delivered = self._delivery(given)
+                if not any(name in step for name in ("again", "spoil", "refused", "mailbox")):
+                    self._tell_loss(delivered.message)
                 return delivered.request
             case "wait":
                 self._known.now += step["seconds"]
@@ -196,11 +200,21 @@ class Play:
                 self._known.kept[step["image"]] = dict(self._known.heard)
             case "restore":
                 self._used = copy.deepcopy(self._images[step["image"]])
+                self._floors.clear()
             case "scan":
                 self._mailboxes.append(Mailbox.shown_by(peer, len(self._mailboxes) + 1))
                 return {**given, "invitation": self._mailboxes[-1].text}
         request: dict[str, Any] = self._filled(given)
         return request
+
+    def _tell_loss(self, message: dict[str, Any]) -> None:
+        """Note from which number on an end goes on that hears that it was restored."""
+        if message["type"] not in ("HELLO", "ROLLBACK"):
+            return
+        accepted = message["body"].get("seq_accepted", 0)
+        last = max(self._used.get(message["pairing_id"], [0]))
+        if accepted > last or message["type"] == "ROLLBACK":
+            self._floors[message["pairing_id"]] = max(accepted, last) + JUMP
 
     def _filled(self, value: Any, pairing: str = "") -> Any:
         return filled(value, self._known, self._peer.value, pairing)
@@ -218,7 +232,7 @@ class Play:
         part, text = self._peer.wrapped(message, spoil)
         if not spoil:
             handoff = str(_handoff(message))
-            self._known.hashes[message["type"], handoff] = self._peer.hash_of(text)
+            self._known.said(message["type"], handoff, self._peer.hash_of(text))
         return Delivered({"do": "receive", **part}, message)
 
     def _message(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -305,6 +319,9 @@ class Play:
             self._fail([f"sent {shown}", f"the number {seq} was used before, for another envelope"], laws.NUMBER)
         elif is_new and used and seq < max(used):
             self._fail([f"sent {shown}", f"the number {seq} is below {max(used)}, which was used before"], laws.NUMBER)
+        if is_new and seq <= self._floors.get(pairing, 0):
+            floor = self._floors[pairing]
+            self._fail([f"sent {shown}", f"the number {seq} is not above {floor}, and the disk was restored"], laws.JUMP)
         used[seq] = sent.wire
         if message["type"] in ("HELLO", "ROLLBACK") and is_new and message["body"]["seq_sent"] != seq:
             told = message["body"]["seq_sent"]
@@ -312,7 +329,7 @@ class Play:
         handoff = _handoff(message)
         if is_new:
             known = self._known
-            known.hashes[message["type"], handoff] = self._peer.hash_of(sent.text)
+            known.said(message["type"], handoff, self._peer.hash_of(sent.text))
             known.numbers[message["type"], handoff] = known.numbers[message["type"], ""] = seq
             known.heard[pairing] = max(known.heard.get(pairing, 0), seq)
 

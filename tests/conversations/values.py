@@ -17,7 +17,7 @@ from tests.vectors.vector_kit import COMPANION, PHONE, derive
 
 SIZES = {"p": 16, "h": 16, "c": 16, "d": 16, "k": 32, "t": 32}  # bytes of "$p1", "$h1", …; other names are any text
 NAME = re.compile(r"\$(?!heard)[a-z_]+[0-9]*")
-HASH = re.compile(r"#([A-Z0-9]+)(?: (\S+))?")
+HASH = re.compile(r"#([A-Z0-9]+(?:\(1\))?)(?: (\S+))?")
 NUMBER = re.compile(r"@([A-Z0-9]+)(?: (\S+))?")
 HEARD = re.compile(r"\$heard(?:\((\w+)\))?([+-]\d+)?")
 RELATIVE = re.compile(r"[+-]\d+")
@@ -36,6 +36,11 @@ class Known:
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)  # the same, of the end's own
     heard: dict[str, int] = field(default_factory=dict)  # pairing id: the highest number that the peer got
     kept: dict[str, dict[str, int]] = field(default_factory=dict)  # ``heard`` at the time of each image
+
+    def said(self, kind: str, handoff: str, digest: str) -> None:
+        """Note the hash of a message, of either side: it is the last of its kind, and may be the first."""
+        self.hashes[kind, handoff] = digest
+        self.hashes.setdefault((f"{kind}(1)", handoff), digest)
 
     def named(self, text: str) -> str:
         """Return a text for people: values that have a name are shown by it."""

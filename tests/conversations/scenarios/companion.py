@@ -7,6 +7,7 @@ from typing import Literal
 from tests.conversations.scenarios.kit import (
     Scenario,
     Step,
+    again,
     do,
     hello,
     offered,
@@ -157,8 +158,8 @@ def grants() -> list[Scenario]:
             "companion-grant-older-accept",
             END,
             f"{of}: accept_hash is that of one of the ACCEPTs sent for the OFFER",
-            (offered(), token()),
-            ("strategy mint there",),
+            (offered(), wait(3), again(0), token(accept_hash="#ACCEPT(1) $h1")),
+            ("older ACCEPT",),
         ),
         Scenario(
             "companion-grant-unknown-profile",
