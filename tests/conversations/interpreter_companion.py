@@ -122,10 +122,15 @@ class CompanionEnd(Mailboxes):
 
     def _token(self, p: Pairing, m: Message, is_repetition: bool) -> None:
         h = self._found(p, m)
-        event = "bad_token"
+        event = "token"
         if h.state == "NONE":
             h.lost = ("no_handoff", "")
-        elif h.state == "READY":
+        if h.state != "READY":
+            rows = [self.table.row(self.end, h.state, name) for name in ("token", "bad_token")]
+            said = [row and (row.next, [effect for effect in row.effects if effect != "ERASE_KEY"]) for row in rows]
+            if said[0] != said[1]:
+                raise Impossible("the table tells tokens apart that are not opened")
+        else:
             wrong = self._wrong_token(p, h, m.body["sealed"])
             event = "bad_token" if wrong else "token"
             h.lost = wrong or h.lost
@@ -407,5 +412,6 @@ class CompanionEnd(Mailboxes):
                 "handoffs": {h.handoff_id: h.state for h in p.handoffs.values()},
                 "open": [r.label for r in p.requests],
                 "grants": grants,
+                "keys": [h.handoff_id for h in p.handoffs.values() if h.key is not None],
             }
         return {"pairings": pairings}

@@ -29,7 +29,7 @@ class Greetings(Link):
         raise NotImplementedError
 
     def greeted(self, p: Pairing, m: Message) -> None:
-        """More that follows from a HELLO with `in_reply_to` null."""
+        """What is said to a HELLO beside the answer to it."""
 
     def met(self, p: Pairing) -> None:
         """More that follows from any HELLO."""
@@ -99,8 +99,7 @@ class Greetings(Link):
             self.fleeting(p).due.pop("list", None)
             if self.take_list(p, m) and not own_loss:  # of two losses it acts on its own alone
                 self.rollback(p, m.seq)
-        if is_greeting:
-            self.greeted(p, m)
+        self.greeted(p, m)
         if not is_overtaken:  # also what was forgotten on a loss: this very HELLO tells it again
             self._learn(p, m)
         self.met(p)

@@ -91,6 +91,7 @@ class PhoneEnd(Mailboxes):
         if effect == "SEND_OFFER":
             self.open(p, "OFFER", h.offer)
         elif effect == "SEND_TOKEN":
+            h.is_held = h.offer["strategy"] == "move"
             self.open(p, "TOKEN", {**body, "sealed": {"grant": self._grant(p, h)}})
         elif effect in ("SEND_CANCEL", "SEND_REVOKE"):
             self.open(p, effect.removeprefix("SEND_"), body)
@@ -105,8 +106,8 @@ class PhoneEnd(Mailboxes):
             self.settle(p, self.of_handoff(p, h.handoff_id))
         elif effect == "OBTAIN_TOKEN" and h.offer["strategy"] != "move":
             self.out.append({"obtain": h.handoff_id})
-        # With move the phone seals its own token in the same transaction (see `_accept`); RETURN_TOKEN and WIPE_TOKEN
-        # are not seen from outside.
+        elif effect in ("RETURN_TOKEN", "WIPE_TOKEN"):
+            h.is_held = False
 
     def _supersede(self, p: Pairing, h: Handoff) -> None:
         """The earlier handoffs that this one, which became DONE, takes the place of."""
@@ -365,7 +366,7 @@ class PhoneEnd(Mailboxes):
         for h in list(p.handoffs.values()):
             if h.offer.get("strategy") == "move" and h.state in SHOWN:
                 self.settle(p, self.of_handoff(p, h.handoff_id))
-                h.state = "GONE(rollback)"
+                h.state, h.is_held = "GONE(rollback)", False
             elif h.state in ("OFFERED", "ACCEPTED"):
                 self.own(p, h, "cancel")
         self.disk.is_locked = True
@@ -420,5 +421,6 @@ class PhoneEnd(Mailboxes):
                 "handoffs": {h.handoff_id: h.state for h in p.handoffs.values()},
                 "open": [r.label for r in p.requests],
                 "may_renew": p.may_renew,
+                "held": [h.handoff_id for h in p.handoffs.values() if h.is_held],
             }
         return {"pairings": pairings, "own_grants": "locked" if self.disk.is_locked else "held"}

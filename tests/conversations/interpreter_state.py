@@ -152,6 +152,7 @@ class Handoff:
     accept: str = ""  # digest of the ACCEPT that the phone went by
     grant_v: int = 1
     heard: int = 0  # the highest generation that the companion has told
+    is_held: bool = False  # with move: the token stays here too, until the companion has decided
 
     offer_digest: str = ""
     grant: Grant | None = None

@@ -112,16 +112,17 @@ def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def made() -> dict[str, str]:
-    """Return every file with its text."""
-    table = Table()
-    return {f"{scenario.name}.json": text(content(scenario, table)) for scenario in SCENARIOS}
+def made(table: Table) -> dict[str, str]:
+    """Return every file with its text, as this table says what follows."""
+    files = {f"{scenario.name}.json": text(content(scenario, table)) for scenario in SCENARIOS}
+    assert len(files) == len(SCENARIOS), "two scenarios have one name"
+    return files
 
 
 def main() -> int:
     """Write all files, and remove those that are made no more."""
     FILES.mkdir(exist_ok=True)
-    files = made()
+    files = made(Table())
     for old in FILES.glob("*.json"):
         if old.name not in files:
             old.unlink()

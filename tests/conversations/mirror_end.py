@@ -41,6 +41,7 @@ class MirrorEnd:
         self._last: dict[tuple[str, str], list[Json]] = {}
         self._state: Json | None = None
         self._boxes: list[Mailbox] = []
+        self._refused_pair1 = b""
         self._left_out = leave_out
         self.order: list[Json] = []  # the expected items as they were done
 
@@ -84,8 +85,10 @@ class MirrorEnd:
                 }
             case "scan":
                 self._boxes.append(Mailbox.read_from(self._crypto, request["invitation"], len(self._boxes) + 1))
-            case "receive" if "mailbox" in step:
-                self._learn_mailbox(step, request)
+            case "receive" if request.get("topic", "").startswith(TOPIC):
+                brought = self._file["steps"][step["again"]] if "again" in step else step
+                if "mailbox" in brought:
+                    self._learn_mailbox({**brought, **step}, request)
             case "receive" if "message" in step and "spoil" not in step:
                 given = step["message"]
                 sent = self._crypto.read(request)
@@ -106,9 +109,13 @@ class MirrorEnd:
         if "spoil" in step or step["mailbox"] not in ("PAIR1", "PAIR2"):
             return
         box = next((box for box in self._boxes if box.topic == request["topic"]), None)
-        if box is None or "refused" in step:
+        if box is None:
             return
+        before = box.pair1
         box.read(request)
+        if "refused" in step:
+            self._refused_pair1, box.pair1 = box.pair1, before  # ENDED is about this one
+            return
         if step["mailbox"] == "PAIR2":
             self._known.names |= {
                 step.get("pairing", "$p1"): box.pairing_id,
@@ -198,7 +205,11 @@ class MirrorEnd:
             self._known.names[item.get("pairing", "$p1")] = derive(f"pairing {len(self._boxes)}", 16).hex()
         pairing = self._names(item.get("pairing", "$p1"))
         name = "a name" if item.get("name", "*") == "*" else item["name"]
+        before = box.pair1
+        if kind == "ENDED":
+            box.pair1 = self._refused_pair1
         send = box.made(kind, reason=item.get("reason", 1), name=name, pairing_id=pairing)
+        box.pair1 = before
         if kind == "PAIR2":
             self._known.names[item.get("transcript", "$t1")] = box.transcript
         assert send["topic"].startswith(TOPIC)

@@ -378,8 +378,10 @@ class OurEnd:
             }
             if is_phone:
                 of["may_renew"] = not pairing.renew_denied
+                of["held"] = [row.handoff_id for row in rows if row.held_token is not None]
             else:
                 of["grants"] = self._grants(pairing)
+                of["keys"] = [row.handoff_id for row in rows if row.one_time_key is not None]
             state["pairings"][pairing.pairing_id] = of
         if is_phone:
             own = [row.state for row in device.rows(Grant) if row.state != "dead"]  # with move it may be there alone

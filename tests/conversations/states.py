@@ -7,7 +7,7 @@ from typing import Any
 from tests.conversations.laws import Told
 from tests.conversations.values import NAME, Known, differences, filled
 
-PARTS = ("state", "handoffs", "open", "may_renew", "grants")  # of a pairing
+PARTS = ("state", "handoffs", "open", "may_renew", "held", "grants", "keys")  # of a pairing
 
 
 def state_differences(expected: dict[str, Any], actual: Any, known: Known, told: Told) -> list[str]:
@@ -49,7 +49,7 @@ def _pairing(expected: dict[str, Any], actual: dict[str, Any], known: Known, tol
             continue
         told.seen.add(f"state: {name} of a pairing")
         wanted, came, place = expected[name], actual[name], f"{where}.{name}"
-        if name == "open":
+        if name in ("open", "held", "keys"):
             wanted = sorted(filled(item, known, _unbound) for item in wanted)
             if not isinstance(came, list) or wanted != sorted(map(str, came)):
                 found.append(f"{place}: expected {wanted}, is {came}")

@@ -65,6 +65,31 @@ STRATEGIES = [
         "strategy move",
         handed_off(strategy="move"),
     ),
+    *(
+        _of(
+            f"strategy-move-{kind.lower()}",
+            f"handoff.md, the phone's table: with move {kind} ends in the token's being kept no longer",
+            f"strategy move {kind}",
+            offer("move"),
+            accept(),
+            *more,
+            says(kind),
+        )
+        for kind, more in (
+            ("LOST", ()),
+            ("REVOKED", ()),
+            ("STORED", (do("cancel"),)),
+            ("CANCELLED", ()),
+        )
+    ),
+    _of(
+        "strategy-move-forgotten",
+        "handoff.md, the phone's table: with move a device that is given up takes the token with it",
+        "strategy move forgotten",
+        offer("move"),
+        accept(),
+        do("forget"),
+    ),
     _of(
         "strategy-move-returned",
         "handoff.md, law 6: only move gives the phone its token back, and only on CANCELLED",
@@ -253,6 +278,18 @@ RENEWALS = [
         renew("$h2", generation=1),
     ),
     _of(
+        "renew-repeated-late",
+        "handoff.md, Renewal 9: the same RENEW again, and its handoff was given up",
+        "renew 9",
+        handed_off(),
+        renew(),
+        accept("$h2", "$k2"),
+        do("cancel"),
+        says("CANCELLED", "$h2"),
+        wait(700),
+        again(4),
+    ),
+    _of(
         "renew-three-a-day",
         "handoff.md, Renewal 7: three in 24 hours",
         "renew 7",
@@ -329,6 +366,18 @@ LEASES = [
         "lease refused: revoke open",
         handed_off(lease_days=30),
         do("revoke"),
+        hello(HELD),
+    ),
+    _of(
+        "lease-revoke-of-another",
+        "delivery.md, LEASE 3: a REVOKE of another handoff is open",
+        "lease refused: revoke of another open",
+        handed_off(lease_days=30),
+        offer(account="bob@login.example"),
+        accept("$h2", "$k2"),
+        do("cancel"),
+        says("CANCELLED", "$h2"),
+        says("STORED", "$h2"),
         hello(HELD),
     ),
     _of(
