@@ -53,6 +53,7 @@ protocol: $(VENV)/.runtime  ## make from docs/spec/protocol.json: tables, diagra
 
 vectors: $(VENV)/.development  ## make tests/vectors anew
 	@$(BIN)/python tests/vectors/make.py
+	@$(BIN)/python -m tests.conversations.make
 
 openapi: $(VENV)/.development  ## make docs/api anew: OpenAPI and Postman, out of the client's models
 	@$(BIN)/python tests/api/make.py
@@ -73,6 +74,10 @@ simulate: $(VENV)/.development  ## check the promises in 10 200 fast and 510 rea
 simulate-long: $(VENV)/.development  ## the same for N=1000000 seeds, resumable: FILE= TIER=fast|real START=
 	@$(BIN)/python -m token_relay.simulation --count $(or $(N),1000000) --tier $(or $(TIER),fast) --start $(or $(START),0) \
 		--resume $(or $(FILE),$(VENV)/simulate-$(or $(TIER),fast)-$(or $(START),0).json)
+
+walks: $(VENV)/.development  ## random conversations against our own ends: N=10000 FROM=0
+	@$(BIN)/python -m tests.conversations.walks --end phone --count $(or $(N),10000) --from $(or $(FROM),0)
+	@$(BIN)/python -m tests.conversations.walks --end companion --count $(or $(N),10000) --from $(or $(FROM),0)
 
 exhaustive: $(VENV)/.development  ## every interleaving of a handoff, in larger worlds than `make test` has time for
 	@$(BIN)/python tests/exhaustive/larger.py

@@ -76,13 +76,15 @@ class CompanionEnd(Mailboxes):
                 h.ends_at = {"ends": "*"}
                 if h.grant.fields["revocation_endpoint"] is None:
                     h.provider = "unsupported"
-            h.grant = None
+            h.grant, h.wants = None, None
         elif effect == "SETTLE":
             kinds = () if event == "revoke" else ("STORED",)
             self.settle(p, self.of_handoff(p, h.handoff_id, *kinds))
 
     def _accept(self, p: Pairing, h: Handoff, in_reply_to: int | None) -> None:
-        body: Json = {"handoff_id": h.handoff_id, "one_time_key": h.key, "offer_hash": f"#OFFER {h.handoff_id}"}
+        is_last = self.last_digest.get((p.pairing_id, f"OFFER {h.handoff_id}")) == h.offer_digest
+        offer_hash = f"#OFFER {h.handoff_id}" if is_last else "*"
+        body: Json = {"handoff_id": h.handoff_id, "one_time_key": h.key, "offer_hash": offer_hash}
         if self.table.highest("ACCEPT", p.speaks) >= 2:
             body["grant_version"] = self.table.grant_version
         self.say(p, "ACCEPT", body, in_reply_to)
@@ -267,8 +269,11 @@ class CompanionEnd(Mailboxes):
 
     def may_be_used(self, grant: Grant) -> bool:
         """Whether an access token of this grant may leave, and a refresh."""
-        is_over = grant.lease_days > 0 and self.now - grant.lease_from >= grant.lease_days * DAY_S
-        return grant.state in USABLE and not is_over
+        return grant.state in USABLE and not self.is_over(grant)
+
+    def is_over(self, grant: Grant) -> bool:
+        """Whether its lease has ended."""
+        return grant.lease_days > 0 and self.now - grant.lease_from >= grant.lease_days * DAY_S
 
     # --- HELLO's list, a restored disk ----------------------------------------------------------------------
 
@@ -354,6 +359,7 @@ class CompanionEnd(Mailboxes):
             grant.state, grant.has_access_token, h.wants = "held", True, None
         elif becomes == "denied":
             self._end(p, h, grant, "denied")
+            h.provider, h.ends_at = "unknown", {}  # the provider itself has ended it, so nobody asks anything
         else:
             grant.state = "needs_handoff"
             if h.wants != becomes:
@@ -375,6 +381,8 @@ class CompanionEnd(Mailboxes):
         """An application asks for an access token."""
         _, _, grant = self._held(step)
         is_given = self.may_be_used(grant)
+        if grant.state == "needs_handoff" and not self.is_over(grant):
+            return {"token": "*"}  # an access token of before may be there yet
         grant.has_access_token = grant.has_access_token or is_given
         return {"token": is_given}
 

@@ -334,16 +334,15 @@ class PhoneEnd(Mailboxes):
                 if h is None:
                     self.say(p, "REJECT", {"handoff_id": item["handoff_id"], "reason": "gone"}, m.seq)
                 continue
+            if h is not None and item["generation"]:
+                is_restored = is_restored or item["generation"] < h.heard
+                h.heard = max(h.heard, item["generation"])
             is_dead = item["state"] == "dead"
             if h is None or h.state == "GONE(superseded)":
                 if not is_dead:
                     self._orphan(p, item["handoff_id"], h)
-            elif h.state in ("GONE(revoked)", "GONE(lost)"):
-                if not is_dead and self._may_take_away(p):
-                    self.apply(p, h, "stored", m)
-            elif h.state in SHOWN or h.state == "CANCELLED":
-                is_restored = is_restored or item["generation"] < h.heard
-                h.heard = max(h.heard, item["generation"])
+            elif h.state in ("GONE(revoked)", "GONE(lost)") and not is_dead and self._may_take_away(p):
+                self.apply(p, h, "stored", m)
         return is_restored
 
     def _may_take_away(self, p: Pairing) -> bool:

@@ -246,10 +246,12 @@ class OurEnd:
 
     def _at_the_phone(self, request: HttpRequest) -> Answer | Awaitable[Answer]:
         form = form_of(request)
-        obtaining = [row for row in self._device.rows(PhoneHandoff) if row.is_obtaining]
+        used = form.get("refresh_token", "")
+        mine = f"own-{used.removeprefix(f'{OWN_TOKEN}-')}"  # the phone may refresh another person's grant meanwhile
+        obtaining = [row for row in self._device.rows(PhoneHandoff) if row.is_obtaining and row.grant_id == mine]
         if request.method == "GET":  # discovery
             return answered(200, {"issuer": ISSUER, "token_endpoint": TOKEN_ENDPOINT, "authorization_endpoint": ISSUER})
-        if not form.get("refresh_token", "").startswith(OWN_TOKEN):
+        if not used.startswith(OWN_TOKEN):
             return NO_ANSWER
         if not obtaining:  # the phone's own refresh
             return tokens("")

@@ -670,6 +670,17 @@ DELIVERY = [
 
 RESTORED = [
     _of(
+        "renew-not-of-the-revoked",
+        "handoff.md, Renewal: a grant that was taken away meanwhile is not asked for when the OFFER comes to nothing",
+        "renew not of the revoked",
+        offered(),
+        token(),
+        offered("$h2"),
+        _refresh("denied"),
+        says("REVOKE"),
+        hello(),
+    ),
+    _of(
         "restored-self-by-hello",
         "delivery.md, A restored disk: READY is forgotten, grants are locked, numbers jump",
         "restored self",

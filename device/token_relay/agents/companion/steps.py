@@ -297,9 +297,10 @@ class CompanionSteps:
             turn.after.append(partial(self.revoke_later, grant, refresh_token))
 
     def ask_renewal(self, turn: Turn, grant: Grant, reason: RenewReason) -> None:
-        """Queue RENEW, unless one is open or a new handoff is under way."""
+        """Queue RENEW, unless one is open, a new handoff is under way, or the phone has taken the grant away."""
         pairing = turn.tx.get(Pairing, grant.pairing_id)
-        if pairing is None or pairing.state != "active":
+        row = turn.tx.get(CompanionHandoff, grant.pairing_id, grant.handoff_id)
+        if pairing is None or pairing.state != "active" or (row is not None and row.reason == "revoked"):
             return
         open_rows = turn.tx.select(Outgoing, pairing_id=pairing.pairing_id, type="RENEW", handoff_id=grant.handoff_id)
         ready = turn.tx.select(CompanionHandoff, pairing_id=pairing.pairing_id, state="ready")

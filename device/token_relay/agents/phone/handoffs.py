@@ -196,6 +196,9 @@ class Handoffs:
         honest = True
         for report in hello.handoffs:
             row = turn.tx.get(PhoneHandoff, pairing.pairing_id, report.handoff_id)
+            if row is not None and report.generation:
+                honest = honest and report.generation >= row.generation
+                row = turn.change(PhoneHandoff, *row.at, generation=max(report.generation, row.generation))
             if (row is None or row.state == "gone") and report.state not in ("ready", "dead"):
                 self._claimed(turn, pairing, report.handoff_id, row)
                 continue
@@ -203,11 +206,8 @@ class Handoffs:
                 turn.answer(pairing.pairing_id, Reject(handoff_id=report.handoff_id, reason="gone"))
             if row is None:
                 continue
-            if report.generation and report.generation < row.generation:
-                honest = False
-            state = device_state_of(report.state) if row.state == "done" else row.device_state
-            generation = max(report.generation, row.generation)
-            turn.change(PhoneHandoff, *row.at, device_state=state, generation=generation)
+            if row.state == "done":
+                turn.change(PhoneHandoff, *row.at, device_state=device_state_of(report.state))
         if len(hello.handoffs) < HANDOFFS_LISTED_MAX:
             listed = {report.handoff_id for report in hello.handoffs}
             for row in turn.tx.select(PhoneHandoff, pairing_id=pairing.pairing_id, state="done"):
