@@ -14,7 +14,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE  # else each program of each test compiles everything anew
 
-.PHONY: help protocol docs-img pictures demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
+.PHONY: help protocol docs-img pictures demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long walks exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets

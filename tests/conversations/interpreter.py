@@ -174,9 +174,6 @@ class Interpreter:
             seen = Seen(step, f"step {model.step}")
         elif "again" in step:
             seen = self._brought(step["again"])
-        elif "bytes_of" in step:
-            other = self._brought(step["bytes_of"])
-            seen = Seen({**other.message, "body": step["as"]}, f"step {model.step}", other.sent)
         else:
             message = step["message"]
             seen = Seen(message, f"step {model.step}", self._resolved(message))

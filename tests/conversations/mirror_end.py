@@ -64,8 +64,11 @@ class MirrorEnd:
             did.append({"refuse": reasons if isinstance(reasons, str) else reasons[0], **named})
         did += [{"ack": True}] if request["do"] == "receive" else []
         for item in sorted(step.get("out", []), key=lambda item: "again" in item):
+            sent_before = dict(self._last)
             made = self._made(item)
-            did += made if len(self.order) != self._left_out else []
+            if len(self.order) == self._left_out:
+                made, self._last = [], sent_before  # so it cannot be sent again either
+            did += made
             self.order.append(item)
         self._state = step.get("state", self._state)
         answer = {**step.get("answer", {}), "did": did, "speaks": SPEAKS}

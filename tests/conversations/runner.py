@@ -225,10 +225,7 @@ class Play:
         if "mailbox" in step:
             return self._published(step)
         spoil = step.get("spoil", {}).get("kind", "")
-        if "bytes_of" in step:
-            message = {**self._delivered[step["bytes_of"]].message, "body": self._body(step["as"], "$p1")}
-        else:
-            message = self._message(step["message"])
+        message = self._message(step["message"])
         part, text = self._peer.wrapped(message, spoil)
         if not spoil:
             handoff = str(_handoff(message))
