@@ -23,7 +23,7 @@ BROKEN_MAX = 3  # conversations one after another in which the program broke: th
 PASSED, FAILED, BROKEN = 0, 1, 2
 EPILOG = """\
 examples:
-  python -m tests.conversations --end phone --level plain -- node docs/examples/adapter-phone.mjs
+  python -m tests.conversations --end companion --level plain -- node docs/examples/adapter-companion.cjs
   python -m tests.conversations --end companion --only 'companion-lease-*' -- ./my-companion --adapter
   python -m tests.conversations --list --end phone
 

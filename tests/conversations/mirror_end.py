@@ -148,7 +148,7 @@ class MirrorEnd:
             kind, _, handoff = item["again"].partition(" ")
             where = self._names(item.get("pairing", "$p1")) if kind not in ("PAIR1", "PAIR2") else ""
             times: int = item.get("times", [1, 1])[0]
-            return self._last[where, f"{kind} {self._names(handoff)}".strip()] * max(1, times)
+            return self._last.get((where, f"{kind} {self._names(handoff)}".strip()), []) * max(1, times)
         if "mailbox" in item:
             send = self._published(item)
             self._last["", item["mailbox"]] = [{"send": send}]

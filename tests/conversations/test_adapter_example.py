@@ -14,24 +14,18 @@ import pytest
 from tests import needs
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "docs/examples/adapter-phone.mjs"
+EXAMPLE = ROOT / "docs/examples/adapter-companion.cjs"
 PAGE = ROOT / "docs/spec/adapter.md"
-PASSED_ABOVE = 70  # conversations of the phone: rows, duplicates, numbers and restarts
+PASSED_ABOVE = 25
+LINES = 40
 
 MISTAKES = {
-    "a resend has a new number": (
-        "Object.values(disk.open).forEach(put);",
-        "for (const [key, text] of Object.entries(disk.open))"
-        " disk.open[key] = send(JSON.parse(text).type, JSON.parse(text).body);",
-        "as another envelope",
-    ),
-    "what is settled stays open": ('effect === "SETTLE"', 'effect === "settle"', ".open: expected"),
-    "a repeated STORED is not answered": ('type !== "STORED" || answered.has(seq)', "true", "expected CLOSED"),
-    "accept_hash is the OFFER's": ("accept_hash: hash(text)", "accept_hash: body.offer_hash", "grant.accept_hash"),
-    "a wrong OFFER is accepted": ("body.offer_hash !== hash(disk.open[`OFFER ${id}`])", "false", "wrong_offer"),
-    "HELLO lists nothing": ("disk.handoffs[id] in LIVE)", "false)", "body.handoffs"),
-    "a restart forgets ACCEPTED": ('state === "ACCEPTED"', 'state === "accepted"', 'expected {"obtain": "$h1"}'),
-    "SEND_STATUS says gone": ('{ DONE: "done", CANCELLED: "cancelled" }[state]', "undefined", "body.reason"),
+    "an answer names no message": ("in_reply_to, body })", "in_reply_to: null, body })", "expected PAIR4"),
+    "the hash is of another text": ("update(text)", 'update(text + " ")', "body.offer_hash"),
+    "no state changes": ('row.next !== "same"', "false", ".handoffs"),
+    "a number is used twice": ("++disk.seq", "(disk.seq ||= 1)", "was used before, for another envelope"),
+    "a field is left out": (", access_token_ends_at: 0", "", "access_token_ends_at"),
+    "a tombstone is forgotten": ('disk.handoffs[handoff_id] ?? "NONE"', '"NONE"', "expected"),
 }
 
 
@@ -41,14 +35,14 @@ def node() -> str:
     found = needs.node()
     if found is None:
         pytest.skip(
-            f"node {needs.NODE_MAJOR_MIN} or newer with npm is not installed: docs/examples/adapter-phone.mjs not run"
+            f"node {needs.NODE_MAJOR_MIN} or newer is not installed: docs/examples/adapter-companion.cjs not run"
         )
     return found[0]
 
 
 def results(node: str, example: Path) -> dict[str, Any]:
-    """Play all conversations of the phone, as the page says it."""
-    words = ["--end", "phone", "--level", "plain", "--json", "--", node, str(example)]
+    """Play all conversations of the companion, as the page says it."""
+    words = ["--end", "companion", "--level", "plain", "--json", "--", node, str(example)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.conversations", *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -73,7 +67,7 @@ def test_the_example_fails_with_a_mistake_in_it(node: str, mistake: str, tmp_pat
     (tmp_path / "examples").mkdir()
     (tmp_path / "spec").mkdir()
     shutil.copy(ROOT / "docs/spec/protocol.json", tmp_path / "spec")
-    spoilt = tmp_path / "examples" / "adapter-phone.mjs"
+    spoilt = tmp_path / "examples" / EXAMPLE.name
     spoilt.write_text(text.replace(right, wrong))
     found = results(node, spoilt)
     failures = [
@@ -89,3 +83,5 @@ def test_the_page_shows_the_example_whole_and_says_how_much_it_passes() -> None:
     page = PAGE.read_text()
     assert f"```js\n{EXAMPLE.read_text()}```\n" in page
     assert f"more than {PASSED_ABOVE} conversations" in page
+    assert len(EXAMPLE.read_text().splitlines()) == LINES
+    assert f"in {LINES} lines" in " ".join(page.split())

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("relay", "device", "docs", "certs", "systemd")
-ENDINGS = {".md", ".py", ".mjs", ".html", ".service", ".socket", ".toml", ".json"}
+ENDINGS = {".md", ".py", ".cjs", ".mjs", ".html", ".service", ".socket", ".toml", ".json"}
 VERBS = "is|has|does|asks|wants|sends|reads|writes|may|can|cannot|knows|looks|comes|gets|holds|keeps|makes|names"
 RULES = {
     "a person is they, a program is it": re.compile(r"\b(?:he|his|him|himself)\b", re.IGNORECASE),
