@@ -18,7 +18,7 @@ from nacl.bindings import crypto_box_beforenm, crypto_box_open_easy_afternm
 from nacl.exceptions import CryptoError
 
 from tests.conversations.fits import protocol
-from tests.conversations.peer import Peer, Sent, UnreadableError
+from tests.conversations.peer import Peer, Sent, UnreadableError, damaged
 from tests.vectors.exchange_cases import invitation_octets, invitation_text, mailbox_id
 from tests.vectors.pairing_cases import ending_wire, pair_wire, transcript
 from tests.vectors.vector_kit import STRANGER, Case, Pair, b64, compact, derive, pad
@@ -100,14 +100,7 @@ class Mailbox:
                 magic = b"RTE1" if kind == "ENDED" else b"RTD1"
                 about = transcript(self.octets + self.pair1) if kind == "ENDED" else bytes.fromhex(self.transcript)
                 wire = ending_wire(magic, reason, 0, about, secret=bytes(16) if spoil == "mac" else self.secret)
-        match spoil:
-            case "length":
-                wire = wire[:-1]
-            case "magic":
-                wire = b"RTX1" + wire[4:]
-            case "box":
-                wire = wire[:-1] + bytes([wire[-1] ^ 1])
-        return {"topic": self.topic, "payload": b64(wire)}
+        return {"topic": self.topic, "payload": b64(damaged(wire, spoil))}
 
     def _pair(self, kind: str, name: str, before: bytes, to: bytes, spoil: str, **more: str) -> bytes:
         fresh = Pair.of(f"{self.peer.label} fresh key {self.number} {kind} {len(self._made)}")

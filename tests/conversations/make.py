@@ -12,15 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from tests.conversations.interpreter import Interpreter
-from tests.conversations.scenarios import companion, companion_delivery, envelope, mailbox, phone, phone_delivery
+from tests.conversations.scenarios import (
+    companion,
+    companion_delivery,
+    companion_grants,
+    envelope,
+    mailbox,
+    phone,
+    phone_delivery,
+    phone_grants,
+)
 from tests.conversations.scenarios.kit import Scenario, Step
 from tests.conversations.table import Table
 
 FILES = Path(__file__).parents[1] / "vectors" / "conversations"
 SCENARIOS: tuple[Scenario, ...] = (
     *phone.SCENARIOS,
+    *phone_grants.SCENARIOS,
     *phone_delivery.SCENARIOS,
     *companion.SCENARIOS,
+    *companion_grants.SCENARIOS,
     *companion_delivery.SCENARIOS,
     *envelope.SCENARIOS,
     *mailbox.SCENARIOS,

@@ -114,13 +114,7 @@ class Peer:
             (STRANGER if spoil == "recipient" else self.device).raw_id,
         )
         wire = b"RTR1" + b"".join(ids) + nonce + box(sender, self.device.public, nonce, padded)
-        match spoil:
-            case "length":
-                wire = wire[:-1]
-            case "magic":
-                wire = b"RTR0" + wire[4:]
-            case "box":
-                wire = wire[:-1] + bytes([wire[-1] ^ 1])
+        wire = damaged(wire, spoil)
         where = topic(to=STRANGER if spoil == "topic" else self.device, sender=sender)
         if spoil == "mailbox":
             where = f"relay/v1/pair/{derive(f'{self.label} mailbox', 16).hex()}"
@@ -207,6 +201,19 @@ class Peer:
         if self.hashed_by == "sha256":
             return hashlib.sha256(text.encode()).hexdigest()
         return hashlib.blake2b(text.encode(), digest_size=32, person=b"rtr1-msg").hexdigest()
+
+
+def damaged(wire: bytes, spoil: str) -> bytes:
+    """Return an envelope, or a message of a mailbox, with this done to its bytes."""
+    match spoil:
+        case "length":
+            return wire[:-1]
+        case "magic":
+            return wire[:3] + b"0" + wire[4:]
+        case "box":
+            return wire[:-1] + bytes([wire[-1] ^ 1])
+        case _:
+            return wire
 
 
 def _utf8(octets: bytes) -> str:

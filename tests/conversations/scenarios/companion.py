@@ -27,6 +27,13 @@ READY: tuple[Step, ...] = (offered(),)
 STORED = (*READY, token())
 OTHER = ("$h2", "$k2")
 
+DONE = ("$h1", "done", 1)
+PAIRED_AGAIN: tuple[Step, ...] = (
+    do("pair", pairing_id="$p2", transcript="$t2"),
+    receive("PAIR3", {"transcript_hash": "$t2"}, pairing="$p2"),
+)
+ASK = do("ask", handoff_id="$h1")
+
 REACHED: dict[str, tuple[Step, ...]] = {
     "NONE": (),
     "READY": READY,
@@ -52,6 +59,11 @@ EVENTS: dict[str, tuple[Step, ...]] = {
 }
 # A TOKEN is opened in READY alone; where no key was ever made, it cannot be sealed to one.
 BARE = (receive("TOKEN", {"handoff_id": H, "sealed": "AAAA"}),)
+
+
+def refresh(becomes: str, h: str = "$h1") -> Step:
+    """A refresh of a grant ended."""
+    return do("refresh", handoff_id=h, becomes=becomes)
 
 
 def _name(state: str) -> str:

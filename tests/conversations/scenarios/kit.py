@@ -6,6 +6,7 @@ Names are those that the file will have: an end's own handoffs, challenges and o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,22 @@ class Scenario:
     begin: Literal["paired", "new"] = "paired"
     level: Literal["plain", "envelope"] = "plain"
     speaks: int = 1
+
+
+def told(
+    end: Literal["phone", "companion"],
+    name: str,
+    about: str,
+    covers: str | Iterable[str],
+    *steps: Step | tuple[Step, ...],
+    **more: Any,
+) -> Scenario:
+    """A conversation whose steps may come in groups."""
+    flat: list[Step] = []
+    for step in steps:
+        flat += step if isinstance(step, tuple) else [step]
+    keys = (covers,) if isinstance(covers, str) else tuple(covers)
+    return Scenario(f"{end}-{name}", end, about, tuple(flat), keys, **more)
 
 
 def receive(kind: str, body: Step | None = None, **head: Any) -> Step:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from tests.conversations.scenarios.kit import Scenario, Step, do, receive, wait
+from tests.conversations.scenarios.kit import Scenario, Step, do, receive, told, wait
 
 End = Literal["phone", "companion"]
 INVITE: tuple[Step, ...] = (do("start"), do("connect"), do("invite"))
@@ -39,7 +39,7 @@ def said(kind: str, spoil: str = "", **more: Any) -> Step:
 
 
 def _of(end: End, name: str, about: str, covers: tuple[str, ...], *steps: Step) -> Scenario:
-    return Scenario(f"{end}-{name}", end, f"pairing.md, {about}", steps, covers, begin="new", level="envelope")
+    return told(end, name, f"pairing.md, {about}", covers, *steps, begin="new", level="envelope")
 
 
 def faults() -> Iterator[Scenario]:

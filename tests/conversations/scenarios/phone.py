@@ -18,6 +18,7 @@ from tests.conversations.scenarios.kit import (
     hello,
     obtained,
     offer,
+    receive,
     reject,
     says,
 )
@@ -30,6 +31,13 @@ OFFERED: tuple[Step, ...] = (offer(),)
 ACCEPTED = (*OFFERED, accept())
 RELEASED = (*ACCEPTED, obtained())
 DONE = (*RELEASED, says("STORED"))
+
+HELD = ("$h1", "held", 1)
+# Steps that begin a conversation with a second pairing of the same two devices: $p2 is active, $p1 retired.
+PAIRED_AGAIN: tuple[Step, ...] = (
+    do("pair", pairing_id="$p2", transcript="$t2"),
+    receive("PAIR4", {"transcript_hash": "$t2"}, pairing="$p2"),
+)
 
 REACHED: dict[str, tuple[Step, ...]] = {
     "NEW": (),
