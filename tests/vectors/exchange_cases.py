@@ -186,6 +186,9 @@ def grants() -> Case:
     content("other-field-order", "", dict(reversed(GRANT.items())))
     content("with-revocation-endpoint", "", {**GRANT, "revocation_endpoint": "https://login.example/revoke"})
     content("longer-token", "", {**GRANT, "refresh_token": "r" * 9000})
+    # Beyond RFC 6749 §A.17; whatever a provider gave is sent on as it is.
+    content("token-not-ascii", "", {**GRANT, "refresh_token": "\u00fc\u65e5\u672c"})
+    content("token-with-a-tab", "", {**GRANT, "refresh_token": "a\tb\x7f"})
     content("one-time-code-sign-in", "", {**GRANT, "is_otp": True})
     content("nobody-else-holds-one", "", {**GRANT, "is_sole": True})
     content("profile-of-two-words", "", {**GRANT, "profile": "oidc-provider"})
