@@ -40,6 +40,9 @@ MISTAKES = (
     "wrong topic",
     "wrong box",
     "wrong padding",
+    "nonce again",
+    "milliseconds",
+    "wrong end of the OFFER",
 )
 Json = dict[str, Any]
 
@@ -112,7 +115,7 @@ class FakeEnd:
         if self._mistake == "old id again":
             handoff = self._pairing["id"]
         body = {key: value for key, value in request.items() if key != "do"}
-        body = {"handoff_id": handoff, **body, "expires_at": 0, "renews": None}
+        body = {"handoff_id": handoff, **body, "expires_at": 24 * ("wrong end" in self._mistake), "renews": None}
         if self._mistake == "wrong body":
             body["lease_days"] += 1
         if self._mistake == "a field too many":
@@ -251,11 +254,13 @@ class FakeEnd:
             "from": "a" * 26 if self._mistake == "wrong sender" else self._id,
             "to": self._pairing["peer"],
             "seq": seq,
-            "sent_at": 0,
+            "sent_at": 1_767_225_600_000 if self._mistake == "milliseconds" else 0,
             "in_reply_to": reply,
             "body": body,
         }
         spoil = {"no json": "json", "wrong topic": "topic", "wrong box": "box", "wrong padding": "padding"}
+        if self._mistake == "nonce again":
+            self._crypto._made = 0
         send, _ = self._crypto.wrapped(message, spoil.get(self._mistake, ""))
         self._did += [{"send": send}]
         return send

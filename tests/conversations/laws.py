@@ -42,6 +42,9 @@ FIELDS = Law(
 )
 DEVICES = Law("`from` is the sender of the topic, `to` is the own id", "messages.md")
 PAIRING = Law("`pairing_id` is that of a pairing with this peer", "messages.md")
+NONCE = Law("nonce, random, never used twice", "envelope.md")
+SENT_AT = Law("Unix seconds by the sender's clock, 0 when it is not synced", "messages.md")
+EXPIRES_AT = Law("when the phone gives up, 0 when its clock is not synced", "messages.md")
 SEQ_SENT = Law("the highest number that the sender has used, this message's included", "messages.md")
 GRANT = Law("The same JSON rules; anything wrong with it is `bad_grant`.", "messages.md")
 UNREADABLE = {

@@ -10,6 +10,7 @@ An end is anything with ``ask``: a program behind a pipe, or our own devices in 
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ NAMES = {"phone": "ada's phone", "companion": "kitchen"}
 OF_A_STEP = ("out", "refused", "field", "state", "answer", "note")  # what a step expects; all else is its input
 NO_COMMIT = ("again", "spoil", "mailbox")  # such a message is dropped, or brings nothing that was not there
 JUMP = 2048  # of an end that was restored
+OFFER_S = 86_400
+SLACK_S = 5  # for a program whose clock runs beside that of the conversation
+NONCE = slice(36, 60)  # of an envelope
 SHOWN_MAX = 300
 
 
@@ -97,6 +101,7 @@ class Play:
         self._used: dict[str, dict[int, str]] = {}  # pairing id: number: bytes
         self._floors: dict[str, int] = {}  # pairing id: what a restored end has jumped to
         self._wires: set[str] = set()
+        self._nonces: set[bytes] = set()
         self._images: dict[str, dict[str, dict[int, str]]] = {}
         self._last: dict[tuple[str, str, str], str] = {}  # pairing id, type, handoff id: bytes
         self._mailboxes: list[Mailbox] = []
@@ -284,6 +289,8 @@ class Play:
                 raise BrokenError from None
             is_new = sent.wire not in self._wires
             self._wires.add(sent.wire)
+            if is_new and self._level == "envelope":
+                self._hold_nonce(sent)
             if "mailbox" not in sent.message:
                 self._hold(sent, is_new)
             came.append(Came(place, sent.message, sent, is_new))
@@ -296,6 +303,25 @@ class Play:
                 raise UnreadableError("it went to a mailbox of no invitation", "pairing.md")
             return box.read(send)
         return self._peer.read(send)
+
+    def _hold_nonce(self, sent: Sent) -> None:
+        nonce = base64.b64decode(sent.wire)[NONCE]
+        if len(nonce) < NONCE.stop - NONCE.start:  # ENDED and DECLINED have none
+            return
+        if nonce in self._nonces:
+            self._fail([f"sent {self._shown(sent.message)}", "its nonce was used before"], laws.NONCE)
+        self._nonces.add(nonce)
+
+    def _hold_times(self, message: dict[str, Any]) -> None:
+        """The clock of the end is set by `start`, and is synced."""
+        sent_at, now = message["sent_at"], self._known.now
+        since = now - (self._step["seconds"] if self._step["do"] == "wait" else 0)
+        if sent_at and not since - SLACK_S <= sent_at <= now + SLACK_S:
+            self._fail([f"sent {self._shown(message)}", f"sent_at is {sent_at}, and it is {now} now"], laws.SENT_AT)
+        expires_at = message["body"].get("expires_at", 0) if message["type"] == "OFFER" else 0
+        if expires_at and not since - SLACK_S <= expires_at - OFFER_S <= now + SLACK_S:
+            line = f"expires_at is {expires_at}, and the OFFER is over at {now + OFFER_S}"
+            self._fail([f"sent {self._shown(message)}", line], laws.EXPIRES_AT)
 
     def _hold(self, sent: Sent, is_new: bool) -> None:
         message = sent.message
@@ -326,6 +352,8 @@ class Play:
             told = message["body"]["seq_sent"]
             self._fail([f"sent {shown}", f"seq_sent is {told}, and its own number is {seq}"], laws.SEQ_SENT)
         handoff = _handoff(message)
+        if is_new and self._known.named(_key(message)) not in self._open():
+            self._hold_times(message)
         if is_new:
             known = self._known
             known.said(message["type"], handoff, self._peer.hash_of(sent.text))

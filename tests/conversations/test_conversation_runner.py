@@ -60,8 +60,11 @@ TOLD = {
     "wrong topic": (COMPANION, PAIRING, "it went to the topic relay/v1/", "topics-and-broker.md"),
     "wrong box": (COMPANION, PAIRING, "the box does not open", "envelope.md"),
     "wrong padding": (COMPANION, PAIRING, "the padding is wrong", "envelope.md"),
+    "nonce again": (PHONE, PAIRING, "its nonce was used before", "envelope.md"),
+    "milliseconds": (PHONE, PAIRING - 1, "sent_at is 1767225600000, and it is 1767225600 now", "messages.md"),
+    "wrong end of the OFFER": (PHONE, 0, "expires_at is 24, and the OFFER is over at 1767312000", "messages.md"),
 }
-OF_BYTES = ("wrong topic", "wrong box", "wrong padding")
+OF_BYTES = ("wrong topic", "wrong box", "wrong padding", "nonce again")
 
 
 def played(end: FakeEnd, *names: str, level: str = "plain") -> tuple[list[Outcome], Told]:
