@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import token_relay.agents.phone.steps
+from tests.agents.guard_kit import say
 from tests.agents.world_kit import World, running
 from token_relay.agents.records import AuditEvent, Grant
 from token_relay.agents.token_source import TokenGranted, TokenRefused, TransferQuery
@@ -154,6 +155,12 @@ async def test_a_grant_that_is_refused_says_which_field_was_wrong_and_never_its_
         ):
             await world.phone.hand_off()
         assert await events(world, "grant_refused") == ["grant_mismatch: issuer, client_id"]
+        row = await world.phone.handoff()
+        lost = m.Lost4(handoff_id=row.handoff_id, reason="grant_mismatch", field="issuer, client_id")
+        await say(world.watch, lost)  # once more, with nothing new in it
+        told = [event.detail for event in await world.phone.rows(AuditEvent) if event.name == "token_lost"]
+        assert told == ["grant_mismatch: issuer, client_id"]
+        assert (row.reason, row.problem) == ("lost", f"the companion could not take the token ({told[0]})")
 
 
 async def _barred(world: World) -> Grant:

@@ -18,10 +18,8 @@ RESEND_FIRST_S = 2.0  # well above a round trip over a mobile network
 RESEND_S_MAX = 300.0
 RESEND_EAGER_S = 3600.0  # after an hour a connection or a HELLO of the peer is the better trigger
 RESEND_IDLE_S = 6 * 3600.0
-RESEND_DRAWN = (
-    0.75,
-    1.25,
-)  # each pause is one of these times as long: devices that lost one broker do not come at once
+# Each pause is so many times as long: devices that lost one broker do not come at once.
+RESEND_DRAWN = (0.75, 1.25)
 RETIRED_S_MAX = 30 * 86_400.0  # as long as a broker keeps a session; see `is_given_up`
 ANSWER_PAUSE_S = 2.0  # one answer per handoff in this time, whatever the broker replays
 

@@ -102,12 +102,13 @@ class Handoffs:
         self._steps.step(turn, pairing, accept.handoff_id, "accept")
 
     def _lost(self, turn: Turn, pairing: Pairing, lost: Lost) -> None:
+        before = turn.tx.get(PhoneHandoff, pairing.pairing_id, lost.handoff_id)
+        self._steps.step(turn, pairing, lost.handoff_id, "lost")
         row = turn.tx.get(PhoneHandoff, pairing.pairing_id, lost.handoff_id)
-        if row is not None and isinstance(lost, Lost4):
+        if isinstance(lost, Lost4) and before is not None and row is not None and before.state != row.state:
             why = lost.reason + (f": {lost.field}" if lost.field else "")
             turn.change(PhoneHandoff, *row.at, problem=f"the companion could not take the token ({why})")
             turn.event("token_lost", device=pairing.peer_id, handoff_id=lost.handoff_id, detail=why)
-        self._steps.step(turn, pairing, lost.handoff_id, "lost")
 
     def _rejected(self, turn: Turn, pairing: Pairing, handoff_id: str, reason: str) -> None:
         if turn.tx.get(PhoneHandoff, pairing.pairing_id, handoff_id) is not None:
