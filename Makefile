@@ -14,7 +14,7 @@ DEMO := $(if $(PROFILE),--profile $(PROFILE)) $(if $(FAST),--fast) $(if $(STEP),
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 unexport PYTHONDONTWRITEBYTECODE  # else each program of each test compiles everything anew
 
-.PHONY: help protocol docs-img pictures demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long walks exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
+.PHONY: help protocol docs-img pictures demo quick test test-world test-long test-fresh check bench vectors openapi fuzz simulate simulate-long conversations walks exhaustive mutants chaos provider-kills install uninstall test-booted clean system-packages
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -74,6 +74,9 @@ simulate: $(VENV)/.development  ## check the promises in 10 200 fast and 510 rea
 simulate-long: $(VENV)/.development  ## the same for N=1000000 seeds, resumable: FILE= TIER=fast|real START=
 	@$(BIN)/python -m token_relay.simulation --count $(or $(N),1000000) --tier $(or $(TIER),fast) --start $(or $(START),0) \
 		--resume $(or $(FILE),$(VENV)/simulate-$(or $(TIER),fast)-$(or $(START),0).json)
+
+conversations: $(VENV)/.runtime  ## play the protocol's conversations against a program: ARGS="--end phone -- node my-phone.mjs"
+	@$(BIN)/python -m tests.conversations $(or $(ARGS),--help)
 
 walks: $(VENV)/.development  ## random conversations against our own ends: N=10000 FROM=0
 	@$(BIN)/python -m tests.conversations.walks --end phone --count $(or $(N),10000) --from $(or $(FROM),0)

@@ -23,9 +23,9 @@ BROKEN_MAX = 3  # conversations one after another in which the program broke: th
 PASSED, FAILED, BROKEN = 0, 1, 2
 EPILOG = """\
 examples:
-  python -m tests.conversations --end companion --level plain -- node docs/examples/adapter-companion.cjs
-  python -m tests.conversations --end companion --only 'companion-lease-*' -- ./my-companion --adapter
-  python -m tests.conversations --list --end phone
+  make conversations ARGS="--end companion --level plain -- node docs/examples/adapter-companion.cjs"
+  make conversations ARGS="--end companion --only 'companion-lease-*' -- ./my-companion --adapter"
+  make conversations ARGS="--list --end phone"
 
 The program gets one JSON object on each line of its standard input and answers each with one line. All requests and
 answers: docs/spec/adapter.md.
