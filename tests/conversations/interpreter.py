@@ -176,7 +176,8 @@ class Interpreter:
             seen = self._brought(step["again"])
         else:
             message = step["message"]
-            seen = Seen(message, f"step {model.step}", self._resolved(message))
+            sent = self._resolved(message)
+            seen = Seen(self._counted(message, sent[0]), f"step {model.step}", sent)
         self.brought[self.steps] = seen
         if "mailbox" in seen.message:
             model.mailbox(seen.message["mailbox"], seen.digest, seen.message)
@@ -212,6 +213,15 @@ class Interpreter:
         )
         spoil = step.get("spoil", {}).get("kind")
         model.receive(m, head, body, spoil)
+
+    def _counted(self, message: Json, seq: int) -> Json:
+        """The message with what a HELLO or ROLLBACK claims, as it is when the message is made."""
+        body = message.get("body")
+        if not isinstance(body, dict) or message["type"] not in ("HELLO", "ROLLBACK"):
+            return message
+        claims = {name: body[name] for name in ("seq_sent", "seq_accepted") if isinstance(body.get(name), str)}
+        numbers = {name: self.model.number(message["pairing"], value, seq) for name, value in claims.items()}
+        return {**message, "body": {**body, **numbers}}
 
     def _resolved(self, message: Json) -> list[int]:
         """Number, number of the message that it answers, time: what these symbols stand for when it is made."""

@@ -7,7 +7,7 @@ device does that finds itself restored, is said by the classes below it.
 import contextlib
 
 from tests.conversations.interpreter_link import Link
-from tests.conversations.interpreter_state import Message, Pairing, Refused, Request
+from tests.conversations.interpreter_state import Message, Pairing, Refused, Request, Resends
 from tests.conversations.table import Json
 
 
@@ -160,6 +160,7 @@ class Greetings(Link):
         self.restored(p)
         for request in list(p.requests):
             if request.step != self.step:
+                request.resends, request.queued_wall = Resends(self.now), self.wall_now()
                 self.renumber(p, request)
         self.greet(p)
 

@@ -388,6 +388,7 @@ class PhoneEnd(Mailboxes):
 
     def begin_again(self) -> None:
         self._clear_up()
+        self._give_up_old()
         for p in self.pairings():
             for h in p.handoffs.values():
                 if h.state == "ACCEPTED":
@@ -405,6 +406,9 @@ class PhoneEnd(Mailboxes):
         super().fall_due()
         if self.looked_at + LOOK_EVERY_S <= self.now:
             self._clear_up()
+        self._give_up_old()
+
+    def _give_up_old(self) -> None:
         for p in self.pairings():
             for h in list(p.handoffs.values()):
                 if h.state in ("OFFERED", "ACCEPTED") and h.begun + self.table.time("offer_s") <= self.now:

@@ -102,7 +102,7 @@ class Play:
         self._floors: dict[str, int] = {}  # pairing id: what a restored end has jumped to
         self._wires: set[str] = set()
         self._nonces: set[bytes] = set()
-        self._images: dict[str, dict[str, dict[int, str]]] = {}
+        self._images: dict[str, tuple[dict[str, dict[int, str]], dict[tuple[str, str, str], str]]] = {}
         self._last: dict[tuple[str, str, str], str] = {}  # pairing id, type, handoff id: bytes
         self._mailboxes: list[Mailbox] = []
         self._expected_state: dict[str, Any] | None = None
@@ -201,10 +201,13 @@ class Play:
             case "wait":
                 self._known.now += step["seconds"]
             case "keep":
-                self._images[step["image"]] = copy.deepcopy(self._used)
+                self._images[step["image"]] = copy.deepcopy(self._used), dict(self._last)
                 self._known.kept[step["image"]] = dict(self._known.heard)
             case "restore":
-                self._used = copy.deepcopy(self._images[step["image"]])
+                used, last = self._images[step["image"]]
+                self._used = copy.deepcopy(used)
+                self._last.clear()  # the matcher has it too
+                self._last.update(last)
                 self._floors.clear()
             case "scan":
                 self._mailboxes.append(Mailbox.shown_by(peer, len(self._mailboxes) + 1))

@@ -49,7 +49,9 @@ class Walk:
             except Impossible:
                 continue
             self.steps.append(step)
-            self._owed = [h for h in self._owed if step["do"] != "restart" and step.get("handoff_id") != h]
+            self._owed = [
+                h for h in self._owed if step["do"] not in ("restart", "restore") and step.get("handoff_id") != h
+            ]
             self._owed += [item["obtain"] for item in came if "obtain" in item]
             self._offered |= {item["body"]["handoff_id"] for item in came if item.get("type") == "OFFER"}
         return tuple(self.steps)
@@ -142,6 +144,8 @@ class Walk:
                 return kit.says(kind, h)
 
     def _own(self) -> Step:
+        if self._model.model.disk.is_locked:
+            raise Impossible("the person has to sign in anew")
         pick, h = self._random.choice, self._one()
         if self.end == "companion":
             becomes = pick(("rotated", "rotated", "denied", "uncertain"))  # of `person` an agent asks again by itself
@@ -162,6 +166,8 @@ class Walk:
         mine: tuple[tuple[str, int], ...] = (("offered", 0), ("released", 0), ("done", 1))
         listed = [(h, *self._random.choice(held if self.end == "phone" else mine)) for h in self._handoffs()]
         listed = [one for one in listed if self._random.random() < 0.7]
+        if self._random.random() < 0.3:
+            return kit.hello(*listed, speaks=self._random.choice((2, 4)), strategies=["mint"])
         return kit.hello(*listed)
 
     def _again(self) -> Step:
@@ -171,12 +177,20 @@ class Walk:
         return kit.again(self._random.choice(brought))
 
     def _time(self) -> Step:
-        return kit.wait(self._random.choice(WAITS[:3] if self._owed else WAITS))
+        # A restored end that greets in vain for a day has caught up with its numbers: then nobody can tell.
+        is_restored = any(step["do"] == "restore" for step in self.steps)
+        return kit.wait(self._random.choice(WAITS[:3] if self._owed or is_restored else WAITS))
 
     def _power(self) -> Step:
-        if self._model.model.memory.is_connected:
-            return kit.do(self._random.choice(("restart", "connect")))
-        return kit.do("connect")
+        model = self._model.model
+        if not model.memory.is_connected:
+            return kit.do("connect")
+        what = self._random.choice(("restart", "connect", "connect", "keep", "restore"))
+        if what not in ("keep", "restore"):
+            return kit.do(what)
+        if self._owed or (what == "restore") != bool(model.kept):
+            raise Impossible("one image is kept, and put back later")
+        return kit.do(what, image="a")
 
 
 def walk(end: str, seed: int, table: Table) -> tuple[Step, Outcome]:

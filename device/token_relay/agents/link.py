@@ -409,9 +409,10 @@ class Link:
         ``accepted``: what it says it has accepted. What it accepted in its lost future no longer counts, or each HELLO
         would look like another rollback.
         """
+        turn.change(Pairing, pairing.pairing_id, speaks=0)  # its program may be older too
         if not self._may(f"{pairing.pairing_id}:rollback", turn.now):
             return
-        current = turn.change(Pairing, pairing.pairing_id, rollback="peer", speaks=0)  # its program may be older too
+        current = turn.change(Pairing, pairing.pairing_id, rollback="peer")
         if accepted is not None:
             turn.change(Pairing, pairing.pairing_id, peer_accepted=accepted)
         turn.answer(pairing.pairing_id, Rollback(seq_sent=current.seq_sent + 1, seq_accepted=current.seq_high))
