@@ -476,6 +476,7 @@ DELIVERY = [
         DONE,
         do("forget"),
         says("STORED"),
+        level="envelope",  # without a topic nobody is told apart from a stranger
     ),
 ]
 
