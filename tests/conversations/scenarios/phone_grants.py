@@ -82,6 +82,26 @@ STRATEGIES = [
         offer("move"),
         accept("$h2", "$k2"),
     ),
+    *(
+        _of(
+            f"not-superseded-{name}",
+            f"handoff.md, event superseded: {why}",
+            f"not superseded: {name}",
+            offer(),
+            accept(),
+            obtained(**first),
+            says("STORED"),
+            offer(account="bob@login.example"),
+            accept("$h2", "$k2"),
+            obtained("$h2", account="bob@login.example", **second),
+            says("STORED", "$h2"),
+            hello(HELD, ("$h2", "held", 1)),
+        )
+        for name, why, first, second in (
+            ("another-subject", "with the same issuer, client and subject", {}, {"subject": "bob"}),
+            ("no-subject", "the latter not empty", {"subject": ""}, {"subject": ""}),
+        )
+    ),
     _of(
         "scope-put-back",
         "messages.md, scope: what the provider's answer leaves out and is known to grant is put back",
