@@ -1,4 +1,4 @@
-"""The program as it was before HELLO had a second version, or a third, out of this tree's own history."""
+"""The program as it was before HELLO had a second version, or a third, or LOST a fourth, out of this history."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OLD_COMMITS = {  # by the highest version of HELLO that each knows
+OLD_COMMITS = {  # by the highest message version that each knows
     1: "0da65df864ba87a0f671a4f03945b46874927f4f",
     2: "ae6f8fee1bf8fb857e522d0ba69595f4209f9813",
+    3: "fd1a4b826f2414e1ca17dee36ab9d204f18b0a1c",
 }
 HALVES = ("relay", "device")
 WITHOUT_HISTORY = (
